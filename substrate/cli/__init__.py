@@ -1,0 +1,1 @@
+"""The command line: parsing, then a pure run, then a renderer."""

@@ -1,0 +1,1 @@
+"""Sessions: the supervisor that owns a world and its trace."""
