@@ -169,6 +169,11 @@ def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
     syscall("close_range", first, last, 0)
 
 
+def mark_close_on_exec(first: int) -> None:
+    """close_range(2) CLOSE_RANGE_CLOEXEC: every fd from `first` on closes at exec."""
+    syscall("close_range", first, 0xFFFFFFFF, 4)
+
+
 def same_open_file(fd_a: int, fd_b: int) -> bool:
     """Whether two fds share one open file description: kcmp(2) KCMP_FILE.
 

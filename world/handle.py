@@ -1,0 +1,130 @@
+"""The supervisor's side of worlds: start one, run commands in it, end it.
+
+Owns fds only; the event loop that waits on them belongs to the caller. Invariant: closing
+a `World` ends every process in it, since its holder then reads end of file.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import select
+
+from substrate.errors import HostUnsupported
+from substrate.world import wire, zygote
+from substrate.world.spec import to_plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from substrate.world.spec import CommandSpec, WorldSpec
+
+#: a world that is not ready by then never will be
+START_TIMEOUT_MS = 30_000
+
+
+class StartFailed(HostUnsupported):
+    """A world did not start: `step`, `errno` and `text` as the kernel gave them."""
+
+    def __init__(self, backend: str, step: str, number: int, text: str) -> None:
+        super().__init__(f"a world with backend {backend} did not start: {step}: {text}")
+        self.backend, self.step, self.errno, self.text = backend, step, number, text
+
+
+class World:
+    """A started world, or one that is starting."""
+
+    def __init__(self, spec: WorldSpec, socket: _socket.socket) -> None:
+        self.spec = spec
+        self.socket = socket
+        self.holder_pid = 0
+        self.ended = False
+
+    def fileno(self) -> int:
+        """The fd to poll for messages."""
+        return self.socket.fileno()
+
+    def wait_ready(self) -> None:
+        """Waits until the holder serves; raises StartFailed."""
+        message = self._first(START_TIMEOUT_MS)
+        if message is None:
+            raise StartFailed(self.spec.backend, "start", 0, "its first process ended early")
+        if message.kind == wire.FAILED:
+            raise StartFailed(
+                self.spec.backend, message.text(0), message.number(1), message.text(2)
+            )
+        if message.kind != wire.READY:
+            raise wire.WireError(f"a new world said {message.kind!r}")
+        self.holder_pid = message.pid
+
+    def _first(self, timeout_ms: int) -> wire.Message | None:
+        poll = select.poll()
+        poll.register(self.socket.fileno(), select.POLLIN)
+        if not poll.poll(timeout_ms):
+            raise StartFailed(
+                self.spec.backend, "start", 0, f"not ready after {timeout_ms // 1000} s"
+            )
+        return wire.receive(self.socket)
+
+    def receive(self) -> wire.Message | None:
+        """The next message; None when the world is dead."""
+        return wire.receive(self.socket)
+
+    def run(self, command: CommandSpec, stdio: tuple[int, ...]) -> int:
+        """Asks the holder to fork a command with these fds (indexed by `command.stdio`).
+
+        Returns the go fd: after the command's HELLO, writing `g` to it lets it exec, closing
+        it ends it."""
+        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        memory = wire.pack_value(to_plain(command))
+        try:
+            wire.send(self.socket, wire.RUN, fds=(memory, read_end, *stdio))
+        finally:
+            os.close(memory)
+            os.close(read_end)
+        return write_end
+
+    def signal(self, number: int, scope: str) -> None:
+        """Sends a signal to the commands: their `main` process, process `group`, or `all`
+        processes of the world."""
+        wire.send(self.socket, wire.SIGNAL, number, scope)
+
+    def close(self) -> None:
+        """Ends the world; `Zygote.wait_gone` tells when nothing of it is left."""
+        if not self.ended:
+            self.ended = True
+            self.socket.close()
+
+
+class Zygote:
+    """The process that starts worlds; fork it early (zygote.py)."""
+
+    def __init__(self) -> None:
+        self.socket, self.pid = zygote.fork()
+
+    def start(self, spec: WorldSpec) -> World:
+        """Asks for a world and returns at once; `World.wait_ready` waits for it."""
+        ours, theirs = wire.pair()
+        memory = wire.pack_value(to_plain(spec))
+        try:
+            wire.send(self.socket, wire.START, fds=(memory, theirs.fileno()))
+        finally:
+            os.close(memory)
+            theirs.close()
+        return World(spec, ours)
+
+    def wait_gone(self, number: int) -> None:
+        """Waits until every process of world `number` is dead and its cgroups are removed."""
+        while True:
+            message = wire.receive(self.socket)
+            if message is None:
+                raise HostUnsupported(
+                    "the process that starts worlds was killed",
+                    hint="the world ended with it; run the command again",
+                )
+            if message.kind == wire.GONE and message.number(0) == number:
+                return
+
+    def close(self) -> None:
+        """Ends the zygote and every world of it, and waits for that."""
+        self.socket.close()
+        os.waitpid(self.pid, 0)

@@ -1,0 +1,75 @@
+"""What a world and a command are made of: values that travel to the zygote and the holder.
+
+Paths are bytes (they come from the kernel). A spec holds only built-in types, so that it can
+travel by marshal (wire.py). Invariant: everything in a spec was decided by the supervisor;
+nothing in it was read from a place that a world can write.
+"""
+
+from __future__ import annotations
+
+from substrate.values import as_dict, value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+BACKENDS = ("ns-root-idmap", "ns-root", "ns-user", "none")
+
+
+@value
+class OverlaySpec:
+    """One overlay of the world: where it lies, what is below it, where writes go."""
+
+    target: bytes  # absolute path of the lower on the host, and of the mount in the world
+    lowers: tuple[bytes, ...]  # frozen uppers, newest first
+    upper: bytes
+    work: bytes
+
+
+@value
+class WorldSpec:
+    """A world to start (world.md §2)."""
+
+    number: int  # names it between supervisor and zygote
+    backend: str
+    run_dir: bytes  # private directory with the mount points `root` and `low`
+    overlays: tuple[OverlaySpec, ...]  # outermost first
+    id_extents: tuple[tuple[int, int, int], ...]  # (in the world, on the host, count)
+    uid: int  # of the command, in the world
+    gid: int
+    groups: tuple[int, ...]
+    net: str  # "none" | "host"
+    hidden_directories: tuple[bytes, ...]
+    hidden_files: tuple[bytes, ...]
+    read_only: tuple[bytes, ...]
+    cgroup_procs: tuple[bytes, ...]  # files to write "0" to, one a hierarchy
+    cgroup_dirs: tuple[bytes, ...]  # to remove when the world is gone
+    allow_ptrace: bool
+
+
+@value
+class CommandSpec:
+    """A command to run in a started world. Strings are bytes as the kernel takes them."""
+
+    file: bytes  # looked up in PATH of `environ` when it has no slash
+    argv: tuple[bytes, ...]
+    environ: tuple[tuple[bytes, bytes], ...]
+    cwd: bytes
+    umask: int
+    rlimits: tuple[tuple[int, int, int], ...]  # (resource, soft, hard)
+    terminal: tuple[int, int] | None  # columns, rows: allocate a controlling terminal
+    stdio: tuple[int, int, int]  # for 0, 1, 2: which passed fd, -1 closed, -2 the terminal, -3 null
+    ignored_signals: tuple[int, ...]
+
+
+def to_plain(spec: WorldSpec | CommandSpec) -> dict[str, Any]:
+    """The spec as built-in types; `WorldSpec(**…)` turns it back after `overlays` are."""
+    plain = as_dict(spec)
+    if isinstance(spec, WorldSpec):
+        plain["overlays"] = tuple(as_dict(o) for o in spec.overlays)
+    return plain
+
+
+def world_from_plain(plain: dict[str, Any]) -> WorldSpec:
+    """The inverse of `to_plain` for a world."""
+    return WorldSpec(**{**plain, "overlays": tuple(OverlaySpec(**o) for o in plain["overlays"])})

@@ -1,0 +1,281 @@
+"""The mount tree of a world: overlays, /dev, /proc, /sys, /run and what is hidden.
+
+Runs in the world's own mount namespace, before the command exists; nothing here is visible
+on the host. Invariants: targets inside the world are opened by fd without following a
+symlink (an earlier command of the same world could have planted one) and mounted by fd; a
+step that fails, fails the world (world.md §2, §7). Which paths, is decided by the caller.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from substrate.world import linux
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from substrate.world.spec import OverlaySpec, WorldSpec
+
+NOSUID_NODEV = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV
+LOCKED_DOWN = NOSUID_NODEV | linux.MOUNT_ATTR_NOEXEC
+_DEVICES = (b"null", b"zero", b"full", b"random", b"urandom", b"tty")
+_DEV_LINKS = (
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("pts/ptmx", "ptmx"),
+)
+_PROC_MASKED = (
+    b"kcore", b"keys", b"key-users", b"kmsg", b"kpagecount", b"kpageflags", b"latency_stats",
+    b"sched_debug", b"slabinfo", b"sysrq-trigger", b"timer_list", b"timer_stats", b"vmallocinfo",
+)  # fmt: skip
+_PROC_READ_ONLY = (b"acpi", b"asound", b"bus", b"fs", b"irq", b"scsi", b"sys")
+
+
+def make_private() -> None:
+    """No mount of this namespace reaches another one from here on (mount_namespaces(7))."""
+    linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
+
+
+def open_beneath(root_fd: int, path: bytes, flags: int) -> int:
+    """Opens an absolute world path below `root_fd`, through no symlink (openat2(2))."""
+    resolve = linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS
+    return linux.openat2(root_fd, path.lstrip(b"/") or b".", flags, resolve)
+
+
+def mount_overlay(spec: OverlaySpec, lowest: bytes, *, userxattr: bool) -> int:
+    """A detached overlay of `spec` over the directory `lowest`; returns its fd.
+
+    Directories are given as /proc/self/fd paths: an option is at most 255 bytes long
+    (fsconfig(2)), and the world's mountinfo then names no path of the state directory.
+    `volatile` because a copy-up that syncs costs milliseconds a file (world.md §3)."""
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    opened: list[int] = []
+
+    def fd_path(path: bytes) -> str:
+        opened.append(os.open(path, flags))
+        return f"/proc/self/fd/{opened[-1]}"
+
+    try:
+        lowers = [fd_path(path) for path in (*spec.lowers, lowest)]
+        tail: list[tuple[str, str | int | None]] = [
+            ("upperdir", fd_path(spec.upper)),
+            ("workdir", fd_path(spec.work)),
+            ("volatile", None),
+        ]
+        if userxattr:
+            tail.append(("userxattr", None))
+        else:
+            tail += [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")]
+        separate: list[tuple[str, str | int | None]] = [("lowerdir+", path) for path in lowers]
+        try:
+            return linux.new_mount("overlay", separate + tail)
+        except linux.MountFailed as error:
+            if error.errno != errno.EINVAL or "lowerdir+" not in str(error.strerror):
+                raise
+        # before Linux 6.7: one option for all lowers
+        return linux.new_mount("overlay", [("lowerdir", ":".join(lowers)), *tail])
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def overlay_everything(spec: WorldSpec, userns_fd: int | None) -> bytes:
+    """Root backends: an overlay at the world's root, one more on each writable submount.
+
+    With `userns_fd` each lower is an id-mapped view of the host's tree (mount_setattr(2)
+    MOUNT_ATTR_IDMAP). Returns the path of the root."""
+    root = spec.run_dir + b"/root"
+    for number, overlay in enumerate(spec.overlays):
+        lowest = overlay.target
+        if userns_fd is not None:
+            fd = linux.open_tree(overlay.target)
+            linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_IDMAP, userns_fd=userns_fd)
+            lowest = b"%s/low-%d" % (spec.run_dir, number)
+            os.makedirs(lowest, 0o700, exist_ok=True)
+            linux.move_mount(fd, lowest)
+            os.close(fd)
+        fd = mount_overlay(overlay, lowest, userxattr=False)
+        _attach(fd, root, overlay.target)
+    return root
+
+
+def overlay_writable_roots(spec: WorldSpec) -> bytes:
+    """Rootless: the host's tree recursively bound and read-only, overlays on the places
+    that may be written. Returns the path of the root."""
+    root = spec.run_dir + b"/root"
+    linux.mount("/", root, None, linux.MS_BIND | linux.MS_REC)
+    linux.mount_setattr(linux.AT_FDCWD, root, set_flags=linux.MOUNT_ATTR_RDONLY, recursive=True)
+    for overlay in spec.overlays:
+        fd = mount_overlay(overlay, overlay.target, userxattr=True)
+        _attach(fd, root, overlay.target)
+    return root
+
+
+def _attach(fd: int, root: bytes, target: bytes) -> None:
+    try:
+        if target == b"/":
+            linux.move_mount(fd, root)
+            return
+        root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        at = open_beneath(root_fd, target, os.O_PATH | os.O_DIRECTORY)
+        os.close(root_fd)
+        linux.move_mount(fd, b"", dir_fd=at)
+        os.close(at)
+    finally:
+        os.close(fd)
+
+
+def furnish(root: bytes, spec: WorldSpec, step: Callable[[str], None]) -> None:
+    """Mounts everything else below `root`; `step` is told what is being done."""
+    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def onto(fd: int, path: bytes) -> None:
+        at = open_beneath(root_fd, path, os.O_PATH)
+        linux.move_mount(fd, b"", dir_fd=at)
+        os.close(at)
+        os.close(fd)
+
+    step("read-only mounts")
+    for path in spec.read_only:
+        fd = linux.open_tree(path, recursive=True)
+        linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_RDONLY, recursive=True)
+        onto(fd, path)
+    step("/dev")
+    onto(_dev(spec), b"/dev")
+    devpts = [("newinstance", None), ("ptmxmode", "0666"), ("mode", "0620")]
+    onto(
+        linux.new_mount("devpts", [*devpts], linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NOEXEC),
+        b"/dev/pts",
+    )
+    for name in _DEVICES:
+        onto(linux.open_tree(b"/dev/" + name), b"/dev/" + name)
+    step("/proc")
+    cover_fd = _cover(onto)
+    onto(linux.new_mount("proc", [], LOCKED_DOWN), b"/proc")
+    for name in _PROC_READ_ONLY:
+        _read_only_again(root_fd, b"proc/" + name)
+    for name in _PROC_MASKED:
+        try:
+            at = open_beneath(root_fd, b"proc/" + name, os.O_PATH)
+        except FileNotFoundError:
+            continue
+        fd = linux.open_tree("/dev/null")
+        linux.move_mount(fd, b"", dir_fd=at)
+        os.close(at)
+        os.close(fd)
+    step("/sys")
+    onto(_sys(spec), b"/sys")
+    step("/run")
+    onto(_run(spec), b"/run")
+    step("hidden paths")
+    _hide(root_fd, cover_fd, spec)
+    os.close(cover_fd)
+    os.close(root_fd)
+
+
+def _dev(spec: WorldSpec) -> int:
+    """A detached tmpfs with the entries of a minimal /dev; mounts go on top later."""
+    fd = linux.new_mount("tmpfs", [("mode", "755"), ("size", "64m")], linux.MOUNT_ATTR_NOSUID)
+    for name in _DEVICES:
+        os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=fd))
+    os.mkdir("pts", 0o755, dir_fd=fd)
+    os.mkdir("shm", dir_fd=fd)
+    os.chmod("shm", 0o1777, dir_fd=fd)
+    for target, link in _DEV_LINKS:
+        os.symlink(target, link, dir_fd=fd)
+    return fd
+
+
+def _read_only_again(root_fd: int, path: bytes) -> None:
+    try:
+        fd = linux.open_tree(path, recursive=True, dir_fd=root_fd)
+    except FileNotFoundError:
+        return
+    linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_RDONLY | LOCKED_DOWN, recursive=True)
+    at = open_beneath(root_fd, path, os.O_PATH)
+    linux.move_mount(fd, b"", dir_fd=at)
+    os.close(at)
+    os.close(fd)
+
+
+def _sys(spec: WorldSpec) -> int:
+    """A read-only /sys: a fresh one shows only the world's own network devices; with the
+    host's network namespace a user namespace may only bind the host's (sysfs(5))."""
+    attributes = linux.MOUNT_ATTR_RDONLY | LOCKED_DOWN
+    if spec.net != "host" or spec.backend == "ns-root":
+        return linux.new_mount("sysfs", [], attributes)
+    fd = linux.open_tree("/sys", recursive=True)
+    linux.mount_setattr(fd, set_flags=attributes, recursive=True)
+    return fd
+
+
+def _run(spec: WorldSpec) -> int:
+    """A fresh /run: the host's holds sockets of its services (world.md §3)."""
+    fd = linux.new_mount("tmpfs", [("mode", "755"), ("size", "64m")], NOSUID_NODEV)
+    os.mkdir("lock", dir_fd=fd)
+    os.chmod("lock", 0o1777, dir_fd=fd)
+    os.mkdir("user", 0o755, dir_fd=fd)
+    own = f"user/{spec.uid}"
+    os.mkdir(own, 0o700, dir_fd=fd)
+    if spec.net == "host":
+        _keep_resolv_conf(fd)
+    return fd
+
+
+def _keep_resolv_conf(run_fd: int) -> None:
+    """/etc/resolv.conf often is a link into /run: its text is put where the link points."""
+    target = os.path.realpath(b"/etc/resolv.conf")
+    if not target.startswith(b"/run/"):
+        return
+    try:
+        with open(target, "rb") as source:
+            text = source.read(1 << 20)
+    except FileNotFoundError:
+        return
+    at = run_fd
+    parts = target[len(b"/run/") :].split(b"/")
+    for part in parts[:-1]:
+        os.mkdir(part, 0o755, dir_fd=at)
+        at = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
+    fd = os.open(parts[-1], os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=at)
+    os.write(fd, text)
+    os.close(fd)
+
+
+def _cover(attach: Callable[[int, bytes], None]) -> int:
+    """A read-only tmpfs with an empty directory and an empty file, both of mode 000: what
+    hidden paths show. Binds need a source that is attached; it lies under the world's /proc,
+    where the real one covers it. Returns its fd."""
+    fd = linux.new_mount("tmpfs", [("mode", "755"), ("size", "4k")], LOCKED_DOWN)
+    os.mkdir("directory", 0o000, dir_fd=fd)
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o000, dir_fd=fd))
+    linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_RDONLY | LOCKED_DOWN)
+    attach(os.dup(fd), b"/proc")
+    return fd
+
+
+def _hide(root_fd: int, cover_fd: int, spec: WorldSpec) -> None:
+    """Covers the hidden paths.
+
+    A path that is not there, or runs through a symlink now, shows nothing of the host: an
+    overlay shows a lower file at its own path only."""
+    for kind, paths, flags in (
+        (b"directory", spec.hidden_directories, os.O_PATH | os.O_DIRECTORY),
+        (b"file", spec.hidden_files, os.O_PATH | os.O_NOFOLLOW),
+    ):
+        for path in paths:
+            try:
+                at = open_beneath(root_fd, path, flags)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
+                    continue
+                raise
+            fd = linux.open_tree(kind, dir_fd=cover_fd)
+            linux.move_mount(fd, b"", dir_fd=at)
+            os.close(at)
+            os.close(fd)

@@ -1,0 +1,157 @@
+"""Messages between the supervisor, the zygote and a world's holder.
+
+A message is one packet of a SOCK_SEQPACKET pair: a kind of one byte, then fields, each a
+32-bit length and its bytes. Integers travel as decimal text. Decoding refuses anything else:
+what comes out of a world is never unpickled or evaluated. Large values (a spec, an
+environment) travel in a memfd beside the packet (unix(7) SCM_RIGHTS).
+"""
+
+from __future__ import annotations
+
+import _socket
+import marshal
+import os
+import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# supervisor → zygote
+START = b"S"  # memfd of the world's spec, the world's end of its socket
+# zygote → supervisor
+GONE = b"G"  # the world number; every process of it is dead and its cgroups are removed
+# supervisor → holder
+RUN = b"R"  # memfd of the command's spec, stdin, stdout, stderr (or none for a terminal), go pipe
+SIGNAL = b"K"  # number, scope "main" | "group" | "all"
+# world → supervisor
+READY = b"r"  # the holder waits for commands; its pid in SCM_CREDENTIALS
+HELLO = b"h"  # the command waits for its go; with a terminal: the master fd
+EXITED = b"e"  # wait status, user µs, system µs, maxrss KiB, …: see Exited
+QUIET = b"q"  # no process but the holder is left
+FAILED = b"f"  # step, errno, text
+
+_MAX = 65536
+_UCRED = struct.Struct("=iII")
+_SO_PASSCRED = 16
+_SCM_RIGHTS = 1
+_SCM_CREDENTIALS = 2
+
+
+class WireError(Exception):
+    """A packet that is not a message: a bug, or somebody else's bytes."""
+
+
+def encode(kind: bytes, fields: tuple[bytes | int | str, ...]) -> bytes:
+    """The bytes of a message; see the module."""
+    parts = [kind]
+    for field in fields:
+        raw = field if isinstance(field, bytes) else str(field).encode("utf-8", "surrogateescape")
+        parts.append(struct.pack("=I", len(raw)))
+        parts.append(raw)
+    return b"".join(parts)
+
+
+def decode(packet: bytes) -> tuple[bytes, list[bytes]]:
+    """(kind, fields); raises WireError."""
+    fields = []
+    at = 1
+    while at < len(packet):
+        if at + 4 > len(packet):
+            raise WireError("a field's length is cut")
+        (length,) = struct.unpack_from("=I", packet, at)
+        at += 4
+        if at + length > len(packet):
+            raise WireError("a field is cut")
+        fields.append(packet[at : at + length])
+        at += length
+    if not packet:
+        raise WireError("an empty packet")
+    return packet[:1], fields
+
+
+class Message:
+    """A received message: kind, fields, fds (owned by the receiver), pid of the sender or 0."""
+
+    __slots__ = ("fds", "fields", "kind", "pid")
+
+    def __init__(self, kind: bytes, fields: list[bytes], fds: list[int], pid: int) -> None:
+        self.kind, self.fields, self.fds, self.pid = kind, fields, fds, pid
+
+    def text(self, index: int) -> str:
+        """Field `index` as text (surrogateescape); WireError where there is none."""
+        if index >= len(self.fields):
+            raise WireError(f"message {self.kind!r} lacks field {index}")
+        return self.fields[index].decode("utf-8", "surrogateescape")
+
+    def number(self, index: int) -> int:
+        """Field `index` as an integer; WireError where it is none."""
+        text = self.text(index)
+        if not text.lstrip("-").isdecimal():
+            raise WireError(f"message {self.kind!r} field {index} is not a number")
+        return int(text)
+
+
+def pair() -> tuple[_socket.socket, _socket.socket]:
+    """A connected pair; the first end learns the pid of each sender (SO_PASSCRED)."""
+    left, right = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    left.setsockopt(_socket.SOL_SOCKET, _SO_PASSCRED, 1)
+    return left, right
+
+
+def send(
+    socket: _socket.socket,
+    kind: bytes,
+    *fields: bytes | int | str,
+    fds: tuple[int, ...] = (),
+) -> None:
+    """Sends one message; raises OSError (EPIPE when the other side is gone)."""
+    ancillary = []
+    if fds:
+        ancillary.append((_socket.SOL_SOCKET, _SCM_RIGHTS, struct.pack(f"={len(fds)}i", *fds)))
+    socket.sendmsg([encode(kind, fields)], ancillary, 0x4000)  # MSG_NOSIGNAL
+
+
+def receive(socket: _socket.socket) -> Message | None:
+    """Waits for one message; None at the end (every other end is closed)."""
+    room = _socket.CMSG_SPACE(8 * 4) + _socket.CMSG_SPACE(_UCRED.size)
+    packet, ancillary, flags, _ = socket.recvmsg(_MAX, room, 0x40000000)  # MSG_CMSG_CLOEXEC
+    fds: list[int] = []
+    pid = 0
+    for level, kind, data in ancillary:
+        if level == _socket.SOL_SOCKET and kind == _SCM_RIGHTS:
+            fds.extend(struct.unpack(f"={len(data) // 4}i", data[: len(data) // 4 * 4]))
+        elif level == _socket.SOL_SOCKET and kind == _SCM_CREDENTIALS:
+            pid = _UCRED.unpack(data[: _UCRED.size])[0]
+    if not packet:
+        for fd in fds:
+            os.close(fd)
+        return None
+    if flags & 0x28:  # MSG_TRUNC | MSG_CTRUNC
+        for fd in fds:
+            os.close(fd)
+        raise WireError("a packet was cut")
+    name, fields = decode(packet)
+    return Message(name, fields, fds, pid)
+
+
+def pack_value(value: Any) -> int:
+    """A memfd holding a value of built-in types (marshal); for the trusted direction only."""
+    fd = os.memfd_create("substrate-spec", os.MFD_CLOEXEC)
+    data = marshal.dumps(value)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    return fd
+
+
+def unpack_value(fd: int) -> Any:
+    """The value in a memfd made by `pack_value`; closes it. Never called on a world's bytes."""
+    try:
+        size = os.fstat(fd).st_size
+        data = b""
+        while len(data) < size:
+            data += os.pread(fd, size - len(data), len(data))
+        return marshal.loads(data)
+    finally:
+        os.close(fd)

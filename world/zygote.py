@@ -1,0 +1,116 @@
+"""The zygote: a small single-threaded process that starts worlds and cleans up after them.
+
+Forked by the supervisor before it takes a lock or loads anything large: the cost of a fork
+grows with memory, and a forked child would keep the writer's lock alive (trace.md §1). It
+keeps the host's rights while worlds give theirs up, so it is the one that removes cgroups.
+End of file on its socket means that the supervisor is gone: every world is killed, its
+cgroups are removed, and the zygote ends.
+"""
+
+from __future__ import annotations
+
+import _signal
+import _socket
+import os
+import select
+
+from substrate.world.cgroup import remove_directories
+
+from substrate.world import launch, linux, wire
+from substrate.world.spec import world_from_plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+_QUIETED = (_signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGTSTP)
+
+
+def fork() -> tuple[_socket.socket, int]:
+    """Forks a zygote; returns (socket to it, its pid)."""
+    ours, theirs = wire.pair()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ours.close()
+            serve(theirs)
+        finally:
+            os._exit(1)
+    theirs.close()
+    return ours, pid
+
+
+def serve(socket: _socket.socket) -> NoReturn:
+    """The zygote's life; never returns."""
+    os.setsid()
+    for number in _QUIETED:
+        _signal.signal(number, _signal.SIG_IGN)
+    linux.prctl(linux.PR_SET_DUMPABLE, 0)
+    linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for fd in range(3):
+        os.dup2(null, fd)
+    wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    _signal.signal(_signal.SIGCHLD, lambda *_: None)
+    _signal.set_wakeup_fd(wake_write)
+    poll = select.poll()
+    poll.register(socket.fileno(), select.POLLIN)
+    poll.register(wake_read, select.POLLIN)
+    worlds: dict[int, tuple[int, tuple[bytes, ...]]] = {}
+    while True:
+        for fd, _ in poll.poll():
+            if fd == wake_read:
+                os.read(wake_read, 4096)
+                _bury(socket, worlds)
+                continue
+            message = wire.receive(socket)
+            if message is None:
+                _end_all(worlds)
+            elif message.kind == wire.START:
+                _start(message, worlds)
+
+
+def _start(message: wire.Message, worlds: dict[int, tuple[int, tuple[bytes, ...]]]) -> None:
+    memory, end_fd = message.fds
+    spec = world_from_plain(wire.unpack_value(memory))
+    end = _socket.socket(fileno=end_fd)
+    try:
+        pid = launch.launch(spec, end)
+    except OSError as error:
+        wire.send(end, wire.FAILED, "fork", error.errno or 0, error.strerror or str(error))
+        remove_directories(spec.cgroup_dirs)
+    else:
+        worlds[pid] = (spec.number, spec.cgroup_dirs)
+    end.close()
+
+
+def _bury(socket: _socket.socket | None, worlds: dict[int, tuple[int, tuple[bytes, ...]]]) -> None:
+    """Reaps what has ended; a world whose process ended is gone: says so."""
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        if pid in worlds:
+            number, directories = worlds.pop(pid)
+            remove_directories(directories)
+            if socket is not None:
+                try:
+                    wire.send(socket, wire.GONE, number)
+                except OSError:
+                    socket = None  # the supervisor is gone too: its end of file comes next
+
+
+def _end_all(worlds: dict[int, tuple[int, tuple[bytes, ...]]]) -> NoReturn:
+    left = [directory for _, directories in worlds.values() for directory in directories]
+    for pid in worlds:
+        os.kill(pid, _signal.SIGKILL)
+    while True:
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            break
+    remove_directories(tuple(left))
+    os._exit(0)
