@@ -1,0 +1,46 @@
+"""Which directory a world belongs to: the git root, or else the current directory.
+
+Only the existence of `.git` is looked at; nothing in a tree is read or trusted (shell.md
+§2). The identity is (device, inode) of the directory, the path is for people.
+"""
+
+from __future__ import annotations
+
+import os
+
+from substrate.errors import StateError
+from substrate.values import value
+
+
+@value
+class Workspace:
+    """A directory on the host: absolute resolved path, device, inode."""
+
+    path: bytes
+    device: int
+    inode: int
+
+    @property
+    def key(self) -> bytes:
+        """The name of its entry in $SUBSTRATE_HOME/current."""
+        return b"%x-%d" % (self.device, self.inode)
+
+
+def find_workspace(cwd: bytes) -> Workspace:
+    """The nearest directory at or above `cwd` that holds `.git`, else `cwd` itself.
+
+    `/` and anything that is not `cwd` or below a git root never become one by the search."""
+    try:
+        start = os.stat(cwd)
+    except OSError as error:
+        raise StateError(
+            f"the current directory cannot be used: {error.strerror}",
+            hint="change to a directory that exists",
+        ) from error
+    at = cwd
+    while at != b"/":
+        if os.path.lexists(at + b"/.git"):
+            found = os.stat(at)
+            return Workspace(path=at, device=found.st_dev, inode=found.st_ino)
+        at = os.path.dirname(at)
+    return Workspace(path=cwd, device=start.st_dev, inode=start.st_ino)

@@ -1,0 +1,129 @@
+"""`world/meta.json` of a session: what its world is made of, so that it can be continued.
+
+Canonical JSON, replaced by rename. Invariant: a world is always mounted again with the
+backend, id map and overlay mounts that it began with.
+"""
+
+from __future__ import annotations
+
+import os
+
+from substrate.errors import StateError, TraceVersionError
+from substrate.telemetry.trace.octets import bytes_of, text_or_b64
+from substrate.telemetry.trace.parsing import parse
+from substrate.telemetry.trace.rfc8785 import CanonicalError, encode
+from substrate.values import value
+from substrate.world.layers import LayerStack, OverlayMount, load_layers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from substrate.session.store import SessionFiles
+
+FORMAT = 1
+#: states of a world
+OPEN, APPLIED, DISCARDED = "open", "applied", "discarded"
+
+
+@value
+class WorldFile:
+    """One world's description. Ids are host ids; times are nanoseconds of CLOCK_REALTIME."""
+
+    name: str
+    state: str
+    backend: str
+    workspace: bytes
+    workspace_key: bytes
+    mounts: tuple[bytes, ...]  # targets, by index
+    read_only: tuple[bytes, ...]
+    xattr_prefix: bytes
+    id_extents: tuple[tuple[int, int, int], ...]
+    uid: int
+    gid: int
+    started_ns: int
+    clock_offset_ns: int | None
+
+    def stack(self, files: SessionFiles) -> LayerStack:
+        """The world's layers as they are on disk now."""
+        shifted = self.id_extents if self.backend == "ns-root-idmap" else ()
+        return load_layers(
+            LayerStack(
+                directory=files.layers_path,
+                mounts=tuple(OverlayMount(index=i, target=t) for i, t in enumerate(self.mounts)),
+                xattr_prefix=self.xattr_prefix,
+                id_extents=shifted,
+                started_ns=self.started_ns,
+                clock_offset_ns=self.clock_offset_ns,
+                workspace=self.workspace,
+            )
+        )
+
+
+def save_world(files: SessionFiles, world: WorldFile) -> None:
+    """Writes the description in place of the older one."""
+    plain = {
+        "format": FORMAT,
+        "name": world.name,
+        "state": world.state,
+        "backend": world.backend,
+        "workspace": text_or_b64(world.workspace),
+        "workspace_key": world.workspace_key.decode(),
+        "mounts": [text_or_b64(path) for path in world.mounts],
+        "read_only": [text_or_b64(path) for path in world.read_only],
+        "xattr_prefix": world.xattr_prefix.decode(),
+        "id_extents": [list(extent) for extent in world.id_extents],
+        "uid": world.uid,
+        "gid": world.gid,
+        # nanoseconds exceed what JSON numbers hold exactly
+        "started_ns": str(world.started_ns),
+        "clock_offset_ns": None if world.clock_offset_ns is None else str(world.clock_offset_ns),
+    }
+    path = files.world_path + b"/meta.json"
+    fd = os.open(path + b".new", os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, encode(plain) + b"\n")
+    finally:
+        os.close(fd)
+    os.rename(path + b".new", path)
+
+
+def load_world(files: SessionFiles) -> WorldFile:
+    """Reads a session's world; raises StateError, or TraceVersionError for a newer format."""
+    path = files.world_path + b"/meta.json"
+    shown = os.fsdecode(path)
+    try:
+        with open(path, "rb") as file:
+            plain = parse(file.read(1 << 20))
+        version = plain["format"]
+        if type(version) is int and version > FORMAT:
+            raise TraceVersionError(
+                f"{shown} has format {version}, this version reads up to {FORMAT}: it was made by "
+                "a newer version",
+                hint="update substrate, or use --fresh for a new world",
+            )
+        return WorldFile(
+            name=plain["name"],
+            state=plain["state"],
+            backend=plain["backend"],
+            workspace=bytes_of(plain["workspace"]),
+            workspace_key=plain["workspace_key"].encode(),
+            mounts=tuple(bytes_of(item) for item in plain["mounts"]),
+            read_only=tuple(bytes_of(item) for item in plain["read_only"]),
+            xattr_prefix=plain["xattr_prefix"].encode(),
+            id_extents=tuple((a, b, c) for a, b, c in plain["id_extents"]),
+            uid=plain["uid"],
+            gid=plain["gid"],
+            started_ns=int(plain["started_ns"]),
+            clock_offset_ns=(
+                None if plain["clock_offset_ns"] is None else int(plain["clock_offset_ns"])
+            ),
+        )
+    except OSError as error:
+        raise StateError(
+            f"{shown} cannot be read: {error.strerror}",
+            hint="use --fresh for a new world; `substrate session show` still reads the trace",
+        ) from error
+    except (CanonicalError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StateError(
+            f"{shown} is damaged: {error!r}",
+            hint="use --fresh for a new world; `substrate session show` still reads the trace",
+        ) from error
