@@ -1,0 +1,362 @@
+"""What some layers of a world changed, found by walking only the layers.
+
+Not conflicts (conflict.py): the host is taken as it is now. Two views of each mount are
+compared: `after` = the changed layers over the base, `before` = the base alone. Rules
+(world.md §3, §5):
+
+- types are compared first, then sizes, then contents; equal contents with another mode,
+  owner, attribute or time are `meta`, and nothing at all when everything is equal;
+- times count only for regular files that were copied up (a bare touch): a file that was
+  deleted and made again with equal content is no change; directories' times never count;
+- an opaque directory, a whiteout or a file in a directory's place lists every name that it
+  hides as deleted, to any depth;
+- a directory that was copied up because of a child is not listed.
+
+Invariant: linear in the entries of the changed layers plus the entries that they hide; no
+recursion; one directory's fds open at a time. The result is sorted by the bytes of the path.
+"""
+
+from __future__ import annotations
+
+import os
+
+from substrate.errors import StateError
+from substrate.world.change import (
+    ADDED,
+    DELETED,
+    META,
+    MODIFIED,
+    TYPE_CHANGED,
+    Change,
+    FileState,
+    by_path,
+)
+from substrate.world.scope import Scope
+from substrate.world.upper import (
+    DIRECTORY,
+    FORMAT,
+    REGULAR,
+    SYMLINK,
+    at,
+    open_layer_file,
+    read_attributes,
+)
+from substrate.world.view import HOST, DirectoryView, Found, MountView
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from substrate.world.layers import LayerStack, OverlayMount
+
+    Digest = Callable[[int], str]
+
+_CHUNK = 1 << 18
+
+
+def diff_layer(
+    stack: LayerStack, number: int, *, digest: Digest | None = None, include_scratch: bool = False
+) -> list[Change]:
+    """What layer `number` changed, relative to the layers below it over the host.
+
+    `digest(fd)` names the content of a regular file; without it no digest is filled. Raises
+    StateError (the host cannot be read, a damaged layer) and OSError."""
+    below = [x.number for x in stack.layers if x.number < number]
+    return _diff(stack, [number], below, digest, include_scratch)
+
+
+def diff_pending(
+    stack: LayerStack, *, digest: Digest | None = None, include_scratch: bool = False
+) -> list[Change]:
+    """What all layers together would change on the host as it is now."""
+    return _diff(stack, [x.number for x in stack.layers], [], digest, include_scratch)
+
+
+def _diff(
+    stack: LayerStack,
+    changed: list[int],
+    below: list[int],
+    digest: Digest | None,
+    include_scratch: bool,
+) -> list[Change]:
+    scope = Scope(stack, include_scratch=include_scratch)
+    changes: list[Change] = []
+    for mount in stack.mounts:
+        if not scope.may_hold(mount.target):
+            continue
+        walk = _Walk(stack, mount, scope, digest, changes)
+        try:
+            walk.run(tuple(reversed(changed)), (*reversed(below), HOST))
+        finally:
+            walk.view.close()
+    changes.sort(key=by_path)
+    return changes
+
+
+class _Walk:
+    """The comparison of one mount; `run` appends to `changes`."""
+
+    def __init__(
+        self,
+        stack: LayerStack,
+        mount: OverlayMount,
+        scope: Scope,
+        digest: Digest | None,
+        changes: list[Change],
+    ) -> None:
+        self.view = MountView(stack, mount)
+        self.marks = self.view.marks
+        self.unshift = self.view.ids if stack.id_extents else None
+        self.scope = scope
+        self.limited = scope.limits(mount)
+        self.prefix = mount.target.rstrip(b"/") + b"/"
+        self.digest = digest
+        self.changes = changes
+        #: directories to visit: path, changed sources, sources of the base, whether the base
+        #: shows through
+        self.pending: list[tuple[bytes, tuple[int, ...], tuple[int, ...], bool]] = []
+
+    def run(self, tops: tuple[int, ...], base: tuple[int, ...]) -> None:
+        self._compare_roots(tops, base)
+        index = self.view.mount.index
+        if all(self.view.stack.is_empty(top, index) for top in tops):
+            return
+        self.pending.append((b"", tops, base, True))
+        while self.pending:
+            relative, tops, base, merged = self.pending.pop()
+            directory = DirectoryView(self.view, relative, (*tops, *base))
+            try:
+                self._visit(directory, tops, base, merged)
+            finally:
+                directory.close()
+
+    def _compare_roots(self, tops: tuple[int, ...], base: tuple[int, ...]) -> None:
+        """The mount's own directory: its mode, owner and attributes are those of the top."""
+        roots = self.view.roots
+        top, below = tops[0] if tops else base[0], base[0]
+        before = Found(below, os.stat(".", dir_fd=roots[below]), ())
+        after = Found(top, os.stat(".", dir_fd=roots[top]), ())
+        directory = DirectoryView(self.view, b"", tuple(dict.fromkeys((top, below))))
+        try:
+            path = self.view.path(b"")
+            if not self.limited or self.scope.holds(path):
+                self._compare(path, ".", directory, before, after)
+        finally:
+            directory.close()
+
+    def _visit(
+        self,
+        directory: DirectoryView,
+        tops: tuple[int, ...],
+        base: tuple[int, ...],
+        merged: bool,
+    ) -> None:
+        relative = directory.relative
+        start = self.prefix + relative + b"/" if relative else self.prefix
+        seen: set[str] = set()
+        for top in tops:
+            for name in directory.names(top):
+                if name in seen:
+                    continue
+                seen.add(name)
+                path = start + os.fsencode(name)
+                if self.limited and not self.scope.may_hold(path):
+                    continue
+                after, hides = directory.look_up(name, tops)
+                before = directory.look_up(name, base)[0] if base else None
+                self._entry(path, name, directory, before, after, merged and not hides)
+        if merged or not base:
+            return
+        for source in base:
+            for name in directory.names(source):
+                if name in seen:
+                    continue
+                seen.add(name)
+                path = start + os.fsencode(name)
+                if self.limited and not self.scope.may_hold(path):
+                    continue
+                before = directory.look_up(name, base)[0]
+                if before is not None:
+                    self._entry(path, name, directory, before, None, False)
+
+    def _entry(
+        self,
+        path: bytes,
+        name: str,
+        directory: DirectoryView,
+        before: Found | None,
+        after: Found | None,
+        merged: bool,
+    ) -> None:
+        """One name: what it was and is; `merged`: the base still shows through below it."""
+        was_directory = before is not None and before.status.st_mode & FORMAT == DIRECTORY
+        is_directory = after is not None and after.status.st_mode & FORMAT == DIRECTORY
+        if not self.limited or self.scope.holds(path):
+            if after is None:
+                if before is not None:
+                    self._emit(DELETED, path, name, directory, before, None)
+            elif before is None:
+                self._check_added(path, name, directory, after)
+                self._emit(ADDED, path, name, directory, None, after)
+            else:
+                self._compare(path, name, directory, before, after)
+        if was_directory or is_directory:
+            below = path[len(self.prefix) :]
+            tops = after.sources if after is not None and is_directory else ()
+            base = before.sources if before is not None and was_directory else ()
+            self.pending.append((below, tops, base, merged and is_directory and was_directory))
+
+    def _check_added(self, path: bytes, name: str, directory: DirectoryView, after: Found) -> None:
+        """A file that is new here can still be one whose data is elsewhere."""
+        if after.status.st_mode & FORMAT == REGULAR and after.status.st_size:
+            names = os.listxattr(at(directory.fds[after.source], name), follow_symlinks=False)
+            if names:
+                self.marks.refuse_unknown(names, path)
+
+    def _emit(
+        self,
+        kind: str,
+        path: bytes,
+        name: str,
+        directory: DirectoryView,
+        before: Found | None,
+        after: Found | None,
+        what: tuple[str, ...] = (),
+    ) -> None:
+        states: list[FileState | None] = []
+        for found in (before, after):
+            if found is None:
+                states.append(None)
+                continue
+            fd = directory.fds[found.source]
+            state = self.view.state(found, name, fd)
+            if self.digest is not None and found.status.st_mode & FORMAT == REGULAR:
+                state.digest = self._digest_of(path, name, fd, found)
+            states.append(state)
+        self.changes.append(Change(path, kind, states[0], states[1], self.view.mount.index, what))
+
+    def _digest_of(self, path: bytes, name: str, dir_fd: int, found: Found) -> str | None:
+        """None for a file of the host that we may not read."""
+        assert self.digest is not None
+        try:
+            fd = open_layer_file(dir_fd, name) if found.source else _open_host_file(dir_fd, name)
+        except PermissionError:
+            if found.source:
+                raise
+            return None
+        try:
+            _must_be(fd, found.status, path)
+            return self.digest(fd)
+        finally:
+            os.close(fd)
+
+    def _compare(
+        self, path: bytes, name: str, directory: DirectoryView, before: Found, after: Found
+    ) -> None:
+        old, new = before.status, after.status
+        kind = new.st_mode & FORMAT
+        if old.st_mode & FORMAT != kind:
+            if kind == REGULAR:
+                self._check_added(path, name, directory, after)
+            self._emit(TYPE_CHANGED, path, name, directory, before, after)
+            return
+        if before.source == after.source:
+            return
+        what: list[str] = []
+        old_fd, new_fd = directory.fds[before.source], directory.fds[after.source]
+        touched = False
+        if kind == SYMLINK:
+            if os.readlink(name, dir_fd=old_fd) != os.readlink(name, dir_fd=new_fd):
+                what.append("target")
+        elif kind == REGULAR:
+            names = os.listxattr(at(new_fd, name), follow_symlinks=False)
+            if names:
+                self.marks.refuse_unknown(names, path)
+            if old.st_size != new.st_size or (
+                new.st_size and not self._same_content(path, name, directory, before, after)
+            ):
+                what.append("content")
+            touched = self.marks.origin in names and old.st_mtime_ns != new.st_mtime_ns
+        elif kind != DIRECTORY and old.st_rdev != new.st_rdev:
+            what.append("device")
+        changed = bool(what)
+        if kind != SYMLINK:
+            if (old.st_mode ^ new.st_mode) & 0o7777:
+                what.append("mode")
+            what.extend(self._attributes_that_differ(name, directory, before, after))
+        if self._owner(before) != self._owner(after) and -1 not in self._owner(after):
+            what.append("owner")
+        if touched:
+            what.append("mtime")
+        if what:
+            kind_of_change = MODIFIED if changed else META
+            self._emit(kind_of_change, path, name, directory, before, after, tuple(what))
+
+    def _owner(self, found: Found) -> tuple[int, int]:
+        uid, gid = found.status.st_uid, found.status.st_gid
+        if found.source == HOST or self.unshift is None:
+            return uid, gid
+        return self.unshift[uid], self.unshift[gid]
+
+    def _attributes_that_differ(
+        self, name: str, directory: DirectoryView, before: Found, after: Found
+    ) -> list[str]:
+        found = []
+        for each in (before, after):
+            where = at(directory.fds[each.source], name)
+            found.append(read_attributes(where, self.marks, self.unshift if each.source else None))
+        old, new = found
+        if old == new:
+            return []
+        return sorted(f"xattr:{n}" for n in old.keys() | new.keys() if old.get(n) != new.get(n))
+
+    def _same_content(
+        self, path: bytes, name: str, directory: DirectoryView, before: Found, after: Found
+    ) -> bool:
+        """Whether two regular files of equal size hold the same bytes. A file of the host that
+        we may not read counts as the same when its time is the same (copy-up keeps it)."""
+        new_fd = open_layer_file(directory.fds[after.source], name)
+        try:
+            _must_be(new_fd, after.status, path)
+            old_dir = directory.fds[before.source]
+            try:
+                old_fd = (
+                    open_layer_file(old_dir, name)
+                    if before.source
+                    else _open_host_file(old_dir, name)
+                )
+            except PermissionError:
+                if before.source:
+                    raise
+                return before.status.st_mtime_ns == after.status.st_mtime_ns
+            try:
+                _must_be(old_fd, before.status, path)
+                return same_bytes(old_fd, new_fd)
+            finally:
+                os.close(old_fd)
+        finally:
+            os.close(new_fd)
+
+
+def same_bytes(fd_a: int, fd_b: int) -> bool:
+    """Whether the rest of two files is the same."""
+    while True:
+        a, b = os.read(fd_a, _CHUNK), os.read(fd_b, _CHUNK)
+        if a != b:
+            return False
+        if not a:
+            return True
+
+
+def _open_host_file(dir_fd: int, name: str) -> int:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return os.open(name, flags, dir_fd=dir_fd)
+
+
+def _must_be(fd: int, status: os.stat_result, path: bytes) -> None:
+    opened = os.fstat(fd)
+    if (opened.st_ino, opened.st_dev) != (status.st_ino, status.st_dev):
+        raise StateError(
+            f"{os.fsdecode(path)} was replaced while it was compared",
+            hint="a process still writes there; run the command again when it is quiet",
+        )

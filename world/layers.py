@@ -1,0 +1,180 @@
+"""The stack of layers of one world: what it is made of and its directories on disk.
+
+Not the mounting and not the reading of what a layer holds (upper.py). On disk
+(docs/adr/0001): `<world>/layers/<n>/<m>/{upper,work}`, n from 1 (oldest) upward, m the
+index of the overlay mount. Invariant: a layer without any `work` is frozen; only frozen
+layers are applied. Spec: world.md §4.
+"""
+
+from __future__ import annotations
+
+import os
+
+from substrate.errors import StateError
+from substrate.values import replace, value
+from substrate.world.removal import remove_tree
+
+TRUSTED = b"trusted."
+USER = b"user."
+SCRATCH = (b"/tmp", b"/var/tmp", b"/dev/shm")
+
+_PRIVATE_ATTRIBUTES = ("trusted.", "user.overlay.", "security.")
+
+
+@value
+class OverlayMount:
+    """One overlay of the world: `index` is m, `target` the absolute host path (no trailing
+    slash, no symlink in it) that is its lower, and where it is seen in the world."""
+
+    index: int
+    target: bytes
+
+
+@value
+class Layer:
+    """One layer's number, from 1 (oldest)."""
+
+    number: int
+
+
+@value
+class LayerStack:
+    """The layers of a world over the host.
+
+    `directory`: path of `layers`. `layers`: oldest first. `xattr_prefix`: the namespace in
+    which these mounts keep their marks (b"trusted." or b"user."; the other one is data).
+    `id_extents`: (world_first, host_first, count) of the id map that shifts the owners of
+    files in uppers; () where an id is itself. `started_ns`: CLOCK_REALTIME at the start of
+    the world. `clock_offset_ns`: CLOCK_REALTIME - CLOCK_BOOTTIME at that moment, which lets
+    conflict.py see a clock that was set back; None when unknown. `scratch`: world.md §2."""
+
+    directory: bytes
+    mounts: tuple[OverlayMount, ...]
+    layers: tuple[Layer, ...] = ()
+    xattr_prefix: bytes = TRUSTED
+    id_extents: tuple[tuple[int, int, int], ...] = ()
+    started_ns: int
+    clock_offset_ns: int | None = None
+    workspace: bytes
+    scratch: tuple[bytes, ...] = SCRATCH
+
+    def upper(self, number: int, index: int) -> bytes:
+        return b"%s/%d/%d/upper" % (self.directory, number, index)
+
+    def work(self, number: int, index: int) -> bytes:
+        return b"%s/%d/%d/work" % (self.directory, number, index)
+
+    def is_empty(self, number: int, index: int) -> bool:
+        """Whether the upper holds no entry (its own mode is not one)."""
+        with os.scandir(self.upper(number, index)) as entries:
+            return next(entries, None) is None
+
+    def host_id(self, upper_id: int) -> int | None:
+        """The host's id for an owner found in an upper; None for one outside the map."""
+        if not self.id_extents:
+            return upper_id
+        for world_first, host_first, count in self.id_extents:
+            if host_first <= upper_id < host_first + count:
+                return world_first + upper_id - host_first
+        return None
+
+    def upper_id(self, host_id: int) -> int | None:
+        """The owner that a file of the host's `host_id` has in an upper; None if unmapped."""
+        if not self.id_extents:
+            return host_id
+        for world_first, host_first, count in self.id_extents:
+            if world_first <= host_id < world_first + count:
+                return host_first + host_id - world_first
+        return None
+
+
+def list_layers(directory: bytes) -> tuple[Layer, ...]:
+    """The layers on disk, oldest first. Raises StateError for a name that is no layer's."""
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return ()
+    numbers = []
+    for name in names:
+        if not name.isdigit() or name.startswith(b"0"):
+            raise StateError(
+                f"{os.fsdecode(directory)} holds {os.fsdecode(name)!r}, expected layer numbers",
+                hint="the directory belongs to substrate alone; move the stranger away",
+            )
+        numbers.append(int(name))
+    return tuple(Layer(number=n) for n in sorted(numbers))
+
+
+def load_layers(stack: LayerStack) -> LayerStack:
+    """The stack with the layers that are on disk now."""
+    return replace(stack, layers=list_layers(stack.directory))
+
+
+def create_layer(stack: LayerStack) -> tuple[LayerStack, Layer]:
+    """A new, empty top layer: `upper` and `work` for every mount.
+
+    The root of a merged directory takes its mode, owner and attributes from the topmost
+    `upper` (else /tmp loses its sticky bit, world.md §2), so each new `upper` is made like
+    what is on top now. Raises OSError."""
+    number = stack.layers[-1].number + 1 if stack.layers else 1
+    for mount in stack.mounts:
+        upper = stack.upper(number, mount.index)
+        os.makedirs(upper, mode=0o700)
+        os.mkdir(stack.work(number, mount.index), 0o700)
+        below = stack.upper(stack.layers[-1].number, mount.index) if stack.layers else None
+        _make_like(stack, upper, below or mount.target, shifted=below is not None)
+    layer = Layer(number=number)
+    return replace(stack, layers=(*stack.layers, layer)), layer
+
+
+def _make_like(stack: LayerStack, upper: bytes, model: bytes, *, shifted: bool) -> None:
+    like = os.stat(model, follow_symlinks=False)
+    if os.geteuid() == 0:
+        uid = like.st_uid if shifted else stack.upper_id(like.st_uid)
+        gid = like.st_gid if shifted else stack.upper_id(like.st_gid)
+        os.chown(upper, -1 if uid is None else uid, -1 if gid is None else gid)
+    if shifted or not stack.id_extents:  # the ids inside an ACL would need shifting
+        for name in os.listxattr(model):
+            if not name.startswith(_PRIVATE_ATTRIBUTES):
+                os.setxattr(upper, name, os.getxattr(model, name))
+    os.chmod(upper, like.st_mode & 0o7777)
+
+
+def is_frozen(stack: LayerStack, number: int) -> bool:
+    return not any(os.path.lexists(stack.work(number, m.index)) for m in stack.mounts)
+
+
+def freeze_layer(stack: LayerStack, number: int) -> None:
+    """Removes the `work` directories of layer `number`: nothing can be mounted on it again.
+
+    Only when no process of the world lives (world.md §4). Raises OSError."""
+    for mount in stack.mounts:
+        _remove(os.path.dirname(stack.work(number, mount.index)), b"work")
+
+
+def remove_layer(stack: LayerStack, number: int) -> LayerStack:
+    """Removes the directories of layer `number`, which must not be mounted. Raises OSError."""
+    _remove(stack.directory, b"%d" % number)
+    return replace(stack, layers=tuple(x for x in stack.layers if x.number != number))
+
+
+def discard(stack: LayerStack) -> LayerStack:
+    """Removes every layer on disk, newest first, so that what remains after an error is
+    still a stack. Raises OSError."""
+    for layer in reversed(list_layers(stack.directory)):
+        _remove(stack.directory, b"%d" % layer.number)
+    return replace(stack, layers=())
+
+
+def layer_is_empty(stack: LayerStack, number: int) -> bool:
+    """Whether no upper of the layer holds an entry. (A changed mode of a mount's own root
+    is not an entry: `diff_layer` tells it.)"""
+    return all(stack.is_empty(number, m.index) for m in stack.mounts)
+
+
+def _remove(parent: bytes, name: bytes) -> None:
+    fd = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        remove_tree(fd, name)
+    finally:
+        os.close(fd)
