@@ -1,0 +1,39 @@
+"""`input_manifest`: what a command depended on (trace.md §4; capture.md §4; replay.md §2)."""
+
+from __future__ import annotations
+
+from substrate.telemetry.trace.pack import BlobRef
+
+from .body import Body, body
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .body import Extra, Text
+
+
+@body
+class FileRead(Body):
+    """A file as it was read. `digest` is null, `unknown` true, if it changed before hashing."""
+
+    path: Text
+    size: int | None
+    digest: str | None
+    unknown: bool | None = None
+    extra: Extra = ()
+
+
+@body
+class InputManifest(Body):
+    """Either the lists, or, if they are long, `list_` (a blob of the same JSON) and counts.
+
+    `missing_kinds`: what the capture backend could not see (`stat`, `readdir` …).
+    """
+
+    event_type = "input_manifest"
+    counts: dict[str, int]
+    missing_kinds: tuple[str, ...]
+    files: tuple[FileRead, ...] | None = None
+    absent: tuple[Text, ...] | None = None
+    directories: tuple[Text, ...] | None = None
+    list_: BlobRef | None = None
+    extra: Extra = ()
