@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 
 from substrate.errors import StateError
+from substrate.world.beneath import READ
 from substrate.world.change import (
     ADDED,
     DELETED,
@@ -209,7 +210,11 @@ class _Walk:
     def _check_added(self, path: bytes, name: str, directory: DirectoryView, after: Found) -> None:
         """A file that is new here can still be one whose data is elsewhere."""
         if after.status.st_mode & FORMAT == REGULAR and after.status.st_size:
-            names = os.listxattr(at(directory.fds[after.source], name), follow_symlinks=False)
+            fd = open_layer_file(directory.fds[after.source], name)
+            try:
+                names = os.listxattr(fd)
+            finally:
+                os.close(fd)
             if names:
                 self.marks.refuse_unknown(names, path)
 
@@ -239,7 +244,7 @@ class _Walk:
         """None for a file of the host that we may not read."""
         assert self.digest is not None
         try:
-            fd = open_layer_file(dir_fd, name) if found.source else _open_host_file(dir_fd, name)
+            fd = _open_file(dir_fd, name, found.source)
         except PermissionError:
             if found.source:
                 raise
@@ -264,33 +269,68 @@ class _Walk:
             return
         what: list[str] = []
         old_fd, new_fd = directory.fds[before.source], directory.fds[after.source]
-        touched = False
-        if kind == SYMLINK:
+        if kind == REGULAR:
+            what = self._compare_files(path, name, directory, before, after)
+        elif kind == SYMLINK:
             if os.readlink(name, dir_fd=old_fd) != os.readlink(name, dir_fd=new_fd):
                 what.append("target")
-        elif kind == REGULAR:
-            names = os.listxattr(at(new_fd, name), follow_symlinks=False)
-            if names:
-                self.marks.refuse_unknown(names, path)
-            if old.st_size != new.st_size or (
-                new.st_size and not self._same_content(path, name, directory, before, after)
-            ):
-                what.append("content")
-            touched = self.marks.origin in names and old.st_mtime_ns != new.st_mtime_ns
-        elif kind != DIRECTORY and old.st_rdev != new.st_rdev:
-            what.append("device")
-        changed = bool(what)
-        if kind != SYMLINK:
-            if (old.st_mode ^ new.st_mode) & 0o7777:
-                what.append("mode")
-            what.extend(self._attributes_that_differ(name, directory, before, after))
-        if self._owner(before) != self._owner(after) and -1 not in self._owner(after):
+        else:
+            if kind != DIRECTORY and old.st_rdev != new.st_rdev:
+                what.append("device")
+            what += self._attributes_that_differ(at(old_fd, name), at(new_fd, name), before.source)
+        changed = bool(what) and what[0] in ("content", "target", "device")
+        if kind != SYMLINK and (old.st_mode ^ new.st_mode) & 0o7777:
+            what.append("mode")
+        owner = self._owner(after)
+        if self._owner(before) != owner and -1 not in owner:
             what.append("owner")
-        if touched:
-            what.append("mtime")
         if what:
+            if len(what) > 1:
+                what.sort(key=_aspect_order)
             kind_of_change = MODIFIED if changed else META
             self._emit(kind_of_change, path, name, directory, before, after, tuple(what))
+
+    def _compare_files(
+        self, path: bytes, name: str, directory: DirectoryView, before: Found, after: Found
+    ) -> list[str]:
+        """What differs between two regular files, owner and mode apart. Both are opened at
+        once: the attribute calls by fd cost an eighth of those by path.
+
+        A file of the host that we may not read counts as the same when its size and time are
+        (copy-up keeps the time): the world could not read it either."""
+        what: list[str] = []
+        old, new = before.status, after.status
+        new_fd = open_layer_file(directory.fds[after.source], name)
+        old_fd = -1
+        try:
+            _must_be(new_fd, new, path)
+            names = os.listxattr(new_fd)
+            if names:
+                self.marks.refuse_unknown(names, path)
+            try:
+                old_fd = _open_file(directory.fds[before.source], name, before.source)
+                _must_be(old_fd, old, path)
+            except PermissionError:
+                if before.source:
+                    raise
+            if old.st_size != new.st_size:
+                what.append("content")
+            elif new.st_size:
+                if old_fd < 0:
+                    same = old.st_mtime_ns == new.st_mtime_ns
+                else:
+                    same = same_bytes(old_fd, new_fd, new.st_size)
+                if not same:
+                    what.append("content")
+            if old_fd >= 0:
+                what += self._attributes_that_differ(old_fd, new_fd, before.source)
+            if old.st_mtime_ns != new.st_mtime_ns and self.marks.origin in names:
+                what.append("mtime")
+        finally:
+            os.close(new_fd)
+            if old_fd >= 0:
+                os.close(old_fd)
+        return what
 
     def _owner(self, found: Found) -> tuple[int, int]:
         uid, gid = found.status.st_uid, found.status.st_gid
@@ -299,58 +339,46 @@ class _Walk:
         return self.unshift[uid], self.unshift[gid]
 
     def _attributes_that_differ(
-        self, name: str, directory: DirectoryView, before: Found, after: Found
+        self, old_where: str | int, new_where: str | int, old_source: int
     ) -> list[str]:
-        found = []
-        for each in (before, after):
-            where = at(directory.fds[each.source], name)
-            found.append(read_attributes(where, self.marks, self.unshift if each.source else None))
-        old, new = found
+        new = read_attributes(new_where, self.marks, self.unshift)
+        try:
+            if old_source:
+                old = read_attributes(old_where, self.marks, self.unshift)
+            else:
+                old = read_attributes(old_where, self.marks, layer=False)
+        except PermissionError:
+            if old_source:
+                raise
+            return []  # of the host, and closed to us: closed to the world too
         if old == new:
             return []
         return sorted(f"xattr:{n}" for n in old.keys() | new.keys() if old.get(n) != new.get(n))
 
-    def _same_content(
-        self, path: bytes, name: str, directory: DirectoryView, before: Found, after: Found
-    ) -> bool:
-        """Whether two regular files of equal size hold the same bytes. A file of the host that
-        we may not read counts as the same when its time is the same (copy-up keeps it)."""
-        new_fd = open_layer_file(directory.fds[after.source], name)
-        try:
-            _must_be(new_fd, after.status, path)
-            old_dir = directory.fds[before.source]
-            try:
-                old_fd = (
-                    open_layer_file(old_dir, name)
-                    if before.source
-                    else _open_host_file(old_dir, name)
-                )
-            except PermissionError:
-                if before.source:
-                    raise
-                return before.status.st_mtime_ns == after.status.st_mtime_ns
-            try:
-                _must_be(old_fd, before.status, path)
-                return same_bytes(old_fd, new_fd)
-            finally:
-                os.close(old_fd)
-        finally:
-            os.close(new_fd)
+
+_ASPECTS = ("content", "target", "device", "mode", "owner", "mtime")
 
 
-def same_bytes(fd_a: int, fd_b: int) -> bool:
-    """Whether the rest of two files is the same."""
+def _aspect_order(aspect: str) -> tuple[int, str]:
+    return (_ASPECTS.index(aspect) if aspect in _ASPECTS else len(_ASPECTS), aspect)
+
+
+def same_bytes(fd_a: int, fd_b: int, size: int) -> bool:
+    """Whether the rest of two files of about `size` bytes is the same.
+
+    One read a file when it is small, with a buffer no larger than needed: Python clears a
+    page for each page it asks for."""
+    length = min(size + 1, _CHUNK)
     while True:
-        a, b = os.read(fd_a, _CHUNK), os.read(fd_b, _CHUNK)
+        a, b = os.read(fd_a, length), os.read(fd_b, length)
         if a != b:
             return False
-        if not a:
+        if len(a) < length:
             return True
 
 
-def _open_host_file(dir_fd: int, name: str) -> int:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    return os.open(name, flags, dir_fd=dir_fd)
+def _open_file(dir_fd: int, name: str, source: int) -> int:
+    return open_layer_file(dir_fd, name) if source else os.open(name, READ, dir_fd=dir_fd)
 
 
 def _must_be(fd: int, status: os.stat_result, path: bytes) -> None:

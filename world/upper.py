@@ -118,8 +118,10 @@ def read_attributes(
     through `unshift`. Raises OSError."""
     follow = isinstance(where, int)
     names = os.listxattr(where, follow_symlinks=follow)
+    if not names:
+        return {}
     found = {}
-    for seen, name in marks.seen_names(names) if names else ():
+    for seen, name in marks.seen_names(names):
         if layer:
             content = read_attribute(where, name)
         else:

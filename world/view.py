@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from substrate.world.layers import LayerStack, OverlayMount
 
 HOST = 0
+_ONLY_HOST = (HOST,)
 TYPES = {
     0o100000: "file",
     0o040000: "directory",
@@ -257,6 +258,13 @@ class DirectoryView:
     def look_up(self, name: str, sources: tuple[int, ...]) -> tuple[Found | None, bool]:
         """(what `name` is in these of our sources, top down; whether it hides what is below
         them: a whiteout, a file or an opaque directory)."""
+        if sources == _ONLY_HOST:  # nearly every look-up of a base
+            try:
+                status = os.stat(name, dir_fd=self.fds[HOST], follow_symlinks=False)
+            except FileNotFoundError:
+                return None, False
+            inner = _ONLY_HOST if status.st_mode & FORMAT == DIRECTORY else ()
+            return Found(HOST, status, inner), True
         merged: list[int] = []
         top: Found | None = None
         for source in sources:
