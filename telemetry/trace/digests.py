@@ -1,0 +1,163 @@
+"""Keyed digests of contents (trace.md §6): a bare SHA-256 of a short secret is soon guessed.
+
+What it is: the key of a home (`keys/digest.key`), HMAC-SHA256 (RFC 2104) of bytes and files
+under it, and plain SHA-256 for what may be named openly (executables, installed packages).
+What it is not: it is not the commitment of a blob, which has a salt of its own (`pack`).
+
+Invariant: the key file has 32 bytes, belongs to this user, and nobody else can read it; it
+is never made anew where there is one, because digests of old sessions would lose their
+meaning. Digests are lower-case hex.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+
+from substrate.errors import StateError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from hashlib import _Hash
+
+KEY_BYTES = 32
+_BLOCK_BYTES = 64
+_READ_BYTES = 256 * 1024
+_INNER = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER = bytes(byte ^ 0x5C for byte in range(256))
+
+
+class Digester:
+    """HMAC-SHA256 under one key. Both halves of the key are hashed once, here."""
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"a digest key has {KEY_BYTES} bytes, not {len(key)}")
+        padded = key.ljust(_BLOCK_BYTES, b"\0")
+        self._inner = hashlib.sha256(padded.translate(_INNER))
+        self._outer = hashlib.sha256(padded.translate(_OUTER))
+
+    def digest_bytes(self, content: bytes) -> str:
+        inner = self._inner.copy()
+        inner.update(content)
+        return self._finish(inner)
+
+    def digest_fd(self, fd: int) -> tuple[str, int]:
+        """Digest and size of all that `fd` reads from offset 0; its position stays.
+
+        `fd` must be seekable. The file may change meanwhile: compare the size, and (mtime,
+        ctime) from before and after, where that matters.
+        """
+        inner = self._inner.copy()
+        size = _feed(inner, fd)
+        return self._finish(inner), size
+
+    def _finish(self, inner: _Hash) -> str:
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return outer.hexdigest()
+
+
+def sha256_fd(fd: int) -> tuple[str, int]:
+    """Plain SHA-256 and size, for executables and files of installed packages."""
+    plain = hashlib.sha256()
+    size = _feed(plain, fd)
+    return plain.hexdigest(), size
+
+
+def _feed(state: _Hash, fd: int) -> int:
+    buffer = bytearray(_READ_BYTES)
+    view = memoryview(buffer)
+    size = 0
+    while count := os.preadv(fd, [buffer], size):
+        state.update(view[:count])
+        size += count
+    return size
+
+
+def load_key(home: str, *, random: Callable[[int], bytes] = os.urandom) -> bytes:
+    """The 32 bytes of `home`/keys/digest.key; made, mode 0600, if it is not there.
+
+    Two processes that make it at once end up with the same key. Raises StateError if the
+    file cannot be trusted or used; it is then left as it is.
+    """
+    folder = os.path.join(home, "keys")
+    path = os.path.join(folder, "digest.key")
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        try:
+            return _read_key(path)
+        except FileNotFoundError:
+            _make_key(folder, path, random(KEY_BYTES))
+        return _read_key(path)
+    except OSError as problem:
+        raise StateError(
+            f"the digest key {path} cannot be used: {problem.strerror}",
+            hint=_remedy(problem, path),
+        ) from problem
+
+
+def _read_key(path: str) -> bytes:
+    # O_NOFOLLOW: a link could make us take somebody else's file for the key.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        state = os.fstat(fd)
+        if not stat.S_ISREG(state.st_mode):
+            raise StateError(f"{path} is not a regular file", hint=f"remove {path}")
+        if state.st_uid != os.geteuid():
+            raise StateError(
+                f"{path} belongs to uid {state.st_uid}, not to uid {os.geteuid()}",
+                hint=f"chown {os.geteuid()} {path}, if you know who put it there",
+            )
+        if state.st_mode & 0o077:
+            raise StateError(
+                f"{path} has mode {state.st_mode & 0o7777:04o}: others can reach the key",
+                hint=f"chmod 600 {path}; who has read it can test guesses against digests",
+            )
+        key = os.read(fd, KEY_BYTES + 1)
+        if len(key) != KEY_BYTES:
+            raise StateError(
+                f"{path} has {state.st_size} bytes, expected {KEY_BYTES}",
+                hint=f"put the right file back, or remove {path}: digests of older sessions "
+                "will then not compare with new ones",
+            )
+        return key
+    finally:
+        os.close(fd)
+
+
+def _make_key(folder: str, path: str, key: bytes) -> None:
+    """Write aside and link: nobody ever sees half a key, and the first to link wins."""
+    aside = os.path.join(folder, f".digest.key.{os.getpid()}.{os.urandom(4).hex()}")
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            if os.write(fd, key) != len(key):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        try:
+            os.link(aside, path)
+        except FileExistsError:
+            return  # another process was first: its key is the key
+    finally:
+        os.unlink(aside)
+    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _remedy(problem: OSError, path: str) -> str:
+    if problem.errno == errno.ELOOP:
+        return f"{path} is a symbolic link: remove it, and put the key itself there"
+    if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "SUBSTRATE_HOME must be a directory that you can write to"
+    return "see whether the disk is full and the directory is there"

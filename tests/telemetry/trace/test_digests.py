@@ -1,0 +1,124 @@
+import hashlib
+import hmac
+import os
+import stat
+from multiprocessing import get_context
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from substrate.errors import StateError
+from substrate.telemetry.trace.digests import Digester, load_key, sha256_fd
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(max_size=300))
+def test_a_digest_is_hmac_sha256(key, content):
+    assert Digester(key).digest_bytes(content) == hmac.digest(key, content, "sha256").hex()
+
+
+@pytest.mark.parametrize("size", [0, 1, 256 * 1024, 256 * 1024 + 1, 3 * 1024 * 1024])
+def test_a_file_has_the_digest_of_its_bytes_and_keeps_its_position(tmp_path, size):
+    content = os.urandom(size)
+    (tmp_path / "f").write_bytes(content)
+    digester = Digester(bytes(32))
+    with (tmp_path / "f").open("rb") as file:
+        file.seek(min(size, 7))
+        assert digester.digest_fd(file.fileno()) == (digester.digest_bytes(content), size)
+        assert sha256_fd(file.fileno()) == (hashlib.sha256(content).hexdigest(), size)
+        assert file.tell() == min(size, 7)
+
+
+def test_a_key_is_made_once_and_kept(tmp_path):
+    key = load_key(str(tmp_path))
+    path = tmp_path / "keys/digest.key"
+    assert len(key) == 32
+    assert load_key(str(tmp_path)) == key == path.read_bytes()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert os.listdir(tmp_path / "keys") == ["digest.key"]
+
+
+def _load(home, queue):
+    queue.put(load_key(home))
+
+
+def test_processes_that_make_the_key_at_once_get_one_key(tmp_path):
+    context = get_context("fork")
+    queue = context.SimpleQueue()
+    racers = [context.Process(target=_load, args=(str(tmp_path), queue)) for _ in range(8)]
+    for racer in racers:
+        racer.start()
+    keys = {queue.get() for _ in racers}
+    for racer in racers:
+        racer.join()
+    assert keys == {load_key(str(tmp_path))}
+    assert os.listdir(tmp_path / "keys") == ["digest.key"]
+
+
+def _spoil_size(path):
+    path.write_bytes(bytes(31))
+
+
+def _spoil_long(path):
+    path.write_bytes(bytes(33))
+
+
+def _spoil_empty(path):
+    path.write_bytes(b"")
+
+
+def _spoil_mode(path):
+    path.chmod(0o640)
+
+
+def _spoil_link(path):
+    path.rename(path.with_name("other"))
+    path.symlink_to(path.with_name("other"))
+
+
+def _spoil_fifo(path):
+    path.unlink()
+    os.mkfifo(path, 0o600)
+
+
+def _spoil_directory(path):
+    path.unlink()
+    path.mkdir(mode=0o700)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message", "hint"),
+    [
+        (_spoil_size, "31 bytes", "put the right file back"),
+        (_spoil_long, "33 bytes", "put the right file back"),
+        (_spoil_empty, "0 bytes", "put the right file back"),
+        (_spoil_mode, "mode 0640", "chmod 600"),
+        (_spoil_link, "cannot be used", "symbolic link"),
+        (_spoil_fifo, "not a regular file", "remove"),
+        (_spoil_directory, "not a regular file", "remove"),
+    ],
+)
+def test_a_key_that_cannot_be_trusted_is_refused_and_left_alone(tmp_path, spoil, message, hint):
+    load_key(str(tmp_path))
+    path = tmp_path / "keys/digest.key"
+    spoil(path)
+    before = path.lstat()
+    with pytest.raises(StateError, match=message) as problem:
+        load_key(str(tmp_path))
+    assert hint in problem.value.hint
+    assert path.lstat() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away needs root")
+def test_a_key_of_somebody_else_is_refused(tmp_path):
+    load_key(str(tmp_path))
+    os.chown(tmp_path / "keys/digest.key", 12345, -1)
+    with pytest.raises(StateError, match="belongs to uid 12345") as problem:
+        load_key(str(tmp_path))
+    assert "chown" in problem.value.hint
+
+
+def test_a_home_that_is_no_directory_is_refused(tmp_path):
+    (tmp_path / "home").write_text("")
+    with pytest.raises(StateError, match="cannot be used"):
+        load_key(str(tmp_path / "home"))
