@@ -1,0 +1,135 @@
+"""What /proc/<pid>/mountinfo says, as values (proc_pid_mountinfo(5)).
+
+Pure: text in, values out. Paths are bytes with the kernel's octal escapes undone. Invariant:
+one value a line, in the file's order; where mounts are stacked on one point, the later one is
+the one that is seen. A line that the kernel could not have written raises ValueError.
+"""
+
+from __future__ import annotations
+
+from substrate.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+#: Filesystems that can be the lower of an overlay but never its upper: no O_TMPFILE or
+#: whiteouts, no xattrs, or read-only by nature (Documentation/filesystems/overlayfs.rst).
+_NO_UPPER: Final = frozenset(
+    b"overlay squashfs erofs iso9660 udf cramfs romfs vfat msdos exfat ntfs nfs nfs4 cifs smb3"
+    b" ceph 9p virtiofs fuse fuseblk ecryptfs".split()
+)
+#: Not files of anybody: the kernel's own trees, or made anew by every world.
+_KERNEL_TREES: Final = frozenset(
+    b"autofs bdev binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs"
+    b" fusectl hugetlbfs mqueue nfsd nsfs proc pstore ramfs resctrl rpc_pipefs securityfs"
+    b" selinuxfs sysfs tracefs".split()
+)
+#: Lowers that overlayfs refuses: names fold by case there, or lookups change under it.
+_NO_LOWER: Final = frozenset(b"vfat msdos exfat autofs".split())
+
+
+@value
+class Mount:
+    """One mount of a mount namespace."""
+
+    mount_id: int
+    parent_id: int
+    device: tuple[int, int]  # major, minor
+    root: bytes  # of the filesystem, the directory that is mounted
+    mount_point: bytes
+    options: tuple[bytes, ...]  # of the mount
+    optional: tuple[bytes, ...]  # shared:N, master:N, propagate_from:N, unbindable
+    filesystem: bytes
+    source: bytes
+    super_options: tuple[bytes, ...]  # of the filesystem
+
+    @property
+    def read_only(self) -> bool:
+        return b"ro" in self.options or b"ro" in self.super_options
+
+
+def unescape(field: bytes) -> bytes:
+    """Undoes the escapes of the kernel's seq_escape: \\ and three octal digits."""
+    if b"\\" not in field:
+        return field
+    first, *rest = field.split(b"\\")
+    return first + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in rest)
+
+
+def parse_mountinfo(text: bytes) -> tuple[Mount, ...]:
+    """The mounts of a mountinfo file. Raises ValueError for a malformed line."""
+    return tuple(_parse_line(line) for line in text.split(b"\n") if line)
+
+
+def _parse_line(line: bytes) -> Mount:
+    # An unescaped " - " cannot be part of a path, only the separator behind optional fields.
+    before, separator, after = line.partition(b" - ")
+    fields, about = before.split(b" "), after.split(b" ")
+    if not separator or len(fields) < 6 or len(about) < 3:
+        raise ValueError(f"not a line of mountinfo: {line!r}")
+    major, _, minor = fields[2].partition(b":")
+    return Mount(
+        mount_id=int(fields[0]),
+        parent_id=int(fields[1]),
+        device=(int(major), int(minor)),
+        root=unescape(fields[3]),
+        mount_point=unescape(fields[4]),
+        options=tuple(fields[5].split(b",")),
+        optional=tuple(fields[6:]),
+        filesystem=about[0],
+        source=unescape(about[1]),
+        super_options=tuple(about[2].split(b",")),
+    )
+
+
+def is_below(path: bytes, directory: bytes) -> bool:
+    """Whether `path` is `directory` or inside it. Both absolute and without `..`."""
+    return path == directory or path.startswith(directory.rstrip(b"/") + b"/")
+
+
+def mount_of(mounts: tuple[Mount, ...], path: bytes) -> Mount:
+    """The mount that an absolute path without symlinks lies on: the longest mount point above
+    it, the last of equal ones. Raises LookupError when there is none."""
+    best: Mount | None = None
+    for mount in mounts:
+        if is_below(path, mount.mount_point) and (
+            best is None or len(mount.mount_point) >= len(best.mount_point)
+        ):
+            best = mount
+    if best is None:
+        raise LookupError(f"no mount holds {path!r}")
+    return best
+
+
+def submounts(mounts: tuple[Mount, ...], path: bytes) -> tuple[Mount, ...]:
+    """The mounts strictly below `path` that can be seen, by mount point.
+
+    Left out: what another mount covers, be it on the same point or on one above."""
+    seen: dict[bytes, Mount] = {}
+    for mount in mounts:
+        for point in [p for p in seen if is_below(p, mount.mount_point)]:
+            del seen[point]
+        if mount.mount_point != path and is_below(mount.mount_point, path):
+            seen[mount.mount_point] = mount
+    return tuple(seen[point] for point in sorted(seen))
+
+
+def _type(mount: Mount) -> bytes:
+    return b"fuse" if mount.filesystem.startswith(b"fuse.") else mount.filesystem
+
+
+def is_kernel_tree(mount: Mount) -> bool:
+    """Whether a world gets its own of this (proc, dev, cgroup …) instead of an overlay."""
+    return _type(mount) in _KERNEL_TREES
+
+
+def can_be_lower(mount: Mount) -> bool:
+    """Whether overlayfs takes a directory of this filesystem as a lower."""
+    return _type(mount) not in _NO_LOWER and not is_kernel_tree(mount)
+
+
+def can_be_upper(mount: Mount) -> bool:
+    """Whether layers can be written here: a local, writable filesystem with xattrs and
+    whiteouts. By type: the probe has the last word (an overlay as upper is E-UPPER-OVERLAY)."""
+    return not mount.read_only and _type(mount) not in _NO_UPPER and not is_kernel_tree(mount)
