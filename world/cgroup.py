@@ -1,0 +1,316 @@
+"""A world's control groups: made, entered, asked, killed and removed (world.md §7 "Limits").
+
+Which hierarchies, is decided in world.cgroup_plan. Invariants: a set is made whole or not at
+all; removing a group first kills what is in it; a group is named after the supervisor that
+made it, `substrate-<pid>-<start>-<pid namespace>-<n>`, so that `sweep` takes away exactly
+those whose supervisor is dead (the namespace number keeps two containers that share one
+cgroup mount from judging each other's pids). Sources: cgroups(7), cgroup-v2.rst,
+cgroup-v1/{freezer-subsystem,memory,pids}.rst.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from substrate.errors import HostUnsupported
+from substrate.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
+
+    from substrate.world.cgroup_plan import Hierarchy, Plan
+    from substrate.world.limits import Limits
+
+PREFIX: Final = "substrate"
+_SIGKILL: Final = 9
+_CPU_PERIOD_US: Final = 100_000
+_REMOVE_TIMEOUT_S: Final = 2.0
+
+
+@value
+class Usage:
+    """What a group has used; None where this kernel or hierarchy does not count it."""
+
+    memory_peak_bytes: int | None
+    memory_kills: int | None  # processes that the memory limit ended
+    pids_peak: int | None
+    pids_refused: int | None  # forks that the pids limit refused
+    cpu_us: int | None
+
+
+@value
+class CgroupSet:
+    """The groups of one world, one a hierarchy. Empty where the host has none for us."""
+
+    directories: tuple[bytes, ...]
+
+    @property
+    def procs(self) -> tuple[bytes, ...]:
+        """The files to which a process is written to be moved in; "0" is the writer itself."""
+        return tuple(directory + b"/cgroup.procs" for directory in self.directories)
+
+    def open_procs(self) -> tuple[int, ...]:
+        """Close-on-exec fds of `procs`, for a child that loses sight of the cgroup mounts
+        before it enters: it writes "0" to each. The kernel checks the opener's rights."""
+        return tuple(os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in self.procs)
+
+    def add(self, pid: int) -> None:
+        """Moves a process (all of its threads) in. Raises OSError, ESRCH when it is gone."""
+        for path in self.procs:
+            _write(path, b"%d" % pid)
+
+    def kill(self) -> None:
+        """SIGKILL to everything inside; returns before all of it is dead."""
+        for directory in self.directories:
+            _kill(directory)
+
+    def remove(self, timeout_s: float = _REMOVE_TIMEOUT_S) -> tuple[bytes, ...]:
+        """Kills, then removes the groups; returns those that were still busy at the end."""
+        return remove_directories(self.directories, timeout_s)
+
+    def usage(self) -> Usage:
+        """Peaks and counts since the groups were made."""
+
+        def first(*sources: tuple[bytes, bytes]) -> int | None:
+            for directory in self.directories:
+                for name, key in sources:
+                    found = _number(directory + b"/" + name, key)
+                    if found is not None:
+                        return found
+            return None
+
+        nanoseconds = first((b"cpuacct.usage", b""))
+        return Usage(
+            memory_peak_bytes=first((b"memory.peak", b""), (b"memory.max_usage_in_bytes", b"")),
+            memory_kills=first(
+                (b"memory.events", b"oom_kill"), (b"memory.oom_control", b"oom_kill")
+            ),
+            pids_peak=first((b"pids.peak", b"")),
+            pids_refused=first((b"pids.events", b"max")),
+            cpu_us=first((b"cpu.stat", b"usage_usec"))
+            if nanoseconds is None
+            else nanoseconds // 1000,
+        )
+
+
+def create(plan: Plan, name: str) -> CgroupSet:
+    """Makes the groups of a plan and writes the limits.
+
+    Raises HostUnsupported (E-CGROUP-RO) with the file and the kernel's answer; what was made
+    until then is removed."""
+    made: list[bytes] = []
+    at = b""
+    try:
+        for hierarchy in plan.hierarchies:
+            at = hierarchy.parent
+            _enable(hierarchy, name)
+            at = os.path.join(hierarchy.parent, name.encode())
+            os.mkdir(at, 0o755)
+            made.append(at)
+            _inherit_cpuset(hierarchy.parent, at)
+            for path, text in _settings(hierarchy, at, plan.limits):
+                at = path
+                _write(path, text)
+    except OSError as error:
+        remove_directories(tuple(made))
+        raise HostUnsupported(
+            f"no control group for the world at {os.fsdecode(at)}: {error.strerror}",
+            code="E-CGROUP-RO",
+            hint="make the cgroup writable, or run without these limits",
+        ) from error
+    return CgroupSet(directories=tuple(made))
+
+
+def _enable(hierarchy: Hierarchy, name: str) -> None:
+    if hierarchy.needs_leaf:
+        leaf = os.path.join(hierarchy.parent, name.encode() + b".supervisor")
+        os.mkdir(leaf, 0o755)
+        _write(leaf + b"/cgroup.procs", b"0")
+    for controller in hierarchy.enable:
+        _write(hierarchy.parent + b"/cgroup.subtree_control", b"+" + controller.encode())
+
+
+def _settings(hierarchy: Hierarchy, directory: bytes, limits: Limits) -> list[tuple[bytes, bytes]]:
+    """(file, text) to write, in an order that the kernel takes."""
+    texts: list[tuple[str, int | str]] = []
+    old = hierarchy.version == 1
+    for controller in hierarchy.controllers:
+        if controller == "pids" and limits.pids is not None:
+            texts.append(("pids.max", limits.pids))
+        elif controller == "memory" and limits.memory_bytes is not None:
+            size = limits.memory_bytes
+            texts.append(("memory.limit_in_bytes" if old else "memory.max", size))
+            # memory means memory: no second helping of swap, where swap is accounted
+            swap = "memory.memsw.limit_in_bytes" if old else "memory.swap.max"
+            if os.path.exists(directory + b"/" + swap.encode()):
+                texts.append((swap, size if old else 0))
+        elif controller == "cpu" and limits.cpu_milli is not None:
+            quota = max(limits.cpu_milli * _CPU_PERIOD_US // 1000, 1000)
+            if old:
+                texts.append(("cpu.cfs_period_us", _CPU_PERIOD_US))
+                texts.append(("cpu.cfs_quota_us", quota))
+            else:
+                texts.append(("cpu.max", f"{quota} {_CPU_PERIOD_US}"))
+    return [(directory + b"/" + name.encode(), str(text).encode()) for name, text in texts]
+
+
+def _inherit_cpuset(parent: bytes, directory: bytes) -> None:
+    """v1 with cpuset on the same hierarchy: a new group has no CPUs, and nothing can enter."""
+    for name in (b"/cpuset.cpus", b"/cpuset.mems"):
+        if os.path.exists(directory + name) and os.path.exists(directory + b"/tasks"):
+            with open(parent + name, "rb") as file:
+                _write(directory + name, file.read().strip())
+
+
+def _write(path: bytes, text: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text)
+    finally:
+        os.close(fd)
+
+
+def _number(path: bytes, key: bytes) -> int | None:
+    """The number in a file, or behind `key` in one of `key number` lines."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read()
+    except FileNotFoundError:
+        return None
+    if not key:
+        return int(text) if text.strip().isdigit() else None
+    for line in text.splitlines():
+        name, _, number = line.partition(b" ")
+        if name == key:
+            return int(number)
+    return None
+
+
+# --- the end
+
+
+def _members(directory: bytes) -> list[int]:
+    """Pids inside as we see them. The kernel writes 0 for one of another pid namespace, and
+    kill(0) would be our own process group."""
+    with open(directory + b"/cgroup.procs", "rb") as file:
+        return [pid for pid in map(int, file.read().split()) if pid > 0]
+
+
+def _kill(directory: bytes) -> None:
+    """Kills a group; frozen meanwhile where it cannot be done at once, or a fork bomb would
+    outrun the loop (it never outruns it for good: `remove_directories` repeats this)."""
+    try:
+        if os.path.exists(directory + b"/cgroup.kill"):
+            _write(directory + b"/cgroup.kill", b"1")
+            return
+        for name, freeze, thaw in (
+            (b"/cgroup.freeze", b"1", b"0"),
+            (b"/freezer.state", b"FROZEN", b"THAWED"),
+        ):
+            if os.path.exists(directory + name):
+                _write(directory + name, freeze)
+                _kill_members(directory)
+                _write(directory + name, thaw)
+                return
+        _kill_members(directory)
+    except OSError as error:
+        # ENODEV: the group was removed between the look and the write
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
+
+
+def _kill_members(directory: bytes) -> None:
+    for pid in _members(directory):
+        try:
+            os.kill(pid, _SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def remove_directories(
+    directories: tuple[bytes, ...], timeout_s: float = _REMOVE_TIMEOUT_S
+) -> tuple[bytes, ...]:
+    """Kills what is in these groups and their children and removes them.
+
+    Killed processes leave a group only when they are reaped or dead for good, so this tries
+    again for `timeout_s`; returns what is left then. Groups that are gone already are fine."""
+    left = [inner for directory in directories for inner in _with_children(directory)]
+    deadline = time.monotonic() + timeout_s
+    pause_s = 0.0005
+    while True:
+        left = [directory for directory in left if not _try_remove(directory)]
+        if not left or time.monotonic() >= deadline:
+            return tuple(left)
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, 0.05)
+
+
+def _with_children(directory: bytes) -> list[bytes]:
+    return [path for path, _, _ in os.walk(directory, topdown=False)]
+
+
+def _try_remove(directory: bytes) -> bool:
+    try:
+        os.rmdir(directory)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        _kill(directory)
+        return False
+    return True
+
+
+# --- what dead supervisors left
+
+
+def group_name(n: int) -> str:
+    """The name of this process' n-th group."""
+    pid = os.getpid()
+    return f"{PREFIX}-{pid}-{start_ticks(pid)}-{_pid_namespace()}-{n}"
+
+
+def _pid_namespace() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino
+
+
+def start_ticks(pid: int) -> int:
+    """When a process started, in clock ticks since boot (field 22 of proc_pid_stat(5)).
+    Raises FileNotFoundError or ProcessLookupError when it is gone."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[19])
+
+
+def is_alive(pid: int, started: int) -> bool:
+    """Whether the process that had this pid and start time still runs."""
+    try:
+        return start_ticks(pid) == started
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def sweep(
+    plan: Plan, alive: Callable[[int, int], bool] = is_alive, prefix: str = PREFIX
+) -> tuple[bytes, ...]:
+    """Removes the groups, where this plan would make its own, whose supervisor is dead.
+
+    Returns those that could not be removed. Names of other programs, of other pid namespaces
+    and of living supervisors stay."""
+    namespace = str(_pid_namespace())
+    dead = []
+    for hierarchy in plan.hierarchies:
+        for entry in os.scandir(hierarchy.parent):
+            name = os.fsdecode(entry.name)
+            fields = name.removesuffix(".supervisor").split("-")
+            if len(fields) != 5 or fields[0] != prefix or fields[3] != namespace:
+                continue
+            if not (fields[1].isdigit() and fields[2].isdigit() and entry.is_dir()):
+                continue
+            if not alive(int(fields[1]), int(fields[2])):
+                dead.append(os.path.join(hierarchy.parent, os.fsencode(name)))
+    return remove_directories(tuple(dead)) if dead else ()
