@@ -1,5 +1,8 @@
 """Pid 1 of a world: it forks the commands, reaps everything, and dies with the supervisor.
 
+For the backend `none` the same process serves without namespaces: as a subreaper it still
+knows when the last process is gone and ends what is left.
+
 Theory of operation. One poll loop over two things: the world's socket and SIGCHLD's wakeup
 pipe. End of file on the socket means that the supervisor is gone: the holder exits, and the
 kernel kills every process of the pid namespace. Everything that it receives on the socket
@@ -16,11 +19,10 @@ import _socket
 import errno
 import fcntl
 import os
-import resource
 import select
 import struct
 
-from substrate.world import capabilities, linux, seccomp, wire
+from substrate.world import capabilities, limits, linux, seccomp, wire
 from substrate.world.spec import CommandSpec
 
 TYPE_CHECKING = False
@@ -52,10 +54,11 @@ def _serve(spec: WorldSpec, end: _socket.socket, cgroups: tuple[int, ...]) -> No
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # a handler would let the world signal pid 1
     _signal.signal(_signal.SIGCHLD, lambda *_: None)
     _signal.set_wakeup_fd(wake_write)
-    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-    linux.install_filter(
-        seccomp.build_filter(machine=linux.MACHINE, allow_ptrace=spec.allow_ptrace)
-    )
+    if spec.backend != "none":
+        linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+        linux.install_filter(
+            seccomp.build_filter(machine=linux.MACHINE, allow_ptrace=spec.allow_ptrace)
+        )
     wire.send(end, wire.READY)
     poll = select.poll()
     poll.register(end.fileno(), select.POLLIN)
@@ -69,11 +72,13 @@ def _serve(spec: WorldSpec, end: _socket.socket, cgroups: tuple[int, ...]) -> No
                 continue
             message = wire.receive(end)
             if message is None:
-                os._exit(0)
-            if message.kind == wire.RUN:
+                _end(spec)
+            elif message.kind == wire.RUN:
                 commands.add(_start(spec, end, message, cgroups))
             elif message.kind == wire.SIGNAL:
                 _signal_commands(message, commands)
+            elif message.kind == wire.WHO:
+                wire.send(end, wire.NAMES, *[_name(pid) for pid in _others()[:16]])
 
 
 def _compact(end_fd: int, others: tuple[int, ...]) -> tuple[int, ...]:
@@ -108,14 +113,64 @@ def _reap(end: _socket.socket, commands: set[int]) -> None:
             )  # fmt: skip
 
 
+def _end(spec: WorldSpec) -> NoReturn:
+    """The supervisor is gone: so is everything here."""
+    if spec.backend == "none":  # no pid namespace that would take them along
+        while others := _others():
+            for pid in others:
+                _kill(pid, _signal.SIGKILL)
+            try:
+                os.waitpid(-1, 0)
+            except ChildProcessError:
+                break
+    os._exit(0)
+
+
 def _signal_commands(message: wire.Message, commands: set[int]) -> None:
     number, scope = message.number(0), message.text(1)
-    targets = [-1] if scope == "all" else [-pid if scope == "group" else pid for pid in commands]
+    if scope == "all":
+        targets = _others()
+    elif scope == "group":
+        targets = [-pid for pid in commands]
+    else:
+        targets = list(commands)
     for target in targets:
+        _kill(target, number)
+
+
+def _kill(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _others() -> list[int]:
+    """The pids of all processes of the world but this one, by /proc: everything in the pid
+    namespace as pid 1, else all descendants."""
+    me = os.getpid()
+    if me == 1:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1"]
+    found: list[int] = []
+    waiting = [me]
+    while waiting:
+        pid = waiting.pop()
         try:
-            os.kill(target, number)
-        except ProcessLookupError:
+            with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
+                children = [int(word) for word in file.read().split()]
+        except (FileNotFoundError, ProcessLookupError):
             continue
+        found += children
+        waiting += children
+    return found
+
+
+def _name(pid: int) -> bytes:
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return file.read(64).rstrip(b"\n")
+    except (FileNotFoundError, ProcessLookupError):
+        return b"(ended)"
 
 
 def _start(
@@ -174,11 +229,11 @@ def _become(
         elif source == CLOSED:
             os.close(fd)
     step[0] = "limits"
-    for which, soft, hard in spec.rlimits:
-        resource.setrlimit(which, (soft, hard))
+    limits.apply_rlimits(spec.rlimits)
     os.umask(spec.umask)
     step[0] = "credentials"
-    capabilities.restrict(world.backend)
+    if world.backend != "none":
+        capabilities.restrict(world.backend)
     step[0] = f"chdir {os.fsdecode(spec.cwd)}"
     os.chdir(spec.cwd)
     step[0] = "hello"

@@ -57,6 +57,9 @@ def launch(spec: WorldSpec, end: _socket.socket) -> int:
     elif spec.backend == "ns-user":
         pid = linux.clone(namespaces(spec) | linux.CLONE_NEWUSER)
         body = _rootless
+    elif spec.backend == "none":
+        pid = os.fork()
+        body = _bare
     else:
         raise ValueError(f"no such world backend: {spec.backend}")
     if pid == 0:
@@ -100,6 +103,16 @@ def _root(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
     tree.make_private()
     root = tree.overlay_everything(spec, None)
     _settle(spec, end, root, cgroups, step)
+
+
+def _bare(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
+    """No world: a subreaper that runs the commands as they would run without substrate."""
+    _die_with_parent()
+    step("cgroups")
+    cgroups = _open_cgroups(spec)
+    linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+    step("hold")
+    holder.hold(spec, end, cgroups)
 
 
 def _rootless(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:

@@ -101,6 +101,7 @@ def overlay_everything(spec: WorldSpec, userns_fd: int | None) -> bytes:
             os.close(fd)
         fd = mount_overlay(overlay, lowest, userxattr=False)
         _attach(fd, root, overlay.target)
+    _bind_read_only(spec, root, userns_fd)
     return root
 
 
@@ -113,7 +114,24 @@ def overlay_writable_roots(spec: WorldSpec) -> bytes:
     for overlay in spec.overlays:
         fd = mount_overlay(overlay, overlay.target, userxattr=True)
         _attach(fd, root, overlay.target)
+    _bind_read_only(spec, root, None)
     return root
+
+
+def _bind_read_only(spec: WorldSpec, root: bytes, userns_fd: int | None) -> None:
+    """Binds of the host's own mounts that are not overlaid, read-only with all below them.
+
+    A filesystem that cannot be id-mapped shows its owners as nobody (mount_setattr(2))."""
+    for path in spec.read_only:
+        fd = linux.open_tree(path, recursive=True)
+        linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_RDONLY, recursive=True)
+        if userns_fd is not None:
+            try:
+                linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_IDMAP, userns_fd=userns_fd)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EPERM):
+                    raise
+        _attach(fd, root, path)
 
 
 def _attach(fd: int, root: bytes, target: bytes) -> None:
@@ -122,7 +140,7 @@ def _attach(fd: int, root: bytes, target: bytes) -> None:
             linux.move_mount(fd, root)
             return
         root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        at = open_beneath(root_fd, target, os.O_PATH | os.O_DIRECTORY)
+        at = open_beneath(root_fd, target, os.O_PATH)
         os.close(root_fd)
         linux.move_mount(fd, b"", dir_fd=at)
         os.close(at)
@@ -140,11 +158,6 @@ def furnish(root: bytes, spec: WorldSpec, step: Callable[[str], None]) -> None:
         os.close(at)
         os.close(fd)
 
-    step("read-only mounts")
-    for path in spec.read_only:
-        fd = linux.open_tree(path, recursive=True)
-        linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_RDONLY, recursive=True)
-        onto(fd, path)
     step("/dev")
     onto(_dev(spec), b"/dev")
     devpts = [("newinstance", None), ("ptmxmode", "0666"), ("mode", "0620")]

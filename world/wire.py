@@ -24,11 +24,13 @@ GONE = b"G"  # the world number; every process of it is dead and its cgroups are
 # supervisor → holder
 RUN = b"R"  # memfd of the command's spec, stdin, stdout, stderr (or none for a terminal), go pipe
 SIGNAL = b"K"  # number, scope "main" | "group" | "all"
+WHO = b"W"  # asks for NAMES
 # world → supervisor
 READY = b"r"  # the holder waits for commands; its pid in SCM_CREDENTIALS
 HELLO = b"h"  # the command waits for its go; with a terminal: the master fd
 EXITED = b"e"  # wait status, user µs, system µs, maxrss KiB, …: see Exited
 QUIET = b"q"  # no process but the holder is left
+NAMES = b"n"  # the names of the processes that are left, 16 at most
 FAILED = b"f"  # step, errno, text
 
 _MAX = 65536

@@ -1,0 +1,302 @@
+"""Standard streams of a command: what it gets as fds 0, 1, 2, and the bytes in between.
+
+The command never gets a fd of the host's files: through /proc/self/fd it could open them
+again for writing. It gets pipes, or a terminal of the world's own, and the supervisor moves
+the bytes and records them. Invariants: nothing is read that cannot be written (a slow reader
+slows the command, a full pipe never dead-locks the other stream); a reader that is gone is
+gone for the command too (it meets SIGPIPE as without us); host fds keep their file status
+flags, since others share them. Spec: shell.md §1.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import stat
+import termios
+
+from substrate.world import linux
+from substrate.world.holder import CLOSED, NULL, TERMINAL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: what poll(2) promises to be writable on a pipe without blocking
+PIPE_BUF = select.PIPE_BUF
+_READ_SIZE = 65536
+_TTY_WRITE = 1024
+
+
+class Recording:
+    """The bytes of one stream up to `limit`, all of them counted and digested."""
+
+    def __init__(self, limit: int, new_digest: Callable[[], Digest]) -> None:
+        self.limit = limit
+        self.size = 0
+        self.kept = bytearray()
+        self.withheld = 0
+        self._new_digest = new_digest
+        self._digest: Digest | None = None
+
+    def add(self, data: bytes, *, withhold: bool = False) -> None:
+        """Takes the next bytes; withheld ones (a password being typed) are only counted."""
+        self.size += len(data)
+        if withhold:
+            self.withheld += len(data)
+            return
+        if self._digest is None:
+            self._digest = self._new_digest()
+        self._digest.update(data)
+        room = self.limit - len(self.kept)
+        if room > 0:
+            self.kept += data if len(data) <= room else data[:room]
+
+    @property
+    def complete(self) -> bool:
+        return len(self.kept) == self.size
+
+    def digest(self) -> str | None:
+        """Hex keyed digest of all bytes; None when there were none."""
+        return None if self._digest is None else self._digest.hexdigest()
+
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Digest(Protocol):
+        def update(self, data: bytes, /) -> None: ...
+        def hexdigest(self) -> str: ...
+
+
+class Pump:
+    """Moves bytes from `source` to `sink`, both blocking fds, one poll-driven step at a time.
+
+    At most one read's worth is in flight. `sink` -1 means that nobody reads: bytes are
+    recorded and dropped."""
+
+    def __init__(self, source: int, sink: int, recording: Recording) -> None:
+        self.source = source
+        self.sink = sink
+        self.recording = recording
+        self.pending = memoryview(b"")
+        self.done = False
+        self._close_sink = False
+        self._step = _TTY_WRITE if sink >= 0 and os.isatty(sink) else PIPE_BUF
+        if sink >= 0 and stat.S_ISREG(os.fstat(sink).st_mode):
+            self._step = _READ_SIZE
+
+    def wants(self) -> tuple[int, int] | None:
+        """The fd and poll events that this pump waits for; None when it is done."""
+        if self.done:
+            return None
+        if self.pending:
+            return self.sink, select.POLLOUT
+        return self.source, select.POLLIN
+
+    def step(self) -> None:
+        """Called when what it waits for is there."""
+        if self.pending:
+            self._write()
+        else:
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self.source, _READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.EIO:  # the last program of a terminal has closed it
+                raise
+            data = b""
+        if not data:
+            self.finish()
+            return
+        self.take(data)
+
+    def take(self, data: bytes) -> None:
+        """Records bytes and queues them for the sink."""
+        self.recording.add(data)
+        if self.sink >= 0:
+            self.pending = memoryview(data)
+            self._write_if_ready()
+
+    def _write_if_ready(self) -> None:
+        poll = select.poll()
+        poll.register(self.sink, select.POLLOUT)
+        if poll.poll(0):
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            written = os.write(self.sink, self.pending[: self._step])
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                raise
+            self.broken()
+            return
+        self.pending = self.pending[written:]
+
+    def broken(self) -> None:
+        """The reader is gone: so is the writer's, by closing what it writes to."""
+        self.pending = memoryview(b"")
+        self.finish()
+
+    def finish(self) -> None:
+        """No more bytes: closes the source."""
+        if not self.done:
+            self.done = True
+            os.close(self.source)
+
+
+class InputPump(Pump):
+    """Host's stdin → the command. The source is the host's and stays open; the sink is ours.
+
+    What a regular file's reader did not take is given back by seeking; a pipe is read ahead
+    by at most what two pipe buffers hold."""
+
+    def __init__(
+        self,
+        source: int,
+        sink: int,
+        recording: Recording,
+        *,
+        secret: Callable[[], bool] | None = None,
+    ) -> None:
+        super().__init__(source, sink, recording)
+        self._secret = secret
+        self._regular = stat.S_ISREG(os.fstat(source).st_mode)
+        self._tty = os.isatty(source)
+
+    def wants(self) -> tuple[int, int] | None:
+        if self.done:
+            return None
+        if self.pending:
+            return self.sink, select.POLLOUT
+        if self._tty and not _in_foreground(self.source):
+            return None  # a read would stop us by SIGTTIN, as it would the command
+        return self.source, select.POLLIN
+
+    def take(self, data: bytes) -> None:
+        self.recording.add(data, withhold=self._secret is not None and self._secret())
+        self.pending = memoryview(data)
+        self._write_if_ready()
+
+    def finish(self) -> None:
+        if not self.done:
+            self.done = True
+            if self._regular:
+                self._give_back()
+            if self._secret is None:
+                os.close(self.sink)
+
+    def _give_back(self) -> None:
+        unread = len(self.pending)
+        if self.sink >= 0:
+            waiting = bytearray(4)
+            fcntl.ioctl(self.sink, termios.FIONREAD, waiting)
+            unread += int.from_bytes(waiting, "little")
+        if unread:
+            os.lseek(self.source, -unread, os.SEEK_CUR)
+
+    def broken(self) -> None:
+        self.finish()
+
+
+def _in_foreground(fd: int) -> bool:
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:
+        return True
+
+
+class Streams:
+    """The three streams of one command.
+
+    `stdio` and `passed` go into the command's spec and request; `close_passed` after that.
+    `joined`: stdout and stderr are one open file on the host, so they are one pipe here and
+    keep their order."""
+
+    def __init__(
+        self,
+        limit: int,
+        new_digest: Callable[[], Digest],
+        owner: tuple[int, int] | None,
+        *,
+        terminal: bool,
+        closed: frozenset[int],
+    ) -> None:
+        self.stdin, self.stdout, self.stderr = (Recording(limit, new_digest) for _ in range(3))
+        self.pumps: list[Pump] = []
+        self.input: InputPump | None = None
+        self.passed: list[int] = []
+        self.terminal = terminal
+        self.joined = False
+        self._owner = owner
+        self.stdio = tuple(self._plan(fd, closed) for fd in range(3))
+
+    def _plan(self, fd: int, closed: frozenset[int]) -> int:
+        if fd in closed:
+            return CLOSED
+        if self.terminal and os.isatty(fd):
+            return TERMINAL
+        if fd == 0:
+            return self._plan_input()
+        if fd == 2 and 1 not in closed and linux.same_open_file(1, 2) and not self.terminal:
+            self.joined = True
+            return len(self.passed) - 1
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        recording = self.stdout if fd == 1 else self.stderr
+        self.pumps.append(Pump(reading, fd, recording))
+        return self._pass(writing)
+
+    def _plan_input(self) -> int:
+        if _is_null(0):
+            return NULL
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        self.input = InputPump(0, writing, self.stdin)
+        self.pumps.append(self.input)
+        return self._pass(reading)
+
+    def _pass(self, fd: int) -> int:
+        if self._owner is not None:
+            os.fchown(fd, *self._owner)  # so that /dev/stdout can be opened in the world
+        self.passed.append(fd)
+        return len(self.passed) - 1
+
+    def close_passed(self) -> None:
+        """Closes our copies of what the command has now."""
+        for fd in self.passed:
+            os.close(fd)
+        self.passed = []
+
+    def attach_terminal(self, master: int) -> None:
+        """Connects the host's terminal with the world's, through the master fd."""
+        self.input = InputPump(0, master, self.stdin, secret=lambda: _reads_secret(master))
+        self.pumps.append(self.input)
+        self.pumps.append(Pump(os.dup(master), 1, self.stdout))
+
+    def outputs_done(self) -> bool:
+        """Whether every output stream came to its end."""
+        return all(pump.done for pump in self.pumps if pump is not self.input)
+
+    def end_input(self) -> None:
+        """The command is gone: nothing more is read for it."""
+        if self.input is not None:
+            self.input.finish()
+
+
+def _is_null(fd: int) -> bool:
+    status = os.fstat(fd)
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3)
+
+
+def _reads_secret(master: int) -> bool:
+    """Whether the program on the terminal reads a line without echo: a password."""
+    local = termios.tcgetattr(master)[3]
+    return bool(local & termios.ICANON) and not local & termios.ECHO

@@ -1,0 +1,68 @@
+"""The host's terminal while a command has one of its own: raw mode, size, restoring.
+
+Invariant: whatever happens after `make_raw`, `restore` gives the terminal its settings back.
+Spec: termios(3), tty_ioctl(4).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import termios
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class HostTerminal:
+    """The terminal on `fd`, which must be one."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._saved: list[Any] | None = None
+
+    def size(self) -> tuple[int, int]:
+        """(columns, rows); 80 × 24 where the terminal does not know."""
+        rows, columns, _, _ = struct.unpack(
+            "HHHH", fcntl.ioctl(self.fd, termios.TIOCGWINSZ, b"\0" * 8)
+        )
+        return (columns or 80, rows or 24)
+
+    def copy_settings_to(self, master: int) -> None:
+        """Gives the world's terminal this one's settings (control characters, UTF-8 mode)."""
+        termios.tcsetattr(master, termios.TCSANOW, termios.tcgetattr(self.fd))
+
+    def copy_size_to(self, master: int) -> None:
+        """Gives the world's terminal this one's size; its programs get SIGWINCH."""
+        columns, rows = self.size()
+        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def make_raw(self) -> None:
+        """Every key goes to the world's terminal, which does the line editing and signals."""
+        self._saved = termios.tcgetattr(self.fd)
+        raw = termios.tcgetattr(self.fd)
+        raw[0] &= ~(
+            termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP
+            | termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON
+        )  # fmt: skip
+        raw[1] &= ~termios.OPOST
+        raw[2] = (raw[2] & ~(termios.CSIZE | termios.PARENB)) | termios.CS8
+        raw[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
+        raw[6][termios.VMIN], raw[6][termios.VTIME] = 1, 0
+        termios.tcsetattr(self.fd, termios.TCSADRAIN, raw)
+
+    def restore(self) -> None:
+        """Undoes `make_raw`; nothing to do without it."""
+        if self._saved is not None:
+            saved, self._saved = self._saved, None
+            termios.tcsetattr(self.fd, termios.TCSADRAIN, saved)
+
+
+def is_foreground(fd: int) -> bool:
+    """Whether `fd` is our controlling terminal and we are in its foreground group."""
+    try:
+        return os.isatty(fd) and os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:
+        return False
