@@ -633,10 +633,9 @@ class Story:
     def _count_producer(self, producer: str, producer_seq: int, seq: int, offset: int) -> None:
         expected = self.producers.get(producer)
         if expected is not None and producer_seq != expected:
-            # Whether the writer said so with `gap` or not: events are not there.
             self._warnings.add(
                 "W_PRODUCER_JUMP",
-                f"a producer's counter went from {expected - 1} to {producer_seq}",
+                f"a producer's counter is {producer_seq}, not {expected}, and no gap says why",
                 seq,
                 offset,
             )
@@ -672,9 +671,18 @@ class Story:
             )
         self.drops = cumulative
         self._warnings.add("W_DROP", "events were dropped", seq, offset)
+        ranges = body.get("per_producer")
+        for lost in ranges if type(ranges) is list else ():
+            self._account_for(lost)
 
-    def _gap(self, _body: dict[str, Any], seq: int, offset: int) -> None:
+    def _account_for(self, lost: Any) -> None:
+        """`{producer, from, to}`: these counters are accounted for and are no jump."""
+        if type(lost) is dict and type(lost.get("producer")) is str and type(lost.get("to")) is int:
+            self.producers[lost["producer"]] = lost["to"] + 1
+
+    def _gap(self, body: dict[str, Any], seq: int, offset: int) -> None:
         self.gaps += 1
+        self._account_for(body)
         self._warnings.add("W_GAP", "a producer's events are not there", seq, offset)
 
     def _recovery(self, body: dict[str, Any], seq: int, offset: int) -> None:
@@ -1404,6 +1412,8 @@ class _Verification:
             if event[0] in ("chain_seal", "session_start", "session_end"):
                 raise Refused("E_AFTER_SEAL", f"{event[0]} after the seal")
             story.tell(event, seq, offset)
+            if self.chain.head in story.redactions:
+                raise Refused("E_REDACTION", "a redaction of the seal")
         except Refused:
             chain.seq, chain.offset = seq, offset
             raise

@@ -727,6 +727,11 @@ def _producer_jumps():
     return trace.add(producer="x", producer_seq=2).content()
 
 
+@case(0)
+def _producer_starts_late():
+    return Trace().start().add(producer="x", producer_seq=7).content()
+
+
 @case(0, warning="W_DROP")
 def _drops():
     trace = Trace().start().add("log_drop", {"count": 2, "cumulative": 2})
@@ -791,6 +796,31 @@ def test_case(tmp_path, capsys, make, status, code, warning, mode):
         assert verdict["fingerprint"]
     else:
         assert verdict["evidence_class"] is None
+
+
+def codes(trace, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(trace.content())
+    return [item.code for item in verifier.verify(path).warnings]
+
+
+def test_a_jump_that_a_gap_announces_is_only_a_gap(tmp_path):
+    trace = Trace().start().add(producer="x", producer_seq=0)
+    trace.add("gap", {"producer": "x", "from": 1, "to": 3})
+    assert codes(trace.add(producer="x", producer_seq=4), tmp_path) == ["W_GAP"]
+
+
+def test_a_jump_that_a_drop_accounts_for_is_only_a_drop(tmp_path):
+    trace = Trace().start().add(producer="x", producer_seq=0)
+    lost = [{"producer": "x", "from": 1, "to": 3}]
+    trace.add("log_drop", {"count": 3, "cumulative": 3, "per_producer": lost})
+    assert codes(trace.add(producer="x", producer_seq=4), tmp_path) == ["W_DROP"]
+
+
+def test_what_a_gap_or_drop_holds_may_be_nonsense(tmp_path):
+    trace = Trace().start().add("gap", {"producer": [], "to": "x"})
+    trace.add("log_drop", {"count": 0, "cumulative": 0, "per_producer": [None, {"producer": 1}]})
+    assert codes(trace, tmp_path) == ["W_GAP", "W_DROP"]
 
 
 def test_errors_name_seq_and_byte(tmp_path):
