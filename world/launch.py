@@ -102,7 +102,7 @@ def _root(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
     step("mount overlays")
     tree.make_private()
     root = tree.overlay_everything(spec, None)
-    _settle(spec, end, root, cgroups, step)
+    _settle(spec, end, _open_root(root), cgroups, step)
 
 
 def _bare(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
@@ -129,7 +129,7 @@ def _rootless(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
     step("mount overlays")
     tree.make_private()
     root = tree.overlay_writable_roots(spec)
-    _settle(spec, end, root, cgroups, step)
+    _settle(spec, end, _open_root(root), cgroups, step)
 
 
 def _idmapped(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
@@ -158,7 +158,7 @@ def _idmapped(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
     linux.unshare(namespaces(spec) & ~linux.CLONE_NEWPID)
     pid = linux.clone(linux.CLONE_NEWPID)
     if pid == 0:
-        _run_child(spec, end, lambda s, e, inner: _first_process(s, e, root, cgroups, inner))
+        _run_child(spec, end, lambda s, e, inner: _first_process(s, e, cgroups, inner))
     end.close()
     for fd in cgroups:
         os.close(fd)
@@ -166,23 +166,25 @@ def _idmapped(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
 
 
 def _first_process(
-    spec: WorldSpec, end: _socket.socket, root: bytes, cgroups: tuple[int, ...], step: _Steps
+    spec: WorldSpec, end: _socket.socket, cgroups: tuple[int, ...], step: _Steps
 ) -> None:
     _die_with_parent()
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     step("bind the root")
-    # pivot_root needs a mount that this user namespace made itself (world.md §2)
-    linux.mount(root, root, None, linux.MS_BIND | linux.MS_REC)
-    _settle(spec, end, root, cgroups, step)
+    # pivot_root needs a mount that this user namespace made itself (world.md §2). By fd: the
+    # world's root may not search the 0700 directories above it
+    root_fd = linux.open_tree(b".", recursive=True)
+    linux.move_mount(root_fd, b".")
+    _settle(spec, end, root_fd, cgroups, step)
 
 
 def _settle(
-    spec: WorldSpec, end: _socket.socket, root: bytes, cgroups: tuple[int, ...], step: _Steps
+    spec: WorldSpec, end: _socket.socket, root_fd: int, cgroups: tuple[int, ...], step: _Steps
 ) -> None:
     """What every pid 1 does once its root is mounted; does not return."""
-    tree.furnish(root, spec, step)
+    tree.furnish(root_fd, spec, step)
     step("enter the root")
-    os.chdir(root)
+    os.fchdir(root_fd)
     linux.pivot_root_here()
     if spec.net == "none":
         step("loopback")
@@ -192,6 +194,10 @@ def _settle(
 
 
 # --- pieces
+
+
+def _open_root(path: bytes) -> int:
+    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _write(path: bytes, text: bytes) -> None:

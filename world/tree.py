@@ -84,12 +84,68 @@ def mount_overlay(spec: OverlaySpec, lowest: bytes, *, userxattr: bool) -> int:
             os.close(fd)
 
 
+class _Lowest:
+    """What lies below the layers of an overlay: the host's directory, or a view of it.
+
+    overlayfs refuses a lower that is inside another one (ELOOP), and frozen layers usually
+    are inside the host's directory. A read-only overlay of that directory is a filesystem of
+    its own, so its files can lie below them; it costs the second level of stacking, of the
+    two that the kernel allows, and is used only where it is needed (docs/adr/0003)."""
+
+    def __init__(self, spec: WorldSpec, *, userxattr: bool) -> None:
+        self._run_dir = spec.run_dir
+        self._userxattr = userxattr
+        self._empty: bytes | None = None
+
+    def mount(self, overlay: OverlaySpec, lowest: bytes, number: int) -> int:
+        """The detached overlay `overlay` over `lowest`.
+
+        Not by trying: a mount that the kernel refuses so late has left its mark of a
+        volatile mount in the work directory."""
+        if any(_is_inside(path, overlay.target) for path in overlay.lowers):
+            lowest = self._view(lowest, number)
+        return mount_overlay(overlay, lowest, userxattr=self._userxattr)
+
+    def _view(self, lowest: bytes, number: int) -> bytes:
+        if self._empty is None:  # an overlay without an upper needs a second lower
+            fd = linux.new_mount("tmpfs", [("mode", "755"), ("size", "4k")], LOCKED_DOWN)
+            os.mkdir("empty", 0o755, dir_fd=fd)
+            self._empty = self._attach(fd, b"empty") + b"/empty"
+        empty = os.open(self._empty, os.O_PATH | os.O_CLOEXEC)
+        below = os.open(lowest, os.O_PATH | os.O_CLOEXEC)
+        options: list[tuple[str, str | int | None]] = [
+            ("lowerdir", f"/proc/self/fd/{empty}:/proc/self/fd/{below}")
+        ]
+        if self._userxattr:
+            options.append(("userxattr", None))
+        try:
+            return self._attach(linux.new_mount("overlay", options), b"view-%d" % number)
+        finally:
+            os.close(empty)
+            os.close(below)
+
+    def _attach(self, fd: int, name: bytes) -> bytes:
+        path = self._run_dir + b"/" + name
+        os.makedirs(path, 0o700, exist_ok=True)
+        linux.move_mount(fd, path)
+        os.close(fd)
+        return path
+
+
+def _is_inside(path: bytes, directory: bytes) -> bool:
+    real, outer = os.path.realpath(path), os.path.realpath(directory)
+    return (
+        real.startswith(outer.rstrip(b"/") + b"/") and os.stat(real).st_dev == os.stat(outer).st_dev
+    )
+
+
 def overlay_everything(spec: WorldSpec, userns_fd: int | None) -> bytes:
     """Root backends: an overlay at the world's root, one more on each writable submount.
 
     With `userns_fd` each lower is an id-mapped view of the host's tree (mount_setattr(2)
     MOUNT_ATTR_IDMAP). Returns the path of the root."""
     root = spec.run_dir + b"/root"
+    below = _Lowest(spec, userxattr=False)
     for number, overlay in enumerate(spec.overlays):
         lowest = overlay.target
         if userns_fd is not None:
@@ -99,7 +155,7 @@ def overlay_everything(spec: WorldSpec, userns_fd: int | None) -> bytes:
             os.makedirs(lowest, 0o700, exist_ok=True)
             linux.move_mount(fd, lowest)
             os.close(fd)
-        fd = mount_overlay(overlay, lowest, userxattr=False)
+        fd = below.mount(overlay, lowest, number)
         _attach(fd, root, overlay.target)
     _bind_read_only(spec, root, userns_fd)
     return root
@@ -111,8 +167,9 @@ def overlay_writable_roots(spec: WorldSpec) -> bytes:
     root = spec.run_dir + b"/root"
     linux.mount("/", root, None, linux.MS_BIND | linux.MS_REC)
     linux.mount_setattr(linux.AT_FDCWD, root, set_flags=linux.MOUNT_ATTR_RDONLY, recursive=True)
-    for overlay in spec.overlays:
-        fd = mount_overlay(overlay, overlay.target, userxattr=True)
+    below = _Lowest(spec, userxattr=True)
+    for number, overlay in enumerate(spec.overlays):
+        fd = below.mount(overlay, overlay.target, number)
         _attach(fd, root, overlay.target)
     _bind_read_only(spec, root, None)
     return root
@@ -148,9 +205,8 @@ def _attach(fd: int, root: bytes, target: bytes) -> None:
         os.close(fd)
 
 
-def furnish(root: bytes, spec: WorldSpec, step: Callable[[str], None]) -> None:
-    """Mounts everything else below `root`; `step` is told what is being done."""
-    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def furnish(root_fd: int, spec: WorldSpec, step: Callable[[str], None]) -> None:
+    """Mounts everything else below the root; `step` is told what is being done."""
 
     def onto(fd: int, path: bytes) -> None:
         at = open_beneath(root_fd, path, os.O_PATH)
@@ -188,7 +244,6 @@ def furnish(root: bytes, spec: WorldSpec, step: Callable[[str], None]) -> None:
     step("hidden paths")
     _hide(root_fd, cover_fd, spec)
     os.close(cover_fd)
-    os.close(root_fd)
 
 
 def _dev(spec: WorldSpec) -> int:

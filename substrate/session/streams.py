@@ -238,7 +238,7 @@ class Streams:
         self.terminal = terminal
         self.joined = False
         self._owner = owner
-        self.stdio = tuple(self._plan(fd, closed) for fd in range(3))
+        self.stdio = (self._plan(0, closed), self._plan(1, closed), self._plan(2, closed))
 
     def _plan(self, fd: int, closed: frozenset[int]) -> int:
         if fd in closed:

@@ -57,9 +57,30 @@ class Digester:
         size = _feed(inner, fd)
         return self._finish(inner), size
 
+    def stream(self) -> StreamDigest:
+        """A digest of content that comes piece by piece."""
+        return StreamDigest(self._inner.copy(), self._outer.copy())
+
     def _finish(self, inner: _Hash) -> str:
         outer = self._outer.copy()
         outer.update(inner.digest())
+        return outer.hexdigest()
+
+
+class StreamDigest:
+    """The keyed digest of a stream; `Digester.digest_bytes` of all its pieces joined."""
+
+    __slots__ = ("_inner", "_outer", "update")
+
+    def __init__(self, inner: _Hash, outer: _Hash) -> None:
+        self._inner, self._outer = inner, outer
+        #: takes the next piece
+        self.update = inner.update
+
+    def hexdigest(self) -> str:
+        """Hex digest of what was given so far."""
+        outer = self._outer.copy()
+        outer.update(self._inner.digest())
         return outer.hexdigest()
 
 

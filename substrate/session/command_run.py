@@ -1,0 +1,226 @@
+"""One command in a started world: its handshake, its bytes, its signals, its end.
+
+Theory of operation. The holder forks the command; it says HELLO and waits. `prepare` returns
+then, so that the caller can write `command_start`; `go` lets it exec. `wait` is one poll loop
+over the world's socket, the signal pipe and the streams. The command ends with EXITED; the
+world is quiet (no process but the holder) with QUIET. Between the two, background processes
+may still write: they are waited for `background_s`, then ended by SIGTERM and at last with
+the world. Every wait has a bound, or a process that the user can see. Spec: shell.md §1, §2.
+"""
+
+from __future__ import annotations
+
+import _signal
+import os
+import select
+import time
+
+from substrate.errors import StateError
+from substrate.session import signals
+from substrate.values import value
+from substrate.world import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from substrate.session.streams import Streams
+    from substrate.session.terminal import HostTerminal
+    from substrate.world.handle import World
+    from substrate.world.spec import CommandSpec
+
+#: between SIGTERM and the end of the world
+TERM_GRACE_S = 1.0
+HELLO_TIMEOUT_S = 30.0
+_FOREGROUND_CHECK_S = 1.0
+
+
+@value
+class Ended:
+    """How a command ended. `status` is a wait(2) status, None if it never ran; `failed` is
+    (step, errno, text) then. Usage as wait4(2) gives it."""
+
+    status: int | None
+    failed: tuple[str, int, str] | None
+    ended_by: str
+    duration_us: int
+    usage: tuple[
+        int, ...
+    ]  # utime µs, stime µs, maxrss KiB, minflt, majflt, inblock, oublock, nvcsw, nivcsw
+    background_ended: tuple[str, ...]
+    quiet: bool  # no process of it was left when the loop ended
+
+
+class CommandRun:
+    """Runs one command; see the module for the order of calls."""
+
+    def __init__(
+        self,
+        world: World,
+        streams: Streams,
+        arriving: signals.SignalPipe,
+        terminal: HostTerminal | None,
+    ) -> None:
+        self.world = world
+        self.streams = streams
+        self.arriving = arriving
+        self.terminal = terminal
+        self.pid = 0
+        self._master = -1
+        self._go = -1
+        self._started = 0.0
+        self._failed: tuple[str, int, str] | None = None
+        self._status: int | None = None
+        self._usage: tuple[int, ...] = ()
+        self._ended_at = 0.0
+        self._quiet = False
+        self._dead = False
+        self._names: tuple[str, ...] | None = None
+        self._ended_by = ""
+        self._abandoned = False
+
+    # --- up to the exec
+
+    def prepare(self, spec: CommandSpec) -> bool:
+        """Forks the command and waits for its HELLO. False when it failed before its exec."""
+        self._go = self.world.run(spec, tuple(self.streams.passed))
+        self.streams.close_passed()
+        poll = select.poll()
+        poll.register(self.world.fileno(), select.POLLIN)
+        deadline = time.monotonic() + HELLO_TIMEOUT_S
+        while not self.pid and self._failed is None:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise StateError(f"the command did not start within {HELLO_TIMEOUT_S:.0f} s")
+            self._receive()
+            if self._dead:
+                raise StateError("the world ended before the command started")
+        return self._failed is None
+
+    def go(self) -> None:
+        """Lets the command exec."""
+        if self.terminal is not None and self._master >= 0:
+            self.terminal.copy_settings_to(self._master)
+            self.streams.attach_terminal(self._master)
+            self.terminal.make_raw()
+        self._started = time.monotonic()
+        os.write(self._go, b"g")
+        os.close(self._go)
+
+    # --- the loop
+
+    def wait(self, *, timeout_s: float | None, background_s: float) -> Ended:
+        """Moves bytes until the command and what it left behind are gone."""
+        deadline = None if timeout_s is None else self._started + timeout_s
+        stage = "running"  # → terminating → over
+        while True:
+            now = time.monotonic()
+            over = self._dead or self._quiet
+            if over and (self._abandoned or self.streams.outputs_done()):
+                break
+            # what a command has written waits for its reader as long as a full pipe would
+            limit = None if over else self._limit(stage, deadline, background_s)
+            if limit is not None and now >= limit:
+                if stage == "over":
+                    break
+                stage, deadline = self._escalate(stage, now)
+                continue
+            self._poll_once(limit, now)
+        self.streams.end_input()
+        return Ended(
+            status=self._status,
+            failed=self._failed,
+            ended_by=self._verdict(),
+            duration_us=int(((self._ended_at or time.monotonic()) - self._started) * 1_000_000),
+            usage=self._usage,
+            background_ended=self._names or (),
+            quiet=self._quiet,
+        )
+
+    def _limit(self, stage: str, deadline: float | None, background_s: float) -> float | None:
+        if stage != "running":
+            return deadline
+        if self._ended_at:
+            return self._ended_at + background_s
+        return deadline
+
+    def _escalate(self, stage: str, now: float) -> tuple[str, float]:
+        """Time is up: first SIGTERM to everything, then the end of the world."""
+        if stage == "running":
+            if self._ended_at:
+                wire.send(self.world.socket, wire.WHO)
+            else:
+                self._ended_by = "timeout"
+            self.world.signal(_signal.SIGTERM, "all")
+            return "terminating", now + TERM_GRACE_S
+        self.world.signal(_signal.SIGKILL, "all")
+        return "over", now + TERM_GRACE_S
+
+    def _verdict(self) -> str:
+        if self._ended_by:
+            return self._ended_by
+        if self._failed is not None:
+            return "start_failed"
+        if self._status is None:
+            return "supervisor"
+        return "signal" if os.WIFSIGNALED(self._status) else "exit"
+
+    def _poll_once(self, limit: float | None, now: float) -> None:
+        poll = select.poll()
+        if not self._dead:
+            poll.register(self.world.fileno(), select.POLLIN)
+        poll.register(self.arriving.fileno(), select.POLLIN)
+        waiting: dict[int, list[tuple[int, int]]] = {}
+        timeout = None if limit is None else max(0.0, limit - now)
+        for index, pump in enumerate(self.streams.pumps):
+            wanted = pump.wants()
+            if wanted is not None:
+                waiting.setdefault(wanted[0], []).append((index, wanted[1]))
+            elif not pump.done:  # a terminal whose foreground is somebody else's
+                timeout = min(timeout or _FOREGROUND_CHECK_S, _FOREGROUND_CHECK_S)
+        for fd, wants in waiting.items():
+            poll.register(fd, wants[0][1])
+        for fd, _ in poll.poll(None if timeout is None else timeout * 1000 + 1):
+            if fd == self.arriving.fileno():
+                self._forward()
+            elif fd in waiting:
+                for index, _ in waiting[fd]:
+                    self.streams.pumps[index].step()
+            else:
+                self._receive()
+
+    def _receive(self) -> None:
+        message = self.world.receive()
+        if message is None:
+            self._dead = True
+        elif message.kind == wire.HELLO:
+            self.pid = message.pid
+            if message.fds:
+                self._master = message.fds[0]
+        elif message.kind == wire.FAILED:
+            self._failed = (message.text(0), message.number(1), message.text(2))
+        elif message.kind == wire.EXITED:
+            self._ended_at = time.monotonic()
+            self._status = message.number(1)
+            self._usage = tuple(message.number(i) for i in range(2, len(message.fields)))
+            self.streams.end_input()
+        elif message.kind == wire.QUIET:
+            self._quiet = True
+        elif message.kind == wire.NAMES:
+            self._names = tuple(message.text(i) for i in range(len(message.fields)))
+
+    def _forward(self) -> None:
+        for number in self.arriving.read():
+            if number == _signal.SIGWINCH:
+                if self.terminal is not None and self._master >= 0:
+                    self.terminal.copy_size_to(self._master)
+            elif number == _signal.SIGTSTP:
+                self._stop()
+            elif self._quiet or self._dead:
+                self._abandoned = number in signals.FORWARDED
+            elif number in signals.FORWARDED:
+                scope = "group" if number in signals.TO_GROUP else "main"
+                self.world.signal(number, scope)
+
+    def _stop(self) -> None:
+        """Ctrl-Z: the command's group stops, then we do; both go on together."""
+        self.world.signal(_signal.SIGSTOP, "group")  # its group is orphaned: TSTP would be lost
+        os.kill(os.getpid(), _signal.SIGSTOP)
+        self.world.signal(_signal.SIGCONT, "group")

@@ -1,0 +1,307 @@
+"""What the one-shot supervisor writes into the trace, event by event (trace.md §4).
+
+Turns what happened into event bodies and blobs; the writer redacts, chains and stores them.
+Invariant: raw argv, environment and streams go into blobs only, which can be erased; lines
+hold redacted text and references.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+
+from substrate import __version__
+from substrate.telemetry.trace.events.changes import KINDS, MAX_ENTRIES, FsDiff, FsEntry
+from substrate.telemetry.trace.events.command import (
+    CommandEnd,
+    CommandStart,
+    Decision,
+    DiffCounts,
+    Display,
+    Rusage,
+    Stream,
+    Terminal,
+)
+from substrate.telemetry.trace.events.session import (
+    CaptureInForce,
+    Deterministic,
+    Isolation,
+    IsolationLayer,
+    SessionEnd,
+    SessionStart,
+    User,
+)
+from substrate.telemetry.trace.events.world import LayerCut, WorldStart
+from substrate.telemetry.trace.ids import new_span_id
+from substrate.telemetry.trace.octets import text_or_b64
+from substrate.telemetry.trace.rfc8785 import encode
+from substrate.world.change import summary
+from substrate.world.environment import is_secret_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from substrate.session.command_run import Ended
+    from substrate.session.settings import Settings
+    from substrate.session.streams import Recording, Streams
+    from substrate.session.world_file import WorldFile
+    from substrate.telemetry.trace.envelope import Event
+    from substrate.telemetry.trace.pack import BlobRef
+    from substrate.telemetry.trace.writer import TraceWriter
+    from substrate.world.change import Change
+    from substrate.world.limits import Enforcement
+    from substrate.world.spec import CommandSpec
+
+_OCTETS = "application/octet-stream"
+_JSON = "application/json"
+
+
+def isolation_of(
+    backend: str, net: str, held: tuple[Enforcement, ...], *, ptrace: bool
+) -> Isolation:
+    """What is really in force, layer by layer, with what weakens it."""
+    in_world = backend != "none"
+    off = None if in_world else "no world was asked for"
+    layers = {
+        name: IsolationLayer(on=in_world, why=off)
+        for name in ("fs", "pid", "ipc", "uts", "cgroup_ns", "hidden", "seccomp", "no_new_privs")
+    }
+    layers["capabilities"] = IsolationLayer(on=in_world, why=off)
+    layers["net"] = (
+        IsolationLayer(on=True)
+        if in_world and net == "none"
+        else IsolationLayer(on=False, why=off or "--net host: the world shares the host's network")
+    )
+    layers["user"] = (
+        IsolationLayer(on=True)
+        if backend in ("ns-root-idmap", "ns-user")
+        else IsolationLayer(on=False, why=off or f"backend {backend} has no user namespace")
+    )
+    if ptrace and in_world:
+        layers["seccomp"] = IsolationLayer(on=True, why="ptrace inside the world is allowed")
+    for limit in held:
+        layers[f"limit_{limit.limit}"] = IsolationLayer(
+            on=limit.by != "none",
+            why=f"{limit.by}{', soft: ' + limit.why if limit.soft else ''}",
+        )
+    layers["gate"] = IsolationLayer(on=False, why="no exec policy is loaded")
+    return Isolation(backend=backend, layers=layers)
+
+
+class Recorder:
+    """Writes one command's events. `span` is its span id."""
+
+    def __init__(self, writer: TraceWriter, settings: Settings) -> None:
+        self.writer = writer
+        self.settings = settings
+        self.span = new_span_id()
+
+    # --- session and world
+
+    def session_start(self, isolation: Isolation) -> Event:
+        uname = os.uname()
+        uid = os.geteuid()
+        try:
+            name: str | None = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            name = None
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot_id = file.read().strip()
+        return SessionStart(
+            user=User(uid=uid, name=name),
+            host=uname.nodename,
+            boot_id=boot_id,
+            kernel=uname.release,
+            arch=uname.machine,
+            substrate_version=__version__,
+            policy_digest=None,
+            isolation=isolation,
+            capture=CaptureInForce(
+                backend="off",
+                level="off",
+                blind_spots=("processes, files and connections below a command are not observed",),
+            ),
+            durability=self.settings.durability,
+            overflow=self.settings.overflow,
+            deterministic=Deterministic(seed=None, clock="real"),
+        ).event("shell")
+
+    def world_start(
+        self, world: WorldFile, layers: int, notes: tuple[str, ...], *, continued: bool
+    ) -> Event:
+        return WorldStart(
+            world=world.name,
+            backend=world.backend,
+            workspace=world.workspace,
+            layers=layers,
+            continued=continued,
+            network=self.settings.net,
+            notes=notes or None,
+        ).event("world")
+
+    def session_end(self, status: str, commands: int, drops: int) -> Event:
+        return SessionEnd(
+            status=status, events=self.writer.position.seq + 1, commands=commands, drops=drops
+        ).event("shell")
+
+    # --- the command
+
+    def command_start(
+        self,
+        spec: CommandSpec,
+        cmd_text: bytes | None,
+        layer: int | None,
+        withheld: tuple[bytes, ...],
+        isolation: Isolation,
+    ) -> Event:
+        put = self.writer.blobs.put
+        public: dict[str, object] = {}
+        secret: dict[str, BlobRef] = {}
+        for name, text in spec.environ:
+            shown = os.fsdecode(name)
+            if is_secret_name(name):
+                secret[_key(shown)] = put(text, _OCTETS)
+            else:
+                public[_key(shown)] = text_or_b64(text)
+        terminal = spec.terminal and Terminal(cols=spec.terminal[0], rows=spec.terminal[1])
+        return CommandStart(
+            display=Display(argv=spec.argv, cmd=cmd_text),
+            argv=put(encode([text_or_b64(word) for word in spec.argv]), _JSON),
+            env=put(encode(public), _JSON),
+            cmd=None if cmd_text is None else put(cmd_text, _OCTETS),
+            secret_env=secret or None,
+            cwd=spec.cwd,
+            umask=spec.umask,
+            env_names=tuple(name for name, _ in spec.environ),
+            env_withheld=withheld,
+            terminal=terminal,
+            layer=layer,
+            replay_context={"file": text_or_b64(spec.file), "isolation": isolation.to_body()},
+            policy_decision=Decision(
+                action="allow", reason="no policy is loaded", restrictions=(), rule=None
+            ),
+        ).event("shell", span_id=self.span)
+
+    def command_end(self, ended: Ended, streams: Streams, diff: DiffCounts | None) -> Event:
+        status = ended.status
+        exit_status = signal_number = None
+        if status is not None:
+            if os.WIFSIGNALED(status):
+                signal_number = os.WTERMSIG(status)
+            else:
+                exit_status = os.WEXITSTATUS(status)
+        reason = None
+        if ended.failed is not None:
+            reason = f"{ended.failed[0]}: {ended.failed[2]}"
+        elif ended.background_ended:
+            reason = "background processes ended with the world: " + ", ".join(
+                ended.background_ended
+            )
+        return CommandEnd(
+            duration_us=ended.duration_us,
+            rusage=_rusage(ended.usage),
+            stdin=self._stream(streams.stdin),
+            stdout=self._stream(streams.stdout),
+            stderr=self._stream(streams.stderr, joined="stdout" if streams.joined else None),
+            fs_diff=diff,
+            scopes_used=(),
+            ended_by=ended.ended_by,
+            exit=exit_status,
+            signal=signal_number,
+            reason=reason,
+        ).event("shell", span_id=self.span)
+
+    def _stream(self, recording: Recording, joined: str | None = None) -> Stream:
+        blob = self.writer.blobs.put(bytes(recording.kept), _OCTETS) if recording.kept else None
+        extra: tuple[tuple[str, object], ...] = ()
+        if recording.withheld:
+            extra = (("withheld", recording.withheld),)
+        return Stream(
+            size=recording.size,
+            recorded=recording.complete,
+            digest=recording.digest(),
+            blob=blob,
+            joined=joined,
+            extra=extra,
+        )
+
+    # --- what it changed
+
+    def fs_diff(
+        self, layer: int, changes: list[Change], *, span: bool, shared: bool
+    ) -> tuple[Event, DiffCounts]:
+        """The `fs_diff` event of a layer, and the counts that `command_end` repeats.
+
+        `span`: the layer is this command's (not one that a killed supervisor left);
+        `shared`: it also holds what earlier commands wrote."""
+        counts = summary(changes)
+        by_kind = {name: getattr(counts, name) for name in counts.__slots__}  # type: ignore[attr-defined]
+        entries = [_entry(change) for change in changes]
+        whole = encode([entry.to_body() for entry in entries])
+        digest = _sha256_hex(whole)
+        with_earlier = ("earlier commands of the same layer",) if shared else None
+        if len(entries) <= MAX_ENTRIES and len(whole) < 512 * 1024:
+            body = FsDiff(
+                layer=layer, counts=by_kind, entries=tuple(entries), shared_with=with_earlier
+            )
+        else:
+            body = FsDiff(
+                layer=layer,
+                counts=by_kind,
+                tree_hash=digest,
+                list_=self.writer.blobs.put(whole, _JSON),
+                shared_with=with_earlier,
+            )
+        return (
+            body.event("world", span_id=self.span if span else None),
+            DiffCounts(digest=digest, **by_kind),
+        )
+
+    def layer_cut(self, layer: int, tree: DiffCounts, *, span: bool) -> Event:
+        entries = sum(getattr(tree, kind) for kind in KINDS)
+        return LayerCut(layer=layer, tree_digest=tree.digest, entries=entries, durable=False).event(
+            "world", span_id=self.span if span else None
+        )
+
+
+def _key(name: str) -> str:
+    """A variable's name as an object key: names that are not UTF-8 are kept by escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _entry(change: Change) -> FsEntry:
+    before, after = change.before, change.after
+    return FsEntry(
+        path=change.path,
+        kind=change.kind,
+        mode=None if after is None else after.mode,
+        size=None if after is None else after.size,
+        type_=(after or before).type if (after or before) is not None else None,  # type: ignore[union-attr]
+        digest_before=None if before is None else before.digest,
+        digest_after=None if after is None else after.digest,
+        from_path=change.old_path,
+        target=None if after is None else after.link,
+        extra=(("what", list(change.what)),) if change.what else (),
+    )
+
+
+def _rusage(usage: tuple[int, ...]) -> Rusage | None:
+    if len(usage) != 9:
+        return None
+    names = (
+        "utime_us",
+        "stime_us",
+        "maxrss_kib",
+        "minflt",
+        "majflt",
+        "inblock",
+        "oublock",
+        "nvcsw",
+        "nivcsw",
+    )
+    return Rusage.from_body(dict(zip(names, usage, strict=True)))
+
+
+def _sha256_hex(data: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()

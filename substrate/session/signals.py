@@ -1,0 +1,54 @@
+"""Signals that reach the supervisor while a command runs, as bytes on a pipe.
+
+Handlers do nothing; the wakeup fd carries the numbers into the poll loop (signal(7)). What
+was ignored when we started stays ignored and is ignored in the command too, as a shell
+would leave it.
+"""
+
+from __future__ import annotations
+
+import _signal
+import os
+
+FORWARDED = (
+    _signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM,
+    _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGALRM,
+)  # fmt: skip
+#: sent by the terminal to the whole foreground group
+TO_GROUP = (_signal.SIGINT, _signal.SIGQUIT)
+_WATCHED = (*FORWARDED, _signal.SIGWINCH, _signal.SIGTSTP, _signal.SIGCONT)
+
+
+class SignalPipe:
+    """Collects signals until `close`; `fileno` is readable when there are some."""
+
+    def __init__(self) -> None:
+        self._read_end, self._write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.ignored: tuple[int, ...] = ()
+        self._before: dict[int, object] = {}
+        for number in _WATCHED:
+            handler = _signal.getsignal(number)
+            if handler == _signal.SIG_IGN:
+                self.ignored = (*self.ignored, int(number))
+            else:
+                self._before[number] = handler
+                _signal.signal(number, lambda *_: None)
+        self._wakeup_before = _signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+
+    def fileno(self) -> int:
+        return self._read_end
+
+    def read(self) -> list[int]:
+        """The numbers that arrived since the last read."""
+        try:
+            return list(os.read(self._read_end, 4096))
+        except BlockingIOError:
+            return []
+
+    def close(self) -> None:
+        """Puts the former handlers back."""
+        _signal.set_wakeup_fd(self._wakeup_before)
+        for number, handler in self._before.items():
+            _signal.signal(number, handler)
+        os.close(self._read_end)
+        os.close(self._write_end)

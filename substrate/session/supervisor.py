@@ -1,0 +1,367 @@
+"""The one-shot supervisor: one command in the current world of the directory.
+
+It owns the world, the trace and the streams for the time of one command (shell.md §2). Order:
+fork the zygote, find or make the session (its lock is held from here on), cut a new layer,
+start the world, write `command_start`, let the command go, move its bytes, freeze and diff
+the layer, write `command_end`, sync, and only then hand its status back. Invariant: whatever
+fails on the way, the world is ended, the terminal restored and the trace left whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from substrate.errors import StateError, UsageError
+from substrate.session import home as homes
+from substrate.session import opening, store, streams, terminal, world_setup
+from substrate.session.command_run import CommandRun
+from substrate.session.signals import SignalPipe
+from substrate.session.workspace import find_workspace
+from substrate.session.world_file import save_world
+from substrate.values import value
+from substrate.world import cgroup, cgroup_plan, environment, layers, limits
+from substrate.world.handle import StartFailed, Zygote
+from substrate.world.spec import CommandSpec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from substrate.session.command_run import Ended
+    from substrate.session.opening import Opened
+    from substrate.session.record import Recorder
+    from substrate.session.request import RunRequest
+    from substrate.session.settings import Settings
+    from substrate.session.world_file import WorldFile
+    from substrate.telemetry.trace.envelope import Event
+    from substrate.telemetry.trace.events.command import DiffCounts
+    from substrate.telemetry.trace.events.session import Isolation
+    from substrate.world.change import Change
+    from substrate.world.handle import World
+
+#: a stack of this many layers goes on in its newest one
+MAX_LAYERS = 100
+_WORLD_NUMBER = 1
+
+
+@value
+class Outcome:
+    """What a one-shot run came to, for the status, the summary and `--json-status`."""
+
+    exit_status: int
+    ended: Ended
+    session_id: str
+    span_id: str
+    world: str | None  # its name; None without a world
+    continued: bool
+    changes: tuple[Change, ...]  # of this command
+    layer: int | None  # None where nothing was changed
+    notes: tuple[str, ...]
+
+
+def run_one_shot(
+    request: RunRequest, settings: Settings, zygote: Zygote, closed_fds: frozenset[int]
+) -> Outcome:
+    """Runs one command. `zygote` was forked before anything else; `closed_fds`: which of 0-2
+    were closed when we started. Raises SubstrateError when substrate itself failed."""
+    run = _OneShot(request, settings, zygote, closed_fds)
+    try:
+        run.open()
+        run.start()
+        ended = run.command()
+        return run.finish(ended)
+    finally:
+        run.release()
+
+
+class _OneShot:
+    """The steps of one run, called in their order; `release` always."""
+
+    def __init__(
+        self,
+        request: RunRequest,
+        settings: Settings,
+        zygote: Zygote,
+        closed_fds: frozenset[int],
+    ) -> None:
+        self.request = request
+        self.settings = settings
+        self.zygote = zygote
+        self.closed_fds = closed_fds
+        self.cwd = _cwd()
+        self.arriving = SignalPipe()
+        self.terminal = self._host_terminal()
+        self.notes: tuple[str, ...] = ()
+        self.opened: Opened | None = None
+        self.groups: cgroup.CgroupSet | None = None
+        self.started: World | None = None
+        self.layer: int | None = None
+        self.shared = False  # the layer holds an earlier command's changes too
+
+    # --- the session, its world and a layer
+
+    def open(self) -> None:
+        """Finds or makes the session and takes its lock; cuts a new layer."""
+        settings = self.settings
+        self.home = homes.open_home(homes.default_path(os.environb))
+        self.workspace = find_workspace(self.cwd)
+        self.host = world_setup.look_at_host()
+        session_id = opening.find_session(
+            self.home, self.workspace, self.request.world, fresh=self.request.fresh
+        )
+        self.continued = session_id is not None
+        if session_id is not None:
+            opened = opening.open_existing(self.home, session_id, durability=settings.durability)
+            self.opened = opened
+            self._adopt(opened.world)
+        else:
+            backend = self._backend()
+            opened = opening.open_new(self.home, durability=settings.durability)
+            self.opened = opened
+            self._describe(opened, backend)
+        self.stack, self.left = opening.settle_layers(self.world.stack(opened.files))
+        if self.stack.mounts:
+            self._cut()
+
+    def _adopt(self, world: WorldFile | None) -> None:
+        assert world is not None
+        wanted = "none" if self.settings.world == "disabled" else self.settings.backend
+        if wanted not in ("auto", world.backend):
+            raise UsageError(
+                f"world {world.name} has backend {world.backend}, not {wanted}",
+                hint="add --fresh for a new world",
+            )
+        self.world = world
+
+    def _backend(self) -> str:
+        if self.settings.world == "disabled":
+            return "none"
+        if self.settings.backend != "auto":
+            return self.settings.backend
+        from substrate.session import probe
+
+        return probe.choose_backend(self.home, self.zygote)
+
+    def _describe(self, opened: Opened, backend: str) -> None:
+        name = store.name_world(self.home, opened.files.session_id)
+        self.world, self.notes = world_setup.describe_world(
+            self.host, self.home, self.settings, backend, name, self.workspace
+        )
+        save_world(opened.files, self.world)
+
+    def _cut(self) -> None:
+        if len(self.stack.layers) >= MAX_LAYERS:
+            newest = self.stack.layers[-1].number
+            layers.thaw_layer(self.stack, newest)
+            self.layer, self.shared = newest, True
+            return
+        self.stack, layer = layers.create_layer(self.stack)
+        self.layer = layer.number
+
+    # --- the world
+
+    def start(self) -> None:
+        """Asks the zygote for the world and loads what is needed from here on meanwhile."""
+        assert self.opened is not None
+        limit_plan = self._limit_plan()
+        self.groups = groups = cgroup.create(limit_plan, cgroup.group_name(_WORLD_NUMBER))
+        spec = world_setup.spec_of(
+            self.world, self.opened.files, self.home, self.stack, self.settings, self.host, groups
+        )
+        world_setup.refuse_hidden_cwd(self.cwd, spec)
+        self.held = limits.enforcement(
+            self.settings.limits, limit_plan.versions(), dict(limit_plan.missing)
+        )
+        self.started = self.zygote.start(spec)
+
+    def _limit_plan(self) -> cgroup_plan.Plan:
+        with open("/proc/self/cgroup", "rb") as file:
+            own = file.read()
+        with open("/proc/self/mountinfo", "rb") as file:
+            mounts = file.read()
+        return cgroup_plan.choose(self.settings.limits, self_cgroup=own, mountinfo=mounts)
+
+    # --- the command
+
+    def command(self) -> Ended:
+        """Writes its start, runs it, moves its bytes until it is over."""
+        from substrate.session.record import Recorder, isolation_of
+        from substrate.telemetry.trace.digests import Digester
+
+        assert self.opened is not None
+        assert self.started is not None
+        settings = self.settings
+        self.isolation: Isolation = isolation_of(
+            self.world.backend, settings.net, self.held, ptrace=settings.ptrace
+        )
+        self.recorder: Recorder = Recorder(self.opened.writer, settings)
+        self.digester = Digester(self.opened.key)
+        self.streams = streams.Streams(
+            settings.record_max_bytes,
+            self.digester.stream,
+            world_setup.stdio_owner(self.world),
+            terminal=self.terminal is not None,
+            closed=self.closed_fds,
+        )
+        run = CommandRun(self.started, self.streams, self.arriving, self.terminal)
+        spec, withheld = self._command_spec()
+        try:
+            self.opened.writer.append(self._first_events(spec, withheld))
+            self.started.wait_ready()
+            if not self.continued:
+                store.set_current(self.home, self.workspace, self.opened.files.session_id)
+            if run.prepare(spec):
+                run.go()
+            return run.wait(timeout_s=settings.timeout_s, background_s=settings.background_s)
+        except StartFailed as failed:
+            from substrate.session.probe import explain
+
+            raise explain(failed) from None
+        finally:
+            if self.terminal is not None:
+                self.terminal.restore()
+
+    def _first_events(self, spec: CommandSpec, withheld: tuple[bytes, ...]) -> list[Event]:
+        recorder = self.recorder
+        events = [] if self.continued else [recorder.session_start(self.isolation)]
+        below = max(0, len(self.stack.layers) - 1)
+        events.append(recorder.world_start(self.world, below, self.notes, continued=self.continued))
+        for number in self.left:
+            events += self._diff_events(number, span=False)[0]
+        events.append(
+            recorder.command_start(
+                spec, self.request.cmd_text, self.layer, withheld, self.isolation
+            )
+        )
+        return events
+
+    def _command_spec(self) -> tuple[CommandSpec, tuple[bytes, ...]]:
+        settings = self.settings
+        selected = environment.select(
+            os.environb,
+            also=settings.env_pass,
+            drop=settings.env_drop,
+            set_to=self._own_variables(),
+            host_network=settings.net == "host",
+        )
+        if self.world.backend == "none":
+            passed = tuple(sorted({**os.environb, **self._own_variables()}.items()))
+            withheld: tuple[bytes, ...] = ()
+        else:
+            passed, withheld = selected.passed, selected.withheld
+        umask = os.umask(0o077)
+        os.umask(umask)
+        user_tasks = 0
+        return CommandSpec(
+            file=self.request.file,
+            argv=self.request.argv,
+            environ=passed,
+            cwd=self.cwd,
+            umask=umask,
+            rlimits=limits.rlimits(settings.limits, self.held, user_tasks=user_tasks),
+            terminal=None if self.terminal is None else self.terminal.size(),
+            stdio=self.streams.stdio,
+            ignored_signals=self.arriving.ignored,
+        ), withheld
+
+    def _own_variables(self) -> dict[bytes, bytes]:
+        assert self.opened is not None
+        return {
+            **dict(self.settings.env_set),
+            b"SUBSTRATE_SESSION": self.opened.files.session_id.encode(),
+            b"SUBSTRATE_PARENT_SPAN": self.recorder.span.encode(),
+        }
+
+    # --- afterwards
+
+    def finish(self, ended: Ended) -> Outcome:
+        """Ends the world, freezes and diffs the layer, writes the end and syncs it."""
+        assert self.opened is not None
+        assert self.started is not None
+        self.started.close()
+        self.zygote.wait_gone(_WORLD_NUMBER)
+        writer = self.opened.writer
+        events: list[Event] = []
+        changes: list[Change] = []
+        counts: DiffCounts | None = None
+        if self.layer is not None:
+            layers.freeze_layer(self.stack, self.layer)
+            events, changes, counts = self._diff_events(self.layer, span=True)
+        events.append(self.recorder.command_end(ended, self.streams, counts))
+        writer.append(events)
+        writer.close()
+        return Outcome(
+            exit_status=exit_status(ended),
+            ended=ended,
+            session_id=self.opened.files.session_id,
+            span_id=self.recorder.span,
+            world=None if self.world.backend == "none" else self.world.name,
+            continued=self.continued,
+            changes=tuple(changes),
+            layer=self.layer if changes else None,
+            notes=self.notes,
+        )
+
+    def _diff_events(
+        self, number: int, *, span: bool
+    ) -> tuple[list[Event], list[Change], DiffCounts | None]:
+        """What a frozen layer changed, as events; an empty layer is taken away."""
+        from substrate.world.diff import diff_layer
+
+        changes: list[Change] = []
+        if not layers.layer_is_empty(self.stack, number):
+            changes = diff_layer(
+                self.stack, number, digest=lambda fd: self.digester.digest_fd(fd)[0]
+            )
+        elif not self.shared:
+            self.stack = layers.remove_layer(self.stack, number)
+            return [], [], None
+        event, counts = self.recorder.fs_diff(number, changes, span=span, shared=self.shared)
+        return [event, self.recorder.layer_cut(number, counts, span=span)], changes, counts
+
+    def release(self) -> None:
+        """Ends whatever is still there; called on every way out."""
+        if self.started is not None:
+            self.started.close()
+        elif self.groups is not None:
+            self.groups.remove()
+        if self.opened is not None:
+            self.opened.writer.close()
+        self.arriving.close()
+
+    def _host_terminal(self) -> terminal.HostTerminal | None:
+        if self.settings.pty == "never":
+            return None
+        on_terminal = all(
+            fd not in self.closed_fds and os.isatty(fd) for fd in (0, 1)
+        ) and terminal.is_foreground(0)
+        if self.settings.pty == "always" and not on_terminal:
+            raise UsageError(
+                "--pty needs a terminal on standard input and output",
+                hint="leave --pty out, or run it from a terminal",
+            )
+        return terminal.HostTerminal(0) if on_terminal else None
+
+
+def exit_status(ended: Ended) -> int:
+    """The status to hand back (shell.md §1)."""
+    if ended.ended_by == "timeout":
+        return 124
+    if ended.failed is not None:
+        step, number, _ = ended.failed
+        if step.startswith("exec "):
+            return 127 if number == errno.ENOENT else 126
+        return 125
+    if ended.status is None:
+        return 125
+    if os.WIFSIGNALED(ended.status):
+        return 128 + os.WTERMSIG(ended.status)
+    return os.WEXITSTATUS(ended.status)
+
+
+def _cwd() -> bytes:
+    try:
+        return os.getcwdb()
+    except FileNotFoundError:
+        raise StateError(
+            "the current directory was deleted", hint="change to a directory that exists"
+        ) from None

@@ -1,0 +1,218 @@
+"""From settings and the host as it is to a world that can be started.
+
+Reads the host's mount table, password file and socket list; decides nothing by what a tree
+contains. Two steps: `describe_world` once for a new world (what is kept in its meta.json),
+`spec_of` at each start. Spec: world.md §1, §2.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import time
+
+from substrate.errors import HostUnsupported, StateError
+from substrate.values import value
+from substrate.world import hidden, idmap, mount_plan, mountinfo, sockets
+from substrate.world.layers import TRUSTED, USER
+from substrate.world.spec import OverlaySpec, WorldSpec
+
+from .world_file import OPEN, WorldFile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from substrate.session.home import Home
+    from substrate.session.settings import Settings
+    from substrate.session.store import SessionFiles
+    from substrate.session.workspace import Workspace
+    from substrate.world.cgroup import CgroupSet
+    from substrate.world.layers import LayerStack
+
+
+@value
+class HostView:
+    """What a world's plan depends on. Paths absolute and without symlinks."""
+
+    mounts: tuple[mountinfo.Mount, ...]
+    user_home: bytes
+    uid: int
+    gid: int
+
+
+def look_at_host() -> HostView:
+    """Reads the mount table and who runs."""
+    uid = os.geteuid()
+    home = os.environb.get(b"HOME", b"")
+    if not home.startswith(b"/"):
+        try:
+            home = os.fsencode(pwd.getpwuid(uid).pw_dir)
+        except KeyError:
+            home = b"/"
+    with open("/proc/self/mountinfo", "rb") as file:
+        mounts = mountinfo.parse_mountinfo(file.read())
+    return HostView(mounts=mounts, user_home=os.path.realpath(home), uid=uid, gid=os.getegid())
+
+
+def describe_world(
+    host: HostView,
+    home: Home,
+    settings: Settings,
+    backend: str,
+    name: str,
+    workspace: Workspace,
+) -> tuple[WorldFile, tuple[str, ...]]:
+    """A new world's description, and notes for the user.
+
+    Raises HostUnsupported with a code of world.md §1."""
+    keep_out = (home.path,)
+    if backend == "ns-user":
+        writable = [host.user_home, workspace.path, b"/tmp", b"/var/tmp", *settings.rw]
+        existing = tuple(os.path.realpath(p) for p in writable if os.path.isdir(p))
+        _refuse_root_as_workspace(existing)
+        planned = mount_plan.plan_rootless(host.mounts, existing, os.path.isdir, keep_out)
+    elif backend == "none":
+        planned = mount_plan.MountPlan(overlays=(), read_only=(), notes=())
+    else:
+        planned = mount_plan.plan_root(host.mounts, os.path.isdir, keep_out)
+    now = time.time_ns()
+    return (
+        WorldFile(
+            name=name,
+            state=OPEN,
+            backend=backend,
+            workspace=workspace.path,
+            workspace_key=workspace.key,
+            mounts=planned.overlays,
+            read_only=planned.read_only,
+            xattr_prefix=USER if backend == "ns-user" else TRUSTED,
+            id_extents=_extents(host, backend, int(name[1:]), workspace),
+            uid=host.uid if backend in ("ns-user", "none") else 0,
+            gid=host.gid if backend in ("ns-user", "none") else 0,
+            started_ns=now,
+            clock_offset_ns=now - time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+        ),
+        planned.notes,
+    )
+
+
+def _refuse_root_as_workspace(roots: tuple[bytes, ...]) -> None:
+    if b"/" in roots:
+        raise HostUnsupported(
+            "the home or the current directory is /, which a rootless world cannot overlay",
+            hint="change to the directory that you work in, or set HOME",
+        )
+
+
+def _extents(
+    host: HostView, backend: str, number: int, workspace: Workspace
+) -> tuple[tuple[int, int, int], ...]:
+    if backend == "ns-user":
+        return ((host.uid, host.uid, 1), (host.gid, host.gid, 1))
+    if backend != "ns-root-idmap":
+        return ()
+    taken: list[tuple[int, int]] = []
+    for path in ("/etc/subuid", "/etc/subgid"):
+        try:
+            with open(path, "rb") as file:
+                taken += idmap.parse_subordinate(file.read())
+        except FileNotFoundError:
+            continue
+    owner = os.stat(workspace.path)
+    far = [i for entry in pwd.getpwall() for i in (entry.pw_uid, entry.pw_gid)]
+    return idmap.choose_extents(number, taken, [*far, owner.st_uid, owner.st_gid])
+
+
+def spec_of(
+    world: WorldFile,
+    files: SessionFiles,
+    home: Home,
+    stack: LayerStack,
+    settings: Settings,
+    host: HostView,
+    cgroups: CgroupSet,
+) -> WorldSpec:
+    """What the zygote needs to start the world on the newest layer of `stack`."""
+    *frozen, newest = [layer.number for layer in stack.layers] or [0]
+    overlays = tuple(
+        OverlaySpec(
+            target=mount.target,
+            lowers=tuple(stack.upper(number, mount.index) for number in reversed(frozen)),
+            upper=stack.upper(newest, mount.index),
+            work=stack.work(newest, mount.index),
+        )
+        for mount in stack.mounts
+    )
+    directories, single_files = _hidden_paths(world, home, settings, host)
+    return WorldSpec(
+        number=1,
+        backend=world.backend,
+        run_dir=files.run_path,
+        overlays=overlays,
+        id_extents=world.id_extents,
+        uid=world.uid,
+        gid=world.gid,
+        groups=(),
+        net=settings.net,
+        hidden_directories=directories,
+        hidden_files=single_files,
+        read_only=tuple(dict.fromkeys((*world.read_only, *map(os.path.realpath, settings.ro)))),
+        cgroup_procs=cgroups.procs,
+        cgroup_dirs=cgroups.directories,
+        allow_ptrace=settings.ptrace,
+    )
+
+
+def _hidden_paths(
+    world: WorldFile, home: Home, settings: Settings, host: HostView
+) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    """(directories, files) that the world does not see."""
+    if world.backend == "none":
+        return (), ()
+    with open("/etc/passwd", "rb") as file:
+        accounts = hidden.parse_passwd(file.read())
+    with open("/proc/net/unix", "rb") as file:
+        socket_paths = sockets.parse_proc_net_unix(file.read())
+    files = hidden.HostFiles(host.uid)
+    needed = (world.workspace, *settings.rw)
+    found = hidden.hidden_paths(
+        files=files,
+        home=host.user_home,
+        uid=host.uid,
+        state_dir=home.path,
+        accounts=accounts,
+        needed=needed,
+    )
+    masked = sockets.socket_masks(
+        socket_paths,
+        files=files,
+        home=host.user_home,
+        needed=needed,
+        runtime_dir=os.environb.get(b"XDG_RUNTIME_DIR"),
+    )
+    directories = [*found.directories, *masked.directories]
+    single_files = [*found.files, *masked.files]
+    for path in settings.hide:
+        seen = files.find(path)
+        if seen is not None:
+            (directories if seen[1] else single_files).append(seen[0])
+    # /run is made anew in every world
+    directories = [d for d in dict.fromkeys(directories) if not mountinfo.is_below(d, b"/run")]
+    return tuple(directories), tuple(dict.fromkeys(single_files))
+
+
+def refuse_hidden_cwd(cwd: bytes, spec: WorldSpec) -> None:
+    """A command cannot start in a directory that its world does not show."""
+    for path in spec.hidden_directories:
+        if mountinfo.is_below(cwd, path):
+            raise StateError(
+                f"the current directory lies in {os.fsdecode(path)}, which worlds do not see",
+                hint="change to another directory, or use --no-world",
+            )
+
+
+def stdio_owner(world: WorldFile) -> tuple[int, int] | None:
+    """The host's ids of the world's user, for pipes; None where they are ours already."""
+    if world.backend != "ns-root-idmap":
+        return None
+    _, host_first, _ = world.id_extents[0]
+    return host_first + world.uid, host_first + world.gid
