@@ -253,9 +253,11 @@ def _sorted_by_utf16(value: Any) -> str:
     return "".join(_pieces(value, 0))
 
 
-def parse_canonical(raw: bytes, text: str, max_depth: int = MAX_DEPTH) -> Any:
-    """The value of `text` if `text` is its canonical form. Raises Refused."""
+def parse_canonical(raw: bytes, text: str, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
+    """The object of `text` if `text` is its canonical form. Raises Refused."""
     value = parse(raw, text, max_depth)
+    if type(value) is not dict:
+        raise Refused("E_ENVELOPE", "the line is not an object")
     if text.isascii():
         canonical = "".join(_pieces(value, 0))
     else:
@@ -338,10 +340,8 @@ def envelope_pattern(session_id: str) -> re.Pattern[str]:
     )
 
 
-def check_envelope(obj: Any) -> None:
+def check_envelope(obj: dict[str, Any]) -> None:
     """The rules of the table in §2 for one parsed line. Raises Refused."""
-    if type(obj) is not dict:
-        raise Refused("E_ENVELOPE", "the line is not an object")
     version = obj.get("v")
     if type(version) is int and version > VERSION:
         raise Refused("E_VERSION", f"version {version}: made by a newer version of the format")
