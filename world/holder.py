@@ -37,28 +37,38 @@ _TIOCSWINSZ = 0x5414
 CLOSED, TERMINAL, NULL = -1, -2, -3
 
 
-def hold(spec: WorldSpec, end: _socket.socket, cgroups: tuple[int, ...]) -> NoReturn:
+_filters: dict[bool, bytes] = {}
+
+
+def hardening_filter(*, allow_ptrace: bool) -> bytes:
+    """The filter of worlds, built once a process: the zygote calls this before it is asked
+    for a world."""
+    if allow_ptrace not in _filters:
+        _filters[allow_ptrace] = seccomp.build_filter(
+            machine=linux.MACHINE, allow_ptrace=allow_ptrace
+        )
+    return _filters[allow_ptrace]
+
+
+def hold(spec: WorldSpec, end: _socket.socket) -> NoReturn:
     """Serves as pid 1 until the supervisor is gone; never returns."""
-    keep = _compact(end.detach(), cgroups)
-    end, cgroups = _socket.socket(fileno=keep[0]), keep[1:]
+    end = _socket.socket(fileno=_keep_only(end.detach()))
     try:
-        _serve(spec, end, cgroups)
+        _serve(spec, end)
     except Exception as error:  # noqa: BLE001 - a process edge: the supervisor reports it
         wire.send(end, wire.FAILED, "hold", getattr(error, "errno", 0) or 0, repr(error))
     finally:
         os._exit(1)
 
 
-def _serve(spec: WorldSpec, end: _socket.socket, cgroups: tuple[int, ...]) -> NoReturn:
+def _serve(spec: WorldSpec, end: _socket.socket) -> NoReturn:
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # a handler would let the world signal pid 1
     _signal.signal(_signal.SIGCHLD, lambda *_: None)
     _signal.set_wakeup_fd(wake_write)
     if spec.backend != "none":
         linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-        linux.install_filter(
-            seccomp.build_filter(machine=linux.MACHINE, allow_ptrace=spec.allow_ptrace)
-        )
+        linux.install_filter(hardening_filter(allow_ptrace=spec.allow_ptrace))
     wire.send(end, wire.READY)
     poll = select.poll()
     poll.register(end.fileno(), select.POLLIN)
@@ -74,24 +84,22 @@ def _serve(spec: WorldSpec, end: _socket.socket, cgroups: tuple[int, ...]) -> No
             if message is None:
                 _end(spec)
             elif message.kind == wire.RUN:
-                commands.add(_start(spec, end, message, cgroups))
+                commands.add(_start(spec, end, message))
             elif message.kind == wire.SIGNAL:
                 _signal_commands(message, commands)
             elif message.kind == wire.WHO:
                 wire.send(end, wire.NAMES, *[_name(pid) for pid in _others()[:16]])
 
 
-def _compact(end_fd: int, others: tuple[int, ...]) -> tuple[int, ...]:
-    """Leaves open only 0–2 (on /dev/null) and the given fds, moved to 3 and up."""
-    wanted = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in (end_fd, *others)]
+def _keep_only(fd: int) -> int:
+    """Leaves open only 0-2 (on /dev/null) and `fd`, moved to 3."""
+    wanted = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64)
     null = os.open("/dev/null", os.O_RDWR)
-    for fd in range(3):
-        os.dup2(null, fd)
-    for place, fd in enumerate(wanted, 3):
-        os.dup2(fd, place, inheritable=False)
-    first_free = 3 + len(wanted)
-    linux.close_range(first_free)
-    return tuple(range(3, first_free))
+    for standard in range(3):
+        os.dup2(null, standard)
+    os.dup2(wanted, 3, inheritable=False)
+    linux.close_range(4)
+    return 3
 
 
 def _reap(end: _socket.socket, commands: set[int]) -> None:
@@ -173,9 +181,7 @@ def _name(pid: int) -> bytes:
         return b"(ended)"
 
 
-def _start(
-    world: WorldSpec, end: _socket.socket, message: wire.Message, cgroups: tuple[int, ...]
-) -> int:
+def _start(world: WorldSpec, end: _socket.socket, message: wire.Message) -> int:
     """Forks a command that says HELLO and waits for its go."""
     memory, go, *stdio = message.fds
     spec = CommandSpec(**wire.unpack_value(memory))
@@ -183,7 +189,7 @@ def _start(
     if pid == 0:
         step = ["prepare"]
         try:
-            _become(world, spec, end, go, stdio, cgroups, step)
+            _become(world, spec, end, go, stdio, step)
         except OSError as error:
             wire.send(end, wire.FAILED, step[0], error.errno or 0, error.strerror or str(error))
         except Exception as error:  # noqa: BLE001 - a process edge: the supervisor reports it
@@ -201,7 +207,6 @@ def _become(
     end: _socket.socket,
     go: int,
     stdio: list[int],
-    cgroups: tuple[int, ...],
     step: list[str],
 ) -> NoReturn:
     """The child: everything between fork and exec."""
@@ -211,9 +216,8 @@ def _become(
     for number in spec.ignored_signals:
         _signal.signal(number, _signal.SIG_IGN)
     os.setsid()
-    step[0] = "cgroup"
-    for fd in cgroups:
-        os.write(fd, b"0")
+    step[0] = "out of memory first"
+    _prefer_over_holder()
     step[0] = "terminal"
     master = slave = -1
     if spec.terminal is not None:
@@ -243,6 +247,14 @@ def _become(
     linux.mark_close_on_exec(3)
     step[0] = f"exec {os.fsdecode(spec.file)}"
     _exec(spec)
+
+
+def _prefer_over_holder() -> None:
+    """When the world's memory runs out, the kernel ends a command, not pid 1 (proc(5))."""
+    with open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
+        score = int(file.read())
+        file.seek(0)
+        file.write(str(min(1000, score + 100)))
 
 
 def _exec(spec: CommandSpec) -> NoReturn:

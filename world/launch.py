@@ -23,12 +23,8 @@ if TYPE_CHECKING:
     from substrate.world.spec import WorldSpec
 
 _ALL = (
-    linux.CLONE_NEWNS
-    | linux.CLONE_NEWPID
-    | linux.CLONE_NEWUTS
-    | linux.CLONE_NEWIPC
-    | linux.CLONE_NEWCGROUP
-)
+    linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC
+)  # and a cgroup namespace, once the process is in the world's groups
 
 
 class _Steps:
@@ -87,8 +83,15 @@ def _die_with_parent() -> None:
     linux.prctl(linux.PR_SET_PDEATHSIG, _signal.SIGKILL)
 
 
-def _open_cgroups(spec: WorldSpec) -> tuple[int, ...]:
-    return tuple(os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in spec.cgroup_procs)
+def _join_cgroups(spec: WorldSpec) -> None:
+    """Moves this process, and so everything that it will fork, into the world's groups.
+
+    Before everything else: the kernel waits for a grace period of RCU here, some
+    milliseconds in which the supervisor loads what it needs."""
+    for path in spec.cgroup_procs:
+        _write(path, b"0")
+    if spec.backend in ("ns-root", "ns-user"):
+        linux.unshare(linux.CLONE_NEWCGROUP)  # its root is where we are now
 
 
 # --- the three backends; each ends in pid 1 of the world
@@ -98,21 +101,21 @@ def _root(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
     _die_with_parent()
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     step("cgroups")
-    cgroups = _open_cgroups(spec)
+    _join_cgroups(spec)
     step("mount overlays")
     tree.make_private()
     root = tree.overlay_everything(spec, None)
-    _settle(spec, end, _open_root(root), cgroups, step)
+    _settle(spec, end, _open_root(root), step)
 
 
 def _bare(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
     """No world: a subreaper that runs the commands as they would run without substrate."""
     _die_with_parent()
     step("cgroups")
-    cgroups = _open_cgroups(spec)
+    _join_cgroups(spec)
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
     step("hold")
-    holder.hold(spec, end, cgroups)
+    holder.hold(spec, end)
 
 
 def _rootless(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
@@ -125,11 +128,11 @@ def _rootless(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
     _write(b"/proc/self/gid_map", b"%d %d 1" % (spec.gid, host_gid))
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     step("cgroups")
-    cgroups = _open_cgroups(spec)
+    _join_cgroups(spec)
     step("mount overlays")
     tree.make_private()
     root = tree.overlay_writable_roots(spec)
-    _settle(spec, end, _open_root(root), cgroups, step)
+    _settle(spec, end, _open_root(root), step)
 
 
 def _idmapped(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
@@ -138,7 +141,7 @@ def _idmapped(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
     _die_with_parent()
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     step("cgroups")
-    cgroups = _open_cgroups(spec)
+    _join_cgroups(spec)
     step("user namespace")
     userns = _mapped_user_namespace(spec.id_extents)
     linux.unshare(linux.CLONE_NEWNS)
@@ -155,19 +158,15 @@ def _idmapped(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     _die_with_parent()  # a change of credentials clears it (prctl(2))
     step("namespaces")
-    linux.unshare(namespaces(spec) & ~linux.CLONE_NEWPID)
+    linux.unshare(namespaces(spec) & ~linux.CLONE_NEWPID | linux.CLONE_NEWCGROUP)
     pid = linux.clone(linux.CLONE_NEWPID)
     if pid == 0:
-        _run_child(spec, end, lambda s, e, inner: _first_process(s, e, cgroups, inner))
+        _run_child(spec, end, _first_process)
     end.close()
-    for fd in cgroups:
-        os.close(fd)
     os.waitpid(pid, 0)
 
 
-def _first_process(
-    spec: WorldSpec, end: _socket.socket, cgroups: tuple[int, ...], step: _Steps
-) -> None:
+def _first_process(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
     _die_with_parent()
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     step("bind the root")
@@ -175,12 +174,10 @@ def _first_process(
     # world's root may not search the 0700 directories above it
     root_fd = linux.open_tree(b".", recursive=True)
     linux.move_mount(root_fd, b".")
-    _settle(spec, end, root_fd, cgroups, step)
+    _settle(spec, end, root_fd, step)
 
 
-def _settle(
-    spec: WorldSpec, end: _socket.socket, root_fd: int, cgroups: tuple[int, ...], step: _Steps
-) -> None:
+def _settle(spec: WorldSpec, end: _socket.socket, root_fd: int, step: _Steps) -> None:
     """What every pid 1 does once its root is mounted; does not return."""
     tree.furnish(root_fd, spec, step)
     step("enter the root")
@@ -190,7 +187,7 @@ def _settle(
         step("loopback")
         _loopback_up()
     step("hold")
-    holder.hold(spec, end, cgroups)
+    holder.hold(spec, end)
 
 
 # --- pieces

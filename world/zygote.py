@@ -14,9 +14,8 @@ import _socket
 import os
 import select
 
+from substrate.world import holder, launch, linux, wire
 from substrate.world.cgroup import remove_directories
-
-from substrate.world import launch, linux, wire
 from substrate.world.spec import world_from_plain
 
 TYPE_CHECKING = False
@@ -50,6 +49,7 @@ def serve(socket: _socket.socket) -> NoReturn:
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for fd in range(3):
         os.dup2(null, fd)
+    holder.hardening_filter(allow_ptrace=False)
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     _signal.signal(_signal.SIGCHLD, lambda *_: None)
     _signal.set_wakeup_fd(wake_write)
