@@ -1,0 +1,225 @@
+"""One value of a setting: from the text of a flag or variable, or from TOML, to what it is
+inside, and back to text for people.
+
+Pure: it opens nothing and knows no layers (settings.py). Invariant: `read` gives the type of
+the kind or raises ValueError whose message says what was expected. Paths are bytes and
+absolute; sizes are bytes, times seconds, processors thousandths.
+"""
+
+from __future__ import annotations
+
+import os
+
+from substrate.session.settings_table import (
+    CHOICE,
+    COUNT,
+    CPUS,
+    LISTS,
+    NAMES,
+    PAIRS,
+    PATH,
+    PATHS,
+    SECONDS,
+    SIZE,
+    SWITCH,
+    WORDS,
+)
+from substrate.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from substrate.session.settings_table import Setting
+
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_TIMES = {"": 1.0, "s": 1.0, "ms": 0.001, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+_MAX_SECONDS = 366 * 86400.0
+
+
+@value
+class Base:
+    """What relative paths and `~` stand for."""
+
+    directory: bytes | None  # None: a relative path is refused
+    home: bytes
+
+
+def read_text(setting: Setting, text: str, base: Base, *, one: bool) -> Any:
+    """The text of a flag (`one`: of a list, one item) or of a variable."""
+    if setting.kind not in LISTS and setting.kind != WORDS:
+        return read(setting, text, base)
+    if one and setting.kind != WORDS:
+        return read(setting, [text], base)
+    separator = {PATHS: ":", PAIRS: "\n"}.get(setting.kind, ",")
+    items = [part.strip() if separator == "," else part for part in text.split(separator)]
+    return read(setting, [item for item in items if item], base)
+
+
+def read(setting: Setting, raw: object, base: Base) -> Any:
+    """A value of TOML, or text. Raises ValueError."""
+    kind = setting.kind
+    if kind == CHOICE:
+        return _word(setting, raw)
+    if kind == WORDS:
+        return tuple(dict.fromkeys(_word(setting, item) for item in _list(raw, "words")))
+    if kind == SWITCH:
+        return _switch(raw)
+    if kind == PATH:
+        is_name = isinstance(raw, str) and raw and not set(raw) & set("/~\0")
+        return os.fsencode(str(raw)) if is_name else _path(raw, base)
+    if kind == PATHS:
+        return tuple(_path(item, base) for item in _list(raw, "paths"))
+    if kind == NAMES:
+        return tuple(_name(item) for item in _list(raw, "names"))
+    if kind == PAIRS:
+        return _pairs(raw)
+    if kind == SECONDS:
+        return _seconds(raw)
+    if kind == SIZE:
+        return _size(raw)
+    if kind == CPUS:
+        return _cpus(raw)
+    assert kind == COUNT
+    return _count(raw)
+
+
+def _word(setting: Setting, raw: object) -> str:
+    if isinstance(raw, str) and raw in setting.words:
+        return raw
+    raise ValueError(f"one of {', '.join(setting.words)}")
+
+
+def _list(raw: object, what: str) -> list[object]:
+    if not isinstance(raw, list):
+        raise ValueError(f"a list of {what}")
+    return raw
+
+
+def _switch(raw: object) -> bool:
+    if isinstance(raw, bool):
+        return raw
+    word = raw.lower() if isinstance(raw, str) else ""
+    if word in _TRUE or word in _FALSE:
+        return word in _TRUE
+    raise ValueError("true or false")
+
+
+def _path(raw: object, base: Base) -> bytes:
+    if not isinstance(raw, str) or not raw or "\0" in raw:
+        raise ValueError("a path")
+    path = os.fsencode(raw)
+    if path == b"~" or path.startswith(b"~/"):
+        path = base.home + path[1:]
+    if not path.startswith(b"/"):
+        if base.directory is None:
+            raise ValueError("an absolute path, or one that begins with ~/")
+        path = base.directory + b"/" + path
+    return os.path.normpath(path)
+
+
+def _name(raw: object) -> bytes:
+    if isinstance(raw, str) and raw and not set(raw) & set("=\0 "):
+        return os.fsencode(raw)
+    raise ValueError("the name of a variable")
+
+
+def _pairs(raw: object) -> tuple[tuple[bytes, bytes], ...]:
+    given: list[tuple[object, object]]
+    if isinstance(raw, dict):
+        given = list(raw.items())
+    else:
+        given = []
+        for item in _list(raw, "NAME=VALUE"):
+            name, sign, text = item.partition("=") if isinstance(item, str) else ("", "", "")
+            if not sign:
+                raise ValueError("NAME=VALUE")
+            given.append((name, text))
+    pairs = []
+    for given_name, given_text in given:
+        if not isinstance(given_text, str) or "\0" in given_text:
+            raise ValueError("names with texts as values")
+        pairs.append((_name(given_name), os.fsencode(given_text)))
+    return tuple(pairs)
+
+
+def _split_number(raw: object, expected: str) -> tuple[float, str]:
+    if isinstance(raw, (int, float)) and not isinstance(raw, bool):
+        number, unit = float(raw), ""
+    elif isinstance(raw, str):
+        digits = raw.strip().rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+        unit = raw.strip()[len(digits) :].lower()
+        plain = digits.strip()
+        if not plain.isascii() or not plain.replace(".", "", 1).isdigit():
+            raise ValueError(expected)
+        number = float(plain)
+    else:
+        raise ValueError(expected)
+    if not 0 <= number < 1e18:  # also refuses nan
+        raise ValueError(expected)
+    return number, unit
+
+
+def _seconds(raw: object) -> float:
+    expected = "a time such as 30, 1.5, 500ms, 5m or 1h"
+    number, unit = _split_number(raw, expected)
+    if unit not in _TIMES or number * _TIMES[unit] > _MAX_SECONDS:
+        raise ValueError(expected)
+    return number * _TIMES[unit]
+
+
+def _size(raw: object) -> int:
+    expected = "a size such as 4096, 512k, 16m or 4g"
+    number, unit = _split_number(raw, expected)
+    unit = unit.removesuffix("b").removesuffix("i")
+    if unit not in _UNITS or number * _UNITS[unit] >= 2**63:
+        raise ValueError(expected)
+    return int(number * _UNITS[unit])
+
+
+def _cpus(raw: object) -> int:
+    expected = "a number of processors such as 2 or 1.5, at least 0.01"
+    number, unit = _split_number(raw, expected)
+    if unit or number < 0.01:
+        raise ValueError(expected)
+    return round(number * 1000)
+
+
+def _count(raw: object) -> int:
+    number, unit = _split_number(raw, "a whole number")
+    if unit or number != int(number):
+        raise ValueError("a whole number")
+    return int(number)
+
+
+# --- back to text
+
+
+def render(setting: Setting, inside: Any) -> str:
+    """A value as one would write it in a file, for people."""
+    if inside is None:
+        return "none"
+    if setting.kind == PAIRS:
+        return ", ".join(f"{os.fsdecode(name)}={os.fsdecode(text)}" for name, text in inside)
+    if setting.kind in LISTS or setting.kind == WORDS:
+        return ", ".join(item if isinstance(item, str) else os.fsdecode(item) for item in inside)
+    if setting.kind == SWITCH:
+        return "true" if inside else "false"
+    if setting.kind == PATH:
+        return os.fsdecode(inside)
+    if setting.kind == SIZE:
+        return render_size(inside)
+    if setting.kind == CPUS:
+        return f"{inside / 1000:g}"
+    if setting.kind == SECONDS:
+        return f"{inside:g}s"
+    return str(inside)
+
+
+def render_size(size: int) -> str:
+    """Bytes in the largest unit that they are a whole number of."""
+    for unit in "tgmk":
+        if size and size % _UNITS[unit] == 0:
+            return f"{size // _UNITS[unit]}{unit}"
+    return str(size)

@@ -1,0 +1,150 @@
+"""Configuration files: TOML to settings, with the place of each for messages.
+
+Loaded only where a file exists. Not the order of layers (settings.py). Invariant: every key
+of a file is either a setting of the table or named in an error (the user's files) or in a
+warning (a project's file). Spec: conventions.md "CLI".
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from substrate.errors import ConfigError
+from substrate.session import settings_table as table
+from substrate.session.setting_values import Base, read
+from substrate.session.settings_table import Setting
+from substrate.session.suggestion import did_you_mean
+
+_MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One setting of a file. `origin`: the file and the line."""
+
+    setting: Setting
+    inside: Any
+    origin: str
+
+
+def load_file(fd: int, path: bytes, base: Base) -> list[Item]:
+    """All settings of a file of the user or the system; closes `fd`. Raises ConfigError."""
+    text = _read(fd, path)
+    items = []
+    for key, raw in _flat(_parse(text, path)):
+        setting = table.BY_KEY.get(key)
+        if setting is None:
+            raise ConfigError(
+                f"{_place(text, path, key)}: there is no setting {key!r}",
+                hint=did_you_mean(key, table.BY_KEY, "`substrate config show` lists all"),
+            )
+        items.append(_item(setting, raw, text, path, base))
+    return items
+
+
+def load_project_file(
+    fd: int, path: bytes, base: Base, current: Mapping[str, Any]
+) -> tuple[list[Item], list[str]]:
+    """What a project's file tightens in `current`, and warnings for all the rest of it."""
+    text = _read(fd, path)
+    items: list[Item] = []
+    warnings: list[str] = []
+    for key, raw in _flat(_parse(text, path)):
+        setting = table.BY_KEY.get(key)
+        where = _place(text, path, key)
+        if setting is None:
+            hint = did_you_mean(key, table.BY_KEY)
+            warnings.append(f"{where}: {key} is no setting and is left out. {hint}".rstrip(". "))
+        elif setting.project == table.NEVER:
+            warnings.append(
+                f"{where}: {key} is left out: a project's file may only tighten "
+                f"({', '.join(s.key for s in table.SETTINGS if s.project != table.NEVER)})"
+            )
+        else:
+            item = _item(setting, raw, text, path, base)
+            why_not = _why_not(setting, item.inside, current[key])
+            if why_not:
+                warnings.append(f"{where}: {key} is left out: {why_not}")
+            else:
+                items.append(item)
+    return items, warnings
+
+
+def _why_not(setting: Setting, inside: Any, current: Any) -> str:
+    """Why a project's value does not tighten; empty where it does."""
+    if setting.project == table.ONLY_NONE and inside != "none":
+        return "a project's file may only set it to none"
+    if setting.project == table.LOWER and current is not None and inside > current:
+        return "a project's file may only lower it"
+    return ""
+
+
+def _item(setting: Setting, raw: object, text: str, path: bytes, base: Base) -> Item:
+    where = _place(text, path, setting.key)
+    try:
+        return Item(setting=setting, inside=read(setting, raw, base), origin=where)
+    except ValueError as problem:
+        raise ConfigError(
+            f"{where}: {setting.key} is {raw!r}, expected {problem}", hint="correct the file"
+        ) from None
+
+
+def _read(fd: int, path: bytes) -> str:
+    shown = os.fsdecode(path)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ConfigError(f"{shown} is not a regular file", hint="move it away")
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ConfigError(f"{shown} is larger than {_MAX_BYTES} bytes", hint="move it away")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{shown} is not UTF-8 (byte {error.start})", hint="correct the file"
+        ) from None
+
+
+def _parse(text: str, path: bytes) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"{os.fsdecode(path)} is not TOML: {error}", hint="correct the file"
+        ) from None
+
+
+def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, raw in document.items():
+        key = prefix + name
+        if isinstance(raw, dict) and key not in table.BY_KEY:
+            if not prefix and name in table.TABLES:
+                yield from _flat(raw, name + ".")
+                continue
+            raw = dict(raw)
+        yield key, raw
+
+
+def _place(text: str, path: bytes, key: str) -> str:
+    """`FILE, line N`: the line where the key is written, as far as a plain look tells."""
+    shown = os.fsdecode(path)
+    wanted_table, _, name = key.rpartition(".")
+    inside = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        if stripped.startswith("["):
+            inside = stripped.strip("[] \t")
+            if inside == key:
+                return f"{shown}, line {number}"
+            continue
+        written = stripped.partition("=")[0].strip().replace('"', "").replace("'", "")
+        if written and (f"{inside}.{written}" if inside else written) in (key, f"{key}.{written}"):
+            return f"{shown}, line {number}"
+        if inside == wanted_table and written == name:
+            return f"{shown}, line {number}"
+    return shown

@@ -1,0 +1,270 @@
+"""Every setting, once: its key in files, flags, variable, kind, default, and what it is for.
+
+This table drives the reading of files, variables and flags, `config show --origin`, the help
+and the reference. It reads nothing itself. Invariant: a setting that is not here does not
+exist anywhere. Spec: shell.md §1.
+"""
+
+from __future__ import annotations
+
+from substrate.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# Kinds: how a value is written, and what it is inside (setting_values.py).
+CHOICE = "choice"  # one of `words`
+WORDS = "words"  # a list of `words`
+SWITCH = "switch"  # true or false
+PATH = "path"  # or a name that is looked up in PATH
+PATHS = "paths"
+NAMES = "names"  # variable names and patterns
+PAIRS = "pairs"  # NAME=VALUE
+SECONDS = "seconds"  # 30, 1.5, 500ms, 5m, 1h
+SIZE = "size"  # bytes: 4096, 512k, 16m, 4g
+COUNT = "count"
+CPUS = "cpus"  # 1.5 → 1500 thousandths
+
+#: kinds whose values of all layers add up
+LISTS = (PATHS, NAMES, PAIRS)
+
+# How a project's file may tighten a setting: not at all, only to one word, only downward,
+# only by adding.
+NEVER, ONLY_NONE, LOWER, ADD = "", "none", "lower", "add"
+
+
+@value
+class Flag:
+    """A flag that sets a setting. `sets`: the value, for a flag that takes none."""
+
+    name: str
+    sets: str | None = None
+
+
+@value
+class Setting:
+    """One row. `key`: in a file, `table.key` in a TOML table. `default`: as it is inside."""
+
+    key: str
+    kind: str
+    default: Any
+    variable: str
+    text: str
+    flags: tuple[Flag, ...] = ()
+    words: tuple[str, ...] = ()
+    metavar: str = ""
+    project: str = NEVER
+
+
+def _one(name: str) -> tuple[Flag, ...]:
+    return (Flag(name=name),)
+
+
+def _limit(name: str, kind: str, metavar: str, text: str, default: int | None = None) -> Setting:
+    return Setting(
+        key=f"limits.{name}",
+        kind=kind,
+        default=default,
+        variable=f"SUBSTRATE_LIMIT_{name.upper()}",
+        metavar=metavar,
+        text=text,
+        project=LOWER,
+    )
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        key="world",
+        kind=CHOICE,
+        words=("enabled", "disabled"),
+        default="enabled",
+        variable="SUBSTRATE_WORLD",
+        flags=(Flag(name="--no-world", sets="disabled"),),
+        text="run in a world; disabled: on the host itself, recorded but not isolated",
+    ),
+    Setting(
+        key="backend",
+        kind=CHOICE,
+        words=("auto", "ns-root-idmap", "ns-root", "ns-user"),
+        default="auto",
+        variable="SUBSTRATE_BACKEND",
+        flags=_one("--backend"),
+        metavar="NAME",
+        text="what worlds are made with; auto: the best that works here",
+    ),
+    Setting(
+        key="require",
+        kind=WORDS,
+        words=("fs", "net", "pid", "user", "ipc", "uts", "limits"),
+        default=("fs", "net", "pid"),
+        variable="SUBSTRATE_REQUIRE",
+        flags=_one("--require"),
+        metavar="LIST",
+        text="isolation without which nothing runs, separated by commas",
+    ),
+    Setting(
+        key="net",
+        kind=CHOICE,
+        words=("none", "host"),
+        default="none",
+        variable="SUBSTRATE_NET",
+        flags=_one("--net"),
+        metavar="MODE",
+        text="the network of the world; host is not isolated",
+        project=ONLY_NONE,
+    ),
+    Setting(
+        key="shell",
+        kind=PATH,
+        default=None,
+        variable="SUBSTRATE_SHELL",
+        flags=_one("--shell"),
+        metavar="PATH",
+        text="the shell that runs commands (default /bin/bash, else /bin/sh)",
+    ),
+    Setting(
+        key="timeout",
+        kind=SECONDS,
+        default=None,
+        variable="SUBSTRATE_TIMEOUT",
+        flags=_one("--timeout"),
+        metavar="TIME",
+        text="end the command after this long: 30, 5m, 1h (exit status 124)",
+    ),
+    Setting(
+        key="background",
+        kind=SECONDS,
+        default=5.0,
+        variable="SUBSTRATE_BACKGROUND",
+        flags=_one("--background"),
+        metavar="TIME",
+        text="how long background processes may go on after the command itself",
+    ),
+    Setting(
+        key="at_end",
+        kind=CHOICE,
+        words=("ask", "keep", "apply", "discard"),
+        default=None,
+        variable="SUBSTRATE_AT_END",
+        flags=(
+            Flag(name="--ask", sets="ask"),
+            Flag(name="--keep", sets="keep"),
+            Flag(name="--apply", sets="apply"),
+            Flag(name="--discard", sets="discard"),
+        ),
+        text="what happens to the changes afterwards (default ask on a terminal, else keep)",
+    ),
+    Setting(
+        key="hide",
+        kind=PATHS,
+        default=(),
+        variable="SUBSTRATE_HIDE",
+        flags=_one("--hide"),
+        metavar="PATH",
+        text="a path that the world does not see, besides those that are hidden anyway",
+        project=ADD,
+    ),
+    Setting(
+        key="ro",
+        kind=PATHS,
+        default=(),
+        variable="SUBSTRATE_RO",
+        flags=_one("--ro"),
+        metavar="PATH",
+        text="a path that the world can read and not write",
+        project=ADD,
+    ),
+    Setting(
+        key="rw",
+        kind=PATHS,
+        default=(),
+        variable="SUBSTRATE_RW",
+        flags=_one("--rw"),
+        metavar="PATH",
+        text="a path that a rootless world may change too, copy-on-write as everything else",
+    ),
+    Setting(
+        key="env.pass",
+        kind=NAMES,
+        default=(),
+        variable="SUBSTRATE_ENV_PASS",
+        flags=_one("--env"),
+        metavar="NAME[=VALUE]",
+        text="a variable to pass in, also if its name looks like a secret; or to set",
+    ),
+    Setting(
+        key="env.drop",
+        kind=NAMES,
+        default=(),
+        variable="SUBSTRATE_ENV_DROP",
+        flags=_one("--env-drop"),
+        metavar="NAME",
+        text="a variable, or a pattern with *, that is not passed in",
+        project=ADD,
+    ),
+    Setting(
+        key="env.set",
+        kind=PAIRS,
+        default=(),
+        variable="SUBSTRATE_ENV_SET",
+        metavar="NAME=VALUE",
+        text="variables to set in the world (in the variable: one a line)",
+    ),
+    _limit("pids", COUNT, "N", "processes and threads of the world", 4096),
+    _limit("memory", SIZE, "SIZE", "memory of the world: 512m, 4g"),
+    _limit("cpu", CPUS, "CPUS", "processors that the world may use: 1.5"),
+    _limit("open_files", COUNT, "N", "open files of a process"),
+    _limit("file_size", SIZE, "SIZE", "size of a file that is written"),
+    _limit("disk", SIZE, "SIZE", "what one command may write in all"),
+    Setting(
+        key="record_max",
+        kind=SIZE,
+        default=16 << 20,
+        variable="SUBSTRATE_RECORD_MAX",
+        flags=_one("--record-max"),
+        metavar="SIZE",
+        text="bytes that are recorded of a stream; what comes after is counted and digested",
+    ),
+    Setting(
+        key="durability",
+        kind=CHOICE,
+        words=("command", "event", "none"),
+        default="command",
+        variable="SUBSTRATE_DURABILITY",
+        flags=_one("--durability"),
+        metavar="WHEN",
+        text="when the trace is synced: before a status is handed back, at each event, never",
+    ),
+    Setting(
+        key="overflow",
+        kind=CHOICE,
+        words=("block", "drop", "halt"),
+        default="block",
+        variable="SUBSTRATE_OVERFLOW",
+        flags=_one("--overflow"),
+        metavar="HOW",
+        text="when the trace cannot be written: wait, lose and count, or stop",
+    ),
+    Setting(
+        key="pty",
+        kind=CHOICE,
+        words=("auto", "always", "never"),
+        default="auto",
+        variable="SUBSTRATE_PTY",
+        flags=(Flag(name="--pty", sets="always"), Flag(name="--no-pty", sets="never")),
+        text="give the command a terminal of its own",
+    ),
+    Setting(
+        key="ptrace",
+        kind=SWITCH,
+        default=False,
+        variable="SUBSTRATE_PTRACE",
+        flags=(Flag(name="--ptrace", sets="true"),),
+        text="let debuggers work inside the world",
+    ),
+)
+
+BY_KEY = {setting.key: setting for setting in SETTINGS}
+#: key → the first part of a table's keys
+TABLES = tuple(dict.fromkeys(key.partition(".")[0] for key in BY_KEY if "." in key))
