@@ -216,8 +216,6 @@ def _become(
     for number in spec.ignored_signals:
         _signal.signal(number, _signal.SIG_IGN)
     os.setsid()
-    step[0] = "out of memory first"
-    _prefer_over_holder()
     step[0] = "terminal"
     master = slave = -1
     if spec.terminal is not None:
@@ -238,6 +236,8 @@ def _become(
     step[0] = "credentials"
     if world.backend != "none":
         capabilities.restrict(world.backend)
+    step[0] = "score for the out-of-memory killer"
+    _prefer_over_holder()
     step[0] = f"chdir {os.fsdecode(spec.cwd)}"
     os.chdir(spec.cwd)
     step[0] = "hello"
@@ -250,11 +250,16 @@ def _become(
 
 
 def _prefer_over_holder() -> None:
-    """When the world's memory runs out, the kernel ends a command, not pid 1 (proc(5))."""
+    """When the world's memory runs out, the kernel ends a command, not pid 1.
+
+    An undumpable process' own files in /proc belong to root (proc(5)); what we are allowed
+    by now is what the command will be, so nothing is gained by looking into us meanwhile."""
+    linux.prctl(linux.PR_SET_DUMPABLE, 1)
     with open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
         score = int(file.read())
         file.seek(0)
         file.write(str(min(1000, score + 100)))
+    linux.prctl(linux.PR_SET_DUMPABLE, 0)
 
 
 def _exec(spec: CommandSpec) -> NoReturn:
