@@ -18,6 +18,7 @@ recursion; one directory's fds open at a time. The result is sorted by the bytes
 
 from __future__ import annotations
 
+import gc
 import os
 
 from substrate.errors import StateError
@@ -82,14 +83,21 @@ def _diff(
 ) -> list[Change]:
     scope = Scope(stack, include_scratch=include_scratch)
     changes: list[Change] = []
-    for mount in stack.mounts:
-        if not scope.may_hold(mount.target):
-            continue
-        walk = _Walk(stack, mount, scope, digest, changes)
-        try:
-            walk.run(tuple(reversed(changed)), (*reversed(below), HOST))
-        finally:
-            walk.view.close()
+    # Hundreds of thousands of values without a cycle: looking for cycles among them again
+    # and again is a tenth of the time.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for mount in stack.mounts:
+            if scope.may_hold(mount.target):
+                walk = _Walk(stack, mount, scope, digest, changes)
+                try:
+                    walk.run(tuple(reversed(changed)), (*reversed(below), HOST))
+                finally:
+                    walk.view.close()
+    finally:
+        if collecting:
+            gc.enable()
     changes.sort(key=by_path)
     return changes
 

@@ -30,6 +30,7 @@ _NUMBERS = {
     "kcmp": (312, 272),
     "mount_setattr": (442, 442),
     "move_mount": (429, 429),
+    "name_to_handle_at": (303, 264),
     "open_tree": (428, 428),
     "openat2": (437, 437),
     "pidfd_open": (434, 434),

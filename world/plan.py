@@ -1,103 +1,215 @@
-"""Which places of the host a world overlays, and which it binds read-only.
+"""What an apply will do, worked out before anything is touched.
 
-Pure: mounts and paths in, a plan out. Root backends overlay `/` and every other mount below
-it that can be written; rootless ones bind everything read-only and overlay the places that
-the user writes to: home, workspace, /tmp, /var/tmp (world.md §1). An overlay does not show
-what is mounted below its lower, so each such mount is planned by itself: overlaid when it
-can be, bound read-only otherwise, with a note. Invariant: targets are listed outermost
-first, and no target lies on a kernel tree (/proc, /sys, /dev) or under /run.
+Not the doing (apply.py) and not the question whether the host changed meanwhile
+(conflict.py). Changes are gathered into operations: a tree that is new, gone or of another
+type is one operation at its top; everything else is one each. Invariant: every selected
+change belongs to exactly one operation, and no operation lies inside another one's tree.
+Spec: world.md §5.
 """
 
 from __future__ import annotations
 
-from substrate.values import value
-from substrate.world.mountinfo import (
-    Mount,
-    can_be_lower,
-    is_below,
-    is_kernel_tree,
-    mount_of,
-    submounts,
-)
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-#: every world makes these anew
-_OWN = (b"/proc", b"/sys", b"/dev", b"/run")
+from substrate.errors import UsageError
+from substrate.world.change import ADDED, DELETED, META, RENAMED, TYPE_CHANGED, Change, FileState
+from substrate.world.layers import LayerStack
+from substrate.world.scope import is_within
+from substrate.world.upper import at, read_attributes
+from substrate.world.view import MountView
 
 
-@value
-class MountPlan:
-    """Absolute paths without symlinks. `notes`: what a person should know, one line each."""
-
-    overlays: tuple[bytes, ...]
-    read_only: tuple[bytes, ...]
-    notes: tuple[str, ...]
+class OperationKind(StrEnum):
+    CREATE = "create"
+    REPLACE = "replace"
+    DELETE = "delete"
+    META = "meta"
 
 
-def plan_root(
-    mounts: tuple[Mount, ...], is_directory: Callable[[bytes], bool], keep_out: tuple[bytes, ...]
-) -> MountPlan:
-    """The plan of a root backend. `keep_out`: places that are hidden anyway."""
-    return _plan(mounts, (b"/",), is_directory, keep_out, bound_already=False)
+class DangerReason(StrEnum):
+    DEVICE = "device"
+    SOCKET = "socket"
+    SETUID = "setuid"
+    SETGID = "setgid"
+    CAPABILITIES = "file capabilities"
+    OVERLAY_MARK = "overlay mark"
 
 
-def plan_rootless(
-    mounts: tuple[Mount, ...],
-    writable: tuple[bytes, ...],
-    is_directory: Callable[[bytes], bool],
-    keep_out: tuple[bytes, ...],
-) -> MountPlan:
-    """The plan of `ns-user`; `writable` are the roots, those inside another one drop out."""
-    roots = [
-        path
-        for path in dict.fromkeys(writable)
-        if not any(is_below(path, other) and path != other for other in writable)
-    ]
-    return _plan(mounts, tuple(sorted(roots)), is_directory, keep_out, bound_already=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Danger:
+    """A change that is only applied when it was allowed by name."""
+
+    path: bytes
+    reason: DangerReason
 
 
-def _plan(
-    mounts: tuple[Mount, ...],
-    roots: tuple[bytes, ...],
-    is_directory: Callable[[bytes], bool],
-    keep_out: tuple[bytes, ...],
+@dataclass(slots=True, kw_only=True)
+class Operation:
+    """One step of an apply. `parent` and `name` are below the mount's target; `added` and
+    `removed` are the changes inside its tree, the top left out, in tree order."""
+
+    number: int
+    kind: OperationKind
+    change: Change
+    parent: bytes
+    name: bytes
+    added: list[Change] = field(default_factory=list)
+    removed: list[Change] = field(default_factory=list)
+
+    @property
+    def before(self) -> FileState:
+        assert self.change.before is not None
+        return self.change.before
+
+    @property
+    def after(self) -> FileState:
+        assert self.change.after is not None
+        return self.change.after
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """`operations` are ordered by mount, parent and name; `changes` by path. `dangers` is for
+    the caller to show; `apply` refuses them unless told otherwise."""
+
+    operations: tuple[Operation, ...]
+    changes: tuple[Change, ...]
+    dangers: tuple[Danger, ...]
+
+
+def plan(
+    changes: Sequence[Change],
+    stack: LayerStack,
     *,
-    bound_already: bool,
-) -> MountPlan:
-    overlays: list[bytes] = []
-    read_only: list[bytes] = []
-    notes: list[str] = []
-    for root in roots:
-        here = mount_of(mounts, root)
-        if bound_already and (here.read_only or not can_be_lower(here)):
-            notes.append(f"{_show(root)} stays read-only: {_why(here)}")
+    select: Callable[[bytes], bool] | None = None,
+) -> Plan:
+    """The plan for pending changes (`diff_pending`); `select` limits it by path.
+
+    With a selected path go the new directories that it lies in and, for a directory that is
+    deleted or replaced, everything in it. Raises UsageError for changes of a single layer over
+    other layers: only what is pending on the host can be applied."""
+    for change in changes:
+        if change.before is not None and change.before.layer:
+            raise UsageError(f"{os.fsdecode(change.path)}: the change is not against the host")
+    chosen = _in_tree_order(_without_renames(changes))
+    if select is not None:
+        chosen = _selected(chosen, select)
+    operations: list[Operation] = []
+    top: Operation | None = None
+    targets = {m.index: m.target.rstrip(b"/") for m in stack.mounts}
+    for change in chosen:
+        if top is not None and is_within(change.path, top.change.path):
+            (top.added if change.kind == ADDED else top.removed).append(change)
             continue
-        overlays.append(root)
-        for mount in submounts(mounts, root):
-            point = mount.mount_point
-            if is_kernel_tree(mount) or any(is_below(point, own) for own in (*_OWN, *keep_out)):
-                continue
-            if mount.read_only or not can_be_lower(mount) or not is_directory(point):
-                read_only.append(point)
-                if not mount.read_only:
-                    notes.append(f"{_show(point)} is read-only in the world: {_why(mount)}")
-            else:
-                overlays.append(point)
-    return MountPlan(
-        overlays=tuple(sorted(overlays)), read_only=tuple(sorted(read_only)), notes=tuple(notes)
+        relative = change.path[len(targets[change.mount]) + 1 :]
+        parent, _, name = relative.rpartition(b"/")
+        kind = {
+            ADDED: OperationKind.CREATE,
+            DELETED: OperationKind.DELETE,
+            META: OperationKind.META,
+        }.get(change.kind, OperationKind.REPLACE)
+        operation = Operation(number=0, kind=kind, change=change, parent=parent, name=name)
+        operations.append(operation)
+        top = operation if kind is not OperationKind.META else None
+    operations.sort(key=lambda o: (o.change.mount, o.parent, o.name))
+    for number, operation in enumerate(operations):
+        operation.number = number
+    return Plan(
+        operations=tuple(operations),
+        changes=tuple(sorted(chosen, key=lambda c: c.path)),
+        dangers=tuple(_dangers(chosen, stack)),
     )
 
 
-def _why(mount: Mount) -> str:
-    if mount.read_only:
-        return "it is mounted read-only"
-    if not can_be_lower(mount):
-        return f"{mount.filesystem.decode(errors='replace')} cannot be overlaid"
-    return "it is a single file mounted by itself"
+def _in_tree_order(changes: Iterable[Change]) -> list[Change]:
+    """A directory before, and directly before, everything in it."""
+    return sorted(changes, key=lambda c: c.path.replace(b"/", b"\0"))
 
 
-def _show(path: bytes) -> str:
-    return path.decode("utf-8", "backslashreplace")
+def _without_renames(changes: Iterable[Change]) -> Iterable[Change]:
+    for change in changes:
+        if change.kind != RENAMED:
+            yield change
+            continue
+        assert change.old_path is not None
+        yield Change(change.old_path, DELETED, change.before, None, change.mount)
+        yield Change(change.path, ADDED, None, change.after, change.mount)
+
+
+def _selected(ordered: list[Change], select: Callable[[bytes], bool]) -> list[Change]:
+    chosen = {c.path for c in ordered if select(c.path)}
+    # a tree that goes, goes whole
+    top: bytes | None = None
+    for change in ordered:
+        if top is not None and is_within(change.path, top):
+            if change.kind == DELETED:
+                chosen.add(change.path)
+            continue
+        top = None
+        was_directory = change.before is not None and change.before.type == "directory"
+        if change.path in chosen and was_directory and change.kind in (DELETED, TYPE_CHANGED):
+            top = change.path
+    # a new entry needs the new directories above it
+    makes = {
+        c.path: c
+        for c in ordered
+        if c.kind in (ADDED, TYPE_CHANGED) and c.after is not None and c.after.type == "directory"
+    }
+    for path in list(chosen):
+        while path := path.rpartition(b"/")[0]:
+            if path in makes:
+                chosen.add(path)
+    return [c for c in ordered if c.path in chosen]
+
+
+def _dangers(changes: Iterable[Change], stack: LayerStack) -> list[Danger]:
+    views: dict[int, MountView] = {}
+    found: list[Danger] = []
+    try:
+        for change in changes:
+            after = change.after
+            if after is None:
+                continue
+            if after.type in ("char", "block"):
+                found.append(Danger(path=change.path, reason=DangerReason.DEVICE))
+            elif after.type == "socket":
+                found.append(Danger(path=change.path, reason=DangerReason.SOCKET))
+            elif after.type == "file":
+                if after.mode & 0o4000:
+                    found.append(Danger(path=change.path, reason=DangerReason.SETUID))
+                if after.mode & 0o2010 == 0o2010:
+                    found.append(Danger(path=change.path, reason=DangerReason.SETGID))
+            if after.type in ("file", "directory"):
+                if change.mount not in views:
+                    mount = next(m for m in stack.mounts if m.index == change.mount)
+                    views[change.mount] = MountView(stack, mount)
+                for reason in _dangerous_attributes(views[change.mount], change, after):
+                    found.append(Danger(path=change.path, reason=reason))
+    finally:
+        for view in views.values():
+            view.close()
+    return found
+
+
+def _dangerous_attributes(
+    view: MountView, change: Change, after: FileState
+) -> Iterable[DangerReason]:
+    relative = change.path[len(view.mount.target.rstrip(b"/")) + 1 :]
+    parent, _, name = relative.rpartition(b"/")
+    fd, unlocked = view.open_parent(after.layer, parent)
+    try:
+        where = at(fd, os.fsdecode(name) or ".")
+        if not os.listxattr(where, follow_symlinks=False):
+            return
+        names = read_attributes(where, view.marks)
+        if "security.capability" in names:
+            yield DangerReason.CAPABILITIES
+        if any(n.startswith(("trusted.overlay.", "user.overlay.")) for n in names):
+            yield DangerReason.OVERLAY_MARK
+    finally:
+        os.close(fd)
+        if unlocked is not None:
+            unlocked.relock()

@@ -95,12 +95,11 @@ def read_attribute(where: str | int, name: str) -> bytes:
     try:
         return os.getxattr(where, name, follow_symlinks=follow)
     except PermissionError:
-        if isinstance(where, int):
-            raise
+        path = at(where, "") if isinstance(where, int) else where
         unlocked = Unlocked()
-        unlocked.widen(os.open(where, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC))
+        unlocked.widen(os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)))
         try:
-            return os.getxattr(where, name, follow_symlinks=False)
+            return os.getxattr(where, name, follow_symlinks=follow)
         finally:
             unlocked.relock()
 

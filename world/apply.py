@@ -1,0 +1,575 @@
+"""Applying pending changes to the host: all of them, or none.
+
+Not the plan (plan.py), the conflicts (conflict.py) or the recovery after a crash
+(recover.py). Order: journal the intent → open up directories that need it → stage every new
+entry beside its target → sync → journal what was staged → compare every target once more →
+change the names → sync → journal `committed` → remove what was displaced → remove the
+journal. Names are changed by renameat2(2) only: EXCHANGE for an entry that is replaced (what
+was displaced is compared afterwards and exchanged back if it is not what was checked),
+NOREPLACE for a new one, and for a deleted one a NOREPLACE rename to a staged name.
+
+Invariant: until `committed`, any error puts every name, mode and time back and leaves nothing
+staged behind; only directories' own times may differ. Never more rights than the caller's.
+Spec: world.md §5.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from substrate.errors import StateError
+from substrate.world import linux
+from substrate.world.attributes import Saved, restore, save, set_meta
+from substrate.world.beneath import LOOKUP, open_beneath
+from substrate.world.change import Change, FileState
+from substrate.world.conflict import Conflict, ConflictReason, check
+from substrate.world.identity import (
+    Identity,
+    before_matches,
+    content_digest,
+    fingerprint,
+    identity_of,
+    identity_of_state,
+    list_tree,
+)
+from substrate.world.journal import NAME, Journal, text
+from substrate.world.layers import LayerStack, is_frozen
+from substrate.world.plan import Danger, Operation, OperationKind, Plan
+from substrate.world.restored import add_restored, load_restored
+from substrate.world.stage import Stager, remove_staged
+from substrate.world.view import HOST, MountView
+
+
+class ApplyConflict(StateError):
+    """Nothing was applied: the host changed beside the world. `conflicts` says where."""
+
+    def __init__(self, conflicts: Sequence[Conflict]) -> None:
+        first = conflicts[0]
+        more = f" and {len(conflicts) - 1} more" if len(conflicts) > 1 else ""
+        super().__init__(
+            f"nothing was applied: {os.fsdecode(first.path)!r}: {first.detail}{more}",
+            hint="look at the host's version, then discard one side or apply other paths",
+            code="E-APPLY-CONFLICT",
+        )
+        self.conflicts = tuple(conflicts)
+
+
+class DangerRefused(StateError):
+    """Nothing was applied: the plan holds entries that must be allowed by name."""
+
+    def __init__(self, dangers: Sequence[Danger]) -> None:
+        first = dangers[0]
+        more = f" and {len(dangers) - 1} more" if len(dangers) > 1 else ""
+        super().__init__(
+            f"nothing was applied: {os.fsdecode(first.path)!r} is a danger: {first.reason}{more}",
+            hint="apply the other paths, or allow special files after a look at them",
+            code="E-APPLY-DANGER",
+        )
+        self.dangers = tuple(dangers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What an apply did. `kept_owner`: paths that stayed the caller's because it may not give
+    them away. `left`: staged entries that could not be removed afterwards (the journal stays,
+    and `recover` tries again)."""
+
+    identifier: str
+    operations: int
+    changes: int
+    kept_owner: tuple[bytes, ...] = ()
+    left: tuple[bytes, ...] = ()
+
+
+def apply(
+    plan: Plan, stack: LayerStack, world_directory: bytes, *, allow_special: bool = False
+) -> Applied:
+    """Applies a plan to the host.
+
+    Raises DangerRefused, ApplyConflict, StateError (a layer is not frozen, an earlier apply
+    is unfinished) and OSError (the host refused a step); after each of them the host is as
+    it was."""
+    if plan.dangers and not allow_special:
+        raise DangerRefused(plan.dangers)
+    for layer in stack.layers:
+        if not is_frozen(stack, layer.number):
+            raise StateError(
+                f"layer {layer.number} is still open: only frozen layers are applied",
+                hint="wait until the world's processes have ended",
+                code="E-LAYER-OPEN",
+            )
+    conflicts = check(plan, stack, load_restored(world_directory))
+    if conflicts:
+        raise ApplyConflict(conflicts)
+    run = _Apply(plan, stack, world_directory)
+    try:
+        return run.run()
+    finally:
+        run.close()
+
+
+class _Apply:
+    def __init__(self, plan: Plan, stack: LayerStack, world_directory: bytes) -> None:
+        self.identifier = os.urandom(6).hex()
+        self.plan = plan
+        self.world_directory = world_directory
+        mounts = {o.change.mount for o in plan.operations}
+        self.views = {m.index: MountView(stack, m) for m in stack.mounts if m.index in mounts}
+        self.parents = _Parents(self.views)
+        self.stagers = {i: Stager(v) for i, v in self.views.items()}
+        #: operations whose name was changed, in that order
+        self.done: list[Operation] = []
+        self.saved: dict[int, Saved] = {}
+        self.widened: list[tuple[int, bytes, Identity, int]] = []
+        #: identity of each staged entry, and the fingerprint of a staged tree
+        self.staged: dict[int, Identity] = {}
+
+    def close(self) -> None:
+        self.parents.close()
+        for view in self.views.values():
+            view.close()
+
+    def staged_name(self, operation: Operation) -> bytes:
+        return f".substrate-{self.identifier}-{operation.number}".encode()
+
+    def run(self) -> Applied:
+        operations = self.plan.operations
+        journal = Journal.create(self.world_directory, self.identifier)
+        try:
+            try:
+                self._intend(journal)
+                journal.sync()
+                self._widen()
+                self._stage_all(journal)
+                self._sync_filesystems()
+                journal.add("ready")
+                journal.sync()
+                self._verify_all()
+                self._exchange_all()
+                self._set_all_meta()
+                self._narrow()
+                self._sync_filesystems()
+                journal.add("committed")
+                journal.sync()
+            except BaseException as error:
+                self._roll_back(error)
+                try:
+                    journal.remove()
+                except OSError as second:
+                    error.add_note(f"its journal could not be removed: {second}")
+                raise
+            left = self._remove_displaced()
+            if not left:
+                try:
+                    self._note_restored()
+                    journal.remove()
+                except OSError:
+                    left.append(self.world_directory + b"/" + NAME)
+        finally:
+            journal.close()
+        kept = sorted(p for s in self.stagers.values() for p in s.kept_owner)
+        return Applied(
+            identifier=self.identifier,
+            operations=len(operations),
+            changes=len(self.plan.changes),
+            kept_owner=tuple(kept),
+            left=tuple(left),
+        )
+
+    # --- before any name changes
+
+    def _intend(self, journal: Journal) -> None:
+        """Writes down every operation and what it will displace; finds the directories that
+        must be opened up for their owner."""
+        opened: set[tuple[int, bytes]] = set()
+        for operation in self.plan.operations:
+            view = self.views[operation.change.mount]
+            parent_fd = self.parents.fd(operation)
+            fields: dict[str, object] = {}
+            if operation.change.before is not None:
+                status = os.stat(operation.name or b".", dir_fd=parent_fd, follow_symlinks=False)
+                if not before_matches(status, operation.before):
+                    raise _changed(operation, "after the diff")
+                fields["before"] = list(identity_of(status))
+                fields["ctime_ns"] = status.st_ctime_ns
+                if operation.kind is OperationKind.META:
+                    saved = save(parent_fd, operation.name, operation.change)
+                    self.saved[operation.number] = saved
+                    fields["saved"] = saved.to_json()
+                elif operation.before.type == "directory":
+                    fields["tree"] = fingerprint(self._planned_tree(operation))
+                elif operation.before.type == "file":
+                    fields["digest"] = self._host_digest(view, operation)
+            journal.add(
+                "intent",
+                n=operation.number,
+                operation=operation.kind.value,
+                target=text(view.mount.target),
+                parent=text(operation.parent),
+                name=text(operation.name),
+                **fields,
+            )
+            place = (operation.change.mount, operation.parent)
+            if place not in opened and operation.kind is not OperationKind.META:
+                opened.add(place)
+                status = os.fstat(parent_fd)
+                mode = status.st_mode & 0o7777
+                ours = os.geteuid() != 0 and status.st_uid == os.geteuid()
+                if ours and mode & 0o300 != 0o300:
+                    self.widened.append((*place, identity_of(status), mode))
+                    journal.add(
+                        "widen",
+                        target=text(view.mount.target),
+                        parent=text(operation.parent),
+                        before=list(identity_of(status)),
+                    )
+
+    def _host_digest(self, view: MountView, operation: Operation) -> str | None:
+        """None for a file that we may replace but not read."""
+        try:
+            fd = view.open_state(_join(operation.parent, operation.name), operation.before)
+        except PermissionError:
+            return None
+        try:
+            return content_digest(fd)
+        finally:
+            os.close(fd)
+
+    def _planned_tree(self, operation: Operation) -> list[tuple[bytes, Identity]]:
+        start = len(operation.change.path) + 1
+        return sorted((c.path[start:], identity_of_state(_before(c))) for c in operation.removed)
+
+    def _widen(self) -> None:
+        for mount, parent, _, mode in self.widened:
+            fd = open_beneath(self.views[mount].roots[HOST], parent, LOOKUP)
+            try:
+                os.chmod(f"/proc/self/fd/{fd}", mode | 0o300)
+            finally:
+                os.close(fd)
+
+    def _narrow(self) -> None:
+        """Sets back the directories that were opened up. Those that the plan itself gave a
+        mode have it already."""
+        given = {
+            (o.change.mount, _join(o.parent, o.name))
+            for o in self.done
+            if o.kind is OperationKind.META
+        }
+        for mount, parent, identity, mode in self.widened:
+            if (mount, parent) in given:
+                continue
+            try:
+                fd = open_beneath(self.views[mount].roots[HOST], parent, LOOKUP)
+            except FileNotFoundError:
+                continue  # removed beside us, and its mode with it
+            try:
+                status = os.fstat(fd)
+                if (status.st_dev, status.st_ino) == identity[1:3] and (
+                    status.st_mode & 0o7777 == mode | 0o300
+                ):
+                    os.chmod(f"/proc/self/fd/{fd}", mode)
+            finally:
+                os.close(fd)
+
+    def _stage_all(self, journal: Journal) -> None:
+        for operation in self.plan.operations:
+            if operation.kind in (OperationKind.META, OperationKind.DELETE):
+                continue
+            parent_fd = self.parents.fd(operation)
+            name = self.staged_name(operation)
+            digest = self._stage(operation, parent_fd, name)
+            status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+            self.staged[operation.number] = identity_of(status)
+            fields: dict[str, object] = {"after": list(identity_of(status))}
+            if operation.after.type == "directory":
+                fields["tree"] = fingerprint(list_tree(parent_fd, name))
+            elif operation.after.type == "file":
+                fields["digest"] = digest
+            journal.add("staged", n=operation.number, **fields)
+
+    def _stage(self, operation: Operation, parent_fd: int, name: bytes) -> str | None:
+        stager = self.stagers[operation.change.mount]
+        relative = _join(operation.parent, operation.name)
+        state = operation.after
+        digest = stager.stage(
+            relative, state, operation.parent, parent_fd, name, open_directory=True
+        )
+        if state.type != "directory":
+            return digest
+        root = stager.view.roots[HOST]
+        staged_top = _join(operation.parent, name)
+        directories: list[tuple[bytes, FileState, bytes]] = [(relative, state, staged_top)]
+        start = len(operation.change.path)
+        for change in operation.added:
+            inner = change.path[start:]
+            parent, _, child = (staged_top + inner).rpartition(b"/")
+            entry = _after(change)
+            fd = open_beneath(root, parent, LOOKUP)
+            try:
+                stager.stage(relative + inner, entry, parent, fd, child, open_directory=True)
+            finally:
+                os.close(fd)
+            if entry.type == "directory":
+                directories.append((relative + inner, entry, staged_top + inner))
+        for source, entry, staged in reversed(directories):  # children before their directory
+            parent, _, child = staged.rpartition(b"/")
+            fd = open_beneath(root, parent, LOOKUP)
+            try:
+                stager.finish_directory(source, entry, fd, child)
+            finally:
+                os.close(fd)
+        return None
+
+    def _sync_filesystems(self) -> None:
+        """One syncfs(2) for each filesystem that something is changed on."""
+        seen: set[int] = set()
+        for operation in self.plan.operations:
+            parent_fd = self.parents.fd(operation)
+            device = self.parents.device
+            if device in seen:
+                continue
+            seen.add(device)
+            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent_fd)
+            try:
+                linux.syncfs(fd)
+            finally:
+                os.close(fd)
+
+    def _verify_all(self) -> None:
+        """The last look before the window: each target as the plan saw it, change time
+        included (a rename changes that one, so it cannot be compared afterwards)."""
+        opened = {(mount, parent) for mount, parent, _, _ in self.widened}
+        for operation in self.plan.operations:
+            if operation.change.before is None:
+                continue
+            if (operation.change.mount, _join(operation.parent, operation.name)) in opened:
+                continue  # its mode is ours now; `set_meta` looks at the inode
+            parent_fd = self.parents.fd(operation)
+            try:
+                status = os.stat(operation.name or b".", dir_fd=parent_fd, follow_symlinks=False)
+            except FileNotFoundError:
+                raise _changed(operation, "while it was staged") from None
+            if not before_matches(status, operation.before):
+                raise _changed(operation, "while it was staged")
+
+    # --- the window
+
+    def _exchange_all(self) -> None:
+        for operation in self.plan.operations:
+            kind = operation.kind
+            if kind is OperationKind.META:
+                continue
+            parent_fd = self.parents.fd(operation)
+            name, staged = operation.name, self.staged_name(operation)
+            self.done.append(operation)  # before: `_undo` looks whether it happened
+            try:
+                if kind is OperationKind.CREATE:
+                    linux.renameat2(parent_fd, staged, parent_fd, name, linux.RENAME_NOREPLACE)
+                elif kind is OperationKind.REPLACE:
+                    linux.renameat2(parent_fd, staged, parent_fd, name, linux.RENAME_EXCHANGE)
+                else:
+                    linux.renameat2(parent_fd, name, parent_fd, staged, linux.RENAME_NOREPLACE)
+            except OSError as error:
+                if error.errno in (errno.EEXIST, errno.ENOENT):
+                    raise _changed(operation, "during the apply") from error
+                raise
+            if kind is not OperationKind.CREATE:
+                self._verify_displaced(operation, parent_fd, staged)
+
+    def _verify_displaced(self, operation: Operation, parent_fd: int, staged: bytes) -> None:
+        status = os.stat(staged, dir_fd=parent_fd, follow_symlinks=False)
+        same = identity_of(status) == identity_of_state(operation.before)
+        if same and operation.before.type == "directory":
+            try:
+                same = list_tree(parent_fd, staged) == self._planned_tree(operation)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                same = False  # something is mounted inside
+        if not same:
+            raise _changed(operation, "during the apply")
+
+    def _set_all_meta(self) -> None:
+        """Modes and the like, in place so that the inode stays; deepest first, because a
+        directory may lose the permission to be searched."""
+        metas = [o for o in self.plan.operations if o.kind is OperationKind.META]
+        for operation in reversed(metas):
+            parent_fd = self.parents.fd(operation)
+            self.done.append(operation)
+            view = self.views[operation.change.mount]
+            kept = set_meta(
+                view, _join(operation.parent, operation.name), parent_fd, operation.change
+            )
+            if kept:
+                self.stagers[operation.change.mount].kept_owner.append(operation.change.path)
+
+    # --- after
+
+    def _roll_back(self, cause: BaseException) -> None:
+        """Puts every name back, last first, and removes what was staged. What cannot be put
+        back is left with the journal and said in a StateError."""
+        stuck: list[str] = []
+        for operation in reversed(self.done):
+            try:
+                self._undo(operation)
+            except (OSError, StateError) as error:
+                stuck.append(f"{os.fsdecode(operation.change.path)}: {error}")
+        if not stuck:
+            for operation in self.plan.operations:
+                if operation.kind in (OperationKind.CREATE, OperationKind.REPLACE):
+                    try:
+                        remove_staged(self.parents.fd(operation), self.staged_name(operation))
+                    except (OSError, StateError) as error:
+                        stuck.append(f"{os.fsdecode(operation.change.path)}: {error}")
+        try:
+            self._narrow()
+            self._note_restored()
+        except OSError as error:
+            stuck.append(str(error))
+        if stuck:
+            raise StateError(
+                f"the apply failed ({cause}) and could not be undone at {'; '.join(stuck[:3])}"
+                + (f" and {len(stuck) - 3} more" if len(stuck) > 3 else ""),
+                hint="the journal was kept; `recover` tries again",
+                code="E-APPLY-STUCK",
+            ) from cause
+
+    def _note_restored(self) -> None:
+        """The change times that we have left: of what went there and back, and of every
+        directory in which names came and went."""
+        entries = []
+        for operation in self.done:
+            before = operation.change.before
+            if before is None:
+                continue
+            fd = self.parents.fd(operation)
+            try:
+                status = os.stat(operation.name or b".", dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if status.st_ino == before.inode and status.st_ctime_ns != before.ctime_ns:
+                entries.append(
+                    (operation.change.path, before.inode, status.st_ctime_ns, before.ctime_ns)
+                )
+        known = {path for path, *_ in entries}
+        for mount, parent, inode, ctime_ns in self.parents.first_seen():
+            view = self.views[mount]
+            try:
+                fd = open_beneath(view.roots[HOST], parent, LOOKUP)
+            except FileNotFoundError:
+                continue
+            try:
+                status = os.fstat(fd)
+            finally:
+                os.close(fd)
+            path = view.path(parent)
+            if status.st_ino == inode and status.st_ctime_ns != ctime_ns and path not in known:
+                entries.append((path, inode, status.st_ctime_ns, ctime_ns))
+        if entries:
+            add_restored(self.world_directory, entries)
+
+    def _undo(self, operation: Operation) -> None:
+        parent_fd = self.parents.fd(operation)
+        name, staged = operation.name, self.staged_name(operation)
+        if operation.kind is OperationKind.META:
+            restore(parent_fd, name, self.saved[operation.number])
+            return
+        here, aside = _inode(parent_fd, name), _inode(parent_fd, staged)
+        if operation.kind is OperationKind.DELETE:
+            if aside is not None:
+                linux.renameat2(parent_fd, staged, parent_fd, name, linux.RENAME_NOREPLACE)
+            return
+        ours = self.staged[operation.number][1:3]
+        if aside == ours:
+            return  # it did not happen
+        if here != ours:
+            raise StateError("the host replaced it after it was applied")
+        flag = linux.RENAME_EXCHANGE
+        if operation.kind is OperationKind.CREATE:
+            flag = linux.RENAME_NOREPLACE
+        linux.renameat2(parent_fd, name, parent_fd, staged, flag)
+
+    def _remove_displaced(self) -> list[bytes]:
+        left = []
+        for operation in self.plan.operations:
+            if operation.kind in (OperationKind.REPLACE, OperationKind.DELETE):
+                try:
+                    remove_staged(self.parents.fd(operation), self.staged_name(operation))
+                except (OSError, StateError):
+                    path = operation.change.path.rpartition(b"/")[0]
+                    left.append(path + b"/" + self.staged_name(operation))
+        return left
+
+
+class _Parents:
+    """The open parent directory of the operation at hand. Operations come ordered by parent,
+    so one open directory at a time is enough; each must stay the directory it was at first."""
+
+    def __init__(self, views: dict[int, MountView]) -> None:
+        self._views = views
+        self._place: tuple[int, bytes] | None = None
+        self._fd = -1
+        self._known: dict[tuple[int, bytes], tuple[int, int, int]] = {}
+        self.device = 0
+
+    def first_seen(self) -> list[tuple[int, bytes, int, int]]:
+        """(mount, path, inode, change time when it was first opened) of each parent."""
+        return [(*place, inode, ctime) for place, (_, inode, ctime) in self._known.items()]
+
+    def fd(self, operation: Operation) -> int:
+        place = (operation.change.mount, operation.parent)
+        if place != self._place:
+            self.close()
+            try:
+                fd = open_beneath(self._views[place[0]].roots[HOST], place[1], LOOKUP)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
+                    raise _changed(operation, "(a directory above it)") from error
+                raise
+            self._fd, self._place = fd, place
+            status = os.fstat(fd)
+            self.device = status.st_dev
+            first = (status.st_dev, status.st_ino, status.st_ctime_ns)
+            if self._known.setdefault(place, first)[:2] != first[:2]:
+                raise _changed(operation, "(its directory was replaced)")
+        return self._fd
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._place = -1, None
+
+
+def _inode(parent_fd: int, name: bytes) -> tuple[int, int] | None:
+    """(dev, inode), or None when there is no such name."""
+    try:
+        status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _join(parent: bytes, name: bytes) -> bytes:
+    return parent + b"/" + name if parent else name
+
+
+def _before(change: Change) -> FileState:
+    assert change.before is not None
+    return change.before
+
+
+def _after(change: Change) -> FileState:
+    assert change.after is not None
+    return change.after
+
+
+def _changed(operation: Operation, when: str) -> ApplyConflict:
+    conflict = Conflict(
+        path=operation.change.path,
+        reason=ConflictReason.HOST_CHANGED,
+        detail=f"the host changed it {when}",
+    )
+    return ApplyConflict([conflict])

@@ -1,0 +1,105 @@
+"""The journal of an apply: what was about to be done, so that a crash can be undone.
+
+Not a log for people. JSON lines in `<world directory>/apply.journal`, in this order: `begin`;
+`intent` for each operation and `widen` for each directory opened up, synced before the host
+is touched; `staged` for each operation and `ready`, synced before the first name is changed;
+`committed`, synced when every name was; then the file is removed. A last line without its
+end is one that was not synced, and is as if it were not there. Spec: world.md §5.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from substrate.errors import StateError
+
+NAME = b"apply.journal"
+VERSION = 1
+
+
+def text(path: bytes) -> str:
+    """A path as JSON can hold it (surrogateescape)."""
+    return path.decode("utf-8", "surrogateescape")
+
+
+def octets(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")
+
+
+class Journal:
+    """The writer. One at a time: `create` fails while another apply is unfinished."""
+
+    def __init__(self, world_fd: int, fd: int) -> None:
+        self._world_fd = world_fd
+        self._fd = fd
+        self._lines: list[str] = []
+
+    @classmethod
+    def create(cls, world_directory: bytes, identifier: str) -> Journal:
+        world_fd = os.open(world_directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+            fd = os.open(NAME, flags, 0o600, dir_fd=world_fd)
+        except FileExistsError:
+            os.close(world_fd)
+            raise StateError(
+                f"an earlier apply of {os.fsdecode(world_directory)} is unfinished",
+                hint="it is finished or undone by `recover`, which runs at the next start",
+                code="E-APPLY-UNFINISHED",
+            ) from None
+        except BaseException:
+            os.close(world_fd)
+            raise
+        journal = cls(world_fd, fd)
+        journal.add("begin", version=VERSION, id=identifier)
+        return journal
+
+    def add(self, kind: str, **fields: Any) -> None:
+        self._lines.append(json.dumps({"type": kind, **fields}, separators=(",", ":")) + "\n")
+
+    def sync(self) -> None:
+        """Writes what was added and waits until it is on disk. Raises OSError."""
+        data = memoryview("".join(self._lines).encode())
+        while data:
+            data = data[os.write(self._fd, data) :]
+        self._lines.clear()
+        os.fsync(self._fd)
+        os.fsync(self._world_fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+        os.close(self._world_fd)
+
+    def remove(self) -> None:
+        os.unlink(NAME, dir_fd=self._world_fd)
+        os.fsync(self._world_fd)
+
+
+def load_journal(world_directory: bytes) -> list[dict[str, Any]] | None:
+    """The lines of an unfinished apply, or None. Raises StateError for a foreign journal."""
+    try:
+        with open(world_directory + b"/" + NAME, "rb") as stream:
+            data = stream.read()
+    except FileNotFoundError:
+        return None
+    whole = data[: data.rfind(b"\n") + 1]
+    lines = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            lines.append(json.loads(line))
+        except ValueError as error:
+            raise StateError(
+                f"line {number} of {os.fsdecode(world_directory + b'/' + NAME)} is damaged: {error}"
+            ) from None
+    if lines and lines[0].get("version") != VERSION:
+        raise StateError(
+            f"the apply journal has version {lines[0].get('version')!r}, expected {VERSION}",
+            hint="recover it with the version of substrate that wrote it",
+        )
+    return lines
+
+
+def remove_journal(world_directory: bytes) -> None:
+    os.unlink(world_directory + b"/" + NAME)

@@ -1,0 +1,261 @@
+"""Making the new entry beside its target, complete, before any name changes.
+
+Not the exchange of names (apply.py). A staged entry has the content, mode, owner, times and
+attributes that the target shall have; only its name is a temporary one. Sources are read
+from frozen layers only and must be the files that the plan saw. Owners: a file belongs to
+the id that it had in the world, un-shifted; where the caller may not give files away, it
+stays the caller's and the path is noted. Spec: world.md §5.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import stat
+
+from substrate.errors import StateError
+from substrate.world.beneath import open_beneath
+from substrate.world.change import FileState
+from substrate.world.identity import _BLOCK, add_block, content_digest
+from substrate.world.removal import remove_tree
+from substrate.world.upper import at, open_layer_file, read_attributes
+from substrate.world.view import MountView
+
+_FICLONE = 0x40049409  # ioctl_ficlone(2)
+_CLONE_FROM = 1 << 20  # bytes; below this a copy is cheaper than the attempt
+_CANNOT_CLONE = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.EPERM)
+_CANNOT_LINK = (errno.EXDEV, errno.EMLINK, errno.EPERM)
+#: attributes that a new file can inherit from its directory
+_INHERITED = ("system.posix_acl_access", "system.posix_acl_default")
+
+
+class Stager:
+    """Stages entries of one mount. `kept_owner` collects paths whose owner could not be given.
+
+    `links`: the first staged name of each hard-linked file of a layer, so that names which
+    were one file in the world are one file on the host."""
+
+    def __init__(self, view: MountView) -> None:
+        self.view = view
+        self.links: dict[tuple[int, int, int], tuple[bytes, bytes]] = {}
+        self.kept_owner: list[bytes] = []
+        self._euid, self._egid = os.geteuid(), os.getegid()
+
+    def stage(
+        self,
+        relative: bytes,
+        state: FileState,
+        parent: bytes,
+        parent_fd: int,
+        name: bytes,
+        *,
+        open_directory: bool = False,
+    ) -> str | None:
+        """Makes `state` (the entry `relative` of a layer) as `name` in `parent_fd`, which is
+        the host's directory `parent`. Gives a regular file's content digest. A directory is
+        left open (0700) when `open_directory`; `finish_directory` completes it.
+
+        Raises OSError, StateError when the layer's file is not the one that was planned."""
+        source_parent, _, source_name = relative.rpartition(b"/")
+        source_fd, unlocked = self.view.open_parent(state.layer, source_parent)
+        try:
+            self._must_be(source_fd, source_name, state, relative)
+            if state.type == "directory":
+                os.mkdir(name, 0o700, dir_fd=parent_fd)
+                if not open_directory:
+                    self.finish_directory(relative, state, parent_fd, name)
+            elif state.type == "file":
+                return self._stage_file(relative, state, parent, parent_fd, name, source_fd)
+            else:
+                self._stage_special(relative, state, parent_fd, name)
+        finally:
+            os.close(source_fd)
+            if unlocked is not None:
+                unlocked.relock()
+        return None
+
+    def _must_be(self, fd: int, name: bytes, state: FileState, relative: bytes) -> None:
+        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        seen = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        if seen != (state.dev, state.inode, state.size, state.mtime_ns):
+            raise StateError(
+                f"{os.fsdecode(self.view.path(relative))} changed in its layer after the diff",
+                hint="look at the diff again; only layers that no process writes are applied",
+            )
+
+    def _stage_file(
+        self,
+        relative: bytes,
+        state: FileState,
+        parent: bytes,
+        parent_fd: int,
+        name: bytes,
+        source_fd: int,
+    ) -> str:
+        key = (state.layer, state.dev, state.inode)
+        staged_parent, staged_name = (
+            self.links.get(key, (b"", b"")) if state.nlink > 1 else (b"", b"")
+        )
+        if staged_name and self._link(staged_parent, staged_name, parent_fd, name):
+            return ""
+        source = open_layer_file(source_fd, relative.rpartition(b"/")[2])
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            target = os.open(name, flags, 0o600, dir_fd=parent_fd)
+            try:
+                digest = copy_content(source, target)
+                self._finish(relative, state, target, read_attributes_of(self.view, source))
+            finally:
+                os.close(target)
+        finally:
+            os.close(source)
+        if state.nlink > 1:
+            self.links[key] = (parent, name)
+        return digest
+
+    def _link(self, old_parent: bytes, old: bytes, parent_fd: int, name: bytes) -> bool:
+        fd = open_beneath(self.view.roots[0], old_parent, os.O_PATH | os.O_DIRECTORY)
+        try:
+            os.link(old, name, src_dir_fd=fd, dst_dir_fd=parent_fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _CANNOT_LINK:
+                raise
+            return False
+        finally:
+            os.close(fd)
+        return True
+
+    def _stage_special(
+        self, relative: bytes, state: FileState, parent_fd: int, name: bytes
+    ) -> None:
+        if state.type == "symlink":
+            assert state.link is not None
+            os.symlink(state.link, name, dir_fd=parent_fd)
+        else:
+            kind = {
+                "fifo": stat.S_IFIFO,
+                "socket": stat.S_IFSOCK,
+                "char": stat.S_IFCHR,
+                "block": stat.S_IFBLK,
+            }[state.type]
+            os.mknod(name, kind | 0o600, state.rdev, dir_fd=parent_fd)
+        self._give(relative, state, name, parent_fd)
+        if state.type != "symlink":
+            os.chmod(at(parent_fd, os.fsdecode(name)), state.mode)
+        times = (state.mtime_ns, state.mtime_ns)
+        os.utime(name, ns=times, dir_fd=parent_fd, follow_symlinks=False)
+
+    def finish_directory(
+        self, relative: bytes, state: FileState, parent_fd: int, name: bytes
+    ) -> None:
+        """Gives a staged directory, when all is in it, what its state says."""
+        source, unlocked = self.view.open_parent(state.layer, relative)
+        try:
+            attributes = read_attributes_of(self.view, source)
+        finally:
+            os.close(source)
+            if unlocked is not None:
+                unlocked.relock()
+        fd = open_beneath(parent_fd, name, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self._finish(relative, state, fd, attributes)
+        finally:
+            os.close(fd)
+
+    def _finish(
+        self, relative: bytes, state: FileState, fd: int, attributes: dict[str, bytes]
+    ) -> None:
+        """Owner first (it clears setuid), then attributes (they need write permission by the
+        mode), then the mode, then the times."""
+        self._give(relative, state, fd, None)
+        for inherited in os.listxattr(fd):
+            if inherited in _INHERITED and inherited not in attributes:
+                os.removexattr(fd, inherited)
+        for name, content in attributes.items():
+            os.setxattr(fd, name, content)
+        os.fchmod(fd, state.mode)
+        os.utime(fd, ns=(state.mtime_ns, state.mtime_ns))
+
+    def _give(
+        self, relative: bytes, state: FileState, where: int | bytes, dir_fd: int | None
+    ) -> None:
+        if isinstance(where, int):
+            status = os.fstat(where)
+        else:
+            status = os.stat(where, dir_fd=dir_fd, follow_symlinks=False)
+        uid = self._euid if state.uid is None else state.uid
+        gid = self._egid if state.gid is None else state.gid
+        if (status.st_uid, status.st_gid) == (uid, gid):
+            return
+        try:
+            if isinstance(where, int):
+                os.fchown(where, uid, gid)
+            else:
+                os.chown(where, uid, gid, dir_fd=dir_fd, follow_symlinks=False)
+        except PermissionError:
+            self.kept_owner.append(self.view.path(relative))
+
+
+def read_attributes_of(view: MountView, fd: int) -> dict[str, bytes]:
+    """The attributes to give to a copy of a layer's file, ids un-shifted."""
+    shifted = bool(view.stack.id_extents)
+    found = read_attributes(fd, view.marks, view.ids if shifted else None)
+    capabilities = found.get("security.capability")
+    if shifted and capabilities is not None and len(capabilities) == 24:
+        # vfs_ns_cap_data, revision 3: the last word is the uid of the namespace's root.
+        # On the host the file has them without a namespace: revision 2 (capabilities(7)).
+        flags = int.from_bytes(capabilities[:4], "little") & 1
+        found["security.capability"] = (0x02000000 | flags).to_bytes(4, "little") + capabilities[
+            4:20
+        ]
+    return found
+
+
+def copy_content(source: int, target: int) -> str:
+    """Copies a regular file, holes kept, sharing extents where the filesystem can; gives the
+    `content_digest`. Raises OSError."""
+    status = os.fstat(source)
+    size = status.st_size
+    if size >= _CLONE_FROM:
+        try:
+            fcntl.ioctl(target, _FICLONE, source)
+        except OSError as error:
+            if error.errno not in _CANNOT_CLONE:
+                raise
+        else:
+            return content_digest(target)
+    sparse = status.st_blocks * 512 < size
+    total = hashlib.sha256()
+    offset = 0
+    while offset < size:
+        if sparse:
+            try:
+                data = os.lseek(source, offset, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                break
+            offset = data - data % _BLOCK
+        block = os.pread(source, min(_BLOCK, size - offset), offset)
+        if not block:
+            raise StateError("a file of a frozen layer became shorter while it was copied")
+        add_block(total, offset, block)
+        if not sparse or block.count(0) != len(block):
+            _write_all(target, block, offset)
+        offset += len(block)
+    if sparse:
+        os.ftruncate(target, size)
+    return f"{total.hexdigest()}:{size}"
+
+
+def _write_all(fd: int, block: bytes, offset: int) -> None:
+    written = os.pwrite(fd, block, offset)
+    while written < len(block):
+        written += os.pwrite(fd, block[written:], offset + written)
+
+
+def remove_staged(parent_fd: int, name: bytes) -> None:
+    """Removes a staged entry, if it is there."""
+    remove_tree(parent_fd, name)
