@@ -1,0 +1,222 @@
+"""What is pending in a session's world, brought to the host or thrown away.
+
+Opens the session with its lock, puts right what an interrupted apply left, and writes what
+is done into the trace. Not the mechanics (world/apply.py) nor the looking (history.py).
+Invariants: everything is applied or nothing; what was done is in the trace; a session whose
+world is over has its `session_end`, and its directory no current world. The layers of a
+world that is over stay until `world gc`. Spec: world.md §4, §5.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from substrate.errors import StateError
+from substrate.session import opening, store
+from substrate.session.home import Home
+from substrate.session.opening import Opened
+from substrate.session.summary import count_phrase
+from substrate.session.world_file import APPLIED, DISCARDED, OPEN, WorldFile, save_world
+from substrate.telemetry.trace.digests import Digester
+from substrate.telemetry.trace.events import changes as events
+from substrate.telemetry.trace.events.session import SessionEnd
+from substrate.values import as_dict, replace
+from substrate.world.apply import Applied, ApplyConflict, DangerRefused
+from substrate.world.apply import apply as apply_plan
+from substrate.world.change import Change, Summary, summary
+from substrate.world.conflict import Conflict, check
+from substrate.world.diff import diff_pending
+from substrate.world.layers import LayerStack
+from substrate.world.plan import Danger, Plan
+from substrate.world.plan import plan as make_plan
+from substrate.world.recover import Outcome, recover
+
+__all__ = ["ApplyConflict", "DangerRefused", "Done", "Held", "Review", "open_pending", "phrase"]
+
+_DURABILITY = "command"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    """What an apply would do. Nothing has been touched."""
+
+    changes: tuple[Change, ...]
+    counts: Summary
+    conflicts: tuple[Conflict, ...]
+    dangers: tuple[Danger, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What was applied. `over`: nothing is left, the world has ended. `kept_owner`: paths that
+    stayed ours because we may not give them away."""
+
+    counts: Summary
+    over: bool
+    kept_owner: tuple[bytes, ...]
+    left: tuple[bytes, ...]
+
+
+def phrase(counts: Summary) -> str:
+    return count_phrase(counts) or "nothing had changed"
+
+
+@contextmanager
+def open_pending(home: Home, session_id: str) -> Iterator[Held]:
+    """Takes the session's lock for the time of the block. Raises SessionBusy, StateError for a
+    world that is over or an apply that was cut short and cannot be put right."""
+    opened = opening.open_existing(home, session_id, durability=_DURABILITY)
+    try:
+        assert opened.world is not None
+        if opened.world.state != OPEN:
+            raise StateError(
+                f"world {opened.world.name} is over: it was {opened.world.state}",
+                hint="`substrate world ls` lists the worlds that have something pending",
+            )
+        held = Held(home, opened, opened.world)
+        held.settle()
+        yield held
+    finally:
+        opened.writer.close()
+        os.close(opened.files.fd)
+
+
+class Held:
+    """A session whose lock we hold."""
+
+    def __init__(self, home: Home, opened: Opened, world: WorldFile) -> None:
+        self.home = home
+        self.opened = opened
+        self.world = world
+        self.recovered: Outcome | None = None
+        self.stack: LayerStack = world.stack(opened.files)
+
+    def settle(self) -> None:
+        """Rolls an interrupted apply forward or back, freezes layers that were left in use."""
+        outcome = recover(self.opened.files.world_path)
+        if outcome is not None:
+            self.recovered = outcome.outcome
+            if outcome.outcome is Outcome.UNCLEAR:
+                listed = "; ".join(outcome.unclear[:5])
+                raise StateError(
+                    f"an apply of world {self.world.name} was cut short, and files changed since: "
+                    f"{listed}",
+                    hint="put these right by hand, then `substrate world gc --forget-apply "
+                    f"{self.world.name}`",
+                    code="E-APPLY-UNCLEAR",
+                )
+        self.stack, _ = opening.settle_layers(self.stack)
+
+    def changes(self, *, include_scratch: bool = False) -> list[Change]:
+        """All that is pending, against the host as it is now."""
+        return diff_pending(self.stack, include_scratch=include_scratch)
+
+    # --- apply
+
+    def review(self, select: Callable[[bytes], bool] | None = None) -> tuple[Review, Plan]:
+        """What an apply would do, its conflicts and its dangers."""
+        digester = Digester(self.opened.key)
+        changes = diff_pending(self.stack, digest=lambda fd: digester.digest_fd(fd)[0])
+        planned = make_plan(changes, self.stack, select=select)
+        review = Review(
+            changes=planned.changes,
+            counts=summary(planned.changes),
+            conflicts=tuple(check(planned, self.stack)) if planned.changes else (),
+            dangers=planned.dangers,
+        )
+        return review, planned
+
+    def apply(
+        self,
+        *,
+        select: Callable[[bytes], bool] | None = None,
+        paths: Sequence[bytes] = (),
+        allow_special: bool = False,
+        reviewed: tuple[Review, Plan] | None = None,
+    ) -> Done:
+        """Applies what is pending, or what `select` takes of it (`paths`: as it was asked for,
+        for the trace). Raises ApplyConflict, DangerRefused, StateError; nothing is applied
+        then, and the attempt is in the trace."""
+        review, planned = reviewed or self.review(select)
+        applied: Applied | None = None
+        if planned.changes:
+            try:
+                applied = apply_plan(
+                    planned, self.stack, self.opened.files.world_path, allow_special=allow_special
+                )
+            except ApplyConflict as refused:
+                self._write_apply(review.counts, paths, "conflicts", refused.conflicts)
+                raise
+            except DangerRefused:
+                self._write_apply(review.counts, paths, "refused", ())
+                raise
+        over = select is None or not self.changes()
+        self._write_apply(review.counts, paths, "applied", ())
+        if over:
+            self._end(APPLIED)
+        return Done(
+            counts=review.counts,
+            over=over,
+            kept_owner=applied.kept_owner if applied else (),
+            left=applied.left if applied else (),
+        )
+
+    def _write_apply(
+        self,
+        counts: Summary,
+        paths: Sequence[bytes],
+        outcome: str,
+        conflicts: Sequence[Conflict],
+    ) -> None:
+        listed = conflicts[: events.MAX_ENTRIES]
+        event = events.FsApply(
+            layers=tuple(layer.number for layer in self.stack.layers),
+            target=self.world.workspace,
+            counts=as_dict(counts),
+            conflicts=tuple(
+                events.Conflict(path=c.path, reason=str(c.reason.value)) for c in listed
+            ),
+            reverse_layer=None,
+            outcome=outcome,
+            paths=tuple(paths) or None,
+            on_conflict="fail",
+            extra=(("conflict_count", len(conflicts)),) if conflicts else (),
+        )
+        self.opened.writer.append([event.event("world")])
+
+    # --- discard
+
+    def discard(self) -> Summary:
+        """Ends the world; its changes never reach the host. Returns what they were."""
+        counts = summary(self.changes())
+        event = events.FsDiscard(
+            layers=tuple(layer.number for layer in self.stack.layers), counts=as_dict(counts)
+        )
+        self.opened.writer.append([event.event("world")])
+        self._end(DISCARDED)
+        return counts
+
+    # --- the end of a world
+
+    def _end(self, state: str) -> None:
+        """`session_end`, the state, and no current world any more: in this order, so that a
+        death in between leaves a world that can be ended again."""
+        from substrate.session.history import load_history
+
+        writer = self.opened.writer
+        history = load_history(self.opened.files)
+        if history.end is None:
+            end = SessionEnd(
+                status="success",
+                events=writer.position.seq + 1,
+                commands=len(history.spans),
+                drops=writer.drops,
+            )
+            writer.append([end.event("shell")])
+            writer.sync()
+        self.world = replace(self.world, state=state)
+        save_world(self.opened.files, self.world)
+        store.clear_current(self.home, self.world.workspace_key, self.opened.files.session_id)
