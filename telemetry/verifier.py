@@ -1218,6 +1218,7 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
+        """The integrity holds: all that is there, or all so far."""
         return self.integrity in (VERIFIED, SO_FAR)
 
 
@@ -1441,10 +1442,8 @@ class _Verification:
             self.errors += self.blobs.errors
             self.errors += self.pack.damage if self.pack is not None else []
         if has_notes:
-            self.warnings.add(
-                "W_NOTES_UNCHECKED", "notes are there; this version cannot check them",
-                None, None, "notes",
-            )  # fmt: skip
+            what = "notes are there; this version cannot check them"
+            self.warnings.add("W_NOTES_UNCHECKED", what, None, None, "notes")
         integrity = SO_FAR if self.live else VERIFIED
         if self.errors:
             unusable = all(finding.code in UNUSABLE for finding in self.errors)
@@ -1549,8 +1548,9 @@ def verify(
             os.fspath(path), full, blobs, fingerprint, reject_local_authority
         )
         attempts -= 1
-        # After a failed write (a full disk) a writer takes the half of its batch back. What
-        # was read of it is gone, so beyond the synced position only what stays is an error.
+        # A writer at work takes half a batch back after a failed write (a full disk), and
+        # erases what a line names that we do not look at any more. So beyond the synced
+        # position only what stays is an error.
         if not shaky or not attempts:
             return verdict
 
@@ -1569,16 +1569,13 @@ def _verify_once(
         has_notes = files.neighbour("notes") is not None
         work = _Verification(files, full=full, blobs=blobs)
         work.read_trace()
-        shaky = bool(work.errors) and work.live and work.mark is None
         work.read_amendments()
-        return (
-            work.verdict(
-                fingerprint=fingerprint,
-                reject_local_authority=reject_local_authority,
-                has_notes=has_notes,
-            ),
-            shaky,
+        verdict = work.verdict(
+            fingerprint=fingerprint,
+            reject_local_authority=reject_local_authority,
+            has_notes=has_notes,
         )
+        return verdict, work.live and not verdict.ok and work.mark is None
     except Refused as problem:
         found = Finding(code=problem.code, message=problem.message, file=path)
         integrity = CANNOT if problem.code in UNUSABLE else FAILED
@@ -1645,10 +1642,13 @@ def render_text(verdict: Verdict) -> str:
         ("Assurance", verdict.assurance),
     ]
     out = [f"{name + ':':<16}{value}" for name, value in rows]
-    for title, items in (("Reasons", verdict.reasons),):
-        out += [f"{title}:", *(f"  - {item}" for item in items)] if items else []
-    for title, findings in (("Warnings", verdict.warnings), ("Errors", verdict.errors)):
-        out += [f"{title}:", *(f"  - {render_finding(item)}" for item in findings)] * bool(findings)
+    for title, items in (
+        ("Reasons", verdict.reasons),
+        ("Warnings", tuple(map(render_finding, verdict.warnings))),
+        ("Errors", tuple(map(render_finding, verdict.errors))),
+    ):
+        if items:
+            out += [f"{title}:", *(f"  - {item}" for item in items)]
     return "\n".join(_printable(row) for row in out)
 
 

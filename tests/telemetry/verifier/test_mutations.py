@@ -5,7 +5,9 @@ fingerprint kept elsewhere, is what holds it. Both are tried.
 """
 
 import os
+import tempfile
 import zlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -24,12 +26,20 @@ def small():
     return trace.end().seal()
 
 
+@pytest.fixture
+def scratch(tmp_path):
+    """A directory in memory if there is one: thousands of files are written here."""
+    shm = "/dev/shm"
+    with tempfile.TemporaryDirectory(dir=shm if os.access(shm, os.W_OK) else tmp_path) as name:
+        yield Path(name)
+
+
 @pytest.fixture(params=["full, durable", "fast, durable", "full, fingerprint"])
-def check(request, tmp_path):
+def check(request, scratch):
     """check(content) -> the exit status for it, with `durable` or the fingerprint as it was."""
     trace = small()
     mode, _, held_by = request.param.partition(", ")
-    session = save(tmp_path / "s", trace.content())
+    session = save(scratch / "s", trace.content())
     if held_by == "durable":
         (session / "durable").write_bytes(trace.durable())
     fingerprint = trace.head if held_by == "fingerprint" else None
@@ -72,28 +82,28 @@ def test_every_truncation_is_found(check):
         assert check(content[:size]) != 0, size
 
 
-def test_truncation_alone_is_torn_or_shorter(tmp_path):
+def test_truncation_alone_is_torn_or_shorter(scratch):
     """Without `durable` and fingerprint: torn inside a line, a shorter trace at its end."""
     content = small().content()
-    path = tmp_path / "a.jsonl"
+    path = scratch / "a.jsonl"
     for size in range(1, len(content)):
         path.write_bytes(content[:size])
         status = verifier.exit_status(verifier.verify(path))
         assert status == (0 if content[size - 1 : size] == b"\n" else 3), size
 
 
-def test_every_changed_byte_of_durable_is_found(tmp_path):
+def test_every_changed_byte_of_durable_is_found(scratch):
     trace = small()
     durable = trace.durable()
     for at in range(len(durable)):
         for mask in MASKS:
             changed = bytearray(durable)
             changed[at] ^= mask
-            verdict = verifier.verify(save(tmp_path / "s", trace.content(), durable=changed))
+            verdict = verifier.verify(save(scratch / "s", trace.content(), durable=changed))
             assert not verdict.ok, (at, mask)
 
 
-def test_every_changed_byte_of_a_pack_is_found(tmp_path):
+def test_every_changed_byte_of_a_pack_is_found(scratch):
     """State and salt too: a record that only claims to be redacted is missing."""
     first, reference = record(b"some content " * 3)
     content = b"some other " * 9
@@ -101,7 +111,7 @@ def test_every_changed_byte_of_a_pack_is_found(tmp_path):
     trace = Trace().start().add("annotation", {"a": reference, "b": [other]}).end()
     pack = first + second
     stored_at = len(first) + 96
-    session = save(tmp_path / "s", trace.content(), blobs=pack)
+    session = save(scratch / "s", trace.content(), blobs=pack)
     assert verifier.verify(session).ok
     for at in range(len(pack)):
         for mask in MASKS:

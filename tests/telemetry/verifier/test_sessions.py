@@ -368,6 +368,13 @@ def test_torn_line_below_durable_is_damage_even_if_live(locked):
     assert errors(verdict) == ["E_DURABLE"]
 
 
+def test_erased_blob_of_a_live_session_without_redaction(locked):
+    """It is read again, since the redaction may be behind what was looked at; then it counts."""
+    raw, reference = record(b"secret", state=2)
+    verdict = verifier.verify(save(locked, with_references(reference).content(), blobs=raw))
+    assert errors(verdict) == ["E_BLOB_MISSING"]
+
+
 def test_lock_without_holder_is_not_live(tmp_path):
     session = save(tmp_path / "s", whole().content()[:-5], lock=b"1 1 boot\n")
     assert errors(verifier.verify(session)) == ["E_TORN"]
