@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from _thread import allocate_lock
 
 from substrate.errors import StateError
 from substrate.telemetry.trace.blob_erase import erase_record
@@ -68,6 +69,7 @@ _ONE_WRITE_BYTES = 1 << 18
 class BlobPack(BlobReader):
     """The writer's pack. Opening reads nothing; the files are made by the first `put`.
 
+    Thread-safe. `put` of chunks holds up other puts until its source ends, but no `sync`.
     A failed write leaves the pack as it was and may be tried again. A failed sync ends
     it (StateError from then on): the kernel has dropped what it could not write.
     """
@@ -87,6 +89,9 @@ class BlobPack(BlobReader):
         self._directory_to_sync = False
         self._tail_to_cut = False
         self._failed = ""
+        #: order: content before sync
+        self._content_lock = allocate_lock()
+        self._sync_lock = allocate_lock()
         #: there are contents that a power cut would take
         self.dirty = False
 
@@ -118,14 +123,15 @@ class BlobPack(BlobReader):
         Chunks (an iterable of bytes) are written as they come and held nowhere else. Raises
         OSError (ENOSPC …) with nothing stored, StateError after a failed sync.
         """
-        self._make_ready()
-        try:
-            if isinstance(content, bytes):
-                return self._put_bytes(content, media_type)
-            return self._put_chunks(content, media_type)
-        except BaseException:
-            self._tail_to_cut = True
-            raise
+        with self._content_lock:
+            self._make_ready()
+            try:
+                if isinstance(content, bytes):
+                    return self._put_bytes(content, media_type)
+                return self._put_chunks(content, media_type)
+            except BaseException:
+                self._tail_to_cut = True
+                raise
 
     def _put_bytes(self, content: bytes, media_type: str) -> BlobRef:
         digest = hashlib.sha256(content).digest()
@@ -235,18 +241,24 @@ class BlobPack(BlobReader):
         Raises OSError if the disk does not take it; the pack is of no use after that. An
         index that cannot be written waits for the next sync: it is a cache.
         """
-        if not self.dirty:
-            return
-        self._need_usable()
-        self._sync_file(self._fd)
-        if self._directory_to_sync:
-            self._sync_file(self._dir_fd)
-            self._directory_to_sync = False
-        self.dirty = False
-        try:
-            self._write_index()
-        except OSError:
-            return  # _unindexed keeps them
+        with self._sync_lock:
+            if not self.dirty:
+                return
+            self._need_usable()
+            synced = self._unindexed[:]
+            self.dirty = False  # from here on, a put makes it dirty again
+            try:
+                self._sync_file(self._fd)
+                if self._directory_to_sync:
+                    self._sync_file(self._dir_fd)
+                    self._directory_to_sync = False
+            except BaseException:
+                self.dirty = True
+                raise
+            try:
+                self._write_index(synced)
+            except OSError:
+                return  # _unindexed keeps them
 
     def _sync_file(self, fd: int) -> None:
         try:
@@ -258,13 +270,13 @@ class BlobPack(BlobReader):
             self._failed = f"the blob pack could not be synced: {error.strerror}"
             raise
 
-    def _write_index(self) -> None:
-        added = b"".join(map(render_index_entry, self._unindexed))
+    def _write_index(self, synced: list[IndexEntry]) -> None:
+        added = b"".join(map(render_index_entry, synced))
         write_all_at(self._system, self._index_fd, added, self._index_end)
-        for entry in self._unindexed:
+        for entry in synced:
             self._index_places[entry.commitment] = self._index_end
             self._index_end += INDEX_ENTRY_BYTES
-        self._unindexed.clear()
+        del self._unindexed[: len(synced)]
 
     def redact(self, commitment: str) -> None:
         """Destroy content and salt of a blob for good; doing it again is harmless.
@@ -274,11 +286,12 @@ class BlobPack(BlobReader):
         failure. Raises StateError (BLOB_MISSING) if there is no such blob.
         """
         key = parse_commitment(commitment)
-        self._load()
-        if key not in self._offsets:
-            raise missing_blob(commitment)
-        self._make_ready()
-        self._erase(key, self._header_at(key))
+        with self._content_lock, self._sync_lock:
+            self._load()
+            if key not in self._offsets:
+                raise missing_blob(commitment)
+            self._make_ready()
+            self._erase(key, self._header_at(key))
 
     def _erase(self, key: bytes, header: Header) -> None:
         try:
@@ -334,8 +347,8 @@ class BlobPack(BlobReader):
             self._index_end = len(self._index_places) * INDEX_ENTRY_BYTES
             self._system.truncate(index_fd, self._index_end)
             self._tail_to_cut = self._system.size(self._fd) > self._end
-            self._write_tail_again()
             self._index_fd = index_fd
+            self._write_tail_again()
         except BaseException:
             self._system.close(index_fd)
             self._index_fd = -1
@@ -346,7 +359,7 @@ class BlobPack(BlobReader):
         for entry in self._unindexed:
             end = entry.offset + self._header_at(entry.commitment).record_bytes
             self._write_chunks(self._read_chunks(entry.offset, end), entry.offset)
-            self.dirty = True
+        self.dirty = bool(self._unindexed)
 
     def _finish_redactions(self) -> None:
         suspects = set(self._shared.values())

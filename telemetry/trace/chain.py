@@ -12,8 +12,10 @@ reach the file. trace.md §2, §4.
 from __future__ import annotations
 
 import hashlib
+from _json import encode_basestring
 
 from substrate.errors import StateError, UsageError
+from substrate.telemetry.trace.clock_text import format_ts
 from substrate.telemetry.trace.envelope import (
     COMPONENTS,
     GENESIS,
@@ -24,7 +26,7 @@ from substrate.telemetry.trace.envelope import (
     is_name,
 )
 from substrate.telemetry.trace.ids import is_span_id
-from substrate.telemetry.trace.line import encode_line
+from substrate.telemetry.trace.line import MAX_DEPTH, encode_line
 from substrate.telemetry.trace.rfc8785 import MAX_INT
 
 TYPE_CHECKING = False
@@ -37,6 +39,9 @@ _sha256 = hashlib.sha256
 
 #: span ids that were found well-formed; forgotten as a whole when it grows beyond this
 _MAX_KNOWN_SPANS = 4096
+#: far below the limit of a line; longer bodies are rare and pay for the long way
+_SHORT_BODY = 128 * 1024
+_LONGEST_PRODUCER = 1024
 
 
 class Chain:
@@ -83,7 +88,8 @@ class Chain:
         self.drops = 0
         self.producers: dict[str, int] = {}
         self.open_spans: dict[str, int] = {}
-        self._kinds: set[tuple[str, str, str]] = set()
+        #: accepted (event_type, component, origin) -> the text around `mono_us` in their lines
+        self._kinds: dict[tuple[str, str, str], tuple[str, str]] = {}
         self._spans: set[str] = set()
 
     def state(self) -> State:
@@ -115,6 +121,8 @@ class Chain:
         kind = (event.event_type, event.component, event.origin)
         if kind not in self._kinds:
             self._admit(kind)
+        if type(mono_us) is not int or not 0 <= mono_us <= MAX_INT:
+            raise _invalid(f"mono_us is {mono_us!r}, expected 0 to 2^53-1")
         if self.sealed:
             raise StateError("the chain is sealed, nothing may follow", code="E_AFTER_SEAL")
         if event.span_id is not None or event.parent_span_id is not None:
@@ -147,7 +155,37 @@ class Chain:
     def _line(self, event: Event, ts_us: int, mono_us: int) -> bytes:
         if event.event_type == "chain_seal" and not self.ended:
             raise UsageError("a chain_seal needs a session_end before it", code="E_SEAL")
-        line = encode_line(
+        line = self._encode(event, ts_us, mono_us)
+        self.head = _sha256(line).hexdigest()
+        self.next_seq += 1
+        self.size += len(line) + 1
+        return line + b"\n"
+
+    def _encode(self, event: Event, ts_us: int, mono_us: int) -> bytes:
+        """`encode_line(build_envelope(…))`, put together from its parts where that is the same.
+
+        All of the envelope but `producer` is plain ASCII from closed sets, so only the body
+        has to be walked. A body of many containers or bytes, for which depth and size of the
+        whole line count, takes the long way.
+        """
+        body = encode_line(event.body)
+        if len(body) <= _SHORT_BODY and body.count(b"{") + body.count(b"[") < MAX_DEPTH:
+            before, after = self._kinds[event.event_type, event.component, event.origin]
+            parent, span, producer = event.parent_span_id, event.span_id, event.producer
+            parent_part = f',"parent_span_id":"{parent}"' if parent is not None else ""
+            span_part = f',"span_id":"{span}"' if span is not None else ""
+            producer_part = (
+                f',"producer":{encode_basestring(producer)},"producer_seq":{event.producer_seq}'
+                if producer is not None
+                else ""
+            )
+            rest = (
+                f'{before}{mono_us}{after}{parent_part},"prev_hash":"{self.head}"{producer_part}'
+                f',"seq":{self.next_seq},"session_id":"{self.session_id}"{span_part}'
+                f',"ts":"{format_ts(ts_us)}","v":1}}'
+            )
+            return b'{"body":' + body + rest.encode()
+        return encode_line(
             build_envelope(
                 event,
                 session_id=self.session_id,
@@ -157,26 +195,24 @@ class Chain:
                 mono_us=mono_us,
             )
         )
-        self.head = _sha256(line).hexdigest()
-        self.next_seq += 1
-        self.size += len(line) + 1
-        return line + b"\n"
 
     def _line_of_producer(self, event: Event, producer: str, ts_us: int, mono_us: int) -> bytes:
         number = event.producer_seq
         if event.event_type in RESERVED_TYPES:
             raise _reserved(event.event_type, f"the producer {producer!r}")
+        if type(producer) is not str or not 0 < len(producer) <= _LONGEST_PRODUCER:
+            raise _invalid(f"producer is {producer!r:.80}, expected a name")
         if type(number) is not int or not 0 <= number < MAX_INT:
             raise _invalid(f"producer_seq is {number!r}, expected 0 to 2^53-2")
         expected = self.producers.get(producer, number if self._resumed else 0)
         if number == expected:
             line = self._line(event, ts_us, mono_us)
         else:
-            if type(producer) is not str or not producer:
-                raise _invalid(f"producer is {producer!r}, expected a name")
             before = (self.next_seq, self.head, self.size)
             try:
-                line = self._line(gap_event(producer, expected, number), ts_us, mono_us)
+                gap = gap_event(producer, expected, number)
+                self._admit((gap.event_type, gap.component, gap.origin))
+                line = self._line(gap, ts_us, mono_us)
                 line += self._line(event, ts_us, mono_us)
             except BaseException:
                 self.next_seq, self.head, self.size = before
@@ -211,7 +247,10 @@ class Chain:
             origin != "observed" or component in _CLIENT_COMPONENTS
         ):
             raise _reserved(event_type, f"{component} ({origin})")
-        self._kinds.add(kind)
+        self._kinds[kind] = (
+            f',"component":"{component}","event_type":"{event_type}","mono_us":',
+            f',"origin":"{origin}"',
+        )
 
     def _check_spans(self, event: Event) -> None:
         for span in (event.span_id, event.parent_span_id):

@@ -15,6 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+#: what a disk writes whole or not at all; the kernel copies even a page in one piece
+_SECTOR = 512
+
 #: Kinds of fault. SHORT writes half; SHORT_DEATH writes half and dies (a torn line).
 ENOSPC, EIO, SHORT, DEATH, SHORT_DEATH = "ENOSPC", "EIO", "short", "death", "short-death"
 FAULTS = (ENOSPC, EIO, SHORT, DEATH, SHORT_DEATH)
@@ -89,7 +92,13 @@ class FaultySystem(System):
         return written
 
     def write_at(self, fd: int, content: bytes | memoryview, offset: int) -> int:
-        written = super().write_at(fd, self._cut("write_at", content), offset)
+        cut = self._cut("write_at", content)
+        if (
+            self.fault == SHORT_DEATH
+            and offset // _SECTOR == (offset + len(content) - 1) // _SECTOR
+        ):
+            cut = content
+        written = super().write_at(fd, cut, offset)
         self._after_cut("write_at")
         return written
 
