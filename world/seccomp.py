@@ -2,8 +2,9 @@
 
 Not the capture filter (that one only observes) and not a sandbox by itself: namespaces,
 mounts and capabilities do the isolating, this takes away what would act beside them and the
-parts of the kernel that a developer's command has no use for. Device nodes, `sethostname`,
-`chroot` and raising of limits are left to the dropped capabilities (world.capabilities).
+parts of the kernel that a developer's command has no use for. `sethostname`, `chroot` and
+raising of limits are left to the dropped capabilities (world.capabilities); device nodes are
+denied here too, because device 0:0, an overlay's whiteout, needs no capability.
 
 Invariants:
 - The architecture is checked first. A call by another one (i386 by `int 0x80`) kills the
@@ -76,6 +77,7 @@ _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _SOCK_STREAM, _SOCK_DGRAM, _SOCK_RAW, _SOCK_TYPE_MASK = 1, 2, 3, 0xF
 _IPPROTO_ICMP, _IPPROTO_TCP, _IPPROTO_UDP, _IPPROTO_ICMPV6 = 1, 6, 17, 58
 _NETLINK_ROUTE: Final = 0
+_S_IFMT, _S_IFCHR, _S_IFBLK = 0o170000, 0o020000, 0o060000
 
 _MOUNTS: Final = [
     "mount",
@@ -230,6 +232,9 @@ def build_filter(
     chunks["socketpair"] = _socketpair()
     chunks["prctl"] = _argument(0, _when((PR_SET_MM,), _error(errno.EPERM), _allow()))
     chunks["personality"] = _personality()
+    device = _when((_S_IFCHR, _S_IFBLK), _error(errno.EPERM), _allow())
+    chunks["mknod"] = _argument(1, device, mask=_S_IFMT)
+    chunks["mknodat"] = _argument(2, device, mask=_S_IFMT)
     if not allow_userns:
         chunks["clone"] = _argument(
             0, _when_any_bit(CLONE_NEW_FLAGS, _error(errno.EPERM), _allow())

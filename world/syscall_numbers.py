@@ -90,6 +90,8 @@ NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
     "socketpair": (53, 199),
     "prctl": (157, 167),
     "personality": (135, 92),
+    "mknod": (133, None),
+    "mknodat": (259, 33),
     "sendto": (44, 206),
     "sendmsg": (46, 211),
     "sendmmsg": (307, 269),

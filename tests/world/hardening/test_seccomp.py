@@ -207,6 +207,14 @@ def test_personality(plain, persona, wanted):
     assert plain("personality", persona) == wanted
 
 
+@given(st.integers(0, 2**64 - 1))
+def test_no_device_node_is_made(mode):
+    """Whiteouts (device 0:0) need no capability, so capabilities do not stop them."""
+    wanted = "EPERM" if mode & 0o170000 in (0o020000, 0o060000) else ALLOW
+    assert Filter("x86_64")("mknod", 0, mode, 0) == wanted
+    assert Filter("aarch64")("mknodat", -100, 0, mode, 0) == wanted
+
+
 def changed(machine, **options):
     """The calls whose answer (arguments 0) differs from the plain filter's."""
     plain, other = Filter(machine), Filter(machine, **options)
@@ -270,7 +278,17 @@ def test_no_call_takes_long(machine, plain):
 
 def test_allowed_calls_are_decided_without_their_arguments(machine, plain):
     """So that the kernel's bitmap holds them (seccomp_is_const_allow)."""
-    by_argument = {"ioctl", "socket", "socketpair", "prctl", "personality", "clone", "unshare"}
+    by_argument = {
+        "ioctl",
+        "socket",
+        "socketpair",
+        "prctl",
+        "personality",
+        "clone",
+        "unshare",
+        "mknod",
+        "mknodat",
+    }
     names = named(machine)
     for nr in range(470):
         if plain(nr) == ALLOW and names.get(nr) not in by_argument:
