@@ -13,6 +13,7 @@ Spec: world.md §2 "Hidden by default". Sockets are in world.sockets.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -256,10 +257,15 @@ class HostFiles:
 
     def find(self, path: bytes) -> tuple[bytes, bool] | None:
         try:
+            os.lstat(path)  # most of what is looked for is not there: one call says so
             real = self._resolve(path)
             return real, stat.S_ISDIR(os.lstat(real).st_mode)
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             return None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return None
+            raise
 
     def names(self, directory: bytes) -> tuple[bytes, ...]:
         try:
