@@ -1,0 +1,708 @@
+"""Tries to get out of where it runs, and says what happened: one JSON object a line.
+
+    python3 battery.py '{"host_pid": 4711, …}'
+
+`{"attempt", "outcome": "blocked" | "ALLOWED", "errno", "detail"}`. Inside a world every
+outcome must be "blocked"; outside (`"control": true`) most are "ALLOWED", which proves that
+the attempt is a real one. Harmless there: every attempt runs in a child of its own, in a
+mount namespace of its own where one can be had, opens without writing, and passes arguments
+that the kernel refuses after it has taken the call (such an errno counts as ALLOWED: the
+kernel was reached). Standard library only; needs nothing of the product.
+
+Parameters, all optional: `control`; `host_pid` and `host_start` (ticks, proc_pid_stat(5)) of
+a process outside; `sockets` (paths), `abstract` (names), `fifos` (paths with a reader
+outside), `hidden` ([path of a file, text that stands in it]), `directory` (writable, in the
+workspace), `namespace_fd` (a namespace that was passed along), `uid` (expected),
+`capabilities` (the mask that may be effective), `nested_namespaces` and `ptrace` (true where
+the world allows them).
+"""
+
+import ctypes
+import errno
+import fcntl
+import json
+import mmap
+import os
+import platform
+import resource
+import signal
+import socket
+import stat
+import struct
+import sys
+import tempfile
+
+
+def _leaked():
+    """What the descriptors above 2 are, without the one of the listing itself."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.append((int(name), os.readlink(f"/proc/self/fd/{name}")))
+        except FileNotFoundError:
+            continue
+    return [f"{fd} -> {what}" for fd, what in found if fd > 2]
+
+
+LEAKED = _leaked()
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+X86 = platform.machine() == "x86_64"
+ATTEMPTS = {}
+NEWNS, NEWUSER = 0x20000, 0x10000000
+MS_BIND, MS_REMOUNT, MS_REC, MS_PRIVATE = 4096, 32, 16384, 1 << 18
+LOADS_MODULES = ("key", "smc", "smc by protocol", "tipc", "rds", "bluetooth", "SCTP")
+
+
+class Blocked(Exception):
+    """Not an error number, but no way out either."""
+
+
+def call(x86, aarch64, *arguments, reached=()):
+    """A raw system call; an errno in `reached` means that the kernel took it."""
+    number = x86 if X86 else aarch64
+    if number is None:
+        raise Blocked("no such call on this machine")
+    converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    result = libc.syscall(ctypes.c_long(number), *converted)
+    if result >= 0:
+        return f"returned {result}"
+    code = ctypes.get_errno()
+    if errno.errorcode.get(code) in reached:
+        return f"reached the kernel: {errno.errorcode[code]}"
+    raise OSError(code, os.strerror(code))
+
+
+def attempt(name, *, unless=None):
+    """Registers an attempt; `unless` names a parameter under which it is legitimate."""
+
+    def register(function):
+        ATTEMPTS[name] = (function, unless)
+        return function
+
+    return register
+
+
+def simple(name, x86, aarch64, *arguments, reached=(), unless=None):
+    ATTEMPTS[name] = (lambda p: call(x86, aarch64, *arguments, reached=reached), unless)
+
+
+def mount(source, target, kind, flags):
+    if libc.mount(source, target, kind, ctypes.c_ulong(flags), None) < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return "mounted"
+
+
+def open_real(path, flags):
+    """Opens and closes; a path that is covered by /dev/null is no way out."""
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+    finally:
+        os.close(fd)
+    if stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3):
+        raise Blocked("covered by /dev/null")
+    return f"opened {path}"
+
+
+def openable(name, path, flags):
+    def run(p):
+        return open_real(path, flags)
+
+    ATTEMPTS[name] = (run, None)
+
+
+def readable(name, path):
+    def run(p):
+        with open(path, "rb", buffering=0) as file:
+            if not file.read(16):
+                raise Blocked("empty")
+        return f"read {path}"
+
+    ATTEMPTS[name] = (run, None)
+
+
+# --- mounts and namespaces
+
+
+@attempt("mount a tmpfs", unless="nested_namespaces")
+def _(p):
+    return mount(b"none", b"/tmp", b"tmpfs", 0)
+
+
+@attempt("bind a directory over another", unless="nested_namespaces")
+def _(p):
+    return mount(b"/", b"/tmp", None, MS_BIND)
+
+
+@attempt("remount the root", unless="nested_namespaces")
+def _(p):
+    return mount(None, b"/", None, MS_REMOUNT | MS_BIND)
+
+
+@attempt("unmount what covers /proc", unless="nested_namespaces")
+def _(p):
+    if libc.umount2(b"/proc", 2) < 0:
+        raise OSError(ctypes.get_errno(), "umount2")
+    return "unmounted"
+
+
+simple("pivot_root", 155, 41, b".", b".", reached=("EINVAL", "EBUSY"), unless="nested_namespaces")
+simple("open_tree a copy of /", 428, 428, -100, b"/", 1, unless="nested_namespaces")
+simple("fsopen tmpfs", 430, 430, b"tmpfs", 0, unless="nested_namespaces")
+simple("fsmount", 432, 432, -1, 0, 0, reached=("EBADF",), unless="nested_namespaces")
+simple(
+    "move_mount",
+    429,
+    429,
+    -1,
+    b"",
+    -1,
+    b"",
+    4,
+    reached=("EBADF", "ENOENT"),
+    unless="nested_namespaces",
+)
+simple(
+    "mount_setattr", 442, 442, -100, b"/", 0, 0, 0, reached=("EINVAL",), unless="nested_namespaces"
+)
+simple("unshare a user namespace", 272, 97, NEWUSER, unless="nested_namespaces")
+simple("unshare a mount namespace", 272, 97, NEWNS, unless="nested_namespaces")
+simple("unshare a network namespace", 272, 97, 0x40000000, unless="nested_namespaces")
+simple("clone3", 435, 435, 0, 0, reached=("EINVAL", "EFAULT"))
+simple("setns by a bad fd", 308, 268, -1, 0, reached=("EBADF",), unless="nested_namespaces")
+
+
+@attempt("clone a user namespace", unless="nested_namespaces")
+def _(p):
+    result = libc.syscall(
+        ctypes.c_long(56 if X86 else 220), ctypes.c_long(NEWUSER | 17), 0, 0, 0, 0
+    )
+    if result == 0:
+        os._exit(0)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "clone")
+    os.waitpid(result, 0)
+    return "cloned"
+
+
+def enter(path):
+    fd = os.open(path, os.O_RDONLY)
+    return call(308, 268, fd, 0)
+
+
+@attempt("setns to pid 1's mount namespace")
+def _(p):
+    return enter("/proc/1/ns/mnt")
+
+
+@attempt("setns to the host process' network")
+def _(p):
+    _is_host_process(p)
+    return enter(f"/proc/{p['host_pid']}/ns/net")
+
+
+@attempt("setns by a passed fd")
+def _(p):
+    if "namespace_fd" not in p:
+        raise Blocked("no fd was passed")
+    return call(308, 268, p["namespace_fd"], 0)
+
+
+@attempt("open a file by its handle")
+def _(p):
+    handle = ctypes.create_string_buffer(struct.pack("=Ii", 128, 0) + bytes(128))
+    mount_id = ctypes.c_int()
+    call(303, 264, -100, b"/etc", handle, ctypes.byref(mount_id), 0)
+    fd = os.open("/", os.O_RDONLY)
+    return call(304, 265, fd, handle, os.O_RDONLY)
+
+
+@attempt("open the root inode by a forged handle")
+def _(p):
+    handle = ctypes.create_string_buffer(struct.pack("=IiII", 8, 1, 2, 0))
+    return call(304, 265, os.open("/", os.O_RDONLY), handle, os.O_RDONLY, reached=("ESTALE",))
+
+
+@attempt("chroot")
+def _(p):
+    os.chroot("/tmp")
+    return "chrooted"
+
+
+# --- devices, /proc, /sys
+
+
+def node(kind, major, minor):
+    def run(p):
+        path = os.path.join(p["directory"], f"node-{major}-{minor}")
+        os.mknod(path, kind | 0o600, os.makedev(major, minor))
+        os.unlink(path)
+        return f"made {path}"
+
+    return run
+
+
+ATTEMPTS["mknod a block device"] = (node(stat.S_IFBLK, 254, 0), None)
+ATTEMPTS["mknod /dev/mem"] = (node(stat.S_IFCHR, 1, 1), None)
+ATTEMPTS["mknod a whiteout"] = (node(stat.S_IFCHR, 0, 0), None)
+
+for device in [
+    "mem",
+    "kmem",
+    "port",
+    "kmsg",
+    "kvm",
+    "fuse",
+    "net/tun",
+    "vsock",
+    "loop-control",
+    "vda",
+    "sda",
+    "nvme0n1",
+    "cuse",
+    "uinput",
+    "userfaultfd",
+]:
+    openable(f"open /dev/{device}", f"/dev/{device}", os.O_RDONLY)
+for file in (
+    "/proc/sys/kernel/core_pattern",
+    "/proc/sys/kernel/modprobe",
+    "/proc/sys/kernel/randomize_va_space",
+    "/proc/sys/vm/overcommit_memory",
+    "/proc/sys/vm/drop_caches",
+    "/proc/sys/fs/binfmt_misc/register",
+    "/proc/sys/net/ipv4/ip_forward",
+    "/proc/sysrq-trigger",
+    "/proc/irq/default_smp_affinity",
+    "/proc/1/mem",
+    "/sys/kernel/uevent_helper",
+    "/sys/kernel/mm/transparent_hugepage/enabled",
+    "/sys/power/state",
+    "/sys/fs/cgroup/cgroup.procs",
+    "/sys/fs/cgroup/unified/cgroup.procs",
+    "/sys/fs/cgroup/pids/cgroup.procs",
+    "/sys/fs/cgroup/memory/release_agent",
+    "/sys/fs/cgroup/memory/notify_on_release",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+):
+    openable(f"write {file}", file, os.O_WRONLY)
+for file in (
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/timer_list",
+    "/proc/1/environ",
+    "/proc/1/maps",
+    "/sys/kernel/debug/sched/features",
+    "/sys/kernel/tracing/README",
+):
+    readable(f"read {file}", file)
+
+
+@attempt("make a control group")
+def _(p):
+    def make(parent):
+        path = f"{parent}/escape-{os.getpid()}"
+        os.mkdir(path)
+        real = os.path.exists(path + "/cgroup.procs")
+        os.rmdir(path)
+        if not real:
+            raise Blocked("only a directory")
+        return f"made {path}"
+
+    return _each([f"/sys/fs/cgroup{part}" for part in ("", "/unified", "/pids")], make)
+
+
+@attempt("look through pid 1's root")
+def _(p):
+    return f"{len(os.listdir('/proc/1/root/'))} entries"
+
+
+@attempt("look through pid 1's cwd")
+def _(p):
+    return f"{len(os.listdir('/proc/1/cwd/'))} entries"
+
+
+@attempt("overwrite pid 1's program")
+def _(p):
+    try:
+        return open_real("/proc/1/exe", os.O_WRONLY)
+    except OSError as error:
+        if error.errno == errno.ETXTBSY:
+            return "reached the kernel: ETXTBSY"
+        raise
+
+
+# --- processes
+
+
+def _is_host_process(p):
+    """Numbers repeat between pid namespaces: only the start time tells that it is the one."""
+    if "host_pid" not in p:
+        raise Blocked("no host process was named")
+    with open(f"/proc/{p['host_pid']}/stat", "rb") as file:
+        if int(file.read().rpartition(b")")[2].split()[19]) != p["host_start"]:
+            raise Blocked("another process has that number here")
+
+
+@attempt("signal the host process")
+def _(p):
+    _is_host_process(p)
+    os.kill(p["host_pid"], 0)
+    return "delivered"
+
+
+@attempt("open a pidfd of the host process")
+def _(p):
+    _is_host_process(p)
+    os.pidfd_open(p["host_pid"])
+    return "opened"
+
+
+@attempt("read the host process' memory map")
+def _(p):
+    _is_host_process(p)
+    with open(f"/proc/{p['host_pid']}/maps") as file:
+        return f"{len(file.read())} bytes"
+
+
+# PTRACE_SEIZE with options that do not exist: refused by the kernel before it touches pid 1
+simple("ptrace pid 1", 101, 117, 0x4206, 1, 0, -1, reached=("EIO", "EINVAL"), unless="ptrace")
+simple("ptrace: be traced", 101, 117, 0, 0, 0, 0, unless="ptrace")
+simple("process_vm_readv of pid 1", 310, 270, 1, 0, 0, 0, 0, 0, unless="ptrace")
+simple("process_vm_writev to pid 1", 311, 271, 1, 0, 0, 0, 0, 0, unless="ptrace")
+simple("pidfd_getfd", 438, 438, -1, 0, 0, reached=("EBADF",), unless="ptrace")
+simple("process_madvise", 440, 440, -1, 0, 0, 0, 0, reached=("EBADF", "EINVAL"))
+simple("kcmp with pid 1", 312, 272, 1, 1, 0, 0, 0, unless="ptrace")
+simple("move_pages", 279, 239, 0, 0, 0, 0, 0, 0, reached=("EINVAL",))
+simple("migrate_pages", 256, 238, 0, 0, 0, 0, reached=("EINVAL",))
+
+
+@attempt("descriptors beyond the first three")
+def _(p):
+    if not LEAKED:
+        raise Blocked("none")
+    return ", ".join(LEAKED)
+
+
+# --- sockets, pipes, hidden files
+
+
+@attempt("connect to a host socket by path")
+def _(p):
+    return _each(p.get("sockets", ()), _connect)
+
+
+@attempt("connect to an abstract host socket")
+def _(p):
+    return _each(["\0" + name for name in p.get("abstract", ())], _connect)
+
+
+@attempt("write to a host FIFO")
+def _(p):
+    return _each(p.get("fifos", ()), lambda path: open_real(path, os.O_WRONLY))
+
+
+def _each(things, action):
+    """The first that works; the error of the last one otherwise."""
+    error = Blocked("nothing was named")
+    for thing in things:
+        try:
+            return action(thing)
+        except (OSError, Blocked) as refused:
+            error = refused
+    raise error
+
+
+def _connect(address):
+    with socket.socket(socket.AF_UNIX) as stream:
+        stream.settimeout(2)
+        stream.connect(address)
+    return f"connected to {address!r}"
+
+
+def _holds(path, text):
+    with open(path) as file:
+        if text not in file.read():
+            raise Blocked("covered")
+    return f"read {path}"
+
+
+@attempt("read a hidden file")
+def _(p):
+    return _any_hidden(p, lambda path: path)
+
+
+@attempt("read a hidden file by /proc/self/root")
+def _(p):
+    return _any_hidden(p, lambda path: "/proc/self/root" + path)
+
+
+@attempt("hard link to a hidden file")
+def _(p):
+    def link(path):
+        new = os.path.join(p["directory"], f"link-{os.getpid()}")
+        os.link(path, new)
+        return new
+
+    return _any_hidden(p, link, unlink=True)
+
+
+@attempt("rename what covers a hidden file")
+def _(p):
+    if p.get("control"):
+        raise Blocked("not tried outside: it would move the file")
+
+    def move(path):
+        new = os.path.join(p["directory"], f"moved-{os.getpid()}")
+        os.rename(path, new)
+        return path
+
+    return _any_hidden(p, move)
+
+
+def _any_hidden(p, way, unlink=False):
+    error = Blocked("nothing was named")
+    for path, text in p.get("hidden", ()):
+        try:
+            reached = way(path)
+            try:
+                return _holds(reached, text)
+            finally:
+                if unlink:
+                    os.unlink(reached)
+        except (OSError, Blocked) as refused:
+            error = refused
+    raise error
+
+
+# --- parts of the kernel
+
+NULL_PARAMETERS = ctypes.create_string_buffer(120)
+simple("io_uring_setup", 425, 425, 1, NULL_PARAMETERS)
+simple("bpf", 321, 280, -1, 0, 0, reached=("EINVAL", "EFAULT"))
+simple("perf_event_open", 298, 241, 0, 0, -1, -1, 0, reached=("EFAULT", "EINVAL"))
+simple("userfaultfd", 323, 282, -1, reached=("EINVAL",))
+simple("keyctl", 250, 219, 0, -3, 0, reached=("ENOKEY",))
+simple("add_key", 248, 217, 0, 0, 0, 0, -3, reached=("EFAULT",))
+simple("request_key", 249, 218, 0, 0, 0, 0, reached=("EFAULT",))
+simple("memfd_secret", 447, 447, 0)
+simple("fanotify_init", 300, 262, 0, 0)
+simple("init_module", 175, 105, 0, 0, 0, reached=("ENOEXEC", "EFAULT", "EINVAL"))
+simple("finit_module", 313, 273, -1, b"", 0, reached=("EBADF",))
+simple("delete_module", 176, 106, b"no_such_module", 0, reached=("ENOENT",))
+simple("kexec_load", 246, 104, 0, 0, 0, -1, reached=("EINVAL",))
+simple("reboot", 169, 142, 0, 0, 0, 0, reached=("EINVAL",))
+simple("swapon", 167, 224, b"/no/such/file", 0, reached=("ENOENT",))
+simple("acct", 163, 89, b"/no/such/file", reached=("ENOENT",))
+simple("quotactl", 179, 60, -1, 0, 0, 0, reached=("EINVAL", "ENODEV", "ENOTBLK"))
+simple("clock_settime", 227, 112, 0, (ctypes.c_long * 2)(0, -1), reached=("EINVAL",))
+simple("settimeofday", 164, 170, (ctypes.c_long * 2)(0, -1), 0, reached=("EINVAL",))
+simple("syslog", 103, 116, 10, 0, 0)
+simple("iopl", 172, None, 3)
+simple("ioperm", 173, None, 0x80, 1, 1)
+simple("modify_ldt", 154, None, 0, NULL_PARAMETERS, 120)
+simple("personality: executable data", 135, 92, 0x0400000)
+simple("prctl: forge the program's name", 157, 167, 35, 15, ctypes.create_string_buffer(8), 0, 0)
+
+
+@attempt("sethostname")
+def _(p):
+    socket.sethostname(socket.gethostname())
+    return "set"
+
+
+@attempt("call by the x32 way")
+def _(p):
+    return call(0x40000000 | 39, None)
+
+
+@attempt("call by the i386 way")
+def _(p):
+    if not X86:
+        raise Blocked("no such call on this machine")
+    page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    page.write(b"\xb8\x14\x00\x00\x00\xcd\x80\xc3")  # mov eax, 20 (getpid); int 0x80; ret
+    function = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
+    if function() != os.getpid():
+        raise Blocked("no such call")
+    return "getpid"
+
+
+for label, family, kind, protocol in (
+    ("vsock", 40, 1, 0),
+    ("alg", 38, 5, 0),
+    ("packet", 17, 3, 0),
+    ("packet in disguise", 2, 10, 0x300),
+    ("key", 15, 3, 2),
+    ("xdp", 44, 3, 0),
+    ("smc", 43, 1, 0),
+    ("smc by protocol", 2, 1, 256),
+    ("tipc", 30, 1, 0),
+    ("rds", 21, 5, 0),
+    ("bluetooth", 31, 3, 1),
+    ("raw ICMP", 2, 3, 1),
+    ("raw ICMPv6", 10, 3, 58),
+    ("MPTCP", 2, 1, 262),
+    ("SCTP", 2, 1, 132),
+    ("netlink netfilter", 16, 3, 12),
+    ("netlink audit", 16, 3, 9),
+    ("netlink sock_diag", 16, 3, 4),
+    ("netlink kobject_uevent", 16, 3, 15),
+):
+
+    def open_socket(p, family=family, kind=kind, protocol=protocol, label=label):
+        # these may make the kernel load a module, which a control run must not
+        if p.get("control") and label in LOADS_MODULES:
+            raise Blocked("not tried outside: it may load a module")
+        socket.socket(family, kind, protocol).close()
+        return "opened"
+
+    ATTEMPTS[f"socket {label}"] = (open_socket, None)
+
+
+# --- the terminal, limits, the overlay
+
+
+def _on_own_terminal(request, argument, reached=()):
+    """ioctl on a terminal that is this child's controlling one."""
+    os.setsid()
+    _, slave = os.openpty()
+    fcntl.ioctl(slave, 0x540E, 0)  # TIOCSCTTY
+    return call(16, 29, slave, request, argument, reached=reached)
+
+
+@attempt("type into the terminal (TIOCSTI)")
+def _(p):
+    return _on_own_terminal(0x5412, b"x", reached=("EIO",))
+
+
+@attempt("type into the terminal, with high bits in the request")
+def _(p):
+    return _on_own_terminal(0x5412 | 1 << 32, b"x", reached=("EIO",))
+
+
+@attempt("paste into the console (TIOCLINUX)")
+def _(p):
+    return _on_own_terminal(0x541C, b"\x03", reached=("EINVAL", "ENOTTY"))
+
+
+@attempt("set a line discipline")
+def _(p):
+    return _on_own_terminal(0x5423, struct.pack("i", 0))
+
+
+@attempt("raise a hard limit")
+def _(p):
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        raise Blocked("there is no limit")
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard + 1, hard + 1))
+    except ValueError as refused:  # Python's word for EPERM here
+        raise OSError(errno.EPERM, str(refused)) from None
+    return "raised"
+
+
+@attempt("forge an overlay mark")
+def _(p):
+    with tempfile.TemporaryDirectory(dir=p["directory"]) as directory:
+        os.setxattr(directory, "trusted.overlay.opaque", b"y")
+    return "set"
+
+
+@attempt("become root")
+def _(p):
+    if p.get("uid", 0) == 0:
+        raise Blocked("the world's root is expected")
+    os.setuid(0)
+    return "uid 0"
+
+
+@attempt("have another uid than agreed")
+def _(p):
+    if "uid" not in p or os.getresuid() == (p["uid"],) * 3:
+        raise Blocked("as agreed")
+    return f"uids {os.getresuid()}"
+
+
+@attempt("have more capabilities than agreed")
+def _(p):
+    status = _status()
+    beyond = (int(status["CapEff"], 16) | int(status["CapBnd"], 16)) & ~p.get("capabilities", 0)
+    if not beyond:
+        raise Blocked("none beyond")
+    return f"{beyond:#x}"
+
+
+@attempt("gain privileges at exec")
+def _(p):
+    status = _status()
+    if status["NoNewPrivs"] == "1" and status["Seccomp"] == "2":
+        raise Blocked("no_new_privs and a filter are set")
+    return f"NoNewPrivs {status['NoNewPrivs']}, Seccomp {status['Seccomp']}"
+
+
+def _status():
+    with open("/proc/self/status") as file:
+        return {key: rest.strip() for key, _, rest in (line.partition(":") for line in file)}
+
+
+# --- running them
+
+
+def isolate():
+    """Outside of a world: a mount namespace of the child's own, so that mounts stay in it."""
+    if libc.unshare(NEWNS) < 0 or libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None) < 0:
+        raise SystemExit("a control run needs a mount namespace of its own (root)")
+
+
+def run(function, parameters):
+    """The answer of one attempt, from a child that may die of it."""
+    readable, writable = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        answer = ["blocked", None, "no answer"]
+        try:
+            os.close(readable)
+            signal.alarm(10)
+            if parameters.get("control"):
+                isolate()
+            answer = ["ALLOWED", None, function(parameters) or ""]
+        except Blocked as reason:
+            answer = ["blocked", None, str(reason)]
+        except OSError as error:
+            answer = [
+                "blocked",
+                errno.errorcode.get(error.errno, error.errno),
+                error.strerror or "",
+            ]
+        except Exception as error:  # noqa: BLE001 - the edge of a process
+            answer = ["broken", None, repr(error)]
+        finally:
+            os.write(writable, json.dumps(answer).encode())
+            os._exit(0)
+    os.close(writable)
+    with os.fdopen(readable, "rb") as stream:
+        text = stream.read()
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        return ["blocked", None, signal.Signals(os.WTERMSIG(status)).name]
+    return json.loads(text)
+
+
+def main():
+    parameters = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
+    parameters.setdefault("directory", "/tmp")
+    for name, (function, unless) in ATTEMPTS.items():
+        if unless and parameters.get(unless):
+            continue
+        outcome, code, detail = run(function, parameters)
+        line = {"attempt": name, "outcome": outcome, "errno": code, "detail": detail}
+        print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
