@@ -13,6 +13,7 @@ the profile; everything else goes through `parse_line`.
 from __future__ import annotations
 
 import os
+from _json import make_scanner
 
 from substrate.errors import TraceCorrupt
 
@@ -77,14 +78,29 @@ def _first_difference(one: bytes, other: bytes) -> int:
     return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
+_WHITE_SPACE = " \t\n\r"
+
+
+class _Scanning:
+    """What `json`'s scanner is told. The module `json` itself is not imported: it pulls in
+    `re`, which costs `-c` more than reading the trace does (docs/adr/0002)."""
+
+    strict = True
+    object_hook = None
+
+    def __init__(self, parse_int: Callable[[str], Any], parse_float: Callable[[str], Any]) -> None:
+        self.parse_int = parse_int
+        self.parse_float = parse_float
+        self.parse_constant = _no_constant
+        self.object_pairs_hook = _unique_keys
+
+
 def _load(
     data: bytes,
     parse_int: Callable[[str], Any],
     parse_float: Callable[[str], Any],
     max_depth: int,
 ) -> Any:
-    from json import JSONDecodeError, loads
-
     try:
         text = data.decode()
     except UnicodeDecodeError as problem:
@@ -95,20 +111,19 @@ def _load(
         raise CanonicalError("a byte order mark", "bom")
     if not text or text.isspace():
         raise CanonicalError("no JSON at all", "empty")
+    start = len(text) - len(text.lstrip(_WHITE_SPACE))
     try:
-        value = loads(
-            text,
-            parse_int=parse_int,
-            parse_float=parse_float,
-            parse_constant=_no_constant,
-            object_pairs_hook=_unique_keys,
-        )
-    except JSONDecodeError as problem:
-        raise CanonicalError(
-            f"not JSON: {problem.msg} at character {problem.pos}", "syntax"
-        ) from None
+        value, end = make_scanner(_Scanning(parse_int, parse_float))(text, start)  # type: ignore[arg-type]
+    except StopIteration as problem:
+        raise CanonicalError(f"not JSON: no value at character {problem.value}", "syntax") from None
+    except CanonicalError:
+        raise
+    except ValueError as problem:  # json.JSONDecodeError, which only a failure imports
+        raise CanonicalError(f"not JSON: {problem}", "syntax") from None
     except RecursionError:
         raise CanonicalError(f"nested deeper than {max_depth}", "depth") from None
+    if text[end:].strip(_WHITE_SPACE):
+        raise CanonicalError(f"not JSON: more than one value at character {end}", "syntax")
     _check_depth(value, max_depth)
     # Strict UTF-8 holds no surrogates, so only an escape can have made one.
     if "\\u" in text:
