@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _TIOCSCTTY = 0x540E
 _TIOCSWINSZ = 0x5414
+_SIGNALS = tuple(set(range(1, 32)) - {_signal.SIGKILL, _signal.SIGSTOP})
 #: in `CommandSpec.stdio`
 CLOSED, TERMINAL, NULL = -1, -2, -3
 
@@ -211,7 +212,7 @@ def _become(
 ) -> NoReturn:
     """The child: everything between fork and exec."""
     _signal.set_wakeup_fd(-1)
-    for number in (_signal.SIGCHLD, _signal.SIGINT, _signal.SIGPIPE, _signal.SIGXFSZ):
+    for number in _SIGNALS:  # what the zygote ignores would stay ignored through exec
         _signal.signal(number, _signal.SIG_DFL)
     for number in spec.ignored_signals:
         _signal.signal(number, _signal.SIG_IGN)

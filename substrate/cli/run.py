@@ -114,6 +114,8 @@ def _say_how_it_failed(outcome: Outcome) -> None:
     ended = outcome.ended
     if ended.ended_by == "timeout":
         messages.say("substrate: the command was ended: its time was up (124)")
+    elif ended.ended_by == "limit":
+        messages.say("substrate: the command was ended: its layer reached the disk limit (124)")
     elif ended.failed is not None:
         messages.say(f"substrate: {ended.failed[0]}: {ended.failed[2]}")
     elif ended.background_ended:

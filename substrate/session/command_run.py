@@ -22,6 +22,9 @@ from substrate.world import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from substrate.session.disk_watch import DiskWatch
     from substrate.session.streams import Streams
     from substrate.session.terminal import HostTerminal
     from substrate.world.handle import World
@@ -81,6 +84,7 @@ class CommandRun:
 
     def prepare(self, spec: CommandSpec) -> bool:
         """Forks the command and waits for its HELLO. False when it failed before its exec."""
+        self._started = time.monotonic()
         self._go = self.world.run(spec, tuple(self.streams.passed))
         self.streams.close_passed()
         poll = select.poll()
@@ -106,7 +110,9 @@ class CommandRun:
 
     # --- the loop
 
-    def wait(self, *, timeout_s: float | None, background_s: float) -> Ended:
+    def wait(
+        self, *, timeout_s: float | None, background_s: float, disk: DiskWatch | None = None
+    ) -> Ended:
         """Moves bytes until the command and what it left behind are gone."""
         deadline = None if timeout_s is None else self._started + timeout_s
         stage = "running"  # → terminating → over
@@ -120,8 +126,13 @@ class CommandRun:
             if limit is not None and now >= limit:
                 if stage == "over":
                     break
-                stage, deadline = self._escalate(stage, now)
+                stage, deadline = self._escalate(stage, now, "timeout")
                 continue
+            if disk is not None and stage == "running" and not over:
+                if now >= disk.next_look and disk.exceeded():
+                    stage, deadline = self._escalate(stage, now, "limit")
+                    continue
+                limit = disk.next_look if limit is None else min(limit, disk.next_look)
             self._poll_once(limit, now)
         self.streams.end_input()
         return Ended(
@@ -141,17 +152,27 @@ class CommandRun:
             return self._ended_at + background_s
         return deadline
 
-    def _escalate(self, stage: str, now: float) -> tuple[str, float]:
-        """Time is up: first SIGTERM to everything, then the end of the world."""
+    def _escalate(self, stage: str, now: float, why: str) -> tuple[str, float]:
+        """It has to end: first SIGTERM to everything, then SIGKILL, then the world's end."""
         if stage == "running":
             if self._ended_at:
-                wire.send(self.world.socket, wire.WHO)
+                self._send(lambda: wire.send(self.world.socket, wire.WHO))
             else:
-                self._ended_by = "timeout"
-            self.world.signal(_signal.SIGTERM, "all")
+                self._ended_by = why
+            self._signal(_signal.SIGTERM, "all")
             return "terminating", now + TERM_GRACE_S
-        self.world.signal(_signal.SIGKILL, "all")
+        self._signal(_signal.SIGKILL, "all")
         return "over", now + TERM_GRACE_S
+
+    def _signal(self, number: int, scope: str) -> None:
+        self._send(lambda: self.world.signal(number, scope))
+
+    def _send(self, send: Callable[[], None]) -> None:
+        """A world that died in this moment has nobody left to tell; poll says so next."""
+        try:
+            send()
+        except BrokenPipeError:
+            return
 
     def _verdict(self) -> str:
         if self._ended_by:
@@ -217,10 +238,10 @@ class CommandRun:
                 self._abandoned = number in signals.FORWARDED
             elif number in signals.FORWARDED:
                 scope = "group" if number in signals.TO_GROUP else "main"
-                self.world.signal(number, scope)
+                self._signal(number, scope)
 
     def _stop(self) -> None:
         """Ctrl-Z: the command's group stops, then we do; both go on together."""
-        self.world.signal(_signal.SIGSTOP, "group")  # its group is orphaned: TSTP would be lost
+        self._signal(_signal.SIGSTOP, "group")  # its group is orphaned: TSTP would be lost
         os.kill(os.getpid(), _signal.SIGSTOP)
-        self.world.signal(_signal.SIGCONT, "group")
+        self._signal(_signal.SIGCONT, "group")

@@ -27,6 +27,7 @@ from substrate.world.spec import CommandSpec
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from substrate.session.command_run import Ended
+    from substrate.session.disk_watch import DiskWatch
     from substrate.session.opening import Opened
     from substrate.session.record import Recorder
     from substrate.session.request import RunRequest
@@ -211,7 +212,11 @@ class _OneShot:
                 store.set_current(self.home, self.workspace, self.opened.files.session_id)
             if run.prepare(spec):
                 run.go()
-            return run.wait(timeout_s=settings.timeout_s, background_s=settings.background_s)
+            return run.wait(
+                timeout_s=settings.timeout_s,
+                background_s=settings.background_s,
+                disk=self._disk_watch(),
+            )
         except StartFailed as failed:
             from substrate.session.probe import explain
 
@@ -219,6 +224,15 @@ class _OneShot:
         finally:
             if self.terminal is not None:
                 self.terminal.restore()
+
+    def _disk_watch(self) -> DiskWatch | None:
+        limit = self.settings.limits.disk_bytes
+        if limit is None or self.layer is None:
+            return None
+        from substrate.session.disk_watch import DiskWatch
+
+        number = self.layer
+        return DiskWatch([self.stack.upper(number, m.index) for m in self.stack.mounts], limit)
 
     def _first_events(self, spec: CommandSpec, withheld: tuple[bytes, ...]) -> list[Event]:
         recorder = self.recorder
@@ -344,7 +358,7 @@ class _OneShot:
 
 def exit_status(ended: Ended) -> int:
     """The status to hand back (shell.md §1)."""
-    if ended.ended_by == "timeout":
+    if ended.ended_by in ("timeout", "limit"):
         return 124
     if ended.failed is not None:
         step, number, _ = ended.failed
