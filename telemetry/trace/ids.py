@@ -51,11 +51,29 @@ def new_span_id(
 
 
 def is_session_id(value: object) -> bool:
-    return type(value) is str and value.startswith(SESSION_PREFIX) and _is_uuid7(value)
+    """True for `ses_` and a UUIDv7 in exactly the form of `new_session_id`."""
+    return type(value) is str and value.startswith(SESSION_PREFIX) and _is_known(value)
 
 
 def is_span_id(value: object) -> bool:
-    return type(value) is str and value.startswith(SPAN_PREFIX) and _is_uuid7(value)
+    """True for `spn_` and a UUIDv7 in exactly the form of `new_span_id`."""
+    return type(value) is str and value.startswith(SPAN_PREFIX) and _is_known(value)
+
+
+#: ids found right lately: most lines of a trace carry the same few
+_known: set[str] = set()
+_KNOWN_MOST = 4096
+
+
+def _is_known(text: str) -> bool:
+    if text in _known:
+        return True
+    if not _is_uuid7(text):
+        return False
+    if len(_known) >= _KNOWN_MOST:
+        _known.clear()
+    _known.add(text)
+    return True
 
 
 def _is_uuid7(text: str) -> bool:

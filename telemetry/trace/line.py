@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import sys
 from _json import encode_basestring, make_encoder
+from itertools import chain
 
 from .rfc8785 import MAX_INT, CanonicalError, encode, int_range
 
@@ -92,8 +93,9 @@ def _find_orjson() -> Callable[[Any], bytes] | None:
 
 
 def same_bytes(value: Any, expected: bytes) -> bool:
-    """True if orjson writes `value`, in our options, as `expected`. Proves types only for
-    what orjson.loads has made; floats are left to `check_types`.
+    """True if orjson writes `value`, in our options, as `expected`.
+
+    Of what orjson.loads has made, only floats and depth are left to check (`free_of_floats`).
 
     Raises TypeError for what orjson refuses. `accelerate()` must have been called.
     """
@@ -117,6 +119,27 @@ def check_types(container: Any, depth: int) -> None:
             check_types(item, depth + 1)
         elif kind not in _SCALARS:
             _refuse(item)
+
+
+def free_of_floats(objs: list[dict[str, Any]]) -> bool:
+    """True if no value in lines that orjson has read is a float, and none stands too deep.
+
+    The same as `check_types` on each, level by level over all of them, so that the loops run
+    in C: half the time, and a quarter of what verifying a trace costs.
+    """
+    dicts: list[Any] = objs
+    lists: list[Any] = []
+    for _ in range(MAX_DEPTH):
+        items = list(chain.from_iterable(map(dict.values, dicts)))
+        items += chain.from_iterable(lists)
+        kinds = set(map(type, items))
+        if float in kinds:
+            return False
+        dicts = [item for item in items if type(item) is dict] if dict in kinds else []
+        lists = [item for item in items if type(item) is list] if list in kinds else []
+        if not dicts and not lists:
+            return True
+    return False
 
 
 def check_profile(container: Any, depth: int = 1) -> None:

@@ -22,8 +22,8 @@ from .line import (
     MAX_LINE_BYTES,
     MAX_STRING_BYTES,
     accelerate,
-    check_types,
     encode_line,
+    free_of_floats,
     keys_sort_alike,
     same_bytes,
     strings,
@@ -251,12 +251,7 @@ def _believed(lines: Sequence[bytes]) -> list[dict[str, Any]] | None:
     objs = values[::2]
     if len(values) != 2 * len(lines) - 1 or values[1::2].count(_SENTINEL) != len(lines) - 1:
         return None
-    if not _ONLY_DICTS.issuperset(map(type, objs)):
-        return None
-    try:
-        for obj in objs:
-            check_types(obj, 1)
-    except CanonicalError:
+    if not _ONLY_DICTS.issuperset(map(type, objs)) or not free_of_floats(objs):
         return None
     if not batch.isascii() and not keys_sort_alike(objs):
         return None

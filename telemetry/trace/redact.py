@@ -32,6 +32,8 @@ _NAMES = ("pass", "pw", "secret", "token", "key", "auth", "cred", "cookie", "bea
 _PROGRAMS = ("mysql", "mariadb", "sshpass", "redis-cli", "ldap", "curl", "http", "xh")
 _DELIMITERS = str.maketrans(dict.fromkeys("\"'`(){}[];,|&<>\\", " "))
 
+_STRINGS = frozenset((str,))
+
 #: Texts that hold no secret: paths and arguments come again and again.
 _clean: set[str] = set()
 _CLEAN_MOST = 8192
@@ -127,7 +129,7 @@ def redact_argv(argv: Sequence[str]) -> list[str]:
     Beyond `redact_text` it knows that a value after a secret flag is the whole next argument,
     and that a value in an argument reaches to its end.
     """
-    if not any(map(_argument_may, argv)):
+    if all(map(_is_plain, argv)) or not any(map(_argument_may, argv)):
         return list(argv)
     from .secret_arguments import redact_arguments
 
@@ -175,9 +177,19 @@ def _redact_object(obj: dict[str, Any]) -> Any:
         return _redact_bytes(obj)
     changed = None
     for key, item in obj.items():
-        new_key = redact_text(key) if may_hold_secret(key) else key
-        if type(item) is str and item and (named := kind_of_name(key)) is not None:
-            new = item if _is_mark(item) else f"[redacted:{named}]"
+        new_key = key
+        if key not in _clean and may_hold_secret(key):
+            new_key = redact_text(key)
+        kind = type(item)
+        if kind is int or kind is bool or item is None:
+            new = item
+        elif kind is str:
+            if item and (named := _kind_of_key(key)) is not None:
+                new = item if _is_mark(item) else f"[redacted:{named}]"
+            elif item in _clean or not may_hold_secret(item):
+                new = item
+            else:
+                new = redact_text(item)
         else:
             new = redact_body(item)
         if new is not item or new_key is not key:
@@ -189,8 +201,27 @@ def _redact_object(obj: dict[str, Any]) -> Any:
     return obj if changed is None else changed
 
 
+#: kinds of the keys of bodies, which come again and again
+_kinds: dict[str, str | None] = {}
+
+
+def _kind_of_key(key: str) -> str | None:
+    if key in _kinds:
+        return _kinds[key]
+    if len(_kinds) >= _CLEAN_MOST:
+        _kinds.clear()
+    _kinds[key] = kind = kind_of_name(key) if len(key) <= _CLEAN_LONGEST else None
+    return kind
+
+
 def _redact_array(items: Sequence[Any]) -> Sequence[Any]:
-    if items and all(type(item) is str or _is_bytes(item) for item in items):
+    if _STRINGS.issuperset(map(type, items)):
+        if all(map(_is_plain, items)):
+            return items
+        words = list(items)
+        safe = redact_argv(words)
+        return items if safe == words else safe
+    if all(type(item) is str or _is_bytes(item) for item in items):
         words = [item if type(item) is str else _escaped(item) for item in items]
         safe = redact_argv(words)
         if safe == words:
@@ -203,6 +234,11 @@ def _redact_array(items: Sequence[Any]) -> Sequence[Any]:
     if all(new is item for new, item in zip(new_items, items, strict=True)):
         return items
     return new_items
+
+
+def _is_plain(word: str) -> bool:
+    """True for a word that neither holds a secret nor makes one of its neighbours."""
+    return word in _clean and word[:1] != "-" and not word.endswith(_ENDINGS)
 
 
 def _is_bytes(item: Any) -> bool:
