@@ -230,10 +230,17 @@ def _redact_array(items: Sequence[Any]) -> Sequence[Any]:
             item if new == word else text_or_b64(new)
             for item, word, new in zip(items, words, safe, strict=True)
         ]
-    new_items = [redact_body(item) for item in items]
-    if all(new is item for new, item in zip(new_items, items, strict=True)):
-        return items
-    return new_items
+    changed: list[Any] | None = None
+    for place, item in enumerate(items):
+        kind = type(item)
+        if kind is int or item is None or (kind is str and item in _clean):
+            continue
+        new = redact_body(item)
+        if new is not item:
+            if changed is None:
+                changed = list(items)
+            changed[place] = new
+    return items if changed is None else changed
 
 
 def _is_plain(word: str) -> bool:
