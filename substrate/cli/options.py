@@ -29,7 +29,7 @@ def _of_settings() -> tuple[Option, ...]:
             name=flag.name,
             metavar="" if flag.sets is not None else setting.metavar,
             variable=setting.variable,
-            text=setting.text,
+            text=flag.text or setting.text,
             key=setting.key,
             sets=flag.sets,
         )

@@ -4,7 +4,7 @@ Opens the session with its lock, puts right what an interrupted apply left, and 
 is done into the trace. Not the mechanics (world/apply.py) nor the looking (history.py).
 Invariants: everything is applied or nothing; what was done is in the trace; a session whose
 world is over has its `session_end`, and its directory no current world. The layers of a
-world that is over stay until `world gc`. Spec: world.md §4, §5.
+world that was applied stay until `world gc`. Spec: world.md §4, §5.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from substrate.telemetry.trace.digests import Digester
 from substrate.telemetry.trace.events import changes as events
 from substrate.telemetry.trace.events.session import SessionEnd
 from substrate.values import as_dict, replace
+from substrate.world import layers
 from substrate.world.apply import Applied, ApplyConflict, DangerRefused
 from substrate.world.apply import apply as apply_plan
 from substrate.world.change import Change, Summary, summary
@@ -197,6 +198,7 @@ class Held:
         )
         self.opened.writer.append([event.event("world")])
         self._end(DISCARDED)
+        self.stack = layers.discard(self.stack)
         return counts
 
     # --- the end of a world

@@ -36,10 +36,12 @@ NEVER, ONLY_NONE, LOWER, ADD = "", "none", "lower", "add"
 
 @value
 class Flag:
-    """A flag that sets a setting. `sets`: the value, for a flag that takes none."""
+    """A flag that sets a setting. `sets`: the value, for a flag that takes none; `text`: what
+    that value does."""
 
     name: str
     sets: str | None = None
+    text: str = ""
 
 
 @value
@@ -80,7 +82,13 @@ SETTINGS: tuple[Setting, ...] = (
         words=("enabled", "disabled"),
         default="enabled",
         variable="SUBSTRATE_WORLD",
-        flags=(Flag(name="--no-world", sets="disabled"),),
+        flags=(
+            Flag(
+                name="--no-world",
+                sets="disabled",
+                text="run on the host itself: recorded, not isolated",
+            ),
+        ),
         text="run in a world; disabled: on the host itself, recorded but not isolated",
     ),
     Setting(
@@ -148,10 +156,10 @@ SETTINGS: tuple[Setting, ...] = (
         default=None,
         variable="SUBSTRATE_AT_END",
         flags=(
-            Flag(name="--ask", sets="ask"),
-            Flag(name="--keep", sets="keep"),
-            Flag(name="--apply", sets="apply"),
-            Flag(name="--discard", sets="discard"),
+            Flag(name="--ask", sets="ask", text="ask at the end (default on a terminal)"),
+            Flag(name="--keep", sets="keep", text="keep the changes pending (default elsewhere)"),
+            Flag(name="--apply", sets="apply", text="apply all that is pending at the end"),
+            Flag(name="--discard", sets="discard", text="discard all that is pending at the end"),
         ),
         text="what happens to the changes afterwards (default ask on a terminal, else keep)",
     ),
@@ -252,8 +260,11 @@ SETTINGS: tuple[Setting, ...] = (
         words=("auto", "always", "never"),
         default="auto",
         variable="SUBSTRATE_PTY",
-        flags=(Flag(name="--pty", sets="always"), Flag(name="--no-pty", sets="never")),
-        text="give the command a terminal of its own",
+        flags=(
+            Flag(name="--pty", sets="always", text="give the command a terminal of its own"),
+            Flag(name="--no-pty", sets="never", text="give it pipes, also on a terminal"),
+        ),
+        text="whether the command gets a terminal of its own; auto: on a terminal",
     ),
     Setting(
         key="ptrace",

@@ -1,0 +1,245 @@
+"""`substrate diff [SPAN] [PATH…]`: what is pending, or what one command changed.
+
+Reads layers and trace, changes nothing and runs no program (world.md §5). A command of a
+world that is over is shown from its `fs_diff`, without contents. Deletions are never cut.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from substrate.cli import output
+from substrate.cli.messages import has_colour, warn
+from substrate.cli.paths import absolute, selector
+from substrate.cli.progress import working
+from substrate.cli.show import diff_entries
+from substrate.cli.target import Target, named_span, pending_target
+from substrate.errors import StateError, UsageError
+from substrate.session.history import Span
+from substrate.session.world_file import OPEN
+from substrate.telemetry.trace.ids import is_span_id
+from substrate.telemetry.trace.octets import bytes_of
+from substrate.values import as_dict
+from substrate.world.change import Change, FileState, summary
+from substrate.world.diff import diff_layer, diff_pending
+from substrate.world.layers import LayerStack
+from substrate.world.patch import Renderer, render_stat
+from substrate.world.renames import with_renames
+
+_GREEN, _RED, _CYAN, _BOLD, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[36m", "\x1b[1m", "\x1b[0m"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """`stack` is None where only the trace knows the changes: no contents then."""
+
+    target: Target
+    changes: tuple[Change, ...]
+    stack: LayerStack | None
+    span: Span | None
+    in_use: bool
+
+
+def run(
+    span_name: str | None, paths: Sequence[bytes], world: str | None, *, scratch: bool = False
+) -> Result:
+    """Finds the changes. Raises NothingFound, UsageError and what reading raises."""
+    span: Span | None = None
+    if span_name is None:
+        target = pending_target(world)
+    else:
+        target, _, span = named_span(span_name, world)
+    full, in_use = target.frozen_stack()
+    stack: LayerStack | None = full
+    with working("comparing"):
+        if span is None:
+            changes = diff_pending(full, include_scratch=scratch)
+        else:
+            found = _of_layer(target, span, full, scratch)
+            if found is None:
+                stack, found = None, _recorded(target, span)
+            changes = found
+        if stack is not None:
+            changes = with_renames(changes, full)
+    meant = selector(paths)
+    if meant is not None:
+        changes = [c for c in changes if meant(c.path) or (c.old_path and meant(c.old_path))]
+    return Result(target=target, changes=tuple(changes), stack=stack, span=span, in_use=in_use)
+
+
+def _of_layer(target: Target, span: Span, stack: LayerStack, scratch: bool) -> list[Change] | None:
+    """The changes of a command's own layer; None where it is not there any more."""
+    if target.world.state != OPEN:
+        return None  # the host below it is another one now
+    if not span.diffs:
+        return []
+    number = span.diffs[-1]["body"]["layer"]
+    if number not in [layer.number for layer in stack.layers]:
+        return None
+    return diff_layer(stack, number, include_scratch=scratch)
+
+
+def _recorded(target: Target, span: Span) -> list[Change]:
+    changes = []
+    for line in span.diffs:
+        for entry in diff_entries(target, line):
+            old = entry.get("from_path")
+            changes.append(
+                Change(
+                    bytes_of(entry["path"]),
+                    entry["kind"],
+                    _state(entry) if entry["kind"] != "added" else None,
+                    _state(entry) if entry["kind"] != "deleted" else None,
+                    0,
+                    tuple(entry.get("what", ())),
+                    None if old is None else bytes_of(old),
+                )
+            )
+    return changes
+
+
+def _state(entry: dict[str, Any]) -> FileState:
+    return FileState(
+        entry.get("type") or "file", entry.get("mode") or 0, entry.get("size") or 0,
+        None, None, 0, 0, 0, 0, 1, 0, 0,
+    )  # fmt: skip
+
+
+# --- rendering
+
+
+def as_object(result: Result) -> dict[str, Any]:
+    return {
+        "world": result.target.world.name,
+        "session": result.target.files.session_id,
+        "span": None if result.span is None else result.span.span_id,
+        "contents": result.stack is not None,
+        "counts": as_dict(summary(result.changes)),
+        "changes": [change_object(change) for change in result.changes],
+    }
+
+
+def change_object(change: Change) -> dict[str, Any]:
+    after, before = change.after, change.before
+    found: dict[str, Any] = {
+        "path": output.as_json(change.path),
+        "kind": change.kind,
+        "type": (after or before).type,  # type: ignore[union-attr]  # never both missing
+        "what": list(change.what),
+    }
+    if change.old_path is not None:
+        found["from_path"] = output.as_json(change.old_path)
+    if before is not None:
+        found["size_before"] = before.size
+        found["mode_before"] = before.mode
+    if after is not None:
+        found["size"] = after.size
+        found["mode"] = after.mode
+        if after.link is not None:
+            found["target"] = output.as_json(after.link)
+    return found
+
+
+def render(result: Result, how: str) -> None:
+    base = result.target.world.workspace
+    if how == "json":
+        output.put_object("diff", as_object(result))
+    elif how == "name-only":
+        for change in result.changes:
+            output.put_bytes(change.path + b"\n")
+    elif how == "stat" or (how == "text" and result.stack is None):
+        for line in render_stat(result.changes, base):
+            output.put(line)
+    elif how == "patch":
+        _put_patch(result, base)
+    else:
+        _put_text(result, base)
+
+
+def _put_patch(result: Result, base: bytes) -> None:
+    if result.stack is None:
+        raise StateError(
+            "the contents of this command are not kept any more, so there is no patch of them",
+            hint="--stat shows what the record has",
+        )
+    with Renderer(result.stack, base) as renderer:
+        patch = renderer.patch(result.changes)
+    output.put_bytes(patch.text)
+    for path, why in patch.left_out:
+        warn(f"not in the patch: {os.fsdecode(path)}: {why}")
+
+
+def _put_text(result: Result, base: bytes) -> None:
+    assert result.stack is not None
+    coloured = has_colour(1)
+    with Renderer(result.stack, base) as renderer:
+        for change in result.changes:
+            for line in renderer.unified(change):
+                output.put(_colour(line) if coloured else line)
+
+
+def _colour(line: str) -> str:
+    if line.startswith("--- "):
+        return f"{_BOLD}{line}{_PLAIN}"
+    start = {"+": _GREEN, "-": _RED, "@": _CYAN}.get(line[:1], "")
+    return f"{start}{line}{_PLAIN}" if start else line
+
+
+# --- parsing
+
+
+def split_span(words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """(span, paths): the first word is a span if it reads as one; write a path of that name as
+    `./3`."""
+    if not words:
+        return None, words
+    first = words[0]
+    session, colon, inside = first.rpartition(":")
+    reads_as_span = (
+        first == "last"
+        or first.isdigit()
+        or is_span_id(first)
+        or (colon and session and (inside == "last" or inside.isdigit() or is_span_id(inside)))
+    )
+    return (first, words[1:]) if reads_as_span else (None, words)
+
+
+@click.command("diff")
+@click.argument("words", metavar="[SPAN] [PATH]...", nargs=-1)
+@click.option("--stat", "how", flag_value="stat", help="One line a file, with sizes.")
+@click.option("--name-only", "how", flag_value="name-only", help="Only the paths.")
+@click.option("--patch", "how", flag_value="patch", help="A patch that `git apply` takes.")
+@click.option("--json", "how", flag_value="json", help="The same as --format json.")
+@click.option("--scratch", is_flag=True, help="Also /tmp, /var/tmp and /dev/shm.")
+@output.world_option
+@output.format_option
+def command(
+    words: tuple[str, ...], how: str | None, scratch: bool, world: str | None, form: str
+) -> int:
+    """\b
+    Examples:
+      substrate diff
+      substrate diff last --stat
+      substrate diff src/
+
+    Shows what the current world has changed and not yet applied. With SPAN (last, a number
+    of `substrate log`, SESSION:NUMBER, a span's id) what that command changed. With PATHs
+    only those and what lies below. Exit status 1 where nothing changed."""
+    if form != "table":
+        if how not in (None, "json"):
+            raise UsageError(f"--{how} is no --format {form}", hint="give one of them")
+        how = "json"
+    span, rest = split_span(words)
+    result = run(span, absolute(rest), world, scratch=scratch)
+    if result.in_use:
+        warn("a command is running or was killed: its own changes are not shown yet")
+    if form == "jsonl":
+        output.put_rows("diff", "changes", [change_object(c) for c in result.changes], form)
+    else:
+        render(result, how or "text")
+    return 0 if result.changes else 1

@@ -1,0 +1,80 @@
+"""`substrate discard`: what is pending is thrown away, and the world is over."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import click
+
+from substrate.cli import output
+from substrate.cli.messages import say
+from substrate.cli.progress import working
+from substrate.cli.target import Target, pending_target
+from substrate.session.pending import open_pending, phrase
+from substrate.session.summary import change_line
+from substrate.values import as_dict
+from substrate.world.change import Summary, summary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    world: str
+    outcome: str  # discarded | planned | kept
+    counts: Summary
+    paths: tuple[str, ...]
+
+
+def run(target: Target, *, dry_run: bool, ask: bool) -> Result:
+    """Discards. Raises SessionBusy, StateError."""
+    with open_pending(target.home, target.files.session_id) as held:
+        changes = held.changes()
+        counts, outcome = summary(changes), "planned"
+        if not dry_run:
+            outcome = "kept"
+            question = f"discard world {held.world.name}: {phrase(counts)}?"
+            if not ask or click.confirm(question, default=False, err=True):
+                with working("discarding"):
+                    counts = held.discard()
+                outcome = "discarded"
+        return Result(
+            world=held.world.name,
+            outcome=outcome,
+            counts=counts,
+            paths=tuple(change_line(change) for change in changes),
+        )
+
+
+def render(result: Result, form: str) -> None:
+    if form != "table":
+        fields = {
+            "world": result.world,
+            "outcome": result.outcome,
+            "counts": as_dict(result.counts),
+        }
+        output.put_object("discard", fields, form)
+        return
+    if result.outcome == "planned":
+        for line in result.paths:
+            output.put_visible(line)
+    words = {"planned": "would discard", "kept": "kept", "discarded": "discarded"}
+    say(f"substrate: world {result.world} {words[result.outcome]}: {phrase(result.counts)}")
+
+
+@click.command("discard")
+@click.option("--dry-run", is_flag=True, help="Show what would be lost, touch nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@output.world_option
+@output.format_option
+def command(dry_run: bool, yes: bool, world: str | None, form: str) -> int:
+    """\b
+    Example:
+      substrate discard
+
+    Throws away what is pending in the current world, which is over then. The record of what
+    ran stays. On a terminal it asks first."""
+    target = pending_target(world)
+    ask = not yes and form == "table" and sys.stdin is not None and sys.stdin.isatty()
+    result = run(target, dry_run=dry_run, ask=ask)
+    render(result, form)
+    return 1 if result.outcome == "kept" else 0

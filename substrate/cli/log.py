@@ -1,0 +1,120 @@
+"""`substrate log`: the commands of a session, one a line.
+
+Reads the trace only. Spec: shell.md §1, trace.md §3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from substrate.cli import output
+from substrate.cli.target import Target, readable_target
+from substrate.session.history import History, Span, load_history
+
+_SIGNS = (
+    ("added", "+"),
+    ("modified", "~"),
+    ("deleted", "-"),
+    ("renamed", ">"),
+    ("meta", "m"),
+    ("type_changed", "t"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    target: Target
+    history: History
+
+
+def run(world: str | None) -> Result:
+    """Reads the session. Raises NothingFound and what reading raises."""
+    target = readable_target(world)
+    return Result(target=target, history=load_history(target.files))
+
+
+def exit_text(span: Span) -> str:
+    """How it ended: a status, SIGn, a word for the rest."""
+    if span.end is None:
+        return "killed" if span.closed_by else "running"
+    body = span.end["body"]
+    if body["ended_by"] not in ("exit", "signal"):
+        return str(body["ended_by"])
+    if "signal" in body:
+        return f"sig {body['signal']}"
+    return str(body.get("exit", "?"))
+
+
+def command_text(span: Span) -> str:
+    """The redacted text of `-c`, else argv."""
+    display = span.start["body"]["display"]
+    if display.get("cmd") is not None:
+        return output.show_path(display["cmd"])
+    return output.show_words(display["argv"])
+
+
+def counts_of(span: Span) -> dict[str, int]:
+    """What it changed, by kind, where its end says so."""
+    diff = None if span.end is None else span.end["body"].get("fs_diff")
+    return {kind: diff[kind] for kind, _ in _SIGNS} if diff else {}
+
+
+def counts_text(span: Span) -> str:
+    counts = counts_of(span)
+    return " ".join(f"{sign}{counts[kind]}" for kind, sign in _SIGNS if counts.get(kind))
+
+
+def as_object(span: Span) -> dict[str, Any]:
+    end = None if span.end is None else span.end["body"]
+    return {
+        "ordinal": span.ordinal,
+        "span": span.span_id,
+        "started": span.start["ts"],
+        "duration_us": None if end is None else end["duration_us"],
+        "exit": None if end is None else end.get("exit"),
+        "signal": None if end is None else end.get("signal"),
+        "ended_by": span.closed_by if end is None else end["ended_by"],
+        "changes": counts_of(span),
+        "display": command_text(span),
+        "layer": span.start["body"]["layer"],
+    }
+
+
+def render(result: Result, form: str) -> None:
+    if form != "table":
+        output.put_rows("log", "commands", [as_object(s) for s in result.history.spans], form)
+        return
+    rows = []
+    for span in result.history.spans:
+        took = "" if span.end is None else output.show_duration(span.end["body"]["duration_us"])
+        rows.append(
+            (
+                span.ordinal,
+                output.show_time(span.start["ts"]),
+                took,
+                exit_text(span),
+                counts_text(span),
+                command_text(span),
+            )
+        )
+    output.put_table(("N", "STARTED", "TOOK", "EXIT", "CHANGES", "COMMAND"), rows)
+
+
+@click.command("log")
+@output.world_option
+@output.format_option
+def command(world: str | None, form: str) -> int:
+    """\b
+    Example:
+      substrate log
+
+    Lists the commands of the current world, oldest first, with how they ended and how many
+    files each changed (+ added, ~ modified, - deleted, > renamed, m attributes, t type)."""
+    result = run(world)
+    render(result, form)
+    if result.history.problem is not None:
+        raise result.history.problem
+    return 0

@@ -1,0 +1,128 @@
+"""`substrate status`: the current world of the directory.
+
+Reads; takes no lock and changes nothing. Spec: shell.md §1, world.md §4.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from substrate.cli import output
+from substrate.cli.target import Target, pending_target
+from substrate.session.history import History, load_history
+from substrate.session.summary import count_phrase
+from substrate.telemetry.trace.files import LOCK
+from substrate.telemetry.trace.lock import parse_owner
+from substrate.values import as_dict
+from substrate.world.change import Summary, summary
+from substrate.world.diff import diff_pending
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    target: Target
+    history: History
+    counts: Summary
+    writer: str  # clean | in use | not closed
+    owner_pid: int | None
+
+
+def run(world: str | None) -> Result:
+    """Looks at the world. Raises NothingFound and what reading raises."""
+    target = pending_target(world)
+    history = load_history(target.files)
+    stack, _ = target.frozen_stack()
+    writer, pid = writer_state(target.files.fd)
+    return Result(
+        target=target,
+        history=history,
+        counts=summary(diff_pending(stack)),
+        writer=writer,
+        owner_pid=pid,
+    )
+
+
+def writer_state(dir_fd: int) -> tuple[str, int | None]:
+    """How the trace's writer left its lock (docs/adr/0001), and the pid that it names."""
+    try:
+        fd = os.open(LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return "clean", None
+    try:
+        owner = parse_owner(os.read(fd, 256))
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return "in use", owner.pid if owner else None
+        return ("not closed", owner.pid) if owner else ("clean", None)
+    finally:
+        os.close(fd)
+
+
+def network_of(history: History) -> str:
+    """The network of the last start of its world."""
+    modes = [line["body"] for line in history.others if line["event_type"] == "world_start"]
+    return str(modes[-1].get("network", "unknown")) if modes else "unknown"
+
+
+def as_object(result: Result) -> dict[str, Any]:
+    world = result.target.world
+    return {
+        "world": world.name,
+        "state": world.state,
+        "workspace": output.as_json(world.workspace),
+        "backend": world.backend,
+        "network": network_of(result.history),
+        "session": result.target.files.session_id,
+        "commands": len(result.history.spans),
+        "pending": as_dict(result.counts),
+        "trace": {
+            "lines": result.history.lines,
+            "writer": result.writer,
+            "pid": result.owner_pid,
+            "problem": None if result.history.problem is None else str(result.history.problem),
+        },
+    }
+
+
+def render(result: Result, form: str) -> None:
+    if form != "table":
+        output.put_object("status", as_object(result), form)
+        return
+    world, history = result.target.world, result.history
+    trace = f"{history.lines} lines, {result.writer}"
+    if result.owner_pid is not None:
+        trace += f" (pid {result.owner_pid})"
+    if history.problem is not None:
+        trace = f"DAMAGED: {history.problem}"
+    pairs = [
+        ("world", f"{world.name} ({world.state})"),
+        ("workspace", os.fsdecode(world.workspace)),
+        ("backend", world.backend),
+        ("network", network_of(history)),
+        ("commands", len(history.spans)),
+        ("pending", count_phrase(result.counts) or "nothing"),
+        ("session", result.target.files.session_id),
+        ("trace", trace),
+    ]
+    output.put_pairs(pairs)
+
+
+@click.command("status")
+@output.world_option
+@output.format_option
+def command(world: str | None, form: str) -> int:
+    """\b
+    Example:
+      substrate status
+
+    Shows the current world of this directory: what it is made with, what is pending in it,
+    and how its record is. Exit status 1 where there is none."""
+    result = run(world)
+    render(result, form)
+    return 3 if result.history.problem is not None else 0

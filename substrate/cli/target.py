@@ -1,0 +1,124 @@
+"""Which world or session a verb is about, and which of its commands.
+
+Reads the home; takes no lock. Rules: `--world NAME|SESSION` if given; else the directory's
+current world; to look at things, also the newest session of the directory, so that `log`
+and `show` still answer after `apply`. Spec: world.md §4, trace.md §3.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from substrate.errors import StateError, SubstrateError, UsageError
+from substrate.session import home as homes
+from substrate.session import store
+from substrate.session.history import History, Span, load_history
+from substrate.session.home import Home
+from substrate.session.store import SessionFiles
+from substrate.session.workspace import Workspace, find_workspace
+from substrate.session.world_file import OPEN, WorldFile, load_world
+from substrate.values import replace
+from substrate.world.layers import LayerStack, is_frozen
+
+#: how many sessions are looked at for the newest one of a directory
+_LOOK_BACK = 500
+
+
+class NothingFound(SubstrateError):
+    """The answer is no: there is nothing of what was asked for."""
+
+    exit_status = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A session, its world, and the home they lie in."""
+
+    home: Home
+    files: SessionFiles
+    world: WorldFile
+
+    def frozen_stack(self) -> tuple[LayerStack, bool]:
+        """The layers that can be read, and whether one more is in use: a command runs, or was
+        killed and its layer waits for the next one to settle it."""
+        stack = self.world.stack(self.files)
+        frozen = tuple(layer for layer in stack.layers if is_frozen(stack, layer.number))
+        return replace(stack, layers=frozen), len(frozen) != len(stack.layers)
+
+
+def open_existing_home() -> Home:
+    """The home; NothingFound where nothing was ever run."""
+    path = homes.default_path(os.environb)
+    if not os.path.lexists(path):
+        raise NothingFound(
+            f"there is no {os.fsdecode(path)} yet", hint="run a command first: substrate -c 'make'"
+        )
+    return homes.open_home(path, create=False)
+
+
+def here() -> Workspace:
+    try:
+        cwd = os.getcwdb()
+    except FileNotFoundError:
+        raise StateError(
+            "the current directory was deleted", hint="change to a directory that exists"
+        ) from None
+    return find_workspace(cwd)
+
+
+def pending_target(world: str | None) -> Target:
+    """The world to act on. Raises NothingFound, UsageError, StateError."""
+    home = open_existing_home()
+    if world is not None:
+        return _target(home, store.resolve_session(home, world))
+    session_id = store.current_session(home, here())
+    if session_id is not None and os.path.isdir(session_path(home, session_id)):
+        target = _target(home, session_id)
+        if target.world.state == OPEN:
+            return target
+    raise _nothing("nothing is pending here: the directory has no current world")
+
+
+def readable_target(world: str | None) -> Target:
+    """The world to look at: also one that is over."""
+    try:
+        return pending_target(world)
+    except NothingFound:
+        home = open_existing_home()
+        key = here().key
+        for session_id in reversed(store.list_sessions(home)[-_LOOK_BACK:]):
+            try:
+                target = _target(home, session_id)
+            except SubstrateError:
+                continue  # damaged or newer: not what was asked about
+            if target.world.workspace_key == key:
+                return target
+        raise _nothing("nothing was run in this directory yet") from None
+
+
+def named_span(name: str, world: str | None) -> tuple[Target, History, Span]:
+    """The command that `name` names: `last`, `3`, `<session>:3`, the end of an id."""
+    session, colon, inside = name.rpartition(":")
+    if colon:
+        if world is not None:
+            raise UsageError(f"{name!r} names a session already", hint="leave --world out")
+        world = session
+    target = readable_target(world)
+    history = load_history(target.files)
+    return target, history, history.span(inside)
+
+
+def session_path(home: Home, session_id: str) -> bytes:
+    return home.path + b"/sessions/" + session_id.encode()
+
+
+def _target(home: Home, session_id: str) -> Target:
+    files = store.open_session(home, session_id)
+    return Target(home=home, files=files, world=load_world(files))
+
+
+def _nothing(message: str) -> NothingFound:
+    return NothingFound(
+        message, hint="`substrate world ls` lists all worlds; name one with --world w3"
+    )

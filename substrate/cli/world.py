@@ -1,0 +1,173 @@
+"""`substrate world ls|gc`: the worlds of this user, and taking away what is left over."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from substrate.cli import output
+from substrate.cli.messages import say, warn
+from substrate.cli.progress import working
+from substrate.cli.target import open_existing_home
+from substrate.cli.verbs import Suggesting
+from substrate.errors import SubstrateError
+from substrate.session import store
+from substrate.session.collect import Collected, collect, disk_bytes, forget_apply
+from substrate.session.home import Home
+from substrate.session.world_file import OPEN, WorldFile, load_world
+from substrate.values import replace
+from substrate.world.diff import diff_pending
+from substrate.world.layers import is_frozen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A world. `pending`: changes that are not applied. `problem`: why it cannot be read."""
+
+    name: str
+    session_id: str
+    world: WorldFile | None
+    pending: int | None
+    size_bytes: int
+    problem: str = ""
+
+
+def run(home: Home, *, everything: bool) -> list[Entry]:
+    """All worlds by number; those that are over and hold no layers only with `everything`."""
+    entries = []
+    for name, session_id in store.list_worlds(home).items():
+        entry = _look(home, name, session_id)
+        gone = entry.world is not None and entry.world.state != OPEN and not entry.size_bytes
+        if everything or not gone:
+            entries.append(entry)
+    return entries
+
+
+def _look(home: Home, name: str, session_id: str) -> Entry:
+    try:
+        files = store.open_session(home, session_id)
+    except SubstrateError as error:
+        return Entry(
+            name=name, session_id=session_id, world=None, pending=None, size_bytes=0,
+            problem=str(error),
+        )  # fmt: skip
+    try:
+        world = load_world(files)
+        stack = world.stack(files)
+        frozen = tuple(layer for layer in stack.layers if is_frozen(stack, layer.number))
+        pending = len(diff_pending(replace(stack, layers=frozen))) if world.state == OPEN else 0
+        size = disk_bytes(files.layers_path) if stack.layers else 0
+        return Entry(
+            name=name, session_id=session_id, world=world, pending=pending, size_bytes=size
+        )
+    except (SubstrateError, OSError) as error:
+        return Entry(
+            name=name, session_id=session_id, world=None, pending=None, size_bytes=0,
+            problem=str(error),
+        )  # fmt: skip
+    finally:
+        os.close(files.fd)
+
+
+def as_object(entry: Entry) -> dict[str, Any]:
+    world = entry.world
+    return {
+        "world": entry.name,
+        "session": entry.session_id,
+        "workspace": None if world is None else output.as_json(world.workspace),
+        "state": "damaged" if world is None else world.state,
+        "backend": None if world is None else world.backend,
+        "pending": entry.pending,
+        "size_bytes": entry.size_bytes,
+        "problem": entry.problem or None,
+    }
+
+
+def render(entries: list[Entry], form: str) -> None:
+    if form != "table":
+        output.put_rows("world.ls", "worlds", [as_object(entry) for entry in entries], form)
+        return
+    rows: list[tuple[object, ...]] = []
+    for entry in entries:
+        world = entry.world
+        if world is None:
+            rows.append((entry.name, "damaged", "", "", entry.problem))
+            continue
+        size = output.show_size(entry.size_bytes)
+        rows.append((entry.name, world.state, entry.pending, size, os.fsdecode(world.workspace)))
+    output.put_table(("WORLD", "STATE", "PENDING", "SIZE", "WORKSPACE"), rows)
+
+
+@click.group("world", cls=Suggesting)
+def command() -> None:
+    """\b
+    Example:
+      substrate world ls
+
+    Lists worlds, and removes what nobody needs any more."""
+
+
+@command.command("ls")
+@click.option("--all", "everything", is_flag=True, help="Also worlds that are over and empty.")
+@output.format_option
+def list_command(everything: bool, form: str) -> int:
+    """\b
+    Example:
+      substrate world ls --format jsonl
+
+    Lists the worlds with what is pending in each and what they take on the disk."""
+    with working("looking"):
+        entries = run(open_existing_home(), everything=everything)
+    render(entries, form)
+    return 0
+
+
+def collected_object(item: Collected) -> dict[str, Any]:
+    return {
+        "kind": item.kind,
+        "what": item.what,
+        "size_bytes": item.size_bytes,
+        "problem": item.problem or None,
+    }
+
+
+@command.command("gc")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed, touch nothing.")
+@click.option(
+    "--forget-apply",
+    "forget_apply_of",
+    metavar="WORLD",
+    help="Drop the journal of an apply that was cut short and cannot be put right.",
+)
+@output.format_option
+def gc_command(dry_run: bool, forget_apply_of: str | None, form: str) -> int:
+    """\b
+    Example:
+      substrate world gc --dry-run
+
+    Removes the layers of worlds that were applied or discarded, and what killed runs left:
+    applies that were cut short, control groups, probes. What is pending stays, and so does
+    the record."""
+    home = open_existing_home()
+    if forget_apply_of is not None:
+        done = forget_apply(home, store.resolve_session(home, forget_apply_of))
+        say("substrate: the journal was dropped" if done else "substrate: there is no such journal")
+        return 0 if done else 1
+    with working("removing"):
+        items = collect(home, dry_run=dry_run)
+    if form != "table":
+        output.put_rows("world.gc", "removed", [collected_object(item) for item in items], form)
+    else:
+        for item in items:
+            if not item.problem:
+                size = f" ({output.show_size(item.size_bytes)})" if item.size_bytes else ""
+                output.put_visible(f"{item.kind} {item.what}{size}")
+        total = output.show_size(sum(item.size_bytes for item in items))
+        say(f"substrate: {total} {'would be' if dry_run else 'were'} freed")
+    failed = [item for item in items if item.problem]
+    for item in failed:
+        warn(f"{item.kind} {item.what}: {item.problem}")
+    return 3 if failed else 0
