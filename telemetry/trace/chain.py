@@ -232,8 +232,8 @@ class Chain:
             self.sealed = True
         else:  # log_drop: what it names is accounted for and is no gap
             self.drops = body["cumulative"]
-            for dropped in body["per_producer"]:
-                self.producers[dropped["producer"]] = dropped["to"] + 1
+            for lost in body["per_producer"]:
+                self.producers[lost["producer"]] = lost["to"] + 1
 
     def _admit(self, kind: tuple[str, str, str]) -> None:
         event_type, component, origin = kind
