@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from substrate.errors import StateError
@@ -25,7 +24,7 @@ from substrate.world import linux
 from substrate.world.attributes import Saved, restore, save, set_meta
 from substrate.world.beneath import LOOKUP, open_beneath
 from substrate.world.change import Change, FileState
-from substrate.world.conflict import Conflict, ConflictReason, check
+from substrate.world.conflict import check
 from substrate.world.identity import (
     Identity,
     before_matches,
@@ -37,38 +36,12 @@ from substrate.world.identity import (
 )
 from substrate.world.journal import NAME, Journal, text
 from substrate.world.layers import LayerStack, is_frozen
-from substrate.world.plan import Danger, Operation, OperationKind, Plan
+from substrate.world.parents import Parents
+from substrate.world.plan import Operation, OperationKind, Plan
+from substrate.world.refusal import ApplyConflict, DangerRefused, host_changed
 from substrate.world.restored import add_restored, load_restored
 from substrate.world.stage import Stager, remove_staged
 from substrate.world.view import HOST, MountView
-
-
-class ApplyConflict(StateError):
-    """Nothing was applied: the host changed beside the world. `conflicts` says where."""
-
-    def __init__(self, conflicts: Sequence[Conflict]) -> None:
-        first = conflicts[0]
-        more = f" and {len(conflicts) - 1} more" if len(conflicts) > 1 else ""
-        super().__init__(
-            f"nothing was applied: {os.fsdecode(first.path)!r}: {first.detail}{more}",
-            hint="look at the host's version, then discard one side or apply other paths",
-            code="E-APPLY-CONFLICT",
-        )
-        self.conflicts = tuple(conflicts)
-
-
-class DangerRefused(StateError):
-    """Nothing was applied: the plan holds entries that must be allowed by name."""
-
-    def __init__(self, dangers: Sequence[Danger]) -> None:
-        first = dangers[0]
-        more = f" and {len(dangers) - 1} more" if len(dangers) > 1 else ""
-        super().__init__(
-            f"nothing was applied: {os.fsdecode(first.path)!r} is a danger: {first.reason}{more}",
-            hint="apply the other paths, or allow special files after a look at them",
-            code="E-APPLY-DANGER",
-        )
-        self.dangers = tuple(dangers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +91,7 @@ class _Apply:
         self.world_directory = world_directory
         mounts = {o.change.mount for o in plan.operations}
         self.views = {m.index: MountView(stack, m) for m in stack.mounts if m.index in mounts}
-        self.parents = _Parents(self.views)
+        self.parents = Parents(self.views)
         self.stagers = {i: Stager(v) for i, v in self.views.items()}
         #: operations whose name was changed, in that order
         self.done: list[Operation] = []
@@ -192,7 +165,7 @@ class _Apply:
             if operation.change.before is not None:
                 status = os.stat(operation.name or b".", dir_fd=parent_fd, follow_symlinks=False)
                 if not before_matches(status, operation.before):
-                    raise _changed(operation, "after the diff")
+                    raise host_changed(operation, "after the diff")
                 fields["before"] = list(identity_of(status))
                 fields["ctime_ns"] = status.st_ctime_ns
                 if operation.kind is OperationKind.META:
@@ -351,9 +324,9 @@ class _Apply:
             try:
                 status = os.stat(operation.name or b".", dir_fd=parent_fd, follow_symlinks=False)
             except FileNotFoundError:
-                raise _changed(operation, "while it was staged") from None
+                raise host_changed(operation, "while it was staged") from None
             if not before_matches(status, operation.before):
-                raise _changed(operation, "while it was staged")
+                raise host_changed(operation, "while it was staged")
 
     # --- the window
 
@@ -374,7 +347,7 @@ class _Apply:
                     linux.renameat2(parent_fd, name, parent_fd, staged, linux.RENAME_NOREPLACE)
             except OSError as error:
                 if error.errno in (errno.EEXIST, errno.ENOENT):
-                    raise _changed(operation, "during the apply") from error
+                    raise host_changed(operation, "during the apply") from error
                 raise
             if kind is not OperationKind.CREATE:
                 self._verify_displaced(operation, parent_fd, staged)
@@ -390,7 +363,7 @@ class _Apply:
                     raise
                 same = False  # something is mounted inside
         if not same:
-            raise _changed(operation, "during the apply")
+            raise host_changed(operation, "during the apply")
 
     def _set_all_meta(self) -> None:
         """Modes and the like, in place so that the inode stays; deepest first, because a
@@ -504,45 +477,6 @@ class _Apply:
         return left
 
 
-class _Parents:
-    """The open parent directory of the operation at hand. Operations come ordered by parent,
-    so one open directory at a time is enough; each must stay the directory it was at first."""
-
-    def __init__(self, views: dict[int, MountView]) -> None:
-        self._views = views
-        self._place: tuple[int, bytes] | None = None
-        self._fd = -1
-        self._known: dict[tuple[int, bytes], tuple[int, int, int]] = {}
-        self.device = 0
-
-    def first_seen(self) -> list[tuple[int, bytes, int, int]]:
-        """(mount, path, inode, change time when it was first opened) of each parent."""
-        return [(*place, inode, ctime) for place, (_, inode, ctime) in self._known.items()]
-
-    def fd(self, operation: Operation) -> int:
-        place = (operation.change.mount, operation.parent)
-        if place != self._place:
-            self.close()
-            try:
-                fd = open_beneath(self._views[place[0]].roots[HOST], place[1], LOOKUP)
-            except OSError as error:
-                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
-                    raise _changed(operation, "(a directory above it)") from error
-                raise
-            self._fd, self._place = fd, place
-            status = os.fstat(fd)
-            self.device = status.st_dev
-            first = (status.st_dev, status.st_ino, status.st_ctime_ns)
-            if self._known.setdefault(place, first)[:2] != first[:2]:
-                raise _changed(operation, "(its directory was replaced)")
-        return self._fd
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd, self._place = -1, None
-
-
 def _inode(parent_fd: int, name: bytes) -> tuple[int, int] | None:
     """(dev, inode), or None when there is no such name."""
     try:
@@ -564,12 +498,3 @@ def _before(change: Change) -> FileState:
 def _after(change: Change) -> FileState:
     assert change.after is not None
     return change.after
-
-
-def _changed(operation: Operation, when: str) -> ApplyConflict:
-    conflict = Conflict(
-        path=operation.change.path,
-        reason=ConflictReason.HOST_CHANGED,
-        detail=f"the host changed it {when}",
-    )
-    return ApplyConflict([conflict])

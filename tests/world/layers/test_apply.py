@@ -17,7 +17,7 @@ from trees import Tree, snapshot
 
 from substrate.errors import StateError
 from substrate.world import apply as applying
-from substrate.world import layers
+from substrate.world import layers, refusal
 from substrate.world.change import Change
 from substrate.world.diff import diff_pending
 from substrate.world.plan import plan
@@ -174,7 +174,7 @@ def test_setuid_is_refused_then_applied_when_allowed(world: Any) -> None:
 
     def refused() -> list[tuple[bytes, str]]:
         planned = plan(diff_pending(world.stack), world.stack)
-        with pytest.raises(applying.DangerRefused) as caught:
+        with pytest.raises(refusal.DangerRefused) as caught:
             applying.apply(planned, world.stack, os.fsencode(world.state))
         return [(os.path.basename(d.path), d.reason.value) for d in caught.value.dangers]
 

@@ -22,7 +22,9 @@ from substrate.world import (
     identity,
     journal,
     linux,
+    parents,
     recover,
+    refusal,
     removal,
     restored,
     stage,
@@ -32,7 +34,19 @@ from substrate.world import (
 from substrate.world.diff import diff_pending
 from substrate.world.plan import plan
 
-MODULES = (apply, attributes, beneath, identity, journal, removal, restored, stage, upper, view)
+MODULES = (
+    apply,
+    attributes,
+    beneath,
+    identity,
+    journal,
+    parents,
+    removal,
+    restored,
+    stage,
+    upper,
+    view,
+)
 CALLS = frozenset(
     [
         "open",
@@ -268,7 +282,7 @@ def test_a_host_edit_inside_the_window_is_put_back(
     inject(Race(), monkeypatch)
     planned = plan(diff_pending(world.stack), world.stack)
     before = snapshot(world.host)
-    with pytest.raises(apply.ApplyConflict) as caught:
+    with pytest.raises(refusal.ApplyConflict) as caught:
         apply.apply(planned, world.stack, os.fsencode(world.state))
     assert [os.path.basename(c.path) for c in caught.value.conflicts] == [b"a"]
     after = snapshot(world.host)
