@@ -11,7 +11,7 @@ import os
 import select
 
 from substrate.errors import HostUnsupported
-from substrate.world import wire, zygote
+from substrate.world import wire
 from substrate.world.spec import to_plain
 
 TYPE_CHECKING = False
@@ -96,10 +96,22 @@ class World:
 
 
 class Zygote:
-    """The process that starts worlds; fork it early (zygote.py)."""
+    """The process that starts worlds; fork it early (zygote.py).
+
+    What only the zygote needs is imported in it, while we go on on another CPU."""
 
     def __init__(self) -> None:
-        self.socket, self.pid = zygote.fork()
+        self.socket, theirs = wire.pair()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                self.socket.close()
+                from substrate.world import zygote
+
+                zygote.serve(theirs)
+            finally:
+                os._exit(1)
+        theirs.close()
 
     def start(self, spec: WorldSpec) -> World:
         """Asks for a world and returns at once; `World.wait_ready` waits for it."""

@@ -25,20 +25,6 @@ if TYPE_CHECKING:
 _QUIETED = (_signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGTSTP)
 
 
-def fork() -> tuple[_socket.socket, int]:
-    """Forks a zygote; returns (socket to it, its pid)."""
-    ours, theirs = wire.pair()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            ours.close()
-            serve(theirs)
-        finally:
-            os._exit(1)
-    theirs.close()
-    return ours, pid
-
-
 def serve(socket: _socket.socket) -> NoReturn:
     """The zygote's life; never returns."""
     os.setsid()

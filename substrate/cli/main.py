@@ -8,6 +8,7 @@ Spec: shell.md §1 "Exit status".
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -18,16 +19,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from substrate.world.handle import Zygote
+
 FAILED = 125
 _INTERRUPTED = 130
 
 
 def main() -> int:
     """Runs the command line of this process; returns its exit status."""
+    gc.disable()  # what a short run allocates is not worth looking through
     closed = hold_closed_fds()
     words = [os.fsencode(word) for word in sys.argv[1:]]
     try:
         if is_verb(words):
+            gc.enable()
             from substrate.cli.verbs import run_verb
 
             return run_verb([os.fsdecode(word) for word in words])
@@ -68,6 +73,17 @@ def is_verb(words: Sequence[bytes]) -> bool:
 
 def run_form(words: Sequence[bytes], closed: frozenset[int]) -> int:
     """`-c`, `-f`, a script, `run`, or an interactive shell."""
+    from substrate.world.handle import Zygote
+
+    # before anything large is loaded, any file is opened and any lock is held
+    zygote = Zygote()
+    try:
+        return _run_form(words, closed, zygote)
+    finally:
+        zygote.close()
+
+
+def _run_form(words: Sequence[bytes], closed: frozenset[int], zygote: Zygote) -> int:
     from substrate.cli.arguments import HelpWanted, parse_run
     from substrate.cli.messages import say_error
 
@@ -90,7 +106,7 @@ def run_form(words: Sequence[bytes], closed: frozenset[int]) -> int:
     from substrate.cli.run import run_request
 
     try:
-        return run_request(request, closed)
+        return run_request(request, closed, zygote)
     except SubstrateError as error:
         say_error(error)
         return status_of(error)

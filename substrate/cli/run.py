@@ -14,7 +14,6 @@ import os
 from substrate.cli import messages
 from substrate.errors import SubstrateError, UsageError
 from substrate.session.settings import load_settings, places
-from substrate.world.handle import Zygote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,23 +22,20 @@ if TYPE_CHECKING:
     from substrate.session.request import RunRequest
     from substrate.session.settings import Loaded
     from substrate.session.supervisor import Outcome
+    from substrate.world.handle import Zygote
 
 
-def run_request(request: RunRequest, closed: frozenset[int]) -> int:
+def run_request(request: RunRequest, closed: frozenset[int], zygote: Zygote) -> int:
     """Runs what was asked for; returns the exit status. Raises SubstrateError, OSError."""
-    zygote = Zygote()
+    sink = _open_sink(request, closed)
     try:
-        sink = _open_sink(request, closed)
-        try:
-            outcome, at_end = _run(request, zygote, closed)
-        except SubstrateError as error:
-            _tell(sink, request, _failed_object(error))
-            raise
-        status = _afterwards(outcome, at_end, request)
-        _tell(sink, request, _outcome_object(outcome, status))
-        return status
-    finally:
-        zygote.close()
+        outcome, at_end = _run(request, zygote, closed)
+    except SubstrateError as error:
+        _tell(sink, request, _failed_object(error))
+        raise
+    status = _afterwards(outcome, at_end, request)
+    _tell(sink, request, _outcome_object(outcome, status))
+    return status
 
 
 def _run(request: RunRequest, zygote: Zygote, closed: frozenset[int]) -> tuple[Outcome, str]:
