@@ -198,9 +198,15 @@ class CommandRun:
                 timeout = min(timeout or _FOREGROUND_CHECK_S, _FOREGROUND_CHECK_S)
         for fd, wants in waiting.items():
             poll.register(fd, wants[0][1])
+        watched = {pump.watches(): pump for pump in self.streams.pumps}
+        watched.pop(-1, None)
+        for fd in watched:
+            poll.register(fd, 0)  # the end of its reader is told all the same
         for fd, _ in poll.poll(None if timeout is None else timeout * 1000 + 1):
             if fd == self.arriving.fileno():
                 self._forward()
+            elif fd in watched:
+                watched[fd].broken()
             elif fd in waiting:
                 for index, _ in waiting[fd]:
                     self.streams.pumps[index].step()

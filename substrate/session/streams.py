@@ -83,9 +83,10 @@ class Pump:
         self.recording = recording
         self.pending = memoryview(b"")
         self.done = False
-        self._close_sink = False
+        kind = stat.S_IFMT(os.fstat(sink).st_mode) if sink >= 0 else 0
+        self._has_reader = kind in (stat.S_IFIFO, stat.S_IFSOCK)
         self._step = _TTY_WRITE if sink >= 0 and os.isatty(sink) else PIPE_BUF
-        if sink >= 0 and stat.S_ISREG(os.fstat(sink).st_mode):
+        if kind == stat.S_IFREG:
             self._step = _READ_SIZE
 
     def wants(self) -> tuple[int, int] | None:
@@ -95,6 +96,11 @@ class Pump:
         if self.pending:
             return self.sink, select.POLLOUT
         return self.source, select.POLLIN
+
+    def watches(self) -> int:
+        """The sink, where poll(2) tells that its reader has gone before there is anything to
+        write; -1 where it does not, or where `wants` asks for it already."""
+        return self.sink if self._has_reader and not self.done and not self.pending else -1
 
     def step(self) -> None:
         """Called when what it waits for is there."""
@@ -157,8 +163,9 @@ class Pump:
 class InputPump(Pump):
     """Host's stdin → the command. The source is the host's and stays open; the sink is ours.
 
-    What a regular file's reader did not take is given back by seeking; a pipe is read ahead
-    by at most what two pipe buffers hold."""
+    What a regular file's reader did not take is given back by seeking, when the command has
+    ended; `kept` is our own end of the pipe for reading, by which we know how much that is. A
+    pipe is read ahead by at most what two pipe buffers hold."""
 
     def __init__(
         self,
@@ -166,11 +173,12 @@ class InputPump(Pump):
         sink: int,
         recording: Recording,
         *,
+        kept: int = -1,
         secret: Callable[[], bool] | None = None,
     ) -> None:
         super().__init__(source, sink, recording)
         self._secret = secret
-        self._regular = stat.S_ISREG(os.fstat(source).st_mode)
+        self._kept = kept
         self._tty = os.isatty(source)
 
     def wants(self) -> tuple[int, int] | None:
@@ -190,17 +198,19 @@ class InputPump(Pump):
     def finish(self) -> None:
         if not self.done:
             self.done = True
-            if self._regular:
-                self._give_back()
             if self._secret is None:
                 os.close(self.sink)
 
-    def _give_back(self) -> None:
-        unread = len(self.pending)
-        if self.sink >= 0:
-            waiting = bytearray(4)
-            fcntl.ioctl(self.sink, termios.FIONREAD, waiting)
-            unread += int.from_bytes(waiting, "little")
+    def give_back(self) -> None:
+        """The command is gone: the file's offset goes back to what it did not read."""
+        self.finish()
+        if self._kept < 0:
+            return
+        waiting = bytearray(4)
+        fcntl.ioctl(self._kept, termios.FIONREAD, waiting)
+        os.close(self._kept)
+        self._kept = -1
+        unread = len(self.pending) + int.from_bytes(waiting, "little")
         if unread:
             os.lseek(self.source, -unread, os.SEEK_CUR)
 
@@ -259,7 +269,8 @@ class Streams:
         if _is_null(0):
             return NULL
         reading, writing = os.pipe2(os.O_CLOEXEC)
-        self.input = InputPump(0, writing, self.stdin)
+        kept = os.dup(reading) if stat.S_ISREG(os.fstat(0).st_mode) else -1
+        self.input = InputPump(0, writing, self.stdin, kept=kept)
         self.pumps.append(self.input)
         return self._pass(reading)
 
@@ -288,7 +299,7 @@ class Streams:
     def end_input(self) -> None:
         """The command is gone: nothing more is read for it."""
         if self.input is not None:
-            self.input.finish()
+            self.input.give_back()
 
 
 def _is_null(fd: int) -> bool:
