@@ -13,8 +13,8 @@ import os
 from substrate.errors import SessionBusy, StateError
 from substrate.session import store
 from substrate.session.world_file import OPEN, load_world
-from substrate.telemetry.trace import digests
-from substrate.telemetry.trace.writer import TraceWriter
+from substrate.telemetry.trace.lock import SessionLock
+from substrate.telemetry.trace.system import REAL
 from substrate.values import value
 from substrate.world import layers
 
@@ -24,7 +24,18 @@ if TYPE_CHECKING:
     from substrate.session.store import SessionFiles
     from substrate.session.workspace import Workspace
     from substrate.session.world_file import WorldFile
+    from substrate.telemetry.trace.writer import TraceWriter
     from substrate.world.layers import LayerStack
+
+
+@value
+class Claimed:
+    """A session whose lock we hold; its trace is not open yet. `world` is None for a new one,
+    which the caller describes."""
+
+    files: SessionFiles
+    lock: SessionLock
+    world: WorldFile | None
 
 
 @value
@@ -33,17 +44,16 @@ class Opened:
 
     files: SessionFiles
     writer: TraceWriter
-    world: WorldFile | None  # None: new, the caller describes it
+    world: WorldFile | None
     key: bytes  # of digests
     recovered: bool
 
 
-def open_existing(home: Home, session_id: str, *, durability: str) -> Opened:
-    """Opens a session to go on with it; raises SessionBusy with what to do."""
+def claim(home: Home, session_id: str) -> Claimed:
+    """Takes the lock of a session; raises SessionBusy with what to do, StateError."""
     files = store.open_session(home, session_id)
-    key = digests.load_key(os.fsdecode(home.path))
     try:
-        writer, recovered = TraceWriter.open(files.fd, durability=durability, digest_key=key)
+        lock = SessionLock.acquire(REAL, files.fd)
     except SessionBusy as busy:
         name = next((n for n, s in store.list_worlds(home).items() if s == session_id), session_id)
         raise SessionBusy(
@@ -51,44 +61,76 @@ def open_existing(home: Home, session_id: str, *, durability: str) -> Opened:
             hint=f"wait for it, or run beside it in a new world with --fresh. {busy.hint}",
         ) from None
     try:
-        world = load_world(files)
+        return Claimed(files=files, lock=lock, world=load_world(files))
     except BaseException:
-        writer.close()
+        lock.drop()
         raise
-    return Opened(files=files, writer=writer, world=world, key=key, recovered=recovered is not None)
 
 
-def open_new(home: Home, *, durability: str) -> Opened:
-    """Makes a session."""
-    key = digests.load_key(os.fsdecode(home.path))
+def claim_new(home: Home) -> Claimed:
+    """Makes a session and takes its lock."""
     files = store.create_session(home)
-    writer = TraceWriter.create(files.fd, files.session_id, durability=durability, digest_key=key)
-    return Opened(files=files, writer=writer, world=None, key=key, recovered=False)
+    return Claimed(files=files, lock=SessionLock.acquire(REAL, files.fd), world=None)
 
 
-def find_session(
-    home: Home, workspace: Workspace, wanted: str | None, *, fresh: bool
-) -> str | None:
-    """The session to continue, None for a new one. A world that was applied or discarded is
-    over: its directory gets a new one."""
+def claim_for_run(home: Home, workspace: Workspace, wanted: str | None, *, fresh: bool) -> Claimed:
+    """The session that a command runs in: the wanted one, the directory's current one, or a
+    new one. A world that was applied or discarded is over; its directory gets a new one."""
     if wanted is not None:
         session_id: str | None = store.resolve_session(home, wanted)
-    elif fresh:
-        return None
     else:
-        session_id = store.current_session(home, workspace)
-    if session_id is None:
-        return None
-    if not os.path.isdir(home.path + b"/sessions/" + session_id.encode()):
-        return None  # removed meanwhile
-    if load_world(store.open_session(home, session_id)).state != OPEN:
-        if wanted is not None:
-            raise StateError(
-                f"world {wanted} is over: it was applied or discarded",
-                hint="run without --world for a new one",
+        session_id = None if fresh else store.current_session(home, workspace)
+    if session_id is None or not os.path.isdir(home.path + b"/sessions/" + session_id.encode()):
+        return claim_new(home)
+    claimed = claim(home, session_id)
+    if claimed.world is not None and claimed.world.state == OPEN:
+        return claimed
+    claimed.lock.drop()
+    if wanted is not None:
+        raise StateError(
+            f"world {wanted} is over: it was applied or discarded",
+            hint="run without --world for a new one",
+        )
+    return claim_new(home)
+
+
+def open_trace(home: Home, claimed: Claimed, *, durability: str) -> Opened:
+    """Opens, or begins, the trace of a claimed session, whose lock it takes over.
+
+    The writer is imported here, since a run has better things to do first."""
+    from substrate.telemetry.trace.digests import load_key
+    from substrate.telemetry.trace.writer import TraceWriter
+
+    files, recovered = claimed.files, None
+    try:
+        key = load_key(os.fsdecode(home.path))
+        if claimed.world is None:
+            writer = TraceWriter.create(
+                files.fd,
+                files.session_id,
+                durability=durability,
+                digest_key=key,
+                lock=claimed.lock,
             )
-        return None
-    return session_id
+        else:
+            writer, recovered = TraceWriter.open(
+                files.fd, durability=durability, digest_key=key, lock=claimed.lock
+            )
+    except BaseException:
+        claimed.lock.drop()
+        raise
+    return Opened(
+        files=files,
+        writer=writer,
+        world=claimed.world,
+        key=key,
+        recovered=recovered is not None,
+    )
+
+
+def open_existing(home: Home, session_id: str, *, durability: str) -> Opened:
+    """Claims a session and opens its trace."""
+    return open_trace(home, claim(home, session_id), durability=durability)
 
 
 def settle_layers(stack: LayerStack) -> tuple[LayerStack, list[int]]:

@@ -28,7 +28,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from substrate.session.command_run import Ended
     from substrate.session.disk_watch import DiskWatch
-    from substrate.session.opening import Opened
+    from substrate.session.opening import Claimed, Opened
     from substrate.session.record import Recorder
     from substrate.session.request import RunRequest
     from substrate.session.settings import Settings
@@ -92,6 +92,7 @@ class _OneShot:
         self.arriving = SignalPipe()
         self.terminal = self._host_terminal()
         self.notes: tuple[str, ...] = ()
+        self.claimed: Claimed | None = None
         self.opened: Opened | None = None
         self.groups: cgroup.CgroupSet | None = None
         self.started: World | None = None
@@ -102,29 +103,23 @@ class _OneShot:
 
     def open(self) -> None:
         """Finds or makes the session and takes its lock; cuts a new layer."""
-        settings = self.settings
         self.home = homes.open_home(homes.default_path(os.environb))
         self.workspace = find_workspace(self.cwd)
         self.host = world_setup.look_at_host()
-        session_id = opening.find_session(
+        self.claimed = opening.claim_for_run(
             self.home, self.workspace, self.request.world, fresh=self.request.fresh
         )
-        self.continued = session_id is not None
-        if session_id is not None:
-            opened = opening.open_existing(self.home, session_id, durability=settings.durability)
-            self.opened = opened
-            self._adopt(opened.world)
+        self.files = self.claimed.files
+        self.continued = self.claimed.world is not None
+        if self.claimed.world is not None:
+            self._adopt(self.claimed.world)
         else:
-            backend = self._backend()
-            opened = opening.open_new(self.home, durability=settings.durability)
-            self.opened = opened
-            self._describe(opened, backend)
-        self.stack, self.left = opening.settle_layers(self.world.stack(opened.files))
+            self._describe(self._backend())
+        self.stack, self.left = opening.settle_layers(self.world.stack(self.files))
         if self.stack.mounts:
             self._cut()
 
-    def _adopt(self, world: WorldFile | None) -> None:
-        assert world is not None
+    def _adopt(self, world: WorldFile) -> None:
         wanted = "none" if self.settings.world == "disabled" else self.settings.backend
         if wanted not in ("auto", world.backend):
             raise UsageError(
@@ -142,12 +137,12 @@ class _OneShot:
 
         return probe.choose_backend(self.home, self.zygote)
 
-    def _describe(self, opened: Opened, backend: str) -> None:
-        name = store.name_world(self.home, opened.files.session_id)
+    def _describe(self, backend: str) -> None:
+        name = store.name_world(self.home, self.files.session_id)
         self.world, self.notes = world_setup.describe_world(
             self.host, self.home, self.settings, backend, name, self.workspace
         )
-        save_world(opened.files, self.world)
+        save_world(self.files, self.world)
 
     def _cut(self) -> None:
         if len(self.stack.layers) >= MAX_LAYERS:
@@ -161,12 +156,11 @@ class _OneShot:
     # --- the world
 
     def start(self) -> None:
-        """Asks the zygote for the world and loads what is needed from here on meanwhile."""
-        assert self.opened is not None
+        """Asks the zygote for the world; it starts while we open the trace."""
         limit_plan = self._limit_plan()
         self.groups = groups = cgroup.create(limit_plan, cgroup.group_name(_WORLD_NUMBER))
         spec = world_setup.spec_of(
-            self.world, self.opened.files, self.home, self.stack, self.settings, self.host, groups
+            self.world, self.files, self.home, self.stack, self.settings, self.host, groups
         )
         world_setup.refuse_hidden_cwd(self.cwd, spec)
         self.held = limits.enforcement(
@@ -188,9 +182,10 @@ class _OneShot:
         from substrate.session.record import Recorder, isolation_of
         from substrate.telemetry.trace.digests import Digester
 
-        assert self.opened is not None
+        assert self.claimed is not None
         assert self.started is not None
         settings = self.settings
+        self.opened = opening.open_trace(self.home, self.claimed, durability=settings.durability)
         self.isolation: Isolation = isolation_of(
             self.world.backend, settings.net, self.held, ptrace=settings.ptrace
         )
@@ -209,7 +204,7 @@ class _OneShot:
             self.opened.writer.append(self._first_events(spec, withheld))
             self.started.wait_ready()
             if not self.continued:
-                store.set_current(self.home, self.workspace, self.opened.files.session_id)
+                store.set_current(self.home, self.workspace, self.files.session_id)
             if run.prepare(spec):
                 run.go()
             return run.wait(
@@ -278,10 +273,9 @@ class _OneShot:
         ), withheld
 
     def _own_variables(self) -> dict[bytes, bytes]:
-        assert self.opened is not None
         return {
             **dict(self.settings.env_set),
-            b"SUBSTRATE_SESSION": self.opened.files.session_id.encode(),
+            b"SUBSTRATE_SESSION": self.files.session_id.encode(),
             b"SUBSTRATE_PARENT_SPAN": self.recorder.span.encode(),
         }
 
@@ -306,7 +300,7 @@ class _OneShot:
         return Outcome(
             exit_status=exit_status(ended),
             ended=ended,
-            session_id=self.opened.files.session_id,
+            session_id=self.files.session_id,
             span_id=self.recorder.span,
             world=None if self.world.backend == "none" else self.world.name,
             continued=self.continued,
@@ -340,6 +334,8 @@ class _OneShot:
             self.groups.remove()
         if self.opened is not None:
             self.opened.writer.close()
+        elif self.claimed is not None:
+            self.claimed.lock.drop()
         self.arriving.close()
 
     def _host_terminal(self) -> terminal.HostTerminal | None:

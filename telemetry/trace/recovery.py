@@ -72,9 +72,11 @@ def reopen(
     durability: str,
     digest_key: bytes,
     system: System,
+    lock: SessionLock | None,
 ) -> tuple[TraceWriter, Recovered | None]:
     """`TraceWriter.open`: see there."""
-    lock = SessionLock.acquire(system, dir_fd)
+    if lock is None:
+        lock = SessionLock.acquire(system, dir_fd)
     opened: list[int] = []
     blobs: BlobPack | None = None
     try:

@@ -103,14 +103,17 @@ class TraceWriter:
         durability: str,
         digest_key: bytes,
         system: System = REAL,
+        lock: SessionLock | None = None,
     ) -> TraceWriter:
         """Start the chain of a new session in its directory, which the caller keeps open.
 
-        The caller has made the directory (0700) and syncs its parent if it wants to. Raises
-        SessionBusy, StateError if there is a trace already, OSError.
+        The caller has made the directory (0700) and syncs its parent if it wants to. `lock`:
+        the session's, if the caller has taken it already; it is the writer's from here on.
+        Raises SessionBusy, StateError if there is a trace already, OSError.
         """
         _check_durability(durability)
-        lock = SessionLock.acquire(system, dir_fd)
+        if lock is None:
+            lock = SessionLock.acquire(system, dir_fd)
         opened: list[int] = []
         blobs: BlobPack | None = None
         try:
@@ -149,8 +152,11 @@ class TraceWriter:
         durability: str,
         digest_key: bytes,
         system: System = REAL,
+        lock: SessionLock | None = None,
     ) -> tuple[TraceWriter, Recovered | None]:
         """Go on with a session. After an unclean end it is recovered first (recovery.py).
+
+        `lock`: the session's, if the caller has taken it already.
 
         Raises SessionBusy; TraceCorrupt for damage below the durable position, with nothing
         changed; StateError if it is sealed (E_AFTER_SEAL) or not there; OSError.
@@ -158,7 +164,14 @@ class TraceWriter:
         _check_durability(durability)
         from substrate.telemetry.trace.recovery import reopen
 
-        return reopen(cls, dir_fd, durability=durability, digest_key=digest_key, system=system)
+        return reopen(
+            cls,
+            dir_fd,
+            durability=durability,
+            digest_key=digest_key,
+            system=system,
+            lock=lock,
+        )
 
     @property
     def session_id(self) -> str:
