@@ -152,6 +152,12 @@ def freeze_layer(stack: LayerStack, number: int) -> None:
         _remove(os.path.dirname(stack.work(number, mount.index)), b"work")
 
 
+def thaw_layer(stack: LayerStack, number: int) -> None:
+    """Makes the `work` directories of a frozen layer again: it can be mounted once more."""
+    for mount in stack.mounts:
+        os.mkdir(stack.work(number, mount.index), 0o700)
+
+
 def remove_layer(stack: LayerStack, number: int) -> LayerStack:
     """Removes the directories of layer `number`, which must not be mounted. Raises OSError."""
     _remove(stack.directory, b"%d" % number)
