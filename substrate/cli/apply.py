@@ -20,6 +20,7 @@ from substrate.cli.messages import say, warn
 from substrate.cli.paths import absolute, selector
 from substrate.cli.progress import working
 from substrate.cli.target import NothingFound, Target, pending_target
+from substrate.cli.verb import Verb
 from substrate.session.pending import (
     ApplyConflict,
     DangerRefused,
@@ -168,7 +169,7 @@ def ask_at_terminal(review: Review) -> bool:
     return click.confirm("apply these too?", default=False, err=True)
 
 
-@click.command("apply")
+@click.command("apply", cls=Verb)
 @click.argument("paths", metavar="[PATH]...", nargs=-1)
 @click.option("--dry-run", is_flag=True, help="Show what would be done, touch nothing.")
 @click.option("--yes", is_flag=True, help="Ask nothing; what is dangerous is refused.")
@@ -183,8 +184,7 @@ def command(
     world: str | None,
     form: str,
 ) -> int:
-    """\b
-    Examples:
+    """Examples:
       substrate apply
       substrate apply src/ README.md
       substrate apply --dry-run

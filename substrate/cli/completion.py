@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import click
 
 from substrate.cli.options import OPTIONS, VERBS
+from substrate.cli.verb import Verb
 from substrate.session.settings_table import BY_KEY, PATH, PATHS, SETTINGS
 
 SHELLS = ("bash", "zsh", "fish")
@@ -224,11 +225,10 @@ def render_fish(nodes: list[Node]) -> str:
 RENDERERS = {"bash": render_bash, "zsh": render_zsh, "fish": render_fish}
 
 
-@click.command("completion")
+@click.command("completion", cls=Verb)
 @click.argument("shell", type=click.Choice(SHELLS))
 def command(shell: str) -> int:
-    """\b
-    Examples:
+    """Examples:
       substrate completion bash > ~/.local/share/bash-completion/completions/substrate
       eval "$(substrate completion bash)"
 

@@ -11,7 +11,7 @@ import click
 from substrate.cli import output
 from substrate.cli.messages import warn
 from substrate.cli.target import here
-from substrate.cli.verbs import Suggesting
+from substrate.cli.verb import VerbGroup
 from substrate.errors import ConfigError
 from substrate.session.setting_values import render as render_value
 from substrate.session.settings import Loaded, load_settings, places
@@ -78,10 +78,9 @@ def render(result: Result, form: str, *, origin: bool) -> None:
     output.put_table(("SETTING", "VALUE", "ORIGIN")[: 3 if origin else 2], rows_of_text)
 
 
-@click.group("config", cls=Suggesting)
+@click.group("config", cls=VerbGroup)
 def command() -> None:
-    """\b
-    Example:
+    """Example:
       substrate config show --origin
 
     Shows settings. They come from flags, SUBSTRATE_* variables, the project's
@@ -95,8 +94,7 @@ def command() -> None:
 @click.option("--config", metavar="FILE", help="Read this file in place of the user's.")
 @output.format_option
 def show_command(key: str | None, origin: bool, config: str | None, form: str) -> int:
-    """\b
-    Examples:
+    """Examples:
       substrate config show --origin
       substrate config show limits.memory
 

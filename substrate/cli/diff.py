@@ -19,6 +19,7 @@ from substrate.cli.paths import absolute, selector
 from substrate.cli.progress import working
 from substrate.cli.show import diff_entries
 from substrate.cli.target import Target, named_span, pending_target
+from substrate.cli.verb import Verb
 from substrate.errors import StateError, UsageError
 from substrate.session.history import Span
 from substrate.session.world_file import OPEN
@@ -209,7 +210,7 @@ def split_span(words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
     return (first, words[1:]) if reads_as_span else (None, words)
 
 
-@click.command("diff")
+@click.command("diff", cls=Verb)
 @click.argument("words", metavar="[SPAN] [PATH]...", nargs=-1)
 @click.option("--stat", "how", flag_value="stat", help="One line a file, with sizes.")
 @click.option("--name-only", "how", flag_value="name-only", help="Only the paths.")
@@ -221,8 +222,7 @@ def split_span(words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
 def command(
     words: tuple[str, ...], how: str | None, scratch: bool, world: str | None, form: str
 ) -> int:
-    """\b
-    Examples:
+    """Examples:
       substrate diff
       substrate diff last --stat
       substrate diff src/

@@ -11,6 +11,7 @@ from substrate.cli import output
 from substrate.cli.messages import say
 from substrate.cli.progress import working
 from substrate.cli.target import Target, pending_target
+from substrate.cli.verb import Verb
 from substrate.session.pending import open_pending, phrase
 from substrate.session.summary import change_line
 from substrate.values import as_dict
@@ -61,14 +62,13 @@ def render(result: Result, form: str) -> None:
     say(f"substrate: world {result.world} {words[result.outcome]}: {phrase(result.counts)}")
 
 
-@click.command("discard")
+@click.command("discard", cls=Verb)
 @click.option("--dry-run", is_flag=True, help="Show what would be lost, touch nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @output.world_option
 @output.format_option
 def command(dry_run: bool, yes: bool, world: str | None, form: str) -> int:
-    """\b
-    Example:
+    """Example:
       substrate discard
 
     Throws away what is pending in the current world, which is over then. The record of what

@@ -16,6 +16,7 @@ import click
 from substrate import __version__
 from substrate.cli import output
 from substrate.cli.progress import working
+from substrate.cli.verb import Verb
 from substrate.errors import HostUnsupported, SubstrateError
 from substrate.session import home as homes
 from substrate.session.probe import ProbeResult, probe_all
@@ -181,11 +182,10 @@ def _line(ok: bool | None, name: str, text: str, code: str, remedy: str) -> None
         output.put_visible(f"{'':<29} -> {remedy}")
 
 
-@click.command("doctor")
+@click.command("doctor", cls=Verb)
 @output.format_option
 def command(form: str) -> int:
-    """\b
-    Example:
+    """Example:
       substrate doctor
 
     Tries what worlds need on this host: each backend, limits, the home, the disk. What does

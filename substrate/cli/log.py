@@ -12,6 +12,7 @@ import click
 
 from substrate.cli import output
 from substrate.cli.target import Target, readable_target
+from substrate.cli.verb import Verb
 from substrate.session.history import History, Span, load_history
 
 _SIGNS = (
@@ -103,12 +104,11 @@ def render(result: Result, form: str) -> None:
     output.put_table(("N", "STARTED", "TOOK", "EXIT", "CHANGES", "COMMAND"), rows)
 
 
-@click.command("log")
+@click.command("log", cls=Verb)
 @output.world_option
 @output.format_option
 def command(world: str | None, form: str) -> int:
-    """\b
-    Example:
+    """Example:
       substrate log
 
     Lists the commands of the current world, oldest first, with how they ended and how many

@@ -13,7 +13,7 @@ from substrate.cli import output
 from substrate.cli.log import as_object as span_object
 from substrate.cli.messages import say
 from substrate.cli.target import open_existing_home
-from substrate.cli.verbs import Suggesting
+from substrate.cli.verb import VerbGroup
 from substrate.errors import StateError, SubstrateError, UsageError
 from substrate.session import store
 from substrate.session.collect import disk_bytes
@@ -144,10 +144,9 @@ def _refuse_pending(files: store.SessionFiles, force: bool) -> tuple[str | None,
     return world.name, world.workspace_key
 
 
-@click.group("session", cls=Suggesting)
+@click.group("session", cls=VerbGroup)
 def command() -> None:
-    """\b
-    Example:
+    """Example:
       substrate session ls
 
     Lists, shows and removes sessions: a session is a record and a world."""
@@ -156,8 +155,7 @@ def command() -> None:
 @command.command("ls")
 @output.format_option
 def list_command(form: str) -> int:
-    """\b
-    Example:
+    """Example:
       substrate session ls --format json
 
     Lists all sessions, oldest first."""
@@ -169,8 +167,7 @@ def list_command(form: str) -> int:
 @click.argument("session", default="last")
 @output.format_option
 def show_command(session: str, form: str) -> int:
-    """\b
-    Example:
+    """Example:
       substrate session show last
 
     Shows one session. SESSION is an id, the end of one, a world's name (w3), or last."""
@@ -201,8 +198,7 @@ def show_command(session: str, form: str) -> int:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Show what would be removed, touch nothing.")
 def remove_command(session: str, force: bool, yes: bool, dry_run: bool) -> int:
-    """\b
-    Example:
+    """Example:
       substrate session rm w3
 
     Removes a session for good: its record, what it recorded, its world. Asks on a terminal;

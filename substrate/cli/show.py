@@ -14,6 +14,7 @@ from substrate.cli import output
 from substrate.cli.log import as_object as span_object
 from substrate.cli.log import command_text, exit_text
 from substrate.cli.target import NothingFound, Target, named_span
+from substrate.cli.verb import Verb
 from substrate.errors import UsageError
 from substrate.session.history import History, Line, Span
 from substrate.telemetry.trace.blob_reader import BlobReader
@@ -186,7 +187,7 @@ def _stream_text(stream: dict[str, Any] | None) -> str:
     return text if stream["recorded"] else f"{text}, not all kept"
 
 
-@click.command("show")
+@click.command("show", cls=Verb)
 @click.argument("span", default="last")
 @click.option("--stdout", "stream", flag_value="stdout", help="Print what was recorded of stdout.")
 @click.option("--stderr", "stream", flag_value="stderr", help="Print what was recorded of stderr.")
@@ -194,8 +195,7 @@ def _stream_text(stream: dict[str, Any] | None) -> str:
 @output.world_option
 @output.format_option
 def command(span: str, stream: str | None, world: str | None, form: str) -> int:
-    """\b
-    Examples:
+    """Examples:
       substrate show last
       substrate show 3 --stdout | less
 

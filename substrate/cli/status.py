@@ -14,6 +14,7 @@ import click
 
 from substrate.cli import output
 from substrate.cli.target import Target, pending_target
+from substrate.cli.verb import Verb
 from substrate.session.history import History, load_history
 from substrate.session.summary import count_phrase
 from substrate.telemetry.trace.files import LOCK
@@ -83,6 +84,7 @@ def as_object(result: Result) -> dict[str, Any]:
         "pending": as_dict(result.counts),
         "trace": {
             "lines": result.history.lines,
+            "torn_bytes": result.history.torn_bytes,
             "writer": result.writer,
             "pid": result.owner_pid,
             "problem": None if result.history.problem is None else str(result.history.problem),
@@ -98,6 +100,8 @@ def render(result: Result, form: str) -> None:
     trace = f"{history.lines} lines, {result.writer}"
     if result.owner_pid is not None:
         trace += f" (pid {result.owner_pid})"
+    if history.torn_bytes:
+        trace += f", {history.torn_bytes} torn bytes that the next command moves away"
     if history.problem is not None:
         trace = f"DAMAGED: {history.problem}"
     pairs = [
@@ -113,12 +117,11 @@ def render(result: Result, form: str) -> None:
     output.put_pairs(pairs)
 
 
-@click.command("status")
+@click.command("status", cls=Verb)
 @output.world_option
 @output.format_option
 def command(world: str | None, form: str) -> int:
-    """\b
-    Example:
+    """Example:
       substrate status
 
     Shows the current world of this directory: what it is made with, what is pending in it,

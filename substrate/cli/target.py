@@ -18,6 +18,7 @@ from substrate.session.home import Home
 from substrate.session.store import SessionFiles
 from substrate.session.workspace import Workspace, find_workspace
 from substrate.session.world_file import OPEN, WorldFile, load_world
+from substrate.telemetry.trace.spans import parse_span_name
 from substrate.values import replace
 from substrate.world.layers import LayerStack, is_frozen
 
@@ -99,14 +100,14 @@ def readable_target(world: str | None) -> Target:
 
 def named_span(name: str, world: str | None) -> tuple[Target, History, Span]:
     """The command that `name` names: `last`, `3`, `<session>:3`, the end of an id."""
-    session, colon, inside = name.rpartition(":")
-    if colon:
+    named = parse_span_name(name)
+    if named.session:
         if world is not None:
             raise UsageError(f"{name!r} names a session already", hint="leave --world out")
-        world = session
+        world = named.session
     target = readable_target(world)
     history = load_history(target.files)
-    return target, history, history.span(inside)
+    return target, history, history.span(named.span)
 
 
 def session_path(home: Home, session_id: str) -> bytes:

@@ -1,38 +1,48 @@
 """`substrate trace ls|show|tail|verify|scan`: the record itself.
 
-`verify` is the standalone verifier with its own flags and exit statuses (trace.md §9); the
-others read checked lines only (trace.md §10): what does not hold ends the list with an error.
+`verify` is the standalone verifier with its own flags and exit statuses (trace.md §9). `show`
+verifies first: a record that does not hold yields only the verdict (trace.md §10). `tail` and
+`scan` take accepted lines as they come and end with an error where one does not hold.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import select
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from substrate.cli import output
-from substrate.cli.messages import say
+from substrate.cli.messages import say, warn
 from substrate.cli.progress import working
 from substrate.cli.session import as_object as session_object
 from substrate.cli.session import run as run_sessions
 from substrate.cli.status import writer_state
 from substrate.cli.target import open_existing_home, readable_target
-from substrate.cli.verbs import Suggesting
+from substrate.cli.verb import Verb, VerbGroup
 from substrate.errors import TraceCorrupt
 from substrate.session import store
-from substrate.session.history import Line, open_trace, read_lines
+from substrate.session.history import Line
 from substrate.session.store import SessionFiles
-from substrate.telemetry.trace.check import LineChecker
+from substrate.telemetry.trace.frames import (
+    Frame,
+    FrameKind,
+    Frames,
+    FrameWarning,
+    frame_of,
+    load_frames,
+)
+from substrate.telemetry.trace.reader import TraceReader, follow, read_events
 from substrate.telemetry.trace.secret_rules import find_secrets
 
-#: between two looks at a trace that grows
-_POLL_S = 0.1
+#: what is so of every session that goes on
+_ORDINARY = (FrameWarning.CHAIN_NOT_SEALED, FrameWarning.PARTIAL_EVIDENCE)
 
 
 def files_of(session: str | None) -> SessionFiles:
@@ -45,51 +55,47 @@ def files_of(session: str | None) -> SessionFiles:
 
 # --- frames (trace.md §10)
 
-_FRAMES = {"gap": "GAP", "log_drop": "LOG_DROP", "redaction": "REDACTION"}
+
+def frame_object(frame: Frame) -> dict[str, Any]:
+    """A frame for programs: its line, nothing added but its kind."""
+    return {"frame": str(frame.kind.value), **frame.event}
 
 
-def frame_of(line: Line) -> dict[str, Any]:
-    """A line as a frame: one origin, nothing added but its kind."""
-    return {"frame": _FRAMES.get(line["event_type"], "EVENT"), **line}
-
-
-def frame_text(line: Line) -> str:
-    """A line for people."""
-    frame = _FRAMES.get(line["event_type"], "EVENT")
+def frame_text(frame: Frame) -> str:
+    """A frame for people."""
+    line = frame.event
     span = line.get("span_id", "")[-6:] or "-"
     when = output.show_time(line["ts"]) + line["ts"][19:23]
     body = json.dumps(line["body"], ensure_ascii=False, separators=(",", ":"))
-    mark = "" if frame == "EVENT" else f"{frame} "
-    return f"{line['seq']:>5}  {when}  {span:<6}  {line['origin']:<8}  {mark}{line['event_type']}  {body}"
+    mark = "" if frame.kind is FrameKind.EVENT else f"{frame.kind.value} "
+    return (
+        f"{frame.seq:>5}  {when}  {span:<6}  {frame.origin:<8}  {mark}{line['event_type']}  {body}"
+    )
 
 
-def put_frame(line: Line, form: str) -> None:
+def put_frame(frame: Frame, form: str) -> None:
     if form == "table":
-        output.put_visible(frame_text(line))
+        output.put_visible(frame_text(frame))
     else:
-        output.put_object("trace", frame_of(line), "jsonl")
+        output.put_object("trace.show", frame_object(frame), "jsonl")
 
 
-def follow(files: SessionFiles, over: Callable[[], bool]) -> Iterator[Line]:
-    """Checked lines as they are written; ends when `over` says so and all are read."""
-    fd = open_trace(files)
-    try:
-        checker = LineChecker()
-        rest = b""
-        last = False
-        while True:
-            chunk = os.read(fd, 1 << 18)
-            if chunk:
-                *whole, rest = (rest + chunk).split(b"\n")
-                yield from checker.check(whole)
-                continue
-            if last:
-                return
-            last = over()
-            if not last:
-                select.select([], [], [], _POLL_S)
-    finally:
-        os.close(fd)
+def verified_frames(path: str) -> Frames:
+    """The frames of a record that holds; a torn tail is told. Raises TraceCorrupt."""
+    frames = load_frames(path)
+    fault = frames.verdict.fault
+    if fault is not None:
+        raise TraceCorrupt(
+            fault.message,
+            seq=fault.seq,
+            offset=fault.offset,
+            code=fault.code,
+            hint="`substrate trace verify` says more; the next command in its world recovers a "
+            "tail that a killed run left"
+            if fault.code == "E_TORN"
+            else "`substrate trace verify` says more; keep the file as it is",
+        )
+    return frames
 
 
 # --- scan (trace.md §6)
@@ -106,9 +112,9 @@ class Finding:
     length: int
 
 
-def scan(lines: Iterator[tuple[Line, bytes]]) -> Iterator[Finding]:
+def scan(lines: Iterable[Line]) -> Iterator[Finding]:
     """What the redactor's rules find in lines that are written already."""
-    for line, _ in lines:
+    for line in lines:
         for place, text in _texts(line["body"], ""):
             for start, end, kind in find_secrets(text, literal="argv" in place):
                 yield Finding(
@@ -134,10 +140,9 @@ def _texts(item: Any, place: str) -> Iterator[tuple[str, str]]:
 # --- commands
 
 
-@click.group("trace", cls=Suggesting)
+@click.group("trace", cls=VerbGroup)
 def command() -> None:
-    """\b
-    Example:
+    """Example:
       substrate trace verify
 
     Shows, follows, verifies and scans the record of a session."""
@@ -146,8 +151,7 @@ def command() -> None:
 @command.command("ls")
 @output.format_option
 def list_command(form: str) -> int:
-    """\b
-    Example:
+    """Example:
       substrate trace ls
 
     Lists the records: their sessions, lines and state."""
@@ -184,20 +188,24 @@ def list_command(form: str) -> int:
 @click.option("--type", "kinds", multiple=True, metavar="TYPE", help="Only events of this type.")
 @output.format_option
 def show_command(session: str | None, kinds: tuple[str, ...], form: str) -> int:
-    """\b
-    Examples:
+    """Examples:
       substrate trace show
       substrate trace show w3 --type command_end --format jsonl
 
     Prints the record line by line: number, time, span, origin, type, body. Without SESSION
     that of this directory's world."""
-    lines = (line for line, _ in read_lines(files_of(session)))
-    chosen = (line for line in lines if not kinds or line["event_type"] in kinds)
+    frames = verified_frames(os.fsdecode(files_of(session).path))
+    for warning in frames.warnings:
+        if warning not in _ORDINARY:
+            warn(f"{warning.value}: `substrate trace verify` says more")
+    chosen = (f for f in frames if not kinds or f.event["event_type"] in kinds)
     if form == "json":
-        output.put_rows("trace.show", "frames", [frame_of(line) for line in chosen], form)
+        warnings = [str(warning.value) for warning in frames.warnings]
+        listed = [frame_object(f) for f in chosen]
+        output.put_object("trace.show", {"warnings": warnings, "frames": listed})
         return 0
-    for line in chosen:
-        put_frame(line, form)
+    for frame in chosen:
+        put_frame(frame, form)
     return 0
 
 
@@ -210,41 +218,48 @@ def show_command(session: str | None, kinds: tuple[str, ...], form: str) -> int:
 def tail_command(
     session: str | None, follows: bool, count: int, timeout: float | None, form: str
 ) -> int:
-    """\b
-    Example:
+    """Example:
       substrate trace tail -f
 
     Prints the last lines of the record. With -f it goes on until the session has ended."""
-    files = files_of(session)
-    known = [line for line, _ in read_lines(files)]
+    path = os.fsdecode(files_of(session).path)
     form = "jsonl" if form == "json" else form
-    for line in known[len(known) - min(count, len(known)) :]:
-        put_frame(line, form)
-    if not follows:
+    last: deque[Line] = deque(maxlen=count)
+    seen, ended = 0, False
+    with TraceReader(path) as reader:
+        try:
+            for line in reader.events():
+                last.append(line)
+                seen, ended = seen + 1, ended or line["event_type"] == "session_end"
+        except TraceCorrupt as wrong:
+            if wrong.code != "E_TORN" or not follows:
+                _put_lines(last, form)
+                raise
+    _put_lines(last, form)
+    if not follows or ended:
         return 0
     until = None if timeout is None else time.monotonic() + timeout
-    ended = any(line["event_type"] == "session_end" for line in known)
-
-    def over() -> bool:
-        return ended or (until is not None and time.monotonic() >= until)
-
-    for line in follow(files, over):
-        if line["seq"] >= len(known):
-            put_frame(line, form)
-            ended = ended or line["event_type"] == "session_end"
-            flush()
+    for line in follow(path, stopped=lambda: until is not None and time.monotonic() >= until):
+        if line["seq"] >= seen:
+            _put_lines([line], form)
+            if line["event_type"] == "session_end":
+                break
     return 0
+
+
+def _put_lines(lines: Iterable[Line], form: str) -> None:
+    for line in lines:
+        put_frame(frame_of(line), form)
+    flush()
 
 
 def flush() -> None:
     """What is printed is seen at once."""
-    import sys
-
     if sys.stdout is not None:
         sys.stdout.flush()
 
 
-class _Verify(click.Command):
+class _Verify(Verb):
     """All words go to the verifier, also --help."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -255,8 +270,7 @@ class _Verify(click.Command):
 @command.command("verify", cls=_Verify)
 @click.pass_context
 def verify_command(ctx: click.Context) -> int:
-    """\b
-    Example:
+    """Example:
       substrate trace verify --strict
 
     Verifies the record of a session, a session directory or a trace.jsonl."""
@@ -315,8 +329,7 @@ warnings under --strict."""
 @click.argument("session", required=False)
 @output.format_option
 def scan_command(session: str | None, form: str) -> int:
-    """\b
-    Example:
+    """Example:
       substrate trace scan
 
     Looks for secrets that the redactor missed when the lines were written, by the rules of
@@ -325,7 +338,7 @@ def scan_command(session: str | None, form: str) -> int:
     problem: TraceCorrupt | None = None
     found: list[Finding] = []
     try:
-        found.extend(scan(read_lines(files)))
+        found.extend(scan(read_events(os.fsdecode(files.path))))
     except TraceCorrupt as wrong:
         problem = wrong
     if form != "table":

@@ -19,6 +19,7 @@ from substrate.cli.help import ROOT_HELP
 from substrate.cli.main import host_error
 from substrate.cli.messages import say_error
 from substrate.cli.options import VERBS
+from substrate.cli.verb import VerbGroup
 from substrate.errors import SubstrateError, UsageError
 from substrate.session.suggestion import did_you_mean
 
@@ -28,24 +29,7 @@ _INTERRUPTED = 130
 _MODULES = {"run": "run_help"}
 
 
-class Suggesting(click.Group):
-    """A group that says which of its commands may have been meant."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
-        if not name.startswith("-") and self.get_command(ctx, name) is None:
-            hint = did_you_mean(
-                f"{ctx.command_path} {name}",
-                [f"{ctx.command_path} {known}" for known in self.list_commands(ctx)],
-                f"`{ctx.command_path} --help` lists the commands",
-            )
-            raise UsageError(f"there is no command {ctx.command_path} {name}", hint=hint)
-        return super().resolve_command(ctx, args)
-
-
-class _Root(Suggesting):
+class _Root(VerbGroup):
     """`substrate`: its verbs are imported when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -12,7 +12,7 @@ from substrate.cli import output
 from substrate.cli.messages import say, warn
 from substrate.cli.progress import working
 from substrate.cli.target import open_existing_home
-from substrate.cli.verbs import Suggesting
+from substrate.cli.verb import VerbGroup
 from substrate.errors import SubstrateError
 from substrate.session import store
 from substrate.session.collect import Collected, collect, disk_bytes, forget_apply
@@ -101,10 +101,9 @@ def render(entries: list[Entry], form: str) -> None:
     output.put_table(("WORLD", "STATE", "PENDING", "SIZE", "WORKSPACE"), rows)
 
 
-@click.group("world", cls=Suggesting)
+@click.group("world", cls=VerbGroup)
 def command() -> None:
-    """\b
-    Example:
+    """Example:
       substrate world ls
 
     Lists worlds, and removes what nobody needs any more."""
@@ -114,8 +113,7 @@ def command() -> None:
 @click.option("--all", "everything", is_flag=True, help="Also worlds that are over and empty.")
 @output.format_option
 def list_command(everything: bool, form: str) -> int:
-    """\b
-    Example:
+    """Example:
       substrate world ls --format jsonl
 
     Lists the worlds with what is pending in each and what they take on the disk."""
@@ -144,8 +142,7 @@ def collected_object(item: Collected) -> dict[str, Any]:
 )
 @output.format_option
 def gc_command(dry_run: bool, forget_apply_of: str | None, form: str) -> int:
-    """\b
-    Example:
+    """Example:
       substrate world gc --dry-run
 
     Removes the layers of worlds that were applied or discarded, and what killed runs left:

@@ -1,28 +1,24 @@
 """The story of a session, read back from its trace: commands, changes, how it began and ended.
 
-For the verbs that show things; `-c` never loads it. Reads only whole, checked lines, streaming;
-a session that is being written is read as far as it is now, and a torn tail is left to the
-recovery. Invariant: what is given was in the chain; a bad line ends the story with `problem`,
-nothing is smoothed over. Spec: trace.md §3, §10.
+For the verbs that show things; `-c` never loads it. Reads accepted lines only, streaming; a
+session that is being written is read as far as it is now. Invariant: what is given was in the
+chain; a bad line ends the story with `problem`, nothing is smoothed over. A torn tail is no
+problem of the story: it is what a killed run leaves, and the next opening recovers it
+(trace.md §5). Spec: trace.md §3, §10.
 """
 
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from substrate.errors import StateError, TraceCorrupt, UsageError
+from substrate.errors import TraceCorrupt, UsageError
 from substrate.session.store import SessionFiles
-from substrate.telemetry.trace.check import BadLine, LineChecker
-from substrate.telemetry.trace.files import TRACE
-from substrate.telemetry.trace.ids import match_span
-from substrate.telemetry.trace.line import MAX_LINE_BYTES
+from substrate.telemetry.trace.reader import TraceReader
+from substrate.telemetry.trace.spans import find_span
 
 Line = dict[str, Any]
-_CHUNK = 1 << 18
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,7 +36,8 @@ class Span:
 
 @dataclass(slots=True, kw_only=True)
 class History:
-    """A session. `problem`: the first line that does not hold, or what is wrong with the end."""
+    """A session. `problem`: the first line that does not hold; `torn_bytes`: behind the last
+    whole line."""
 
     session_id: str
     start: Line | None = None
@@ -49,63 +46,15 @@ class History:
     #: lines without a span of their own: worlds, recoveries, diffs of left layers, applies
     others: list[Line] = field(default_factory=list)
     lines: int = 0
+    torn_bytes: int = 0
     problem: TraceCorrupt | None = None
 
     def span(self, name: str) -> Span:
-        """The span that a person names: `last`, a number, the end of an id (trace.md §3)."""
+        """The span that a person names: `last`, a number, the end of an id. Raises UsageError."""
         if not self.spans:
             raise UsageError("the session has no command yet", hint="run one first")
-        if name == "last":
-            return self.spans[-1]
-        if name.isdigit() and len(name) < 7:
-            number = int(name)
-            if 1 <= number <= len(self.spans):
-                return self.spans[number - 1]
-            raise UsageError(
-                f"there is no command {number}, the session has {len(self.spans)}",
-                hint="`substrate log` lists them",
-            )
-        wanted = match_span(name, (span.span_id for span in self.spans))
+        wanted = find_span(name, [span.span_id for span in self.spans])
         return next(span for span in self.spans if span.span_id == wanted)
-
-
-def read_lines(files: SessionFiles) -> Iterator[tuple[Line, bytes]]:
-    """Checked lines with their bytes, from the first one on. Raises TraceCorrupt at the first
-    that does not hold, StateError where there is no trace; a line without its end is left out."""
-    fd = open_trace(files)
-    try:
-        checker = LineChecker()
-        rest = b""
-        while chunk := os.read(fd, _CHUNK):
-            *whole, rest = (rest + chunk).split(b"\n")
-            if len(rest) > MAX_LINE_BYTES:
-                whole.append(rest)
-            try:
-                objects = checker.check(whole)
-            except BadLine as bad:
-                yield from zip(bad.before, whole, strict=False)
-                raise
-            yield from zip(objects, whole, strict=True)
-    finally:
-        os.close(fd)
-
-
-def open_trace(files: SessionFiles) -> int:
-    """An fd for reading; raises StateError."""
-    path = os.fsdecode(files.path) + "/" + TRACE
-    try:
-        fd = os.open(
-            TRACE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=files.fd
-        )
-    except OSError as error:
-        raise StateError(
-            f"{path} cannot be read: {error.strerror}",
-            hint="`substrate session rm` removes a session that has no trace",
-        ) from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise StateError(f"{path} is not a regular file", hint="move it away")
-    return fd
 
 
 def load_history(files: SessionFiles) -> History:
@@ -113,12 +62,16 @@ def load_history(files: SessionFiles) -> History:
     is there."""
     found = History(session_id=files.session_id)
     by_id: dict[str, Span] = {}
-    try:
-        for line, _ in read_lines(files):
-            found.lines += 1
-            _take(found, by_id, line)
-    except TraceCorrupt as problem:
-        found.problem = problem
+    with TraceReader(os.fsdecode(files.path)) as reader:
+        try:
+            for line in reader.events():
+                found.lines += 1
+                _take(found, by_id, line)
+        except TraceCorrupt as problem:
+            if problem.code == "E_TORN":
+                found.torn_bytes = reader.torn_bytes
+            else:
+                found.problem = problem
     return found
 
 

@@ -25,7 +25,7 @@ from substrate.telemetry.trace.events import changes as events
 from substrate.telemetry.trace.events.session import SessionEnd
 from substrate.values import as_dict, replace
 from substrate.world import layers
-from substrate.world.apply import Applied, ApplyConflict, DangerRefused
+from substrate.world.apply import Applied
 from substrate.world.apply import apply as apply_plan
 from substrate.world.change import Change, Summary, summary
 from substrate.world.conflict import Conflict, check
@@ -34,6 +34,7 @@ from substrate.world.layers import LayerStack
 from substrate.world.plan import Danger, Plan
 from substrate.world.plan import plan as make_plan
 from substrate.world.recover import Outcome, recover
+from substrate.world.refusal import ApplyConflict, DangerRefused
 
 __all__ = ["ApplyConflict", "DangerRefused", "Done", "Held", "Review", "open_pending", "phrase"]
 
