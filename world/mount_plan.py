@@ -10,6 +10,8 @@ first, and no target lies on a kernel tree (/proc, /sys, /dev) or under /run.
 
 from __future__ import annotations
 
+import os
+
 from substrate.values import value
 from substrate.world.mountinfo import (
     Mount,
@@ -49,14 +51,30 @@ def plan_rootless(
     writable: tuple[bytes, ...],
     is_directory: Callable[[bytes], bool],
     keep_out: tuple[bytes, ...],
+    is_mapped: Callable[[bytes], bool],
 ) -> MountPlan:
-    """The plan of `ns-user`; `writable` are the roots, those inside another one drop out."""
+    """The plan of `ns-user`; `writable` are the roots, those inside another one drop out.
+
+    Not where a directory on the way from the outer one to it belongs to somebody else
+    (`is_mapped`: owner and group exist in the world): such a directory cannot be copied up
+    (EOVERFLOW), and so nothing below it could be written."""
     roots = [
         path
         for path in dict.fromkeys(writable)
-        if not any(is_below(path, other) and path != other for other in writable)
+        if not any(
+            path != outer and is_below(path, outer) and all(map(is_mapped, _between(outer, path)))
+            for outer in writable
+        )
     ]
     return _plan(mounts, tuple(sorted(roots)), is_directory, keep_out, bound_already=True)
+
+
+def _between(outer: bytes, inner: bytes) -> list[bytes]:
+    """The directories that `inner` lies in, below `outer`."""
+    found = []
+    while (inner := os.path.dirname(inner)) != outer:
+        found.append(inner)
+    return found
 
 
 def _plan(

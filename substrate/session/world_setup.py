@@ -38,6 +38,11 @@ class HostView:
     uid: int
     gid: int
 
+    def is_mapped_rootless(self, path: bytes) -> bool:
+        """Whether owner and group of `path` exist in a rootless world, which has one of each."""
+        status = os.stat(path)
+        return (status.st_uid, status.st_gid) == (self.uid, self.gid)
+
 
 def look_at_host() -> HostView:
     """Reads the mount table and who runs."""
@@ -69,7 +74,9 @@ def describe_world(
         writable = [host.user_home, workspace.path, b"/tmp", b"/var/tmp", *settings.rw]
         existing = tuple(os.path.realpath(p) for p in writable if os.path.isdir(p))
         _refuse_root_as_workspace(existing)
-        planned = mount_plan.plan_rootless(host.mounts, existing, os.path.isdir, keep_out)
+        planned = mount_plan.plan_rootless(
+            host.mounts, existing, os.path.isdir, keep_out, host.is_mapped_rootless
+        )
     elif backend == "none":
         planned = mount_plan.MountPlan(overlays=(), read_only=(), notes=())
     else:
