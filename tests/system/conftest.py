@@ -1,0 +1,106 @@
+"""Who calls the product in these tests: root with two backends, and a user without rights.
+
+Where the tests themselves run without rights, root's cases are skipped and the rootless ones
+run as whoever runs the tests.
+"""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.system import installation
+from tests.system.caller import Caller, remove
+
+AS_ROOT = os.geteuid() == 0
+
+
+@pytest.fixture(scope="session")
+def base():
+    """A directory that everybody can enter, outside of every home."""
+    path = Path(tempfile.mkdtemp(prefix="substrate-system-", dir="/var/tmp"))
+    path.chmod(0o755)
+    yield path
+    remove(path)
+
+
+@pytest.fixture(scope="session")
+def command(base):
+    return installation.install(base)
+
+
+@pytest.fixture(scope="session")
+def account(base):
+    """(uid, gid) of an unprivileged user that is there for the time of the tests."""
+    if not AS_ROOT:
+        yield os.geteuid(), os.getegid()
+        return
+    if shutil.which("useradd") is None:
+        pytest.skip("useradd is needed to make an unprivileged user")
+    name = f"substrate-{os.getpid()}"
+    home = base / "account"
+    subprocess.run(["useradd", "-r", "-m", "-d", home, "-s", "/bin/bash", name], check=True)
+    entry = pwd.getpwnam(name)
+    yield entry.pw_uid, entry.pw_gid
+    subprocess.run(["userdel", name], check=True)
+
+
+@pytest.fixture(scope="session")
+def make_caller(base, command, account):
+    """Makes a caller for a backend, with directories of their own."""
+    count = 0
+
+    def make(backend, **extra):
+        nonlocal count
+        if backend != "ns-user" and not AS_ROOT:
+            pytest.skip(f"backend {backend} needs root")
+        count += 1
+        uid, gid = account if backend == "ns-user" else (0, 0)
+        caller = Caller(
+            backend=backend,
+            uid=uid,
+            gid=gid,
+            base=base / f"{count}-{backend}",
+            command=command,
+            extra=extra,
+        )
+        for path in (caller.base, caller.base / "home", caller.work):
+            caller.make_directory(path)
+        return caller
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def idmap(make_caller):
+    return make_caller("ns-root-idmap")
+
+
+@pytest.fixture(scope="session")
+def root(make_caller):
+    return make_caller("ns-root")
+
+
+@pytest.fixture(scope="session")
+def user(make_caller):
+    return make_caller("ns-user")
+
+
+@pytest.fixture(params=["ns-root-idmap", "ns-user"])
+def caller(request):
+    """Root's default backend, then a user's."""
+    found = request.getfixturevalue({"ns-root-idmap": "idmap", "ns-user": "user"}[request.param])
+    found.forget()
+    return found
+
+
+@pytest.fixture(params=["ns-root-idmap", "ns-root", "ns-user"])
+def every_caller(request):
+    names = {"ns-root-idmap": "idmap", "ns-root": "root", "ns-user": "user"}
+    found = request.getfixturevalue(names[request.param])
+    found.forget()
+    return found
