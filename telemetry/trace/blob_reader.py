@@ -8,7 +8,6 @@ trace.md §6; docs/adr/0001.
 
 from __future__ import annotations
 
-import hashlib
 import os
 
 from substrate.errors import StateError, TraceCorrupt
@@ -29,6 +28,7 @@ from substrate.telemetry.trace.pack_walk import (
     walk,
     walked_entry,
 )
+from substrate.telemetry.trace.sha256 import bulk
 from substrate.telemetry.trace.system import REAL
 
 TYPE_CHECKING = False
@@ -85,7 +85,9 @@ class BlobReader:
             content = b"".join(content_chunks(self._system, self._fd, offset, header))
         except ValueError as error:
             raise _wrong_blob(commitment, offset) from error
-        digest = hashlib.sha256(content).digest()
+        hasher = bulk(len(content))
+        hasher.update(content)
+        digest = hasher.digest()
         if len(content) != header.size or commitment_of(header.salt, digest) != key:
             raise _wrong_blob(commitment, offset)
         return content

@@ -16,7 +16,6 @@ docs/adr/0001 "blobs and blobs.idx".
 
 from __future__ import annotations
 
-import hashlib
 import os
 from _thread import allocate_lock
 
@@ -51,6 +50,7 @@ from substrate.telemetry.trace.pack import (
     worth_deflating,
 )
 from substrate.telemetry.trace.pack_walk import checked_digest, read_header
+from substrate.telemetry.trace.sha256 import bulk
 from substrate.telemetry.trace.system import REAL
 from substrate.values import replace
 
@@ -134,7 +134,9 @@ class BlobPack(BlobReader):
                 raise
 
     def _put_bytes(self, content: bytes, media_type: str) -> BlobRef:
-        digest = hashlib.sha256(content).digest()
+        hasher = bulk(len(content))
+        hasher.update(content)
+        digest = hasher.digest()
         known = self._find_equal(digest, len(content))
         if known is not None:
             return known.ref(media_type)
@@ -153,7 +155,7 @@ class BlobPack(BlobReader):
         return header.ref(media_type)
 
     def _put_chunks(self, chunks: Iterable[bytes], media_type: str) -> BlobRef:
-        hasher = hashlib.sha256()
+        hasher = bulk()
         size = 0
 
         def watched() -> Iterator[bytes]:

@@ -11,7 +11,6 @@ reach the file. trace.md §2, §4.
 
 from __future__ import annotations
 
-import hashlib
 from _json import encode_basestring
 
 from substrate.errors import StateError, UsageError
@@ -28,6 +27,7 @@ from substrate.telemetry.trace.envelope import (
 from substrate.telemetry.trace.ids import is_span_id
 from substrate.telemetry.trace.line import MAX_DEPTH, encode_line
 from substrate.telemetry.trace.rfc8785 import MAX_INT
+from substrate.telemetry.trace.sha256 import sha256
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     State = tuple[int, str, int, bool, bool, int, dict[str, int], dict[str, int]]
 
-_sha256 = hashlib.sha256
+_sha256 = sha256
 
 #: span ids that were found well-formed; forgotten as a whole when it grows beyond this
 _MAX_KNOWN_SPANS = 4096

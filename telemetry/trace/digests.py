@@ -12,11 +12,11 @@ meaning. Digests are lower-case hex.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 
 from substrate.errors import StateError
+from substrate.telemetry.trace.sha256 import bulk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,21 +31,29 @@ _OUTER = bytes(byte ^ 0x5C for byte in range(256))
 
 
 class Digester:
-    """HMAC-SHA256 under one key. Both halves of the key are hashed once, here."""
+    """HMAC-SHA256 under one key, whose halves are hashed once, at the first use."""
 
-    __slots__ = ("_inner", "_outer")
+    __slots__ = ("_key", "_states")
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
             raise ValueError(f"a digest key has {KEY_BYTES} bytes, not {len(key)}")
-        padded = key.ljust(_BLOCK_BYTES, b"\0")
-        self._inner = hashlib.sha256(padded.translate(_INNER))
-        self._outer = hashlib.sha256(padded.translate(_OUTER))
+        self._key = key
+        self._states: tuple[_Hash, _Hash] | None = None
+
+    def _halves(self) -> tuple[_Hash, _Hash]:
+        if self._states is None:
+            padded = self._key.ljust(_BLOCK_BYTES, b"\0")
+            inner, outer = bulk(), bulk()
+            inner.update(padded.translate(_INNER))
+            outer.update(padded.translate(_OUTER))
+            self._states = inner, outer
+        return self._states
 
     def digest_bytes(self, content: bytes) -> str:
-        inner = self._inner.copy()
-        inner.update(content)
-        return self._finish(inner)
+        stream = self.stream()
+        stream.update(content)
+        return stream.hexdigest()
 
     def digest_fd(self, fd: int) -> tuple[str, int]:
         """Digest and size of all that `fd` reads from offset 0; its position stays.
@@ -53,18 +61,15 @@ class Digester:
         `fd` must be seekable. The file may change meanwhile: compare the size, and (mtime,
         ctime) from before and after, where that matters.
         """
-        inner = self._inner.copy()
-        size = _feed(inner, fd)
-        return self._finish(inner), size
+        inner, outer = self._halves()
+        stream = StreamDigest(inner.copy(), outer.copy())
+        size = _feed(stream, fd)
+        return stream.hexdigest(), size
 
     def stream(self) -> StreamDigest:
         """A digest of content that comes piece by piece."""
-        return StreamDigest(self._inner.copy(), self._outer.copy())
-
-    def _finish(self, inner: _Hash) -> str:
-        outer = self._outer.copy()
-        outer.update(inner.digest())
-        return outer.hexdigest()
+        inner, outer = self._halves()
+        return StreamDigest(inner.copy(), outer.copy())
 
 
 class StreamDigest:
@@ -86,12 +91,12 @@ class StreamDigest:
 
 def sha256_fd(fd: int) -> tuple[str, int]:
     """Plain SHA-256 and size, for executables and files of installed packages."""
-    plain = hashlib.sha256()
+    plain = bulk()
     size = _feed(plain, fd)
     return plain.hexdigest(), size
 
 
-def _feed(state: _Hash, fd: int) -> int:
+def _feed(state: _Hash | StreamDigest, fd: int) -> int:
     buffer = bytearray(_READ_BYTES)
     view = memoryview(buffer)
     size = 0

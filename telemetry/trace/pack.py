@@ -7,10 +7,10 @@ docs/adr/0001 "blobs and blobs.idx"; trace.md §6.
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import zlib
 
+from substrate.telemetry.trace.sha256 import sha256
 from substrate.values import value
 
 TYPE_CHECKING = False
@@ -99,10 +99,10 @@ class IndexEntry:
 def hmac_sha256(key: bytes, message: bytes) -> bytes:
     """RFC 2104 with SHA-256. Written out, because importing `hmac` is not for the hot path."""
     if len(key) > _HMAC_BLOCK:
-        key = hashlib.sha256(key).digest()
+        key = sha256(key).digest()
     padded = key.ljust(_HMAC_BLOCK, b"\0")
-    inner = hashlib.sha256(padded.translate(_INNER_PAD) + message).digest()
-    return hashlib.sha256(padded.translate(_OUTER_PAD) + inner).digest()
+    inner = sha256(padded.translate(_INNER_PAD) + message).digest()
+    return sha256(padded.translate(_OUTER_PAD) + inner).digest()
 
 
 def commitment_of(salt: bytes, digest: bytes) -> bytes:
@@ -156,7 +156,7 @@ def never_finished(content: bytes) -> bool:
 
 
 def _check(header: bytes) -> bytes:
-    return hashlib.sha256(header[5:24] + header[56:_CHECK_AT]).digest()[:8]
+    return sha256(header[5:24] + header[56:_CHECK_AT]).digest()[:8]
 
 
 def render_index_entry(entry: IndexEntry) -> bytes:

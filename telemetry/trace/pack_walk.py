@@ -7,7 +7,6 @@ no append finished, or TraceCorrupt is raised. docs/adr/0001; trace.md §6.
 
 from __future__ import annotations
 
-import hashlib
 import os
 
 from substrate.errors import TraceCorrupt
@@ -28,6 +27,7 @@ from substrate.telemetry.trace.pack import (
     parse_header,
     parse_index,
 )
+from substrate.telemetry.trace.sha256 import bulk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def content_chunks(system: System, fd: int, offset: int, header: Header) -> Iter
 
 def checked_digest(system: System, fd: int, offset: int, header: Header) -> bytes | None:
     """SHA-256 of the content of a live record if it matches its commitment, else None."""
-    hasher = hashlib.sha256()
+    hasher = bulk(header.size)
     size = 0
     try:
         for chunk in content_chunks(system, fd, offset, header):

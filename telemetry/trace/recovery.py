@@ -16,7 +16,6 @@ trace.md §5; docs/adr/0001.
 
 from __future__ import annotations
 
-import hashlib
 import os
 
 from substrate.errors import StateError
@@ -34,6 +33,7 @@ from substrate.telemetry.trace.files import (
     write_all_at,
 )
 from substrate.telemetry.trace.lock import SessionLock, parse_owner
+from substrate.telemetry.trace.sha256 import bulk
 from substrate.telemetry.trace.survey import Survey, survey
 from substrate.values import value
 
@@ -197,7 +197,7 @@ def _next_number(system: System, dir_fd: int) -> int:
 
 
 def _digest(system: System, fd: int, start: int, end: int) -> str:
-    hasher = hashlib.sha256()
+    hasher = bulk()
     for chunk in read_chunks(system, fd, start, end):
         hasher.update(chunk)
     return hasher.hexdigest()

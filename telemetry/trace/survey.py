@@ -6,8 +6,6 @@ with seq and byte offset, for damage that recovery must not touch. trace.md §5.
 
 from __future__ import annotations
 
-import hashlib
-
 from substrate.errors import StateError, TraceCorrupt
 from substrate.telemetry.trace.chain import Chain
 from substrate.telemetry.trace.check import BadLine, LineChecker
@@ -15,6 +13,7 @@ from substrate.telemetry.trace.envelope import check_envelope
 from substrate.telemetry.trace.files import Durable, read_chunks, read_exactly
 from substrate.telemetry.trace.line import MAX_LINE_BYTES
 from substrate.telemetry.trace.parsing import parse_line
+from substrate.telemetry.trace.sha256 import sha256
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ def last_line(system: System, fd: int, end: int) -> bytes | None:
 def _from_last_line(system: System, fd: int, durable: Durable, size: int) -> Survey | None:
     """The survey at the durable position, or None if its last line is not what it says."""
     line = last_line(system, fd, durable.size)
-    if line is None or hashlib.sha256(line).hexdigest() != durable.head:
+    if line is None or sha256(line).hexdigest() != durable.head:
         return None
     obj = parse_line(line)
     check_envelope(obj)
