@@ -37,6 +37,15 @@ if TYPE_CHECKING:
 
 _sha256 = sha256
 
+
+def accelerate() -> None:
+    """For a writer of many events: OpenSSL's SHA-256 from here on."""
+    global _sha256
+    import hashlib
+
+    _sha256 = hashlib.sha256
+
+
 #: span ids that were found well-formed; forgotten as a whole when it grows beyond this
 _MAX_KNOWN_SPANS = 4096
 #: far below the limit of a line; longer bodies are rare and pay for the long way

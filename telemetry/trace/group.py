@@ -26,6 +26,7 @@ import time
 import orjson
 
 from substrate.errors import StateError, SubstrateError, UsageError
+from substrate.telemetry.trace import chain
 from substrate.telemetry.trace.losses import BUFFER_FULL, DISK_FULL, Losses
 from substrate.telemetry.trace.rfc8785 import CanonicalError
 
@@ -77,6 +78,7 @@ class GroupWriter:
             raise UsageError(f"overflow is {overflow!r}, expected {', '.join(OVERFLOWS)}")
         if ring_events <= _RESERVED:
             raise UsageError(f"a ring of {ring_events} places has none for events")
+        chain.accelerate()
         self._writer = writer
         self._system = writer.system
         self.blobs = writer.blobs
