@@ -96,9 +96,10 @@ def _item(setting: Setting, raw: object, text: str, path: bytes, base: Base) -> 
 
 def _read(fd: int, path: bytes) -> str:
     shown = os.fsdecode(path)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ConfigError(f"{shown} is not a regular file", hint="move it away")
     with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ConfigError(f"{shown} is not a regular file", hint="move it away")
         content = file.read(_MAX_BYTES + 1)
     if len(content) > _MAX_BYTES:
         raise ConfigError(f"{shown} is larger than {_MAX_BYTES} bytes", hint="move it away")
