@@ -97,7 +97,8 @@ class LineChecker:
         self._shapes: set[tuple[str, ...]] = set()
         self._types: set[str] = set()
         self._spans: set[str] = set()
-        self._seconds: set[str] = set()
+        #: beginnings of `ts` (up to the point) that were found right
+        self.seconds: set[str] = set()
 
     def check(self, lines: Sequence[bytes]) -> list[dict[str, Any]]:
         """The objects of `lines` (without newlines). Raises BadLine at the first bad one.
@@ -154,18 +155,19 @@ class LineChecker:
                 code="E_PREV_HASH",
             )
         self._learn(obj)
-        self._pass(1, _sha256(line).hexdigest(), len(line) + 1)
+        self.go_on(1, _sha256(line).hexdigest(), len(line) + 1)
 
     def _learn(self, obj: dict[str, Any]) -> None:
         """What check_envelope has accepted once need not be looked at again."""
-        for known in (self._shapes, self._types, self._spans, self._seconds):
+        for known in (self._shapes, self._types, self._spans, self.seconds):
             if len(known) >= _MAX_KNOWN:
                 known.clear()
         self._shapes.add(tuple(obj))
         self._types.add(obj["event_type"])
-        self._seconds.add(obj["ts"][:_TIME_PREFIX])
+        self.seconds.add(obj["ts"][:_TIME_PREFIX])
 
-    def _pass(self, lines: int, head: str, size: int) -> None:
+    def go_on(self, lines: int, head: str, size: int) -> None:
+        """Move the position behind `lines` lines that are right, of `size` bytes in all."""
         self.seq += lines
         self.head = head
         self.offset += size
@@ -201,7 +203,7 @@ class LineChecker:
             and self._optional_keys_are_right(objs)
         ):
             return False
-        self._pass(len(objs), hashes[-1], sum(map(len, used)) + len(used))
+        self.go_on(len(objs), hashes[-1], sum(map(len, used)) + len(used))
         return True
 
     def _types_are_names(self, types: tuple[Any, ...]) -> bool:
@@ -215,23 +217,7 @@ class LineChecker:
         return True
 
     def _times_are_right(self, times: tuple[Any, ...]) -> bool:
-        if not _ONLY_STR.issuperset(map(type, times)):
-            return False
-        text = "".join(times)
-        if set(map(len, times)) != {_TIME_CHARS} or not text.isascii():
-            return False
-        digits = "".join([text[place::_TIME_CHARS] for place in range(_TIME_PREFIX, 26)])
-        if not digits.isdigit() or text[26::_TIME_CHARS] != "Z" * len(times):
-            return False
-        for second in {time[:_TIME_PREFIX] for time in times} - self._seconds:
-            try:
-                parse_ts(second + "000000Z")
-            except ValueError:
-                return False
-            if len(self._seconds) >= _MAX_KNOWN:
-                self._seconds.clear()
-            self._seconds.add(second)
-        return True
+        return _ONLY_STR.issuperset(map(type, times)) and times_are_right(times, self.seconds)
 
     def _optional_keys_are_right(self, objs: list[dict[str, Any]]) -> bool:
         for key in ("span_id", "parent_span_id"):
@@ -255,6 +241,25 @@ class LineChecker:
             and _ONLY_INT.issuperset(map(type, counters))
             and min(counters) >= 0
         )
+
+
+def times_are_right(times: Sequence[str], seconds: set[str]) -> bool:
+    """Is each text of the form of `ts`? `seconds`: beginnings that are known; grows."""
+    text = "".join(times)
+    if set(map(len, times)) != {_TIME_CHARS} or not text.isascii():
+        return False
+    digits = "".join([text[place::_TIME_CHARS] for place in range(_TIME_PREFIX, 26)])
+    if not digits.isdigit() or text[26::_TIME_CHARS] != "Z" * len(times):
+        return False
+    for second in {time[:_TIME_PREFIX] for time in times} - seconds:
+        try:
+            parse_ts(second + "000000Z")
+        except ValueError:
+            return False
+        if len(seconds) >= _MAX_KNOWN:
+            seconds.clear()
+        seconds.add(second)
+    return True
 
 
 def _all_in(column: tuple[Any, ...], words: frozenset[str]) -> bool:

@@ -23,6 +23,7 @@ from substrate.telemetry.trace.envelope import GENESIS
 from substrate.telemetry.trace.files import DURABLE, LOCK, TRACE, Durable, parse_durable
 from substrate.telemetry.trace.line import MAX_LINE_BYTES
 from substrate.telemetry.trace.merkle import MerkleTree
+from substrate.telemetry.trace.proof import BatchProof
 from substrate.telemetry.trace.story import Oddity, Story, Untrue
 
 TYPE_CHECKING = False
@@ -34,7 +35,7 @@ VERIFIED, SO_FAR, FAILED, UNUSABLE = "verified", "verified_so_far", "failed", "u
 
 #: these say "cannot be judged", all others "does not hold"
 _UNUSABLE_CODES = frozenset(("E_EMPTY", "E_UNREADABLE", "E_TORN", "E_VERSION"))
-_CHUNK_BYTES = 1 << 18
+_CHUNK_BYTES = 1 << 17
 _OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _FOREIGN = ((b"\x1f\x8b", "gzip"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
 
@@ -100,6 +101,7 @@ class TraceReader:
             raise
         self.story = Story()
         self.checker = LineChecker()
+        self._proof: BatchProof | None = None
         self.torn_bytes = 0
 
     def __enter__(self) -> TraceReader:
@@ -122,6 +124,12 @@ class TraceReader:
         """
         yield from self._batches()
         self._end()
+
+    def check(self) -> None:
+        """Read all as `batches` does, and hand out nothing: faster. To be used once."""
+        self._proof = BatchProof(self.checker, self.story)
+        for _ in self.batches():
+            pass
 
     def events(self) -> Iterator[dict[str, Any]]:
         """`batches`, one by one."""
@@ -246,6 +254,10 @@ class TraceReader:
         checker, story = self.checker, self.story
         if story.sealed:
             return [], self._bad("E_AFTER_SEAL", "a line follows the seal")
+        if self._proof is not None and self._proof.prove(lines):
+            if tree is not None:
+                tree.add(lines)
+            return [], None
         start = checker.offset
         problem: BadLine | None = None
         try:
@@ -267,6 +279,8 @@ class TraceReader:
             objs = objs[:index]
             self._go_back(index, objs, lines, start)
             return objs, self._bad("E_AFTER_SEAL", "a line follows the seal")
+        if self._proof is not None:
+            self._proof.learn(lines, objs)
         return objs, problem
 
     def _back_to(
@@ -344,8 +358,7 @@ def verify(path: str | os.PathLike[str]) -> Verdict:
     with reader:
         fault = None
         try:
-            for _ in reader.batches():
-                pass
+            reader.check()
         except TraceCorrupt as wrong:
             message = wrong.reason if isinstance(wrong, BadLine) else wrong.args[0]
             fault = Fault(code=wrong.code, message=message, seq=wrong.seq, offset=wrong.offset)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _CLIENT_COMPONENTS = frozenset(("shim", "sdk"))
 #: types that need a look at the single event
-_TELLING = RESERVED_TYPES | {"session_start", "session_end", "command_start", "command_end"}
+TELLING_TYPES = RESERVED_TYPES | {"session_start", "session_end", "command_start", "command_end"}
 
 _type_of = itemgetter("event_type")
 _time_of = itemgetter("ts")
@@ -75,16 +75,32 @@ class Story:
         if not names <= EVENT_TYPES:
             self._meet_types(objs)
         self._watch_clock(objs)
-        if names.isdisjoint(_TELLING):
+        if names.isdisjoint(TELLING_TYPES):
             self._watch_producers(objs)
             return len(objs)
         for index, event_type in enumerate(types):
             if event_type == "chain_seal":
                 return index
             self._watch_producers((objs[index],))
-            if event_type in _TELLING:
+            if event_type in TELLING_TYPES:
                 self._hear(objs[index], event_type)
         return len(objs)
+
+    def tell_quiet(self, times: Sequence[str], counters: dict[str, tuple[int, int]]) -> bool:
+        """`tell` for events that say nothing but their times and counters.
+
+        `counters`: first and next counter of each producer. False, and nothing taken in, if
+        there would be a word to say.
+        """
+        if times[0] < self._last_time or times != sorted(times):
+            return False
+        for producer, (first, _) in counters.items():
+            if self._producers.get(producer, first) != first:
+                return False
+        self._last_time = times[-1]
+        for producer, (_, following) in counters.items():
+            self._producers[producer] = following
+        return True
 
     def hear_seal(self, obj: dict[str, Any], root: str) -> None:
         """The `chain_seal`; `root` is that of the lines before it. Raises Untrue (E_SEAL)."""
