@@ -1,0 +1,187 @@
+"""The bars of this version's parts, as data: what, which result, compared how, with whom.
+
+Not here: bars of parts that this version does not have (shim, capture, egress, policy,
+replay, graph, server). Invariant: a bar is judged by one result of the run, and a result that
+was not taken leaves the bar "not measured", never met.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """`at_most` / `at_least`: the limit in the result's unit. `at_most_of`: the limit is this
+    other result of the same run, times `factor`, plus `plus`. `peers`: results to show."""
+
+    what: str
+    text: str
+    bench: str
+    case: str
+    at_most: float | None = None
+    at_least: float | None = None
+    at_most_of: str = ""
+    factor: float = 1.0
+    plus: float = 0.0
+    peers: tuple[str, ...] = ()
+
+
+BARS: tuple[Bar, ...] = (
+    Bar(
+        what="`substrate -c true`, cold, full world + durable trace (no capture yet)",
+        text="≤ 45 ms",
+        bench="cold",
+        case="substrate -c true",
+        at_most=45,
+        peers=(
+            "python3 -c pass",
+            "bwrap --unshare-all true",
+            "unshare -Urmpf bash -c true",
+            "try -n true",
+            "srt true",
+        ),
+    ),
+    Bar(
+        what="the same in a new world (`--fresh`)",
+        text="≤ 45 ms",
+        bench="cold",
+        case="substrate --fresh -c true",
+        at_most=45,
+        peers=("substrate --no-world --fresh -c true",),
+    ),
+    Bar(
+        what="world start by the API, warm zygote, whole life of a world with `true`",
+        text="≤ `bwrap --unshare-all`",
+        bench="world",
+        case="world, whole life",
+        at_most_of="bwrap --unshare-all true",
+        peers=("bwrap --unshare-all true", "unshare -Urmpf --mount-proc true"),
+    ),
+    Bar(
+        what="warm entry: a further command in a started world",
+        text="≤ spawn + 1 ms",
+        bench="world",
+        case="warm entry, true",
+        at_most_of="spawn of true",
+        plus=1.0,
+        peers=("spawn of true",),
+    ),
+    Bar(
+        what="trace append, durable, groups of 100",
+        text="≥ 100,000 events/s",
+        bench="append",
+        case="writer, groups of 100",
+        at_least=100_000,
+        peers=("sqlite WAL FULL, groups of 100", "write + fdatasync only, groups of 100"),
+    ),
+    Bar(
+        what="trace append, durable, groups of 1,000",
+        text="≥ 100,000 events/s",
+        bench="append",
+        case="writer, groups of 1000",
+        at_least=100_000,
+        peers=("sqlite WAL FULL, groups of 1000", "write + fdatasync only, groups of 1000"),
+    ),
+    Bar(
+        what="trace append, 8 synchronous clients",
+        text="≥ 10,000 events/s",
+        bench="append",
+        case="8 synchronous clients",
+        at_least=10_000,
+    ),
+    Bar(
+        what="p99 of an acknowledgement, 8 synchronous clients",
+        text="≤ 20 ms",
+        bench="append",
+        case="8 synchronous clients, p99 of an acknowledgement",
+        at_most=20,
+    ),
+    Bar(
+        what="canonicalise + hash a 600-byte event, fast path",
+        text="≥ 150,000 events/s a core",
+        bench="canonical",
+        case="with orjson",
+        at_least=150_000,
+        peers=("rfc8785 (PyPI)", "jcs (PyPI)"),
+    ),
+    Bar(
+        what="the same, standard library",
+        text="≥ 60,000 events/s a core",
+        bench="canonical",
+        case="standard library",
+        at_least=60_000,
+        peers=("rfc8785 (PyPI)", "jcs (PyPI)"),
+    ),
+    Bar(
+        what="verify, full, standalone file",
+        text="≥ 60,000 events/s",
+        bench="verify",
+        case="full",
+        at_least=60_000,
+    ),
+    Bar(
+        what="verify, accelerated",
+        text="≥ 250,000 events/s",
+        bench="verify",
+        case="accelerated",
+        at_least=250_000,
+    ),
+    Bar(
+        what="verify, `--fast`",
+        text="≥ 0.4 GB/s a core",
+        bench="verify",
+        case="fast, bytes",
+        at_least=0.4,
+    ),
+    Bar(
+        what="diff at 100,000 entries",
+        text="≤ 30 µs a changed entry",
+        bench="diff",
+        case="diff, 100000 entries",
+        at_most=30,
+        peers=("diff with digests, 100000 entries", "walk and lstat only, 100000 entries"),
+    ),
+    Bar(
+        what="first touch of a lower file",
+        text="≤ 60 µs",
+        bench="diff",
+        case="first touch of a lower file, above the host's",
+        at_most=60,
+    ),
+    Bar(
+        what="apply 10,000 files: stage",
+        text="≤ 2.5 s",
+        bench="apply",
+        case="stage, 10000 files",
+        at_most=2.5,
+        peers=("substrate apply, 10000 files", "cp -a, 10000 files", "rsync -a, 10000 files"),
+    ),
+    Bar(
+        what="apply 10,000 files: exchange window",
+        text="≤ 0.2 s",
+        bench="apply",
+        case="exchange window, 10000 files",
+        at_most=0.2,
+    ),
+    *(
+        Bar(
+            what=f"growth: {name}",
+            text="at most linear (exponent ≤ 1.1)",
+            bench="growth",
+            case=case,
+            at_most=1.1,
+        )
+        for name, case in (
+            ("append, events 10^3 to 10^6", "append, events: 1000 to 1000000"),
+            ("diff, entries 10^2 to 10^5", "diff: entries 100 to 100000"),
+            ("world start, layers 1 to 100", "world start, layers: 1 to 100"),
+            ("processes in a world, 1 to 1,000", "processes in the world: 1 to 1000"),
+        )
+    ),
+)
+
+#: named in benchmarks.md, not installed from anywhere by this harness
+ABSENT_PEERS = {
+    "tracekit, witness-log, autonomous-audit": "append, verify",
+}

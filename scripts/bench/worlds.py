@@ -1,0 +1,136 @@
+"""Worlds for benches: started by the product's own modules, without a trace.
+
+What it is: a workspace directory, a stack of layers over it, and how to run a command in a
+new layer. What it is not: a supervisor; nothing is recorded, so that the costs of worlds and
+of the record can be told apart. Import it before anything large: its zygote is forked by
+whoever makes a `WorldBench`, and the cost of a fork grows with memory.
+"""
+
+from __future__ import annotations
+
+import os
+
+from substrate.session import home as homes
+from substrate.session import probe, store, world_setup
+from substrate.session.settings import load_settings, places
+from substrate.session.workspace import find_workspace
+from substrate.world import cgroup, cgroup_plan, layers, wire
+from substrate.world.handle import World, Zygote
+from substrate.world.layers import LayerStack
+from substrate.world.limits import Limits
+from substrate.world.spec import CommandSpec, WorldSpec
+
+NUMBER = 1
+_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class WorldBench:
+    """A workspace `<scratch>/work` and a world over it whose layers are ours to cut."""
+
+    def __init__(self, scratch: str, zygote: Zygote) -> None:
+        self.zygote = zygote
+        self.work = os.path.join(scratch, "work")
+        os.makedirs(self.work, exist_ok=True)
+        cwd = os.fsencode(os.path.realpath(self.work))
+        self.home = homes.open_home(os.fsencode(os.path.join(scratch, "state")))
+        workspace = find_workspace(cwd)
+        where = places({b"HOME": os.fsencode(scratch)}, cwd, workspace.path)
+        self.settings = load_settings((), {}, where, on_terminal=False).settings
+        self.host = world_setup.look_at_host()
+        backend = probe.choose_backend(self.home, zygote)
+        self.files = store.create_session(self.home)
+        name = store.name_world(self.home, self.files.session_id)
+        self.world, _ = world_setup.describe_world(
+            self.host, self.home, self.settings, backend, name, workspace
+        )
+        self.stack: LayerStack = self.world.stack(self.files)
+
+    @property
+    def backend(self) -> str:
+        return self.world.backend
+
+    def cut(self) -> int:
+        """A new layer on top; its number."""
+        self.stack, layer = layers.create_layer(self.stack)
+        return layer.number
+
+    def freeze(self, number: int) -> None:
+        layers.freeze_layer(self.stack, number)
+
+    def drop(self, number: int) -> None:
+        self.stack = layers.remove_layer(self.stack, number)
+
+    def spec(self, groups: cgroup.CgroupSet | None = None) -> WorldSpec:
+        """A world on the newest layer; with the cgroups of the default limits, or without."""
+        chosen = self.groups(limited=False) if groups is None else groups
+        return world_setup.spec_of(
+            self.world, self.files, self.home, self.stack, self.settings, self.host, chosen
+        )
+
+    def groups(self, *, limited: bool) -> cgroup.CgroupSet:
+        """The cgroups of the default limits, or of none."""
+        wanted = self.settings.limits if limited else Limits()
+        with open("/proc/self/cgroup", "rb") as file:
+            own = file.read()
+        with open("/proc/self/mountinfo", "rb") as file:
+            mounts = file.read()
+        plan = cgroup_plan.choose(wanted, self_cgroup=own, mountinfo=mounts)
+        return cgroup.create(plan, cgroup.group_name(NUMBER))
+
+    def start(self, spec: WorldSpec) -> World:
+        world = self.zygote.start(spec)
+        world.wait_ready()
+        return world
+
+    def end(self, world: World) -> None:
+        world.close()
+        self.zygote.wait_gone(NUMBER)
+
+    def in_layer(self, argv: tuple[str, ...]) -> int:
+        """Runs a command in a new layer of its own and freezes it; the layer's number."""
+        number = self.cut()
+        world = self.start(self.spec())
+        try:
+            status = run(world, argv, os.fsencode(self.work))
+        finally:
+            self.end(world)
+        if status:
+            raise RuntimeError(f"{argv[0]} ended with {status} in the world")
+        self.freeze(number)
+        return number
+
+
+def command(argv: tuple[str, ...], cwd: bytes) -> CommandSpec:
+    """A command with all its standard streams on the one passed fd."""
+    words = tuple(os.fsencode(word) for word in argv)
+    return CommandSpec(
+        file=words[0],
+        argv=words,
+        environ=((b"PATH", _PATH), (b"HOME", cwd)),
+        cwd=cwd,
+        umask=0o022,
+        rlimits=(),
+        terminal=None,
+        stdio=(0, 0, 0),
+        ignored_signals=(),
+    )
+
+
+def run(world: World, argv: tuple[str, ...], cwd: bytes) -> int:
+    """Runs a command in a started world to its end; its exit status."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        go = world.run(command(argv, cwd), (null,))
+        while True:
+            message = world.receive()
+            if message is None:
+                raise RuntimeError("the world ended before its command")
+            if message.kind == wire.FAILED:
+                raise RuntimeError(f"{message.text(0)}: {message.text(2)}")
+            if message.kind == wire.HELLO:
+                os.write(go, b"g")
+                os.close(go)
+            elif message.kind == wire.EXITED:
+                return os.waitstatus_to_exitcode(message.number(1))
+    finally:
+        os.close(null)
