@@ -38,6 +38,7 @@ class World:
         self.socket = socket
         self.holder_pid = 0
         self.ended = False
+        self._seat: _socket.socket | None = None  # of the first command (command.py)
 
     def fileno(self) -> int:
         """The fd to poll for messages."""
@@ -55,6 +56,7 @@ class World:
         if message.kind != wire.READY:
             raise wire.WireError(f"a new world said {message.kind!r}")
         self.holder_pid = message.pid
+        self._seat = _socket.socket(fileno=message.fds[0])
 
     def _first(self, timeout_ms: int) -> wire.Message | None:
         poll = select.poll()
@@ -76,9 +78,12 @@ class World:
         it ends it."""
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         memory = wire.pack_value(to_plain(command))
+        seat, self._seat = self._seat, None
         try:
-            wire.send(self.socket, wire.RUN, fds=(memory, read_end, *stdio))
+            wire.send(seat or self.socket, wire.RUN, fds=(memory, read_end, *stdio))
         finally:
+            if seat is not None:
+                seat.close()
             os.close(memory)
             os.close(read_end)
         return write_end
@@ -93,6 +98,8 @@ class World:
         if not self.ended:
             self.ended = True
             self.socket.close()
+            if self._seat is not None:
+                self._seat.close()
 
 
 class Zygote:

@@ -16,26 +16,17 @@ from __future__ import annotations
 
 import _signal
 import _socket
-import errno
 import fcntl
 import os
 import select
-import struct
 
-from substrate.world import capabilities, limits, linux, seccomp, wire
-from substrate.world.spec import CommandSpec
+from substrate.world import command, linux, seccomp, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
     from substrate.world.spec import WorldSpec
-
-_TIOCSCTTY = 0x540E
-_TIOCSWINSZ = 0x5414
-_SIGNALS = tuple(set(range(1, 32)) - {_signal.SIGKILL, _signal.SIGSTOP})
-#: in `CommandSpec.stdio`
-CLOSED, TERMINAL, NULL = -1, -2, -3
 
 
 _filters: dict[bool, bytes] = {}
@@ -70,11 +61,14 @@ def _serve(spec: WorldSpec, end: _socket.socket) -> NoReturn:
     if spec.backend != "none":
         linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
         linux.install_filter(hardening_filter(allow_ptrace=spec.allow_ptrace))
-    wire.send(end, wire.READY)
+    theirs, seat = wire.pair()
+    commands = {command.fork_seat(spec, end, seat)}
+    seat.close()
+    wire.send(end, wire.READY, fds=(theirs.fileno(),))
+    theirs.close()
     poll = select.poll()
     poll.register(end.fileno(), select.POLLIN)
     poll.register(wake_read, select.POLLIN)
-    commands: set[int] = set()
     while True:
         for fd, _ in poll.poll():
             if fd == wake_read:
@@ -85,7 +79,7 @@ def _serve(spec: WorldSpec, end: _socket.socket) -> NoReturn:
             if message is None:
                 _end(spec)
             elif message.kind == wire.RUN:
-                commands.add(_start(spec, end, message))
+                commands.add(command.fork_command(spec, end, message))
             elif message.kind == wire.SIGNAL:
                 _signal_commands(message, commands)
             elif message.kind == wire.WHO:
@@ -180,101 +174,3 @@ def _name(pid: int) -> bytes:
             return file.read(64).rstrip(b"\n")
     except (FileNotFoundError, ProcessLookupError):
         return b"(ended)"
-
-
-def _start(world: WorldSpec, end: _socket.socket, message: wire.Message) -> int:
-    """Forks a command that says HELLO and waits for its go."""
-    memory, go, *stdio = message.fds
-    spec = CommandSpec(**wire.unpack_value(memory))
-    pid = os.fork()
-    if pid == 0:
-        step = ["prepare"]
-        try:
-            _become(world, spec, end, go, stdio, step)
-        except OSError as error:
-            wire.send(end, wire.FAILED, step[0], error.errno or 0, error.strerror or str(error))
-        except Exception as error:  # noqa: BLE001 - a process edge: the supervisor reports it
-            wire.send(end, wire.FAILED, step[0], 0, f"internal error: {error!r}")
-        finally:
-            os._exit(126)
-    for fd in (go, *stdio):
-        os.close(fd)
-    return pid
-
-
-def _become(
-    world: WorldSpec,
-    spec: CommandSpec,
-    end: _socket.socket,
-    go: int,
-    stdio: list[int],
-    step: list[str],
-) -> NoReturn:
-    """The child: everything between fork and exec."""
-    _signal.set_wakeup_fd(-1)
-    for number in _SIGNALS:  # what the zygote ignores would stay ignored through exec
-        _signal.signal(number, _signal.SIG_DFL)
-    for number in spec.ignored_signals:
-        _signal.signal(number, _signal.SIG_IGN)
-    os.setsid()
-    step[0] = "terminal"
-    master = slave = -1
-    if spec.terminal is not None:
-        master, slave = os.openpty()
-        columns, rows = spec.terminal
-        fcntl.ioctl(slave, _TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        fcntl.ioctl(slave, _TIOCSCTTY, 0)
-    for fd, source in enumerate(spec.stdio):
-        if source == TERMINAL:
-            os.dup2(slave, fd)
-        elif source >= 0:
-            os.dup2(stdio[source], fd)
-        elif source == CLOSED:
-            os.close(fd)
-    step[0] = "limits"
-    limits.apply_rlimits(spec.rlimits)
-    os.umask(spec.umask)
-    step[0] = "credentials"
-    if world.backend != "none":
-        capabilities.restrict(world.backend)
-    step[0] = "score for the out-of-memory killer"
-    _prefer_over_holder()
-    step[0] = f"chdir {os.fsdecode(spec.cwd)}"
-    os.chdir(spec.cwd)
-    step[0] = "hello"
-    wire.send(end, wire.HELLO, fds=(master,) if master >= 0 else ())
-    if os.read(go, 1) != b"g":
-        os._exit(125)
-    linux.mark_close_on_exec(3)
-    step[0] = f"exec {os.fsdecode(spec.file)}"
-    _exec(spec)
-
-
-def _prefer_over_holder() -> None:
-    """When the world's memory runs out, the kernel ends a command, not pid 1.
-
-    An undumpable process' own files in /proc belong to root (proc(5)); what we are allowed
-    by now is what the command will be, so nothing is gained by looking into us meanwhile."""
-    linux.prctl(linux.PR_SET_DUMPABLE, 1)
-    with open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
-        score = int(file.read())
-        file.seek(0)
-        file.write(str(min(1000, score + 100)))
-    linux.prctl(linux.PR_SET_DUMPABLE, 0)
-
-
-def _exec(spec: CommandSpec) -> NoReturn:
-    """execve(2), with the search that execvp(3) makes; raises the error that says most."""
-    environ = dict(spec.environ)
-    if b"/" in spec.file:
-        os.execve(spec.file, spec.argv, environ)
-    worst = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    denied: OSError | None = None
-    for directory in environ.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin").split(b":"):
-        try:
-            os.execve((directory or b".") + b"/" + spec.file, spec.argv, environ)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except PermissionError as error:
-            denied = error
-    raise denied or worst

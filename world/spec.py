@@ -13,6 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+#: in `CommandSpec.stdio`: closed, the command's own terminal, /dev/null
+CLOSED, TERMINAL, NULL = -1, -2, -3
+
 BACKENDS = ("ns-root-idmap", "ns-root", "ns-user", "none")
 
 
@@ -58,7 +61,7 @@ class CommandSpec:
     umask: int
     rlimits: tuple[tuple[int, int, int], ...]  # (resource, soft, hard)
     terminal: tuple[int, int] | None  # columns, rows: allocate a controlling terminal
-    stdio: tuple[int, int, int]  # for 0, 1, 2: which passed fd, -1 closed, -2 the terminal, -3 null
+    stdio: tuple[int, int, int]  # for 0, 1, 2: which passed fd, or one of these three
     ignored_signals: tuple[int, ...]
 
 

@@ -18,7 +18,7 @@ import stat
 import termios
 
 from substrate.world import linux
-from substrate.world.holder import CLOSED, NULL, TERMINAL
+from substrate.world.spec import CLOSED, NULL, TERMINAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

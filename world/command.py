@@ -1,0 +1,157 @@
+"""The child that becomes a command: everything between fork and exec (world.md §2, steps 5-9).
+
+A command begins in a *seat*: a child that the holder forks ahead of the request, which gives
+up its rights at once and waits. The request (wire.RUN) comes to the seat's own socket, so a
+world's first command costs no fork when it is asked for; later ones are forked on request.
+Invariants: rights are cut before the request is read; between HELLO and exec nothing happens
+but waiting for the go; every fd above 2 closes at exec.
+"""
+
+from __future__ import annotations
+
+import _signal
+import errno
+import fcntl
+import os
+import struct
+
+from substrate.world import capabilities, limits, linux, wire
+from substrate.world.spec import CLOSED, TERMINAL, CommandSpec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+    from typing import NoReturn
+
+    from substrate.world.spec import WorldSpec
+
+_TIOCSCTTY = 0x540E
+_TIOCSWINSZ = 0x5414
+_SIGNALS = tuple(set(range(1, 32)) - {_signal.SIGKILL, _signal.SIGSTOP})
+_FAILED_STATUS = 126
+
+
+class _Steps:
+    """Which step is under way, for the message when it fails."""
+
+    def __init__(self) -> None:
+        self.now = "prepare"
+
+    def __call__(self, name: str) -> None:
+        self.now = name
+
+
+def fork_seat(world: WorldSpec, end: _socket.socket, seat: _socket.socket) -> int:
+    """Forks a child that waits on `seat` for its RUN; returns its pid."""
+    return _fork(world, end, seat, None)
+
+
+def fork_command(world: WorldSpec, end: _socket.socket, message: wire.Message) -> int:
+    """Forks a child for a RUN that is there already; returns its pid."""
+    pid = _fork(world, end, None, message)
+    for fd in message.fds:
+        os.close(fd)
+    return pid
+
+
+def _fork(
+    world: WorldSpec,
+    end: _socket.socket,
+    seat: _socket.socket | None,
+    message: wire.Message | None,
+) -> int:
+    pid = os.fork()
+    if pid == 0:
+        step = _Steps()
+        try:
+            _give_up_rights(world, step)
+            if message is None:
+                assert seat is not None
+                message = wire.receive(seat)
+            if message is not None:
+                _become(message, end, step)
+        except OSError as error:
+            wire.send(end, wire.FAILED, step.now, error.errno or 0, error.strerror or str(error))
+        except Exception as error:  # noqa: BLE001 - a process edge: the supervisor reports it
+            wire.send(end, wire.FAILED, step.now, 0, f"internal error: {error!r}")
+        finally:
+            os._exit(_FAILED_STATUS)
+    return pid
+
+
+def _give_up_rights(world: WorldSpec, step: _Steps) -> None:
+    """What does not depend on the command."""
+    _signal.set_wakeup_fd(-1)
+    for number in _SIGNALS:  # what the zygote ignores would stay ignored through exec
+        _signal.signal(number, _signal.SIG_DFL)
+    os.setsid()
+    step("credentials")
+    if world.backend != "none":
+        capabilities.restrict(world.backend)
+    step("score for the out-of-memory killer")
+    _prefer_over_holder()
+
+
+def _become(message: wire.Message, end: _socket.socket, step: _Steps) -> NoReturn:
+    """Takes the request's form and execs it."""
+    step("prepare")
+    memory, go, *stdio = message.fds
+    spec = CommandSpec(**wire.unpack_value(memory))
+    for number in spec.ignored_signals:
+        _signal.signal(number, _signal.SIG_IGN)
+    step("terminal")
+    master = slave = -1
+    if spec.terminal is not None:
+        master, slave = os.openpty()
+        columns, rows = spec.terminal
+        fcntl.ioctl(slave, _TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        fcntl.ioctl(slave, _TIOCSCTTY, 0)
+    for fd, source in enumerate(spec.stdio):
+        if source == TERMINAL:
+            os.dup2(slave, fd)
+        elif source >= 0:
+            os.dup2(stdio[source], fd)
+        elif source == CLOSED:
+            os.close(fd)
+    step("limits")
+    limits.apply_rlimits(spec.rlimits)
+    os.umask(spec.umask)
+    step(f"chdir {os.fsdecode(spec.cwd)}")
+    os.chdir(spec.cwd)
+    step("hello")
+    wire.send(end, wire.HELLO, fds=(master,) if master >= 0 else ())
+    if os.read(go, 1) != b"g":
+        os._exit(125)
+    linux.mark_close_on_exec(3)
+    step(f"exec {os.fsdecode(spec.file)}")
+    _exec(spec)
+
+
+def _prefer_over_holder() -> None:
+    """When the world's memory runs out, the kernel ends a command, not pid 1.
+
+    An undumpable process' own files in /proc belong to root (proc(5)); what we are allowed
+    by now is what the command will be, so nothing is gained by looking into us meanwhile."""
+    linux.prctl(linux.PR_SET_DUMPABLE, 1)
+    fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+    score = int(os.read(fd, 16))
+    os.pwrite(fd, b"%d" % min(1000, score + 100), 0)
+    os.close(fd)
+    linux.prctl(linux.PR_SET_DUMPABLE, 0)
+
+
+def _exec(spec: CommandSpec) -> NoReturn:
+    """execve(2), with the search that execvp(3) makes; raises the error that says most."""
+    environ = dict(spec.environ)
+    if b"/" in spec.file:
+        os.execve(spec.file, spec.argv, environ)
+    worst = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    denied: OSError | None = None
+    for directory in environ.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin").split(b":"):
+        try:
+            os.execve((directory or b".") + b"/" + spec.file, spec.argv, environ)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except PermissionError as error:
+            denied = error
+    raise denied or worst
