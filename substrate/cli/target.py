@@ -107,7 +107,12 @@ def named_span(name: str, world: str | None) -> tuple[Target, History, Span]:
         world = named.session
     target = readable_target(world)
     history = load_history(target.files)
-    return target, history, history.span(named.span)
+    try:
+        return target, history, history.span(named.span)
+    except UsageError:
+        if history.problem is not None:
+            raise history.problem from None  # it may stand behind the line that does not hold
+        raise
 
 
 def session_path(home: Home, session_id: str) -> bytes:

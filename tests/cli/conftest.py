@@ -1,5 +1,6 @@
 """Real calls of the installed command, in a home and a directory of their own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -43,12 +44,20 @@ class Place:
             assert done.returncode == status, (words, done.stdout, done.stderr)
         return done
 
+    def start(self, *words):
+        """The running process, its output in pipes."""
+        return subprocess.Popen(
+            [PROGRAM, *words],
+            cwd=self.work,
+            env=self.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
     def out(self, *words, **kwargs):
         return self.run(*words, **kwargs).stdout.decode()
 
     def json(self, *words, **kwargs):
-        import json
-
         return json.loads(self.run(*words, **kwargs).stdout)
 
 
