@@ -148,6 +148,7 @@ BARS: tuple[Bar, ...] = (
         bench="diff",
         case="first touch of a lower file, above the host's",
         at_most=60,
+        peers=("copying a file on the host",),
     ),
     Bar(
         what="apply 10,000 files: stage",

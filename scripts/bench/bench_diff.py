@@ -113,33 +113,39 @@ def _mount_of(made: worlds.WorldBench) -> int:
 
 
 def _first_touch(context: Context, made: worlds.WorldBench, script: str) -> list[Result]:
-    taken: dict[str, list[float]] = {"host": [], "world": []}
+    """In turn: opening on the host, copying on the host (the floor of a copy-up), the world."""
+    taken: dict[str, list[float]] = {"host": [], "copy": [], "world": []}
     out = os.path.join(made.work, "seconds")
+
+    def seconds(path: str) -> float:
+        with open(path, encoding="ascii") as file:
+            return float(file.read())
+
+    def words(verb: str) -> tuple[str, ...]:
+        return (PYTHON, "-I", script, verb, made.work, str(TOUCHED), out)
+
     for number in range(context.rounds + 1):
-        harness.spawn((PYTHON, "-I", script, "touch", made.work, str(TOUCHED), out))
-        with open(out, encoding="ascii") as file:
-            host = float(file.read())
-        layer = made.in_layer((PYTHON, "-I", script, "touch", made.work, str(TOUCHED), out))
-        with open(
-            os.fsdecode(made.stack.upper(layer, _mount_of(made)))
-            + out.removeprefix(_target_of(made)),
-            encoding="ascii",
-        ) as file:
-            world = float(file.read())
+        harness.spawn(words("touch"))
+        host = seconds(out)
+        harness.spawn(words("copy"))
+        copied = seconds(out)
+        layer = made.in_layer(words("touch"))
+        upper = os.fsdecode(made.stack.upper(layer, _mount_of(made)))
+        world = seconds(upper + out.removeprefix(_target_of(made)))
         made.drop(layer)
         if number:
             taken["host"].append(host)
+            taken["copy"].append(copied)
             taken["world"].append(world)
+
+    def result(case: str, values: list[float]) -> Result:
+        each = tuple(value / TOUCHED * 1e6 for value in values)
+        return Result("diff", case, context.placement, "µs/file", each, note=made.backend)
+
     pairs = zip(taken["world"], taken["host"], strict=True)
     return [
-        Result(
-            "diff",
-            "first touch of a lower file, above the host's",
-            context.placement,
-            "µs/file",
-            tuple((w - h) / TOUCHED * 1e6 for w, h in pairs),
-            note=made.backend,
-        )
+        result("first touch of a lower file, above the host's", [w - h for w, h in pairs]),
+        result("copying a file on the host", taken["copy"]),
     ]
 
 
