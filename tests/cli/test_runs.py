@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.cli.conftest import PROGRAM
+from tests.cli.place import PROGRAM
 
 SCHEMA = "substrate.run/1"
 
