@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
     from substrate.world.spec import WorldSpec
 
+# zygote → first process, on a socket of their own
+_PLACED = b"p"  # ids are mapped, cgroups joined
+_PART = b"m"  # target; a detached mount
+_PARTS_END = b"e"
 _ALL = (
     linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC
 )  # and a cgroup namespace, once the process is in the world's groups
@@ -42,17 +46,26 @@ def namespaces(spec: WorldSpec) -> int:
     return _ALL | (linux.CLONE_NEWNET if spec.net == "none" else 0)
 
 
+def prepare() -> None:
+    """Gives the zygote a mount namespace of its own, in which lowers are attached for the
+    moment in which an overlay takes them. Mounts of the host still come in, ours do not go
+    out. Without the right to, there are no root backends either: their launch will say so."""
+    try:
+        linux.unshare(linux.CLONE_NEWNS)
+    except PermissionError:
+        return
+    linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
+
+
 def launch(spec: WorldSpec, end: _socket.socket) -> int:
-    """Forks the world; returns the pid whose end is the world's end."""
-    if spec.backend == "ns-root-idmap":
-        pid = os.fork()
-        body: Callable[[WorldSpec, _socket.socket, _Steps], None] = _idmapped
-    elif spec.backend == "ns-root":
-        pid = linux.clone(namespaces(spec))
-        body = _root
-    elif spec.backend == "ns-user":
+    """Forks the world; returns the pid of its first process.
+
+    Raises OSError for what failed on this side; the child is gone then."""
+    if spec.backend in ("ns-root-idmap", "ns-root"):
+        return _launch_as_root(spec, end)
+    if spec.backend == "ns-user":
         pid = linux.clone(namespaces(spec) | linux.CLONE_NEWUSER)
-        body = _rootless
+        body: Callable[[WorldSpec, _socket.socket, _Steps], None] = _rootless
     elif spec.backend == "none":
         pid = os.fork()
         body = _bare
@@ -61,6 +74,42 @@ def launch(spec: WorldSpec, end: _socket.socket) -> int:
     if pid == 0:
         _run_child(spec, end, body)
     return pid
+
+
+def _launch_as_root(spec: WorldSpec, end: _socket.socket) -> int:
+    """The world's first process is forked into its namespaces at once; we, who keep the
+    host's rights, map its ids, make its overlays, and hand them over as fds."""
+    step = _Steps()
+    ours, theirs = wire.pair()
+    mapped = spec.backend == "ns-root-idmap"
+    try:
+        pid = linux.clone(namespaces(spec) | (linux.CLONE_NEWUSER if mapped else 0))
+        if pid == 0:
+            ours.close()
+            _run_child(spec, end, lambda s, e, inner: _contained(s, e, theirs, inner))
+        theirs.close()
+        step("cgroups")
+        for path in spec.cgroup_procs:
+            _write(path, b"%d" % pid)
+        userns = None
+        if mapped:
+            step("map ids")
+            userns = _map_ids(pid, spec.id_extents)
+        wire.send(ours, _PLACED)
+        step("mount overlays")
+        parts = tree.detached_parts(spec, userns)
+        for target, fd in parts:
+            wire.send(ours, _PART, target, fds=(fd,))
+            os.close(fd)
+        wire.send(ours, _PARTS_END)
+        if userns is not None:
+            os.close(userns)
+        return pid
+    except OSError as error:
+        wire.send(end, wire.FAILED, step.now, error.errno or 0, error.strerror or str(error))
+        raise
+    finally:
+        ours.close()  # a child that still waits reads end of file and ends
 
 
 def _run_child(
@@ -84,28 +133,41 @@ def _die_with_parent() -> None:
 
 
 def _join_cgroups(spec: WorldSpec) -> None:
-    """Moves this process, and so everything that it will fork, into the world's groups.
-
-    Before everything else: the kernel waits for a grace period of RCU here, some
-    milliseconds in which the supervisor loads what it needs."""
+    """Moves this process, and so everything that it will fork, into the world's groups."""
     for path in spec.cgroup_procs:
         _write(path, b"0")
-    if spec.backend in ("ns-root", "ns-user"):
-        linux.unshare(linux.CLONE_NEWCGROUP)  # its root is where we are now
 
 
-# --- the three backends; each ends in pid 1 of the world
+# --- the first process of each kind of world
 
 
-def _root(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
-    _die_with_parent()
+def _contained(spec: WorldSpec, end: _socket.socket, parent: _socket.socket, step: _Steps) -> None:
+    """Root backends: takes over what the zygote made."""
+    step("wait for the zygote")
+    if _next(parent).kind != _PLACED:
+        raise wire.WireError("the zygote did not say that ids and groups are set")
+    step("enter the user namespace")
+    if spec.backend == "ns-root-idmap":
+        os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
-    step("cgroups")
-    _join_cgroups(spec)
+    _die_with_parent()  # a change of credentials clears it (prctl(2))
+    linux.unshare(linux.CLONE_NEWCGROUP)  # its root is the group where we are now
     step("mount overlays")
     tree.make_private()
-    root = tree.overlay_everything(spec, None)
-    _settle(spec, end, _open_root(root), step)
+    parts = []
+    while (message := _next(parent)).kind == _PART:
+        parts.append((message.fields[0], message.fds[0]))
+    parent.close()
+    _settle(spec, end, tree.attach_parts(parts), step)
+
+
+def _next(parent: _socket.socket) -> wire.Message:
+    message = wire.receive(parent)
+    if message is None:
+        os._exit(1)  # it failed, and has said why
+    return message
 
 
 def _bare(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
@@ -129,52 +191,10 @@ def _rootless(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     step("cgroups")
     _join_cgroups(spec)
+    linux.unshare(linux.CLONE_NEWCGROUP)
     step("mount overlays")
     tree.make_private()
-    root = tree.overlay_writable_roots(spec)
-    _settle(spec, end, _open_root(root), step)
-
-
-def _idmapped(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
-    """The stage process: mounts as the host's root, enters the user namespace, forks pid 1
-    there and waits for it (the pid namespace must belong to the user namespace)."""
-    _die_with_parent()
-    linux.prctl(linux.PR_SET_DUMPABLE, 0)
-    step("cgroups")
-    _join_cgroups(spec)
-    step("user namespace")
-    userns = _mapped_user_namespace(spec.id_extents)
-    linux.unshare(linux.CLONE_NEWNS)
-    step("mount overlays")
-    tree.make_private()
-    root = tree.overlay_everything(spec, userns)
-    step("enter the user namespace")
-    os.chdir(root)
-    linux.setns(userns, linux.CLONE_NEWUSER)
-    os.close(userns)
-    os.setgroups([])
-    os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
-    linux.prctl(linux.PR_SET_DUMPABLE, 0)
-    _die_with_parent()  # a change of credentials clears it (prctl(2))
-    step("namespaces")
-    linux.unshare(namespaces(spec) & ~linux.CLONE_NEWPID | linux.CLONE_NEWCGROUP)
-    pid = linux.clone(linux.CLONE_NEWPID)
-    if pid == 0:
-        _run_child(spec, end, _first_process)
-    end.close()
-    os.waitpid(pid, 0)
-
-
-def _first_process(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
-    _die_with_parent()
-    linux.prctl(linux.PR_SET_DUMPABLE, 0)
-    step("bind the root")
-    # pivot_root needs a mount that this user namespace made itself (world.md §2). By fd: the
-    # world's root may not search the 0700 directories above it
-    root_fd = linux.open_tree(b".", recursive=True)
-    linux.move_mount(root_fd, b".")
-    _settle(spec, end, root_fd, step)
+    _settle(spec, end, tree.overlay_writable_roots(spec), step)
 
 
 def _settle(spec: WorldSpec, end: _socket.socket, root_fd: int, step: _Steps) -> None:
@@ -193,10 +213,6 @@ def _settle(spec: WorldSpec, end: _socket.socket, root_fd: int, step: _Steps) ->
 # --- pieces
 
 
-def _open_root(path: bytes) -> int:
-    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
 def _write(path: bytes, text: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
@@ -205,27 +221,13 @@ def _write(path: bytes, text: bytes) -> None:
         os.close(fd)
 
 
-def _mapped_user_namespace(extents: tuple[tuple[int, int, int], ...]) -> int:
-    """An fd of a new user namespace with these maps (user_namespaces(7)).
-
-    The namespace needs a process in it only until the fd is open."""
-    ready, waits = os.pipe()
-    pid = linux.clone(linux.CLONE_NEWUSER)
-    if pid == 0:
-        try:
-            os.close(waits)
-            os.read(ready, 1)
-        finally:
-            os._exit(0)
-    os.close(ready)
-    try:
-        lines = b"\n".join(b"%d %d %d" % extent for extent in extents)
-        _write(b"/proc/%d/uid_map" % pid, lines)
-        _write(b"/proc/%d/gid_map" % pid, lines)
-        return os.open(b"/proc/%d/ns/user" % pid, os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.close(waits)
-        os.waitpid(pid, 0)
+def _map_ids(pid: int, extents: tuple[tuple[int, int, int], ...]) -> int:
+    """Writes the id maps of a process' new user namespace; returns an fd of the namespace
+    (user_namespaces(7))."""
+    lines = b"\n".join(b"%d %d %d" % extent for extent in extents)
+    _write(b"/proc/%d/uid_map" % pid, lines)
+    _write(b"/proc/%d/gid_map" % pid, lines)
+    return os.open(b"/proc/%d/ns/user" % pid, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _loopback_up() -> None:

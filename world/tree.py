@@ -96,6 +96,7 @@ class _Lowest:
         self._run_dir = spec.run_dir
         self._userxattr = userxattr
         self._empty: bytes | None = None
+        self._attached: list[bytes] = []
 
     def mount(self, overlay: OverlaySpec, lowest: bytes, number: int) -> int:
         """The detached overlay `overlay` over `lowest`.
@@ -110,7 +111,7 @@ class _Lowest:
         if self._empty is None:  # an overlay without an upper needs a second lower
             fd = linux.new_mount("tmpfs", [("mode", "755"), ("size", "4k")], LOCKED_DOWN)
             os.mkdir("empty", 0o755, dir_fd=fd)
-            self._empty = self._attach(fd, b"empty") + b"/empty"
+            self._empty = self.attach(fd, b"empty") + b"/empty"
         empty = os.open(self._empty, os.O_PATH | os.O_CLOEXEC)
         below = os.open(lowest, os.O_PATH | os.O_CLOEXEC)
         options: list[tuple[str, str | int | None]] = [
@@ -119,17 +120,24 @@ class _Lowest:
         if self._userxattr:
             options.append(("userxattr", None))
         try:
-            return self._attach(linux.new_mount("overlay", options), b"view-%d" % number)
+            return self.attach(linux.new_mount("overlay", options), b"view-%d" % number)
         finally:
             os.close(empty)
             os.close(below)
 
-    def _attach(self, fd: int, name: bytes) -> bytes:
+    def attach(self, fd: int, name: bytes) -> bytes:
+        """Attaches a mount below the run directory, where a lower has to be; closes `fd`."""
         path = self._run_dir + b"/" + name
         os.makedirs(path, 0o700, exist_ok=True)
         linux.move_mount(fd, path)
         os.close(fd)
+        self._attached.append(path)
         return path
+
+    def detach(self) -> None:
+        """Takes the attached mounts away again: overlays have clones of their own."""
+        while self._attached:
+            linux.umount(self._attached.pop())
 
 
 def _is_inside(path: bytes, directory: bytes) -> bool:
@@ -139,80 +147,86 @@ def _is_inside(path: bytes, directory: bytes) -> bool:
     )
 
 
-def overlay_everything(spec: WorldSpec, userns_fd: int | None) -> bytes:
-    """Root backends: an overlay at the world's root, one more on each writable submount.
+def detached_parts(spec: WorldSpec, userns_fd: int | None) -> list[tuple[bytes, int]]:
+    """Root backends: an overlay of `/`, one more for each writable submount, read-only binds;
+    (target, fd of the detached mount), the root first.
 
-    With `userns_fd` each lower is an id-mapped view of the host's tree (mount_setattr(2)
-    MOUNT_ATTR_IDMAP). Returns the path of the root."""
-    root = spec.run_dir + b"/root"
+    Runs in the zygote, in its private mount namespace, as the host's root. With `userns_fd`
+    each lower is an id-mapped view of the host's tree (mount_setattr(2) MOUNT_ATTR_IDMAP)."""
     below = _Lowest(spec, userxattr=False)
-    for number, overlay in enumerate(spec.overlays):
-        lowest = overlay.target
-        if userns_fd is not None:
-            fd = linux.open_tree(overlay.target)
-            linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_IDMAP, userns_fd=userns_fd)
-            lowest = b"%s/low-%d" % (spec.run_dir, number)
-            os.makedirs(lowest, 0o700, exist_ok=True)
-            linux.move_mount(fd, lowest)
-            os.close(fd)
-        fd = below.mount(overlay, lowest, number)
-        _attach(fd, root, overlay.target)
-    _bind_read_only(spec, root, userns_fd)
-    return root
+    parts = []
+    try:
+        for number, overlay in enumerate(spec.overlays):
+            lowest = overlay.target
+            if userns_fd is not None:
+                fd = linux.open_tree(overlay.target)
+                linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_IDMAP, userns_fd=userns_fd)
+                lowest = below.attach(fd, b"low-%d" % number)
+            parts.append((overlay.target, below.mount(overlay, lowest, number)))
+    finally:
+        below.detach()
+    parts += [(path, _read_only_bind(path, userns_fd)) for path in spec.read_only]
+    return parts
 
 
-def overlay_writable_roots(spec: WorldSpec) -> bytes:
+def attach_parts(parts: list[tuple[bytes, int]]) -> int:
+    """Attaches the parts in this mount namespace, the world's; returns an fd of the root.
+
+    The root lies over /proc of the old tree until that is left: a place that every user can
+    reach, while the directories above the layers are the host's root's alone."""
+    (_, root_fd), *others = parts
+    linux.move_mount(root_fd, b"/proc")
+    for target, fd in others:
+        _attach_at(root_fd, fd, target)
+    return root_fd
+
+
+def overlay_writable_roots(spec: WorldSpec) -> int:
     """Rootless: the host's tree recursively bound and read-only, overlays on the places
-    that may be written. Returns the path of the root."""
+    that may be written. Runs in the world's own namespaces; returns an fd of the root."""
     root = spec.run_dir + b"/root"
     linux.mount("/", root, None, linux.MS_BIND | linux.MS_REC)
     linux.mount_setattr(linux.AT_FDCWD, root, set_flags=linux.MOUNT_ATTR_RDONLY, recursive=True)
     below = _Lowest(spec, userxattr=True)
     for number, overlay in enumerate(spec.overlays):
         fd = below.mount(overlay, overlay.target, number)
-        _attach(fd, root, overlay.target)
-    _bind_read_only(spec, root, None)
-    return root
+        over = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        _attach_at(over, fd, overlay.target)
+        os.close(over)
+    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    for path in spec.read_only:
+        _attach_at(root_fd, _read_only_bind(path, None), path)
+    return root_fd
 
 
-def _bind_read_only(spec: WorldSpec, root: bytes, userns_fd: int | None) -> None:
-    """Binds of the host's own mounts that are not overlaid, read-only with all below them.
+def _read_only_bind(path: bytes, userns_fd: int | None) -> int:
+    """A detached read-only bind of one of the host's own mounts with all below it.
 
     A filesystem that cannot be id-mapped shows its owners as nobody (mount_setattr(2))."""
-    for path in spec.read_only:
-        fd = linux.open_tree(path, recursive=True)
-        linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_RDONLY, recursive=True)
-        if userns_fd is not None:
-            try:
-                linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_IDMAP, userns_fd=userns_fd)
-            except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.EPERM):
-                    raise
-        _attach(fd, root, path)
+    fd = linux.open_tree(path, recursive=True)
+    linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_RDONLY, recursive=True)
+    if userns_fd is not None:
+        try:
+            linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_IDMAP, userns_fd=userns_fd)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EPERM):
+                raise
+    return fd
 
 
-def _attach(fd: int, root: bytes, target: bytes) -> None:
-    try:
-        if target == b"/":
-            linux.move_mount(fd, root)
-            return
-        root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        at = open_beneath(root_fd, target, os.O_PATH)
-        os.close(root_fd)
-        linux.move_mount(fd, b"", dir_fd=at)
-        os.close(at)
-    finally:
-        os.close(fd)
+def _attach_at(root_fd: int, fd: int, target: bytes) -> None:
+    """Attaches the detached mount `fd` at a path below the root; closes `fd`."""
+    at = open_beneath(root_fd, target, os.O_PATH)
+    linux.move_mount(fd, b"", dir_fd=at)
+    os.close(at)
+    os.close(fd)
 
 
 def furnish(root_fd: int, spec: WorldSpec, step: Callable[[str], None]) -> None:
     """Mounts everything else below the root; `step` is told what is being done."""
 
     def onto(fd: int, path: bytes) -> None:
-        at = open_beneath(root_fd, path, os.O_PATH)
-        linux.move_mount(fd, b"", dir_fd=at)
-        os.close(at)
-        os.close(fd)
+        _attach_at(root_fd, fd, path)
 
     step("/dev")
     onto(_dev(spec), b"/dev")

@@ -36,6 +36,7 @@ def serve(socket: _socket.socket) -> NoReturn:
     for fd in range(3):
         os.dup2(null, fd)
     holder.hardening_filter(allow_ptrace=False)
+    launch.prepare()
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     _signal.signal(_signal.SIGCHLD, lambda *_: None)
     _signal.set_wakeup_fd(wake_write)
@@ -53,18 +54,20 @@ def serve(socket: _socket.socket) -> NoReturn:
             if message is None:
                 _end_all(worlds)
             elif message.kind == wire.START:
-                _start(message, worlds)
+                _start(socket, message, worlds)
 
 
-def _start(message: wire.Message, worlds: dict[int, tuple[int, tuple[bytes, ...]]]) -> None:
+def _start(
+    socket: _socket.socket, message: wire.Message, worlds: dict[int, tuple[int, tuple[bytes, ...]]]
+) -> None:
     memory, end_fd = message.fds
     spec = world_from_plain(wire.unpack_value(memory))
     end = _socket.socket(fileno=end_fd)
     try:
         pid = launch.launch(spec, end)
-    except OSError as error:
-        wire.send(end, wire.FAILED, "fork", error.errno or 0, error.strerror or str(error))
+    except OSError:  # launch has said what
         remove_directories(spec.cgroup_dirs)
+        wire.send(socket, wire.GONE, spec.number)
     else:
         worlds[pid] = (spec.number, spec.cgroup_dirs)
     end.close()
