@@ -115,7 +115,8 @@ class Renderer:
         name = quote(_below(change.path, self._base)).decode()
         yield f"--- {LETTERS[change.kind]} {name}{_slash(change)}"
         for what in change.what:
-            if what != "content":
+            # an edit always moves the time of change: it is news only by itself
+            if what != "content" and not (what == "mtime" and change.kind != META):
                 yield f"    {show(what.encode())}: {_aspect(change, what)}"
         states = [change.before, change.after]
         files = [s for s in states if s is not None and s.type in ("file", "symlink")]
@@ -294,10 +295,10 @@ def _hunks(old: bytes, new: bytes) -> Iterator[bytes]:
         yield b"@@ -%s +%s @@\n" % (_range(first[1], last[2]), _range(first[3], last[4]))
         for tag, i1, i2, j1, j2 in group:
             if tag == "equal":
-                yield from (_line(b" ", line) for line in a[i1:i2])
+                yield from _lines(b" ", a[i1:i2])
                 continue
-            yield from (_line(b"-", line) for line in a[i1:i2])
-            yield from (_line(b"+", line) for line in b[j1:j2])
+            yield from _lines(b"-", a[i1:i2])
+            yield from _lines(b"+", b[j1:j2])
 
 
 def _range(start: int, stop: int) -> bytes:
@@ -307,7 +308,10 @@ def _range(start: int, stop: int) -> bytes:
     return b"%d" % first if length == 1 else b"%d,%d" % (first, length)
 
 
-def _line(mark: bytes, line: bytes) -> bytes:
-    if line.endswith(b"\n"):
-        return mark + line
-    return mark + line + b"\n\\ No newline at end of file\n"
+def _lines(mark: bytes, lines: list[bytes]) -> Iterator[bytes]:
+    for line in lines:
+        if line.endswith(b"\n"):
+            yield mark + line
+        else:
+            yield mark + line + b"\n"
+            yield b"\\ No newline at end of file\n"

@@ -119,6 +119,23 @@ def test_a_terminal_gets_no_control_characters(trusted_world: Any) -> None:
     assert all(c.isprintable() or c == "\t" for line in lines for c in line)
 
 
+def test_a_missing_newline_stands_on_a_line_of_its_own(trusted_world: Any) -> None:
+    world = trusted_world
+    prepare(world, make_host)
+    run(world, lambda r: put(r + b"no-end", b"one\n2"))
+    base = os.fsencode(world.host)
+    with Renderer(world.stack, base) as renderer:
+        (change,) = pending(world)
+        assert list(renderer.unified(change))[1:] == [
+            "@@ -1,2 +1,2 @@",
+            " one",
+            "-two",
+            "\\ No newline at end of file",
+            "+2",
+            "\\ No newline at end of file",
+        ]
+
+
 def test_status_letters(trusted_world: Any) -> None:
     world = trusted_world
     prepare(world, make_host)
