@@ -2,8 +2,9 @@
 
 Not the mounting and not the reading of what a layer holds (upper.py). On disk
 (docs/adr/0001): `<world>/layers/<n>/<m>/{upper,work}`, n from 1 (oldest) upward, m the
-index of the overlay mount. Invariant: a layer without any `work` is frozen; only frozen
-layers are applied. Spec: world.md §4.
+index of the overlay mount. Invariants: a layer comes and goes in one rename, so that a
+killed process leaves whole ones only; one without any `work` is frozen; only frozen layers
+are applied. Spec: world.md §4.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ TRUSTED = b"trusted."
 USER = b"user."
 SCRATCH = (b"/tmp", b"/var/tmp", b"/dev/shm")
 
+#: beside the directory of layers: one that is not whole yet, one that is not whole any more
+_UNFINISHED, _REMOVED = b".new", b".old"
 _PRIVATE_ATTRIBUTES = ("trusted.", "user.overlay.", "security.")
 
 
@@ -117,14 +120,27 @@ def create_layer(stack: LayerStack) -> tuple[LayerStack, Layer]:
     `upper` (else /tmp loses its sticky bit, world.md §2), so each new `upper` is made like
     what is on top now. Raises OSError."""
     number = stack.layers[-1].number + 1 if stack.layers else 1
+    _clear_away(stack)
+    unfinished = stack.directory + _UNFINISHED
     for mount in stack.mounts:
-        upper = stack.upper(number, mount.index)
+        upper = b"%s/%d/upper" % (unfinished, mount.index)
         os.makedirs(upper, mode=0o700)
-        os.mkdir(stack.work(number, mount.index), 0o700)
+        os.mkdir(b"%s/%d/work" % (unfinished, mount.index), 0o700)
         below = stack.upper(stack.layers[-1].number, mount.index) if stack.layers else None
         _make_like(stack, upper, below or mount.target, shifted=below is not None)
+    os.makedirs(unfinished, mode=0o700, exist_ok=True)  # a stack without mounts
+    os.makedirs(stack.directory, mode=0o700, exist_ok=True)
+    os.rename(unfinished, b"%s/%d" % (stack.directory, number))
     layer = Layer(number=number)
     return replace(stack, layers=(*stack.layers, layer)), layer
+
+
+def _clear_away(stack: LayerStack) -> None:
+    """Removes what a killed process left of a layer that it was making or removing."""
+    parent, name = os.path.split(stack.directory)
+    for ending in (_UNFINISHED, _REMOVED):
+        if os.path.lexists(stack.directory + ending):
+            _remove(parent, name + ending)
 
 
 def _make_like(stack: LayerStack, upper: bytes, model: bytes, *, shifted: bool) -> None:
@@ -160,7 +176,7 @@ def thaw_layer(stack: LayerStack, number: int) -> None:
 
 def remove_layer(stack: LayerStack, number: int) -> LayerStack:
     """Removes the directories of layer `number`, which must not be mounted. Raises OSError."""
-    _remove(stack.directory, b"%d" % number)
+    _take_off(stack, number)
     return replace(stack, layers=tuple(x for x in stack.layers if x.number != number))
 
 
@@ -168,8 +184,15 @@ def discard(stack: LayerStack) -> LayerStack:
     """Removes every layer on disk, newest first, so that what remains after an error is
     still a stack. Raises OSError."""
     for layer in reversed(list_layers(stack.directory)):
-        _remove(stack.directory, b"%d" % layer.number)
+        _take_off(stack, layer.number)
     return replace(stack, layers=())
+
+
+def _take_off(stack: LayerStack, number: int) -> None:
+    """A layer leaves the stack in one step, however long its removal takes."""
+    _clear_away(stack)
+    os.rename(b"%s/%d" % (stack.directory, number), stack.directory + _REMOVED)
+    _clear_away(stack)
 
 
 def layer_is_empty(stack: LayerStack, number: int) -> bool:
