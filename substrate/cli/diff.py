@@ -17,11 +17,11 @@ from substrate.cli import output
 from substrate.cli.messages import has_colour, warn
 from substrate.cli.paths import absolute, selector
 from substrate.cli.progress import working
-from substrate.cli.show import diff_entries
 from substrate.cli.target import Target, named_span, pending_target
 from substrate.cli.verb import Verb
 from substrate.errors import StateError, UsageError
 from substrate.session.history import Span
+from substrate.session.recorded import diff_entries
 from substrate.session.world_file import OPEN
 from substrate.telemetry.trace.ids import is_span_id
 from substrate.telemetry.trace.octets import bytes_of
@@ -88,7 +88,7 @@ def _of_layer(target: Target, span: Span, stack: LayerStack, scratch: bool) -> l
 def _recorded(target: Target, span: Span) -> list[Change]:
     changes = []
     for line in span.diffs:
-        for entry in diff_entries(target, line):
+        for entry in diff_entries(target.files, line):
             old = entry.get("from_path")
             changes.append(
                 Change(
@@ -151,8 +151,7 @@ def render(result: Result, how: str) -> None:
     if how == "json":
         output.put_object("diff", as_object(result))
     elif how == "name-only":
-        for change in result.changes:
-            output.put_bytes(change.path + b"\n")
+        output.put_bytes(b"".join(change.path + b"\n" for change in result.changes))
     elif how == "stat" or (how == "text" and result.stack is None):
         for line in render_stat(result.changes, base):
             output.put(line)

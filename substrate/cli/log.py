@@ -42,6 +42,8 @@ def exit_text(span: Span) -> str:
     if span.end is None:
         return "killed" if span.closed_by else "running"
     body = span.end["body"]
+    if body["ended_by"] == "recovery":
+        return "killed"
     if body["ended_by"] not in ("exit", "signal"):
         return str(body["ended_by"])
     if "signal" in body:

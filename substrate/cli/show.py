@@ -16,9 +16,9 @@ from substrate.cli.log import command_text, exit_text
 from substrate.cli.target import NothingFound, Target, named_span
 from substrate.cli.verb import Verb
 from substrate.errors import UsageError
-from substrate.session.history import History, Line, Span
+from substrate.session.history import History, Span
+from substrate.session.recorded import diff_entries
 from substrate.telemetry.trace.blob_reader import BlobReader
-from substrate.telemetry.trace.parsing import parse
 
 _LETTERS = {
     "added": "A",
@@ -45,7 +45,7 @@ def run(name: str, world: str | None) -> Result:
     target, history, span = named_span(name, world)
     entries: list[dict[str, Any]] = []
     for line in span.diffs:
-        entries += diff_entries(target, line)
+        entries += diff_entries(target.files, line)
     return Result(
         target=target,
         span=span,
@@ -53,20 +53,6 @@ def run(name: str, world: str | None) -> Result:
         isolation=_isolation(history, span),
         problem=history.problem,
     )
-
-
-def diff_entries(target: Target, line: Line) -> list[dict[str, Any]]:
-    """All entries of an `fs_diff`: in the line, or in the blob that it names."""
-    body = line["body"]
-    if "entries" in body:
-        found: list[dict[str, Any]] = body["entries"]
-        return found
-    blobs = BlobReader(target.files.fd)
-    try:
-        listed: list[dict[str, Any]] = parse(blobs.read(body["list"]["commitment"]))
-        return listed
-    finally:
-        blobs.close()
 
 
 def _isolation(history: History, span: Span) -> dict[str, Any] | None:

@@ -16,8 +16,12 @@ from dataclasses import dataclass
 
 from substrate.errors import StateError
 from substrate.session import opening, store
+from substrate.session.history import load_history
 from substrate.session.home import Home
 from substrate.session.opening import Opened
+from substrate.session.record import Recorder
+from substrate.session.recorded import check_layers, recorded_digests
+from substrate.session.settings import Settings, load_settings, places
 from substrate.session.summary import count_phrase
 from substrate.session.world_file import APPLIED, DISCARDED, OPEN, WorldFile, save_world
 from substrate.telemetry.trace.digests import Digester
@@ -29,7 +33,7 @@ from substrate.world.apply import Applied
 from substrate.world.apply import apply as apply_plan
 from substrate.world.change import Change, Summary, summary
 from substrate.world.conflict import Conflict, check
-from substrate.world.diff import diff_pending
+from substrate.world.diff import diff_layer, diff_pending
 from substrate.world.layers import LayerStack
 from substrate.world.plan import Danger, Plan
 from substrate.world.plan import plan as make_plan
@@ -86,6 +90,11 @@ def open_pending(home: Home, session_id: str) -> Iterator[Held]:
         os.close(opened.files.fd)
 
 
+def _user_settings() -> Settings:
+    cwd = os.getcwdb()
+    return load_settings((), os.environb, places(os.environb, cwd, cwd), on_terminal=False).settings
+
+
 class Held:
     """A session whose lock we hold."""
 
@@ -110,7 +119,18 @@ class Held:
                     f"{self.world.name}`",
                     code="E-APPLY-UNCLEAR",
                 )
-        self.stack, _ = opening.settle_layers(self.stack)
+        self.stack, left = opening.settle_layers(self.stack)
+        for number in left:
+            self._record_layer(number)
+
+    def _record_layer(self, number: int) -> None:
+        """The `fs_diff` of a layer that a killed supervisor left, which nobody wrote yet."""
+        digester = Digester(self.opened.key)
+        changes = diff_layer(self.stack, number, digest=lambda fd: digester.digest_fd(fd)[0])
+        recorder = Recorder(self.opened.writer, _user_settings())
+        event, counts = recorder.fs_diff(number, changes, span=False, shared=False)
+        cut = recorder.layer_cut(number, counts, span=False)
+        self.opened.writer.append([event, cut])
 
     def changes(self, *, include_scratch: bool = False) -> list[Change]:
         """All that is pending, against the host as it is now."""
@@ -119,10 +139,13 @@ class Held:
     # --- apply
 
     def review(self, select: Callable[[bytes], bool] | None = None) -> tuple[Review, Plan]:
-        """What an apply would do, its conflicts and its dangers."""
+        """What an apply would do, its conflicts and its dangers. Raises StateError where a
+        layer does not hold what was recorded of it."""
         digester = Digester(self.opened.key)
         changes = diff_pending(self.stack, digest=lambda fd: digester.digest_fd(fd)[0])
         planned = make_plan(changes, self.stack, select=select)
+        files = self.opened.files
+        check_layers(planned.changes, recorded_digests(files, load_history(files)))
         review = Review(
             changes=planned.changes,
             counts=summary(planned.changes),
@@ -207,8 +230,6 @@ class Held:
     def _end(self, state: str) -> None:
         """`session_end`, the state, and no current world any more: in this order, so that a
         death in between leaves a world that can be ended again."""
-        from substrate.session.history import load_history
-
         writer = self.opened.writer
         history = load_history(self.opened.files)
         if history.end is None:
