@@ -28,7 +28,9 @@ _PROBE = "x"
 _INERT = frozenset((int, bool, type(None)))
 _TEXT = frozenset((str,))
 
+#: keys that are clean themselves; those in _naming make a secret of a text below them
 _keys: set[str] = set()
+_naming: set[str] = set()
 _texts: set[str] = set()
 _arrays: set[tuple[str, ...]] = set()
 
@@ -42,11 +44,15 @@ def redacted(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _object_is_clear(obj: dict[str, Any]) -> bool:
-    if not _keys.issuperset(obj) and not all(map(_key_is_clear, obj)):
+    # Asked again at the end: a key that was met first can have been forgotten for the last.
+    if not _keys.issuperset(obj) and not (all(map(_key_is_clear, obj)) and _keys.issuperset(obj)):
         return False
-    for item in obj.values():
+    names_secrets = not _naming.isdisjoint(obj)
+    for key, item in obj.items():
         kind = type(item)
         if kind is str:
+            if names_secrets and key in _naming:
+                return False
             if item not in _texts and not _text_is_clear(item):
                 return False
         elif kind is list or kind is tuple:
@@ -83,8 +89,15 @@ def _key_is_clear(key: Any) -> bool:
     # `b64` holds bytes that the redactor decodes, so the text alone says nothing.
     if type(key) is not str or key == "b64":
         return False
-    probe = {key: _PROBE}
-    return redact_body(probe) is probe and _remember(_keys, key, len(key))
+    without_text: dict[str, Any] = {key: None}
+    if redact_body(without_text) is not without_text:
+        return False
+    with_text = {key: _PROBE}
+    if redact_body(with_text) is not with_text:
+        if len(key) > _LONGEST_TEXT:
+            return False
+        _remember(_naming, key, len(key))
+    return _remember(_keys, key, len(key))
 
 
 def _text_is_clear(text: str) -> bool:
@@ -103,5 +116,7 @@ def _remember(known: set[Any], item: Any, size: int) -> bool:
     if size <= _LONGEST_TEXT:
         if len(known) >= _MOST:
             known.clear()
+            if known is _naming:
+                _keys.clear()  # whose verdicts depend on it
         known.add(item)
     return True

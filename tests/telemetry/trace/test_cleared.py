@@ -1,0 +1,57 @@
+"""The memo before the redactor: what it lets pass is what the redactor lets pass."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from substrate.telemetry.trace import cleared
+from substrate.telemetry.trace.redact import redact_body
+
+words = st.sampled_from(
+    [
+        "python3", "-m", "--password", "hunter2", "password=hunter2", "-u", "user:pass", "curl",
+        "mysql", "-psecret", "https://u:p@host/x", "Authorization: Bearer abcdefgh", "x", "",
+        "/usr/lib/python3", "ghp_" + "a" * 36, "--token=abcdef", "TOKEN", "package_1/module.py",
+    ]
+)  # fmt: skip
+keys = st.sampled_from(["argv", "cwd", "password", "credentials", "b64", "api_key", "token=x", "n"])
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 9) | words,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(st.dictionaries(keys, values, max_size=5), min_size=1, max_size=4))
+def test_it_gives_what_the_redactor_gives(bodies) -> None:
+    for body in [*bodies, *bodies]:
+        assert cleared.redacted(body) == redact_body(body)
+
+
+def test_a_body_without_secrets_is_the_same_object() -> None:
+    body = {"argv": ["ls", "-l"], "credentials": None, "fds": [{"fd": 1}], "cwd": "/tmp"}
+    assert cleared.redacted(body) is body
+    assert cleared.redacted(body) is body
+
+
+@pytest.mark.parametrize("seen", ["x", None, 1, ["x"], {"x": "y"}])
+def test_a_text_below_a_name_is_a_secret_whatever_was_seen_there_before(seen) -> None:
+    cleared.redacted({"password": seen})
+    assert cleared.redacted({"password": "hunter2"}) != {"password": "hunter2"}
+
+
+def test_the_memory_is_bounded(monkeypatch) -> None:
+    monkeypatch.setattr(cleared, "_MOST", 4)
+    for known in ("_keys", "_naming", "_texts", "_arrays"):
+        monkeypatch.setattr(cleared, known, set())
+    for number in range(50):
+        body = {f"password{number}": "x", f"k{number}": f"t{number}", "argv": [str(number), "a"]}
+        assert cleared.redacted(body) == redact_body(body)
+    many = {"password": "hunter2", **{f"password{n}": None for n in range(9)}}
+    for _ in range(3):
+        assert cleared.redacted(many) == redact_body(many) != many
+    for known in (cleared._keys, cleared._naming, cleared._texts, cleared._arrays):
+        assert len(known) <= 4
