@@ -52,7 +52,8 @@ def mount_overlay(spec: OverlaySpec, lowest: bytes, *, userxattr: bool) -> int:
 
     Directories are given as /proc/self/fd paths: an option is at most 255 bytes long
     (fsconfig(2)), and the world's mountinfo then names no path of the state directory.
-    `volatile` because a copy-up that syncs costs milliseconds a file (world.md §3)."""
+    `volatile` because a copy-up that syncs costs milliseconds a file (world.md §3). No
+    devices: a node of the host outside /dev (in a chroot's tree) is one in the world too."""
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     opened: list[int] = []
 
@@ -73,12 +74,13 @@ def mount_overlay(spec: OverlaySpec, lowest: bytes, *, userxattr: bool) -> int:
             tail += [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")]
         separate: list[tuple[str, str | int | None]] = [("lowerdir+", path) for path in lowers]
         try:
-            return linux.new_mount("overlay", separate + tail)
+            return linux.new_mount("overlay", separate + tail, NOSUID_NODEV)
         except linux.MountFailed as error:
             if error.errno != errno.EINVAL or "lowerdir+" not in str(error.strerror):
                 raise
         # before Linux 6.7: one option for all lowers
-        return linux.new_mount("overlay", [("lowerdir", ":".join(lowers)), *tail])
+        joined = [("lowerdir", ":".join(lowers)), *tail]
+        return linux.new_mount("overlay", joined, NOSUID_NODEV)
     finally:
         for fd in opened:
             os.close(fd)
@@ -120,7 +122,8 @@ class _Lowest:
         if self._userxattr:
             options.append(("userxattr", None))
         try:
-            return self.attach(linux.new_mount("overlay", options), b"view-%d" % number)
+            view = linux.new_mount("overlay", options, NOSUID_NODEV)
+            return self.attach(view, b"view-%d" % number)
         finally:
             os.close(empty)
             os.close(below)
@@ -186,7 +189,8 @@ def overlay_writable_roots(spec: WorldSpec) -> int:
     that may be written. Runs in the world's own namespaces; returns an fd of the root."""
     root = spec.run_dir + b"/root"
     linux.mount("/", root, None, linux.MS_BIND | linux.MS_REC)
-    linux.mount_setattr(linux.AT_FDCWD, root, set_flags=linux.MOUNT_ATTR_RDONLY, recursive=True)
+    attributes = linux.MOUNT_ATTR_RDONLY | NOSUID_NODEV
+    linux.mount_setattr(linux.AT_FDCWD, root, set_flags=attributes, recursive=True)
     below = _Lowest(spec, userxattr=True)
     for number, overlay in enumerate(spec.overlays):
         fd = below.mount(overlay, overlay.target, number)
@@ -204,7 +208,7 @@ def _read_only_bind(path: bytes, userns_fd: int | None) -> int:
 
     A filesystem that cannot be id-mapped shows its owners as nobody (mount_setattr(2))."""
     fd = linux.open_tree(path, recursive=True)
-    linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_RDONLY, recursive=True)
+    linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_RDONLY | NOSUID_NODEV, recursive=True)
     if userns_fd is not None:
         try:
             linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_IDMAP, userns_fd=userns_fd)
