@@ -32,6 +32,7 @@ from substrate.session.pending import (
 )
 from substrate.session.summary import change_line
 from substrate.values import as_dict
+from substrate.world.scope import is_within
 
 #: asks about the dangers of a review
 Ask = Callable[[Review], bool]
@@ -39,13 +40,19 @@ Ask = Callable[[Review], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """`outcome`: applied, planned (a dry run), conflicts, refused."""
+    """`outcome`: applied, planned (a dry run), conflicts, refused. `outside`: changed paths that
+    do not lie in the workspace."""
 
     world: str
+    workspace: bytes
     outcome: str
     review: Review
     done: Done | None
     recovered: str | None
+
+    @property
+    def outside(self) -> list[bytes]:
+        return [c.path for c in self.review.changes if not is_within(c.path, self.workspace)]
 
 
 def run(
@@ -91,6 +98,7 @@ def _apply(
         outcome = "conflicts"
     return Result(
         world=held.world.name,
+        workspace=held.world.workspace,
         outcome=outcome,
         review=review,
         done=done,
@@ -104,6 +112,7 @@ def as_object(result: Result) -> dict[str, Any]:
         "world": result.world,
         "outcome": result.outcome,
         "over": result.done is not None and result.done.over,
+        "outside": [output.as_json(path) for path in result.outside],
         "counts": as_dict(review.counts),
         "changes": [change_object(change) for change in review.changes],
         "conflicts": [
@@ -131,6 +140,10 @@ def render(result: Result, form: str) -> None:
     if result.outcome == "planned":
         for change in review.changes:
             output.put_visible(change_line(change))
+    if result.outside and result.outcome in ("planned", "applied"):
+        some = ", ".join(os.fsdecode(path) for path in result.outside[:4])
+        more = f" and {len(result.outside) - 4} more" if len(result.outside) > 4 else ""
+        warn(f"outside of {os.fsdecode(result.workspace)}: {some}{more}")
     for conflict in review.conflicts:
         output.put_visible(f"conflict {os.fsdecode(conflict.path)}: {conflict.detail}")
     for danger in review.dangers:
