@@ -97,6 +97,12 @@ class CgroupSet:
         )
 
 
+def directories(plan: Plan, name: str) -> tuple[bytes, ...]:
+    """What `create` would make, before it does. (Not the leaf that the caller moves into: it
+    cannot go before its caller does, `sweep` takes it away.)"""
+    return tuple(os.path.join(h.parent, name.encode()) for h in plan.hierarchies)
+
+
 def create(plan: Plan, name: str) -> CgroupSet:
     """Makes the groups of a plan and writes the limits.
 
@@ -299,8 +305,8 @@ def sweep(
 ) -> tuple[bytes, ...]:
     """Removes the groups, where this plan would make its own, whose supervisor is dead.
 
-    Returns those that could not be removed. Names of other programs, of other pid namespaces
-    and of living supervisors stay."""
+    Returns those that could not be removed. Names of other programs, of other users, of other
+    pid namespaces and of living supervisors stay."""
     namespace = str(_pid_namespace())
     dead = []
     for hierarchy in plan.hierarchies:
@@ -310,6 +316,8 @@ def sweep(
             if len(fields) != 5 or fields[0] != prefix or fields[3] != namespace:
                 continue
             if not (fields[1].isdigit() and fields[2].isdigit() and entry.is_dir()):
+                continue
+            if entry.stat().st_uid != os.geteuid():
                 continue
             if not alive(int(fields[1]), int(fields[2])):
                 dead.append(os.path.join(hierarchy.parent, os.fsencode(name)))

@@ -120,6 +120,11 @@ class Zygote:
                 os._exit(1)
         theirs.close()
 
+    def announce_groups(self, directories: tuple[bytes, ...]) -> None:
+        """Names the cgroups of a world before they are made, so that none outlives us even if
+        we are killed before `start`."""
+        wire.send(self.socket, wire.GROUPS, *directories)
+
     def start(self, spec: WorldSpec) -> World:
         """Asks for a world and returns at once; `World.wait_ready` waits for it."""
         ours, theirs = wire.pair()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # supervisor → zygote
 START = b"S"  # memfd of the world's spec, the world's end of its socket
+GROUPS = b"C"  # paths of cgroups that are about to be made: removed at the end, whatever happens
 # zygote → supervisor
 GONE = b"G"  # the world number; every process of it is dead and its cgroups are removed
 # supervisor → holder

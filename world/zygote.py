@@ -44,6 +44,7 @@ def serve(socket: _socket.socket) -> NoReturn:
     poll.register(socket.fileno(), select.POLLIN)
     poll.register(wake_read, select.POLLIN)
     worlds: dict[int, tuple[int, tuple[bytes, ...]]] = {}
+    announced: list[bytes] = []
     while True:
         for fd, _ in poll.poll():
             if fd == wake_read:
@@ -52,7 +53,9 @@ def serve(socket: _socket.socket) -> NoReturn:
                 continue
             message = wire.receive(socket)
             if message is None:
-                _end_all(worlds)
+                _end_all(worlds, announced)
+            elif message.kind == wire.GROUPS:
+                announced += message.fields
             elif message.kind == wire.START:
                 _start(socket, message, worlds)
 
@@ -92,8 +95,7 @@ def _bury(socket: _socket.socket | None, worlds: dict[int, tuple[int, tuple[byte
                     socket = None  # the supervisor is gone too: its end of file comes next
 
 
-def _end_all(worlds: dict[int, tuple[int, tuple[bytes, ...]]]) -> NoReturn:
-    left = [directory for _, directories in worlds.values() for directory in directories]
+def _end_all(worlds: dict[int, tuple[int, tuple[bytes, ...]]], announced: list[bytes]) -> NoReturn:
     for pid in worlds:
         os.kill(pid, _signal.SIGKILL)
     while True:
@@ -101,5 +103,5 @@ def _end_all(worlds: dict[int, tuple[int, tuple[bytes, ...]]]) -> NoReturn:
             os.waitpid(-1, 0)
         except ChildProcessError:
             break
-    remove_directories(tuple(left))
+    remove_directories(tuple(announced))
     os._exit(0)

@@ -133,16 +133,24 @@ def open_existing(home: Home, session_id: str, *, durability: str) -> Opened:
     return open_trace(home, claim(home, session_id), durability=durability)
 
 
-def settle_layers(stack: LayerStack) -> tuple[LayerStack, list[int]]:
-    """Freezes layers that a killed supervisor left in use; returns their numbers too.
+def left_layers(stack: LayerStack) -> tuple[LayerStack, list[int]]:
+    """The numbers of layers that a killed supervisor left in use; empty ones are removed.
 
-    Empty ones are removed."""
+    They are to be frozen when their changes are recorded, and not before: whoever is killed
+    in between leaves them to the next one."""
     left: list[int] = []
     for layer in stack.layers:
         if not layers.is_frozen(stack, layer.number):
-            layers.freeze_layer(stack, layer.number)
             if layers.layer_is_empty(stack, layer.number):
                 stack = layers.remove_layer(stack, layer.number)
             else:
                 left.append(layer.number)
+    return stack, left
+
+
+def settle_layers(stack: LayerStack) -> tuple[LayerStack, list[int]]:
+    """`left_layers`, frozen."""
+    stack, left = left_layers(stack)
+    for number in left:
+        layers.freeze_layer(stack, number)
     return stack, left

@@ -113,9 +113,10 @@ class _OneShot:
         self.continued = self.claimed.world is not None
         if self.claimed.world is not None:
             self._adopt(self.claimed.world)
+            self._put_right_apply()
         else:
             self._describe(self._backend())
-        self.stack, self.left = opening.settle_layers(self.world.stack(self.files))
+        self.stack, self.left = opening.left_layers(self.world.stack(self.files))
         if self.stack.mounts:
             self._cut()
 
@@ -127,6 +128,13 @@ class _OneShot:
                 hint="add --fresh for a new world",
             )
         self.world = world
+
+    def _put_right_apply(self) -> None:
+        """A command sees the host as it was before an apply that was killed, or after it."""
+        if os.path.lexists(self.files.world_path + b"/apply.journal"):
+            from substrate.session.pending import put_right
+
+            put_right(self.files.world_path, self.world.name)
 
     def _backend(self) -> str:
         if self.settings.world == "disabled":
@@ -158,7 +166,10 @@ class _OneShot:
     def start(self) -> None:
         """Asks the zygote for the world; it starts while we open the trace."""
         limit_plan = self._limit_plan()
-        self.groups = groups = cgroup.create(limit_plan, cgroup.group_name(_WORLD_NUMBER))
+        cgroup.sweep(limit_plan)
+        group_name = cgroup.group_name(_WORLD_NUMBER)
+        self.zygote.announce_groups(cgroup.directories(limit_plan, group_name))
+        self.groups = groups = cgroup.create(limit_plan, group_name)
         spec = world_setup.spec_of(
             self.world, self.files, self.home, self.stack, self.settings, self.host, groups
         )
@@ -202,6 +213,8 @@ class _OneShot:
         spec, withheld = self._command_spec()
         try:
             self.opened.writer.append(self._first_events(spec, withheld))
+            for number in self.left:
+                layers.freeze_layer(self.stack, number)
             self.started.wait_ready()
             if not self.continued:
                 store.set_current(self.home, self.workspace, self.files.session_id)
@@ -292,10 +305,12 @@ class _OneShot:
         changes: list[Change] = []
         counts: DiffCounts | None = None
         if self.layer is not None:
-            layers.freeze_layer(self.stack, self.layer)
             events, changes, counts = self._diff_events(self.layer, span=True)
         events.append(self.recorder.command_end(ended, self.streams, counts))
         writer.append(events)
+        if self.layer in [layer.number for layer in self.stack.layers]:
+            # not before its record: an unfrozen layer is what tells the next run to record it
+            layers.freeze_layer(self.stack, self.layer)
         writer.close()
         return Outcome(
             exit_status=exit_status(ended),
