@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from substrate.cli.messages import say
 from substrate.cli.progress import working
 from substrate.cli.target import Target, pending_target
 from substrate.cli.verb import Verb
-from substrate.session.pending import open_pending, phrase
+from substrate.session.pending import Removed, make_room, open_pending, phrase
 from substrate.session.summary import change_line
 from substrate.values import as_dict
 from substrate.world.change import Summary, summary
@@ -27,7 +28,24 @@ class Result:
 
 
 def run(target: Target, *, dry_run: bool, ask: bool) -> Result:
-    """Discards. Raises SessionBusy, StateError."""
+    """Discards. Raises SessionBusy, StateError.
+
+    Somebody may discard because the disk is full: where not even that can be recorded, the
+    layers go first."""
+    try:
+        return _run(target, dry_run, ask, None)
+    except OSError as error:
+        if dry_run or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+    name = target.world.name
+    question = f"the disk is full; discard world {name} before that is recorded?"
+    if ask and not click.confirm(question, default=False, err=True):
+        return Result(world=name, outcome="kept", counts=Summary(), paths=())
+    removed = make_room(target.home, target.files.session_id)
+    return _run(target, False, False, removed)
+
+
+def _run(target: Target, dry_run: bool, ask: bool, removed: Removed | None) -> Result:
     with open_pending(target.home, target.files.session_id) as held:
         changes = held.changes()
         counts, outcome = summary(changes), "planned"
@@ -36,7 +54,7 @@ def run(target: Target, *, dry_run: bool, ask: bool) -> Result:
             question = f"discard world {held.world.name}: {phrase(counts)}?"
             if not ask or click.confirm(question, default=False, err=True):
                 with working("discarding"):
-                    counts = held.discard()
+                    counts = held.discard(removed)
                 outcome = "discarded"
         return Result(
             world=held.world.name,

@@ -72,7 +72,14 @@ def load_for(request: RunRequest, closed: frozenset[int]) -> Loaded:
 
 
 def _can_ask(closed: frozenset[int]) -> bool:
-    return not closed & {0, 2} and os.isatty(0) and os.isatty(2)
+    """Whether somebody is at the terminal: also that we are in its foreground, since a question
+    of a background job would stop it (SIGTTIN, termios(3))."""
+    if closed & {0, 2} or not (os.isatty(0) and os.isatty(2)):
+        return False
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:
+        return False  # a terminal, but not ours
 
 
 # --- afterwards
@@ -92,7 +99,7 @@ def _afterwards(outcome: Outcome, at_end: str, request: RunRequest) -> int:
         return outcome.exit_status
     asked = at_end == "ask"
     if asked:
-        if request.quiet or request.json or request.ci or not os.isatty(0):
+        if request.quiet or request.json or request.ci or not _can_ask(frozenset()):
             return outcome.exit_status
         at_end = summary.ask(outcome.changes, _read_answer, messages.say)
     if at_end == "keep":

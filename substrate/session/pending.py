@@ -66,6 +66,14 @@ class Done:
     left: tuple[bytes, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """Layers that were removed before that could be recorded, and what they changed."""
+
+    layers: tuple[int, ...]
+    counts: Summary
+
+
 def phrase(counts: Summary) -> str:
     return count_phrase(counts) or "nothing had changed"
 
@@ -90,6 +98,37 @@ def open_pending(home: Home, session_id: str) -> Iterator[Held]:
         os.close(opened.files.fd)
 
 
+def put_right(world_path: bytes, name: str) -> Outcome | None:
+    """Rolls an interrupted apply forward or back; None where there was none. The caller holds
+    the session's lock. Raises StateError where files have changed since."""
+    found = recover(world_path)
+    if found is None:
+        return None
+    if found.outcome is Outcome.UNCLEAR:
+        raise StateError(
+            f"an apply of world {name} was cut short, and files changed since: "
+            f"{'; '.join(found.unclear[:5])}",
+            hint=f"put these right by hand, then `substrate world gc --forget-apply {name}`",
+            code="E-APPLY-UNCLEAR",
+        )
+    return found.outcome
+
+
+def make_room(home: Home, session_id: str) -> Removed:
+    """Removes a world's layers where the disk is too full to record that first. The world is
+    still open then, with nothing pending; `discard` ends it."""
+    claimed = opening.claim(home, session_id)
+    try:
+        assert claimed.world is not None
+        stack = claimed.world.stack(claimed.files)
+        numbers = tuple(layer.number for layer in stack.layers)
+        removed = Removed(layers=numbers, counts=summary(diff_pending(stack)))
+        layers.discard(stack)
+        return removed
+    finally:
+        claimed.lock.drop()
+
+
 def _user_settings() -> Settings:
     cwd = os.getcwdb()
     return load_settings((), os.environb, places(os.environb, cwd, cwd), on_terminal=False).settings
@@ -103,25 +142,22 @@ class Held:
         self.opened = opened
         self.world = world
         self.recovered: Outcome | None = None
+        #: layers of a killed supervisor that no `fs_diff` is of yet
+        self._left: list[int] = []
         self.stack: LayerStack = world.stack(opened.files)
 
     def settle(self) -> None:
-        """Rolls an interrupted apply forward or back, freezes layers that were left in use."""
-        outcome = recover(self.opened.files.world_path)
-        if outcome is not None:
-            self.recovered = outcome.outcome
-            if outcome.outcome is Outcome.UNCLEAR:
-                listed = "; ".join(outcome.unclear[:5])
-                raise StateError(
-                    f"an apply of world {self.world.name} was cut short, and files changed since: "
-                    f"{listed}",
-                    hint="put these right by hand, then `substrate world gc --forget-apply "
-                    f"{self.world.name}`",
-                    code="E-APPLY-UNCLEAR",
-                )
-        self.stack, left = opening.settle_layers(self.stack)
-        for number in left:
-            self._record_layer(number)
+        """Rolls an interrupted apply forward or back, finds layers that were left in use."""
+        self.recovered = put_right(self.opened.files.world_path, self.world.name)
+        self.stack, self._left = opening.left_layers(self.stack)
+
+    def _record_left(self) -> None:
+        """Records layers that were left in use, then freezes them: only so are they applied. A
+        discard needs neither."""
+        while self._left:
+            self._record_layer(self._left[0])
+            layers.freeze_layer(self.stack, self._left[0])
+            del self._left[0]
 
     def _record_layer(self, number: int) -> None:
         """The `fs_diff` of a layer that a killed supervisor left, which nobody wrote yet."""
@@ -141,6 +177,7 @@ class Held:
     def review(self, select: Callable[[bytes], bool] | None = None) -> tuple[Review, Plan]:
         """What an apply would do, its conflicts and its dangers. Raises StateError where a
         layer does not hold what was recorded of it."""
+        self._record_left()
         digester = Digester(self.opened.key)
         changes = diff_pending(self.stack, digest=lambda fd: digester.digest_fd(fd)[0])
         planned = make_plan(changes, self.stack, select=select)
@@ -214,16 +251,18 @@ class Held:
 
     # --- discard
 
-    def discard(self) -> Summary:
-        """Ends the world; its changes never reach the host. Returns what they were."""
-        counts = summary(self.changes())
-        event = events.FsDiscard(
-            layers=tuple(layer.number for layer in self.stack.layers), counts=as_dict(counts)
-        )
+    def discard(self, removed: Removed | None = None) -> Summary:
+        """Ends the world; its changes never reach the host. Returns what they were.
+
+        It is on the record before the layers go, but for those that `make_room` removed."""
+        if removed is None:
+            numbers = tuple(layer.number for layer in self.stack.layers)
+            removed = Removed(layers=numbers, counts=summary(self.changes()))
+        event = events.FsDiscard(layers=removed.layers, counts=as_dict(removed.counts))
         self.opened.writer.append([event.event("world")])
         self._end(DISCARDED)
         self.stack = layers.discard(self.stack)
-        return counts
+        return removed.counts
 
     # --- the end of a world
 
