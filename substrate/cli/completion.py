@@ -80,7 +80,7 @@ def _nodes(path: tuple[str, ...], command: click.Command, parent: click.Context)
 
 
 def _verifier_options() -> list[str]:
-    from substrate.cli.trace import VERIFY_HELP
+    from substrate.cli.trace_verify import VERIFY_HELP
 
     return [w.strip() for w in VERIFY_HELP.split() if w.startswith("--")]
 

@@ -75,7 +75,7 @@ def _below(
 
 def help_of(command: click.Command, context: click.Context) -> str:
     """What `--help` prints, without the last newline."""
-    from substrate.cli.trace import VERIFY_HELP, verify_command
+    from substrate.cli.trace_verify import VERIFY_HELP, verify_command
 
     if command is verify_command:
         return VERIFY_HELP

@@ -98,6 +98,14 @@ def readable_target(world: str | None) -> Target:
         raise _nothing("nothing was run in this directory yet") from None
 
 
+def files_of(session: str | None) -> SessionFiles:
+    """The session that is named, else the one of the directory."""
+    if session is None:
+        return readable_target(None).files
+    home = open_existing_home()
+    return store.open_session(home, store.resolve_session(home, session))
+
+
 def named_span(name: str, world: str | None) -> tuple[Target, History, Span]:
     """The command that `name` names: `last`, `3`, `<session>:3`, the end of an id."""
     named = parse_span_name(name)

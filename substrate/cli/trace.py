@@ -1,8 +1,7 @@
 """`substrate trace ls|show|tail|verify|scan`: the record itself.
 
-`verify` is the standalone verifier with its own flags and exit statuses (trace.md §9). `show`
-verifies first: a record that does not hold yields only the verdict (trace.md §10). `tail` and
-`scan` take accepted lines as they come and end with an error where one does not hold.
+`show` verifies first: a record that does not hold yields only the verdict (trace.md §10).
+`tail` takes accepted lines as they come and ends with an error where one does not hold.
 """
 
 from __future__ import annotations
@@ -12,24 +11,23 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import click
 
 from substrate.cli import output
-from substrate.cli.messages import say, warn
-from substrate.cli.progress import working
+from substrate.cli.messages import warn
 from substrate.cli.session import as_object as session_object
 from substrate.cli.session import run as run_sessions
 from substrate.cli.status import writer_state
-from substrate.cli.target import open_existing_home, readable_target
-from substrate.cli.verb import Verb, VerbGroup
+from substrate.cli.target import files_of, open_existing_home
+from substrate.cli.trace_scan import scan_command
+from substrate.cli.trace_verify import verify_command
+from substrate.cli.verb import VerbGroup
 from substrate.errors import TraceCorrupt
 from substrate.session import store
 from substrate.session.history import Line
-from substrate.session.store import SessionFiles
 from substrate.telemetry.trace.frames import (
     Frame,
     FrameKind,
@@ -38,19 +36,10 @@ from substrate.telemetry.trace.frames import (
     frame_of,
     load_frames,
 )
-from substrate.telemetry.trace.reader import TraceReader, follow, read_events
-from substrate.telemetry.trace.secret_rules import find_secrets
+from substrate.telemetry.trace.reader import TraceReader, follow
 
 #: what is so of every session that goes on
 _ORDINARY = (FrameWarning.CHAIN_NOT_SEALED, FrameWarning.PARTIAL_EVIDENCE)
-
-
-def files_of(session: str | None) -> SessionFiles:
-    """The session that is named, else the one of the directory."""
-    if session is None:
-        return readable_target(None).files
-    home = open_existing_home()
-    return store.open_session(home, store.resolve_session(home, session))
 
 
 # --- frames (trace.md §10)
@@ -96,45 +85,6 @@ def verified_frames(path: str) -> Frames:
             else "`substrate trace verify` says more; keep the file as it is",
         )
     return frames
-
-
-# --- scan (trace.md §6)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """Something like a secret in a line. `place`: its place in the body; never the text."""
-
-    seq: int
-    event_type: str
-    place: str
-    kind: str
-    length: int
-
-
-def scan(lines: Iterable[Line]) -> Iterator[Finding]:
-    """What the redactor's rules find in lines that are written already."""
-    for line in lines:
-        for place, text in _texts(line["body"], ""):
-            for start, end, kind in find_secrets(text, literal="argv" in place):
-                yield Finding(
-                    seq=line["seq"],
-                    event_type=line["event_type"],
-                    place=place,
-                    kind=kind,
-                    length=end - start,
-                )
-
-
-def _texts(item: Any, place: str) -> Iterator[tuple[str, str]]:
-    if isinstance(item, str):
-        yield place, item
-    elif isinstance(item, dict):
-        for key, each in item.items():
-            yield from _texts(each, f"{place}.{key}" if place else key)
-    elif isinstance(item, list):
-        for number, each in enumerate(item):
-            yield from _texts(each, f"{place}[{number}]")
 
 
 # --- commands
@@ -259,106 +209,5 @@ def flush() -> None:
         sys.stdout.flush()
 
 
-class _Verify(Verb):
-    """All words go to the verifier, also --help."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.args = args
-        return []
-
-
-@command.command("verify", cls=_Verify)
-@click.pass_context
-def verify_command(ctx: click.Context) -> int:
-    """Example:
-      substrate trace verify --strict
-
-    Verifies the record of a session, a session directory or a trace.jsonl."""
-    from substrate.telemetry import verifier
-
-    words = list(ctx.args)
-    if "--help" in words or "-h" in words:
-        output.put(VERIFY_HELP)
-        return 0
-    at = _path_at(words)
-    if at is None:
-        words.append(os.fsdecode(files_of(None).path))
-    elif not os.path.lexists(words[at]):
-        words[at] = os.fsdecode(files_of(words[at]).path)
-    with working("verifying"):
-        return verifier.main(words)
-
-
-def _path_at(words: list[str]) -> int | None:
-    """Which word is no option and no value of one; None where there is none."""
-    for at, word in enumerate(words):
-        before = words[at - 1] if at else ""
-        if not word.startswith("-") and before not in ("--require", "--fingerprint"):
-            return at
-    return None
-
-
-VERIFY_HELP = """\
-Examples:
-  substrate trace verify
-  substrate trace verify w3 --strict
-  substrate trace verify --json /mnt/evidence/ses_…/
-
-Usage: substrate trace verify [OPTIONS] [SESSION|DIRECTORY|trace.jsonl]
-
-Verifies the record: every line, the chain, the contents. It is telemetry/verifier.py, one
-file that can be copied anywhere and needs nothing else. Without an argument: the record of
-this directory's world.
-
-Options:
-  --full                    parse every line (default)
-  --fast                    bytes, chain and tree only
-  --no-blobs                leave the contents out
-  --strict                  exit status 4 if there are warnings
-  --require CLASS           exit status 4 below this evidence class
-  --reject-local-authority  a signature by a key of the same user counts as none
-  --fingerprint HEX         the last line must have this hash
-  --json                    the verdict as one JSON object
-  --quiet                   print nothing, exit status only
-
-Exit status: 0 verified, 1 integrity failed, 2 usage, 3 input unusable, 4 below --require or
-warnings under --strict."""
-
-
-@command.command("scan")
-@click.argument("session", required=False)
-@output.format_option
-def scan_command(session: str | None, form: str) -> int:
-    """Example:
-      substrate trace scan
-
-    Looks for secrets that the redactor missed when the lines were written, by the rules of
-    today. Prints where, never what. Exit status 1 when there are some."""
-    files = files_of(session)
-    problem: TraceCorrupt | None = None
-    found: list[Finding] = []
-    try:
-        found.extend(scan(read_events(os.fsdecode(files.path))))
-    except TraceCorrupt as wrong:
-        problem = wrong
-    if form != "table":
-        rows = [
-            {
-                "seq": f.seq,
-                "event_type": f.event_type,
-                "place": f.place,
-                "kind": f.kind,
-                "length": f.length,
-            }
-            for f in found
-        ]
-        output.put_rows("trace.scan", "findings", rows, form)
-    else:
-        for f in found:
-            output.put_visible(
-                f"seq {f.seq} {f.event_type} {f.place}: {f.kind}, {f.length} characters"
-            )
-        say(f"substrate: {len(found)} found" if found else "substrate: nothing was found")
-    if problem is not None:
-        raise problem
-    return 1 if found else 0
+command.add_command(verify_command)
+command.add_command(scan_command)

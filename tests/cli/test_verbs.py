@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from substrate.cli.trace import scan
+from substrate.cli.trace_scan import scan
 
 
 @pytest.fixture
