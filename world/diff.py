@@ -89,7 +89,7 @@ def _diff(
     gc.disable()
     try:
         for mount in stack.mounts:
-            if scope.may_hold(mount.target):
+            if scope.reaches(mount):
                 walk = _Walk(stack, mount, scope, digest, changes)
                 try:
                     walk.run(tuple(reversed(changed)), (*reversed(below), HOST))

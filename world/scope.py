@@ -25,6 +25,10 @@ class Scope:
         self._targets = frozenset(m.target for m in stack.mounts)
         self._nested: frozenset[bytes] = frozenset()
 
+    def reaches(self, mount: OverlayMount) -> bool:
+        """Whether anything in `mount` can be listed, whichever mount was looked at before."""
+        return self._may_hold(mount.target)
+
     def limits(self, mount: OverlayMount) -> bool:
         """Prepares for the paths of `mount`; False when all of them are inside."""
         self._nested = frozenset(
@@ -42,8 +46,9 @@ class Scope:
 
     def may_hold(self, path: bytes) -> bool:
         """Whether `path` or something below it can be listed."""
-        if path in self._nested:
-            return False
+        return path not in self._nested and self._may_hold(path)
+
+    def _may_hold(self, path: bytes) -> bool:
         if not self._is_scratch(path) or is_within(path, self._workspace):
             return True
         return is_within(self._workspace, path)
