@@ -119,6 +119,8 @@ def _say_how_it_failed(outcome: Outcome) -> None:
         messages.say("substrate: the command was ended: its time was up (124)")
     elif ended.ended_by == "limit":
         messages.say("substrate: the command was ended: its layer reached the disk limit (124)")
+    elif ended.ended_by == "supervisor":
+        messages.say("substrate: the world ended under the command: its first process was killed")
     elif ended.failed is not None:
         messages.say(f"substrate: {ended.failed[0]}: {ended.failed[2]}")
     elif ended.background_ended:
