@@ -57,6 +57,18 @@ HOME_SECRETS: Final = tuple(
     .config/microsoft-edge* .config/vivaldi .config/opera snap/firefox snap/chromium
     .var/app/org.mozilla.* .var/app/org.chromium.* .var/app/com.google.Chrome
     .config/Slack .config/discord .config/Signal .electrum .bitcoin .ethereum
+    .substrate .config/fly .config/firebase .config/netlify .config/wrangler .wrangler .railway
+    .config/supabase .supabase .config/ngrok .ngrok2 .config/tea .config/anthropic .config/openai
+    .local/share/com.vercel.cli .pulumi/credentials.json .circleci/cli.yml .travis/config.yml .ansible/vault .vault_pass
+    .cdsapirc .streamlit/secrets.toml .config/JetBrains .config/Code/User/globalStorage
+    .config/Cursor/User/globalStorage .vscode-server/data/User/globalStorage
+    .local/share/mkcert .step .local/share/atuin .android/adbkey .solana .config/solana
+    .near-credentials .msmtprc .mbsyncrc .offlineimaprc .fetchmailrc .muttrc .mutt
+    .local/share/evolution .config/evolution .purple .weechat .config/weechat .irssi
+    .local/share/TelegramDesktop .config/Element .config/filezilla .config/remmina
+    .local/share/remmina .config/syncthing .local/state/syncthing .local/share/kdewallet
+    .smbcredentials .config/psysh .node_repl_history .sqlite_history .irb_history .pry_history
+    .lesshst .viminfo .config/nushell/history.txt
     .bash_history .zsh_history .python_history .psql_history .mysql_history .rediscli_history
     .local/share/fish/fish_history .Xauthority .ICEauthority
     """.split()
@@ -91,6 +103,17 @@ SYSTEM_SECRETS: Final = tuple(
     /etc/docker/key.json /etc/credstore /etc/credstore.encrypted
     /var/lib/cloud /var/lib/kubelet /var/lib/docker /var/lib/containerd /var/lib/containers
     /var/lib/sss/secrets /var/lib/samba/private /var/lib/systemd/credential.secret
+    /etc/apt/auth.conf /etc/apt/auth.conf.d /etc/crypttab /etc/cryptsetup-keys.d /etc/luks
+    /etc/cifs* /etc/samba /etc/ipsec.secrets /etc/ipsec.d/private /etc/netplan /etc/cni
+    /etc/postfix/sasl_passwd* /etc/exim4/passwd.client /etc/mysql/debian.cnf
+    /etc/gitlab-runner /etc/vault.d /etc/consul.d /etc/nomad.d /etc/cloudflared /etc/tailscale
+    /etc/sssd /etc/ldap.secret /etc/pam_ldap.secret /etc/multipath /etc/iscsi /etc/ceph
+    /var/backups /var/crash /var/lib/systemd/coredump /var/lib/systemd/random-seed
+    /var/lib/etcd /var/lib/jenkins /var/lib/gitlab-runner /var/lib/vault /var/lib/tailscale /var/lib/wireguard
+    /var/lib/libvirt /var/lib/lxc /var/lib/lxd /var/lib/incus /var/lib/rancher /var/lib/iwd
+    /var/lib/bluetooth /var/lib/krb5kdc /var/lib/private /var/lib/aide /var/lib/sudo
+    /var/log/auth.log* /var/log/secure* /var/log/audit /var/log/journal
+    /swapfile /swap.img
     /var/lib/NetworkManager /var/spool/cron /var/spool/mail /var/mail
     """.split()
 )

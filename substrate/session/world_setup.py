@@ -189,6 +189,7 @@ def _hidden_paths(
         accounts=accounts,
         needed=needed,
     )
+    _refuse_open_state(home, found.left_open)
     masked = sockets.socket_masks(
         socket_paths,
         files=files,
@@ -205,6 +206,18 @@ def _hidden_paths(
     # /run is made anew in every world
     directories = [d for d in dict.fromkeys(directories) if not mountinfo.is_below(d, b"/run")]
     return tuple(directories), tuple(dict.fromkeys(single_files))
+
+
+def _refuse_open_state(home: Home, left_open: tuple[tuple[bytes, str], ...]) -> None:
+    """A world never sees the layers, traces and keys of worlds: where they would have to stay
+    open, there is none."""
+    real = os.path.realpath(home.path)
+    for path, why in left_open:
+        if path == real:
+            raise StateError(
+                f"SUBSTRATE_HOME {os.fsdecode(home.path)} cannot be hidden from a world: {why}",
+                hint="set SUBSTRATE_HOME to a directory that holds nothing else, or work elsewhere",
+            )
 
 
 def refuse_hidden_cwd(cwd: bytes, spec: WorldSpec) -> None:
