@@ -139,7 +139,8 @@ class Caller:
 
 def remove(path: Path) -> None:
     """Removes a tree that holds directories of mode 0000 too."""
-    if not os.path.lexists(path):
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
         return
     if os.geteuid() != 0:
         subprocess.run(["chmod", "-R", "u+rwx", path], check=True)

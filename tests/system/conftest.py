@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system import installation
+from tests.system import installation, traces_left
 from tests.system.caller import Caller, remove
 
 AS_ROOT = os.geteuid() == 0
@@ -104,3 +104,28 @@ def every_caller(request):
     found = request.getfixturevalue(names[request.param])
     found.forget()
     return found
+
+
+@pytest.fixture
+def started(caller):
+    """Starts `substrate` with a mark, waits until its command has printed a line; at the end
+    nothing of it may be left."""
+    begun = []
+
+    def start(*words):
+        mark = f"mark-{os.getpid()}-{len(begun)}-{caller.backend}"
+        environ = {**caller.environ, traces_left.MARK: mark}
+        process = caller.start(*words, env=environ)
+        begun.append((process, mark))
+        assert process.stdout.readline() == b"ready\n", process.stderr.read()
+        return process
+
+    yield start
+    for process, mark in begun:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+        left = traces_left.gone(lambda m=mark: traces_left.processes(m))
+        assert not left, f"left behind: {left}"
+        left = traces_left.gone(lambda p=process: traces_left.groups_of(p.pid))
+        assert not left

@@ -1,0 +1,186 @@
+"""$SUBSTRATE_HOME and the current directory in states that cannot be used (shell.md §1: 125)."""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+
+import pytest
+
+from tests.system.caller import remove
+
+
+def _fails(caller, *words, says=b"", status=125, **options):
+    done = caller.substrate(*(words or ("-c", "echo ran")), **options)
+    assert done.returncode == status, done
+    assert done.stdout == b""
+    assert done.stderr.startswith(b"substrate: ")
+    assert b"\nhint: " in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert says in done.stderr, done.stderr
+    return done
+
+
+def test_a_home_that_others_can_read_is_refused(caller):
+    caller.substrate("-c", "true")
+    caller.state.chmod(0o755)
+    _fails(caller, says=b"mode 0755")
+
+
+def test_a_home_of_somebody_else_is_refused(caller):
+    if os.geteuid() != 0:
+        pytest.skip("giving a directory away needs root")
+    caller.make_directory(caller.state)
+    os.chown(caller.state, 12345, 12345)
+    caller.state.chmod(0o700)
+    _fails(caller, says=b"12345" if caller.uid == 0 else b"")
+
+
+def test_a_home_that_is_a_file_is_refused(caller):
+    caller.state.write_text("no directory")
+    _fails(caller)
+    remove(caller.state)
+
+
+def test_a_relative_home_is_refused(caller):
+    _fails(caller, env={**caller.environ, "SUBSTRATE_HOME": "state"}, says=b"absolute")
+
+
+def test_a_home_that_cannot_be_made_is_refused(caller):
+    _fails(caller, env={**caller.environ, "SUBSTRATE_HOME": "/proc/no/such/place"})
+
+
+@pytest.fixture
+def small_home(caller):
+    """A function that mounts a small tmpfs as the caller's home."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small filesystem needs root")
+    mounted = []
+
+    def mount(size):
+        caller.make_directory(caller.state)
+        options = f"size={size},mode=700,uid={caller.uid},gid={caller.gid}"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", caller.state], check=True)
+        mounted.append(caller.state)
+        return caller.state
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", path], check=True)
+
+
+def test_a_read_only_home_is_refused(caller, small_home):
+    path = small_home("4m")
+    caller.substrate("-c", "true")
+    subprocess.run(["mount", "-o", "remount,ro", path], check=True)
+    _fails(caller)
+
+
+def test_a_full_disk_loses_nothing_that_was_acknowledged(caller, small_home):
+    path = small_home("3m")
+    assert caller.substrate("-c", "echo kept > kept").returncode == 0
+    before = caller.events()
+    done = caller.substrate("-c", "head -c 20000000 /dev/zero > big; echo status $?; exit 0")
+    assert b"Traceback" not in done.stderr, done.stderr.decode()
+    assert b"No space left" in done.stderr
+    again = caller.substrate("-c", "cat kept")
+    assert b"Traceback" not in again.stderr, again.stderr.decode()
+    subprocess.run(["mount", "-o", "remount,size=64m", path], check=True)
+    done = caller.substrate("-c", "cat kept; rm -f big")
+    assert (done.returncode, done.stdout) == (0, b"kept\n"), done
+    assert caller.events()[: len(before)] == before
+    caller.verify()
+
+
+def test_a_home_without_any_room_is_refused(caller, small_home):
+    path = small_home("64k")
+    try:
+        (path / "filler").write_bytes(b"x" * 70000)
+    except OSError:
+        pass  # that is the point
+    _fails(caller, says=b"No space left")
+
+
+def test_a_newer_world_is_refused(caller):
+    caller.substrate("-c", "echo x > x")
+    meta = caller.sessions()[-1] / "world" / "meta.json"
+    plain = json.loads(meta.read_text())
+    meta.write_text(json.dumps({**plain, "format": 99}, sort_keys=True, separators=(",", ":")))
+    _fails(caller, says=b"newer version")
+    assert caller.substrate("--fresh", "-c", "exit 4").returncode == 4
+
+
+def test_a_newer_trace_is_refused(caller):
+    caller.substrate("-c", "echo x > x")
+    trace = caller.sessions()[-1] / "trace.jsonl"
+    lines = trace.read_bytes().splitlines(keepends=True)
+    trace.write_bytes(b"".join(line.replace(b'"v":1', b'"v":9') for line in lines))
+    done = _fails(caller)
+    assert b"newer" in done.stderr or b"durable" in done.stderr
+
+
+def test_a_damaged_trace_is_refused_and_left_alone(caller):
+    caller.substrate("-c", "echo x > x")
+    trace = caller.sessions()[-1] / "trace.jsonl"
+    content = bytearray(trace.read_bytes())
+    content[len(content) // 2] ^= 1
+    (caller.sessions()[-1] / "lock").write_text("1 1 an-unclean-end\n")
+    trace.write_bytes(content)
+    _fails(caller)
+    assert trace.read_bytes() == content
+
+
+def test_a_deleted_current_directory_is_refused(caller):
+    done = caller.call(
+        "bash",
+        "-c",
+        'mkdir gone; cd gone; rmdir ../gone; "$@"',
+        "x",
+        caller.command,
+        "-c",
+        "echo ran",
+    )
+    assert done.returncode == 125
+    assert done.stderr.startswith(b"substrate: the current directory was deleted")
+
+
+def test_a_hidden_current_directory_is_refused(caller):
+    hidden = caller.make_directory(caller.base / "home" / ".ssh")
+    hidden.chmod(0o700)
+    _fails(caller, cwd=hidden, says=b"worlds do not see")
+
+
+def test_a_directory_that_nobody_may_enter(caller):
+    """The command's own failure to change there is not a silent start somewhere else."""
+    inner = caller.make_directory(caller.work / "closed" / "inner")
+    outer = inner.parent
+    caller.own(outer)
+    done = caller.call(
+        "bash", "-c", 'cd closed/inner; chmod 000 ..; "$@"', "x", caller.command, "-c", "pwd"
+    )
+    outer.chmod(0o755)
+    if caller.uid == 0:
+        assert (done.returncode, done.stdout) == (0, os.fsencode(f"{inner}\n"))
+    else:
+        assert done.returncode == 125
+        assert done.stderr.startswith(b"substrate: ")
+
+
+def test_what_is_kept_belongs_to_the_caller_alone(caller):
+    caller.substrate("-c", "echo x > x")
+    for path, names, files in os.walk(caller.state):
+        if "/layers/" in path:
+            continue
+        for name in (*names, *files):
+            status = os.lstat(os.path.join(path, name))
+            assert status.st_uid == caller.uid, (path, name)
+            assert stat.S_ISLNK(status.st_mode) or not status.st_mode & 0o077, (path, name)
+    shutil.rmtree(caller.work)
+    caller.make_directory(caller.work)
+
+
+def test_the_home_is_not_seen_in_the_world(caller):
+    done = caller.substrate("-c", f"ls -A {caller.state}; cat {caller.state}/trace.jsonl")
+    assert done.returncode != 0
+    assert done.stdout == b""
