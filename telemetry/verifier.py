@@ -1336,9 +1336,9 @@ class _Verification:
         seq, offset, head = chain.seq, chain.offset, chain.head
         try:
             for line in batch:
+                seq, offset, head = chain.seq, chain.offset, chain.head
                 if story.sealed:
                     raise Refused("E_AFTER_SEAL", "a line follows the seal")
-                seq, offset, head = chain.seq, chain.offset, chain.head
                 event = chain.accept(line)
                 story.tell(event, seq, offset)
                 body = event[7]

@@ -833,6 +833,17 @@ def test_errors_name_seq_and_byte(tmp_path):
     assert error.offset == sum(len(line) + 1 for line in trace.lines[:3])
 
 
+def test_what_follows_a_seal_is_named_not_the_seal(tmp_path):
+    sealed = whole()
+    count, size, head = len(sealed.lines), len(sealed.content()), sealed.head
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(sealed.add().content())
+    verdict = verifier.verify(path)
+    (error,) = verdict.errors
+    assert (error.code, error.seq, error.offset) == ("E_AFTER_SEAL", count, size)
+    assert (verdict.events, verdict.size_bytes, verdict.fingerprint) == (count, size, head)
+
+
 def test_fifo_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "trace.jsonl")
     assert verifier.main(["--quiet", str(tmp_path / "trace.jsonl")]) == 3
