@@ -21,6 +21,9 @@ from substrate.session.settings_table import Setting
 from substrate.session.suggestion import did_you_mean
 
 _MAX_BYTES = 1 << 20
+#: a project's file comes with a cloned repository: it must not cost anything
+_MAX_PROJECT_BYTES = 1 << 14  # keys of many parts take tomllib quadratic time
+_MAX_WARNINGS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +54,15 @@ def load_project_file(
     fd: int, path: bytes, base: Base, current: Mapping[str, Any]
 ) -> tuple[list[Item], list[str]]:
     """What a project's file tightens in `current`, and warnings for all the rest of it."""
-    text = _read(fd, path)
+    text = _read(fd, path, _MAX_PROJECT_BYTES)
     items: list[Item] = []
     warnings: list[str] = []
+    left_out = 0
     for key, raw in _flat(_parse(text, path)):
         setting = table.BY_KEY.get(key)
+        if (setting is None or setting.project == table.NEVER) and len(warnings) >= _MAX_WARNINGS:
+            left_out += 1
+            continue
         where = _place(text, path, key)
         if setting is None:
             hint = did_you_mean(key, table.BY_KEY)
@@ -72,6 +79,8 @@ def load_project_file(
                 warnings.append(f"{where}: {key} is left out: {why_not}")
             else:
                 items.append(item)
+    if left_out:
+        warnings.append(f"{os.fsdecode(path)}: and {left_out} more are left out")
     return items, warnings
 
 
@@ -94,15 +103,15 @@ def _item(setting: Setting, raw: object, text: str, path: bytes, base: Base) -> 
         ) from None
 
 
-def _read(fd: int, path: bytes) -> str:
+def _read(fd: int, path: bytes, most: int = _MAX_BYTES) -> str:
     shown = os.fsdecode(path)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise ConfigError(f"{shown} is not a regular file", hint="move it away")
     with open(fd, "rb") as file:
-        content = file.read(_MAX_BYTES + 1)
-    if len(content) > _MAX_BYTES:
-        raise ConfigError(f"{shown} is larger than {_MAX_BYTES} bytes", hint="move it away")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ConfigError(f"{shown} is larger than {most} bytes", hint="move it away")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
@@ -114,9 +123,13 @@ def _read(fd: int, path: bytes) -> str:
 def _parse(text: str, path: bytes) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, and int()'s own for too many digits
         raise ConfigError(
             f"{os.fsdecode(path)} is not TOML: {error}", hint="correct the file"
+        ) from None
+    except RecursionError:
+        raise ConfigError(
+            f"{os.fsdecode(path)} is nested too deeply", hint="correct the file"
         ) from None
 
 

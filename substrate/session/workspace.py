@@ -1,7 +1,10 @@
 """Which directory a world belongs to: the git root, or else the current directory.
 
-Only the existence of `.git` is looked at; nothing in a tree is read or trusted (shell.md
-§2). The identity is (device, inode) of the directory, the path is for people.
+Only the existence and the owner of `.git` are looked at; nothing in a tree is read or trusted
+(shell.md §2). Where others can write (/tmp) they could put a `.git` above the directories of
+everybody; it counts where it is ours, or of whoever owns the directory where the search
+began (root in a user's repository). The identity is (device, inode) of the directory, the path
+is for people.
 """
 
 from __future__ import annotations
@@ -39,8 +42,15 @@ def find_workspace(cwd: bytes) -> Workspace:
         ) from error
     at = cwd
     while at != b"/":
-        if os.path.lexists(at + b"/.git"):
+        if _owner(at + b"/.git") in (os.geteuid(), start.st_uid):
             found = os.stat(at)
             return Workspace(path=at, device=found.st_dev, inode=found.st_ino)
         at = os.path.dirname(at)
     return Workspace(path=cwd, device=start.st_dev, inode=start.st_ino)
+
+
+def _owner(path: bytes) -> int | None:
+    try:
+        return os.lstat(path).st_uid
+    except OSError:
+        return None  # none, or in a directory that we cannot search

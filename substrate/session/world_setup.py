@@ -11,7 +11,7 @@ import os
 import pwd
 import time
 
-from substrate.errors import HostUnsupported, StateError
+from substrate.errors import ConfigError, HostUnsupported, StateError
 from substrate.values import value
 from substrate.world import hidden, idmap, mount_plan, mountinfo, sockets
 from substrate.world.layers import TRUSTED, USER
@@ -202,10 +202,19 @@ def _hidden_paths(
     for path in settings.hide:
         seen = files.find(path)
         if seen is not None:
+            _refuse_to_hide(path, seen[0])
             (directories if seen[1] else single_files).append(seen[0])
     # /run is made anew in every world
     directories = [d for d in dict.fromkeys(directories) if not mountinfo.is_below(d, b"/run")]
     return tuple(directories), tuple(dict.fromkeys(single_files))
+
+
+def _refuse_to_hide(path: bytes, real: bytes) -> None:
+    if real == b"/" or any(mountinfo.is_below(real, tree) for tree in (b"/proc", b"/sys", b"/dev")):
+        raise ConfigError(
+            f"{os.fsdecode(path)} cannot be hidden: every world makes it itself",
+            hint="take it out of `hide`; `substrate config show --origin` says where that stands",
+        )
 
 
 def _refuse_open_state(home: Home, left_open: tuple[tuple[bytes, str], ...]) -> None:
