@@ -349,6 +349,12 @@ def renameat2(
     syscall("renameat2", old_dir_fd, _c(old), new_dir_fd, _c(new), flags)
 
 
+def chown_fd(fd: int, uid: int, gid: int) -> None:
+    """fchownat(2) AT_EMPTY_PATH: the owner of what an O_PATH fd refers to, a symlink too."""
+    if _libc.fchownat(fd, b"", ctypes.c_uint(uid), ctypes.c_uint(gid), AT_EMPTY_PATH) < 0:
+        raise _failed("fchownat")
+
+
 def syncfs(fd: int) -> None:
     """syncfs(2): everything dirty of the filesystem of `fd` is on disk afterwards."""
     if _libc.syncfs(fd) < 0:

@@ -16,12 +16,13 @@ import os
 import stat
 
 from substrate.errors import StateError
+from substrate.world import linux
 from substrate.world.beneath import open_beneath
 from substrate.world.change import FileState
 from substrate.world.identity import _BLOCK, add_block, content_digest
 from substrate.world.removal import remove_tree
-from substrate.world.upper import at, open_layer_file, read_attributes
-from substrate.world.view import MountView
+from substrate.world.upper import FORMAT, at, open_layer_file, read_attributes
+from substrate.world.view import TYPES, MountView
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
 _CLONE_FROM = 1 << 20  # bytes; below this a copy is cheaper than the attempt
@@ -41,6 +42,9 @@ class Stager:
         self.view = view
         self.links: dict[tuple[int, int, int], tuple[bytes, bytes]] = {}
         self.kept_owner: list[bytes] = []
+        #: (dev, inode) of each directory that we made, by the path of what it stands for: who
+        #: may write beside it could put another one in its place
+        self._made: dict[bytes, tuple[int, int]] = {}
         self._euid, self._egid = os.geteuid(), os.getegid()
 
     def stage(
@@ -59,11 +63,14 @@ class Stager:
 
         Raises OSError, StateError when the layer's file is not the one that was planned."""
         source_parent, _, source_name = relative.rpartition(b"/")
+        if source_parent in self._made:
+            self._must_be_made(source_parent, parent_fd)
         source_fd, unlocked = self.view.open_parent(state.layer, source_parent)
         try:
             self._must_be(source_fd, source_name, state, relative)
             if state.type == "directory":
                 os.mkdir(name, 0o700, dir_fd=parent_fd)
+                self._note_made(relative, parent_fd, name)
                 if not open_directory:
                     self.finish_directory(relative, state, parent_fd, name)
             elif state.type == "file":
@@ -141,11 +148,27 @@ class Stager:
                 "block": stat.S_IFBLK,
             }[state.type]
             os.mknod(name, kind | 0o600, state.rdev, dir_fd=parent_fd)
-        self._give(relative, state, name, parent_fd)
-        if state.type != "symlink":
-            os.chmod(at(parent_fd, os.fsdecode(name)), state.mode)
-        times = (state.mtime_ns, state.mtime_ns)
-        os.utime(name, ns=times, dir_fd=parent_fd, follow_symlinks=False)
+        self._finish_special(relative, state, name, parent_fd)
+
+    def _finish_special(
+        self, relative: bytes, state: FileState, name: bytes, parent_fd: int
+    ) -> None:
+        """Through an fd of the very entry: where others may write to the directory, the name
+        can be another file's by now, or a symlink to one."""
+        fd = open_beneath(parent_fd, name, os.O_PATH | os.O_NOFOLLOW)
+        try:
+            status = os.fstat(fd)
+            if TYPES[status.st_mode & FORMAT] != state.type or status.st_nlink != 1:
+                raise self._replaced(relative)
+            self._give(relative, state, fd)
+            if state.type == "symlink":
+                times = (state.mtime_ns, state.mtime_ns)
+                os.utime(name, ns=times, dir_fd=parent_fd, follow_symlinks=False)
+                return
+            os.chmod(at(fd, ""), state.mode)
+            os.utime(at(fd, ""), ns=(state.mtime_ns, state.mtime_ns))
+        finally:
+            os.close(fd)
 
     def finish_directory(
         self, relative: bytes, state: FileState, parent_fd: int, name: bytes
@@ -160,16 +183,38 @@ class Stager:
                 unlocked.relock()
         fd = open_beneath(parent_fd, name, os.O_RDONLY | os.O_DIRECTORY)
         try:
+            self._must_be_made(relative, fd)
             self._finish(relative, state, fd, attributes)
         finally:
             os.close(fd)
+
+    def _note_made(self, relative: bytes, parent_fd: int, name: bytes) -> None:
+        fd = open_beneath(parent_fd, name, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            status = os.fstat(fd)
+            if os.listdir(fd):
+                raise self._replaced(relative)
+        finally:
+            os.close(fd)
+        self._made[relative] = (status.st_dev, status.st_ino)
+
+    def _must_be_made(self, relative: bytes, fd: int) -> None:
+        status = os.fstat(fd)
+        if self._made[relative] != (status.st_dev, status.st_ino):
+            raise self._replaced(relative)
+
+    def _replaced(self, relative: bytes) -> StateError:
+        return StateError(
+            f"what was staged for {os.fsdecode(self.view.path(relative))} was replaced meanwhile",
+            hint="somebody else writes to that directory: apply when nobody does",
+        )
 
     def _finish(
         self, relative: bytes, state: FileState, fd: int, attributes: dict[str, bytes]
     ) -> None:
         """Owner first (it clears setuid), then attributes (they need write permission by the
         mode), then the mode, then the times."""
-        self._give(relative, state, fd, None)
+        self._give(relative, state, fd)
         for inherited in os.listxattr(fd):
             if inherited in _INHERITED and inherited not in attributes:
                 os.removexattr(fd, inherited)
@@ -178,22 +223,14 @@ class Stager:
         os.fchmod(fd, state.mode)
         os.utime(fd, ns=(state.mtime_ns, state.mtime_ns))
 
-    def _give(
-        self, relative: bytes, state: FileState, where: int | bytes, dir_fd: int | None
-    ) -> None:
-        if isinstance(where, int):
-            status = os.fstat(where)
-        else:
-            status = os.stat(where, dir_fd=dir_fd, follow_symlinks=False)
+    def _give(self, relative: bytes, state: FileState, fd: int) -> None:
+        status = os.fstat(fd)
         uid = self._euid if state.uid is None else state.uid
         gid = self._egid if state.gid is None else state.gid
         if (status.st_uid, status.st_gid) == (uid, gid):
             return
         try:
-            if isinstance(where, int):
-                os.fchown(where, uid, gid)
-            else:
-                os.chown(where, uid, gid, dir_fd=dir_fd, follow_symlinks=False)
+            linux.chown_fd(fd, uid, gid)
         except PermissionError:
             self.kept_owner.append(self.view.path(relative))
 
