@@ -60,9 +60,19 @@ def prepare() -> None:
 def launch(spec: WorldSpec, end: _socket.socket) -> int:
     """Forks the world; returns the pid of its first process.
 
-    Raises OSError for what failed on this side; the child is gone then."""
+    Raises OSError for what failed on this side, after the supervisor was told; the child is
+    gone then, or about to be."""
+    step = _Steps()
+    try:
+        return _launch(spec, end, step)
+    except OSError as error:
+        wire.send(end, wire.FAILED, step.now, error.errno or 0, error.strerror or str(error))
+        raise
+
+
+def _launch(spec: WorldSpec, end: _socket.socket, step: _Steps) -> int:
     if spec.backend in ("ns-root-idmap", "ns-root"):
-        return _launch_as_root(spec, end)
+        return _launch_as_root(spec, end, step)
     if spec.backend == "ns-user":
         pid = linux.clone(namespaces(spec) | linux.CLONE_NEWUSER)
         body: Callable[[WorldSpec, _socket.socket, _Steps], None] = _rootless
@@ -76,10 +86,9 @@ def launch(spec: WorldSpec, end: _socket.socket) -> int:
     return pid
 
 
-def _launch_as_root(spec: WorldSpec, end: _socket.socket) -> int:
+def _launch_as_root(spec: WorldSpec, end: _socket.socket, step: _Steps) -> int:
     """The world's first process is forked into its namespaces at once; we, who keep the
     host's rights, map its ids, make its overlays, and hand them over as fds."""
-    step = _Steps()
     ours, theirs = wire.pair()
     mapped = spec.backend == "ns-root-idmap"
     try:
@@ -105,9 +114,6 @@ def _launch_as_root(spec: WorldSpec, end: _socket.socket) -> int:
         if userns is not None:
             os.close(userns)
         return pid
-    except OSError as error:
-        wire.send(end, wire.FAILED, step.now, error.errno or 0, error.strerror or str(error))
-        raise
     finally:
         ours.close()  # a child that still waits reads end of file and ends
 

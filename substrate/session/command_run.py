@@ -209,7 +209,8 @@ class CommandRun:
                 watched[fd].broken()
             elif fd in waiting:
                 for index, _ in waiting[fd]:
-                    self.streams.pumps[index].step()
+                    if not self.streams.pumps[index].done:  # an end that came in this round
+                        self.streams.pumps[index].step()
             else:
                 self._receive()
 

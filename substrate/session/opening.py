@@ -128,6 +128,20 @@ def open_trace(home: Home, claimed: Claimed, *, durability: str) -> Opened:
     )
 
 
+def abandon(home: Home, claimed: Claimed, world_name: str | None) -> None:
+    """Takes a new session away again in whose trace nothing was written."""
+    from substrate.world.removal import remove_tree
+
+    if world_name is not None:
+        store.forget_world(home, world_name)
+    sessions = os.open(home.path + b"/sessions", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        remove_tree(sessions, claimed.files.session_id.encode())
+    finally:
+        os.close(sessions)
+    store.link_newest(home)
+
+
 def open_existing(home: Home, session_id: str, *, durability: str) -> Opened:
     """Claims a session and opens its trace."""
     return open_trace(home, claim(home, session_id), durability=durability)

@@ -18,6 +18,7 @@ from substrate.errors import StateError
 from substrate.session import opening, store
 from substrate.session.history import load_history
 from substrate.session.home import Home
+from substrate.session.layer_record import layer_events
 from substrate.session.opening import Opened
 from substrate.session.record import Recorder
 from substrate.session.recorded import check_layers, recorded_digests
@@ -33,7 +34,7 @@ from substrate.world.apply import Applied
 from substrate.world.apply import apply as apply_plan
 from substrate.world.change import Change, Summary, summary
 from substrate.world.conflict import Conflict, check
-from substrate.world.diff import diff_layer, diff_pending
+from substrate.world.diff import diff_pending
 from substrate.world.layers import LayerStack
 from substrate.world.plan import Danger, Plan
 from substrate.world.plan import plan as make_plan
@@ -161,12 +162,15 @@ class Held:
 
     def _record_layer(self, number: int) -> None:
         """The `fs_diff` of a layer that a killed supervisor left, which nobody wrote yet."""
-        digester = Digester(self.opened.key)
-        changes = diff_layer(self.stack, number, digest=lambda fd: digester.digest_fd(fd)[0])
-        recorder = Recorder(self.opened.writer, _user_settings())
-        event, counts = recorder.fs_diff(number, changes, span=False, shared=False)
-        cut = recorder.layer_cut(number, counts, span=False)
-        self.opened.writer.append([event, cut])
+        events, _, _ = layer_events(
+            Recorder(self.opened.writer, _user_settings()),
+            Digester(self.opened.key),
+            self.stack,
+            number,
+            span=False,
+            shared=False,
+        )
+        self.opened.writer.append(events)
 
     def changes(self, *, include_scratch: bool = False) -> list[Change]:
         """All that is pending, against the host as it is now."""

@@ -145,6 +145,8 @@ def probe(backend: str, home: Home, zygote: Zygote) -> ProbeResult:
         )
         _try(spec, target if rootless else b"/tmp", zygote)
         return ProbeResult(backend=backend, works=True)
+    except OSError as error:  # such as a layer whose owner this user namespace lacks
+        return ProbeResult(backend=backend, works=False, why=f"make a layer: {error.strerror}")
     except StartFailed as failed:
         explained = explain(failed)
         return ProbeResult(

@@ -11,7 +11,7 @@ import os
 import pwd
 
 from substrate import __version__
-from substrate.telemetry.trace.events.changes import KINDS, MAX_ENTRIES, FsDiff, FsEntry
+from substrate.telemetry.trace.events.changes import MAX_ENTRIES, FsDiff, FsEntry
 from substrate.telemetry.trace.events.command import (
     CommandEnd,
     CommandStart,
@@ -27,7 +27,6 @@ from substrate.telemetry.trace.events.session import (
     Deterministic,
     Isolation,
     IsolationLayer,
-    SessionEnd,
     SessionStart,
     User,
 )
@@ -137,11 +136,6 @@ class Recorder:
             network=self.settings.net,
             notes=notes or None,
         ).event("world")
-
-    def session_end(self, status: str, commands: int, drops: int) -> Event:
-        return SessionEnd(
-            status=status, events=self.writer.position.seq + 1, commands=commands, drops=drops
-        ).event("shell")
 
     # --- the command
 
@@ -256,9 +250,8 @@ class Recorder:
             DiffCounts(digest=digest, **by_kind),
         )
 
-    def layer_cut(self, layer: int, tree: DiffCounts, *, span: bool) -> Event:
-        entries = sum(getattr(tree, kind) for kind in KINDS)
-        return LayerCut(layer=layer, tree_digest=tree.digest, entries=entries, durable=False).event(
+    def layer_cut(self, layer: int, tree_digest: str, changes: int, *, span: bool) -> Event:
+        return LayerCut(layer=layer, tree_digest=tree_digest, entries=changes, durable=False).event(
             "world", span_id=self.span if span else None
         )
 

@@ -75,6 +75,9 @@ def _limit(name: str, kind: str, metavar: str, text: str, default: int | None = 
     )
 
 
+#: without these nothing runs, unless the user takes one away by name
+DEFAULT_REQUIRE = ("fs", "net", "pid")
+
 SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="world",
@@ -105,7 +108,7 @@ SETTINGS: tuple[Setting, ...] = (
         key="require",
         kind=WORDS,
         words=("fs", "net", "pid", "user", "ipc", "uts", "limits"),
-        default=("fs", "net", "pid"),
+        default=DEFAULT_REQUIRE,
         variable="SUBSTRATE_REQUIRE",
         flags=_one("--require"),
         metavar="LIST",

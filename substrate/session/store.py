@@ -48,8 +48,18 @@ def create_session(home: Home) -> SessionFiles:
     path = home.path + b"/sessions/" + session_id.encode()
     for part in (b"", b"/world", b"/world/layers", b"/world/run", b"/world/run/root"):
         os.mkdir(path + part, 0o700)
-    _replace_link(home.path + b"/trace.jsonl", b"sessions/" + session_id.encode() + b"/trace.jsonl")
+    link_newest(home, session_id)
     return open_session(home, session_id)
+
+
+def link_newest(home: Home, session_id: str | None = None) -> None:
+    """Points the home's `trace.jsonl` at the newest session's, or removes it."""
+    newest = session_id or next(reversed(list_sessions(home)), None)
+    link = home.path + b"/trace.jsonl"
+    if newest is not None:
+        _replace_link(link, b"sessions/" + newest.encode() + b"/trace.jsonl")
+    elif os.path.lexists(link):
+        os.unlink(link)
 
 
 def open_session(home: Home, session_id: str) -> SessionFiles:

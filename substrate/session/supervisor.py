@@ -12,10 +12,11 @@ from __future__ import annotations
 import errno
 import os
 
-from substrate.errors import StateError, UsageError
+from substrate.errors import HostUnsupported, StateError, UsageError
 from substrate.session import home as homes
 from substrate.session import opening, store, streams, terminal, world_setup
-from substrate.session.command_run import CommandRun
+from substrate.session.command_run import CommandRun, Ended
+from substrate.session.settings_table import DEFAULT_REQUIRE
 from substrate.session.signals import SignalPipe
 from substrate.session.workspace import find_workspace
 from substrate.session.world_file import save_world
@@ -26,7 +27,6 @@ from substrate.world.spec import CommandSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from substrate.session.command_run import Ended
     from substrate.session.disk_watch import DiskWatch
     from substrate.session.opening import Claimed, Opened
     from substrate.session.record import Recorder
@@ -97,6 +97,9 @@ class _OneShot:
         self.groups: cgroup.CgroupSet | None = None
         self.started: World | None = None
         self.layer: int | None = None
+        self.continued = False
+        self.recorded = False  # something of this command stands in the trace
+        self.world_name: str | None = None  # given to a new world
         self.shared = False  # the layer holds an earlier command's changes too
 
     # --- the session, its world and a layer
@@ -146,7 +149,7 @@ class _OneShot:
         return probe.choose_backend(self.home, self.zygote)
 
     def _describe(self, backend: str) -> None:
-        name = store.name_world(self.home, self.files.session_id)
+        self.world_name = name = store.name_world(self.home, self.files.session_id)
         self.world, self.notes = world_setup.describe_world(
             self.host, self.home, self.settings, backend, name, self.workspace
         )
@@ -191,7 +194,7 @@ class _OneShot:
     def command(self) -> Ended:
         """Writes its start, runs it, moves its bytes until it is over."""
         from substrate.session.record import Recorder, isolation_of
-        from substrate.telemetry.trace.digests import Digester
+        from substrate.telemetry.trace import digests
 
         assert self.claimed is not None
         assert self.started is not None
@@ -200,8 +203,9 @@ class _OneShot:
         self.isolation: Isolation = isolation_of(
             self.world.backend, settings.net, self.held, ptrace=settings.ptrace
         )
+        self._refuse_missing(self.isolation)
         self.recorder: Recorder = Recorder(self.opened.writer, settings)
-        self.digester = Digester(self.opened.key)
+        self.digester = digests.Digester(self.opened.key)
         self.streams = streams.Streams(
             settings.record_max_bytes,
             self.digester.stream,
@@ -213,6 +217,7 @@ class _OneShot:
         spec, withheld = self._command_spec()
         try:
             self.opened.writer.append(self._first_events(spec, withheld))
+            self.recorded = True
             for number in self.left:
                 layers.freeze_layer(self.stack, number)
             self.started.wait_ready()
@@ -226,12 +231,28 @@ class _OneShot:
                 disk=self._disk_watch(),
             )
         except StartFailed as failed:
-            from substrate.session.probe import explain
-
-            raise explain(failed) from None
+            raise self._start_failed(failed) from None
         finally:
             if self.terminal is not None:
                 self.terminal.restore()
+
+    def _start_failed(self, failed: StartFailed) -> HostUnsupported:
+        """Closes the command's span, and forgets that the backend is known to work."""
+        from substrate.session import probe
+
+        assert self.opened is not None
+        probe.forget_backend(self.home)
+        ended = Ended(
+            status=None,
+            failed=(failed.step, failed.errno, failed.text),
+            ended_by="start_failed",
+            duration_us=0,
+            usage=(),
+            background_ended=(),
+            quiet=True,
+        )
+        self.opened.writer.append([self.recorder.command_end(ended, self.streams, None)])
+        return probe.explain(failed)
 
     def _disk_watch(self) -> DiskWatch | None:
         limit = self.settings.limits.disk_bytes
@@ -241,6 +262,29 @@ class _OneShot:
 
         number = self.layer
         return DiskWatch([self.stack.upper(number, m.index) for m in self.stack.mounts], limit)
+
+    def _refuse_missing(self, isolation: Isolation) -> None:
+        """Nothing runs in less isolation than is required (world.md §1).
+
+        What the user himself takes away (--net host, --no-world) goes against a requirement
+        only where one was made: the default list is for what the host fails to give."""
+        settings = self.settings
+        if self.world.backend == "none" and settings.require == DEFAULT_REQUIRE:
+            return
+        for name in settings.require:
+            if name == "net" and settings.net == "host" and settings.require == DEFAULT_REQUIRE:
+                continue
+            if name == "limits":
+                missing = next((h.why or h.by for h in self.held if h.soft), None)
+            else:
+                layer = isolation.layers[name]
+                missing = None if layer.on else layer.why or "it is not there"
+            if missing is not None:
+                raise HostUnsupported(
+                    f"{name} is required and would be missing: {missing}",
+                    hint="take it out of `require`, or run where it can be had "
+                    "(`substrate doctor`)",
+                )
 
     def _first_events(self, spec: CommandSpec, withheld: tuple[bytes, ...]) -> list[Event]:
         recorder = self.recorder
@@ -272,14 +316,13 @@ class _OneShot:
             passed, withheld = selected.passed, selected.withheld
         umask = os.umask(0o077)
         os.umask(umask)
-        user_tasks = 0
         return CommandSpec(
             file=self.request.file,
             argv=self.request.argv,
             environ=passed,
             cwd=self.cwd,
             umask=umask,
-            rlimits=limits.rlimits(settings.limits, self.held, user_tasks=user_tasks),
+            rlimits=limits.rlimits(settings.limits, self.held),
             terminal=None if self.terminal is None else self.terminal.size(),
             stdio=self.streams.stdio,
             ignored_signals=self.arriving.ignored,
@@ -328,18 +371,14 @@ class _OneShot:
         self, number: int, *, span: bool
     ) -> tuple[list[Event], list[Change], DiffCounts | None]:
         """What a frozen layer changed, as events; an empty layer is taken away."""
-        from substrate.world.diff import diff_layer
-
-        changes: list[Change] = []
-        if not layers.layer_is_empty(self.stack, number):
-            changes = diff_layer(
-                self.stack, number, digest=lambda fd: self.digester.digest_fd(fd)[0]
-            )
-        elif not self.shared:
+        if layers.layer_is_empty(self.stack, number) and not self.shared:
             self.stack = layers.remove_layer(self.stack, number)
             return [], [], None
-        event, counts = self.recorder.fs_diff(number, changes, span=span, shared=self.shared)
-        return [event, self.recorder.layer_cut(number, counts, span=span)], changes, counts
+        from substrate.session.layer_record import layer_events
+
+        return layer_events(
+            self.recorder, self.digester, self.stack, number, span=span, shared=self.shared
+        )
 
     def release(self) -> None:
         """Ends whatever is still there; called on every way out."""
@@ -351,7 +390,14 @@ class _OneShot:
             self.opened.writer.close()
         elif self.claimed is not None:
             self.claimed.lock.drop()
+        if self.claimed is not None and not self.continued and not self.recorded:
+            self._abandon(self.claimed)
         self.arriving.close()
+
+    def _abandon(self, claimed: Claimed) -> None:
+        if self.started is not None:
+            self.zygote.wait_gone(_WORLD_NUMBER)
+        opening.abandon(self.home, claimed, self.world_name)
 
     def _host_terminal(self) -> terminal.HostTerminal | None:
         if self.settings.pty == "never":

@@ -1,0 +1,57 @@
+"""What a layer changed, as the events that the trace keeps of it: `fs_diff` and `layer_cut`.
+
+Reads the layer (diff, tree digest), writes nothing. Every file is digested once, though both
+ask for it. Spec: trace.md §4, world.md §4.
+"""
+
+from __future__ import annotations
+
+import os
+
+from substrate.world.diff import diff_layer
+from substrate.world.treedigest import layer_digest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from substrate.session.record import Recorder
+    from substrate.telemetry.trace.digests import Digester
+    from substrate.telemetry.trace.envelope import Event
+    from substrate.telemetry.trace.events.command import DiffCounts
+    from substrate.world.change import Change
+    from substrate.world.layers import LayerStack
+
+
+def layer_events(
+    recorder: Recorder,
+    digester: Digester,
+    stack: LayerStack,
+    number: int,
+    *,
+    span: bool,
+    shared: bool,
+) -> tuple[list[Event], list[Change], DiffCounts]:
+    """The events of layer `number`, its changes, and their counts for `command_end`.
+
+    `span`: they belong to the recorder's command; `shared`: the layer holds earlier commands'
+    changes too. Raises OSError, StateError."""
+    digest = FileDigests(digester)
+    changes = diff_layer(stack, number, digest=digest)
+    tree = layer_digest(stack, number, digest)
+    event, counts = recorder.fs_diff(number, changes, span=span, shared=shared)
+    return [event, recorder.layer_cut(number, tree, len(changes), span=span)], changes, counts
+
+
+class FileDigests:
+    """Keyed digests of regular files by fd, each content read once."""
+
+    def __init__(self, digester: Digester) -> None:
+        self._digester = digester
+        self._known: dict[tuple[int, int, int, int], str] = {}
+
+    def __call__(self, fd: int) -> str:
+        status = os.fstat(fd)
+        key = (status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._digester.digest_fd(fd)[0]
+        return found
