@@ -47,7 +47,8 @@ def _run(request: RunRequest, zygote: Zygote, closed: frozenset[int]) -> tuple[O
         for warning in loaded.warnings:
             messages.warn(warning)
     request = with_shell(request, loaded.settings.shell)
-    outcome = run_one_shot(request, loaded.settings, zygote, closed)
+    talk = os.isatty(2) and not (request.quiet or request.json)
+    outcome = run_one_shot(request, loaded.settings, zygote, closed, messages.say if talk else None)
     return outcome, loaded.settings.at_end
 
 

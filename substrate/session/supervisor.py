@@ -27,6 +27,8 @@ from substrate.world.spec import CommandSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from substrate.session.disk_watch import DiskWatch
     from substrate.session.opening import Claimed, Opened
     from substrate.session.record import Recorder
@@ -60,11 +62,16 @@ class Outcome:
 
 
 def run_one_shot(
-    request: RunRequest, settings: Settings, zygote: Zygote, closed_fds: frozenset[int]
+    request: RunRequest,
+    settings: Settings,
+    zygote: Zygote,
+    closed_fds: frozenset[int],
+    say: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Runs one command. `zygote` was forked before anything else; `closed_fds`: which of 0-2
-    were closed when we started. Raises SubstrateError when substrate itself failed."""
-    run = _OneShot(request, settings, zygote, closed_fds)
+    were closed when we started; `say` tells a person on a terminal what happens before it.
+    Raises SubstrateError when substrate itself failed."""
+    run = _OneShot(request, settings, zygote, closed_fds, say)
     try:
         run.open()
         run.start()
@@ -83,7 +90,9 @@ class _OneShot:
         settings: Settings,
         zygote: Zygote,
         closed_fds: frozenset[int],
+        say: Callable[[str], None] | None,
     ) -> None:
+        self.say = say
         self.request = request
         self.settings = settings
         self.zygote = zygote
@@ -120,6 +129,10 @@ class _OneShot:
         else:
             self._describe(self._backend())
         self.stack, self.left = opening.left_layers(self.world.stack(self.files))
+        if self.say is not None and self.stack.layers:
+            count = len(self.stack.layers)
+            commands = "1 command" if count == 1 else f"{count} commands"
+            self.say(f"substrate: continuing world {self.world.name}: {commands} pending")
         if self.stack.mounts:
             self._cut()
 
