@@ -119,10 +119,11 @@ class Chain:
         self.next_seq, self.head, self.size, self.ended, self.sealed, self.drops = state[:6]
         self.producers, self.open_spans = state[6].copy(), state[7].copy()
 
-    def extend(self, event: Event, ts_us: int, mono_us: int) -> bytes:
+    def extend(self, event: Event, ts_us: int, mono_us: int, body: bytes | None = None) -> bytes:
         """The line of `event` with its newline, behind that of a `gap` if its counter jumped.
 
         `ts_us`: microseconds since the epoch; `mono_us`: CLOCK_BOOTTIME in microseconds.
+        `body`: what is to stand in the line for `event.body`, made by `short_body`.
         Raises UsageError for an event that may not stand here (E_RESERVED, E_ENVELOPE, E_SEAL),
         StateError after the seal (E_AFTER_SEAL), CanonicalError for a body that has no line;
         nothing has changed then.
@@ -142,9 +143,9 @@ class Chain:
         if producer is None:
             if event.producer_seq is not None:
                 raise _invalid("a producer_seq without a producer")
-            line = self._line(event, ts_us, mono_us)
+            line = self._line(event, ts_us, mono_us, body)
         else:
-            line = self._line_of_producer(event, producer, ts_us, mono_us)
+            line = self._line_of_producer(event, producer, ts_us, mono_us, body)
         if event.event_type in _WATCHED_TYPES:
             self._watch(event.event_type, event.span_id, event.body, mono_us)
         return line
@@ -161,35 +162,36 @@ class Chain:
         self.head = _sha256(line).hexdigest()
         self.size += len(line) + 1
 
-    def _line(self, event: Event, ts_us: int, mono_us: int) -> bytes:
+    def _line(self, event: Event, ts_us: int, mono_us: int, body: bytes | None) -> bytes:
         if event.event_type == "chain_seal" and not self.ended:
             raise UsageError("a chain_seal needs a session_end before it", code="E_SEAL")
-        line = self._encode(event, ts_us, mono_us)
+        line = self._encode(event, ts_us, mono_us, body)
         self.head = _sha256(line).hexdigest()
         self.next_seq += 1
         self.size += len(line) + 1
         return line + b"\n"
 
-    def _encode(self, event: Event, ts_us: int, mono_us: int) -> bytes:
+    def _encode(self, event: Event, ts_us: int, mono_us: int, body: bytes | None) -> bytes:
         """`encode_line(build_envelope(…))`, put together from its parts where that is the same.
 
         All of the envelope but `producer` is plain ASCII from closed sets, so only the body
-        has to be walked. A body of many containers or bytes, for which depth and size of the
-        whole line count, takes the long way.
+        has to be walked.
         """
-        body = encode_line(event.body)
-        if len(body) <= _SHORT_BODY and body.count(b"{") + body.count(b"[") < MAX_DEPTH:
+        if body is None:
+            body = short_body(encode_line(event.body))
+        if body is not None:
             before, after = self._kinds[event.event_type, event.component, event.origin]
             parent, span, producer = event.parent_span_id, event.span_id, event.producer
-            parent_part = f',"parent_span_id":"{parent}"' if parent is not None else ""
-            span_part = f',"span_id":"{span}"' if span is not None else ""
+            if parent is not None:
+                after = f'{after},"parent_span_id":"{parent}"'
             producer_part = (
                 f',"producer":{encode_basestring(producer)},"producer_seq":{event.producer_seq}'
                 if producer is not None
                 else ""
             )
+            span_part = f',"span_id":"{span}"' if span is not None else ""
             rest = (
-                f'{before}{mono_us}{after}{parent_part},"prev_hash":"{self.head}"{producer_part}'
+                f'{before}{mono_us}{after},"prev_hash":"{self.head}"{producer_part}'
                 f',"seq":{self.next_seq},"session_id":"{self.session_id}"{span_part}'
                 f',"ts":"{format_ts(ts_us)}","v":1}}'
             )
@@ -205,7 +207,9 @@ class Chain:
             )
         )
 
-    def _line_of_producer(self, event: Event, producer: str, ts_us: int, mono_us: int) -> bytes:
+    def _line_of_producer(
+        self, event: Event, producer: str, ts_us: int, mono_us: int, body: bytes | None
+    ) -> bytes:
         number = event.producer_seq
         if event.event_type in RESERVED_TYPES:
             raise _reserved(event.event_type, f"the producer {producer!r}")
@@ -215,14 +219,14 @@ class Chain:
             raise _invalid(f"producer_seq is {number!r}, expected 0 to 2^53-2")
         expected = self.producers.get(producer, number if self._resumed else 0)
         if number == expected:
-            line = self._line(event, ts_us, mono_us)
+            line = self._line(event, ts_us, mono_us, body)
         else:
             before = (self.next_seq, self.head, self.size)
             try:
                 gap = gap_event(producer, expected, number)
                 self._admit((gap.event_type, gap.component, gap.origin))
-                line = self._line(gap, ts_us, mono_us)
-                line += self._line(event, ts_us, mono_us)
+                line = self._line(gap, ts_us, mono_us, None)
+                line += self._line(event, ts_us, mono_us, body)
             except BaseException:
                 self.next_seq, self.head, self.size = before
                 raise
@@ -275,6 +279,16 @@ _CLIENT_COMPONENTS = frozenset(("shim", "sdk"))
 _WATCHED_TYPES = frozenset(
     ("command_start", "command_end", "session_end", "chain_seal", "log_drop")
 )
+
+
+def short_body(body: bytes) -> bytes | None:
+    """The canonical `body` of an event, or None if its line has to be made as a whole.
+
+    Of a body of many containers or bytes, depth and size of the whole line count.
+    """
+    if len(body) <= _SHORT_BODY and body.count(b"{") + body.count(b"[") < MAX_DEPTH:
+        return body
+    return None
 
 
 def gap_event(producer: str, expected: int, got: int) -> Event:

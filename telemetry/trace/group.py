@@ -27,6 +27,7 @@ import orjson
 
 from substrate.errors import StateError, SubstrateError, UsageError
 from substrate.telemetry.trace import chain
+from substrate.telemetry.trace.body_bytes import body_bytes
 from substrate.telemetry.trace.losses import BUFFER_FULL, DISK_FULL, Losses
 from substrate.telemetry.trace.rfc8785 import CanonicalError
 
@@ -35,10 +36,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from substrate.telemetry.trace.envelope import Event
-    from substrate.telemetry.trace.writer import Position, TraceWriter
+    from substrate.telemetry.trace.writer import Position, Stamped, TraceWriter
 
-    #: an event, or losses to tell of; wall µs, boot µs, weight in bytes, ticket
-    Entry = tuple[Event | Losses, int, int, int, int]
+    #: an event, or losses to tell of; wall µs, boot µs, weight in bytes, ticket, `body_bytes`
+    Entry = tuple[Event | Losses, int, int, int, int, bytes | None]
 
 OVERFLOWS = ("block", "drop", "halt")
 
@@ -134,27 +135,29 @@ class GroupWriter:
         Raises EventDropped, StateError (ended, halted, or no space within `timeout_s` under
         `block`), UsageError for a body that is not JSON.
         """
-        weight = _weigh(event)
+        body = body_bytes(event)
+        weight = _weigh(event, body)
         with self._mutex:
             if self._full(weight) and event.event_type != "session_end":
                 self._overflowed(event, weight, timeout_s)
-            return self._put(event, weight)
+            return self._put(event, weight, body)
 
     def submit_all(self, events: Sequence[Event], *, timeout_s: float = 60.0) -> int:
         """`submit` for many in a row; the ticket of the last one covers them all.
 
         Under `drop`, those without a place are dropped and the rest is taken: no EventDropped.
         """
-        weights = [_weigh(event) for event in events]
+        bodies = list(map(body_bytes, events))
+        weights = list(map(_weigh, events, bodies))
         with self._mutex:
             ticket = self._tickets
-            for event, weight in zip(events, weights, strict=True):
+            for event, weight, body in zip(events, weights, bodies, strict=True):
                 if self._full(weight) and event.event_type != "session_end":
                     try:
                         self._overflowed(event, weight, timeout_s)
                     except EventDropped:
                         continue
-                ticket = self._put(event, weight)
+                ticket = self._put(event, weight, body)
             return ticket
 
     def append(self, event: Event, *, timeout_s: float = 60.0) -> None:
@@ -206,7 +209,7 @@ class GroupWriter:
 
     # --- under the mutex --------------------------------------------------------------------
 
-    def _put(self, event: Event, weight: int) -> int:
+    def _put(self, event: Event, weight: int, body: bytes | None) -> int:
         if self._ended is not None or self._closing or self._pid != os.getpid():
             self._need_alive()
             raise StateError("the trace writer is closed")
@@ -214,7 +217,7 @@ class GroupWriter:
         if self._losses:  # they come before the first event that was taken after them
             self._put_losses(wall_us, mono_us)
         self._tickets = ticket = self._tickets + 1
-        self._ring.append((event, wall_us, mono_us, weight, ticket))
+        self._ring.append((event, wall_us, mono_us, weight, ticket, body))
         self._weight += weight
         if self._asleep:
             self._rouse()
@@ -223,7 +226,7 @@ class GroupWriter:
     def _put_losses(self, wall_us: int, mono_us: int) -> None:
         losses, self._losses = self._losses, Losses()
         self._tickets += 1
-        self._ring.append((losses, wall_us, mono_us, 0, self._tickets))
+        self._ring.append((losses, wall_us, mono_us, 0, self._tickets, None))
 
     def _full(self, weight: int) -> bool:
         return len(self._ring) + self._in_flight >= self._ring_events - _RESERVED or (
@@ -400,26 +403,26 @@ class GroupWriter:
                 self._carried = Losses()
                 return
 
-    def _stamped(self, batch: list[Entry]) -> list[tuple[Event, int, int]]:
+    def _stamped(self, batch: list[Entry]) -> list[Stamped]:
         """The events as the chain takes them, losses as `log_drop`, those carried over first."""
-        stamped: list[tuple[Event, int, int]] = []
+        stamped: list[Stamped] = []
         told = self._writer.drops
         if self._carried:
             wall_us, mono_us = self._system.wall_us(), self._system.mono_us()
             if batch:
-                _, wall_us, mono_us, _, _ = batch[0]
-            stamped += [(event, wall_us, mono_us) for event in self._carried.events(told)]
+                _, wall_us, mono_us, *_ = batch[0]
+            stamped += [(event, wall_us, mono_us, None) for event in self._carried.events(told)]
             told += self._carried.count
-        for event, wall_us, mono_us, _, _ in batch:
+        for event, wall_us, mono_us, _, _, body in batch:
             if type(event) is Losses:
-                stamped += [(drop, wall_us, mono_us) for drop in event.events(told)]
+                stamped += [(drop, wall_us, mono_us, None) for drop in event.events(told)]
                 told += event.count
             else:
-                stamped.append((event, wall_us, mono_us))  # type: ignore[arg-type]
+                stamped.append((event, wall_us, mono_us, body))  # type: ignore[arg-type]
         return stamped
 
     def _lose(self, batch: list[Entry], errors: dict[int, Exception]) -> None:
-        for event, _, _, weight, ticket in batch:
+        for event, _, _, weight, ticket, _ in batch:
             if isinstance(event, Losses):
                 self._carried.merge(event)
             else:
@@ -449,7 +452,9 @@ class GroupWriter:
             self._release(self._blocked)
 
 
-def _weigh(event: Event) -> int:
+def _weigh(event: Event, body: bytes | None) -> int:
+    if body is not None:
+        return len(body) + _ENVELOPE_BYTES
     try:
         return len(orjson.dumps(event.body)) + _ENVELOPE_BYTES
     except TypeError as error:

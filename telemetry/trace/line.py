@@ -45,13 +45,29 @@ def encode_line(obj: dict[str, Any]) -> bytes:
         raise CanonicalError(f"a line is an object, not {type(obj).__name__}", "not_object")
     dumps = _orjson_dumps or _find_orjson()
     if dumps is None:
-        line = _stdlib_dumps(obj)
-    else:
-        check_types(obj, 1)
-        try:
-            line = dumps(obj)
-        except TypeError as problem:
-            _explain(obj, problem)
+        return _finished(obj, _stdlib_dumps(obj))
+    check_types(obj, 1)
+    try:
+        line = dumps(obj)
+    except TypeError as problem:
+        _explain(obj, problem)
+    return _finished(obj, line)
+
+
+def encode_plain(obj: dict[str, Any]) -> bytes:
+    """`encode_line` of an object in which `check_types` would find nothing to refuse."""
+    dumps = _orjson_dumps or _find_orjson()
+    if dumps is None:
+        return encode_line(obj)
+    try:
+        line = dumps(obj)
+    except TypeError as problem:
+        _explain(obj, problem)
+    return line if line.isascii() and len(line) <= MAX_STRING_BYTES else _finished(obj, line)
+
+
+def _finished(obj: dict[str, Any], line: bytes) -> bytes:
+    """What a fast encoder gave, with the keys in the right order and the sizes looked at."""
     if not line.isascii() and not keys_sort_alike(obj):
         line = encode(obj)
     if len(line) > MAX_STRING_BYTES:

@@ -17,9 +17,8 @@ import os
 
 from substrate.errors import StateError, UsageError
 from substrate.telemetry.trace.blobs import BlobPack
+from substrate.telemetry.trace.body_bytes import body_bytes, without_secrets
 from substrate.telemetry.trace.chain import Chain
-from substrate.telemetry.trace.cleared import redacted
-from substrate.telemetry.trace.envelope import RESERVED_TYPES
 from substrate.telemetry.trace.files import (
     DURABLE,
     EMPTY_PREFIX,
@@ -32,7 +31,7 @@ from substrate.telemetry.trace.files import (
 )
 from substrate.telemetry.trace.lock import SessionLock
 from substrate.telemetry.trace.system import REAL
-from substrate.values import replace, value
+from substrate.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +41,8 @@ if TYPE_CHECKING:
     from substrate.telemetry.trace.envelope import Event
     from substrate.telemetry.trace.recovery import Recovered
     from substrate.telemetry.trace.system import System
+
+    Stamped = tuple[Event, int, int, bytes | None]
 
 #: trace.md §5; `command`: the caller syncs before it hands back an exit status
 DURABILITIES = ("command", "event", "none")
@@ -207,15 +208,15 @@ class TraceWriter:
         may not be a line, OSError (ENOSPC, EIO), StateError once the writer has ended.
         """
         wall_us, mono_us = self._system.wall_us(), self._system.mono_us()
-        self.append_stamped([(event, wall_us, mono_us) for event in events])
+        self.append_stamped([(event, wall_us, mono_us, body_bytes(event)) for event in events])
         if self.durability == "event":
             self.sync()
         return self.position
 
-    def append_stamped(self, events: Sequence[tuple[Event, int, int]]) -> None:
+    def append_stamped(self, events: Sequence[Stamped]) -> None:
         """`append` without a sync, of events that were stamped when they came.
 
-        Each is (event, wall clock µs since the epoch, CLOCK_BOOTTIME µs).
+        Each is (event, wall clock µs since the epoch, CLOCK_BOOTTIME µs, its `body_bytes`).
         """
         self._need_usable()
         chain = self._chain
@@ -226,8 +227,13 @@ class TraceWriter:
             extend = chain.extend
             batch = b"".join(
                 [
-                    extend(_without_secrets(event), wall_us, mono_us)
-                    for event, wall_us, mono_us in events
+                    extend(
+                        event if body is not None else without_secrets(event),
+                        wall_us,
+                        mono_us,
+                        body,
+                    )
+                    for event, wall_us, mono_us, body in events
                 ]
             )
             self._sync_blobs()
@@ -325,14 +331,6 @@ class TraceWriter:
 
         self._chain = read_history(self._system, self._fd, self._chain)
         self._history_known = True
-
-
-def _without_secrets(event: Event) -> Event:
-    """The event as a line may hold it. The record's own events hold nothing of others."""
-    if event.event_type in RESERVED_TYPES or type(event.body) is not dict:
-        return event  # the chain refuses a body that is no object
-    body = redacted(event.body)
-    return event if body is event.body else replace(event, body=body)
 
 
 def _check_durability(durability: str) -> None:

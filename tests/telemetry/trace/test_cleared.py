@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from substrate.telemetry.trace import cleared
+from substrate.telemetry.trace.line import MAX_DEPTH
 from substrate.telemetry.trace.redact import redact_body
 
 words = st.sampled_from(
@@ -45,8 +46,10 @@ def test_a_text_below_a_name_is_a_secret_whatever_was_seen_there_before(seen) ->
 
 def test_the_memory_is_bounded(monkeypatch) -> None:
     monkeypatch.setattr(cleared, "_MOST", 4)
+    monkeypatch.setattr(cleared, "_MOST_PLANS", 4)
     for known in ("_keys", "_naming", "_texts", "_arrays"):
         monkeypatch.setattr(cleared, known, set())
+    monkeypatch.setattr(cleared, "_plans", {})
     for number in range(50):
         body = {f"password{number}": "x", f"k{number}": f"t{number}", "argv": [str(number), "a"]}
         assert cleared.redacted(body) == redact_body(body)
@@ -55,3 +58,33 @@ def test_the_memory_is_bounded(monkeypatch) -> None:
         assert cleared.redacted(many) == redact_body(many) != many
     for known in (cleared._keys, cleared._naming, cleared._texts, cleared._arrays):
         assert len(known) <= 4
+    assert len(cleared._plans) <= 4
+
+
+class Word(str):
+    """What the redactor takes for text and no line holds."""
+
+
+@pytest.mark.parametrize(
+    "odd", [1.5, Word("x"), b"x", {1}, [1.5], [[1.5]], {"a": 1.5}, [{"a": (1.5,)}], ["x", 1.5]]
+)
+def test_a_value_that_no_line_holds_is_never_clear(odd) -> None:
+    for _ in range(2):
+        assert not cleared.is_clear({"n": 1, "value": odd})
+
+
+@pytest.mark.parametrize("of", ["lists", "objects"])
+def test_what_is_deeper_than_a_line_is_never_clear(of) -> None:
+    wrap = (lambda inner: [inner]) if of == "lists" else (lambda inner: {"a": inner})
+    value = 1
+    for _ in range(MAX_DEPTH - 1):
+        value = wrap(value)
+    assert cleared.is_clear({"a": value})
+    assert not cleared.is_clear({"a": wrap(value)})
+
+
+def test_one_shape_with_other_texts_is_looked_at_again() -> None:
+    assert cleared.is_clear({"cmd": "ls", "n": 1})
+    assert not cleared.is_clear({"cmd": "mysql --password=hunter2", "n": 1})
+    assert cleared.is_clear({"cmd": None, "password": None})
+    assert not cleared.is_clear({"cmd": None, "password": "hunter2"})
