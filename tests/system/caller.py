@@ -19,6 +19,7 @@ class Caller:
     base: Path
     command: Path
     extra: dict[str, str] = field(default_factory=dict)
+    elsewhere: Path | None = None  # their SUBSTRATE_HOME, where it is not in `base`
 
     @property
     def work(self) -> Path:
@@ -26,7 +27,7 @@ class Caller:
 
     @property
     def state(self) -> Path:
-        return self.base / "state"
+        return self.elsewhere or self.base / "state"
 
     @property
     def environ(self) -> dict[str, str]:

@@ -1,10 +1,13 @@
 """$SUBSTRATE_HOME and the current directory in states that cannot be used (shell.md §1: 125)."""
 
+import dataclasses
 import json
 import os
 import shutil
 import stat
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -53,32 +56,35 @@ def test_a_home_that_cannot_be_made_is_refused(caller):
 
 @pytest.fixture
 def small_home(caller):
-    """A function that mounts a small tmpfs as the caller's home."""
+    """A function that gives a caller whose home is a small tmpfs. Not below /var/tmp, which
+    a rootless world could not overlay then."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small filesystem needs root")
-    mounted = []
+    place = Path(tempfile.mkdtemp(prefix="substrate-home-", dir="/mnt"))
+    place.chmod(0o755)
+    home = place / "home"
 
     def mount(size):
-        caller.make_directory(caller.state)
+        home.mkdir()
         options = f"size={size},mode=700,uid={caller.uid},gid={caller.gid}"
-        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", caller.state], check=True)
-        mounted.append(caller.state)
-        return caller.state
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", home], check=True)
+        return dataclasses.replace(caller, elsewhere=home)
 
     yield mount
-    for path in mounted:
-        subprocess.run(["umount", path], check=True)
+    if os.path.ismount(home):
+        subprocess.run(["umount", home], check=True)
+    remove(place)
 
 
-def test_a_read_only_home_is_refused(caller, small_home):
-    path = small_home("4m")
+def test_a_read_only_home_is_refused(small_home):
+    caller = small_home("4m")
     caller.substrate("-c", "true")
-    subprocess.run(["mount", "-o", "remount,ro", path], check=True)
+    subprocess.run(["mount", "-o", "remount,ro", caller.state], check=True)
     _fails(caller)
 
 
-def test_a_full_disk_loses_nothing_that_was_acknowledged(caller, small_home):
-    path = small_home("3m")
+def test_a_full_disk_loses_nothing_that_was_acknowledged(small_home):
+    caller = small_home("3m")
     assert caller.substrate("-c", "echo kept > kept").returncode == 0
     before = caller.events()
     done = caller.substrate("-c", "head -c 20000000 /dev/zero > big; echo status $?; exit 0")
@@ -86,17 +92,17 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(caller, small_home):
     assert b"No space left" in done.stderr
     again = caller.substrate("-c", "cat kept")
     assert b"Traceback" not in again.stderr, again.stderr.decode()
-    subprocess.run(["mount", "-o", "remount,size=64m", path], check=True)
+    subprocess.run(["mount", "-o", "remount,size=64m", caller.state], check=True)
     done = caller.substrate("-c", "cat kept; rm -f big")
     assert (done.returncode, done.stdout) == (0, b"kept\n"), done
     assert caller.events()[: len(before)] == before
     caller.verify()
 
 
-def test_a_home_without_any_room_is_refused(caller, small_home):
-    path = small_home("64k")
+def test_a_home_without_any_room_is_refused(small_home):
+    caller = small_home("64k")
     try:
-        (path / "filler").write_bytes(b"x" * 70000)
+        (caller.state / "filler").write_bytes(b"x" * 70000)
     except OSError:
         pass  # that is the point
     _fails(caller, says=b"No space left")
@@ -146,9 +152,9 @@ def test_a_deleted_current_directory_is_refused(caller):
 
 
 def test_a_hidden_current_directory_is_refused(caller):
-    hidden = caller.make_directory(caller.base / "home" / ".ssh")
-    hidden.chmod(0o700)
-    _fails(caller, cwd=hidden, says=b"worlds do not see")
+    _fails(caller, "--hide", caller.work, "-c", "pwd", says=b"worlds do not see")
+    caller.substrate("-c", "true")
+    _fails(caller, cwd=caller.state / "sessions", says=b"cannot be hidden from a world")
 
 
 def test_a_directory_that_nobody_may_enter(caller):
@@ -170,8 +176,8 @@ def test_a_directory_that_nobody_may_enter(caller):
 def test_what_is_kept_belongs_to_the_caller_alone(caller):
     caller.substrate("-c", "echo x > x")
     for path, names, files in os.walk(caller.state):
-        if "/layers/" in path:
-            continue
+        if path.endswith("/layers") or "/layers/" in path:
+            continue  # like what they cover, below a directory that nobody else can enter
         for name in (*names, *files):
             status = os.lstat(os.path.join(path, name))
             assert status.st_uid == caller.uid, (path, name)
