@@ -16,10 +16,11 @@ from enum import StrEnum
 
 from substrate.errors import UsageError
 from substrate.world.change import ADDED, DELETED, META, RENAMED, TYPE_CHANGED, Change, FileState
+from substrate.world.danger import Danger as Danger
+from substrate.world.danger import DangerReason as DangerReason
+from substrate.world.danger import find_dangers
 from substrate.world.layers import LayerStack
 from substrate.world.scope import is_within
-from substrate.world.upper import at, read_attributes
-from substrate.world.view import MountView
 
 
 class OperationKind(StrEnum):
@@ -27,23 +28,6 @@ class OperationKind(StrEnum):
     REPLACE = "replace"
     DELETE = "delete"
     META = "meta"
-
-
-class DangerReason(StrEnum):
-    DEVICE = "device"
-    SOCKET = "socket"
-    SETUID = "setuid"
-    SETGID = "setgid"
-    CAPABILITIES = "file capabilities"
-    OVERLAY_MARK = "overlay mark"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Danger:
-    """A change that is only applied when it was allowed by name."""
-
-    path: bytes
-    reason: DangerReason
 
 
 @dataclass(slots=True, kw_only=True)
@@ -120,7 +104,7 @@ def plan(
     return Plan(
         operations=tuple(operations),
         changes=tuple(sorted(chosen, key=lambda c: c.path)),
-        dangers=tuple(_dangers(chosen, stack)),
+        dangers=tuple(find_dangers(chosen, stack)),
     )
 
 
@@ -163,53 +147,3 @@ def _selected(ordered: list[Change], select: Callable[[bytes], bool]) -> list[Ch
             if path in makes:
                 chosen.add(path)
     return [c for c in ordered if c.path in chosen]
-
-
-def _dangers(changes: Iterable[Change], stack: LayerStack) -> list[Danger]:
-    views: dict[int, MountView] = {}
-    found: list[Danger] = []
-    try:
-        for change in changes:
-            after = change.after
-            if after is None:
-                continue
-            if after.type in ("char", "block"):
-                found.append(Danger(path=change.path, reason=DangerReason.DEVICE))
-            elif after.type == "socket":
-                found.append(Danger(path=change.path, reason=DangerReason.SOCKET))
-            elif after.type == "file":
-                if after.mode & 0o4000:
-                    found.append(Danger(path=change.path, reason=DangerReason.SETUID))
-                if after.mode & 0o2010 == 0o2010:
-                    found.append(Danger(path=change.path, reason=DangerReason.SETGID))
-            if after.type in ("file", "directory"):
-                if change.mount not in views:
-                    mount = next(m for m in stack.mounts if m.index == change.mount)
-                    views[change.mount] = MountView(stack, mount)
-                for reason in _dangerous_attributes(views[change.mount], change, after):
-                    found.append(Danger(path=change.path, reason=reason))
-    finally:
-        for view in views.values():
-            view.close()
-    return found
-
-
-def _dangerous_attributes(
-    view: MountView, change: Change, after: FileState
-) -> Iterable[DangerReason]:
-    relative = change.path[len(view.mount.target.rstrip(b"/")) + 1 :]
-    parent, _, name = relative.rpartition(b"/")
-    fd, unlocked = view.open_parent(after.layer, parent)
-    try:
-        where = at(fd, os.fsdecode(name) or ".")
-        if not os.listxattr(where, follow_symlinks=False):
-            return
-        names = read_attributes(where, view.marks)
-        if "security.capability" in names:
-            yield DangerReason.CAPABILITIES
-        if any(n.startswith(("trusted.overlay.", "user.overlay.")) for n in names):
-            yield DangerReason.OVERLAY_MARK
-    finally:
-        os.close(fd)
-        if unlocked is not None:
-            unlocked.relock()
