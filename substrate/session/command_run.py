@@ -16,7 +16,8 @@ import select
 import time
 
 from substrate.errors import StateError
-from substrate.session import signals
+from substrate.session import signals, streams
+from substrate.session.terminal import is_foreground
 from substrate.values import value
 from substrate.world import wire
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from substrate.session.disk_watch import DiskWatch
-    from substrate.session.streams import Streams
     from substrate.session.terminal import HostTerminal
     from substrate.world.handle import World
     from substrate.world.spec import CommandSpec
@@ -58,12 +58,12 @@ class CommandRun:
     def __init__(
         self,
         world: World,
-        streams: Streams,
+        own_streams: streams.Streams,
         arriving: signals.SignalPipe,
         terminal: HostTerminal | None,
     ) -> None:
         self.world = world
-        self.streams = streams
+        self.streams = own_streams
         self.arriving = arriving
         self.terminal = terminal
         self.pid = 0
@@ -79,6 +79,7 @@ class CommandRun:
         self._names: tuple[str, ...] | None = None
         self._ended_by = ""
         self._abandoned = False
+        self._stop_wanted = False
 
     # --- up to the exec
 
@@ -102,7 +103,7 @@ class CommandRun:
         """Lets the command exec."""
         if self.terminal is not None and self._master >= 0:
             self.terminal.copy_settings_to(self._master)
-            self.streams.attach_terminal(self._master)
+            self.streams.attach_terminal(self._master, self._keys)
             self.terminal.make_raw()
         self._started = time.monotonic()
         os.write(self._go, b"g")
@@ -184,6 +185,9 @@ class CommandRun:
         return "signal" if os.WIFSIGNALED(self._status) else "exit"
 
     def _poll_once(self, limit: float | None, now: float) -> None:
+        if self._stop_wanted:
+            self._stop()
+        self._take_terminal()
         poll = select.poll()
         if not self._dead:
             poll.register(self.world.fileno(), select.POLLIN)
@@ -247,8 +251,31 @@ class CommandRun:
                 scope = "group" if number in signals.TO_GROUP else "main"
                 self._signal(number, scope)
 
+    # --- Ctrl-Z
+
+    def _keys(self, typed: bytes) -> bytes:
+        """Takes out the key that stops the command. The terminal of the world could not do it:
+        the command leads its session, so its group is orphaned and a TSTP is lost there. A
+        shell inside that runs jobs in groups of their own gets the key."""
+        at = streams.key_of_stop(self._master, typed, self.pid)
+        if at < 0:
+            return typed
+        self._stop_wanted = True
+        return typed[:at] + typed[at + 1 :]
+
     def _stop(self) -> None:
-        """Ctrl-Z: the command's group stops, then we do; both go on together."""
-        self._signal(_signal.SIGSTOP, "group")  # its group is orphaned: TSTP would be lost
-        os.kill(os.getpid(), _signal.SIGSTOP)
+        """The command's group stops, then ours does; both go on together."""
+        self._stop_wanted = False
+        self._signal(_signal.SIGSTOP, "group")
+        if self.terminal is not None:
+            self.terminal.restore()
+        self.arriving.stop_group()
         self._signal(_signal.SIGCONT, "group")
+
+    def _take_terminal(self) -> None:
+        """Back from a stop: the terminal is ours again once we are in its foreground."""
+        host = self.terminal
+        if host is None or self._master < 0 or host.is_raw or not is_foreground(host.fd):
+            return
+        host.make_raw()
+        host.copy_size_to(self._master)

@@ -45,6 +45,13 @@ class SignalPipe:
         except BlockingIOError:
             return []
 
+    def stop_group(self) -> None:
+        """Stops our process group as Ctrl-Z would, and returns when it goes on. An orphaned
+        group, which nobody could wake, does not stop (setpgid(2))."""
+        handler = _signal.signal(_signal.SIGTSTP, _signal.SIG_DFL)
+        os.kill(0, _signal.SIGTSTP)
+        _signal.signal(_signal.SIGTSTP, handler)
+
     def close(self) -> None:
         """Puts the former handlers back."""
         _signal.set_wakeup_fd(self._wakeup_before)

@@ -175,9 +175,11 @@ class InputPump(Pump):
         *,
         kept: int = -1,
         secret: Callable[[], bool] | None = None,
+        keys: Callable[[bytes], bytes] = bytes,
     ) -> None:
         super().__init__(source, sink, recording)
         self._secret = secret
+        self._keys = keys
         self._kept = kept
         self._tty = os.isatty(source)
 
@@ -192,8 +194,9 @@ class InputPump(Pump):
 
     def take(self, data: bytes) -> None:
         self.recording.add(data, withhold=self._secret is not None and self._secret())
-        self.pending = memoryview(data)
-        self._write_if_ready()
+        self.pending = memoryview(self._keys(data))
+        if self.pending:
+            self._write_if_ready()
 
     def finish(self) -> None:
         if not self.done:
@@ -286,9 +289,12 @@ class Streams:
             os.close(fd)
         self.passed = []
 
-    def attach_terminal(self, master: int) -> None:
-        """Connects the host's terminal with the world's, through the master fd."""
-        self.input = InputPump(0, master, self.stdin, secret=lambda: _reads_secret(master))
+    def attach_terminal(self, master: int, keys: Callable[[bytes], bytes]) -> None:
+        """Connects the host's terminal with the world's, through the master fd. `keys` gets
+        what was typed and returns what of it is passed on."""
+        self.input = InputPump(
+            0, master, self.stdin, secret=lambda: _reads_secret(master), keys=keys
+        )
         self.pumps.append(self.input)
         self.pumps.append(Pump(os.dup(master), 1, self.stdout))
 
@@ -305,6 +311,16 @@ class Streams:
 def _is_null(fd: int) -> bool:
     status = os.fstat(fd)
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3)
+
+
+def key_of_stop(master: int, typed: bytes, group: int) -> int:
+    """Where in `typed` the key stands that would stop the process group `group`, which is the
+    terminal's foreground one; -1 where none does (termios(3) VSUSP, ISIG)."""
+    attributes = termios.tcgetattr(master)
+    key = attributes[6][termios.VSUSP]
+    if not attributes[3] & termios.ISIG or key == b"\0" or key not in typed:
+        return -1
+    return typed.index(key) if os.tcgetpgrp(master) == group else -1
 
 
 def _reads_secret(master: int) -> bool:

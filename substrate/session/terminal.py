@@ -23,6 +23,11 @@ class HostTerminal:
         self.fd = fd
         self._saved: list[Any] | None = None
 
+    @property
+    def is_raw(self) -> bool:
+        """Whether `make_raw` is in force."""
+        return self._saved is not None
+
     def size(self) -> tuple[int, int]:
         """(columns, rows); 80 × 24 where the terminal does not know."""
         rows, columns, _, _ = struct.unpack(
