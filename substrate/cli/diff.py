@@ -28,6 +28,7 @@ from substrate.telemetry.trace.octets import bytes_of
 from substrate.values import as_dict
 from substrate.world.change import Change, FileState, summary
 from substrate.world.diff import diff_layer, diff_pending
+from substrate.world.gitnames import quote
 from substrate.world.layers import LayerStack
 from substrate.world.patch import Renderer, render_stat
 from substrate.world.renames import with_renames
@@ -151,7 +152,7 @@ def render(result: Result, how: str) -> None:
     if how == "json":
         output.put_object("diff", as_object(result))
     elif how == "name-only":
-        output.put_bytes(b"".join(change.path + b"\n" for change in result.changes))
+        output.put_lines(b"".join(_one_line(change.path) + b"\n" for change in result.changes))
     elif how == "stat" or (how == "text" and result.stack is None):
         for line in render_stat(result.changes, base):
             output.put(line)
@@ -159,6 +160,11 @@ def render(result: Result, how: str) -> None:
         _put_patch(result, base)
     else:
         _put_text(result, base)
+
+
+def _one_line(path: bytes) -> bytes:
+    """A path as a line: as it is, or as git quotes it where it would not be one."""
+    return path if os.fsdecode(path).isprintable() else quote(path)
 
 
 def _put_patch(result: Result, base: bytes) -> None:
@@ -169,7 +175,7 @@ def _put_patch(result: Result, base: bytes) -> None:
         )
     with Renderer(result.stack, base) as renderer:
         patch = renderer.patch(result.changes)
-    output.put_bytes(patch.text)
+    output.put_lines(patch.text)
     for path, why in patch.left_out:
         warn(f"not in the patch: {os.fsdecode(path)}: {why}")
 

@@ -64,10 +64,21 @@ def put_bytes(content: bytes) -> None:
         sys.stdout.buffer.flush()
 
 
+def put_lines(content: bytes) -> None:
+    """Lines that programs take byte for byte; a terminal gets them with escapes."""
+    if not on_terminal():
+        put_bytes(content)
+        return
+    for line in content.decode("utf-8", "surrogateescape").removesuffix("\n").split("\n"):
+        put("\t".join(map(visible, line.split("\t"))))
+
+
 def put_object(verb: str, fields: Mapping[str, Any], form: str = "json") -> None:
     """One object with `schema`; indented unless `form` is jsonl."""
     whole = {"schema": f"substrate.{verb}/1", **fields}
-    put(json.dumps(whole, ensure_ascii=False, indent=None if form == "jsonl" else 2))
+    # json escapes control characters itself, but not those above ASCII (U+009B, U+202E)
+    escape = on_terminal()
+    put(json.dumps(whole, ensure_ascii=escape, indent=None if form == "jsonl" else 2))
 
 
 def put_rows(verb: str, name: str, rows: Sequence[Row], form: str) -> None:
@@ -102,8 +113,12 @@ def put_pairs(pairs: Iterable[tuple[str, object]]) -> None:
         put(f"{name + ':':<{width}} {visible(str(text))}")
 
 
+def on_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 def _width() -> int:
-    if sys.stdout is None or not sys.stdout.isatty():
+    if not on_terminal():
         return 0
     return os.get_terminal_size(sys.stdout.fileno()).columns
 

@@ -47,7 +47,7 @@ class Attacked(Place):
 
     def python(self, code, *words, **kwargs):
         """What a Python program prints in the world."""
-        return self.out(*words, "--", "/usr/bin/python3", "-c", code, **kwargs)
+        return self.out("run", *words, "--", "/usr/bin/python3", "-c", code, **kwargs)
 
 
 def _place(uid):
