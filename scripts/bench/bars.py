@@ -133,6 +133,7 @@ BARS: tuple[Bar, ...] = (
         bench="verify",
         case="fast, bytes",
         at_least=0.4,
+        peers=("fast, bytes of file_batch lines",),
     ),
     Bar(
         what="diff at 100,000 entries",

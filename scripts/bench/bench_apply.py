@@ -36,6 +36,7 @@ def bench(context: Context) -> list[Result]:
     script = os.path.join(context.scratch, "trees.py")
     with open(trees.__file__, "rb") as source, open(script, "wb") as target:
         target.write(source.read())
+    old = os.path.join(context.scratch, "old")
     for number in range(rounds + 1):
         scratch = os.path.join(context.scratch, f"a{number}")
         made = worlds.WorldBench(scratch, ZYGOTE)
@@ -47,12 +48,9 @@ def bench(context: Context) -> list[Result]:
         if number:
             taken["substrate apply"].append(sample)
         for name, argv in _peers(context).items():
-            old = os.path.join(scratch, "old")
-            trees.make(old, COUNT)
+            trees.make(old, COUNT)  # puts the old content back
             os.sync()
             sample = harness.spawn(tuple(word.format(new=new, old=old) for word in argv))
-            os.sync()
-            shutil.rmtree(old)
             if number:
                 taken[name].append(sample)
         shutil.rmtree(scratch)

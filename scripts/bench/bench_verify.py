@@ -17,6 +17,8 @@ import harness
 from harness import Context, Result, Sample, in_child, interleave, spawn
 
 SMALL, LARGE, HUGE = 1_000, 50_000, 1_000_000
+#: lines of 256 records each, which is what capture writes most
+BATCHES = 2_000
 TEN_GB = 10 * 10**9
 
 
@@ -43,6 +45,9 @@ def bench(context: Context) -> list[Result]:
         cases[f"accelerated, {count} events"] = lambda p=path, c=count: in_child(
             lambda: _accelerated(p, c)
         )
+    batches = os.path.join(context.scratch, "trace-batches")
+    batch_bytes = events.write_trace(batches, BATCHES, events.batch, 10)
+    cases["fast, batches"] = lambda: spawn((python, "-I", file, "--fast", batches))
     taken = interleave(cases, rounds=context.rounds, seed=context.seed)
     results = []
     for name in ("full", "fast", "accelerated"):
@@ -80,6 +85,17 @@ def bench(context: Context) -> list[Result]:
                     rss_kib=max(s.rss_kib for s in small),
                 )
             )
+    pairs = zip(taken["fast, batches"], taken[f"fast, {SMALL} events"], strict=True)
+    results.append(
+        Result(
+            "verify",
+            "fast, bytes of file_batch lines",
+            context.placement,
+            "GB/s",
+            tuple(batch_bytes / (b.seconds - a.seconds) / 1e9 for b, a in pairs),
+            note=f"{batch_bytes / BATCHES / 1000:.0f} kB an event, less the start-up of {SMALL} small",
+        )
+    )
     if context.placement == "free":
         results += _memory(context, python, file)
     return results

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 
 from substrate.telemetry.trace.envelope import Event
 from substrate.telemetry.trace.ids import new_session_id
@@ -34,6 +35,18 @@ def event(number: int) -> Event:
     )
 
 
+def batch(number: int) -> Event:
+    """A `file_batch` of 256 rows, as capture collects records: one hash for many."""
+    columns = ["mono_us", "proc", "tid", "call", "path", "path2", "flags", "result"]
+    first = number * 256
+    rows = [
+        [first + n, 7, 4007, "openat", f"/usr/lib/python3/m{first + n}.py", None, 524288, 3]
+        for n in range(256)
+    ]
+    body = {"columns": columns, "rows": rows}
+    return Event(event_type="file_batch", component="capture", body=body)
+
+
 def events(count: int) -> list[Event]:
     return [event(number) for number in range(count)]
 
@@ -45,12 +58,13 @@ def open_writer(directory: str, durability: str) -> TraceWriter:
     return TraceWriter.create(fd, new_session_id(), durability=durability, digest_key=KEY)
 
 
-def write_trace(directory: str, count: int) -> int:
+def write_trace(
+    directory: str, count: int, make: Callable[[int], Event] = event, group: int = 1000
+) -> int:
     """A trace of `count` events, cleanly closed; its size in bytes."""
     writer = open_writer(directory, "none")
-    batch = 1000
-    for start in range(0, count, batch):
-        writer.append(event(n) for n in range(start, min(start + batch, count)))
+    for start in range(0, count, group):
+        writer.append(make(n) for n in range(start, min(start + group, count)))
     writer.close()
     return os.stat(os.path.join(directory, "trace.jsonl")).st_size
 
