@@ -1,8 +1,11 @@
 """Many producers, one writer: a bounded ring, batches, and acknowledgements that hold.
 
-Theory of operation. `submit` stamps an event and puts it into the ring; one thread takes all
-that is there as a batch: one write, one sync, and only then are the waiting producers
-released, so a sync is shared by all who came during the one before. An event that cannot be
+Theory of operation. `submit` makes the bytes of an event's body, stamps it and puts it into
+the ring. Who has the turn takes all that is there as a batch: one write, one sync, and only
+then are the waiting producers released, so a sync is shared by all who came during the one
+before. The turn is taken by a producer that waits and finds nobody at work (a leader: it saves
+two switches between threads), for one batch; else by the writer's thread. Whatever is out of
+the ordinary (a full disk, an event that is no line) a leader leaves to the thread. An event that cannot be
 a line fails alone, not its batch. A ring that is full, or a disk that is, meets the overflow
 policy: `block` (the producer waits), `drop` (counted, `log_drop` tells), `halt` (the session
 is to be stopped). Losses are counted outside the ring (`losses.py`); one place is kept free
@@ -23,11 +26,11 @@ import os
 import threading
 import time
 
-import orjson
-
 from substrate.errors import StateError, SubstrateError, UsageError
 from substrate.telemetry.trace import chain
 from substrate.telemetry.trace.body_bytes import body_bytes
+from substrate.telemetry.trace.entries import lose, stamped, weigh
+from substrate.telemetry.trace.gathering import Gathering
 from substrate.telemetry.trace.losses import BUFFER_FULL, DISK_FULL, Losses
 from substrate.telemetry.trace.rfc8785 import CanonicalError
 
@@ -35,23 +38,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from substrate.telemetry.trace.entries import Entry
     from substrate.telemetry.trace.envelope import Event
-    from substrate.telemetry.trace.writer import Position, Stamped, TraceWriter
+    from substrate.telemetry.trace.writer import Position, TraceWriter
 
-    #: an event, or losses to tell of; wall µs, boot µs, weight in bytes, ticket, `body_bytes`
-    Entry = tuple[Event | Losses, int, int, int, int, bytes | None]
 
 OVERFLOWS = ("block", "drop", "halt")
 
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 #: places of the ring that ordinary events cannot take: a log_drop and the session_end
 _RESERVED = 2
-#: what an envelope adds to a body, about
-_ENVELOPE_BYTES = 400
 _MAX_BATCH_EVENTS = 4096
 _RETRY_S = 0.05
 _CARRIED_RETRY_S = 0.5
-_GATHER_S = 0.00003
 #: their acknowledgement promises durability under `command`, and so for all before them
 _SYNCED_TYPES = frozenset(("command_end", "session_end", "chain_seal"))
 
@@ -84,18 +83,18 @@ class GroupWriter:
         self._system = writer.system
         self.blobs = writer.blobs
         self._overflow = overflow
-        self._ring_events = ring_events
-        self._ring_bytes = ring_bytes
+        self._ring_events, self._ring_bytes = ring_events, ring_bytes
         #: events that were lost since the last entry of the ring
         self._losses = Losses()
         #: of the writer's thread: lost with a batch that the full disk did not take
         self._carried = Losses()
         self._drops = writer.drops
         self._pid = os.getpid()
+        self._main = threading.main_thread().ident
         self._mutex = threading.Lock()
         #: the ring; entries stay in it until they are written or lost
         self._ring: list[Entry] = []
-        self._weight = 0
+        self.weight = 0
         self._in_flight = 0
         self._tickets = 0
         self._acknowledged = 0
@@ -106,7 +105,11 @@ class GroupWriter:
         self._wake.acquire()
         self._asleep = False
         self._sync_wanted = 0
-        self._released = 0
+        #: does somebody have the turn: the only one to touch the writer, and `_carried`
+        self._writing = False
+        #: a leader has left its turn, and its batch in the ring, to the thread
+        self._left_over = False
+        self._gathering = Gathering(self._mutex)
         self._closing = False
         self._ended: Exception | None = None
         self._disk_full = False
@@ -135,8 +138,16 @@ class GroupWriter:
         Raises EventDropped, StateError (ended, halted, or no space within `timeout_s` under
         `block`), UsageError for a body that is not JSON.
         """
+        ticket = self._submit(event, timeout_s)
+        if self._asleep:
+            with self._mutex:
+                self._rouse()
+        return ticket
+
+    def _submit(self, event: Event, timeout_s: float) -> int:
+        """`submit`, for one who sees to it that somebody takes the turn."""
         body = body_bytes(event)
-        weight = _weigh(event, body)
+        weight = weigh(event, body)
         with self._mutex:
             if self._full(weight) and event.event_type != "session_end":
                 self._overflowed(event, weight, timeout_s)
@@ -148,7 +159,7 @@ class GroupWriter:
         Under `drop`, those without a place are dropped and the rest is taken: no EventDropped.
         """
         bodies = list(map(body_bytes, events))
-        weights = list(map(_weigh, events, bodies))
+        weights = list(map(weigh, events, bodies))
         with self._mutex:
             ticket = self._tickets
             for event, weight, body in zip(events, weights, bodies, strict=True):
@@ -158,32 +169,45 @@ class GroupWriter:
                     except EventDropped:
                         continue
                 ticket = self._put(event, weight, body)
+            self._rouse()
             return ticket
 
     def append(self, event: Event, *, timeout_s: float = 60.0) -> None:
         """`submit` and `wait`."""
-        self.wait(self.submit(event, timeout_s=timeout_s), timeout_s=timeout_s)
+        self.wait(self._submit(event, timeout_s), timeout_s=timeout_s)
 
     def wait(self, ticket: int, *, timeout_s: float = 60.0) -> None:
         """Until the event of `ticket` is acknowledged: durable, as far as was promised.
 
+        One that writes for all waits as long as the disk does, whatever `timeout_s` says.
         Raises what befell it: UsageError or CanonicalError for an event that may not be a line,
         EventDropped, StateError if the writer has ended or `timeout_s` is over.
         """
-        with self._mutex:
-            if self._acknowledged >= ticket:
-                self._raise_error_of(ticket)
-                return
-            self._need_alive()
-            gate = threading.Lock()
-            gate.acquire()
-            self._waiting.append((ticket, gate))
-        if not gate.acquire(timeout=timeout_s):
-            raise StateError(f"the trace writer has not acknowledged an event in {timeout_s} s")
-        with self._mutex:
-            self._raise_error_of(ticket)
-            if self._acknowledged < ticket:
+        deadline = time.monotonic() + timeout_s
+        while self._acknowledged < ticket or self._errors:
+            with self._mutex:
+                if self._acknowledged >= ticket:
+                    self._raise_error_of(ticket)
+                    return
                 self._need_alive()
+                leads = self._may_lead()
+                if leads:
+                    self._writing = True
+                else:
+                    waiter = (ticket, threading.Lock())
+                    waiter[1].acquire()
+                    self._waiting.append(waiter)
+                    if not self._writing:
+                        self._rouse()
+            if leads:
+                self._lead()
+            elif not waiter[1].acquire(timeout=max(0.0, deadline - time.monotonic())):
+                with self._mutex:
+                    if waiter in self._waiting:
+                        self._waiting.remove(waiter)
+                        raise StateError(
+                            f"the trace writer has not acknowledged an event in {timeout_s} s"
+                        )
 
     def flush(self, *, timeout_s: float = 60.0) -> None:
         """Until all that was submitted so far is in the chain and, unless `none`, synced."""
@@ -218,9 +242,8 @@ class GroupWriter:
             self._put_losses(wall_us, mono_us)
         self._tickets = ticket = self._tickets + 1
         self._ring.append((event, wall_us, mono_us, weight, ticket, body))
-        self._weight += weight
-        if self._asleep:
-            self._rouse()
+        self.weight += weight
+        self._gathering.count(len(self._ring))
         return ticket
 
     def _put_losses(self, wall_us: int, mono_us: int) -> None:
@@ -230,7 +253,7 @@ class GroupWriter:
 
     def _full(self, weight: int) -> bool:
         return len(self._ring) + self._in_flight >= self._ring_events - _RESERVED or (
-            self._weight + weight > self._ring_bytes and self._weight > 0
+            self.weight + weight > self._ring_bytes and self.weight > 0
         )
 
     def _overflowed(self, event: Event, weight: int, timeout_s: float) -> None:
@@ -252,6 +275,7 @@ class GroupWriter:
             gate = threading.Lock()
             gate.acquire()
             self._blocked.append(gate)
+            self._rouse()
             self._mutex.release()
             try:
                 in_time = gate.acquire(timeout=max(0.0, deadline - time.monotonic()))
@@ -284,9 +308,52 @@ class GroupWriter:
             self._wake.release()
 
     def _release(self, gates: list[threading.Lock]) -> None:
-        for gate in gates:
-            gate.release()
-        gates.clear()
+        while gates:
+            gates.pop().release()
+
+    # --- a leader ---------------------------------------------------------------------------
+
+    def _lead(self) -> None:
+        """Write one batch in the thread of a producer, which has taken the turn."""
+        batch: list[Entry] = []
+        try:
+            self._gather()
+            with self._mutex:
+                batch, sync_until = self._take_batch()
+            if batch:
+                self._writer.append_stamped(
+                    stamped(batch, self._carried, self._writer.drops, self._system)
+                )
+            if self._must_sync(batch, sync_until):
+                self._writer.sync()
+            self._acknowledge(batch, sync_until, {}, led=True)
+        except BaseException as error:
+            self._leave_to_the_thread(batch, error)
+            if not isinstance(error, Exception):
+                raise
+
+    def _leave_to_the_thread(self, batch: list[Entry], error: BaseException) -> None:
+        """Nothing of `batch` is in the chain, or, if anything else went wrong, it is the end."""
+        with self._mutex:
+            if isinstance(error, (UsageError, CanonicalError)) or (
+                isinstance(error, OSError) and error.errno in _FULL and not self._writer.failed
+            ):
+                self._ring[:0] = batch
+                self._in_flight = 0
+                self._left_over = True
+            elif self._ended is None:
+                self._ended = error if isinstance(error, Exception) else StateError(repr(error))
+            self._writing = self._left_over
+            self._rouse()
+
+    def _may_lead(self) -> bool:
+        # Not the main thread: a signal's handler may raise there at any place.
+        busy = self._writing or self._closing or self._carried
+        return not busy and threading.get_ident() != self._main
+
+    def _gather(self) -> None:
+        if self._writer.durability == "event":
+            self._gathering.wait(lambda: self._ring)
 
     # --- the writer's thread ----------------------------------------------------------------
 
@@ -305,35 +372,31 @@ class GroupWriter:
                 self._waiting.clear()
                 self._release(self._blocked)
 
-    def _gather(self) -> None:
-        """Let the producers that were just released come back, so that they share a sync.
-
-        Without it the first one back gets a sync of its own, and the others wait for two.
-        """
-        released, self._released = self._released, 0
-        if released > 1 and len(self._ring) < released:
-            time.sleep(_GATHER_S)
-
     def _round(self) -> bool:
         """Write one batch; False when there is no more to do."""
-        self._gather()
         with self._mutex:
-            if self._ended is not None:
+            self._writing, self._left_over = self._writing and not self._left_over, False
+            todo = self._todo()
+            ending = self._closing or self._ended is not None
+            last_try = ending and not todo
+            if not self._writing and (self._ended is not None or (last_try and not self._carried)):
                 return False
-            batch, sync_until = self._take_batch()
-            idle = not batch and not sync_until
-            last_try = idle and self._closing
-            if last_try and not self._carried:
-                return False
-            sleeping = self._asleep = idle and not last_try
+            # Who has the turn rouses the thread at its end, if there is anything left.
+            sleeping = self._asleep = self._writing or not (todo or last_try)
+            self._writing = self._writing or not sleeping
         if sleeping:
             self._sleep()
-            if not self._carried:
-                return True
+            with self._mutex:
+                if self._writing or not self._carried:
+                    return True
+                self._writing = True
+        self._gather()
+        with self._mutex:
+            batch, sync_until = self._take_batch()
         errors = self._write(batch)
         if self._must_sync(batch, sync_until):
             self._writer.sync()
-        self._acknowledge(batch, max(sync_until, batch[-1][4] if batch else 0), errors)
+        self._acknowledge(batch, sync_until, errors, led=False)
         if last_try and self._carried:
             raise StateError(f"the disk is full: {self._carried.count} lost events are not told of")
         return True
@@ -362,6 +425,9 @@ class GroupWriter:
         self._in_flight = len(batch)
         return batch, reached
 
+    def _todo(self) -> bool:
+        return bool(self._ring or self._losses or self._sync_wanted > self._acknowledged)
+
     def _must_sync(self, batch: list[Entry], sync_until: int) -> bool:
         if self._writer.durability == "command":
             return sync_until > 0 or any(
@@ -387,7 +453,9 @@ class GroupWriter:
     def _write_when_there_is_space(self, batch: list[Entry], errors: dict[int, Exception]) -> None:
         while True:
             try:
-                self._writer.append_stamped(self._stamped(batch))
+                self._writer.append_stamped(
+                    stamped(batch, self._carried, self._writer.drops, self._system)
+                )
             except OSError as error:
                 if error.errno not in _FULL or self._overflow == "halt":
                     raise
@@ -403,59 +471,30 @@ class GroupWriter:
                 self._carried = Losses()
                 return
 
-    def _stamped(self, batch: list[Entry]) -> list[Stamped]:
-        """The events as the chain takes them, losses as `log_drop`, those carried over first."""
-        stamped: list[Stamped] = []
-        told = self._writer.drops
-        if self._carried:
-            wall_us, mono_us = self._system.wall_us(), self._system.mono_us()
-            if batch:
-                _, wall_us, mono_us, *_ = batch[0]
-            stamped += [(event, wall_us, mono_us, None) for event in self._carried.events(told)]
-            told += self._carried.count
-        for event, wall_us, mono_us, _, _, body in batch:
-            if type(event) is Losses:
-                stamped += [(drop, wall_us, mono_us, None) for drop in event.events(told)]
-                told += event.count
-            else:
-                stamped.append((event, wall_us, mono_us, body))  # type: ignore[arg-type]
-        return stamped
-
     def _lose(self, batch: list[Entry], errors: dict[int, Exception]) -> None:
-        for event, _, _, weight, ticket, _ in batch:
-            if isinstance(event, Losses):
-                self._carried.merge(event)
-            else:
-                self._carried.add(DISK_FULL, event, weight)
-                errors[ticket] = EventDropped("the disk is full", code=DISK_FULL)
+        for ticket in lose(batch, self._carried):
+            errors[ticket] = EventDropped("the disk is full", code=DISK_FULL)
         with self._mutex:
             self._drops += len(errors)
 
-    def _acknowledge(self, batch: list[Entry], last: int, errors: dict[int, Exception]) -> None:
+    def _acknowledge(
+        self, batch: list[Entry], sync_until: int, errors: dict[int, Exception], *, led: bool
+    ) -> None:
+        last = max(sync_until, batch[-1][4] if batch else 0)
         weight = sum(entry[3] for entry in batch)
         with self._mutex:
             self._in_flight = 0
-            self._weight -= weight
+            self.weight -= weight
             self._acknowledged = max(last, self._acknowledged)
             self._errors.update(errors)
             while len(self._errors) > self._ring_events:  # of producers that never asked
                 del self._errors[next(iter(self._errors))]
-            if self._waiting:
-                still = []
-                for waiter in self._waiting:
-                    if waiter[0] <= last:
-                        waiter[1].release()
-                    else:
-                        still.append(waiter)
-                self._released = len(self._waiting) - len(still)
-                self._waiting = still
+            released = [waiter for waiter in self._waiting if waiter[0] <= last]
+            self._waiting = [waiter for waiter in self._waiting if waiter[0] > last]
+            self._gathering.expected = len(released) + led
             self._release(self._blocked)
-
-
-def _weigh(event: Event, body: bytes | None) -> int:
-    if body is not None:
-        return len(body) + _ENVELOPE_BYTES
-    try:
-        return len(orjson.dumps(event.body)) + _ENVELOPE_BYTES
-    except TypeError as error:
-        raise UsageError(f"the body of a {event.event_type} is not JSON: {error}") from error
+            self._writing = False
+            if self._todo() or self._closing or self._ended is not None:
+                self._rouse()
+        for _, gate in released:
+            gate.release()

@@ -175,6 +175,11 @@ class TraceWriter:
         )
 
     @property
+    def failed(self) -> bool:
+        """Has it ended by a failure, or was it closed? Then it takes nothing any more."""
+        return bool(self._failed)
+
+    @property
     def session_id(self) -> str:
         return self._chain.session_id
 
