@@ -85,11 +85,11 @@ def _give_up_rights(world: WorldSpec, step: _Steps) -> None:
     for number in _SIGNALS:  # what the zygote ignores would stay ignored through exec
         _signal.signal(number, _signal.SIG_DFL)
     os.setsid()
+    step("score for the out-of-memory killer")
+    _prefer_over_holder()
     step("credentials")
     if world.backend != "none":
         capabilities.restrict(world.backend)
-    step("score for the out-of-memory killer")
-    _prefer_over_holder()
 
 
 def _become(message: wire.Message, end: _socket.socket, step: _Steps) -> NoReturn:
@@ -130,8 +130,9 @@ def _become(message: wire.Message, end: _socket.socket, step: _Steps) -> NoRetur
 def _prefer_over_holder() -> None:
     """When the world's memory runs out, the kernel ends a command, not pid 1.
 
-    An undumpable process' own files in /proc belong to root (proc(5)); what we are allowed
-    by now is what the command will be, so nothing is gained by looking into us meanwhile."""
+    An undumpable process' own files in /proc belong to root (proc(5)), so we are dumpable for
+    a moment. Only while we still have more capabilities than the world: its processes could
+    write to our memory (ptrace(2), "access mode checking") and then speak for the holder."""
     linux.prctl(linux.PR_SET_DUMPABLE, 1)
     fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
     score = int(os.read(fd, 16))
