@@ -14,9 +14,12 @@ from substrate.telemetry.trace.parsing import parse
 from substrate.telemetry.trace.rfc8785 import CanonicalError, encode
 from substrate.values import value
 from substrate.world.layers import LayerStack, OverlayMount, load_layers
+from substrate.world.spec import BACKENDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from substrate.session.store import SessionFiles
 
 FORMAT = 1
@@ -100,6 +103,7 @@ def load_world(files: SessionFiles) -> WorldFile:
                 "a newer version",
                 hint="update substrate, or use --fresh for a new world",
             )
+        _check_kinds(plain)
         return WorldFile(
             name=plain["name"],
             state=plain["state"],
@@ -127,3 +131,28 @@ def load_world(files: SessionFiles) -> WorldFile:
             f"{shown} is damaged: {error!r}",
             hint="use --fresh for a new world; `substrate session show` still reads the trace",
         ) from error
+
+
+def _check_kinds(plain: dict[str, Any]) -> None:
+    """What the conversion to a `WorldFile` would let pass. Raises ValueError."""
+    extents = [number for extent in plain["id_extents"] for number in extent]
+    for number in (plain["uid"], plain["gid"], *extents):
+        if type(number) is not int or not 0 <= number < 1 << 32:
+            raise ValueError(f"{number!r} is no id")
+    name = plain["name"]
+    if type(name) is not str or not (name[:1] == "w" and name[1:].isdecimal()):
+        raise ValueError(f"{name!r} is no world's name")
+    if plain["state"] not in (OPEN, APPLIED, DISCARDED):
+        raise ValueError(f"{plain['state']!r} is no state")
+    if plain["backend"] not in BACKENDS:
+        raise ValueError(f"{plain['backend']!r} is no backend")
+    if plain["backend"] == "ns-user" and len(plain["id_extents"]) != 2:
+        raise ValueError("a rootless world maps one user and one group")
+    if plain["backend"] == "ns-root-idmap" and not plain["id_extents"]:
+        raise ValueError("the ids of its world are missing")
+    if plain["xattr_prefix"] not in ("trusted.", "user."):
+        raise ValueError(f"{plain['xattr_prefix']!r} is no prefix of marks")
+    for path in (plain["workspace"], *plain["mounts"], *plain["read_only"]):
+        raw = bytes_of(path)
+        if not raw.startswith(b"/") or b"\0" in raw or b".." in raw.split(b"/"):
+            raise ValueError(f"{path!r} is no absolute path")
