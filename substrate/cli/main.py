@@ -144,10 +144,24 @@ def host_error(error: OSError) -> SubstrateError | None:
         errno.EACCES: "look at the owner and the mode of that place",
         errno.EPERM: "look at the owner and the mode of that place",
     }
+    if error.errno == errno.ENOENT and _was_ours(error.filename):
+        return StateError(
+            f"{os.fsdecode(error.filename)} was removed while substrate worked with it",
+            hint="SUBSTRATE_HOME belongs to substrate alone; its changes were lost with it",
+        )
     if error.errno not in hints:
         return None
     where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
     return StateError(f"{where}{error.strerror}", hint=hints[error.errno])
+
+
+def _was_ours(path: str | bytes | int | None) -> bool:
+    """Whether a path lies in $SUBSTRATE_HOME."""
+    from substrate.session.home import default_path
+
+    if not isinstance(path, (str, bytes)):
+        return False
+    return os.fsencode(path).startswith(default_path(os.environb) + b"/")
 
 
 def _bug() -> int:

@@ -13,7 +13,7 @@ import time
 
 from substrate.errors import ConfigError, HostUnsupported, StateError
 from substrate.values import value
-from substrate.world import hidden, idmap, mount_plan, mountinfo, sockets
+from substrate.world import aliases, hidden, idmap, mount_plan, mountinfo, sockets
 from substrate.world.layers import TRUSTED, USER
 from substrate.world.spec import OverlaySpec, WorldSpec
 
@@ -203,6 +203,10 @@ def _hidden_paths(
         seen = files.find(path)
         if seen is not None:
             _refuse_to_hide(path, seen[0])
+            (directories if seen[1] else single_files).append(seen[0])
+    for alias in aliases.aliases((*directories, *single_files), host.mounts):
+        seen = files.find(alias)
+        if seen is not None and not any(mountinfo.is_below(path, seen[0]) for path in needed):
             (directories if seen[1] else single_files).append(seen[0])
     # /run is made anew in every world
     directories = [d for d in dict.fromkeys(directories) if not mountinfo.is_below(d, b"/run")]
