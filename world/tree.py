@@ -30,10 +30,12 @@ _DEV_LINKS = (
     ("pts/ptmx", "ptmx"),
 )
 _PROC_MASKED = (
-    b"kcore", b"keys", b"key-users", b"kmsg", b"kpagecount", b"kpageflags", b"latency_stats",
-    b"sched_debug", b"slabinfo", b"sysrq-trigger", b"timer_list", b"timer_stats", b"vmallocinfo",
+    b"allocinfo", b"kcore", b"keys", b"key-users", b"kmsg", b"kpagecgroup", b"kpagecount",
+    b"kpageflags", b"latency_stats", b"mtrr", b"sched_debug", b"slabinfo", b"sysrq-trigger", b"timer_list", b"timer_stats", b"vmallocinfo",
 )  # fmt: skip
-_PROC_READ_ONLY = (b"acpi", b"asound", b"bus", b"fs", b"irq", b"scsi", b"sys")
+_PROC_READ_ONLY = (
+    b"acpi", b"asound", b"bus", b"driver", b"dynamic_debug", b"fs", b"irq", b"scsi", b"sys",
+)  # fmt: skip
 
 
 def make_private() -> None:
