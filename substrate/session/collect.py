@@ -21,6 +21,7 @@ from substrate.world import cgroup, cgroup_plan, journal, layers
 from substrate.world.limits import Limits
 from substrate.world.recover import recover
 from substrate.world.removal import remove_tree
+from substrate.world.usage import Usage
 
 _PROBE = b"probe-"
 
@@ -37,19 +38,10 @@ class Collected:
 
 def disk_bytes(path: bytes) -> int:
     """What a tree takes on the disk (hard links counted once)."""
-    total, seen = 0, set()
-    for directory, _, names in os.walk(path):
-        for name in (b"", *names):
-            try:
-                status = os.lstat(os.path.join(directory, name) if name else directory)
-            except FileNotFoundError:
-                continue
-            if status.st_nlink > 1 and name:
-                if (status.st_dev, status.st_ino) in seen:
-                    continue
-                seen.add((status.st_dev, status.st_ino))
-            total += status.st_blocks * 512
-    return total
+    usage = Usage((path,))
+    while not usage.done:
+        usage.go_on(1.0)
+    return usage.total_bytes
 
 
 def collect(home: Home, *, dry_run: bool) -> list[Collected]:
