@@ -126,6 +126,10 @@ class BatchProof:
         self._count = 0
         self._spans: set[bytes] = set()
 
+    def tell_to(self, story: Story) -> None:
+        """From here on it is `story` that is told."""
+        self._story = story
+
     def learn(self, lines: Sequence[bytes], objs: Sequence[dict[str, Any]]) -> None:
         """Make templates of lines that were accepted in the ordinary way."""
         for line, obj in zip(lines, objs, strict=False):

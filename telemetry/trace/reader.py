@@ -3,7 +3,8 @@
 The library's fast reader, and the second implementation beside `telemetry/verifier.py`, with
 which it shares error codes and no code. It judges the chain; blobs, notes, amendments and
 evidence classes are the verifier's and others' business. Streams: memory is bounded by one
-line, one chunk, and what `Story` keeps. trace.md §2, §5, §9.
+line, one chunk, and what `Story` keeps. For the verdict on a long trace a second process
+reads ahead (`ahead.py`). trace.md §2, §5, §9.
 
 Invariant: no event is handed out of a line that is not accepted, and none behind it.
 """
@@ -18,6 +19,7 @@ import time
 from dataclasses import dataclass
 
 from substrate.errors import StateError, TraceCorrupt
+from substrate.telemetry.trace.ahead import Ahead
 from substrate.telemetry.trace.check import BadLine, LineChecker
 from substrate.telemetry.trace.envelope import GENESIS
 from substrate.telemetry.trace.files import DURABLE, LOCK, TRACE, Durable, parse_durable
@@ -90,6 +92,7 @@ class TraceReader:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._directory = -1
         self.fd = -1
+        self._ahead: Ahead | None = None
         try:
             self._open(os.fspath(path))
             self.live = self._has_writer()
@@ -111,6 +114,9 @@ class TraceReader:
         self.close()
 
     def close(self) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
         for fd in (self.fd, self._directory):
             if fd >= 0:
                 os.close(fd)
@@ -223,6 +229,15 @@ class TraceReader:
             goal = self.size_bytes
             if durable is not None and position < durable.size:
                 goal = min(goal, durable.size)
+            if self._proof is not None and tree is None and not self.live:
+                if not rest and self._follow_ahead():
+                    position = self.checker.offset
+                    durable = self._pass_durable(durable)
+                    continue
+                if self._ahead is None:
+                    self._ahead = Ahead.start(self.fd, position, goal, self.checker, self._proof)
+                if self._ahead is not None and position < self._ahead.cut.offset:
+                    goal = self._ahead.cut.offset
             chunk = os.pread(self.fd, min(_CHUNK_BYTES, goal - position), position)
             if not chunk:
                 break
@@ -235,10 +250,7 @@ class TraceReader:
                     yield objs
                 if problem is not None:
                     raise problem
-                if durable is not None and self.checker.offset >= durable.size:
-                    if (self.checker.offset, self.checker.head) != (durable.size, durable.head):
-                        raise self._durable_is_wrong(durable)
-                    durable = None
+                durable = self._pass_durable(durable)
             if len(rest) > MAX_LINE_BYTES and not self._is_torn(rest, position):
                 raise self._bad("E_LINE_TOO_LONG", f"longer than {MAX_LINE_BYTES} bytes")
             if len(rest) > MAX_LINE_BYTES:
@@ -246,6 +258,34 @@ class TraceReader:
         if durable is not None:
             raise self._durable_is_wrong(durable)
         self.torn_bytes = self.size_bytes - self.checker.offset
+
+    def _pass_durable(self, durable: Durable | None) -> Durable | None:
+        """`durable` itself until the position is there; None from there on. Raises E_DURABLE."""
+        checker = self.checker
+        if durable is None or checker.offset < durable.size:
+            return durable
+        if (checker.offset, checker.head) != (durable.size, durable.head):
+            raise self._durable_is_wrong(durable)
+        return None
+
+    def _follow_ahead(self) -> bool:
+        """Take what was found ahead, if we are there; True if the position has moved."""
+        ahead, checker, story = self._ahead, self.checker, self.story
+        if ahead is None or checker.offset < ahead.cut.offset:
+            return False
+        self._ahead = None
+        start = checker.offset
+        try:
+            if (checker.offset, checker.seq, checker.head) == ahead.cut.place:
+                for lines, size, head, said, objs in ahead.findings():
+                    if said is None:
+                        story.tell(objs)
+                    elif story.sealed or not story.tell_quiet([*said[:2]], said[2]):
+                        break
+                    checker.go_on(lines, head, size)
+        finally:
+            ahead.close()
+        return checker.offset > start
 
     def _accept(
         self, lines: list[bytes], tree: MerkleTree | None
