@@ -14,7 +14,6 @@ It imports `re`: only `redact` loads it, and only when `may_hold_secret` says so
 from __future__ import annotations
 
 import re
-from binascii import Error as Base64Error
 from binascii import a2b_base64
 
 from .secret_names import kind_of_name
@@ -281,7 +280,7 @@ def _scheme_tokens(text: str) -> Iterator[Span]:
             try:
                 if b":" not in a2b_base64(token + "=" * (-len(token) % 4)):
                     continue
-            except Base64Error:
+            except ValueError:  # binascii.Error, or letters that are not ASCII
                 continue
         elif len(token) < 20 and token.isalpha():
             continue  # "bearer authentication"

@@ -334,3 +334,10 @@ def test_texts_without_secrets_do_not_load_the_rules():
         "sys.exit('re' in new or any('secret_rules' in name for name in new))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["basic knowledge of café", "Basic crème-brûlée", "basic ²²²²²²²²"]
+)
+def test_basic_before_what_cannot_be_base64_is_no_credential(text: str) -> None:
+    assert redact_text(text) == text
