@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from substrate.session.store import SessionFiles
     from substrate.session.workspace import Workspace
     from substrate.world.cgroup import CgroupSet
-    from substrate.world.layers import LayerStack
+    from substrate.world.layers import LayerStack, OverlayMount
 
 
 @value
@@ -148,6 +148,7 @@ def spec_of(
             work=stack.work(newest, mount.index),
         )
         for mount in stack.mounts
+        if _is_there(mount, stack, world)
     )
     directories, single_files = _hidden_paths(world, home, settings, host)
     return WorldSpec(
@@ -162,11 +163,29 @@ def spec_of(
         net=settings.net,
         hidden_directories=directories,
         hidden_files=single_files,
-        read_only=tuple(dict.fromkeys((*world.read_only, *map(os.path.realpath, settings.ro)))),
+        read_only=tuple(
+            path
+            for path in dict.fromkeys((*world.read_only, *map(os.path.realpath, settings.ro)))
+            if os.path.lexists(path)
+        ),
         cgroup_procs=cgroups.procs,
         cgroup_dirs=cgroups.directories,
         allow_ptrace=settings.ptrace,
     )
+
+
+def _is_there(mount: OverlayMount, stack: LayerStack, world: WorldFile) -> bool:
+    """Whether a place that was overlaid when the world began is still on the host: a mount
+    that has gone is left out, unless the world holds changes of it."""
+    if os.path.isdir(mount.target):
+        return True
+    if any(not stack.is_empty(layer.number, mount.index) for layer in stack.layers):
+        shown = os.fsdecode(mount.target)
+        raise StateError(
+            f"{shown} is gone, and world {world.name} holds changes of what was in it",
+            hint="bring it back (mount it again), or use --fresh for a new world",
+        )
+    return False
 
 
 def _hidden_paths(

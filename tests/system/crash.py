@@ -47,7 +47,7 @@ class Crashes:
         trace = session / "trace.jsonl"
         kept, acknowledged = b"", {"begin"}
         for _ in range(RUNS_A_WORLD):
-            number, status = self._one_killed()
+            number, status = self._one_killed(trace)
             if status == 0:
                 acknowledged.add(str(number))
             now = trace.read_bytes()
@@ -86,7 +86,18 @@ class Crashes:
         assert (done.returncode, done.stderr) == (0, b""), done.stderr.decode()
         return done
 
-    def _one_killed(self) -> tuple[int, int]:
+    def _wait(self, process: "subprocess.Popen[bytes]", trace: Path) -> None:
+        """Until some moment: of the whole run, or, every other time, of the part of it that
+        begins with the record of the command's start."""
+        if self.random.random() < 0.5:
+            time.sleep(self.random.uniform(0, self.length_s))
+            return
+        before = trace.stat().st_size
+        while trace.stat().st_size == before and process.poll() is None:
+            time.sleep(0.0002)
+        time.sleep(self.random.uniform(0, self.length_s / 2))
+
+    def _one_killed(self, trace: Path) -> tuple[int, int]:
         self.number += 1
         mark = f"crash-{os.getpid()}-{self.number}"
         environ = {**self.caller.environ, traces_left.MARK: mark}
@@ -97,7 +108,7 @@ class Crashes:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        time.sleep(self.random.uniform(0, self.length_s))
+        self._wait(process, trace)
         victims = [process.pid]
         if self.random.random() < self.kill_zygote:
             victims += _children(process.pid)[:1]

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -190,3 +191,39 @@ def test_substrate_is_not_a_server_of_its_own_output(caller):
         )
     assert b"Traceback" not in done.stderr
     assert done.returncode != 0
+
+
+@pytest.fixture
+def passing_mount():
+    """A filesystem of the host that can be taken away, outside of what rootless worlds overlay."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    place = Path(tempfile.mkdtemp(prefix="substrate-passing-", dir="/mnt"))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=777", "none", place], check=True)
+
+    def take_away():
+        subprocess.run(["umount", place], check=True)
+        place.rmdir()
+
+    yield place, take_away
+    if os.path.ismount(place):
+        take_away()
+
+
+def test_a_world_goes_on_without_a_mount_that_has_gone(idmap, passing_mount):
+    idmap.forget()
+    _, take_away = passing_mount
+    assert idmap.substrate("-c", "echo kept > kept").returncode == 0
+    take_away()
+    done = idmap.substrate("-c", "cat kept")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"kept\n", b"")
+
+
+def test_a_mount_that_has_gone_with_changes_is_told(idmap, passing_mount):
+    idmap.forget()
+    place, take_away = passing_mount
+    assert idmap.substrate("-c", f"echo changed > {place}/file").returncode == 0
+    take_away()
+    done = idmap.substrate("-c", "true")
+    assert done.returncode == 125
+    assert done.stderr.startswith(b"substrate: %s is gone" % os.fsencode(place))
