@@ -163,8 +163,8 @@ def render(result: Result, how: str) -> None:
 
 
 def _one_line(path: bytes) -> bytes:
-    """A path as a line: as it is, or as git quotes it where it would not be one."""
-    return path if os.fsdecode(path).isprintable() else quote(path)
+    """A path as a line: as it is, or as git quotes it where control characters stand in it."""
+    return quote(path) if any(byte < 0x20 or byte == 0x7F for byte in path) else path
 
 
 def _put_patch(result: Result, base: bytes) -> None:
