@@ -284,7 +284,29 @@ def _why_no_overlay(failed: StartFailed) -> tuple[str, str]:
             "E-STACK-DEPTH",
             "overlays are nested too deeply here: use a volume for the workspace",
         )
+    below = _mounts_below_writable() if failed.backend == "ns-user" else []
+    if failed.errno == errno.EINVAL and below:
+        return (
+            "E-LOWER-SUBMOUNT",
+            f"{', '.join(below[:3])} is mounted below a directory that a rootless world overlays, "
+            "which the kernel refuses: unmount it, or run as root",
+        )
     return "", "see the kernel's log (`dmesg`) for what overlayfs says"
+
+
+def _mounts_below_writable() -> list[str]:
+    """Mount points below home, current directory, /tmp or /var/tmp. They came from the host's
+    mount namespace and are locked; a directory above them cannot be cloned then, which is how
+    overlayfs takes a lower (mount_namespaces(7))."""
+    from substrate.session.world_setup import look_at_host
+
+    host = look_at_host()
+    roots = [os.path.realpath(p) for p in (host.user_home, os.getcwdb(), b"/tmp", b"/var/tmp")]
+    return [
+        os.fsdecode(mount.mount_point)
+        for mount in host.mounts
+        if any(mountinfo.is_below(mount.mount_point, r) and mount.mount_point != r for r in roots)
+    ]
 
 
 def _home_is_overlay() -> bool:
