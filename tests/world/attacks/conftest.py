@@ -52,11 +52,11 @@ class Attacked(Place):
 
 def _place(uid):
     base = Path(tempfile.mkdtemp(prefix="substrate-attack-", dir="/var/tmp"))
-    yield Attacked(base, uid)
-    fd = os.open("/var/tmp", os.O_PATH | os.O_DIRECTORY)
     try:
-        remove_tree(fd, os.fsencode(base.name))
+        yield Attacked(base, uid)
     finally:
+        fd = os.open("/var/tmp", os.O_PATH | os.O_DIRECTORY)
+        remove_tree(fd, os.fsencode(base.name))
         os.close(fd)
 
 

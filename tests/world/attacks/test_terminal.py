@@ -1,6 +1,7 @@
 """Names and contents of a world act on no terminal: no escape sequence, no second line, no
 reversed text."""
 
+import contextlib
 import json
 import os
 import pty
@@ -9,6 +10,7 @@ import subprocess
 import pytest
 
 from tests.cli.place import PROGRAM
+from tests.world.attacks.conftest import _place
 
 #: a title, a new line, a C1 control, a right-to-left override, a byte that is not UTF-8
 NAMES = (b"a\x1b]0;title\x07", b"b\nA fake", b"c\xc2\x9b31m", b"d\xe2\x80\xaetxt.exe", b"e\xff")
@@ -22,14 +24,10 @@ os.symlink(b"\\x1b]0;x\\x07", "link")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    from tests.world.attacks.conftest import _place
-
-    generator = _place(os.geteuid())
-    place = next(generator)
-    place.python(MAKE)
-    yield place
-    generator.close()
+def made():
+    with contextlib.contextmanager(_place)(os.geteuid()) as place:
+        place.python(MAKE)
+        yield place
 
 
 def at_terminal(place, *words):
