@@ -179,7 +179,9 @@ def place_of(path: bytes) -> DangerReason | None:
         return None
     if name == b".git":  # a file or a link: it names the directory whose config counts
         return DangerReason.GIT
-    if name in (b"config", b"config.worktree") and b"/.git/" in path:  # of submodules and worktrees too
+    if (
+        name in (b"config", b"config.worktree") and b"/.git/" in path
+    ):  # of submodules and worktrees too
         return DangerReason.GIT
     whole = path + b"/"
     if b"/.git/" in path and b"/hooks/" in path:
