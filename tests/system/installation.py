@@ -15,7 +15,11 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
 _LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".venv", "__pycache__", "*.egg-info", "build", "dist", ".mypy_cache", ".ruff_cache"
+    ".*",
+    "__pycache__",
+    "*.egg-info",
+    "build",
+    "dist",
 )
 
 
