@@ -277,10 +277,15 @@ class HostFiles:
 
     def __init__(self, uid: int) -> None:
         self._trusted = (0, uid)
+        #: entries of directories that were listed; None where that is not allowed
+        self._listed: dict[bytes, frozenset[bytes] | None] = {}
 
     def find(self, path: bytes) -> tuple[bytes, bool] | None:
+        directory, _, name = path.rpartition(b"/")
+        listed = self._entries(directory or b"/")
+        if listed is not None and name not in (b"", b".", b"..") and name not in listed:
+            return None  # as most of what is looked for: one listing answers for many
         try:
-            os.lstat(path)  # most of what is looked for is not there: one call says so
             real = self._resolve(path)
             return real, stat.S_ISDIR(os.lstat(real).st_mode)
         except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -289,6 +294,16 @@ class HostFiles:
             if error.errno == errno.ELOOP:
                 return None
             raise
+
+    def _entries(self, directory: bytes) -> frozenset[bytes] | None:
+        if directory not in self._listed:
+            try:
+                self._listed[directory] = frozenset(os.listdir(directory))
+            except (FileNotFoundError, NotADirectoryError):
+                self._listed[directory] = frozenset()
+            except OSError:  # it may be searched without being read: look for each name
+                self._listed[directory] = None
+        return self._listed[directory]
 
     def names(self, directory: bytes) -> tuple[bytes, ...]:
         try:

@@ -20,7 +20,6 @@ from substrate.telemetry.trace.spans import command_spans, find_span, parse_span
 from tests.telemetry.verifier.test_cases import CASES
 from tests.telemetry.verifier.trace_maker import Trace, merkle_root, save, span, whole
 
-
 #: A line can break the form in two ways at once; which is named first is not agreed on.
 FORM = frozenset(("E_JSON", "E_NON_CANONICAL", "E_DEPTH"))
 
