@@ -160,11 +160,3 @@ def left_layers(stack: LayerStack) -> tuple[LayerStack, list[int]]:
             else:
                 left.append(layer.number)
     return stack, left
-
-
-def settle_layers(stack: LayerStack) -> tuple[LayerStack, list[int]]:
-    """`left_layers`, frozen."""
-    stack, left = left_layers(stack)
-    for number in left:
-        layers.freeze_layer(stack, number)
-    return stack, left
