@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from substrate.errors import StateError, TraceCorrupt
 from substrate.telemetry.trace.chain import Chain
-from substrate.telemetry.trace.check import BadLine, LineChecker
 from substrate.telemetry.trace.envelope import check_envelope
 from substrate.telemetry.trace.files import Durable, read_chunks, read_exactly
 from substrate.telemetry.trace.line import MAX_LINE_BYTES
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from substrate.telemetry.trace.check import LineChecker
     from substrate.telemetry.trace.system import System
 
 
@@ -68,6 +68,26 @@ def survey(
     if found is None:
         chain = Chain("")
         found = Survey(chain, size, whole_history=True)
+    if found.chain.size < size:  # after a clean end there is nothing left to read
+        _read_on(system, fd, durable, found, size)
+    if not found.chain.next_seq:
+        raise StateError(
+            "the trace has no whole line: the session never began",
+            code="E_EMPTY",
+            hint="remove the session's directory",
+        )
+    if found.torn_from is None and found.chain.size < size:
+        problem = TraceCorrupt("the last line has no newline", code="E_TORN")
+        _judge(system, fd, found, durable, problem)
+    return found
+
+
+def _read_on(
+    system: System, fd: int, durable: Durable | None, found: Survey, size: int
+) -> None:
+    """Takes in what follows the survey's position, up to `size`."""
+    from substrate.telemetry.trace.check import LineChecker
+
     start = found.chain.size
     checker = LineChecker(
         session_id=found.chain.session_id or None,
@@ -85,16 +105,6 @@ def survey(
         if problem is not None:
             _judge(system, fd, found, durable, problem)
             break
-    if not found.chain.next_seq:
-        raise StateError(
-            "the trace has no whole line: the session never began",
-            code="E_EMPTY",
-            hint="remove the session's directory",
-        )
-    if found.torn_from is None and found.chain.size < size:
-        problem = TraceCorrupt("the last line has no newline", code="E_TORN")
-        _judge(system, fd, found, durable, problem)
-    return found
 
 
 def last_line(system: System, fd: int, end: int) -> bytes | None:
@@ -157,10 +167,12 @@ def _chunks_with_border(
 
 def _take_in(found: Survey, checker: LineChecker, lines: list[bytes]) -> TraceCorrupt | None:
     """Follow the lines that are accepted; the problem of the first one that is not."""
+    from substrate.telemetry.trace.check import BadLine
+
     chain = found.chain
+    problem: TraceCorrupt | None = None
     try:
         objs = checker.check(lines)
-        problem = None
     except BadLine as bad:
         objs, problem = bad.before, bad
     for obj, line in zip(objs, lines, strict=False):
@@ -196,7 +208,7 @@ def _judge(
 ) -> None:
     """Is what follows the last accepted line a torn tail? Else raise."""
     at = found.chain.size
-    message = problem.reason if isinstance(problem, BadLine) else problem.args[0]
+    message = getattr(problem, "reason", problem.args[0])  # BadLine's is without the place
     if durable is not None and at < durable.size:
         raise TraceCorrupt(
             f"below the synced position ({durable.size}): {message}",
