@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Final, Protocol
 
+    Grouped = dict[bytes, tuple[frozenset[bytes], tuple[bytes, ...]]]
+
     class Files(Protocol):
         """How the host is looked at."""
 
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
         def names(self, directory: bytes) -> tuple[bytes, ...]:
             """The entries, sorted; none where it cannot be listed."""
+
+        def present(self, directory: bytes, names: frozenset[bytes]) -> Iterable[bytes]:
+            """Those of the names that are there; all of them where nobody can tell."""
 
         def head(self, path: bytes) -> bytes:
             """The first 64 KiB of a file, nothing where it cannot be read."""
@@ -190,9 +195,8 @@ def hidden_paths(
         return True
 
     hide(state_dir)
-    for pattern in SYSTEM_SECRETS:
-        for path in _expand(files, b"/", pattern[1:]):
-            hide(path)
+    for path in _expand(files, b"/", _by_directory(SYSTEM_SECRETS)):
+        hide(path)
     own_real = {_real(files, own) for own in own_homes}
     for other in sorted(others):
         real = _real(files, other)
@@ -200,12 +204,11 @@ def hidden_paths(
         # an own one: its secrets are hidden singly
         if real not in own_real and real != b"/" and not hide(other):
             own_homes.add(other)
+    secrets, mixed = _by_directory(HOME_SECRETS + AGENT_SIGN_INS), _by_directory(HOME_MIXED)
     for own in sorted(own_homes):
-        for pattern in (*HOME_SECRETS, *AGENT_SIGN_INS):
-            for path in _expand(files, own, pattern):
-                hide(path)
-        for name in HOME_MIXED:
-            path = os.path.join(own, name)
+        for path in _expand(files, own, secrets):
+            hide(path)
+        for path in _expand(files, own, mixed):
             text = files.head(path).lower()
             if any(mark in text for mark in _MARKS) or (b"@" in text and b"://" in text):
                 hide(path)
@@ -230,22 +233,31 @@ def _why_not(path: bytes, needed: list[bytes]) -> str:
     return ""
 
 
-def _expand(files: Files, base: bytes, pattern: bytes) -> list[bytes]:
-    """Paths that a pattern means; only a pattern with `*` lists a directory."""
-    paths = [base]
-    for part in pattern.split(b"/"):
-        if b"*" in part:
-            before, _, after = part.partition(b"*")
-            matching = before, after.split(b"*")
-            paths = [
-                os.path.join(path, name)
-                for path in paths
-                for name in files.names(path)
-                if _matches(name, *matching)
-            ]
+def _by_directory(patterns: Iterable[bytes]) -> Grouped:
+    """The patterns by the directory that they lie in: (plain names, names with `*`)."""
+    plain: dict[bytes, set[bytes]] = {}
+    globs: dict[bytes, list[bytes]] = {}
+    for pattern in patterns:
+        directory, _, name = pattern.strip(b"/").rpartition(b"/")
+        plain.setdefault(directory, set())
+        if b"*" in name:
+            globs.setdefault(directory, []).append(name)
         else:
-            paths = [os.path.join(path, part) for path in paths]
-    return paths
+            plain[directory].add(name)
+    return {d: (frozenset(plain[d]), tuple(globs.get(d, ()))) for d in plain}
+
+
+def _expand(files: Files, base: bytes, grouped: Grouped) -> Iterable[bytes]:
+    """Paths below `base` that the patterns mean and that may be there."""
+    for directory, (plain, globs) in grouped.items():
+        path = os.path.join(base, directory) if directory else base
+        for name in files.present(path, plain):
+            yield os.path.join(path, name)
+        for pattern in globs:
+            first, *rest = pattern.split(b"*")
+            for name in files.names(path):
+                if _matches(name, first, rest):
+                    yield os.path.join(path, name)
 
 
 def _matches(name: bytes, first: bytes, rest: list[bytes]) -> bool:
@@ -297,6 +309,11 @@ class HostFiles:
 
     def _entries(self, directory: bytes) -> frozenset[bytes] | None:
         if directory not in self._listed:
+            parent, _, name = directory.rpartition(b"/")
+            above = self._listed.get(parent)
+            if above is not None and name not in above:
+                self._listed[directory] = frozenset()
+                return self._listed[directory]
             try:
                 self._listed[directory] = frozenset(os.listdir(directory))
             except (FileNotFoundError, NotADirectoryError):
@@ -306,10 +323,11 @@ class HostFiles:
         return self._listed[directory]
 
     def names(self, directory: bytes) -> tuple[bytes, ...]:
-        try:
-            return tuple(sorted(os.listdir(directory)))
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            return ()
+        return tuple(sorted(self._entries(directory) or ()))
+
+    def present(self, directory: bytes, names: frozenset[bytes]) -> Iterable[bytes]:
+        listed = self._entries(directory)
+        return names if listed is None else names & listed
 
     def head(self, path: bytes) -> bytes:
         seen = self.find(path)

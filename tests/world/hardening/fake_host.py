@@ -37,3 +37,6 @@ class FakeHost:
     def head(self, path):
         found = self.find(path)
         return b"" if found is None or found[1] else self.entries[found[0]]
+
+    def present(self, directory, names):
+        return names.intersection(self.names(directory))
