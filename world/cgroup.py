@@ -47,21 +47,15 @@ class CgroupSet:
     """The groups of one world, one a hierarchy. Empty where the host has none for us."""
 
     directories: tuple[bytes, ...]
+    unified: bytes = b""  # the one of version 2
 
     @property
-    def procs(self) -> tuple[bytes, ...]:
-        """The files to which a process is written to be moved in; "0" is the writer itself."""
-        return tuple(directory + b"/cgroup.procs" for directory in self.directories)
-
-    def open_procs(self) -> tuple[int, ...]:
-        """Close-on-exec fds of `procs`, for a child that loses sight of the cgroup mounts
-        before it enters: it writes "0" to each. The kernel checks the opener's rights."""
-        return tuple(os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in self.procs)
-
-    def add(self, pid: int) -> None:
-        """Moves a process (all of its threads) in. Raises OSError, ESRCH when it is gone."""
-        for path in self.procs:
-            _write(path, b"%d" % pid)
+    def tasks(self) -> tuple[bytes, ...]:
+        """The files of version 1 groups to which a thread writes "0" to move itself in. Through
+        `cgroup.procs`, or from outside, the kernel first waits until no process anywhere is
+        in the middle of a fork or an exit: 4 to 16 ms (cgroup_procs_write_start in
+        kernel/cgroup/cgroup.c)."""
+        return tuple(d + b"/tasks" for d in self.directories if d != self.unified)
 
     def kill(self) -> None:
         """SIGKILL to everything inside; returns before all of it is dead."""
@@ -128,7 +122,8 @@ def create(plan: Plan, name: str) -> CgroupSet:
             code="E-CGROUP-RO",
             hint="make the cgroup writable, or run without these limits",
         ) from error
-    return CgroupSet(directories=tuple(made))
+    unified = [d for d, h in zip(made, plan.hierarchies, strict=True) if h.version == 2]
+    return CgroupSet(directories=tuple(made), unified=unified[0] if unified else b"")
 
 
 def _enable(hierarchy: Hierarchy, name: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _signal
 import _socket
+import errno
 import fcntl
 import os
 import struct
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
     from substrate.world.spec import WorldSpec
 
+    Body = Callable[[WorldSpec, _socket.socket, "_Steps"], None]
+
 # zygote → first process, on a socket of their own
-_PLACED = b"p"  # ids are mapped, cgroups joined
+_PLACED = b"p"  # ids are mapped
 _PART = b"m"  # target; a detached mount
 _PARTS_END = b"e"
 _ALL = (
@@ -74,16 +77,10 @@ def _launch(spec: WorldSpec, end: _socket.socket, step: _Steps) -> int:
     if spec.backend in ("ns-root-idmap", "ns-root"):
         return _launch_as_root(spec, end, step)
     if spec.backend == "ns-user":
-        pid = linux.clone(namespaces(spec) | linux.CLONE_NEWUSER)
-        body: Callable[[WorldSpec, _socket.socket, _Steps], None] = _rootless
-    elif spec.backend == "none":
-        pid = os.fork()
-        body = _bare
-    else:
-        raise ValueError(f"no such world backend: {spec.backend}")
-    if pid == 0:
-        _run_child(spec, end, body)
-    return pid
+        return _fork(spec, end, namespaces(spec) | linux.CLONE_NEWUSER, _rootless, step)
+    if spec.backend == "none":
+        return _fork(spec, end, 0, _bare, step)
+    raise ValueError(f"no such world backend: {spec.backend}")
 
 
 def _launch_as_root(spec: WorldSpec, end: _socket.socket, step: _Steps) -> int:
@@ -91,15 +88,15 @@ def _launch_as_root(spec: WorldSpec, end: _socket.socket, step: _Steps) -> int:
     host's rights, map its ids, make its overlays, and hand them over as fds."""
     ours, theirs = wire.pair()
     mapped = spec.backend == "ns-root-idmap"
+
+    def body(spec: WorldSpec, end: _socket.socket, inner: _Steps) -> None:
+        ours.close()
+        _contained(spec, end, theirs, inner)
+
     try:
-        pid = linux.clone(namespaces(spec) | (linux.CLONE_NEWUSER if mapped else 0))
-        if pid == 0:
-            ours.close()
-            _run_child(spec, end, lambda s, e, inner: _contained(s, e, theirs, inner))
+        flags = namespaces(spec) | (linux.CLONE_NEWUSER if mapped else 0)
+        pid = _fork(spec, end, flags, body, step)
         theirs.close()
-        step("cgroups")
-        for path in spec.cgroup_procs:
-            _write(path, b"%d" % pid)
         userns = None
         if mapped:
             step("map ids")
@@ -118,13 +115,43 @@ def _launch_as_root(spec: WorldSpec, end: _socket.socket, step: _Steps) -> int:
         ours.close()  # a child that still waits reads end of file and ends
 
 
+def _fork(spec: WorldSpec, end: _socket.socket, flags: int, body: Body, step: _Steps) -> int:
+    """Forks the first process with CLONE_* `flags`, in its cgroups, where it does `body`.
+
+    It is born in the group of version 2 and moves itself into those of version 1: a process
+    that is moved by another one, or by way of `cgroup.procs`, costs milliseconds (CgroupSet).
+    The files are opened here, with the host's rights and before any namespace is left."""
+    step("cgroups")
+    files = [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in spec.cgroup_tasks]
+    group = -1
+    try:
+        if spec.cgroup_unified:
+            group = os.open(spec.cgroup_unified, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            pid = linux.clone(flags) if group < 0 else linux.clone_into(group, flags)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.E2BIG):  # clone3 is not to be had
+                raise
+            files.append(os.open(b"cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=group))
+            pid = linux.clone(flags)
+        if pid == 0:
+            _run_child(spec, end, files, body)
+        return pid
+    finally:
+        for fd in (*files, group):
+            if fd >= 0:
+                os.close(fd)
+
+
 def _run_child(
-    spec: WorldSpec,
-    end: _socket.socket,
-    body: Callable[[WorldSpec, _socket.socket, _Steps], None],
+    spec: WorldSpec, end: _socket.socket, cgroup_files: list[int], body: Body
 ) -> NoReturn:
     steps = _Steps()
     try:
+        steps("cgroups")
+        for fd in cgroup_files:
+            os.write(fd, b"0")
+            os.close(fd)
         body(spec, end, steps)
     except OSError as error:
         wire.send(end, wire.FAILED, steps.now, error.errno or 0, error.strerror or str(error))
@@ -138,12 +165,6 @@ def _die_with_parent() -> None:
     linux.prctl(linux.PR_SET_PDEATHSIG, _signal.SIGKILL)
 
 
-def _join_cgroups(spec: WorldSpec) -> None:
-    """Moves this process, and so everything that it will fork, into the world's groups."""
-    for path in spec.cgroup_procs:
-        _write(path, b"0")
-
-
 # --- the first process of each kind of world
 
 
@@ -151,7 +172,7 @@ def _contained(spec: WorldSpec, end: _socket.socket, parent: _socket.socket, ste
     """Root backends: takes over what the zygote made."""
     step("wait for the zygote")
     if _next(parent).kind != _PLACED:
-        raise wire.WireError("the zygote did not say that ids and groups are set")
+        raise wire.WireError("the zygote did not say that ids are mapped")
     step("enter the user namespace")
     if spec.backend == "ns-root-idmap":
         os.setgroups([])
@@ -179,8 +200,6 @@ def _next(parent: _socket.socket) -> wire.Message:
 def _bare(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
     """No world: a subreaper that runs the commands as they would run without substrate."""
     _die_with_parent()
-    step("cgroups")
-    _join_cgroups(spec)
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
     step("hold")
     holder.hold(spec, end)
@@ -195,8 +214,6 @@ def _rootless(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
     _write(b"/proc/self/uid_map", b"%d %d 1" % (spec.uid, host_uid))
     _write(b"/proc/self/gid_map", b"%d %d 1" % (spec.gid, host_gid))
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
-    step("cgroups")
-    _join_cgroups(spec)
     linux.unshare(linux.CLONE_NEWCGROUP)
     step("mount overlays")
     tree.make_private()

@@ -45,7 +45,8 @@ class WorldSpec:
     hidden_directories: tuple[bytes, ...]
     hidden_files: tuple[bytes, ...]
     read_only: tuple[bytes, ...]
-    cgroup_procs: tuple[bytes, ...]  # files to write "0" to, one a hierarchy
+    cgroup_unified: bytes  # directory of the version 2 group; b"" for none
+    cgroup_tasks: tuple[bytes, ...]  # `tasks` files of version 1 groups
     cgroup_dirs: tuple[bytes, ...]  # to remove when the world is gone
     allow_ptrace: bool
 

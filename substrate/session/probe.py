@@ -139,7 +139,8 @@ def probe(backend: str, home: Home, zygote: Zygote) -> ProbeResult:
             hidden_directories=(),
             hidden_files=(),
             read_only=(),
-            cgroup_procs=(),
+            cgroup_unified=b"",
+            cgroup_tasks=(),
             cgroup_dirs=(),
             allow_ptrace=False,
         )

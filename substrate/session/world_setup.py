@@ -168,7 +168,8 @@ def spec_of(
             for path in dict.fromkeys((*world.read_only, *map(os.path.realpath, settings.ro)))
             if os.path.lexists(path)
         ),
-        cgroup_procs=cgroups.procs,
+        cgroup_unified=cgroups.unified,
+        cgroup_tasks=cgroups.tasks,
         cgroup_dirs=cgroups.directories,
         allow_ptrace=settings.ptrace,
     )

@@ -1,15 +1,18 @@
 """Real control groups of this host: what stops, what is counted, that nothing is left."""
 
+import errno
 import itertools
 import os
 import signal
+import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from substrate.errors import HostUnsupported
 from substrate.values import replace
-from substrate.world import cgroup
+from substrate.world import cgroup, launch, linux
 from substrate.world.cgroup_plan import Hierarchy, Plan, choose
 from substrate.world.limits import Limits
 
@@ -47,7 +50,8 @@ def group_for():
 
 def start(group, action):
     """Forks a process that enters the group by itself, then acts; its pid, once inside."""
-    fds = group.open_procs()
+    procs = [directory + b"/cgroup.procs" for directory in group.directories]
+    fds = [os.open(path, os.O_WRONLY) for path in procs]
     entered, inside = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -137,17 +141,53 @@ def test_the_cpu_quota_is_set(group_for):
     )
 
 
+def forked_into(group, *, flags=0, before=lambda: None):
+    """What launch.py's fork does with a world's groups: /proc/self/cgroup of the child."""
+    read, write = os.pipe()
+
+    def body(spec, end, step):
+        os.write(write, Path("/proc/self/cgroup").read_bytes())
+
+    def fork():
+        before()
+        spec = SimpleNamespace(cgroup_unified=group.unified, cgroup_tasks=group.tasks)
+        child = launch._fork(spec, None, flags, body, lambda name: None)
+        os._exit(status(child))
+
+    # from a process of its own: the fork is a raw one, which pytest's hooks do not know
+    middle = os.fork()
+    if middle == 0:
+        try:
+            fork()
+        finally:
+            os._exit(99)
+    os.close(write)
+    with open(read, "rb") as file:
+        found = file.read().decode()
+    assert status(middle) == 1  # of a body that returned
+    return found
+
+
+def no_clone3():
+    """As a container's filter answers it: ENOSYS."""
+    program = [
+        (0x20, 0, 0, 0),  # load the number of the call
+        (0x15, 0, 1, 435),  # clone3?
+        (0x06, 0, 0, 0x00050000 | errno.ENOSYS),
+        (0x06, 0, 0, 0x7FFF0000),
+    ]
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    linux.install_filter(b"".join(struct.pack("HBBI", *line) for line in program))
+
+
 @needs(pids=64)
-def test_a_process_is_moved_in_from_outside(group_for):
+@pytest.mark.parametrize("before", [lambda: None, no_clone3], ids=["clone3", "without-clone3"])
+@pytest.mark.parametrize("flags", [0, linux.CLONE_NEWUSER], ids=["plain", "new-user-namespace"])
+def test_a_world_begins_in_its_groups(group_for, flags, before):
     group = group_for(pids=64)
-    pid = os.fork()
-    if pid == 0:
-        signal.pause()
-    group.add(pid)
-    members = {cgroup._members(d)[0] for d in group.directories}
-    group.kill()
-    assert members == {pid}
-    assert status(pid) == -signal.SIGKILL
+    lines = forked_into(group, flags=flags, before=before).splitlines()
+    name = os.path.basename(group.directories[0]).decode()
+    assert len([line for line in lines if line.endswith("/" + name)]) == len(group.directories)
 
 
 @needs(pids=64)
