@@ -13,7 +13,6 @@ import os
 
 from substrate.errors import StateError
 from substrate.values import replace, value
-from substrate.world.removal import remove_tree
 
 TRUSTED = b"trusted."
 USER = b"user."
@@ -21,6 +20,9 @@ SCRATCH = (b"/tmp", b"/var/tmp", b"/dev/shm")
 
 #: beside the directory of layers: one that is not whole yet, one that is not whole any more
 _UNFINISHED, _REMOVED = b".new", b".old"
+#: what overlayfs leaves of a volatile mount to which nothing was written, and itself
+_IN_WORK = (b"/incompat/volatile", b"/incompat", b"/work", b"")
+_IN_MOUNT = (*(b"/work" + name for name in _IN_WORK), b"/upper", b"")
 _PRIVATE_ATTRIBUTES = ("trusted.", "user.overlay.", "security.")
 
 
@@ -202,8 +204,30 @@ def layer_is_empty(stack: LayerStack, number: int) -> bool:
 
 
 def _remove(parent: bytes, name: bytes) -> None:
-    fd = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Removes a layer's directory, or the `work` of one, whatever is in it."""
+    path = parent + b"/" + name
     try:
-        remove_tree(fd, name)
-    finally:
-        os.close(fd)
+        if name == b"work":
+            _remove_unused(path, _IN_WORK)
+        else:
+            for mount in os.listdir(path):
+                _remove_unused(path + b"/" + mount, _IN_MOUNT)
+            os.rmdir(path)
+    except OSError:
+        # something was written there; and it may be made so that it is not easily removed
+        from substrate.world.removal import remove_tree
+
+        fd = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            remove_tree(fd, name)
+        finally:
+            os.close(fd)
+
+
+def _remove_unused(path: bytes, inside: tuple[bytes, ...]) -> None:
+    """Removes a directory in which there is at most what overlayfs itself makes."""
+    for name in inside:
+        try:
+            os.rmdir(path + name)
+        except FileNotFoundError:
+            continue

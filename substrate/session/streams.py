@@ -17,7 +17,6 @@ import select
 import stat
 import termios
 
-from substrate.world import linux
 from substrate.world.spec import CLOSED, NULL, TERMINAL
 
 TYPE_CHECKING = False
@@ -260,7 +259,7 @@ class Streams:
             return TERMINAL
         if fd == 0:
             return self._plan_input()
-        if fd == 2 and 1 not in closed and linux.same_open_file(1, 2) and not self.terminal:
+        if fd == 2 and 1 not in closed and not self.terminal and _are_one_open_file(1, 2):
             self.joined = True
             return len(self.passed) - 1
         reading, writing = os.pipe2(os.O_CLOEXEC)
@@ -306,6 +305,14 @@ class Streams:
         """The command is gone: nothing more is read for it."""
         if self.input is not None:
             self.input.give_back()
+
+
+def _are_one_open_file(one: int, other: int) -> bool:
+    if not os.path.sameopenfile(one, other):  # not even one file: no need to ask the kernel
+        return False
+    from substrate.world import linux
+
+    return linux.same_open_file(one, other)
 
 
 def _is_null(fd: int) -> bool:

@@ -14,14 +14,13 @@ import os
 
 from substrate.errors import HostUnsupported, StateError, UsageError
 from substrate.session import home as homes
-from substrate.session import opening, store, streams, terminal, world_setup
-from substrate.session.command_run import CommandRun, Ended
+from substrate.session import opening, store, world_setup
 from substrate.session.settings_table import DEFAULT_REQUIRE
 from substrate.session.signals import SignalPipe
 from substrate.session.workspace import find_workspace
 from substrate.session.world_file import save_world
 from substrate.values import value
-from substrate.world import cgroup, cgroup_plan, environment, layers, limits
+from substrate.world import cgroup, cgroup_plan, layers, limits
 from substrate.world.handle import StartFailed, Zygote
 from substrate.world.spec import CommandSpec
 
@@ -29,11 +28,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from substrate.session.command_run import Ended
     from substrate.session.disk_watch import DiskWatch
     from substrate.session.opening import Claimed, Opened
     from substrate.session.record import Recorder
     from substrate.session.request import RunRequest
     from substrate.session.settings import Settings
+    from substrate.session.terminal import HostTerminal
     from substrate.session.world_file import WorldFile
     from substrate.telemetry.trace.envelope import Event
     from substrate.telemetry.trace.events.command import DiffCounts
@@ -109,6 +110,7 @@ class _OneShot:
         self.continued = False
         self.recorded = False  # something of this command stands in the trace
         self.world_name: str | None = None  # given to a new world
+        self.gone = False  # nothing is left of the world
         self.shared = False  # the layer holds an earlier command's changes too
 
     # --- the session, its world and a layer
@@ -206,8 +208,11 @@ class _OneShot:
 
     def command(self) -> Ended:
         """Writes its start, runs it, moves its bytes until it is over."""
+        # while the zygote starts the world
+        from substrate.session.command_run import CommandRun
         from substrate.session.record import Recorder, isolation_of
-        from substrate.telemetry.trace import digests
+        from substrate.session.streams import Streams
+        from substrate.telemetry.trace.digests import Digester
 
         assert self.claimed is not None
         assert self.started is not None
@@ -218,8 +223,8 @@ class _OneShot:
         )
         self._refuse_missing(self.isolation)
         self.recorder: Recorder = Recorder(self.opened.writer, settings)
-        self.digester = digests.Digester(self.opened.key)
-        self.streams = streams.Streams(
+        self.digester = Digester(self.opened.key)
+        self.streams = Streams(
             settings.record_max_bytes,
             self.digester.stream,
             world_setup.stdio_owner(self.world),
@@ -252,6 +257,7 @@ class _OneShot:
     def _start_failed(self, failed: StartFailed) -> HostUnsupported:
         """Closes the command's span, and forgets that the backend is known to work."""
         from substrate.session import probe
+        from substrate.session.command_run import Ended
 
         assert self.opened is not None
         probe.forget_backend(self.home)
@@ -314,6 +320,8 @@ class _OneShot:
         return events
 
     def _command_spec(self) -> tuple[CommandSpec, tuple[bytes, ...]]:
+        from substrate.world import environment
+
         settings = self.settings
         selected = environment.select(
             os.environb,
@@ -355,18 +363,24 @@ class _OneShot:
         assert self.opened is not None
         assert self.started is not None
         self.started.close()
-        self.zygote.wait_gone(_WORLD_NUMBER)
+        if not ended.quiet:
+            self._wait_gone()  # until then its processes may write
         writer = self.opened.writer
         events: list[Event] = []
         changes: list[Change] = []
         counts: DiffCounts | None = None
-        if self.layer is not None:
+        empty = self.layer is None or self._is_empty(self.layer)
+        if self.layer is not None and not empty:
             events, changes, counts = self._diff_events(self.layer, span=True)
         events.append(self.recorder.command_end(ended, self.streams, counts))
         writer.append(events)
-        if self.layer in [layer.number for layer in self.stack.layers]:
-            # not before its record: an unfrozen layer is what tells the next run to record it
-            layers.freeze_layer(self.stack, self.layer)
+        self._wait_gone()
+        if self.layer is not None:
+            if empty:
+                self.stack = layers.remove_layer(self.stack, self.layer)
+            else:
+                # not before its record: an unfrozen layer tells the next run to record it
+                layers.freeze_layer(self.stack, self.layer)
         writer.close()
         return Outcome(
             exit_status=exit_status(ended),
@@ -380,13 +394,21 @@ class _OneShot:
             notes=self.notes,
         )
 
+    def _wait_gone(self) -> None:
+        """Waits until nothing of the world is left; the zygote has no more to do then."""
+        if not self.gone:
+            self.zygote.wait_gone(_WORLD_NUMBER)
+            self.gone = True
+            self.zygote.dismiss()
+
+    def _is_empty(self, number: int) -> bool:
+        """Whether nothing was changed in a layer of this command's own."""
+        return not self.shared and layers.layer_is_empty(self.stack, number)
+
     def _diff_events(
         self, number: int, *, span: bool
-    ) -> tuple[list[Event], list[Change], DiffCounts | None]:
-        """What a frozen layer changed, as events; an empty layer is taken away."""
-        if layers.layer_is_empty(self.stack, number) and not self.shared:
-            self.stack = layers.remove_layer(self.stack, number)
-            return [], [], None
+    ) -> tuple[list[Event], list[Change], DiffCounts]:
+        """What a layer changed that no process writes to any more, as events."""
         from substrate.session.layer_record import layer_events
 
         return layer_events(
@@ -409,21 +431,24 @@ class _OneShot:
 
     def _abandon(self, claimed: Claimed) -> None:
         if self.started is not None:
-            self.zygote.wait_gone(_WORLD_NUMBER)
+            self._wait_gone()
         opening.abandon(self.home, claimed, self.world_name)
 
-    def _host_terminal(self) -> terminal.HostTerminal | None:
+    def _host_terminal(self) -> HostTerminal | None:
         if self.settings.pty == "never":
             return None
-        on_terminal = all(
-            fd not in self.closed_fds and os.isatty(fd) for fd in (0, 1)
-        ) and terminal.is_foreground(0)
-        if self.settings.pty == "always" and not on_terminal:
+        on_terminal = all(fd not in self.closed_fds and os.isatty(fd) for fd in (0, 1))
+        if on_terminal:
+            from substrate.session.terminal import HostTerminal, is_foreground
+
+            if is_foreground(0):
+                return HostTerminal(0)
+        if self.settings.pty == "always":
             raise UsageError(
                 "--pty needs a terminal on standard input and output",
                 hint="leave --pty out, or run it from a terminal",
             )
-        return terminal.HostTerminal(0) if on_terminal else None
+        return None
 
 
 def exit_status(ended: Ended) -> int:
