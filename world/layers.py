@@ -21,7 +21,8 @@ SCRATCH = (b"/tmp", b"/var/tmp", b"/dev/shm")
 #: beside the directory of layers: one that is not whole yet, one that is not whole any more
 _UNFINISHED, _REMOVED = b".new", b".old"
 #: what overlayfs leaves of a volatile mount to which nothing was written, and itself
-_IN_WORK = (b"/incompat/volatile", b"/incompat", b"/work", b"")
+_DIRTY = b"/work/incompat/volatile/dirty"
+_IN_WORK = (b"/work/incompat/volatile", b"/work/incompat", b"/work", b"")
 _IN_MOUNT = (*(b"/work" + name for name in _IN_WORK), b"/upper", b"")
 _PRIVATE_ATTRIBUTES = ("trusted.", "user.overlay.", "security.")
 
@@ -208,9 +209,11 @@ def _remove(parent: bytes, name: bytes) -> None:
     path = parent + b"/" + name
     try:
         if name == b"work":
+            _unlink(path + _DIRTY)
             _remove_unused(path, _IN_WORK)
         else:
             for mount in os.listdir(path):
+                _unlink(path + b"/" + mount + b"/work" + _DIRTY)
                 _remove_unused(path + b"/" + mount, _IN_MOUNT)
             os.rmdir(path)
     except OSError:
@@ -222,6 +225,13 @@ def _remove(parent: bytes, name: bytes) -> None:
             remove_tree(fd, name)
         finally:
             os.close(fd)
+
+
+def _unlink(path: bytes) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
 
 
 def _remove_unused(path: bytes, inside: tuple[bytes, ...]) -> None:
