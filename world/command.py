@@ -13,6 +13,7 @@ import _signal
 import errno
 import fcntl
 import os
+import resource  # noqa: F401 - here, since in a world it may come from what the world wrote
 import struct
 
 from substrate.world import capabilities, limits, linux, wire

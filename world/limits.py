@@ -14,8 +14,6 @@ Stand-ins, and why they are only that:
 
 from __future__ import annotations
 
-import resource
-
 from substrate.errors import ConfigError
 from substrate.values import as_dict, value
 
@@ -95,12 +93,9 @@ def enforcement(
     return tuple(found)
 
 
-_STAND_INS: Final = {"pids": resource.RLIMIT_NPROC, "memory_bytes": resource.RLIMIT_DATA}
-_ALWAYS: Final = {
-    "open_files": resource.RLIMIT_NOFILE,
-    "file_size_bytes": resource.RLIMIT_FSIZE,
-    "core_bytes": resource.RLIMIT_CORE,
-}
+# numbers of resources (<asm-generic/resource.h>): RLIMIT_NPROC, _DATA, _NOFILE, _FSIZE, _CORE
+_STAND_INS: Final = {"pids": 6, "memory_bytes": 2}
+_ALWAYS: Final = {"open_files": 7, "file_size_bytes": 1, "core_bytes": 4}
 
 
 def rlimits(
@@ -126,6 +121,8 @@ def rlimits(
 def apply_rlimits(wanted: tuple[tuple[int, int, int], ...]) -> None:
     """Sets them in this process (in the command, before its exec). A hard limit is only ever
     lowered: where the host's is lower already, that one stays. Raises OSError, ValueError."""
+    import resource
+
     for which, soft, hard in wanted:
         _, current = resource.getrlimit(which)
         if current != resource.RLIM_INFINITY:

@@ -16,8 +16,7 @@ import select
 import time
 
 from substrate.errors import StateError
-from substrate.session import signals, streams
-from substrate.session.terminal import is_foreground
+from substrate.session import signals
 from substrate.values import value
 from substrate.world import wire
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from substrate.session.disk_watch import DiskWatch
+    from substrate.session.streams import Streams
     from substrate.session.terminal import HostTerminal
     from substrate.world.handle import World
     from substrate.world.spec import CommandSpec
@@ -58,7 +58,7 @@ class CommandRun:
     def __init__(
         self,
         world: World,
-        own_streams: streams.Streams,
+        own_streams: Streams,
         arriving: signals.SignalPipe,
         terminal: HostTerminal | None,
     ) -> None:
@@ -257,7 +257,9 @@ class CommandRun:
         """Takes out the key that stops the command. The terminal of the world could not do it:
         the command leads its session, so its group is orphaned and a TSTP is lost there. A
         shell inside that runs jobs in groups of their own gets the key."""
-        at = streams.key_of_stop(self._master, typed, self.pid)
+        from substrate.session.terminal import key_of_stop
+
+        at = key_of_stop(self._master, typed, self.pid)
         if at < 0:
             return typed
         self._stop_wanted = True
@@ -275,7 +277,7 @@ class CommandRun:
     def _take_terminal(self) -> None:
         """Back from a stop: the terminal is ours again once we are in its foreground."""
         host = self.terminal
-        if host is None or self._master < 0 or host.is_raw or not is_foreground(host.fd):
+        if host is None or self._master < 0 or host.is_raw or not host.in_foreground:
             return
         host.make_raw()
         host.copy_size_to(self._master)

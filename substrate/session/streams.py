@@ -15,7 +15,6 @@ import fcntl
 import os
 import select
 import stat
-import termios
 
 from substrate.world.spec import CLOSED, NULL, TERMINAL
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 PIPE_BUF = select.PIPE_BUF
 _READ_SIZE = 65536
 _TTY_WRITE = 1024
+_FIONREAD = 0x541B  # <asm-generic/ioctls.h>
 
 
 class Recording:
@@ -209,7 +209,7 @@ class InputPump(Pump):
         if self._kept < 0:
             return
         waiting = bytearray(4)
-        fcntl.ioctl(self._kept, termios.FIONREAD, waiting)
+        fcntl.ioctl(self._kept, _FIONREAD, waiting)
         os.close(self._kept)
         self._kept = -1
         unread = len(self.pending) + int.from_bytes(waiting, "little")
@@ -291,8 +291,10 @@ class Streams:
     def attach_terminal(self, master: int, keys: Callable[[bytes], bytes]) -> None:
         """Connects the host's terminal with the world's, through the master fd. `keys` gets
         what was typed and returns what of it is passed on."""
+        from substrate.session.terminal import reads_secret
+
         self.input = InputPump(
-            0, master, self.stdin, secret=lambda: _reads_secret(master), keys=keys
+            0, master, self.stdin, secret=lambda: reads_secret(master), keys=keys
         )
         self.pumps.append(self.input)
         self.pumps.append(Pump(os.dup(master), 1, self.stdout))
@@ -318,19 +320,3 @@ def _are_one_open_file(one: int, other: int) -> bool:
 def _is_null(fd: int) -> bool:
     status = os.fstat(fd)
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3)
-
-
-def key_of_stop(master: int, typed: bytes, group: int) -> int:
-    """Where in `typed` the key stands that would stop the process group `group`, which is the
-    terminal's foreground one; -1 where none does (termios(3) VSUSP, ISIG)."""
-    attributes = termios.tcgetattr(master)
-    key = attributes[6][termios.VSUSP]
-    if not attributes[3] & termios.ISIG or key == b"\0" or key not in typed:
-        return -1
-    return typed.index(key) if os.tcgetpgrp(master) == group else -1
-
-
-def _reads_secret(master: int) -> bool:
-    """Whether the program on the terminal reads a line without echo: a password."""
-    local = termios.tcgetattr(master)[3]
-    return bool(local & termios.ICANON) and not local & termios.ECHO

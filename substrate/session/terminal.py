@@ -28,6 +28,11 @@ class HostTerminal:
         """Whether `make_raw` is in force."""
         return self._saved is not None
 
+    @property
+    def in_foreground(self) -> bool:
+        """Whether it is our controlling terminal and we are in its foreground group."""
+        return is_foreground(self.fd)
+
     def size(self) -> tuple[int, int]:
         """(columns, rows); 80 × 24 where the terminal does not know."""
         rows, columns, _, _ = struct.unpack(
@@ -71,3 +76,19 @@ def is_foreground(fd: int) -> bool:
         return os.isatty(fd) and os.tcgetpgrp(fd) == os.getpgrp()
     except OSError:
         return False
+
+
+def key_of_stop(master: int, typed: bytes, group: int) -> int:
+    """Where in `typed` the key stands that would stop the process group `group`, which is the
+    terminal's foreground one; -1 where none does (termios(3) VSUSP, ISIG)."""
+    attributes = termios.tcgetattr(master)
+    key = attributes[6][termios.VSUSP]
+    if not attributes[3] & termios.ISIG or key == b"\0" or key not in typed:
+        return -1
+    return typed.index(key) if os.tcgetpgrp(master) == group else -1
+
+
+def reads_secret(master: int) -> bool:
+    """Whether the program on the terminal reads a line without echo: a password."""
+    local = termios.tcgetattr(master)[3]
+    return bool(local & termios.ICANON) and not local & termios.ECHO

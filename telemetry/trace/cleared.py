@@ -15,7 +15,7 @@ trace.md §6.
 
 from __future__ import annotations
 
-from operator import itemgetter
+from _operator import itemgetter  # `operator` itself is a module of Python's, and large
 
 from substrate.telemetry.trace.line import MAX_DEPTH
 from substrate.telemetry.trace.redact import redact_body

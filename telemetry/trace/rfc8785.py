@@ -93,6 +93,8 @@ def _members(obj: dict[str, Any]) -> list[tuple[str, Any]]:
     """The members in the order of their keys' UTF-16 code units (RFC 8785 §3.2.3)."""
     if not _STRINGS.issuperset(map(type, obj)):
         raise CanonicalError("an object key is not a string", "key_type")
+    if "".join(obj).isascii():  # one code unit a character; keys are unique, no value is compared
+        return sorted(obj.items())
     return sorted(obj.items(), key=_utf16_order)
 
 

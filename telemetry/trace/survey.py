@@ -82,9 +82,7 @@ def survey(
     return found
 
 
-def _read_on(
-    system: System, fd: int, durable: Durable | None, found: Survey, size: int
-) -> None:
+def _read_on(system: System, fd: int, durable: Durable | None, found: Survey, size: int) -> None:
     """Takes in what follows the survey's position, up to `size`."""
     from substrate.telemetry.trace.check import LineChecker
 
