@@ -11,7 +11,7 @@ the event without its secrets. trace.md §2, §6.
 
 from __future__ import annotations
 
-from substrate.telemetry.trace.chain import short_body
+from substrate.telemetry.trace.chain import SHORT_BODY, short_body
 from substrate.telemetry.trace.cleared import is_clear, redacted
 from substrate.telemetry.trace.envelope import RESERVED_TYPES
 from substrate.telemetry.trace.line import encode_line, encode_plain
@@ -29,8 +29,9 @@ def body_bytes(event: Event) -> bytes | None:
     if type(body) is not dict:
         return None
     try:
-        if is_clear(body):
-            return short_body(encode_plain(body))
+        if is_clear(body, 2):  # below the line's own object; so its depth is right
+            text = encode_plain(body)
+            return text if len(text) <= SHORT_BODY else None
         return short_body(encode_line(without_secrets(event).body))
     except (CanonicalError, RecursionError):
         return None

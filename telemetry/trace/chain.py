@@ -49,7 +49,7 @@ def accelerate() -> None:
 #: span ids that were found well-formed; forgotten as a whole when it grows beyond this
 _MAX_KNOWN_SPANS = 4096
 #: far below the limit of a line; longer bodies are rare and pay for the long way
-_SHORT_BODY = 128 * 1024
+SHORT_BODY = 128 * 1024
 _LONGEST_PRODUCER = 1024
 
 
@@ -286,7 +286,7 @@ def short_body(body: bytes) -> bytes | None:
 
     Of a body of many containers or bytes, depth and size of the whole line count.
     """
-    if len(body) <= _SHORT_BODY and body.count(b"{") + body.count(b"[") < MAX_DEPTH:
+    if len(body) <= SHORT_BODY and body.count(b"{") + body.count(b"[") < MAX_DEPTH:
         return body
     return None
 
