@@ -53,7 +53,6 @@ def bench(context: Context) -> list[Result]:
             sample = harness.spawn(tuple(word.format(new=new, old=old) for word in argv))
             if number:
                 taken[name].append(sample)
-        shutil.rmtree(scratch)
     results = [
         Result(
             "apply",

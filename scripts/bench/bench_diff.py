@@ -132,7 +132,7 @@ def _first_touch(context: Context, made: worlds.WorldBench, script: str) -> list
         layer = made.in_layer(words("touch"))
         upper = os.fsdecode(made.stack.upper(layer, _mount_of(made)))
         world = seconds(upper + out.removeprefix(_target_of(made)))
-        made.drop(layer)
+        made.set_aside(layer)
         if number:
             taken["host"].append(host)
             taken["copy"].append(copied)

@@ -9,6 +9,7 @@ whoever makes a `WorldBench`, and the cost of a fork grows with memory.
 from __future__ import annotations
 
 import os
+import time
 
 from substrate.session import home as homes
 from substrate.session import probe, store, world_setup
@@ -59,6 +60,12 @@ class WorldBench:
 
     def drop(self, number: int) -> None:
         self.stack = layers.remove_layer(self.stack, number)
+
+    def set_aside(self, number: int) -> None:
+        """Takes a layer off the stack without removing its files (see `trees.copy`)."""
+        aside = self.files.world_path + b"/aside-%d" % time.monotonic_ns()
+        os.rename(b"%s/%d" % (self.stack.directory, number), aside)
+        self.stack = layers.load_layers(self.stack)
 
     def spec(self, groups: cgroup.CgroupSet | None = None) -> WorldSpec:
         """A world on the newest layer; with the cgroups of the default limits, or without."""
