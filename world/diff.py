@@ -118,6 +118,7 @@ class _Walk:
         self.unshift = self.view.ids if stack.id_extents else None
         self.scope = scope
         self.limited = scope.limits(mount)
+        self.limited_here = self.limited  # in the directory that is being looked at
         self.prefix = mount.target.rstrip(b"/") + b"/"
         self.digest = digest
         self.changes = changes
@@ -162,6 +163,8 @@ class _Walk:
     ) -> None:
         relative = directory.relative
         start = self.prefix + relative + b"/" if relative else self.prefix
+        limited = self.limited and not self.scope.holds_all_below(start.rstrip(b"/") or b"/")
+        self.limited_here = limited
         seen: set[str] = set()
         for top in tops:
             for name in directory.names(top):
@@ -169,7 +172,7 @@ class _Walk:
                     continue
                 seen.add(name)
                 path = start + os.fsencode(name)
-                if self.limited and not self.scope.may_hold(path):
+                if limited and not self.scope.may_hold(path):
                     continue
                 after, hides = directory.look_up(name, tops)
                 before = directory.look_up(name, base)[0] if base else None
@@ -182,7 +185,7 @@ class _Walk:
                     continue
                 seen.add(name)
                 path = start + os.fsencode(name)
-                if self.limited and not self.scope.may_hold(path):
+                if limited and not self.scope.may_hold(path):
                     continue
                 before = directory.look_up(name, base)[0]
                 if before is not None:
@@ -200,7 +203,7 @@ class _Walk:
         """One name: what it was and is; `merged`: the base still shows through below it."""
         was_directory = before is not None and before.status.st_mode & FORMAT == DIRECTORY
         is_directory = after is not None and after.status.st_mode & FORMAT == DIRECTORY
-        if not self.limited or self.scope.holds(path):
+        if not self.limited_here or self.scope.holds(path):
             if after is None:
                 if before is not None:
                     self._emit(DELETED, path, name, directory, before, None)
@@ -293,7 +296,7 @@ class _Walk:
         if self._owner(before) != owner and -1 not in owner:
             what.append("owner")
         if what:
-            if len(what) > 1:
+            if len(what) > 1 and what != _USUAL:
                 what.sort(key=_aspect_order)
             kind_of_change = MODIFIED if changed else META
             self._emit(kind_of_change, path, name, directory, before, after, tuple(what))
@@ -331,7 +334,7 @@ class _Walk:
                 if not same:
                     what.append("content")
             if old_fd >= 0:
-                what += self._attributes_that_differ(old_fd, new_fd, before.source)
+                what += self._attributes_that_differ(old_fd, new_fd, before.source, names)
             if old.st_mtime_ns != new.st_mtime_ns and self.marks.origin in names:
                 what.append("mtime")
         finally:
@@ -347,9 +350,14 @@ class _Walk:
         return self.unshift[uid], self.unshift[gid]
 
     def _attributes_that_differ(
-        self, old_where: str | int, new_where: str | int, old_source: int
+        self,
+        old_where: str | int,
+        new_where: str | int,
+        old_source: int,
+        new_names: list[str] | None = None,
     ) -> list[str]:
-        new = read_attributes(new_where, self.marks, self.unshift)
+        """`new_names`: what listxattr says of `new_where`, where that is known."""
+        new = read_attributes(new_where, self.marks, self.unshift, names=new_names)
         try:
             if old_source:
                 old = read_attributes(old_where, self.marks, self.unshift)
@@ -364,6 +372,8 @@ class _Walk:
         return sorted(f"xattr:{n}" for n in old.keys() | new.keys() if old.get(n) != new.get(n))
 
 
+#: of a file that was written to
+_USUAL = ["content", "mtime"]
 _ASPECTS = ("content", "target", "device", "mode", "owner", "mtime")
 
 

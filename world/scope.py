@@ -48,6 +48,14 @@ class Scope:
         """Whether `path` or something below it can be listed."""
         return path not in self._nested and self._may_hold(path)
 
+    def holds_all_below(self, directory: bytes) -> bool:
+        """Whether every path below `directory` is listed: one question instead of one a name."""
+        if any(is_within(target, directory) for target in self._nested):
+            return False
+        if is_within(directory, self._workspace):
+            return True
+        return not any(is_within(s, directory) or is_within(directory, s) for s in self._scratch)
+
     def _may_hold(self, path: bytes) -> bool:
         if not self._is_scratch(path) or is_within(path, self._workspace):
             return True

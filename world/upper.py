@@ -110,13 +110,15 @@ def read_attributes(
     unshift: Mapping[int, int] | None = None,
     *,
     layer: bool = True,
+    names: list[str] | None = None,
 ) -> dict[str, bytes]:
     """The extended attributes that count, by the world's name for them.
 
     `where` is a path by `at` or an fd, of a layer's file or not. Access lists have their ids put
-    through `unshift`. Raises OSError."""
+    through `unshift`. `names`: as listxattr(2) gave them already. Raises OSError."""
     follow = isinstance(where, int)
-    names = os.listxattr(where, follow_symlinks=follow)
+    if names is None:
+        names = os.listxattr(where, follow_symlinks=follow)
     if not names:
         return {}
     found = {}
