@@ -99,6 +99,8 @@ class _Apply:
         self.widened: list[tuple[int, bytes, Identity, int]] = []
         #: identity of each staged entry, and the fingerprint of a staged tree
         self.staged: dict[int, Identity] = {}
+        #: identity of each entry of the host that is to be displaced
+        self.displaced: dict[int, Identity] = {}
 
     def close(self) -> None:
         self.parents.close()
@@ -166,6 +168,7 @@ class _Apply:
                 status = os.stat(operation.name or b".", dir_fd=parent_fd, follow_symlinks=False)
                 if not before_matches(status, operation.before):
                     raise host_changed(operation, "after the diff")
+                self.displaced[operation.number] = identity_of(status)
                 fields["before"] = list(identity_of(status))
                 fields["ctime_ns"] = status.st_ctime_ns
                 if operation.kind is OperationKind.META:
@@ -354,7 +357,7 @@ class _Apply:
 
     def _verify_displaced(self, operation: Operation, parent_fd: int, staged: bytes) -> None:
         status = os.stat(staged, dir_fd=parent_fd, follow_symlinks=False)
-        same = identity_of(status) == identity_of_state(operation.before)
+        same = identity_of(status) == self.displaced[operation.number]
         if same and operation.before.type == "directory":
             try:
                 same = list_tree(parent_fd, staged) == self._planned_tree(operation)
