@@ -13,9 +13,9 @@ that counts `+<length>:<name> <length>:<value>\\n`.
 
 from __future__ import annotations
 
-import hashlib
 import os
 
+from substrate.sha256 import bulk
 from substrate.world.upper import (
     DIRECTORY,
     FORMAT,
@@ -36,11 +36,13 @@ if TYPE_CHECKING:
 
 def layer_digest(stack: LayerStack, number: int, digest: Callable[[int], str]) -> str:
     """The tree digest of layer `number` as `sha256:<hex>`. Raises OSError, StateError."""
-    total = hashlib.sha256()
+    parts: list[bytes] = []
     for mount in stack.mounts:
-        total.update(b"mount %d %s\n" % (mount.index, _sized(mount.target)))
-        for _, record in sorted(_records(stack, mount, number, digest)):
-            total.update(record)
+        parts.append(b"mount %d %s\n" % (mount.index, _sized(mount.target)))
+        parts += [record for _, record in sorted(_records(stack, mount, number, digest))]
+    total = bulk(sum(map(len, parts)))
+    for part in parts:
+        total.update(part)
     return f"sha256:{total.hexdigest()}"
 
 

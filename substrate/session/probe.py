@@ -52,7 +52,7 @@ def choose_backend(home: Home, zygote: Zygote) -> str:
     Raises HostUnsupported when none does."""
     key = _cache_key(home)
     try:
-        with open(home.path + _CACHE, encoding="ascii") as file:
+        with open(home.path + _CACHE, encoding="utf-8") as file:
             cached_key, _, backend = file.read(4096).rstrip("\n").rpartition(" ")
         if cached_key == key and backend in candidates():
             return backend
@@ -87,7 +87,7 @@ def probe_all(home: Home, zygote: Zygote) -> list[ProbeResult]:
 
 
 def _cache_key(home: Home) -> str:
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         boot_id = file.read().strip()
     namespaces = "-".join(os.readlink(f"/proc/self/ns/{n}")[-12:] for n in ("user", "mnt"))
     return f"1 {boot_id} {os.uname().release} {__version__} {os.geteuid()} {namespaces}"
@@ -95,7 +95,7 @@ def _cache_key(home: Home) -> str:
 
 def _remember(home: Home, text: str) -> None:
     temporary = home.path + _CACHE + b".%d" % os.getpid()
-    with open(temporary, "w", encoding="ascii") as file:
+    with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
     os.rename(temporary, home.path + _CACHE)
 
@@ -242,7 +242,7 @@ def _diagnose(failed: StartFailed) -> tuple[str, str]:
 
 def _sysctl(name: str) -> str:
     try:
-        with open(f"/proc/sys/{name}", encoding="ascii") as file:
+        with open(f"/proc/sys/{name}", encoding="utf-8") as file:
             return file.read().strip()
     except OSError:
         return ""

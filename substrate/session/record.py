@@ -103,7 +103,7 @@ class Recorder:
             name: str | None = pwd.getpwuid(uid).pw_name
         except KeyError:
             name = None
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
             boot_id = file.read().strip()
         return SessionStart(
             user=User(uid=uid, name=name),
@@ -295,6 +295,8 @@ def _rusage(usage: tuple[int, ...]) -> Rusage | None:
 
 
 def _sha256_hex(data: bytes) -> str:
-    import hashlib
+    from substrate.sha256 import bulk
 
-    return hashlib.sha256(data).hexdigest()
+    state = bulk(len(data))
+    state.update(data)
+    return state.hexdigest()

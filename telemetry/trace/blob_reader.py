@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 
 from substrate.errors import StateError, TraceCorrupt
+from substrate.sha256 import bulk
 from substrate.telemetry.trace.files import BLOBS, open_file
 from substrate.telemetry.trace.pack import (
     INDEX_ENTRY_BYTES,
@@ -28,7 +29,6 @@ from substrate.telemetry.trace.pack_walk import (
     walk,
     walked_entry,
 )
-from substrate.telemetry.trace.sha256 import bulk
 from substrate.telemetry.trace.system import REAL
 
 TYPE_CHECKING = False

@@ -20,6 +20,7 @@ import os
 from _thread import allocate_lock
 
 from substrate.errors import StateError
+from substrate.sha256 import bulk
 from substrate.telemetry.trace.blob_erase import erase_record
 from substrate.telemetry.trace.blob_reader import BlobReader, missing_blob, parse_commitment
 from substrate.telemetry.trace.files import (
@@ -50,7 +51,6 @@ from substrate.telemetry.trace.pack import (
     worth_deflating,
 )
 from substrate.telemetry.trace.pack_walk import checked_digest, read_header
-from substrate.telemetry.trace.sha256 import bulk
 from substrate.telemetry.trace.system import REAL
 from substrate.values import replace
 

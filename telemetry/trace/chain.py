@@ -14,6 +14,7 @@ from __future__ import annotations
 from _json import encode_basestring
 
 from substrate.errors import StateError, UsageError
+from substrate.sha256 import sha256
 from substrate.telemetry.trace.clock_text import format_ts
 from substrate.telemetry.trace.envelope import (
     COMPONENTS,
@@ -27,7 +28,6 @@ from substrate.telemetry.trace.envelope import (
 from substrate.telemetry.trace.ids import is_span_id
 from substrate.telemetry.trace.line import MAX_DEPTH, encode_line
 from substrate.telemetry.trace.rfc8785 import MAX_INT
-from substrate.telemetry.trace.sha256 import sha256
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import os
 import stat
 
 from substrate.errors import StateError
-from substrate.telemetry.trace.sha256 import bulk
+from substrate.sha256 import LARGE_BYTES, bulk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,34 +26,42 @@ if TYPE_CHECKING:
 KEY_BYTES = 32
 _BLOCK_BYTES = 64
 _READ_BYTES = 256 * 1024
+_MOST_HELD = 64 * 1024
 _INNER = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER = bytes(byte ^ 0x5C for byte in range(256))
 
 
 class Digester:
-    """HMAC-SHA256 under one key, whose halves are hashed once, at the first use."""
+    """HMAC-SHA256 under one key, whose halves are hashed once, at the first use.
 
-    __slots__ = ("_key", "_states")
+    Once for each of the two SHA-256 that there are: what is small is not worth OpenSSL."""
+
+    __slots__ = ("_given", "_key", "_states")
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
             raise ValueError(f"a digest key has {KEY_BYTES} bytes, not {len(key)}")
         self._key = key
-        self._states: tuple[_Hash, _Hash] | None = None
+        self._given = 0
+        self._states: dict[bool, tuple[_Hash, _Hash]] = {}
 
-    def _halves(self) -> tuple[_Hash, _Hash]:
-        if self._states is None:
+    def _halves(self, size: int) -> tuple[_Hash, _Hash]:
+        """The states to begin with for a content of `size` bytes more; copy the first."""
+        self._given += size
+        large = self._given >= LARGE_BYTES
+        if large not in self._states:
             padded = self._key.ljust(_BLOCK_BYTES, b"\0")
-            inner, outer = bulk(), bulk()
+            inner, outer = bulk(self._given), bulk(self._given)
             inner.update(padded.translate(_INNER))
             outer.update(padded.translate(_OUTER))
-            self._states = inner, outer
-        return self._states
+            self._states[large] = inner, outer
+        return self._states[large]
 
     def digest_bytes(self, content: bytes) -> str:
-        stream = self.stream()
-        stream.update(content)
-        return stream.hexdigest()
+        inner, outer = self._halves(len(content))
+        state = inner.copy()
+        state.update(content)
+        return _finish(state, outer)
 
     def digest_fd(self, fd: int) -> tuple[str, int]:
         """Digest and size of all that `fd` reads from offset 0; its position stays.
@@ -61,42 +69,66 @@ class Digester:
         `fd` must be seekable. The file may change meanwhile: compare the size, and (mtime,
         ctime) from before and after, where that matters.
         """
-        inner, outer = self._halves()
-        stream = StreamDigest(inner.copy(), outer.copy())
-        size = _feed(stream, fd)
-        return stream.hexdigest(), size
+        inner, outer = self._halves(os.fstat(fd).st_size)
+        state = inner.copy()
+        size = _feed(state, fd)
+        return _finish(state, outer), size
 
     def stream(self) -> StreamDigest:
         """A digest of content that comes piece by piece."""
-        inner, outer = self._halves()
-        return StreamDigest(inner.copy(), outer.copy())
+        return StreamDigest(self._halves)
 
 
 class StreamDigest:
-    """The keyed digest of a stream; `Digester.digest_bytes` of all its pieces joined."""
+    """The keyed digest of a stream; `Digester.digest_bytes` of all its pieces joined.
 
-    __slots__ = ("_inner", "_outer", "update")
+    Nobody knows how long it will be, so its beginning is held: most streams are short."""
 
-    def __init__(self, inner: _Hash, outer: _Hash) -> None:
-        self._inner, self._outer = inner, outer
-        #: takes the next piece
-        self.update = inner.update
+    __slots__ = ("_halves", "_held", "_outer", "_state")
+
+    def __init__(self, halves: Callable[[int], tuple[_Hash, _Hash]]) -> None:
+        self._halves = halves
+        self._held = bytearray()
+        self._state: _Hash | None = None
+        self._outer: _Hash
+
+    def update(self, piece: bytes | bytearray | memoryview) -> None:
+        """Takes the next piece."""
+        if self._state is not None:
+            self._state.update(piece)
+            return
+        self._held += piece
+        if len(self._held) > _MOST_HELD:
+            self._state, self._outer = self._begun(LARGE_BYTES)
+            self._held.clear()
+
+    def _begun(self, size: int) -> tuple[_Hash, _Hash]:
+        inner, outer = self._halves(size)
+        state = inner.copy()
+        state.update(self._held)
+        return state, outer
 
     def hexdigest(self) -> str:
         """Hex digest of what was given so far."""
-        outer = self._outer.copy()
-        outer.update(self._inner.digest())
-        return outer.hexdigest()
+        if self._state is not None:
+            return _finish(self._state, self._outer)
+        return _finish(*self._begun(len(self._held)))
+
+
+def _finish(state: _Hash, outer: _Hash) -> str:
+    total = outer.copy()
+    total.update(state.digest())
+    return total.hexdigest()
 
 
 def sha256_fd(fd: int) -> tuple[str, int]:
     """Plain SHA-256 and size, for executables and files of installed packages."""
-    plain = bulk()
+    plain = bulk(os.fstat(fd).st_size)
     size = _feed(plain, fd)
     return plain.hexdigest(), size
 
 
-def _feed(state: _Hash | StreamDigest, fd: int) -> int:
+def _feed(state: _Hash, fd: int) -> int:
     buffer = bytearray(_READ_BYTES)
     view = memoryview(buffer)
     size = 0

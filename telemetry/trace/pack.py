@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import zlib
 
-from substrate.telemetry.trace.sha256 import sha256
+from substrate.sha256 import sha256
 from substrate.values import value
 
 TYPE_CHECKING = False

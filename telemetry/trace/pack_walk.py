@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from substrate.errors import TraceCorrupt
+from substrate.sha256 import bulk
 from substrate.telemetry.trace.files import BLOBS_INDEX, open_file, read_chunks, read_exactly
 from substrate.telemetry.trace.pack import (
     HEADER_BYTES,
@@ -27,7 +28,6 @@ from substrate.telemetry.trace.pack import (
     parse_header,
     parse_index,
 )
-from substrate.telemetry.trace.sha256 import bulk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 
 from substrate.errors import StateError
+from substrate.sha256 import bulk
 from substrate.telemetry.trace.blobs import BlobPack
 from substrate.telemetry.trace.chain import Chain
 from substrate.telemetry.trace.files import (
@@ -33,7 +34,6 @@ from substrate.telemetry.trace.files import (
     write_all_at,
 )
 from substrate.telemetry.trace.lock import SessionLock, parse_owner
-from substrate.telemetry.trace.sha256 import bulk
 from substrate.telemetry.trace.survey import Survey, survey
 from substrate.values import value
 

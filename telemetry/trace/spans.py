@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+#: of an id, where it consists of digits
+_SHORTEST_END = 4
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpanName:
@@ -47,8 +50,9 @@ def command_spans(events: Iterable[dict[str, Any]]) -> list[str]:
 def find_span(name: str, commands: list[str], others: Iterable[str] = ()) -> str:
     """The id of the span that `name` (without a session) means.
 
-    `last` and numbers (from 1) are of `commands`; digits that are no such number, and all else,
-    are the end of an id among `commands` and `others`. Raises UsageError.
+    `last` and numbers (from 1) are of `commands`; four digits or more that are no such number,
+    and all else, are the end of an id among `commands` and `others`: who asks for command 7
+    of three means none whose id happens to end in 7. Raises UsageError.
     """
     if name == "last":
         if not commands:
@@ -58,4 +62,9 @@ def find_span(name: str, commands: list[str], others: Iterable[str] = ()) -> str
         number = int(name) if len(name) < 16 else len(commands) + 1
         if number <= len(commands):
             return commands[number - 1]
+        if len(name) < _SHORTEST_END:
+            raise UsageError(
+                f"there is no command {name}: the session has {len(commands)}",
+                hint="`substrate log` lists them",
+            )
     return match_span(name, {*commands, *others})

@@ -7,12 +7,12 @@ with seq and byte offset, for damage that recovery must not touch. trace.md §5.
 from __future__ import annotations
 
 from substrate.errors import StateError, TraceCorrupt
+from substrate.sha256 import sha256
 from substrate.telemetry.trace.chain import Chain
 from substrate.telemetry.trace.envelope import check_envelope
 from substrate.telemetry.trace.files import Durable, read_chunks, read_exactly
 from substrate.telemetry.trace.line import MAX_LINE_BYTES
 from substrate.telemetry.trace.parsing import parse_line
-from substrate.telemetry.trace.sha256 import sha256
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

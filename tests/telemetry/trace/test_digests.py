@@ -2,6 +2,8 @@ import hashlib
 import hmac
 import os
 import stat
+import subprocess
+import sys
 from multiprocessing import get_context
 
 import pytest
@@ -27,6 +29,37 @@ def test_a_file_has_the_digest_of_its_bytes_and_keeps_its_position(tmp_path, siz
         assert digester.digest_fd(file.fileno()) == (digester.digest_bytes(content), size)
         assert sha256_fd(file.fileno()) == (hashlib.sha256(content).hexdigest(), size)
         assert file.tell() == min(size, 7)
+
+
+@pytest.mark.parametrize("piece", [1, 1000, 65536, 65537, 400_000])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_stream_has_the_digest_of_its_pieces_joined(piece, count):
+    content = os.urandom(piece * count)
+    digester = Digester(bytes(32))
+    stream = digester.stream()
+    buffer = bytearray(piece)
+    for number in range(count):  # the same buffer again and again, as a reader uses it
+        buffer[:] = content[number * piece : (number + 1) * piece]
+        stream.update(memoryview(buffer))
+        so_far = content[: (number + 1) * piece]
+        assert stream.hexdigest() == hmac.digest(bytes(32), so_far, "sha256").hex()
+    assert stream.hexdigest() == digester.digest_bytes(content)
+
+
+def test_openssl_is_loaded_when_much_was_hashed():
+    program = (
+        "import sys\n"
+        "from substrate.telemetry.trace.digests import Digester\n"
+        "digester = Digester(bytes(32))\n"
+        "for number in range(10):\n"
+        "    digester.digest_bytes(bytes(1000))\n"
+        "few = 'hashlib' in sys.modules\n"
+        "for number in range(1000):\n"
+        "    digester.digest_bytes(bytes(1000))\n"
+        "print(few, 'hashlib' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "False True\n", done.stderr
 
 
 def test_a_key_is_made_once_and_kept(tmp_path):

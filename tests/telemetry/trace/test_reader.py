@@ -207,7 +207,10 @@ def test_spans_have_names() -> None:
     assert find_span("3", commands) == span(0xABC)
     assert find_span("abc", commands) == span(0xABC)
     assert find_span("0001", commands) == span(1)
-    assert find_span("77", commands, [span(0x77)]) == span(0x77)
+    assert find_span("0077", commands, [span(0x77)]) == span(0x77)
+    assert find_span("1077", commands, [span(0x1077)]) == span(0x1077)
+    with pytest.raises(UsageError, match="there is no command 77: the session has 3"):
+        find_span("77", commands, [span(0x77)])
     for wrong in ("0", "9", "zz", "", "c0ffee"):
         with pytest.raises(UsageError):
             find_span(wrong, commands)

@@ -22,15 +22,15 @@ else:
     except ImportError:
         from _sha256 import sha256
 
-__all__ = ["bulk", "sha256"]
+__all__ = ["LARGE_BYTES", "bulk", "sha256"]
 
 #: from here on OpenSSL's speed outweighs loading it
-_LARGE_BYTES = 1 << 20
+LARGE_BYTES = 1 << 19
 
 
 def bulk(size: int | None = None) -> _Hash:
     """A new hash for a content of `size` bytes; None: unknown, so it may be large."""
-    if size is not None and size < _LARGE_BYTES:
+    if size is not None and size < LARGE_BYTES:
         return sha256()
     import hashlib
 
