@@ -295,6 +295,14 @@ def is_alive(pid: int, started: int) -> bool:
         return False
 
 
+def _is_ours(path: bytes) -> bool:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:  # its supervisor has removed it in this moment
+        return False
+    return status.st_mode & 0o170000 == 0o040000 and status.st_uid == os.geteuid()
+
+
 def sweep(
     plan: Plan, alive: Callable[[int, int], bool] = is_alive, prefix: str = PREFIX
 ) -> tuple[bytes, ...]:
@@ -310,9 +318,7 @@ def sweep(
             fields = name.removesuffix(".supervisor").split("-")
             if len(fields) != 5 or fields[0] != prefix or fields[3] != namespace:
                 continue
-            if not (fields[1].isdigit() and fields[2].isdigit() and entry.is_dir()):
-                continue
-            if entry.stat().st_uid != os.geteuid():
+            if not (fields[1].isdigit() and fields[2].isdigit() and _is_ours(entry.path)):
                 continue
             if not alive(int(fields[1]), int(fields[2])):
                 dead.append(os.path.join(hierarchy.parent, os.fsencode(name)))

@@ -315,3 +315,36 @@ def test_a_caller_that_is_alone_moves_into_a_leaf(in_child):
         assert in_child(child) == 1
     finally:
         assert cgroup.remove_directories((container,)) == ()
+
+
+@needs(pids=64)
+def test_groups_come_and_go_while_others_are_swept():
+    plan = plan_for(Limits(pids=64))
+    prefix = f"substratetest{os.getpid()}"
+    name = cgroup.group_name(1).replace("substrate", prefix, 1)
+    places = [os.path.join(h.parent, name.encode()) for h in plan.hierarchies]
+    stop, stopped = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(stopped)
+            os.set_blocking(stop, False)
+            while True:
+                for place in places:
+                    os.mkdir(place)
+                for place in places:
+                    os.rmdir(place)
+                try:
+                    if os.read(stop, 1) == b"":
+                        os._exit(0)
+                except BlockingIOError:
+                    pass
+        finally:
+            os._exit(99)
+    os.close(stop)
+    try:
+        for _ in range(3000):
+            assert cgroup.sweep(plan, alive=lambda pid, started: True, prefix=prefix) == ()
+    finally:
+        os.close(stopped)
+        assert status(pid) == 0
