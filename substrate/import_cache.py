@@ -10,12 +10,15 @@ imported the ordinary way, and put right by the next `save`.
 
 File: 16 bytes of magic (four of the interpreter's, then ours), the length of the index
 (8 bytes, little-endian), the index, the code; index and code as `marshal` writes them. The
-index maps a name to (source path, is a package, mtime in ns, size, offset, length).
+index maps a name to (the directory in which its package looks for it, source path, is a
+package, mtime in ns, size, offset, length). It lies where the bytecode of `import_bundle`
+would, a module without content: so whatever removes our bytecode removes it too.
 Source: importlib's "Loaders" (docs.python.org/3/library/importlib.html), PEP 3147.
 """
 
 from __future__ import annotations
 
+import _signal
 import os
 import sys
 
@@ -35,11 +38,12 @@ if TYPE_CHECKING:
     from types import CodeType
     from typing import Any
 
-    Entry = tuple[str, bool, int, int, int, int]
+    Entry = tuple[str, str, bool, int, int, int, int]
 
 _MAGIC = MAGIC_NUMBER + b"substrate 1\0"
 _HEAD = len(_MAGIC) + 8
 _PREFIX = "substrate."
+_PLACE = "substrate.import_bundle"
 
 
 class _Loader(SourceFileLoader):  # type: ignore[misc, unused-ignore]
@@ -70,7 +74,10 @@ class ImportCache:
         except OSError:
             return
         try:
-            self._code = mmap(fd, 0, MAP_PRIVATE, PROT_READ)
+            if fd < 3:  # a standard stream is closed, and mmap would put a copy in its place
+                self._code = os.read(fd, os.fstat(fd).st_size)
+            else:
+                self._code = mmap(fd, 0, MAP_PRIVATE, PROT_READ)
         except (OSError, ValueError):  # an empty file cannot be mapped
             return
         finally:
@@ -91,11 +98,16 @@ class ImportCache:
         """The spec of a module that is here and up to date, else None."""
         if not fullname.startswith(_PREFIX):
             return None
-        entry = self.index.get(fullname)
-        if entry is None or not _is_current(entry):
+        try:
+            within, source, is_package, mtime_ns, size, offset, length = self.index[fullname]
+            found = os.stat(source)
+            current = found.st_mtime_ns == mtime_ns and found.st_size == size
+        except (KeyError, OSError, ValueError, TypeError):
+            current = False
+        # of another installation, where this one was copied from it
+        if not current or path is None or list(path) != [within]:
             self.outdated = True
             return None
-        source, is_package, _, _, offset, length = entry
         start = self._code_at + offset
         loader = _Loader(fullname, source)
         loader.code = _unmarshalled(self._code[start : start + length])
@@ -111,18 +123,29 @@ class ImportCache:
 
     def save(self) -> None:
         """Stores every module of the packages that are loaded, if one that was wanted was not
-        here. Where the directory cannot be written, nothing is stored, as with `.pyc` files."""
+        here. Where the directory cannot be written, nothing is stored, as with `.pyc` files.
+
+        To be called last: signals that would end the process are ignored from here on, since
+        the status of what it did is not to be lost."""
         if not self.outdated or sys.dont_write_bytecode:
             return
         self.outdated = False
+        if not os.access(os.path.dirname(self.path), os.W_OK):
+            return
+        for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT):
+            _signal.signal(number, _signal.SIG_IGN)
         index: dict[str, Entry] = {}
         pieces: list[bytes] = []
         offset = 0
-        for name, source in _sources():
-            found = os.stat(source)  # before it is read: a change in between makes it stale
-            piece = dumps(SourceFileLoader(name, source).get_code(name))
+        for name, within, source in _sources():
+            try:
+                found = os.stat(source)  # before it is read: a change in between makes it stale
+                piece = dumps(SourceFileLoader(name, source).get_code(name))
+            except (OSError, SyntaxError, ValueError, ImportError):
+                continue  # whoever wants it is told by the ordinary way
             is_package = source.endswith("/__init__.py")
-            index[name] = (source, is_package, found.st_mtime_ns, found.st_size, offset, len(piece))
+            where = (within, source, is_package)
+            index[name] = (*where, found.st_mtime_ns, found.st_size, offset, len(piece))
             pieces.append(piece)
             offset += len(piece)
         head = dumps(index)
@@ -135,8 +158,9 @@ class ImportCache:
 def use() -> ImportCache:
     """Puts the cache in front of the finders, and returns it: `save` it at the end."""
     assert __spec__ is not None
-    cached = __spec__.cached
-    cache = ImportCache("" if cached is None else cached.removesuffix(".pyc") + ".bundle")
+    path = __spec__.cached or ""  # None where there is no source: then nothing is kept
+    directory, slash, name = path.rpartition("/")
+    cache = ImportCache(directory + slash + name.replace("import_cache", "import_bundle", 1))
     cache.load()
     sys.meta_path.insert(0, cache)
     return cache
@@ -150,29 +174,24 @@ def _unmarshalled(content: bytes) -> Any:
         return None
 
 
-def _is_current(entry: Entry) -> bool:
-    source, _, mtime_ns, size, _, _ = entry
-    try:
-        found = os.stat(source)
-    except OSError:
-        return False
-    return found.st_mtime_ns == mtime_ns and found.st_size == size
-
-
-def _sources() -> list[tuple[str, str]]:
-    """(name, path) of the modules in all packages of ours that are loaded."""
-    found: list[tuple[str, str]] = []
+def _sources() -> list[tuple[str, str, str]]:
+    """(name, the directory in which its package looks for it, path) of the modules in all
+    packages of ours that are loaded."""
+    found: list[tuple[str, str, str]] = []
     for package, module in list(sys.modules.items()):
-        if not (package + ".").startswith(_PREFIX):
+        if not (package + ".").startswith(_PREFIX) or not hasattr(module, "__path__"):
             continue
-        for directory in getattr(module, "__path__", ()):
-            if package + "." != _PREFIX:
-                found.append((package, f"{directory}/__init__.py"))
-            found += [
-                (f"{package}.{name[:-3]}", f"{directory}/{name}")
-                for name in os.listdir(directory)
-                if name.endswith(".py") and name != "__init__.py"
-            ]
+        places = list(module.__path__)
+        if len(places) != 1 or not os.path.isdir(places[0]):
+            continue
+        (directory,) = places
+        above = getattr(sys.modules.get(package.rpartition(".")[0]), "__path__", ())
+        if len(list(above)) == 1:
+            found.append((package, next(iter(above)), f"{directory}/__init__.py"))
+        for file in os.listdir(directory):
+            name = f"{package}.{file[:-3]}"
+            if file.endswith(".py") and file != "__init__.py" and name != _PLACE:
+                found.append((name, directory, f"{directory}/{file}"))
     return sorted(found)
 
 

@@ -311,7 +311,7 @@ class HostFiles:
         if directory not in self._listed:
             parent, _, name = directory.rpartition(b"/")
             above = self._listed.get(parent)
-            if above is not None and name not in above:
+            if above is not None and name not in (b"", b".", b"..") and name not in above:
                 self._listed[directory] = frozenset()
                 return self._listed[directory]
             try:

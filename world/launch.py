@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _PLACED = b"p"  # ids are mapped
 _PART = b"m"  # target; a detached mount
 _PARTS_END = b"e"
+#: before Linux 5.7, or by a container's filter
+_NO_CLONE3 = (errno.E2BIG, errno.EINVAL, errno.ENOSYS, errno.EPERM)
 _ALL = (
     linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC
 )  # and a cgroup namespace, once the process is in the world's groups
@@ -130,7 +132,7 @@ def _fork(spec: WorldSpec, end: _socket.socket, flags: int, body: Body, step: _S
         try:
             pid = linux.clone(flags) if group < 0 else linux.clone_into(group, flags)
         except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.E2BIG):  # clone3 is not to be had
+            if group < 0 or error.errno not in _NO_CLONE3:
                 raise
             files.append(os.open(b"cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=group))
             pid = linux.clone(flags)

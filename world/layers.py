@@ -153,9 +153,8 @@ def _make_like(stack: LayerStack, upper: bytes, model: bytes, *, shifted: bool) 
         gid = like.st_gid if shifted else stack.upper_id(like.st_gid)
         os.chown(upper, -1 if uid is None else uid, -1 if gid is None else gid)
     if shifted or not stack.id_extents:  # the ids inside an ACL would need shifting
-        for name in os.listxattr(model):
-            if not name.startswith(_PRIVATE_ATTRIBUTES):
-                os.setxattr(upper, name, os.getxattr(model, name))
+        for name, content in _attributes(model).items():
+            os.setxattr(upper, name, content)
     os.chmod(upper, like.st_mode & 0o7777)
 
 
@@ -199,9 +198,39 @@ def _take_off(stack: LayerStack, number: int) -> None:
 
 
 def layer_is_empty(stack: LayerStack, number: int) -> bool:
-    """Whether no upper of the layer holds an entry. (A changed mode of a mount's own root
-    is not an entry: `diff_layer` tells it.)"""
-    return all(stack.is_empty(number, m.index) for m in stack.mounts)
+    """Whether nothing was written in the layer: no upper holds an entry, and each has the
+    mode, owner and attributes that `create_layer` gave it."""
+    below = max((x.number for x in stack.layers if x.number < number), default=None)
+    return all(
+        stack.is_empty(number, m.index) and _is_like(stack, number, m, below) for m in stack.mounts
+    )
+
+
+def _is_like(stack: LayerStack, number: int, mount: OverlayMount, below: int | None) -> bool:
+    upper = stack.upper(number, mount.index)
+    model = mount.target if below is None else stack.upper(below, mount.index)
+    own, like = os.stat(upper, follow_symlinks=False), os.stat(model, follow_symlinks=False)
+    if (own.st_mode ^ like.st_mode) & 0o7777:
+        return False
+    if os.geteuid() == 0:
+        shifted = below is not None
+        uid = like.st_uid if shifted else stack.upper_id(like.st_uid)
+        gid = like.st_gid if shifted else stack.upper_id(like.st_gid)
+        if uid not in (None, own.st_uid) or gid not in (None, own.st_gid):
+            return False
+    expected = {} if below is None and stack.id_extents else _attributes(model)
+    found = _attributes(upper)
+    # an access list that is not the model's was inherited from the state directory
+    inherited = [n for n in found if n.startswith("system.") and n not in expected]
+    return expected == {n: found[n] for n in found if n not in inherited}
+
+
+def _attributes(path: bytes) -> dict[str, bytes]:
+    return {
+        name: os.getxattr(path, name)
+        for name in os.listxattr(path)
+        if not name.startswith(_PRIVATE_ATTRIBUTES)
+    }
 
 
 def _remove(parent: bytes, name: bytes) -> None:

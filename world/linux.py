@@ -150,7 +150,8 @@ def clone(flags: int, signal_number: int = 17) -> int:
 def clone_into(group_fd: int, flags: int, signal_number: int = 17) -> int:
     """clone3(2) as `clone`, with the child born in the cgroup (version 2) of a directory fd.
 
-    Raises OSError: E2BIG before Linux 5.7, ENOSYS where a container's filter knows no clone3."""
+    Raises OSError: E2BIG before Linux 5.7; ENOSYS or EPERM where a container's filter knows no
+    clone3."""
     # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size,
     # tls, set_tid, set_tid_size, cgroup
     arguments = (_u64 * 11)(

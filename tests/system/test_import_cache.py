@@ -17,6 +17,7 @@ class Installation:
     """The installed package in a place of its own, called by the same Python."""
 
     def __init__(self, command, base):
+        self.base = base
         (installed,) = command.parent.parent.glob("lib/python3*/site-packages")
         self.python = command.with_name("python")
         self.site = base / "site"
@@ -28,7 +29,9 @@ class Installation:
             old.unlink()
 
     def bundles(self):
-        return sorted((self.site / "substrate/__pycache__").glob("*.bundle*"))
+        """Those that are whole; Python's own bytecode of the module is none."""
+        found = sorted((self.site / "substrate/__pycache__").glob("import_bundle*"))
+        return [path for path in found if b"substrate 1" in path.read_bytes()[:24]]
 
     def call(self, *words, user=None, **environ):
         """The finished process of `substrate WORDS`; `ordinary` has the modules of ours that it
@@ -126,6 +129,58 @@ def test_a_damaged_cache_is_made_anew(installation, damage):
 def test_nothing_is_stored_where_python_stores_nothing(installation):
     assert installation.call(*RUN, PYTHONDONTWRITEBYTECODE="1").stdout == "done\n"
     assert installation.bundles() == []
+
+
+def test_a_copied_installation_runs_its_own_code(installation):
+    installation.call(*RUN)
+    copy = installation.site.with_name("copy")
+    shutil.copytree(installation.site, copy)  # with the cache, and the times of all files
+    for site, text in ((installation.site, "theirs"), (copy, "ours")):
+        source = site / "substrate/cli/messages.py"
+        before = source.stat()
+        source.write_text(source.read_text() + f"\nimport os\nos.write(1, b'{text} ')\n")
+        os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000_000))
+    assert installation.call(*RUN).stdout == "theirs done\n"
+    installation.site = copy
+    assert installation.call(*RUN).stdout == "ours done\n"
+    assert installation.call(*RUN).stdout == "ours done\n"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda cli: (cli / ".#main.py").symlink_to("me@host.1"),  # an editor's lock
+        lambda cli: (cli / "half.py").write_text("def ("),
+        lambda cli: (cli / "nul.py").write_bytes(b"\0"),
+        lambda cli: (cli / "directory.py").mkdir(),
+        lambda cli: (cli / "encoding.py").write_bytes(b"\xff\xfe"),
+    ],
+)
+def test_a_file_that_is_no_module_costs_no_status(installation, spoil):
+    spoil(installation.site / "substrate/cli")
+    done = installation.call("--no-world", "-c", "exit 7")
+    assert done.returncode == 7, done.stderr
+    assert len(installation.bundles()) == 1
+
+
+def test_an_installation_without_sources_runs(installation):
+    python = installation.python
+    subprocess.run([python, "-m", "compileall", "-q", "-b", installation.site], check=True)
+    for source in installation.site.rglob("*.py"):
+        source.unlink()
+    done = installation.call("--no-world", "-c", "exit 7")
+    assert done.returncode == 7, done.stderr
+    assert installation.bundles() == []
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (0, 1), (0, 2), (1, 2), (0, 1, 2)])
+def test_the_cache_takes_no_standard_streams_place(command, idmap, closed):
+    for _ in range(2):
+        words = " ".join(f"{fd}>&-" for fd in closed)
+        line = f"exec {words}; {command} --fresh -c 'echo out; exit 3'"
+        done = idmap.call("/bin/sh", "-c", line)
+        assert done.returncode == 3, done.stderr
+        assert done.stdout == (b"" if 1 in closed else b"out\n")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run as somebody else")

@@ -94,3 +94,18 @@ def test_a_copy_of_the_hosts_device_is_not_applied_unasked(place):
     place.run("-c", "cp -a /dev/null copied || true")
     place.run("apply", "--yes", status=None)
     assert not os.path.lexists(place.work / "copied")
+
+
+def test_the_mode_of_a_mounts_own_directory_is_a_change(rootless):
+    """Rootless, the workspace is a mount; its layer has no entry then."""
+    rootless.run("-c", "chmod 0711 .")
+    assert rootless.out("-c", "stat -c %a .") == "711\n"
+    assert b"711" in rootless.run("diff").stdout
+    rootless.run("apply", "--yes")
+    assert rootless.work.stat().st_mode & 0o777 == 0o711
+
+
+def test_a_command_that_changes_nothing_leaves_no_layer(rootless):
+    rootless.run("-c", "true")
+    rootless.run("-c", "touch seen; rm seen; chmod 0700 .; chmod 0755 .")
+    assert b"nothing" in rootless.run("status").stdout

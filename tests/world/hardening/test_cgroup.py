@@ -168,12 +168,12 @@ def forked_into(group, *, flags=0, before=lambda: None):
     return found
 
 
-def no_clone3():
-    """As a container's filter answers it: ENOSYS."""
+def no_clone3(answer):
+    """As a container's filter answers it."""
     program = [
         (0x20, 0, 0, 0),  # load the number of the call
         (0x15, 0, 1, 435),  # clone3?
-        (0x06, 0, 0, 0x00050000 | errno.ENOSYS),
+        (0x06, 0, 0, 0x00050000 | answer),
         (0x06, 0, 0, 0x7FFF0000),
     ]
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
@@ -181,7 +181,16 @@ def no_clone3():
 
 
 @needs(pids=64)
-@pytest.mark.parametrize("before", [lambda: None, no_clone3], ids=["clone3", "without-clone3"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        lambda: None,
+        lambda: no_clone3(errno.ENOSYS),
+        lambda: no_clone3(errno.EPERM),
+        lambda: no_clone3(errno.EINVAL),
+    ],
+    ids=["clone3", "ENOSYS", "EPERM", "EINVAL"],
+)
 @pytest.mark.parametrize("flags", [0, linux.CLONE_NEWUSER], ids=["plain", "new-user-namespace"])
 def test_a_world_begins_in_its_groups(group_for, flags, before):
     group = group_for(pids=64)

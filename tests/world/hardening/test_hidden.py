@@ -242,3 +242,25 @@ def test_a_real_home(files, tree):
     )
     below = {p for p in every(hidden) if p.startswith(tree)}
     assert below == {home + b"/" + n for n in (b".ssh", b".config/gh", b"state", b".npmrc")}
+
+
+@pytest.mark.parametrize("spelling", [b"", b"/", b"/.", b"//", b"/../u", b"/./"])
+def test_a_home_is_one_however_it_is_written(files, tree, spelling):
+    """In the password file it may have a slash at its end."""
+    home = tree + b"/u"
+    os.makedirs(home + b"/.ssh")
+    os.makedirs(home + b"/.config/gh")
+    with open(home + b"/.netrc", "w", encoding="ascii"):
+        pass
+    account = Account(name=b"u", uid=os.geteuid(), home=home + spelling)
+    files.find(home)  # what was listed before changes nothing
+    found = hidden_paths(
+        files=files,
+        home=tree,
+        uid=os.geteuid(),
+        state_dir=tree + b"/state",
+        accounts=(account,),
+        needed=(),
+    )
+    assert {home + b"/.ssh", home + b"/.config/gh"} <= set(found.directories)
+    assert home + b"/.netrc" in found.files
