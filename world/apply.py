@@ -21,6 +21,14 @@ from dataclasses import dataclass
 
 from substrate.errors import StateError
 from substrate.world import linux
+from substrate.world.aside import (
+    Aside,
+    by_type,
+    displaced_aside,
+    planned_tree,
+    remove_aside,
+    staged_aside,
+)
 from substrate.world.attributes import Saved, restore, save, set_meta
 from substrate.world.beneath import LOOKUP, open_beneath
 from substrate.world.change import Change, FileState
@@ -31,7 +39,8 @@ from substrate.world.identity import (
     content_digest,
     fingerprint,
     identity_of,
-    identity_of_state,
+    inode_at,
+    inode_of,
     list_tree,
 )
 from substrate.world.journal import NAME, Journal, text
@@ -40,15 +49,16 @@ from substrate.world.parents import Parents
 from substrate.world.plan import Operation, OperationKind, Plan
 from substrate.world.refusal import ApplyConflict, DangerRefused, host_changed
 from substrate.world.restored import add_restored, load_restored
-from substrate.world.stage import Stager, remove_staged
+from substrate.world.stage import Stager
 from substrate.world.view import HOST, MountView
+from substrate.world.widen import Widened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
     """What an apply did. `kept_owner`: paths that stayed the caller's because it may not give
-    them away. `left`: staged entries that could not be removed afterwards (the journal stays,
-    and `recover` tries again)."""
+    them away. `left`: staged names of what could not be removed afterwards, or is not what the
+    apply put there (the journal stays, and `recover` tries again)."""
 
     identifier: str
     operations: int
@@ -96,8 +106,8 @@ class _Apply:
         #: operations whose name was changed, in that order
         self.done: list[Operation] = []
         self.saved: dict[int, Saved] = {}
-        self.widened: list[tuple[int, bytes, Identity, int]] = []
-        #: identity of each staged entry, and the fingerprint of a staged tree
+        self.widened = Widened(self.views)
+        #: identity of each entry that was staged to the end
         self.staged: dict[int, Identity] = {}
         #: identity of each entry of the host that is to be displaced
         self.displaced: dict[int, Identity] = {}
@@ -117,7 +127,7 @@ class _Apply:
             try:
                 self._intend(journal)
                 journal.sync()
-                self._widen()
+                self.widened.widen()
                 self._stage_all(journal)
                 self._sync_filesystems()
                 journal.add("ready")
@@ -176,7 +186,10 @@ class _Apply:
                     self.saved[operation.number] = saved
                     fields["saved"] = saved.to_json()
                 elif operation.before.type == "directory":
-                    fields["tree"] = fingerprint(self._planned_tree(operation))
+                    tree = planned_tree(operation)
+                    fields["tree"] = fingerprint(tree)
+                    below = displaced_aside(operation, self.displaced[operation.number]).below
+                    fields["below"] = None if below is None else by_type(below)
                 elif operation.before.type == "file":
                     fields["digest"] = self._host_digest(view, operation)
             journal.add(
@@ -191,16 +204,13 @@ class _Apply:
             place = (operation.change.mount, operation.parent)
             if place not in opened and operation.kind is not OperationKind.META:
                 opened.add(place)
-                status = os.fstat(parent_fd)
-                mode = status.st_mode & 0o7777
-                ours = os.geteuid() != 0 and status.st_uid == os.geteuid()
-                if ours and mode & 0o300 != 0o300:
-                    self.widened.append((*place, identity_of(status), mode))
+                identity = self.widened.need(place, parent_fd)
+                if identity is not None:
                     journal.add(
                         "widen",
                         target=text(view.mount.target),
                         parent=text(operation.parent),
-                        before=list(identity_of(status)),
+                        before=list(identity),
                     )
 
     def _host_digest(self, view: MountView, operation: Operation) -> str | None:
@@ -214,41 +224,9 @@ class _Apply:
         finally:
             os.close(fd)
 
-    def _planned_tree(self, operation: Operation) -> list[tuple[bytes, Identity]]:
-        start = len(operation.change.path) + 1
-        return sorted((c.path[start:], identity_of_state(_before(c))) for c in operation.removed)
-
-    def _widen(self) -> None:
-        for mount, parent, _, mode in self.widened:
-            fd = open_beneath(self.views[mount].roots[HOST], parent, LOOKUP)
-            try:
-                os.chmod(f"/proc/self/fd/{fd}", mode | 0o300)
-            finally:
-                os.close(fd)
-
     def _narrow(self) -> None:
-        """Sets back the directories that were opened up. Those that the plan itself gave a
-        mode have it already."""
-        given = {
-            (o.change.mount, _join(o.parent, o.name))
-            for o in self.done
-            if o.kind is OperationKind.META
-        }
-        for mount, parent, identity, mode in self.widened:
-            if (mount, parent) in given:
-                continue
-            try:
-                fd = open_beneath(self.views[mount].roots[HOST], parent, LOOKUP)
-            except FileNotFoundError:
-                continue  # removed beside us, and its mode with it
-            try:
-                status = os.fstat(fd)
-                if (status.st_dev, status.st_ino) == identity[1:3] and (
-                    status.st_mode & 0o7777 == mode | 0o300
-                ):
-                    os.chmod(f"/proc/self/fd/{fd}", mode)
-            finally:
-                os.close(fd)
+        metas = (o for o in self.done if o.kind is OperationKind.META)
+        self.widened.narrow({(o.change.mount, _join(o.parent, o.name)) for o in metas})
 
     def _stage_all(self, journal: Journal) -> None:
         for operation in self.plan.operations:
@@ -256,17 +234,24 @@ class _Apply:
                 continue
             parent_fd = self.parents.fd(operation)
             name = self.staged_name(operation)
-            digest = self._stage(operation, parent_fd, name)
+            digest = self._stage(operation, parent_fd, name, journal)
             status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+            made = self._staged_aside(operation)
+            if inode_of(status) != made.top:
+                stager = self.stagers[operation.change.mount]
+                raise stager.replaced(_join(operation.parent, operation.name))
             self.staged[operation.number] = identity_of(status)
             fields: dict[str, object] = {"after": list(identity_of(status))}
             if operation.after.type == "directory":
                 fields["tree"] = fingerprint(list_tree(parent_fd, name))
+                fields["below"] = by_type(made.below or ())
             elif operation.after.type == "file":
                 fields["digest"] = digest
             journal.add("staged", n=operation.number, **fields)
 
-    def _stage(self, operation: Operation, parent_fd: int, name: bytes) -> str | None:
+    def _stage(
+        self, operation: Operation, parent_fd: int, name: bytes, journal: Journal
+    ) -> str | None:
         stager = self.stagers[operation.change.mount]
         relative = _join(operation.parent, operation.name)
         state = operation.after
@@ -275,6 +260,8 @@ class _Apply:
         )
         if state.type != "directory":
             return digest
+        journal.add("made", n=operation.number, inode=stager.made[relative][2])
+        journal.write()
         root = stager.view.roots[HOST]
         staged_top = _join(operation.parent, name)
         directories: list[tuple[bytes, FileState, bytes]] = [(relative, state, staged_top)]
@@ -289,6 +276,8 @@ class _Apply:
             finally:
                 os.close(fd)
             if entry.type == "directory":
+                journal.add("made", n=operation.number, inode=stager.made[relative + inner][2])
+                journal.write()
                 directories.append((relative + inner, entry, staged_top + inner))
         for source, entry, staged in reversed(directories):  # children before their directory
             parent, _, child = staged.rpartition(b"/")
@@ -317,11 +306,10 @@ class _Apply:
     def _verify_all(self) -> None:
         """The last look before the window: each target as the plan saw it, change time
         included (a rename changes that one, so it cannot be compared afterwards)."""
-        opened = {(mount, parent) for mount, parent, _, _ in self.widened}
         for operation in self.plan.operations:
             if operation.change.before is None:
                 continue
-            if (operation.change.mount, _join(operation.parent, operation.name)) in opened:
+            if (operation.change.mount, _join(operation.parent, operation.name)) in self.widened:
                 continue  # its mode is ours now; `set_meta` looks at the inode
             parent_fd = self.parents.fd(operation)
             try:
@@ -360,12 +348,13 @@ class _Apply:
         same = identity_of(status) == self.displaced[operation.number]
         if same and operation.before.type == "directory":
             try:
-                same = list_tree(parent_fd, staged) == self._planned_tree(operation)
+                same = list_tree(parent_fd, staged) == planned_tree(operation)
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
                 same = False  # something is mounted inside
         if not same:
+            self.displaced[operation.number] = identity_of(status)  # what `_undo` puts back
             raise host_changed(operation, "during the apply")
 
     def _set_all_meta(self) -> None:
@@ -397,7 +386,11 @@ class _Apply:
             for operation in self.plan.operations:
                 if operation.kind in (OperationKind.CREATE, OperationKind.REPLACE):
                     try:
-                        remove_staged(self.parents.fd(operation), self.staged_name(operation))
+                        remove_aside(
+                            self.parents.fd(operation),
+                            self.staged_name(operation),
+                            self._staged_aside(operation),
+                        )
                     except (OSError, StateError) as error:
                         stuck.append(f"{os.fsdecode(operation.change.path)}: {error}")
         try:
@@ -453,16 +446,21 @@ class _Apply:
         if operation.kind is OperationKind.META:
             restore(parent_fd, name, self.saved[operation.number])
             return
-        here, aside = _inode(parent_fd, name), _inode(parent_fd, staged)
+        here, aside = inode_at(parent_fd, name), inode_at(parent_fd, staged)
+        displaced = self.displaced[operation.number][:3] if operation.change.before else None
         if operation.kind is OperationKind.DELETE:
             if aside is not None:
+                if aside != displaced:
+                    raise StateError("what it displaced was replaced")
                 linux.renameat2(parent_fd, staged, parent_fd, name, linux.RENAME_NOREPLACE)
             return
-        ours = self.staged[operation.number][1:3]
+        ours = self.staged[operation.number][:3]
         if aside == ours:
             return  # it did not happen
         if here != ours:
             raise StateError("the host replaced it after it was applied")
+        if aside != displaced:
+            raise StateError("what it displaced was replaced")
         flag = linux.RENAME_EXCHANGE
         if operation.kind is OperationKind.CREATE:
             flag = linux.RENAME_NOREPLACE
@@ -473,29 +471,24 @@ class _Apply:
         for operation in self.plan.operations:
             if operation.kind in (OperationKind.REPLACE, OperationKind.DELETE):
                 try:
-                    remove_staged(self.parents.fd(operation), self.staged_name(operation))
+                    remove_aside(
+                        self.parents.fd(operation),
+                        self.staged_name(operation),
+                        displaced_aside(operation, self.displaced[operation.number]),
+                    )
                 except (OSError, StateError):
                     path = operation.change.path.rpartition(b"/")[0]
                     left.append(path + b"/" + self.staged_name(operation))
         return left
 
-
-def _inode(parent_fd: int, name: bytes) -> tuple[int, int] | None:
-    """(dev, inode), or None when there is no such name."""
-    try:
-        status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
+    def _staged_aside(self, operation: Operation) -> Aside:
+        made = self.stagers[operation.change.mount].made
+        relative = _join(operation.parent, operation.name)
+        return staged_aside(operation, relative, made, half=operation.number not in self.staged)
 
 
 def _join(parent: bytes, name: bytes) -> bytes:
     return parent + b"/" + name if parent else name
-
-
-def _before(change: Change) -> FileState:
-    assert change.before is not None
-    return change.before
 
 
 def _after(change: Change) -> FileState:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from substrate.errors import StateError
+from substrate.world import linux
 from substrate.world.beneath import open_beneath
 from substrate.world.change import Change
+from substrate.world.identity import inode_of
 from substrate.world.stage import read_attributes_of
 from substrate.world.upper import at, open_layer_file
 from substrate.world.view import MountView
@@ -59,10 +61,15 @@ def _attribute_names(what: tuple[str, ...]) -> list[str]:
 
 
 def save(parent_fd: int, name: bytes, change: Change) -> Saved:
-    """What `change` (kind meta) is about to overwrite. Raises OSError."""
+    """What `change` (kind meta) is about to overwrite. Raises OSError, StateError when the
+    file is not the one that was planned."""
+    before = change.before
+    assert before is not None
     fd = open_beneath(parent_fd, name, _PATH)
     try:
         status = os.fstat(fd)
+        if inode_of(status) != (before.type, before.dev, before.inode):
+            raise StateError(f"{os.fsdecode(change.path)} was replaced during the apply")
         is_symlink = status.st_mode & 0o170000 == 0o120000
         present = os.listxattr(at(fd, "")) if not is_symlink else []
         attributes = tuple(
@@ -97,15 +104,12 @@ def set_meta(view: MountView, relative: bytes, parent_fd: int, change: Change) -
     kept = False
     try:
         status = os.fstat(fd)
-        if (status.st_dev, status.st_ino) != (before.dev, before.inode):
+        if inode_of(status) != (before.type, before.dev, before.inode):
             raise StateError(f"{os.fsdecode(change.path)} was replaced during the apply")
         path = at(fd, "")
         if "owner" in change.what and after.uid is not None and after.gid is not None:
             try:
-                if after.type == "symlink":
-                    os.chown(name, after.uid, after.gid, dir_fd=parent_fd, follow_symlinks=False)
-                else:
-                    os.chown(path, after.uid, after.gid)
+                linux.chown_fd(fd, after.uid, after.gid)
             except PermissionError:
                 kept = True
         for attribute in _attribute_names(change.what):
@@ -153,10 +157,7 @@ def restore(parent_fd: int, name: bytes, saved: Saved) -> None:
             raise StateError("the host replaced it after it was applied")
         path = at(fd, "")
         if (status.st_uid, status.st_gid) != (saved.uid, saved.gid):
-            if saved.is_symlink:
-                os.chown(name, saved.uid, saved.gid, dir_fd=parent_fd, follow_symlinks=False)
-            else:
-                os.chown(path, saved.uid, saved.gid)
+            linux.chown_fd(fd, saved.uid, saved.gid)
         if saved.is_symlink:
             return
         present = os.listxattr(path)

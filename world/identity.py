@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Identity = tuple[str, int, int, int, int, int, int, int]
+#: the head of an identity: (type, dev, inode), which stays when the file is changed
+Inode = tuple[str, int, int]
 
 _BLOCK = 1 << 16
 _ZEROS = bytes(_BLOCK)
@@ -41,6 +43,18 @@ def identity_of(status: os.stat_result) -> Identity:
         status.st_uid,
         status.st_gid,
     )
+
+
+def inode_of(status: os.stat_result) -> Inode:
+    return identity_of(status)[:3]
+
+
+def inode_at(parent_fd: int, name: bytes) -> Inode | None:
+    """What lies at `name`, not followed; None when nothing does. Raises OSError."""
+    try:
+        return inode_of(os.stat(name, dir_fd=parent_fd, follow_symlinks=False))
+    except FileNotFoundError:
+        return None
 
 
 def identity_of_state(state: FileState) -> Identity:

@@ -2,7 +2,8 @@
 
 Not a log for people. JSON lines in `<world directory>/apply.journal`, in this order: `begin`;
 `intent` for each operation and `widen` for each directory opened up, synced before the host
-is touched; `staged` for each operation and `ready`, synced before the first name is changed;
+is touched; `made` for each directory that is staged, written at once; `staged` for each
+operation and `ready`, synced before the first name is changed;
 `committed`, synced when every name was; then the file is removed. A last line without its
 end is one that was not synced, and is as if it were not there. Spec: world.md §5.
 """
@@ -61,12 +62,16 @@ class Journal:
 
     def sync(self) -> None:
         """Writes what was added and waits until it is on disk. Raises OSError."""
+        self.write()
+        os.fsync(self._fd)
+        os.fsync(self._world_fd)
+
+    def write(self) -> None:
+        """Writes what was added: it outlives us, if not a power cut. Raises OSError."""
         data = memoryview("".join(self._lines).encode())
         while data:
             data = data[os.write(self._fd, data) :]
         self._lines.clear()
-        os.fsync(self._fd)
-        os.fsync(self._world_fd)
 
     def close(self) -> None:
         os.close(self._fd)

@@ -15,12 +15,20 @@ from enum import StrEnum
 from typing import Any
 
 from substrate.world import linux
+from substrate.world.aside import Aside, from_types, is_shared, remove_aside
 from substrate.world.attributes import Saved, restore
 from substrate.world.beneath import LOOKUP, READ, open_beneath, open_root
-from substrate.world.identity import content_digest, fingerprint, identity_of, list_tree
+from substrate.world.identity import (
+    Inode,
+    content_digest,
+    fingerprint,
+    identity_of,
+    inode_at,
+    list_tree,
+)
 from substrate.world.journal import load_journal, octets, remove_journal
+from substrate.world.removal import Stranger, remove_tree
 from substrate.world.restored import add_restored
-from substrate.world.stage import remove_staged
 
 
 class Outcome(StrEnum):
@@ -31,7 +39,8 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovered:
-    """`unclear`: paths that changed since, with what was found there."""
+    """`unclear`: paths that changed since, with what was found there; names beside them that
+    hold something else than the apply left there."""
 
     outcome: Outcome
     unclear: tuple[str, ...] = ()
@@ -44,6 +53,7 @@ class _Entry:
         self.operation: str = intent["operation"]
         self.intent = intent
         self.after = staged
+        self.made: list[int] = []  # directories that were staged
         self.name = octets(intent["name"])
         self.staged_name = name
         self.path = octets(intent["target"]).rstrip(b"/") + b"/"
@@ -55,6 +65,10 @@ class _Entry:
 
     def aside_is(self, side: dict[str, Any], key: str) -> bool:
         return _matches(self.fd, self.staged_name, side, key)
+
+    def is_inode(self, name: bytes, side: list[Any]) -> bool:
+        found = inode_at(self.fd, name)
+        return found is not None and [found[0], found[2]] == [side[0], side[2]]
 
     def has_aside(self) -> bool:
         return _exists(self.fd, self.staged_name)
@@ -77,6 +91,10 @@ def recover(world_directory: bytes, *, forget: bool = False) -> Recovered | None
     identifier = lines[0]["id"]
     kinds = {line["type"] for line in lines}
     staged = {line["n"]: line for line in lines if line["type"] == "staged"}
+    made: dict[int, list[int]] = {}
+    for line in lines:
+        if line["type"] == "made":
+            made.setdefault(line["n"], []).append(line["inode"])
     entries: list[_Entry] = []
     unclear: list[str] = []
     try:
@@ -85,7 +103,9 @@ def recover(world_directory: bytes, *, forget: bool = False) -> Recovered | None
                 continue
             name = f".substrate-{identifier}-{line['n']}".encode()
             try:
-                entries.append(_Entry(line, staged.get(line["n"]), name))
+                entry = _Entry(line, staged.get(line["n"]), name)
+                entry.made = made.get(line["n"], [])
+                entries.append(entry)
             except OSError as error:
                 unclear.append(f"{line['parent']}/{line['name']}: its directory: {error.strerror}")
         if "committed" in kinds:
@@ -98,9 +118,15 @@ def recover(world_directory: bytes, *, forget: bool = False) -> Recovered | None
         if unclear:
             return Recovered(outcome=Outcome.UNCLEAR, unclear=tuple(unclear))
         for entry in reversed(entries):
-            if outcome is Outcome.ROLLED_BACK and "ready" in kinds:
-                _put_back(entry)
-            remove_staged(entry.fd, entry.staged_name)
+            try:
+                if outcome is Outcome.ROLLED_BACK and "ready" in kinds:
+                    _put_back(entry)
+                _remove_aside(entry, outcome)
+            except Stranger:
+                place = entry.path.rpartition(b"/")[0] + b"/" + entry.staged_name
+                unclear.append(f"{os.fsdecode(place)}: it is not what the apply left there")
+        if unclear:
+            return Recovered(outcome=Outcome.UNCLEAR, unclear=tuple(unclear))
         if outcome is Outcome.ROLLED_BACK:
             add_restored(world_directory, (r for e in entries for r in _restored(e)))
             for line in lines:
@@ -159,16 +185,56 @@ def _progress(entry: _Entry) -> bool | None:
 
 
 def _put_back(entry: _Entry) -> None:
+    """Raises OSError, StateError, Stranger when it changed since it was looked at."""
+    happened = _progress(entry)
+    if happened is None:
+        raise Stranger(entry.name)
     if entry.operation == "meta":
         restore(entry.fd, entry.name, Saved.from_json(entry.intent["saved"]))
-    elif not _progress(entry):
+    elif not happened:
         return
     elif entry.operation == "delete":
+        if not entry.is_inode(entry.staged_name, entry.intent["before"]):
+            raise Stranger(entry.staged_name)
         linux.renameat2(entry.fd, entry.staged_name, entry.fd, entry.name, linux.RENAME_NOREPLACE)
     else:
         create = entry.operation == "create"
+        assert entry.after is not None
+        if not entry.is_inode(entry.name, entry.after["after"]) or not (
+            create or entry.is_inode(entry.staged_name, entry.intent["before"])
+        ):
+            raise Stranger(entry.name)
         flag = linux.RENAME_NOREPLACE if create else linux.RENAME_EXCHANGE
         linux.renameat2(entry.fd, entry.name, entry.fd, entry.staged_name, flag)
+
+
+def _remove_aside(entry: _Entry, outcome: Outcome) -> None:
+    """Removes what the apply left beside the target: what was displaced, or what was staged.
+    After a power cut there can be directories that the journal does not know: where only we
+    may write, the name says enough. Raises OSError, Stranger."""
+    finished = outcome is Outcome.FINISHED
+    if entry.operation not in (("replace", "delete") if finished else ("replace", "create")):
+        return
+    side, inode = entry.intent if finished else entry.after or {}, None
+    found = inode_at(entry.fd, entry.staged_name)
+    if found is None:
+        return
+    known = side.get("before" if finished else "after")
+    if known is None and not is_shared(entry.fd):
+        remove_tree(entry.fd, entry.staged_name)
+        return
+    device = found[1]
+    below: frozenset[Inode] | None
+    if known is not None:
+        inode = (known[0], device, known[2])
+        tree = side.get("below") if known[0] == "directory" else {}
+        below = None if tree is None else from_types(tree, device)
+    else:
+        below = from_types({"directory": entry.made[1:]}, device)
+        if entry.made:
+            inode = ("directory", device, entry.made[0])
+    aside = Aside(top=inode, below=below, half=known is None)
+    remove_aside(entry.fd, entry.staged_name, aside)
 
 
 def _restored(entry: _Entry) -> list[tuple[bytes, int, int, int]]:

@@ -19,8 +19,7 @@ from substrate.errors import StateError
 from substrate.world import linux
 from substrate.world.beneath import open_beneath
 from substrate.world.change import FileState
-from substrate.world.identity import _BLOCK, add_block, content_digest
-from substrate.world.removal import remove_tree
+from substrate.world.identity import _BLOCK, Inode, add_block, content_digest, inode_of
 from substrate.world.upper import FORMAT, at, open_layer_file, read_attributes
 from substrate.world.view import TYPES, MountView
 
@@ -40,11 +39,11 @@ class Stager:
 
     def __init__(self, view: MountView) -> None:
         self.view = view
-        self.links: dict[tuple[int, int, int], tuple[bytes, bytes]] = {}
+        self.links: dict[tuple[int, int, int], tuple[bytes, bytes, Inode]] = {}
         self.kept_owner: list[bytes] = []
-        #: (dev, inode) of each directory that we made, by the path of what it stands for: who
-        #: may write beside it could put another one in its place
-        self._made: dict[bytes, tuple[int, int]] = {}
+        #: the inode of each entry that we made, by the path of what it stands for: who may
+        #: write beside it could put another one in its place
+        self.made: dict[bytes, Inode] = {}
         self._euid, self._egid = os.geteuid(), os.getegid()
 
     def stage(
@@ -63,7 +62,7 @@ class Stager:
 
         Raises OSError, StateError when the layer's file is not the one that was planned."""
         source_parent, _, source_name = relative.rpartition(b"/")
-        if source_parent in self._made:
+        if source_parent in self.made:
             self._must_be_made(source_parent, parent_fd)
         source_fd, unlocked = self.view.open_parent(state.layer, source_parent)
         try:
@@ -102,16 +101,15 @@ class Stager:
         source_fd: int,
     ) -> str:
         key = (state.layer, state.dev, state.inode)
-        staged_parent, staged_name = (
-            self.links.get(key, (b"", b"")) if state.nlink > 1 else (b"", b"")
-        )
-        if staged_name and self._link(staged_parent, staged_name, parent_fd, name):
+        first = self.links.get(key) if state.nlink > 1 else None
+        if first is not None and self._link(relative, *first, parent_fd, name):
             return ""
         source = open_layer_file(source_fd, relative.rpartition(b"/")[2])
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             target = os.open(name, flags, 0o600, dir_fd=parent_fd)
             try:
+                self.made[relative] = inode_of(os.fstat(target))
                 digest = copy_content(source, target)
                 self._finish(relative, state, target, read_attributes_of(self.view, source))
             finally:
@@ -119,13 +117,27 @@ class Stager:
         finally:
             os.close(source)
         if state.nlink > 1:
-            self.links[key] = (parent, name)
+            self.links[key] = (parent, name, self.made[relative])
         return digest
 
-    def _link(self, old_parent: bytes, old: bytes, parent_fd: int, name: bytes) -> bool:
-        fd = open_beneath(self.view.roots[0], old_parent, os.O_PATH | os.O_DIRECTORY)
+    def _link(
+        self,
+        relative: bytes,
+        old_parent: bytes,
+        old: bytes,
+        inode: Inode,
+        parent_fd: int,
+        name: bytes,
+    ) -> bool:
+        """Another name for what was staged as `old`, by its fd; False where the filesystem
+        has none."""
+        path = old_parent + b"/" + old if old_parent else old
+        fd = open_beneath(self.view.roots[0], path, os.O_PATH | os.O_NOFOLLOW)
         try:
-            os.link(old, name, src_dir_fd=fd, dst_dir_fd=parent_fd, follow_symlinks=False)
+            if inode_of(os.fstat(fd)) != inode:
+                raise self.replaced(relative)
+            os.link(at(fd, ""), name, dst_dir_fd=parent_fd, follow_symlinks=True)
+            self.made[relative] = inode
         except OSError as error:
             if error.errno not in _CANNOT_LINK:
                 raise
@@ -158,17 +170,23 @@ class Stager:
         fd = open_beneath(parent_fd, name, os.O_PATH | os.O_NOFOLLOW)
         try:
             status = os.fstat(fd)
-            if TYPES[status.st_mode & FORMAT] != state.type or status.st_nlink != 1:
-                raise self._replaced(relative)
+            if not self._is_fresh(fd, status, state):
+                raise self.replaced(relative)
+            self.made[relative] = inode_of(status)
             self._give(relative, state, fd)
-            if state.type == "symlink":
-                times = (state.mtime_ns, state.mtime_ns)
-                os.utime(name, ns=times, dir_fd=parent_fd, follow_symlinks=False)
-                return
-            os.chmod(at(fd, ""), state.mode)
+            if state.type != "symlink":
+                os.chmod(at(fd, ""), state.mode)
             os.utime(at(fd, ""), ns=(state.mtime_ns, state.mtime_ns))
         finally:
             os.close(fd)
+
+    def _is_fresh(self, fd: int, status: os.stat_result, state: FileState) -> bool:
+        """Whether this can be what mknod(2) or symlink(2), which give no fd, just made."""
+        if TYPES[status.st_mode & FORMAT] != state.type or status.st_nlink != 1:
+            return False
+        if state.type == "symlink":
+            return os.readlink(b"", dir_fd=fd) == state.link
+        return status.st_uid == self._euid and status.st_rdev == state.rdev
 
     def finish_directory(
         self, relative: bytes, state: FileState, parent_fd: int, name: bytes
@@ -193,17 +211,16 @@ class Stager:
         try:
             status = os.fstat(fd)
             if os.listdir(fd):
-                raise self._replaced(relative)
+                raise self.replaced(relative)
         finally:
             os.close(fd)
-        self._made[relative] = (status.st_dev, status.st_ino)
+        self.made[relative] = inode_of(status)
 
     def _must_be_made(self, relative: bytes, fd: int) -> None:
-        status = os.fstat(fd)
-        if self._made[relative] != (status.st_dev, status.st_ino):
-            raise self._replaced(relative)
+        if self.made[relative] != inode_of(os.fstat(fd)):
+            raise self.replaced(relative)
 
-    def _replaced(self, relative: bytes) -> StateError:
+    def replaced(self, relative: bytes) -> StateError:
         return StateError(
             f"what was staged for {os.fsdecode(self.view.path(relative))} was replaced meanwhile",
             hint="somebody else writes to that directory: apply when nobody does",
@@ -291,8 +308,3 @@ def _write_all(fd: int, block: bytes, offset: int) -> None:
     written = os.pwrite(fd, block, offset)
     while written < len(block):
         written += os.pwrite(fd, block[written:], offset + written)
-
-
-def remove_staged(parent_fd: int, name: bytes) -> None:
-    """Removes a staged entry, if it is there."""
-    remove_tree(parent_fd, name)

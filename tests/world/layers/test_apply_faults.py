@@ -17,6 +17,7 @@ from trees import snapshot
 from substrate.errors import StateError
 from substrate.world import (
     apply,
+    aside,
     attributes,
     beneath,
     identity,
@@ -30,12 +31,14 @@ from substrate.world import (
     stage,
     upper,
     view,
+    widen,
 )
 from substrate.world.diff import diff_pending
 from substrate.world.plan import plan
 
 MODULES = (
     apply,
+    aside,
     attributes,
     beneath,
     identity,
@@ -46,6 +49,7 @@ MODULES = (
     stage,
     upper,
     view,
+    widen,
 )
 CALLS = frozenset(
     [
@@ -57,6 +61,7 @@ CALLS = frozenset(
         "chmod",
         "fchown",
         "chown",
+        "chown_fd",
         "utime",
         "mkdir",
         "mknod",
