@@ -165,6 +165,17 @@ _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _OPENING = bytes(byte for byte in range(256) if byte not in b"[{")
 _SQUARE = bytes.maketrans(b"{}", b"[]")
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+#: A token of RFC 8259 and the white space before it. Groups: a bracket, comma or colon; a string,
+#: whose escapes are not looked at: a possessive group that has to try alternatives matches
+#: wrongly in the first releases of Python 3.11 (gh-106052).
+_token_at = re.compile(
+    r"[ \t\n\r]*+(?:([\[\]{},:])"
+    r'|("[^"\\\x00-\x1f]*+(?:\\[^\x00-\x1f][^"\\\x00-\x1f]*+)*+")'
+    r"|true|false|null|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)"
+).match
+_without_escapes = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})').sub
+#: what a value begins with: `"` stands for every string, `0` for every other scalar
+_VALUE = '[{"0'
 
 
 def parse(raw: bytes, text: str, max_depth: int = MAX_DEPTH) -> Any:
@@ -172,7 +183,8 @@ def parse(raw: bytes, text: str, max_depth: int = MAX_DEPTH) -> Any:
 
     Integers within ±(2^53-1), no floats, at most `max_depth` containers inside one another.
     Duplicate keys and spelling are left to the comparison with `canonical_text`.
-    Raises Refused: E_JSON, E_DEPTH, E_NON_CANONICAL.
+    Raises Refused: E_JSON, E_DEPTH, E_NON_CANONICAL, for what is met first in parsing; which
+    code the line is given, `check_form` says.
     """
     if len(raw.translate(None, _OPENING)) > max_depth:
         _check_depth(raw, max_depth)
@@ -190,18 +202,50 @@ def parse(raw: bytes, text: str, max_depth: int = MAX_DEPTH) -> Any:
 def _check_depth(raw: bytes, max_depth: int) -> None:
     """Count the nesting before the parser recurses: with the strings taken out, each round
     removes the innermost pairs, so `max_depth` rounds must leave nothing."""
-    brackets = left = _STRING.sub(b"", raw).translate(_SQUARE, _NO_BRACKETS)
+    left = _STRING.sub(b"", raw).translate(_SQUARE, _NO_BRACKETS)
     for _ in range(max_depth):
         left = left.replace(b"[]", b"")
         if not left:
             return
-    depth = deepest = 0
-    for bracket in brackets:
-        depth += 1 if bracket == 0x5B else -1
-        deepest = max(deepest, depth)
-        if deepest > max_depth:
-            raise Refused("E_DEPTH", f"nested deeper than {max_depth}")
-    raise Refused("E_JSON", "not JSON: the brackets do not match")
+    raise Refused("E_DEPTH", f"nested deeper than {max_depth}, or the brackets do not match")
+
+
+def check_form(text: str) -> None:
+    """Is `text` one JSON value (RFC 8259), with nothing around it, and not too deep?
+
+    Only asked of a line that was refused: it reads from the left, token by token, so that of
+    several faults the first is named. Raises Refused: E_JSON, E_DEPTH.
+    """
+    closers, at = "", 0
+    expected = "" if text[:1].isspace() else _VALUE
+    while True:
+        token = _token_at(text, at)
+        kind = "" if token is None else token[1] or (token[2] and '"') or "0"
+        if (
+            token is None
+            or kind not in expected
+            or (kind == '"' and "\\" in _without_escapes("", token[2]))
+        ):
+            raise Refused("E_JSON", f"not JSON from character {at} on")
+        at = token.end()
+        if kind in "[{":
+            if len(closers) == MAX_DEPTH:
+                raise Refused("E_DEPTH", f"nested deeper than {MAX_DEPTH}")
+            closers += "]" if kind == "[" else "}"
+            expected = _VALUE + "]" if kind == "[" else '"}'
+        elif kind == ":":
+            expected = _VALUE
+        elif kind == ",":
+            expected = _VALUE if closers[-1] == "]" else '"'
+        elif kind == '"' and expected in ('"', '"}'):  # a key
+            expected = ":"
+        else:  # the end of a value
+            closers = closers[:-1] if kind in "]}" else closers
+            if not closers:
+                break
+            expected = "," + closers[-1]
+    if at < len(text):
+        raise Refused("E_JSON", f"not JSON: more text after the value, at character {at}")
 
 
 #: The standard library's own string escaper is RFC 8785 §3.2.2.2: `\b \t \n \f \r \" \\` in
@@ -256,8 +300,6 @@ def _sorted_by_utf16(value: Any) -> str:
 def parse_canonical(raw: bytes, text: str, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
     """The object of `text` if `text` is its canonical form. Raises Refused."""
     value = parse(raw, text, max_depth)
-    if type(value) is not dict:
-        raise Refused("E_ENVELOPE", "the line is not an object")
     if text.isascii():
         canonical = "".join(_pieces(value, 0))
     else:
@@ -269,6 +311,8 @@ def parse_canonical(raw: bytes, text: str, max_depth: int = MAX_DEPTH) -> dict[s
         )
     if len(raw) > MAX_STRING_BYTES:
         _check_strings(value)
+    if type(value) is not dict:
+        raise Refused("E_ENVELOPE", "the line is not an object")
     return value
 
 
@@ -424,6 +468,8 @@ class Chain:
 
     def accept(self, line: bytes) -> Event:
         """Check one line (without its newline) and go on to the next. Raises Refused."""
+        if len(line) > MAX_LINE_BYTES:
+            raise Refused("E_LINE_TOO_LONG", f"longer than {MAX_LINE_BYTES} bytes")
         try:
             text = line.decode()
         except UnicodeDecodeError as problem:
@@ -432,19 +478,29 @@ class Chain:
             ) from None
         at = text.rfind(',"component":"')
         found = self._match(text, at) if self._match is not None and at > 0 else None
-        if found is None or not text.startswith('{"body":{') or len(line) > MAX_LINE_BYTES:
+        # A tail of so many characters holds a producer that may be too long a string.
+        if (
+            found is None
+            or not text.startswith('{"body":{')
+            or len(text) - at > MAX_STRING_BYTES // 4
+        ):
             event, seq, prev_hash = self._accept_slowly(line, text)
         else:
             component, kind, origin, prev_hash, producer, pseq, digits, span, ts = found.groups()
-            if ts[:19] != self._second:
-                if not is_time(ts):
-                    raise Refused("E_ENVELOPE", f"ts is no time: {ts}")
-                self._second = ts[:19]
             body = None
-            if self._full or kind in TELLING_TYPES:
-                part = text[8:at]
-                raw = line[8:at] if len(line) == len(text) else part.encode()
-                body = parse_canonical(raw, part, MAX_DEPTH - 1)
+            try:
+                if ts[:19] != self._second:
+                    if not is_time(ts):
+                        raise Refused("E_ENVELOPE", f"ts is no time: {ts}")
+                    self._second = ts[:19]
+                if self._full or kind in TELLING_TYPES:
+                    part = text[8:at]
+                    raw = line[8:at] if len(line) == len(text) else part.encode()
+                    body = parse_canonical(raw, part, MAX_DEPTH - 1)
+            except Refused:
+                # Which fault of the line comes first, only the line as a whole can tell.
+                self._accept_slowly(line, text)
+                raise
             seq = int(digits)
             producer_seq = None if pseq is None else int(pseq)
             event = (kind, component, origin, span, producer, producer_seq, ts, body)
@@ -463,9 +519,11 @@ class Chain:
 
     def _accept_slowly(self, line: bytes, text: str) -> tuple[Event, int, str]:
         """The specification of `accept`: parse all of it, compare all of it."""
-        if len(line) > MAX_LINE_BYTES:
-            raise Refused("E_LINE_TOO_LONG", f"longer than {MAX_LINE_BYTES} bytes")
-        obj = parse_canonical(line, text)
+        try:
+            obj = parse_canonical(line, text)
+        except Refused:
+            check_form(text)
+            raise
         check_envelope(obj)
         session_id = obj["session_id"]
         if self.session_id is None:

@@ -118,9 +118,6 @@ class LineChecker:
                     raise self._bad(str(wrong.code), wrong.args[0], objs[:index]) from wrong
         if problem is not None:
             code = _CODES.get(problem.code, "E_NON_CANONICAL")
-            bad = lines[len(objs)]
-            if problem.code == "not_canonical" and bad != bad.strip(b" \t\r"):
-                code = "E_JSON"  # there is more in the line than the value
             raise self._bad(code, problem.args[0], objs) from problem
         return objs
 

@@ -22,13 +22,14 @@ from .line import (
     MAX_LINE_BYTES,
     MAX_STRING_BYTES,
     accelerate,
+    check_sizes,
     encode_line,
     free_of_floats,
     keys_sort_alike,
     same_bytes,
     strings,
 )
-from .rfc8785 import MAX_INT, CanonicalError, number
+from .rfc8785 import MAX_INT, CanonicalError, encode, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,26 +52,70 @@ def parse(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
 def parse_line(line: bytes) -> dict[str, Any]:
     """One line of a trace, without its newline. Raises TraceCorrupt whose code says why.
 
-    The codes are those of CanonicalError; `not_canonical` is well-formed JSON in another
-    spelling: key order, white space, escapes, `-0`.
+    The codes are those of CanonicalError; `not_canonical` is one JSON value in another
+    spelling: key order, white space in it, escapes, `-0`. Of several faults the first in the
+    order of docs/reference/trace-format.md is named.
     """
     try:
         if len(line) > MAX_LINE_BYTES:
             raise CanonicalError(
                 f"the line has {len(line)} bytes, the limit is {MAX_LINE_BYTES}", "line_size"
             )
-        obj: dict[str, Any] = _load(line, _safe_int, _no_float, MAX_DEPTH)
-        canonical = encode_line(obj)
+        try:
+            obj: dict[str, Any] = _load(line, _safe_int, _no_float, MAX_DEPTH)
+            if encode_line(obj) == line:
+                return obj
+        except CanonicalError:
+            pass
+        _name_fault(line)
     except CanonicalError as problem:
         raise TraceCorrupt(str(problem), code=problem.code) from problem
+
+
+def _name_fault(line: bytes) -> NoReturn:
+    """Raise CanonicalError for the first fault of a line that was not taken, rule by rule."""
+    _check_form(_text(line), MAX_DEPTH)
+    value = _load(line, _safe_int, _no_float, MAX_DEPTH)
+    canonical = encode(value)
     if canonical != line:
         at = _first_difference(canonical, line)
-        raise TraceCorrupt(
+        raise CanonicalError(
             f"the line is not in canonical form from its byte {at} on: "
             f"expected {canonical[at : at + 16]!r}, got {line[at : at + 16]!r}",
-            code="not_canonical",
+            "not_canonical",
         )
-    return obj
+    check_sizes(value, len(line))
+    encode_line(value)
+    raise AssertionError("a line without a fault was not taken")
+
+
+def _check_form(text: str, max_depth: int) -> None:
+    """Refuse what is not one JSON value (RFC 8259) with nothing around it, or is too deep.
+
+    Whichever comes first from the left. The scanner goes no deeper than `max_depth` + 1: the
+    text is cut at the first bracket that stands too deep, and closed there.
+    """
+    close: list[str] = []
+    quoted = escaped = deep = False
+    for at, char in enumerate(text):
+        if quoted:
+            quoted = escaped or char != '"'
+            escaped = char == "\\" and not escaped
+        elif char == '"':
+            quoted = True
+        elif char == "[" or char == "{":
+            close.append("]" if char == "[" else "}")
+            if len(close) > max_depth:
+                deep = True
+                text = text[: at + 1] + "".join(reversed(close))
+                break
+        elif (char == "]" or char == "}") and close:
+            close.pop()
+    end = _scan(text, 0, _Scanning(str, str, dict))[1]
+    if end < len(text):
+        raise CanonicalError(f"not JSON: more than one value at character {end}", "syntax")
+    if deep:
+        raise CanonicalError(f"nested deeper than {max_depth}", "depth")
 
 
 def _first_difference(one: bytes, other: bytes) -> int:
@@ -88,11 +133,16 @@ class _Scanning:
     strict = True
     object_hook = None
 
-    def __init__(self, parse_int: Callable[[str], Any], parse_float: Callable[[str], Any]) -> None:
+    def __init__(
+        self,
+        parse_int: Callable[[str], Any],
+        parse_float: Callable[[str], Any],
+        object_pairs_hook: Callable[[list[tuple[str, Any]]], Any],
+    ) -> None:
         self.parse_int = parse_int
         self.parse_float = parse_float
         self.parse_constant = _no_constant
-        self.object_pairs_hook = _unique_keys
+        self.object_pairs_hook = object_pairs_hook
 
 
 def _load(
@@ -101,6 +151,22 @@ def _load(
     parse_float: Callable[[str], Any],
     max_depth: int,
 ) -> Any:
+    text = _text(data)
+    start = len(text) - len(text.lstrip(_WHITE_SPACE))
+    try:
+        value, end = _scan(text, start, _Scanning(parse_int, parse_float, _unique_keys))
+    except RecursionError:
+        raise CanonicalError(f"nested deeper than {max_depth}", "depth") from None
+    if text[end:].strip(_WHITE_SPACE):
+        raise CanonicalError(f"not JSON: more than one value at character {end}", "syntax")
+    _check_depth(value, max_depth)
+    # Strict UTF-8 holds no surrogates, so only an escape can have made one.
+    if "\\u" in text:
+        _check_surrogates(value)
+    return value
+
+
+def _text(data: bytes) -> str:
     try:
         text = data.decode()
     except UnicodeDecodeError as problem:
@@ -111,24 +177,19 @@ def _load(
         raise CanonicalError("a byte order mark", "bom")
     if not text or text.isspace():
         raise CanonicalError("no JSON at all", "empty")
-    start = len(text) - len(text.lstrip(_WHITE_SPACE))
+    return text
+
+
+def _scan(text: str, start: int, how: _Scanning) -> tuple[Any, int]:
+    """The value that begins at `start`, and where it ends."""
     try:
-        value, end = make_scanner(_Scanning(parse_int, parse_float))(text, start)  # type: ignore[arg-type]
+        return make_scanner(how)(text, start)  # type: ignore[arg-type]
     except StopIteration as problem:
         raise CanonicalError(f"not JSON: no value at character {problem.value}", "syntax") from None
     except CanonicalError:
         raise
     except ValueError as problem:  # json.JSONDecodeError, which only a failure imports
         raise CanonicalError(f"not JSON: {problem}", "syntax") from None
-    except RecursionError:
-        raise CanonicalError(f"nested deeper than {max_depth}", "depth") from None
-    if text[end:].strip(_WHITE_SPACE):
-        raise CanonicalError(f"not JSON: more than one value at character {end}", "syntax")
-    _check_depth(value, max_depth)
-    # Strict UTF-8 holds no surrogates, so only an escape can have made one.
-    if "\\u" in text:
-        _check_surrogates(value)
-    return value
 
 
 def _safe_int(token: str) -> int:
