@@ -39,3 +39,14 @@ def test_a_directory_holds_all_only_if_each_name_in_it_is_held(
         path = directory.rstrip(b"/") + b"/" + name
         assert scope.holds(path)
         assert scope.holds_all_below(path)
+
+
+def test_an_ordinary_directory_holds_all_and_one_with_a_boundary_in_it_does_not():
+    mounts = (OverlayMount(index=0, target=b"/"), OverlayMount(index=1, target=b"/srv/data"))
+    stack = LayerStack(
+        directory=b"/layers", mounts=mounts, started_ns=0, workspace=b"/tmp/w", scratch=(b"/tmp",)
+    )
+    scope = Scope(stack, include_scratch=False)
+    scope.limits(mounts[0])
+    answers = {d: scope.holds_all_below(d) for d in (b"/home", b"/tmp/w", b"/", b"/srv", b"/tmp")}
+    assert answers == {b"/home": True, b"/tmp/w": True, b"/": False, b"/srv": False, b"/tmp": False}
