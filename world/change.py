@@ -29,8 +29,8 @@ class FileState:
 
     type: file directory symlink fifo socket char block. mode: permission bits (07777).
     size in bytes. uid, gid: as on the host (un-shifted); None for an id outside the map.
-    link: a symlink's target. rdev: a device's number. layer: where this state comes from, 0
-    for the host. dev, inode, nlink, ctime_ns, mtime_ns: of the file on disk there."""
+    link: a symlink's target. rdev: a device's number. layer: the source that this state
+    comes from: 0 for the host, a layer's number, minus the identifier of a segment. dev, inode, nlink, ctime_ns, mtime_ns: of the file on disk there."""
 
     __slots__ = (
         "ctime_ns",

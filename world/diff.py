@@ -63,21 +63,21 @@ def diff_layer(
 
     `digest(fd)` names the content of a regular file; without it no digest is filled. Raises
     StateError (the host cannot be read, a damaged layer) and OSError."""
-    below = [x.number for x in stack.layers if x.number < number]
-    return _diff(stack, [number], below, digest, include_scratch)
+    below = stack.sources([x for x in stack.numbers if x < number])
+    return _diff(stack, (number,), below, digest, include_scratch)
 
 
 def diff_pending(
     stack: LayerStack, *, digest: Digest | None = None, include_scratch: bool = False
 ) -> list[Change]:
     """What all layers together would change on the host as it is now."""
-    return _diff(stack, [x.number for x in stack.layers], [], digest, include_scratch)
+    return _diff(stack, stack.sources(stack.numbers), (), digest, include_scratch)
 
 
 def _diff(
     stack: LayerStack,
-    changed: list[int],
-    below: list[int],
+    changed: tuple[int, ...],
+    below: tuple[int, ...],
     digest: Digest | None,
     include_scratch: bool,
 ) -> list[Change]:
@@ -92,7 +92,7 @@ def _diff(
             if scope.reaches(mount):
                 walk = _Walk(stack, mount, scope, digest, changes)
                 try:
-                    walk.run(tuple(reversed(changed)), (*reversed(below), HOST))
+                    walk.run(changed, (*below, HOST))
                 finally:
                     walk.view.close()
     finally:

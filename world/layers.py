@@ -1,10 +1,14 @@
 """The stack of layers of one world: what it is made of and its directories on disk.
 
 Not the mounting and not the reading of what a layer holds (upper.py). On disk
-(docs/adr/0001): `<world>/layers/<n>/<m>/{upper,work}`, n from 1 (oldest) upward, m the
-index of the overlay mount. Invariants: a layer comes and goes in one rename, so that a
-killed process leaves whole ones only; one without any `work` is frozen; only frozen layers
-are applied. Spec: world.md §4.
+(docs/adr/0001, 0005): `<world>/layers/<n>/<m>/{upper,work}`, n from 1 (oldest) upward, m the
+index of the overlay mount. What lies there need not be on the stack: a layer that was undone
+stays on disk until it is collected, and a forked world stands on layers of another one.
+Layers that were merged for the mount (squash.py) are a *segment*, `<world>/squash/<id>/<m>/upper`.
+
+Invariants: a layer comes and goes in one rename, so that a killed process leaves whole ones
+only; one without any `work` is frozen; only frozen layers are applied; a number is never
+used twice; a segment holds neighbours of the stack. Spec: world.md §4.
 """
 
 from __future__ import annotations
@@ -14,9 +18,15 @@ import os
 from substrate.errors import StateError
 from substrate.values import replace, value
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 TRUSTED = b"trusted."
 USER = b"user."
 SCRATCH = (b"/tmp", b"/var/tmp", b"/dev/shm")
+#: a mount of more layers than this is made shallow first (squash.py; world.md §4)
+MAX_LOWERS = 30
 
 #: beside the directory of layers: one that is not whole yet, one that is not whole any more
 _UNFINISHED, _REMOVED = b".new", b".old"
@@ -44,10 +54,24 @@ class Layer:
 
 
 @value
+class Segment:
+    """Layers that were merged into one directory, for the mount and for reading what lies below
+    others. `numbers`: oldest first. `level`: how many times over."""
+
+    identifier: int
+    numbers: tuple[int, ...]
+    level: int = 1
+
+
+@value
 class LayerStack:
     """The layers of a world over the host.
 
-    `directory`: path of `layers`. `layers`: oldest first. `xattr_prefix`: the namespace in
+    `directory`: path of `layers`. `layers`: oldest first. `known`: the highest number that was
+    ever given before the stack was last written down; numbers above it are those on disk.
+    `elsewhere`: (last number, directory): layers up to that number lie there, for a fork.
+    `segments`: what is merged; a *source* is a layer's number, or minus a segment's identifier.
+    `xattr_prefix`: the namespace in
     which these mounts keep their marks (b"trusted." or b"user."; the other one is data).
     `id_extents`: (world_first, host_first, count) of the id map that shifts the owners of
     files in uppers; () where an id is itself. `started_ns`: CLOCK_REALTIME at the start of
@@ -57,6 +81,9 @@ class LayerStack:
     directory: bytes
     mounts: tuple[OverlayMount, ...]
     layers: tuple[Layer, ...] = ()
+    known: int = 0
+    elsewhere: tuple[tuple[int, bytes], ...] = ()
+    segments: tuple[Segment, ...] = ()
     xattr_prefix: bytes = TRUSTED
     id_extents: tuple[tuple[int, int, int], ...] = ()
     started_ns: int
@@ -64,11 +91,55 @@ class LayerStack:
     workspace: bytes
     scratch: tuple[bytes, ...] = SCRATCH
 
-    def upper(self, number: int, index: int) -> bytes:
-        return b"%s/%d/%d/upper" % (self.directory, number, index)
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The layers' numbers, oldest first."""
+        return tuple(layer.number for layer in self.layers)
+
+    def upper(self, source: int, index: int) -> bytes:
+        if source < 0:
+            return b"%s/%d/%d/upper" % (self.squash_directory, -source, index)
+        return b"%s/%d/%d/upper" % (self.directory_of(source), source, index)
 
     def work(self, number: int, index: int) -> bytes:
         return b"%s/%d/%d/work" % (self.directory, number, index)
+
+    def directory_of(self, number: int) -> bytes:
+        for last, directory in self.elsewhere:
+            if number <= last:
+                return directory
+        return self.directory
+
+    @property
+    def squash_directory(self) -> bytes:
+        return os.path.dirname(self.directory) + b"/squash"
+
+    def sources(self, numbers: Sequence[int]) -> tuple[int, ...]:
+        """What to stack for neighbours of the stack, newest first: a segment in place of its
+        layers where all of them are wanted."""
+        if not self.segments:
+            return tuple(reversed(numbers))
+        first = {segment.numbers[0]: segment for segment in self.segments}
+        found = []
+        at = 0
+        while at < len(numbers):
+            segment = first.get(numbers[at])
+            if segment is not None and segment.numbers == tuple(
+                numbers[at : at + len(segment.numbers)]
+            ):
+                found.append(-segment.identifier)
+                at += len(segment.numbers)
+            else:
+                found.append(numbers[at])
+                at += 1
+        return tuple(reversed(found))
+
+    def members(self, source: int) -> tuple[int, ...]:
+        """The layers of a source, newest first."""
+        if source >= 0:
+            return (source,)
+        segment = next(s for s in self.segments if s.identifier == -source)
+        return tuple(reversed(segment.numbers))
 
     def is_empty(self, number: int, index: int) -> bool:
         """Whether the upper holds no entry (its own mode is not one)."""
@@ -111,9 +182,24 @@ def list_layers(directory: bytes) -> tuple[Layer, ...]:
     return tuple(Layer(number=n) for n in sorted(numbers))
 
 
-def load_layers(stack: LayerStack) -> LayerStack:
-    """The stack with the layers that are on disk now."""
-    return replace(stack, layers=list_layers(stack.directory))
+def load_layers(stack: LayerStack, listed: Sequence[int] = ()) -> LayerStack:
+    """The stack of the `listed` layers and those on disk that are newer than all known ones.
+
+    Raises StateError where a listed one is gone."""
+    on_disk = list_layers(stack.directory)
+    newer = tuple(layer for layer in on_disk if layer.number > stack.known)
+    if listed:
+        there = {layer.number for layer in on_disk}
+        for last, directory in stack.elsewhere:
+            there |= {x.number for x in list_layers(directory) if x.number <= last}
+        gone = [number for number in listed if number not in there]
+        if gone:
+            raise StateError(
+                f"layer {gone[0]} of {os.fsdecode(stack.directory)} is gone",
+                hint="use --fresh for a new world; `substrate log` still shows what was run",
+                code="E-LAYER-GONE",
+            )
+    return replace(stack, layers=(*(Layer(number=number) for number in listed), *newer))
 
 
 def create_layer(stack: LayerStack) -> tuple[LayerStack, Layer]:
@@ -122,7 +208,7 @@ def create_layer(stack: LayerStack) -> tuple[LayerStack, Layer]:
     The root of a merged directory takes its mode, owner and attributes from the topmost
     `upper` (else /tmp loses its sticky bit, world.md §2), so each new `upper` is made like
     what is on top now. Raises OSError."""
-    number = stack.layers[-1].number + 1 if stack.layers else 1
+    number = max(stack.known, stack.layers[-1].number if stack.layers else 0) + 1
     _clear_away(stack)
     unfinished = stack.directory + _UNFINISHED
     for mount in stack.mounts:
@@ -159,7 +245,10 @@ def _make_like(stack: LayerStack, upper: bytes, model: bytes, *, shifted: bool) 
 
 
 def is_frozen(stack: LayerStack, number: int) -> bool:
-    return not any(os.path.lexists(stack.work(number, m.index)) for m in stack.mounts)
+    """Whether nothing can be written in layer `number`. A known one is; a fork's base is."""
+    return number <= stack.known or not any(
+        os.path.lexists(stack.work(number, m.index)) for m in stack.mounts
+    )
 
 
 def freeze_layer(stack: LayerStack, number: int) -> None:
@@ -168,12 +257,6 @@ def freeze_layer(stack: LayerStack, number: int) -> None:
     Only when no process of the world lives (world.md §4). Raises OSError."""
     for mount in stack.mounts:
         _remove(os.path.dirname(stack.work(number, mount.index)), b"work")
-
-
-def thaw_layer(stack: LayerStack, number: int) -> None:
-    """Makes the `work` directories of a frozen layer again: it can be mounted once more."""
-    for mount in stack.mounts:
-        os.mkdir(stack.work(number, mount.index), 0o700)
 
 
 def remove_layer(stack: LayerStack, number: int) -> LayerStack:

@@ -164,6 +164,14 @@ class Unlocked:
         os.chmod(f"/proc/self/fd/{fd}", status.st_mode & 0o7777 | wanted)
         self._held.append((fd, status.st_mode & 0o7777))
 
+    def mode_of(self, status: os.stat_result) -> int | None:
+        """The mode that a file had before we widened it; None for one that we did not."""
+        for fd, mode in self._held:
+            held = os.fstat(fd)
+            if (held.st_dev, held.st_ino) == (status.st_dev, status.st_ino):
+                return mode
+        return None
+
     def relock(self) -> None:
         while self._held:
             fd, mode = self._held.pop()

@@ -2,8 +2,8 @@
 
 Not a comparison (diff.py). It answers, for one directory at a time, what a name is when the
 given layers are stacked the way overlayfs stacks them (overlayfs.rst, "Merging
-directories"). Sources are numbered: 0 is the host, n the layer n; a list of sources runs
-from the top down. Invariant: a directory's sources are exactly those whose entries can be
+directories"). Sources are numbered: 0 is the host, n the layer n, -i the segment i
+(layers.py); a list of sources runs from the top down. Invariant: a directory's sources are exactly those whose entries can be
 seen in it.
 """
 

@@ -28,16 +28,14 @@ def layer_events(
     number: int,
     *,
     span: bool,
-    shared: bool,
 ) -> tuple[list[Event], list[Change], DiffCounts]:
     """The events of layer `number`, its changes, and their counts for `command_end`.
 
-    `span`: they belong to the recorder's command; `shared`: the layer holds earlier commands'
-    changes too. Raises OSError, StateError."""
+    `span`: they belong to the recorder's command. Raises OSError, StateError."""
     digest = FileDigests(digester)
     changes = diff_layer(stack, number, digest=digest)
     tree = layer_digest(stack, number, digest)
-    event, counts = recorder.fs_diff(number, changes, span=span, shared=shared)
+    event, counts = recorder.fs_diff(number, changes, span=span)
     return [event, recorder.layer_cut(number, tree, len(changes), span=span)], changes, counts
 
 

@@ -168,7 +168,6 @@ class Held:
             self.stack,
             number,
             span=False,
-            shared=False,
         )
         self.opened.writer.append(events)
 
@@ -186,7 +185,7 @@ class Held:
         changes = diff_pending(self.stack, digest=lambda fd: digester.digest_fd(fd)[0])
         planned = make_plan(changes, self.stack, select=select)
         files = self.opened.files
-        check_layers(planned.changes, recorded_digests(files, load_history(files)))
+        check_layers(planned.changes, recorded_digests(files, load_history(files)), self.stack)
         review = Review(
             changes=planned.changes,
             counts=summary(planned.changes),

@@ -220,30 +220,23 @@ class Recorder:
 
     # --- what it changed
 
-    def fs_diff(
-        self, layer: int, changes: list[Change], *, span: bool, shared: bool
-    ) -> tuple[Event, DiffCounts]:
+    def fs_diff(self, layer: int, changes: list[Change], *, span: bool) -> tuple[Event, DiffCounts]:
         """The `fs_diff` event of a layer, and the counts that `command_end` repeats.
 
-        `span`: the layer is this command's (not one that a killed supervisor left);
-        `shared`: it also holds what earlier commands wrote."""
+        `span`: the layer is this command's (not one that a killed supervisor left)."""
         counts = summary(changes)
         by_kind = {name: getattr(counts, name) for name in counts.__slots__}  # type: ignore[attr-defined]
         entries = [_entry(change) for change in changes]
         whole = encode([entry.to_body() for entry in entries])
         digest = _sha256_hex(whole)
-        with_earlier = ("earlier commands of the same layer",) if shared else None
         if len(entries) <= MAX_ENTRIES and len(whole) < 512 * 1024:
-            body = FsDiff(
-                layer=layer, counts=by_kind, entries=tuple(entries), shared_with=with_earlier
-            )
+            body = FsDiff(layer=layer, counts=by_kind, entries=tuple(entries))
         else:
             body = FsDiff(
                 layer=layer,
                 counts=by_kind,
                 tree_hash=digest,
                 list_=self.writer.blobs.put(whole, _JSON),
-                shared_with=with_earlier,
             )
         return (
             body.event("world", span_id=self.span if span else None),

@@ -19,6 +19,7 @@ from substrate.telemetry.trace.blob_reader import BlobReader
 from substrate.telemetry.trace.octets import bytes_of
 from substrate.telemetry.trace.parsing import parse
 from substrate.world.change import Change
+from substrate.world.layers import LayerStack
 
 #: (layer, path) → keyed digest
 Digests = dict[tuple[int, bytes], str]
@@ -53,16 +54,19 @@ def recorded_digests(files: SessionFiles, history: History) -> Digests:
     return found
 
 
-def check_layers(changes: Iterable[Change], recorded: Digests) -> None:
+def check_layers(changes: Iterable[Change], recorded: Digests, stack: LayerStack) -> None:
     """Raises StateError for the first file that is not what was recorded of its layer."""
     for change in changes:
         after = change.after
         if after is None or after.digest is None:
             continue
-        expected = recorded.get((after.layer, change.path))
+        members = stack.members(after.layer)
+        expected = next(
+            (recorded[n, change.path] for n in members if (n, change.path) in recorded), None
+        )
         if expected is not None and expected != after.digest:
             raise StateError(
-                f"{os.fsdecode(change.path)} in layer {after.layer} is not what was recorded when "
+                f"{os.fsdecode(change.path)} in layer {members[0]} is not what was recorded when "
                 "its command ended: the disk lost it, or somebody changed it",
                 hint="nothing was applied; look at it with `substrate diff`, then run the command "
                 "again or apply other paths",

@@ -17,6 +17,7 @@ from substrate.session import home as homes
 from substrate.session import opening, store, world_setup
 from substrate.session.settings_table import DEFAULT_REQUIRE
 from substrate.session.signals import SignalPipe
+from substrate.session.stack_file import load_stack_file, with_stack_file
 from substrate.session.workspace import find_workspace
 from substrate.session.world_file import save_world
 from substrate.values import value
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from substrate.world.change import Change
     from substrate.world.handle import World
 
-#: a stack of this many layers goes on in its newest one
-MAX_LAYERS = 100
 _WORLD_NUMBER = 1
 
 
@@ -111,7 +110,6 @@ class _OneShot:
         self.recorded = False  # something of this command stands in the trace
         self.world_name: str | None = None  # given to a new world
         self.gone = False  # nothing is left of the world
-        self.shared = False  # the layer holds an earlier command's changes too
 
     # --- the session, its world and a layer
 
@@ -130,7 +128,10 @@ class _OneShot:
             self._put_right_apply()
         else:
             self._describe(self._backend())
-        self.stack, self.left = opening.left_layers(self.world.stack(self.files))
+        self.stack_file = load_stack_file(self.files)
+        self.unsettled = bool(self.stack_file.unrecorded)
+        stack = with_stack_file(self.world.bare_stack(self.files), self.files, self.stack_file)
+        self.stack, self.left = opening.left_layers(stack)
         if self.say is not None and self.stack.layers:
             count = len(self.stack.layers)
             commands = "1 command" if count == 1 else f"{count} commands"
@@ -171,13 +172,19 @@ class _OneShot:
         save_world(self.files, self.world)
 
     def _cut(self) -> None:
-        if len(self.stack.layers) >= MAX_LAYERS:
-            newest = self.stack.layers[-1].number
-            layers.thaw_layer(self.stack, newest)
-            self.layer, self.shared = newest, True
-            return
+        if len(self.stack.layers) >= layers.MAX_LOWERS and not self.left:
+            self._make_shallow()
         self.stack, layer = layers.create_layer(self.stack)
         self.layer = layer.number
+
+    def _make_shallow(self) -> None:
+        if len(self.stack.sources(self.stack.numbers)) <= layers.MAX_LOWERS:
+            return
+        from substrate.session.squashing import make_shallow
+
+        self.stack, self.stack_file, note = make_shallow(self.files, self.stack, self.stack_file)
+        if note:
+            self.notes = (*self.notes, note)
 
     # --- the world
 
@@ -309,6 +316,12 @@ class _OneShot:
         recorder = self.recorder
         events = [] if self.continued else [recorder.session_start(self.isolation)]
         below = max(0, len(self.stack.layers) - 1)
+        if self.stack_file.unrecorded:
+            from substrate.session import restack
+
+            assert self.opened is not None
+            tell = restack.settle if self.unsettled else restack.tell
+            self.stack_file = tell(self.files, self.opened.writer)
         events.append(recorder.world_start(self.world, below, self.notes, continued=self.continued))
         for number in self.left:
             events += self._diff_events(number, span=False)[0]
@@ -402,8 +415,8 @@ class _OneShot:
             self.zygote.dismiss()
 
     def _is_empty(self, number: int) -> bool:
-        """Whether nothing was changed in a layer of this command's own."""
-        return not self.shared and layers.layer_is_empty(self.stack, number)
+        """Whether nothing was changed in the layer."""
+        return layers.layer_is_empty(self.stack, number)
 
     def _diff_events(
         self, number: int, *, span: bool
@@ -411,9 +424,7 @@ class _OneShot:
         """What a layer changed that no process writes to any more, as events."""
         from substrate.session.layer_record import layer_events
 
-        return layer_events(
-            self.recorder, self.digester, self.stack, number, span=span, shared=self.shared
-        )
+        return layer_events(self.recorder, self.digester, self.stack, number, span=span)
 
     def release(self) -> None:
         """Ends whatever is still there; called on every way out."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 
 from substrate.errors import StateError, TraceVersionError
+from substrate.session.stack_file import load_stack_file, with_stack_file
 from substrate.telemetry.trace.octets import bytes_of, text_or_b64
 from substrate.telemetry.trace.parsing import parse
 from substrate.telemetry.trace.rfc8785 import CanonicalError, encode
 from substrate.values import value
-from substrate.world.layers import LayerStack, OverlayMount, load_layers
+from substrate.world.layers import LayerStack, OverlayMount
 from substrate.world.spec import BACKENDS
 
 TYPE_CHECKING = False
@@ -47,17 +48,18 @@ class WorldFile:
 
     def stack(self, files: SessionFiles) -> LayerStack:
         """The world's layers as they are on disk now."""
-        shifted = self.id_extents if self.backend == "ns-root-idmap" else ()
-        return load_layers(
-            LayerStack(
-                directory=files.layers_path,
-                mounts=tuple(OverlayMount(index=i, target=t) for i, t in enumerate(self.mounts)),
-                xattr_prefix=self.xattr_prefix,
-                id_extents=shifted,
-                started_ns=self.started_ns,
-                clock_offset_ns=self.clock_offset_ns,
-                workspace=self.workspace,
-            )
+        return with_stack_file(self.bare_stack(files), files, load_stack_file(files))
+
+    def bare_stack(self, files: SessionFiles) -> LayerStack:
+        """What the layers are stacked on and how, without any."""
+        return LayerStack(
+            directory=files.layers_path,
+            mounts=tuple(OverlayMount(index=i, target=t) for i, t in enumerate(self.mounts)),
+            xattr_prefix=self.xattr_prefix,
+            id_extents=self.id_extents if self.backend == "ns-root-idmap" else (),
+            started_ns=self.started_ns,
+            clock_offset_ns=self.clock_offset_ns,
+            workspace=self.workspace,
         )
 
 

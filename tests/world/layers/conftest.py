@@ -152,7 +152,8 @@ class World:
             tree = linux.open_tree(lower[0])
             linux.mount_setattr(tree, set_flags=linux.MOUNT_ATTR_IDMAP, userns_fd=user_namespace)
             linux.move_mount(tree, lower[0])
-        below = [os.fsdecode(self.stack.upper(n, 0)) for n in range(number - 1, 0, -1)]
+        older = [n for n in self.stack.numbers if n < number]
+        below = [os.fsdecode(self.stack.upper(s, 0)) for s in self.stack.sources(older)]
         options: list[tuple[str, str | int | None]] = [
             ("lowerdir+", path) for path in (*below, *lower)
         ]
