@@ -8,6 +8,7 @@ and `show` still answer after `apply`. Spec: world.md §4, trace.md §3.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from substrate.errors import StateError, SubstrateError, UsageError
@@ -121,6 +122,18 @@ def named_span(name: str, world: str | None) -> tuple[Target, History, Span]:
         if history.problem is not None:
             raise history.problem from None  # it may stand behind the line that does not hold
         raise
+
+
+def same_world(names: Sequence[str], world: str | None) -> Target:
+    """The one open world that all these commands belong to. Raises UsageError, NothingFound."""
+    sessions = {parse_span_name(name).session for name in names} - {""}
+    if world is not None and sessions:
+        raise UsageError(f"{names[0]!r} names a session already", hint="leave --world out")
+    if len(sessions) > 1:
+        raise UsageError(
+            f"the commands are of {len(sessions)} sessions", hint="name those of one at a time"
+        )
+    return pending_target(next(iter(sessions), world))
 
 
 def session_path(home: Home, session_id: str) -> bytes:

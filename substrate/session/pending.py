@@ -13,20 +13,23 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from substrate.errors import StateError
-from substrate.session import opening, store
-from substrate.session.history import load_history
+from substrate.session import opening, restack, store
+from substrate.session.history import History, load_history
 from substrate.session.home import Home
 from substrate.session.layer_record import layer_events
 from substrate.session.opening import Opened
 from substrate.session.record import Recorder
 from substrate.session.recorded import check_layers, recorded_digests
 from substrate.session.settings import Settings, load_settings, places
+from substrate.session.stack_file import load_stack_file, with_stack_file
 from substrate.session.summary import count_phrase
 from substrate.session.world_file import APPLIED, DISCARDED, OPEN, WorldFile, save_world
 from substrate.telemetry.trace.digests import Digester
 from substrate.telemetry.trace.events import changes as events
+from substrate.telemetry.trace.events.body import Body
 from substrate.telemetry.trace.events.session import SessionEnd
 from substrate.values import as_dict, replace
 from substrate.world import layers
@@ -65,6 +68,15 @@ class Done:
     over: bool
     kept_owner: tuple[bytes, ...]
     left: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What an apply was asked for, as the trace tells it."""
+
+    paths: tuple[bytes, ...]
+    spans: tuple[str, ...]
+    layers: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +134,7 @@ def make_room(home: Home, session_id: str) -> Removed:
     try:
         assert claimed.world is not None
         stack = claimed.world.stack(claimed.files)
-        numbers = tuple(layer.number for layer in stack.layers)
-        removed = Removed(layers=numbers, counts=summary(diff_pending(stack)))
+        removed = Removed(layers=stack.numbers, counts=summary(diff_pending(stack)))
         layers.discard(stack)
         return removed
     finally:
@@ -145,14 +156,50 @@ class Held:
         self.recovered: Outcome | None = None
         #: layers of a killed supervisor that no `fs_diff` is of yet
         self._left: list[int] = []
-        self.stack: LayerStack = world.stack(opened.files)
+        self.stack_file = load_stack_file(opened.files)
+        self.stack: LayerStack = self._read_stack()
+
+    def _read_stack(self) -> LayerStack:
+        bare = self.world.bare_stack(self.opened.files)
+        return with_stack_file(bare, self.opened.files, self.stack_file)
 
     def settle(self) -> None:
-        """Rolls an interrupted apply forward or back, finds layers that were left in use."""
+        """Rolls an interrupted apply forward or back, tells of what was done to the stack and
+        not told, finds layers that were left in use."""
         self.recovered = put_right(self.opened.files.world_path, self.world.name)
-        self.stack, self._left = opening.left_layers(self.stack)
+        self.stack_file = restack.settle(self.opened.files, self.opened.writer)
+        self.stack, self._left = opening.left_layers(self._read_stack())
 
-    def _record_left(self) -> None:
+    def history(self) -> History:
+        return load_history(self.opened.files)
+
+    # --- the stack
+
+    def restack(
+        self,
+        numbers: Sequence[int],
+        bodies: Sequence[Body],
+        **fields: Any,
+    ) -> None:
+        """Makes these layers the world's stack, and tells of it; `fields` of the stack's file
+        change with it. Both happen or neither. Raises OSError, StateError for a layer that is
+        gone."""
+        self.record_left()
+        wanted = frozenset(numbers)
+        segments = tuple(s for s in self.stack.segments if wanted >= set(s.numbers))
+        changed = replace(
+            self.stack_file,
+            known=max(self.stack.known, *self.stack.numbers, 0),
+            layers=tuple(sorted(wanted)),
+            segments=segments,
+            **fields,
+        )
+        bare = self.world.bare_stack(self.opened.files)
+        stack = with_stack_file(bare, self.opened.files, changed)  # before it is written
+        self.stack_file = restack.commit(self.opened.files, self.opened.writer, changed, bodies)
+        self.stack = stack
+
+    def record_left(self) -> None:
         """Records layers that were left in use, then freezes them: only so are they applied. A
         discard needs neither."""
         while self._left:
@@ -177,49 +224,70 @@ class Held:
 
     # --- apply
 
-    def review(self, select: Callable[[bytes], bool] | None = None) -> tuple[Review, Plan]:
-        """What an apply would do, its conflicts and its dangers. Raises StateError where a
-        layer does not hold what was recorded of it."""
-        self._record_left()
+    def review(
+        self,
+        select: Callable[[bytes], bool] | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> tuple[Review, Plan]:
+        """What an apply would do, its conflicts and its dangers; of the layers `numbers` alone
+        where they are given. Raises StateError where a layer does not hold what was recorded."""
+        self.record_left()
+        stack = self._part(numbers)
         digester = Digester(self.opened.key)
-        changes = diff_pending(self.stack, digest=lambda fd: digester.digest_fd(fd)[0])
-        planned = make_plan(changes, self.stack, select=select)
-        files = self.opened.files
-        check_layers(planned.changes, recorded_digests(files, load_history(files)), self.stack)
+        changes = diff_pending(stack, digest=lambda fd: digester.digest_fd(fd)[0])
+        planned = make_plan(changes, stack, select=select)
+        check_layers(planned.changes, recorded_digests(self.opened.files, self.history()), stack)
         review = Review(
             changes=planned.changes,
             counts=summary(planned.changes),
-            conflicts=tuple(check(planned, self.stack)) if planned.changes else (),
+            conflicts=tuple(check(planned, stack)) if planned.changes else (),
             dangers=planned.dangers,
         )
         return review, planned
+
+    def _part(self, numbers: Sequence[int] | None) -> LayerStack:
+        if numbers is None:
+            return self.stack
+        wanted = frozenset(numbers)
+        return replace(self.stack, layers=tuple(x for x in self.stack.layers if x.number in wanted))
 
     def apply(
         self,
         *,
         select: Callable[[bytes], bool] | None = None,
         paths: Sequence[bytes] = (),
+        numbers: Sequence[int] | None = None,
+        spans: Sequence[str] = (),
         allow_special: bool = False,
         reviewed: tuple[Review, Plan] | None = None,
     ) -> Done:
         """Applies what is pending, or what `select` takes of it (`paths`: as it was asked for,
-        for the trace). Raises ApplyConflict, DangerRefused, StateError; nothing is applied
-        then, and the attempt is in the trace."""
-        review, planned = reviewed or self.review(select)
+        for the trace), or the layers `numbers` of the commands `spans`, which nothing else on
+        the stack depends on and which leave it then.
+
+        Raises ApplyConflict, DangerRefused, StateError; nothing is applied then, and the
+        attempt is in the trace."""
+        review, planned = reviewed or self.review(select, numbers)
+        stack = self._part(numbers)
+        told = _Asked(tuple(paths), tuple(spans), stack.numbers)
         applied: Applied | None = None
         if planned.changes:
             try:
                 applied = apply_plan(
-                    planned, self.stack, self.opened.files.world_path, allow_special=allow_special
+                    planned, stack, self.opened.files.world_path, allow_special=allow_special
                 )
             except ApplyConflict as refused:
-                self._write_apply(review.counts, paths, "conflicts", refused.conflicts)
+                self._refuse(told, review.counts, "conflicts", refused.conflicts)
                 raise
             except DangerRefused:
-                self._write_apply(review.counts, paths, "refused", ())
+                self._refuse(told, review.counts, "refused", ())
                 raise
-        over = select is None or not self.changes()
-        self._write_apply(review.counts, paths, "applied", ())
+        gone = frozenset(() if select is not None or numbers is None else numbers)
+        rest = [n for n in self.stack.numbers if n not in gone]
+        event = self._apply_event(told, review.counts, "applied", ())
+        applies = self.stack_file.applies + (1 if planned.changes else 0)
+        self.restack(rest, [event], applies=applies)
+        over = (select is None and numbers is None) or not self.changes()
         if over:
             self._end(APPLIED)
         return Done(
@@ -229,16 +297,18 @@ class Held:
             left=applied.left if applied else (),
         )
 
-    def _write_apply(
-        self,
-        counts: Summary,
-        paths: Sequence[bytes],
-        outcome: str,
-        conflicts: Sequence[Conflict],
+    def _refuse(
+        self, told: _Asked, counts: Summary, outcome: str, conflicts: Sequence[Conflict]
     ) -> None:
+        event = self._apply_event(told, counts, outcome, conflicts)
+        self.opened.writer.append([event.event("world")])
+
+    def _apply_event(
+        self, told: _Asked, counts: Summary, outcome: str, conflicts: Sequence[Conflict]
+    ) -> events.FsApply:
         listed = conflicts[: events.MAX_ENTRIES]
-        event = events.FsApply(
-            layers=tuple(layer.number for layer in self.stack.layers),
+        return events.FsApply(
+            layers=told.layers,
             target=self.world.workspace,
             counts=as_dict(counts),
             conflicts=tuple(
@@ -246,11 +316,11 @@ class Held:
             ),
             reverse_layer=None,
             outcome=outcome,
-            paths=tuple(paths) or None,
+            spans=told.spans or None,
+            paths=told.paths or None,
             on_conflict="fail",
             extra=(("conflict_count", len(conflicts)),) if conflicts else (),
         )
-        self.opened.writer.append([event.event("world")])
 
     # --- discard
 
@@ -259,8 +329,7 @@ class Held:
 
         It is on the record before the layers go, but for those that `make_room` removed."""
         if removed is None:
-            numbers = tuple(layer.number for layer in self.stack.layers)
-            removed = Removed(layers=numbers, counts=summary(self.changes()))
+            removed = Removed(layers=self.stack.numbers, counts=summary(self.changes()))
         event = events.FsDiscard(layers=removed.layers, counts=as_dict(removed.counts))
         self.opened.writer.append([event.event("world")])
         self._end(DISCARDED)

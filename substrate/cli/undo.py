@@ -1,0 +1,152 @@
+"""`substrate undo [SPAN…]`: commands are taken back, as if they had not been run.
+
+The newest, or earlier ones where nothing that came later builds on them. `--apply` takes the last
+apply back instead, which changes the host. Spec: world.md §4.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from substrate.cli import output
+from substrate.cli.diff import change_object
+from substrate.cli.messages import say
+from substrate.cli.progress import working
+from substrate.cli.target import Target, pending_target, same_world
+from substrate.cli.verb import Verb
+from substrate.session.pending import open_pending, phrase
+from substrate.session.summary import change_line
+from substrate.session.undo import BuiltOn, Choice, Undone, choose, look, undo
+from substrate.values import as_dict
+
+Ask = Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """`outcome`: undone, planned, kept (the answer was no), depends (others build on it)."""
+
+    world: str
+    outcome: str
+    undone: Undone
+    choice: Choice
+
+
+def run(
+    target: Target,
+    spans: Sequence[str],
+    *,
+    with_deps: bool,
+    dry_run: bool,
+    ask: Ask | None = None,
+) -> Result:
+    """Undoes. Raises SessionBusy, NothingToUndo, UsageError, StateError."""
+    with open_pending(target.home, target.files.session_id) as held:
+        with working("comparing"):
+            choice = choose(held, spans, with_deps=with_deps)
+            undone = look(held, choice)
+        outcome = "planned"
+        if not dry_run:
+            what = ", ".join(undone.names)
+            question = f"undo {what} in world {held.world.name}: {phrase(undone.counts)}?"
+            try:
+                if choice.others:
+                    raise BuiltOn(choice.others, choice.names, "undone")
+                outcome = "kept"
+                if ask is None or ask(question):
+                    undo(held, choice, with_deps=with_deps)
+                    outcome = "undone"
+            except BuiltOn:
+                outcome = "depends"
+        return Result(world=held.world.name, outcome=outcome, undone=undone, choice=choice)
+
+
+def others_object(choice: Choice) -> list[dict[str, Any]]:
+    return [
+        {"layer": n, "name": choice.names[n], "paths": [output.as_json(p) for p in paths]}
+        for n, paths in choice.others.items()
+    ]
+
+
+def as_object(result: Result) -> dict[str, Any]:
+    undone = result.undone
+    return {
+        "world": result.world,
+        "outcome": result.outcome,
+        "layers": list(undone.layers),
+        "spans": list(result.choice.spans),
+        "counts": as_dict(undone.counts),
+        "changes": [change_object(change) for change in undone.changes],
+        "depends": others_object(result.choice),
+    }
+
+
+def put_others(choice: Choice) -> None:
+    """The layers that share paths, one line a path."""
+    for number, paths in choice.others.items():
+        for path in paths:
+            output.put_visible(f"{choice.names[number]}: {os.fsdecode(path)}")
+
+
+def render(result: Result, form: str) -> None:
+    if form != "table":
+        output.put_object("undo", as_object(result), form)
+        return
+    what, counts = ", ".join(result.undone.names), phrase(result.undone.counts)
+    if result.outcome in ("planned", "depends"):
+        put_others(result.choice)
+    if result.outcome == "planned":
+        for change in result.undone.changes:
+            output.put_visible(change_line(change))
+    if result.outcome == "depends":
+        say(f"substrate: nothing was undone: later commands touched what {what} changed")
+        say("hint: --with-deps undoes them too, --dry-run --with-deps shows what that would be")
+        return
+    words = {"planned": "would be undone", "kept": "kept", "undone": "undone"}
+    say(f"substrate: world {result.world}: {what} {words[result.outcome]}: {counts}")
+
+
+@click.command("undo", cls=Verb)
+@click.argument("spans", metavar="[SPAN]...", nargs=-1)
+@click.option("--with-deps", is_flag=True, help="Also what later commands built on it.")
+@click.option("--dry-run", is_flag=True, help="Show what would be undone, touch nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@output.world_option
+@output.format_option
+def command(
+    spans: tuple[str, ...],
+    with_deps: bool,
+    dry_run: bool,
+    yes: bool,
+    world: str | None,
+    form: str,
+) -> int:
+    """Examples:
+      substrate undo
+      substrate undo 3
+      substrate undo 3 --with-deps --dry-run
+
+    Takes back what the last command changed in the current world, or what the commands SPAN
+    (last, a number of `substrate log`, a span's id) did. Refused, with the list, where a later
+    command touched the same paths, their parents or children (exit status 1)."""
+    target = same_world(spans, world) if spans else pending_target(world)
+    may_ask = not yes and form == "table" and sys.stdin is not None and sys.stdin.isatty()
+    result = run(
+        target,
+        [name.rpartition(":")[2] for name in spans],
+        with_deps=with_deps,
+        dry_run=dry_run,
+        ask=confirm if may_ask else None,
+    )
+    render(result, form)
+    return 0 if result.outcome in ("undone", "planned") else 1
+
+
+def confirm(question: str) -> bool:
+    return click.confirm(question, default=False, err=True)
