@@ -1,6 +1,7 @@
-"""`substrate apply [PATH…]`: what is pending comes to the host, all of it or nothing.
+"""`substrate apply [SPAN…] [PATH…]`: what is pending comes to the host, all of it or nothing.
 
-The call is the decision: ordinary changes are not asked about. What is dangerous (setuid,
+All, what commands changed, paths, patterns, or one by one (interactive.py). The call is the
+decision: without --interactive ordinary changes are not asked about. What is dangerous (setuid,
 devices, capabilities …) needs a yes at a terminal or `--allow-special`. Spec: world.md §5.
 """
 
@@ -8,19 +9,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
 
 from substrate.cli import output
-from substrate.cli.diff import change_object
+from substrate.cli.diff import change_object, split_spans
+from substrate.cli.interactive import Pick, pick_at_terminal
 from substrate.cli.messages import say, warn
-from substrate.cli.paths import absolute, selector
+from substrate.cli.paths import Selector, absolute, selector
 from substrate.cli.progress import working
-from substrate.cli.target import NothingFound, Target, pending_target
+from substrate.cli.target import NothingFound, Target, pending_target, same_world
+from substrate.cli.undo import others_object, put_others
 from substrate.cli.verb import Verb
+from substrate.errors import UsageError
 from substrate.session.pending import (
     ApplyConflict,
     DangerRefused,
@@ -31,6 +35,7 @@ from substrate.session.pending import (
     phrase,
 )
 from substrate.session.summary import change_line
+from substrate.session.undo import Choice, choose
 from substrate.values import as_dict
 from substrate.world.scope import is_within
 
@@ -40,8 +45,9 @@ Ask = Callable[[Review], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """`outcome`: applied, planned (a dry run), conflicts, refused. `outside`: changed paths that
-    do not lie in the workspace."""
+    """`outcome`: applied, planned (a dry run), conflicts, refused, depends (other commands
+    touched the same paths), nothing (none was chosen). `outside`: changed paths that do not lie
+    in the workspace."""
 
     world: str
     workspace: bytes
@@ -49,45 +55,78 @@ class Result:
     review: Review
     done: Done | None
     recovered: str | None
+    choice: Choice | None = None
 
     @property
     def outside(self) -> list[bytes]:
         return [c.path for c in self.review.changes if not is_within(c.path, self.workspace)]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is to be applied: of `spans` (with what shares paths with them, `with_deps`) or of
+    everything, what `select` takes; `paths` as they were asked for. `pick`: asks one by one."""
+
+    spans: tuple[str, ...] = ()
+    with_deps: bool = False
+    paths: tuple[bytes, ...] = ()
+    select: Selector | None = None
+    pick: Pick | None = None
+
+
 def run(
     target: Target,
-    paths: Sequence[bytes],
+    wanted: Wanted,
     *,
     dry_run: bool,
     allow_special: bool,
     ask: Ask | None = None,
 ) -> Result:
-    """Applies. Raises SessionBusy, StateError, NothingFound for paths that did not change."""
+    """Applies. Raises SessionBusy, StateError, UsageError, NothingFound for what did not
+    change."""
     with open_pending(target.home, target.files.session_id) as held:
-        return _apply(held, paths, dry_run, allow_special, ask)
+        return _apply(held, wanted, dry_run, allow_special, ask)
 
 
 def _apply(
-    held: Held, paths: Sequence[bytes], dry_run: bool, allow_special: bool, ask: Ask | None
+    held: Held, wanted: Wanted, dry_run: bool, allow_special: bool, ask: Ask | None
 ) -> Result:
-    select = selector(paths)
+    choice = numbers = None
+    if wanted.spans:
+        with working("comparing"):
+            choice = choose(held, wanted.spans, with_deps=wanted.with_deps, both_ways=True)
+        numbers = choice.layers
+    select = wanted.select
     with working("comparing"):
-        reviewed = held.review(select)
+        reviewed = held.review(select, numbers)
+    if wanted.pick is not None and reviewed[0].changes:
+        chosen = wanted.pick(reviewed[0].changes, held.stack)
+        select = chosen.__contains__
+        reviewed = held.review(select, numbers)
+        if not chosen:
+            return _result(held, "nothing", reviewed[0], None, choice)
     review = reviewed[0]
-    if paths and not review.changes:
+    if (wanted.paths or select is not None) and not review.changes:
+        where = os.fsdecode(wanted.paths[0]) if wanted.paths else "what was named"
         raise NothingFound(
-            f"nothing is pending at {os.fsdecode(paths[0])}",
-            hint="`substrate diff --name-only` lists what is",
+            f"nothing is pending at {where}", hint="`substrate diff --name-only` lists what is"
         )
     outcome, done = "planned", None
-    if not dry_run:
+    if choice is not None and choice.others:
+        # against the host alone, which lacks what the others made, there would be conflicts
+        outcome, review = "depends", replace(review, conflicts=())
+    elif not dry_run:
         if review.dangers and not review.conflicts and not allow_special and ask is not None:
             allow_special = ask(review)
         try:
             with working("applying"):
                 done = held.apply(
-                    select=select, paths=paths, allow_special=allow_special, reviewed=reviewed
+                    select=select,
+                    paths=wanted.paths,
+                    numbers=numbers,
+                    spans=() if choice is None else choice.spans,
+                    allow_special=allow_special,
+                    reviewed=reviewed,
                 )
             outcome = "applied"
         except ApplyConflict:
@@ -96,6 +135,12 @@ def _apply(
             outcome = "refused"
     elif review.conflicts:
         outcome = "conflicts"
+    return _result(held, outcome, review, done, choice)
+
+
+def _result(
+    held: Held, outcome: str, review: Review, done: Done | None, choice: Choice | None
+) -> Result:
     return Result(
         world=held.world.name,
         workspace=held.world.workspace,
@@ -103,6 +148,7 @@ def _apply(
         review=review,
         done=done,
         recovered=None if held.recovered is None else str(held.recovered.value),
+        choice=choice,
     )
 
 
@@ -126,6 +172,9 @@ def as_object(result: Result) -> dict[str, Any]:
         "dangers": [
             {"path": output.as_json(d.path), "reason": str(d.reason.value)} for d in review.dangers
         ],
+        "layers": None if result.choice is None else list(result.choice.layers),
+        "spans": None if result.choice is None else list(result.choice.spans),
+        "depends": [] if result.choice is None else others_object(result.choice),
         "recovered": result.recovered,
     }
 
@@ -155,6 +204,13 @@ def render(result: Result, form: str) -> None:
         say(f"substrate: world {result.world} applied: {phrase(review.counts)}")
         if not result.done.over:
             say("substrate: the rest of it is still pending")
+    elif result.outcome == "depends":
+        assert result.choice is not None
+        put_others(result.choice)
+        say("substrate: nothing was applied: other commands touched the same paths")
+        say("hint: --with-deps takes them along; or apply all that is pending")
+    elif result.outcome == "nothing":
+        say("substrate: nothing was applied: nothing was chosen")
     elif result.outcome == "conflicts":
         say("substrate: nothing was applied: the host changed beside the world")
         say("hint: look at both, then discard, or apply other paths: substrate apply PATH...")
@@ -183,14 +239,22 @@ def ask_at_terminal(review: Review) -> bool:
 
 
 @click.command("apply", cls=Verb)
-@click.argument("paths", metavar="[PATH]...", nargs=-1)
+@click.argument("words", metavar="[SPAN]... [PATH]...", nargs=-1)
+@click.option("--include", metavar="GLOB", multiple=True, help="Only what matches: '*.py'.")
+@click.option("--exclude", metavar="GLOB", multiple=True, help="Not what matches: 'build/**'.")
+@click.option("--interactive", "-i", is_flag=True, help="Ask about each change.")
+@click.option("--with-deps", is_flag=True, help="With SPAN: also commands that touched the same.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done, touch nothing.")
 @click.option("--yes", is_flag=True, help="Ask nothing; what is dangerous is refused.")
 @click.option("--allow-special", is_flag=True, help="Also setuid files, devices, capabilities.")
 @output.world_option
 @output.format_option
 def command(
-    paths: tuple[str, ...],
+    words: tuple[str, ...],
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    interactive: bool,
+    with_deps: bool,
     dry_run: bool,
     yes: bool,
     allow_special: bool,
@@ -199,20 +263,37 @@ def command(
 ) -> int:
     """Examples:
       substrate apply
-      substrate apply src/ README.md
-      substrate apply --dry-run
+      substrate apply src/ README.md --exclude '*.pyc'
+      substrate apply 3
+      substrate apply --interactive
 
-    Brings what is pending in the current world to the host: all of it, or only PATHs. Nothing
-    is applied when any of it conflicts with what changed on the host meanwhile (exit status
-    1). After all of it was applied, the world is over."""
-    target = pending_target(world)
-    may_ask = not yes and sys.stdin is not None and sys.stdin.isatty() and form == "table"
+    Brings what is pending in the current world to the host: all of it, only PATHs, only what
+    GLOBs match, or only what the commands SPAN changed. Nothing is applied when any of it
+    conflicts with what changed on the host meanwhile, or when SPAN shares paths with other
+    commands (exit status 1). After all of it was applied, the world is over."""
+    spans, rest = split_spans(words)
+    target = same_world(spans, world) if spans else pending_target(world)
+    on_terminal = sys.stdin is not None and sys.stdin.isatty()
+    if interactive and (yes or form != "table" or not on_terminal):
+        raise UsageError(
+            "--interactive asks, and there is nobody to ask",
+            hint="call it from a terminal, without --yes and --format",
+        )
+    paths = absolute(rest)
+    wanted = Wanted(
+        spans=tuple(name.rpartition(":")[2] for name in spans),
+        with_deps=with_deps,
+        paths=paths,
+        select=selector(paths, include, exclude),
+        pick=pick_at_terminal if interactive else None,
+    )
+    may_ask = not yes and on_terminal and form == "table"
     result = run(
         target,
-        absolute(paths),
+        wanted,
         dry_run=dry_run,
         allow_special=allow_special,
         ask=ask_at_terminal if may_ask else None,
     )
     render(result, form)
-    return 0 if result.outcome in ("applied", "planned") else 1
+    return 0 if result.outcome in ("applied", "planned", "nothing") else 1

@@ -202,17 +202,27 @@ def _colour(line: str) -> str:
 def split_span(words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
     """(span, paths): the first word is a span if it reads as one; write a path of that name as
     `./3`."""
-    if not words:
-        return None, words
-    first = words[0]
-    session, colon, inside = first.rpartition(":")
-    reads_as_span = (
-        first == "last"
-        or first.isdigit()
-        or is_span_id(first)
-        or (colon and session and (inside == "last" or inside.isdigit() or is_span_id(inside)))
+    if words and reads_as_span(words[0]):
+        return words[0], words[1:]
+    return None, words
+
+
+def split_spans(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """(spans, paths): all the words at the front that read as spans."""
+    count = 0
+    while count < len(words) and reads_as_span(words[count]):
+        count += 1
+    return words[:count], words[count:]
+
+
+def reads_as_span(word: str) -> bool:
+    session, colon, inside = word.rpartition(":")
+    return (
+        word == "last"
+        or word.isdigit()
+        or is_span_id(word)
+        or bool(colon and session and (inside == "last" or inside.isdigit() or is_span_id(inside)))
     )
-    return (first, words[1:]) if reads_as_span else (None, words)
 
 
 @click.command("diff", cls=Verb)

@@ -1,15 +1,21 @@
-"""Paths that a person gives to a verb, and which changes they mean.
+"""Paths and patterns that a person gives to a verb, and which changes they mean.
 
-A path means itself and all below it; relative ones are below the current directory. Pure but
-for the current directory.
+A path means itself and all below it; relative ones are below the current directory. A pattern
+means what it matches and all below that: without a slash any single name (`*.pyc`), with one the
+path from the current directory, or from the root where it begins with it; `*`, `?` and `[…]` stay
+within a name, `**` does not (gitignore(5) "PATTERN FORMAT"). Pure but for the current directory.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 
+from substrate.errors import UsageError
 from substrate.world.scope import is_within
+
+Selector = Callable[[bytes], bool]
 
 
 def absolute(paths: Sequence[str]) -> tuple[bytes, ...]:
@@ -24,8 +30,69 @@ def absolute(paths: Sequence[str]) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-def selector(paths: Sequence[bytes]) -> Callable[[bytes], bool] | None:
-    """Whether a changed path is meant; None where all are."""
-    if not paths:
+def selector(
+    paths: Sequence[bytes], include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Selector | None:
+    """Whether a changed path is meant: in one of `paths` or matched by one of `include`, where
+    there are any, and matched by none of `exclude`. None where all are meant. Raises UsageError
+    for a pattern that is none."""
+    if not (paths or include or exclude):
         return None
-    return lambda path: any(is_within(path, wanted) for wanted in paths)
+    wanted = [pattern(text) for text in include]
+    unwanted = [pattern(text) for text in exclude]
+
+    def is_meant(path: bytes) -> bool:
+        if any(match(path) for match in unwanted):
+            return False
+        if not (paths or wanted):
+            return True
+        return any(is_within(path, each) for each in paths) or any(m(path) for m in wanted)
+
+    return is_meant
+
+
+def pattern(text: str) -> Selector:
+    """What a pattern matches: absolute paths, and all below what it matches."""
+    raw = os.fsencode(text).rstrip(b"/")
+    if not raw:
+        raise UsageError(f"{text!r} is no pattern", hint="for example: --include '*.py'")
+    if b"/" not in raw:
+        start = b"(?:.*/)?"
+    else:
+        base = b"/" if raw.startswith(b"/") else os.getcwdb().rstrip(b"/") + b"/"
+        start, raw = re.escape(base), raw.lstrip(b"/")
+    try:
+        whole = re.compile(start + _translate(raw) + b"(?:/.*)?", re.DOTALL)
+    except re.error as error:
+        raise UsageError(f"{text!r} is no pattern: {error}", hint="quote it") from error
+    return lambda path: whole.fullmatch(path) is not None
+
+
+def _translate(raw: bytes) -> bytes:
+    """A pattern as a regular expression."""
+    found, at = b"", 0
+    while at < len(raw):
+        letter = raw[at : at + 1]
+        at += 1
+        if raw.startswith(b"**/", at - 1):
+            found += b"(?:.*/)?"
+            at += 2
+        elif raw.startswith(b"**", at - 1):
+            found += b".*"
+            at += 1
+        elif letter == b"*":
+            found += b"[^/]*"
+        elif letter == b"?":
+            found += b"[^/]"
+        elif letter == b"[" and (end := raw.find(b"]", at + 1)) > 0:
+            inside = raw[at:end].replace(b"\\", b"\\\\")
+            if inside.startswith(b"!"):
+                inside = b"^" + inside[1:]
+            found += b"(?!/)[" + inside.replace(b"[", b"\\[") + b"]"
+            at = end + 1
+        elif letter == b"\\" and at < len(raw):
+            found += re.escape(raw[at : at + 1])
+            at += 1
+        else:
+            found += re.escape(letter)
+    return found
