@@ -21,10 +21,12 @@ from substrate.cli.interactive import Pick, pick_at_terminal
 from substrate.cli.messages import say, warn
 from substrate.cli.paths import Selector, absolute, selector
 from substrate.cli.progress import working
+from substrate.cli.retention import retention_of
 from substrate.cli.target import NothingFound, Target, pending_target, same_world
 from substrate.cli.undo import others_object, put_others
 from substrate.cli.verb import Verb
 from substrate.errors import UsageError
+from substrate.session.collect import collect_now_and_then
 from substrate.session.pending import (
     ApplyConflict,
     DangerRefused,
@@ -296,4 +298,6 @@ def command(
         ask=ask_at_terminal if may_ask else None,
     )
     render(result, form)
+    if result.outcome == "applied":
+        collect_now_and_then(target.home, retention_of())
     return 0 if result.outcome in ("applied", "planned", "nothing") else 1

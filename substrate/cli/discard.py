@@ -11,8 +11,10 @@ import click
 from substrate.cli import output
 from substrate.cli.messages import say
 from substrate.cli.progress import working
+from substrate.cli.retention import retention_of
 from substrate.cli.target import Target, pending_target
 from substrate.cli.verb import Verb
+from substrate.session.collect import collect_now_and_then
 from substrate.session.pending import Removed, make_room, open_pending, phrase
 from substrate.session.summary import change_line
 from substrate.values import as_dict
@@ -41,12 +43,12 @@ def run(target: Target, *, dry_run: bool, ask: bool) -> Result:
     question = f"the disk is full; discard world {name} before that is recorded?"
     if ask and not click.confirm(question, default=False, err=True):
         return Result(world=name, outcome="kept", counts=Summary(), paths=())
-    removed = make_room(target.home, target.files.session_id)
+    removed = make_room(target.home, target.files.session_id, name)
     return _run(target, False, False, removed)
 
 
 def _run(target: Target, dry_run: bool, ask: bool, removed: Removed | None) -> Result:
-    with open_pending(target.home, target.files.session_id) as held:
+    with open_pending(target.home, target.files.session_id, lenient=True) as held:
         changes = held.changes()
         counts, outcome = summary(changes), "planned"
         if not dry_run:
@@ -95,4 +97,6 @@ def command(dry_run: bool, yes: bool, world: str | None, form: str) -> int:
     ask = not yes and form == "table" and sys.stdin is not None and sys.stdin.isatty()
     result = run(target, dry_run=dry_run, ask=ask)
     render(result, form)
+    if result.outcome == "discarded":
+        collect_now_and_then(target.home, retention_of())
     return 1 if result.outcome == "kept" else 0

@@ -17,6 +17,7 @@ from substrate.cli.verb import VerbGroup
 from substrate.errors import StateError, SubstrateError, UsageError
 from substrate.session import store
 from substrate.session.collect import disk_bytes
+from substrate.session.fork_bases import refuse_while_forked
 from substrate.session.history import History, load_history
 from substrate.session.home import Home
 from substrate.session.summary import count_phrase
@@ -108,6 +109,7 @@ def remove(home: Home, session_id: str, *, force: bool) -> None:
         lock = SessionLock.acquire(REAL, files.fd)
         try:
             name, key = _refuse_pending(files, force)
+            refuse_while_forked(home, session_id, name or session_id)
             if key is not None:
                 store.clear_current(home, key, session_id)
             sessions = os.open(home.path + b"/sessions", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -75,7 +75,7 @@ def pending_target(world: str | None) -> Target:
     if world is not None:
         return _target(home, store.resolve_session(home, world))
     session_id = store.current_session(home, here())
-    if session_id is not None and os.path.isdir(session_path(home, session_id)):
+    if session_id is not None and os.path.isdir(store.session_path(home, session_id)):
         target = _target(home, session_id)
         if target.world.state == OPEN:
             return target
@@ -134,10 +134,6 @@ def same_world(names: Sequence[str], world: str | None) -> Target:
             f"the commands are of {len(sessions)} sessions", hint="name those of one at a time"
         )
     return pending_target(next(iter(sessions), world))
-
-
-def session_path(home: Home, session_id: str) -> bytes:
-    return home.path + b"/sessions/" + session_id.encode()
 
 
 def _target(home: Home, session_id: str) -> Target:

@@ -1,4 +1,5 @@
-"""`substrate world ls|gc`: the worlds of this user, and taking away what is left over."""
+"""`substrate world ls|fork|gc`: the worlds of this user, a second one on the same layers, and
+taking away what is left over."""
 
 from __future__ import annotations
 
@@ -11,12 +12,16 @@ import click
 from substrate.cli import output
 from substrate.cli.messages import say, warn
 from substrate.cli.progress import working
-from substrate.cli.target import open_existing_home
+from substrate.cli.retention import retention_of
+from substrate.cli.target import open_existing_home, pending_target
 from substrate.cli.verb import VerbGroup
-from substrate.errors import SubstrateError
+from substrate.errors import SubstrateError, UsageError
 from substrate.session import store
-from substrate.session.collect import Collected, collect, disk_bytes, forget_apply
+from substrate.session.collect import Collected, Retention, collect, disk_bytes, forget_apply
+from substrate.session.forking import fork, switch_to
 from substrate.session.home import Home
+from substrate.session.pending import open_pending
+from substrate.session.undo import layers_at
 from substrate.session.world_file import OPEN, WorldFile, load_world
 from substrate.values import replace
 from substrate.world.diff import diff_pending
@@ -106,7 +111,7 @@ def command() -> None:
     """Example:
       substrate world ls
 
-    Lists worlds, and removes what nobody needs any more."""
+    Lists worlds, forks one, and removes what nobody needs any more."""
 
 
 @command.command("ls")
@@ -132,7 +137,35 @@ def collected_object(item: Collected) -> dict[str, Any]:
     }
 
 
+@command.command("fork")
+@click.option("--at", metavar="SPAN|SNAPSHOT", help="The state after a command, or a snapshot.")
+@click.option("--switch", is_flag=True, help="Make it the current world of the directory.")
+@output.world_option
+@output.format_option
+def fork_command(at: str | None, switch: bool, world: str | None, form: str) -> int:
+    """Example:
+      substrate world fork --at 3 --switch
+
+    Makes a second world on the layers of the current one, with a record of its own: both go on
+    from the same state and do not see each other. Nothing is copied."""
+    target = pending_target(world)
+    with open_pending(target.home, target.files.session_id) as held:
+        name, session_id = fork(held, layers_at(held, at))
+        if switch:
+            switch_to(held, session_id)
+    if form != "table":
+        fields = {"world": target.world.name, "new_world": name, "session": session_id}
+        output.put_object("world.fork", fields, form)
+    else:
+        put = "it is the current one now" if switch else f"use it with --world {name}"
+        say(f"substrate: world {name} is a fork of {target.world.name}: {put}")
+    return 0
+
+
 @command.command("gc")
+@click.option("--all", "everything", is_flag=True, help="Now, whatever the retention says.")
+@click.option("--keep", metavar="TIME", help="Keep what is younger: 12h, 7d [gc.keep].")
+@click.option("--quota", metavar="SIZE", help="What it may take before that: 20g [gc.quota].")
 @click.option("--dry-run", is_flag=True, help="Show what would be removed, touch nothing.")
 @click.option(
     "--forget-apply",
@@ -141,20 +174,34 @@ def collected_object(item: Collected) -> dict[str, Any]:
     help="Drop the journal of an apply that was cut short and cannot be put right.",
 )
 @output.format_option
-def gc_command(dry_run: bool, forget_apply_of: str | None, form: str) -> int:
-    """Example:
+def gc_command(
+    everything: bool,
+    keep: str | None,
+    quota: str | None,
+    dry_run: bool,
+    forget_apply_of: str | None,
+    form: str,
+) -> int:
+    """Examples:
       substrate world gc --dry-run
+      substrate world gc --all
 
-    Removes the layers of worlds that were applied or discarded, and what killed runs left:
-    applies that were cut short, control groups, probes. What is pending stays, and so does
-    the record."""
+    Removes the layers of worlds that were applied or discarded, and of commands that were
+    undone, once they are older than `gc.keep` or take more than `gc.quota`; and what killed runs
+    left: applies that were cut short, control groups, probes. What is pending stays, and so do
+    snapshots, what a fork stands on, and the record."""
     home = open_existing_home()
     if forget_apply_of is not None:
         done = forget_apply(home, store.resolve_session(home, forget_apply_of))
         say("substrate: the journal was dropped" if done else "substrate: there is no such journal")
         return 0 if done else 1
+    if everything and (keep or quota):
+        raise UsageError("--all keeps nothing", hint="leave --keep and --quota out")
+    retention = retention_of(keep, quota)
+    if everything:
+        retention = Retention(keep_s=0, quota_bytes=0)
     with working("removing"):
-        items = collect(home, dry_run=dry_run)
+        items = collect(home, retention, dry_run=dry_run)
     if form != "table":
         output.put_rows("world.gc", "removed", [collected_object(item) for item in items], form)
     else:

@@ -1,39 +1,69 @@
-"""What nobody needs any more: layers of worlds that are over, and what killed runs left.
+"""What nobody needs any more: layers that no stack holds, and what killed runs left.
 
-Not a policy about how long things are kept: it takes away only what no command can go on
-with. Invariants: pending changes and traces are never touched; removed layers are in the
-trace of their session as a `gc` event, since they cannot be replayed from then on. Spec:
-world.md §4.
+Layers of worlds that are over, and those that were undone, are kept for a while, so that they can
+be looked at and had back; then the oldest go first, as time and quota say (`Retention`).
+Invariants: pending changes, snapshots, what a fork stands on, and traces are never touched; a
+removed layer is in the trace of its session as a `gc` event, since it cannot be replayed from
+then on. Spec: world.md §4.
 """
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from substrate.errors import SessionBusy, SubstrateError
-from substrate.session import opening, store
+from substrate.session import opening, restack, store
+from substrate.session.fork_bases import used_by_forks
 from substrate.session.home import Home
 from substrate.session.pending import open_pending
-from substrate.session.world_file import OPEN, load_world
+from substrate.session.stack_file import StackFile, load_stack_file, with_stack_file
+from substrate.session.store import SessionFiles
+from substrate.session.world_file import OPEN, WorldFile, load_world
 from substrate.telemetry.trace.events.layers import Gc
-from substrate.world import cgroup, cgroup_plan, journal, layers
+from substrate.values import replace
+from substrate.world import cgroup, cgroup_plan, journal, layers, squash
+from substrate.world.layers import LayerStack
 from substrate.world.limits import Limits
 from substrate.world.recover import recover
 from substrate.world.removal import remove_tree
 from substrate.world.usage import Usage
 
 _PROBE = b"probe-"
+_STAMP = b"/collected"
+_AUTOMATIC_S = 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How long layers are kept that no stack holds, and how much they may take together. What is
+    older, or too much, goes."""
+
+    keep_s: float
+    quota_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
     """One thing that was taken away, or would be. `size_bytes`: of the disk, where known."""
 
-    kind: str  # layers | apply | probe | name | cgroups
+    kind: str  # layers | undone | apply | probe | name | cgroups
     what: str
     size_bytes: int = 0
     problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    """Layers of one session that may go. `at`: when they were last on a stack, seconds."""
+
+    kind: str
+    session_id: str
+    what: str
+    at: float
+    size_bytes: int
 
 
 def disk_bytes(path: bytes) -> int:
@@ -44,22 +74,67 @@ def disk_bytes(path: bytes) -> int:
     return usage.total_bytes
 
 
-def collect(home: Home, *, dry_run: bool) -> list[Collected]:
+def collect(home: Home, retention: Retention, *, dry_run: bool) -> list[Collected]:
     """Takes away what is left over; a part that fails is reported and the rest goes on."""
     found: list[Collected] = []
+    candidates: list[_Candidate] = []
+    forks: dict[str, int] | None = None
+    try:
+        forks = used_by_forks(home)
+    except SubstrateError as error:
+        found.append(Collected(kind="layers", what="all", problem=f"{error}; no layer was removed"))
     for session_id in store.list_sessions(home):
         try:
-            item = _session(home, session_id, dry_run)
-        except SubstrateError as error:
-            item = Collected(kind="layers", what=session_id, problem=str(error))
-        except OSError as error:
-            item = Collected(kind="layers", what=session_id, problem=str(error))
-        if item is not None:
-            found.append(item)
+            if forks is not None:
+                candidates += _candidates(home, session_id, forks.get(session_id, 0))
+            found += _interrupted(home, session_id, dry_run)
+        except (SubstrateError, OSError) as error:
+            found.append(Collected(kind="layers", what=session_id, problem=str(error)))
+    for candidate in _due(candidates, retention, time.time()):
+        problem = ""
+        if not dry_run:
+            try:
+                _remove(home, candidate)
+            except (SubstrateError, OSError) as error:
+                problem = str(error)
+        found.append(
+            Collected(
+                kind=candidate.kind,
+                what=candidate.what,
+                size_bytes=candidate.size_bytes,
+                problem=problem,
+            )
+        )
     found += _dangling_names(home, dry_run)
     found += _probes(home, dry_run)
     found += _cgroups(dry_run)
     return found
+
+
+def collect_now_and_then(home: Home, retention: Retention) -> None:
+    """Collects if that was not done for a day: for verbs that end something. What fails is left
+    to `world gc`, which says it."""
+    path = home.path + _STAMP
+    now = time.time()
+    try:
+        if 0 <= now - os.stat(path).st_mtime < _AUTOMATIC_S:
+            return
+    except FileNotFoundError:
+        pass  # never yet
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    os.utime(path, (now, now))
+    collect(home, retention, dry_run=False)
+
+
+def _due(candidates: Sequence[_Candidate], retention: Retention, now: float) -> list[_Candidate]:
+    """Those that are too old, and the oldest of the rest until it is within the quota."""
+    due, left = [], 0
+    for candidate in sorted(candidates, key=lambda c: c.at, reverse=True):
+        left += candidate.size_bytes
+        if now - candidate.at >= retention.keep_s or left > retention.quota_bytes:
+            left -= candidate.size_bytes
+            due.append(candidate)
+    return list(reversed(due))
 
 
 def forget_apply(home: Home, session_id: str) -> bool:
@@ -69,52 +144,94 @@ def forget_apply(home: Home, session_id: str) -> bool:
         return recover(opened.files.world_path, forget=True) is not None
     finally:
         opened.writer.close()
+        os.close(opened.files.fd)
 
 
-def _session(home: Home, session_id: str, dry_run: bool) -> Collected | None:
+def _candidates(home: Home, session_id: str, used: int) -> list[_Candidate]:
+    """`used`: the highest layer that a fork stands on."""
     files = store.open_session(home, session_id)
     try:
         if not os.path.exists(files.world_path + b"/meta.json"):
-            return None
+            return []
         world = load_world(files)
-        if world.state == OPEN:
-            return _interrupted(home, session_id, files.world_path, dry_run)
-        stack = world.stack(files)
-        if not stack.layers:
-            return None
-        size = disk_bytes(files.layers_path)
-        if not dry_run:
-            _remove_layers(home, session_id, size)
-        return Collected(kind="layers", what=f"{world.name} ({world.state})", size_bytes=size)
+        numbers = _removable(files, world, used)
+        if not numbers:
+            return []
+        size = sum(disk_bytes(b"%s/%d" % (files.layers_path, n)) for n in numbers)
+        if world.state != OPEN:
+            at = os.stat(files.world_path + b"/meta.json").st_mtime
+            kind, what = "layers", f"{world.name} ({world.state})"
+        else:
+            at = max(os.stat(b"%s/%d" % (files.layers_path, n)).st_mtime for n in numbers)
+            kind, what = "undone", f"{world.name}: {_count(len(numbers))}"
+        return [_Candidate(kind=kind, session_id=session_id, what=what, at=at, size_bytes=size)]
     finally:
         os.close(files.fd)
 
 
-def _remove_layers(home: Home, session_id: str, size: int) -> None:
-    opened = opening.open_existing(home, session_id, durability="command")
+def _count(number: int) -> str:
+    return "1 layer" if number == 1 else f"{number} layers"
+
+
+def _removable(files: SessionFiles, world: WorldFile, used: int) -> list[int]:
+    """The session's own layers that nothing holds: no stack, no snapshot, no fork."""
+    stack_file = load_stack_file(files)
+    on_disk = [layer.number for layer in layers.list_layers(files.layers_path)]
+    if world.state != OPEN:
+        return [n for n in on_disk if n > used]
+    held = {n for mark in stack_file.snapshots for n in mark.layers}
+    held |= set(stack_file.layers)
+    return [n for n in on_disk if used < n <= stack_file.known and n not in held]
+
+
+def _remove(home: Home, candidate: _Candidate) -> None:
+    """It is on the record and off the stack before it goes; what a death in between leaves is
+    found by the next collection."""
+    opened = opening.open_existing(home, candidate.session_id, durability="command")
     try:
-        assert opened.world is not None
-        stack = opened.world.stack(opened.files)
-        event = Gc(layers=tuple(layer.number for layer in stack.layers), size_bytes=size)
-        opened.writer.append([event.event("world")])
-        opened.writer.sync()
-        layers.discard(stack)
+        files, world = opened.files, opened.world
+        assert world is not None
+        used = used_by_forks(home).get(candidate.session_id, 0)
+        numbers = _removable(files, world, used)
+        stack_file = restack.settle(files, opened.writer)
+        event = Gc(layers=tuple(numbers), size_bytes=candidate.size_bytes)
+        changed = _without(stack_file, numbers, over=world.state != OPEN)
+        restack.commit(files, opened.writer, changed, [event])
+        stack = with_stack_file(world.bare_stack(files), files, changed)
+        _remove_layers(stack, numbers)
     finally:
         opened.writer.close()
+        os.close(opened.files.fd)
 
 
-def _interrupted(home: Home, session_id: str, world_path: bytes, dry_run: bool) -> Collected | None:
+def _without(stack_file: StackFile, numbers: Sequence[int], *, over: bool) -> StackFile:
+    gone = frozenset(numbers)
+    known = max(stack_file.known, *numbers, 0)
+    if over:
+        return replace(stack_file, known=known, layers=(), elsewhere=(), segments=(), snapshots=())
+    segments = tuple(s for s in stack_file.segments if not gone & set(s.numbers))
+    return replace(stack_file, known=known, segments=segments)
+
+
+def _remove_layers(stack: LayerStack, numbers: Sequence[int]) -> None:
+    squash.remove_unused(stack)
+    for number in reversed(numbers):
+        layers.remove_layer(stack, number)
+
+
+def _interrupted(home: Home, session_id: str, dry_run: bool) -> list[Collected]:
     """An apply that was cut short is rolled forward or back."""
+    world_path = store.session_path(home, session_id) + b"/world"
     if not os.path.exists(world_path + b"/" + journal.NAME):
-        return None
+        return []
     if dry_run:
-        return Collected(kind="apply", what=session_id)
+        return [Collected(kind="apply", what=session_id)]
     try:
         with open_pending(home, session_id) as held:
             outcome = None if held.recovered is None else str(held.recovered.value)
     except SessionBusy:
-        return None  # it is being done
-    return Collected(kind="apply", what=f"{session_id}: {outcome}") if outcome else None
+        return []  # it is being done
+    return [Collected(kind="apply", what=f"{session_id}: {outcome}")] if outcome else []
 
 
 def _dangling_names(home: Home, dry_run: bool) -> list[Collected]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from substrate.errors import StateError
 from substrate.session import opening, restack, store
+from substrate.session.fork_bases import refuse_while_forked, used_by_forks
 from substrate.session.history import History, load_history
 from substrate.session.home import Home
 from substrate.session.layer_record import layer_events
@@ -24,7 +25,7 @@ from substrate.session.opening import Opened
 from substrate.session.record import Recorder
 from substrate.session.recorded import check_layers, recorded_digests
 from substrate.session.settings import Settings, load_settings, places
-from substrate.session.stack_file import load_stack_file, with_stack_file
+from substrate.session.stack_file import load_stack_file, save_stack_file, with_stack_file
 from substrate.session.summary import count_phrase
 from substrate.session.world_file import APPLIED, DISCARDED, OPEN, WorldFile, save_world
 from substrate.telemetry.trace.digests import Digester
@@ -32,7 +33,7 @@ from substrate.telemetry.trace.events import changes as events
 from substrate.telemetry.trace.events.body import Body
 from substrate.telemetry.trace.events.session import SessionEnd
 from substrate.values import as_dict, replace
-from substrate.world import layers
+from substrate.world import layers, squash
 from substrate.world.apply import Applied
 from substrate.world.apply import apply as apply_plan
 from substrate.world.change import Change, Summary, summary
@@ -92,9 +93,12 @@ def phrase(counts: Summary) -> str:
 
 
 @contextmanager
-def open_pending(home: Home, session_id: str) -> Iterator[Held]:
-    """Takes the session's lock for the time of the block. Raises SessionBusy, StateError for a
-    world that is over or an apply that was cut short and cannot be put right."""
+def open_pending(home: Home, session_id: str, *, lenient: bool = False) -> Iterator[Held]:
+    """Takes the session's lock for the time of the block. `lenient`: what is gone of its layers
+    is no error.
+
+    Raises SessionBusy, StateError for a world that is over or an apply that was cut short and
+    cannot be put right."""
     opened = opening.open_existing(home, session_id, durability=_DURABILITY)
     try:
         assert opened.world is not None
@@ -103,7 +107,7 @@ def open_pending(home: Home, session_id: str) -> Iterator[Held]:
                 f"world {opened.world.name} is over: it was {opened.world.state}",
                 hint="`substrate world ls` lists the worlds that have something pending",
             )
-        held = Held(home, opened, opened.world)
+        held = Held(home, opened, opened.world, lenient=lenient)
         held.settle()
         yield held
     finally:
@@ -127,21 +131,29 @@ def put_right(world_path: bytes, name: str) -> Outcome | None:
     return found.outcome
 
 
-def make_room(home: Home, session_id: str) -> Removed:
+def make_room(home: Home, session_id: str, name: str) -> Removed:
     """Removes a world's layers where the disk is too full to record that first. The world is
     still open then, with nothing pending; `discard` ends it."""
+    refuse_while_forked(home, session_id, name)
     claimed = opening.claim(home, session_id)
     try:
         assert claimed.world is not None
-        stack = claimed.world.stack(claimed.files)
+        stack_file = load_stack_file(claimed.files)
+        bare = claimed.world.bare_stack(claimed.files)
+        stack = with_stack_file(bare, claimed.files, stack_file)
         removed = Removed(layers=stack.numbers, counts=summary(diff_pending(stack)))
+        known = max(stack.known, *stack.numbers, 0)
         layers.discard(stack)
+        squash.remove_unused(bare)
+        emptied = replace(stack_file, known=known, layers=(), elsewhere=(), segments=())
+        save_stack_file(claimed.files, emptied)
         return removed
     finally:
         claimed.lock.drop()
 
 
-def _user_settings() -> Settings:
+def user_settings() -> Settings:
+    """The settings of a verb: those of the user, as nothing of a tree counts for it."""
     cwd = os.getcwdb()
     return load_settings((), os.environb, places(os.environb, cwd, cwd), on_terminal=False).settings
 
@@ -149,18 +161,29 @@ def _user_settings() -> Settings:
 class Held:
     """A session whose lock we hold."""
 
-    def __init__(self, home: Home, opened: Opened, world: WorldFile) -> None:
+    def __init__(
+        self, home: Home, opened: Opened, world: WorldFile, *, lenient: bool = False
+    ) -> None:
         self.home = home
         self.opened = opened
         self.world = world
         self.recovered: Outcome | None = None
         #: layers of a killed supervisor that no `fs_diff` is of yet
         self._left: list[int] = []
+        self._lenient = lenient
         self.stack_file = load_stack_file(opened.files)
         self.stack: LayerStack = self._read_stack()
 
     def _read_stack(self) -> LayerStack:
         bare = self.world.bare_stack(self.opened.files)
+        try:
+            return with_stack_file(bare, self.opened.files, self.stack_file)
+        except StateError as error:
+            if not self._lenient or error.code != "E-LAYER-GONE":
+                raise
+        own = {layer.number for layer in layers.list_layers(bare.directory)}
+        there = tuple(n for n in self.stack_file.layers if n in own)
+        self.stack_file = replace(self.stack_file, layers=there, elsewhere=(), segments=())
         return with_stack_file(bare, self.opened.files, self.stack_file)
 
     def settle(self) -> None:
@@ -210,7 +233,7 @@ class Held:
     def _record_layer(self, number: int) -> None:
         """The `fs_diff` of a layer that a killed supervisor left, which nobody wrote yet."""
         events, _, _ = layer_events(
-            Recorder(self.opened.writer, _user_settings()),
+            Recorder(self.opened.writer, user_settings()),
             Digester(self.opened.key),
             self.stack,
             number,
@@ -236,7 +259,8 @@ class Held:
         digester = Digester(self.opened.key)
         changes = diff_pending(stack, digest=lambda fd: digester.digest_fd(fd)[0])
         planned = make_plan(changes, stack, select=select)
-        check_layers(planned.changes, recorded_digests(self.opened.files, self.history()), stack)
+        recorded = recorded_digests(self.home, self.opened.files, self.stack_file)
+        check_layers(planned.changes, recorded, stack)
         review = Review(
             changes=planned.changes,
             counts=summary(planned.changes),
@@ -330,10 +354,16 @@ class Held:
         It is on the record before the layers go, but for those that `make_room` removed."""
         if removed is None:
             removed = Removed(layers=self.stack.numbers, counts=summary(self.changes()))
+        on_disk = layers.list_layers(self.stack.directory)
+        used = used_by_forks(self.home).get(self.opened.files.session_id, 0)
         event = events.FsDiscard(layers=removed.layers, counts=as_dict(removed.counts))
-        self.opened.writer.append([event.event("world")])
+        self._left.clear()  # nobody asks any more what they hold
+        self.restack([], [event], elsewhere=(), snapshots=())
         self._end(DISCARDED)
-        self.stack = layers.discard(self.stack)
+        squash.remove_unused(self.stack)
+        for layer in reversed(on_disk):
+            if layer.number > used:
+                layers.remove_layer(self.stack, layer.number)
         return removed.counts
 
     # --- the end of a world

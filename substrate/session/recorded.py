@@ -13,7 +13,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from substrate.errors import StateError
-from substrate.session.history import History, Line
+from substrate.session import store
+from substrate.session.history import History, Line, load_history
+from substrate.session.home import Home
+from substrate.session.stack_file import StackFile
 from substrate.session.store import SessionFiles
 from substrate.telemetry.trace.blob_reader import BlobReader
 from substrate.telemetry.trace.octets import bytes_of
@@ -40,8 +43,24 @@ def diff_entries(files: SessionFiles, line: Line) -> list[dict[str, Any]]:
         blobs.close()
 
 
-def recorded_digests(files: SessionFiles, history: History) -> Digests:
-    """The digests of all layers; a later `fs_diff` of a layer replaces an earlier one."""
+def recorded_digests(home: Home, files: SessionFiles, stack_file: StackFile) -> Digests:
+    """The digests of all layers, those of a fork's base by the record that they were made in."""
+    found: Digests = {}
+    below = 0
+    for last, session_id in stack_file.elsewhere:
+        base = store.open_session(home, session_id)
+        try:
+            own = _digests_of(base, load_history(base))
+        finally:
+            os.close(base.fd)
+        found.update({k: digest for k, digest in own.items() if below < k[0] <= last})
+        below = last
+    found.update({k: d for k, d in _digests_of(files, load_history(files)).items() if k[0] > below})
+    return found
+
+
+def _digests_of(files: SessionFiles, history: History) -> Digests:
+    """A later `fs_diff` of a layer replaces an earlier one."""
     lines = [line for span in history.spans for line in span.diffs]
     lines += [line for line in history.others if line["event_type"] == "fs_diff"]
     latest = {line["body"]["layer"]: line for line in sorted(lines, key=lambda x: x["seq"])}

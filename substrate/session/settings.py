@@ -57,6 +57,8 @@ class Settings:
     overflow: str
     pty: str
     ptrace: bool
+    gc_keep_s: float
+    gc_quota_bytes: int
 
 
 @value
@@ -188,6 +190,8 @@ def _settings(values: dict[str, Any]) -> Settings:
         overflow=values["overflow"],
         pty=values["pty"],
         ptrace=values["ptrace"],
+        gc_keep_s=values["gc.keep"],
+        gc_quota_bytes=values["gc.quota"],
     )
 
 

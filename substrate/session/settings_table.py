@@ -277,6 +277,22 @@ SETTINGS: tuple[Setting, ...] = (
         flags=(Flag(name="--ptrace", sets="true"),),
         text="let debuggers work inside the world",
     ),
+    Setting(
+        key="gc.keep",
+        kind=SECONDS,
+        default=7 * 86400.0,
+        variable="SUBSTRATE_GC_KEEP",
+        metavar="TIME",
+        text="how long `world gc` keeps what was undone, applied or displaced: 12h, 7d",
+    ),
+    Setting(
+        key="gc.quota",
+        kind=SIZE,
+        default=20 << 30,
+        variable="SUBSTRATE_GC_QUOTA",
+        metavar="SIZE",
+        text="what all that may take on the disk before the oldest goes earlier: 20g",
+    ),
 )
 
 BY_KEY = {setting.key: setting for setting in SETTINGS}

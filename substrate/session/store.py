@@ -62,9 +62,13 @@ def link_newest(home: Home, session_id: str | None = None) -> None:
         os.unlink(link)
 
 
+def session_path(home: Home, session_id: str) -> bytes:
+    return home.path + b"/sessions/" + session_id.encode()
+
+
 def open_session(home: Home, session_id: str) -> SessionFiles:
     """Opens a session's directory; raises StateError when there is none."""
-    path = home.path + b"/sessions/" + session_id.encode()
+    path = session_path(home, session_id)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:

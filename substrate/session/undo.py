@@ -172,6 +172,22 @@ def mark_taken_off(held: Held, numbers: Sequence[int]) -> None:
             os.utime(b"%s/%d" % (held.stack.directory, number))
 
 
+def layers_at(held: Held, at: str | None) -> tuple[int, ...]:
+    """The layers of a state: the present one, a snapshot's, or that after a command. Raises
+    UsageError."""
+    held.record_left()
+    if at is None:
+        return held.stack.numbers
+    for mark in held.stack_file.snapshots:
+        if mark.name == at:
+            return mark.layers
+    history = held.history()
+    span = history.span(at)
+    numbers = [n for s in history.spans[: span.ordinal] if (n := layer_of(s)) is not None]
+    newest = max(numbers, default=0)
+    return tuple(n for n in held.stack.numbers if n <= newest)
+
+
 # --- snapshots
 
 

@@ -285,10 +285,10 @@ def test_gc_takes_the_layers_of_worlds_that_are_over_and_nothing_else(ran):
     ran.run("apply")
     ran.run("-c", "echo p > pending")
     (ran.home / "probe-999999999-x").mkdir()
-    before = ran.json("world", "gc", "--dry-run", "--format", "json")["removed"]
+    before = ran.json("world", "gc", "--all", "--dry-run", "--format", "json")["removed"]
     assert {item["kind"] for item in before} == {"layers", "probe"}
-    assert ran.json("world", "gc", "--format", "json")["removed"] == before
-    assert ran.json("world", "gc", "--format", "json")["removed"] == []
+    assert ran.json("world", "gc", "--all", "--format", "json")["removed"] == before
+    assert ran.json("world", "gc", "--all", "--format", "json")["removed"] == []
     assert not (ran.home / "probe-999999999-x").exists()
     assert paths(ran) == ["pending"]
     last = ran.json("trace", "show", "w1", "--format", "json")["frames"][-1]

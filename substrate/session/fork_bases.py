@@ -1,0 +1,44 @@
+"""Which layers of a session forks stand on, so that nobody removes them.
+
+Not the making of forks (forking.py). Invariant: where it cannot be known what a stack needs,
+nothing is said to be free. Spec: world.md §4.
+"""
+
+from __future__ import annotations
+
+import os
+
+from substrate.errors import StateError
+from substrate.session import store
+from substrate.session.home import Home
+from substrate.session.stack_file import load_stack_file
+
+
+def used_by_forks(home: Home) -> dict[str, int]:
+    """Session → the highest of its layers that a fork's stack or snapshot needs.
+
+    Raises StateError for a damaged file of a stack: what that needs cannot be known."""
+    found: dict[str, int] = {}
+    for session_id in store.list_sessions(home):
+        files = store.open_session(home, session_id)
+        try:
+            stack_file = load_stack_file(files)
+        finally:
+            os.close(files.fd)
+        needed = {*stack_file.layers, *(n for m in stack_file.snapshots for n in m.layers)}
+        below = 0
+        for last, owner in stack_file.elsewhere:
+            mine = [n for n in needed if below < n <= last]
+            below = last
+            if mine:
+                found[owner] = max(found.get(owner, 0), *mine)
+    return found
+
+
+def refuse_while_forked(home: Home, session_id: str, name: str) -> None:
+    """Raises StateError where a fork stands on the session's layers."""
+    if used_by_forks(home).get(session_id, 0):
+        raise StateError(
+            f"a fork stands on layers of world {name}",
+            hint="apply or discard the fork and run `substrate world gc --all` first",
+        )

@@ -1,0 +1,78 @@
+"""Forks: a second world on the same frozen layers.
+
+A fork is a session of its own: its own record, its own new layers, and a base that lies in the
+session that it was made from. No file is copied. Invariants: a layer that a fork stands on is
+not removed while the fork's stack, or a snapshot of it, needs it; a fork has the id map, the
+mounts and the start time of its origin, since the layers were made with these. Spec: world.md §4.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from substrate.errors import StateError
+from substrate.session import store
+from substrate.session.pending import Held, user_settings
+from substrate.session.record import Recorder, isolation_of
+from substrate.session.stack_file import StackFile, save_stack_file
+from substrate.session.workspace import Workspace
+from substrate.session.world_file import OPEN, save_world
+from substrate.telemetry.trace.events.layers import Fork
+from substrate.telemetry.trace.writer import TraceWriter
+from substrate.values import replace
+
+
+def fork(held: Held, numbers: Sequence[int]) -> tuple[str, str]:
+    """A new world on these layers of the held one; gives its name and session.
+
+    Raises StateError for a world without isolation, which has no layers, OSError."""
+    if held.world.backend == "none":
+        raise StateError(
+            f"world {held.world.name} has no layers: its commands ran on the host itself",
+            hint="fork a world that was run without --no-world",
+        )
+    held.record_left()
+    home, origin = held.home, held.opened.files
+    known = max(held.stack.known, *held.stack.numbers, 0)
+    files = store.create_session(home)
+    name = store.name_world(home, files.session_id)
+    event = Fork(
+        world=held.world.name,
+        new_world=name,
+        layer=numbers[-1] if numbers else 0,
+        extra=(("from_session", origin.session_id), ("session", files.session_id)),
+    )
+    base = [(last, s) for last, s in held.stack_file.elsewhere if last < known]
+    save_stack_file(
+        files,
+        StackFile(
+            known=known,
+            layers=tuple(numbers),
+            elsewhere=(*base, (known, origin.session_id)),
+        ),
+    )
+    settings = user_settings()
+    writer = TraceWriter.create(
+        files.fd, files.session_id, durability="command", digest_key=held.opened.key
+    )
+    try:
+        isolation = isolation_of(held.world.backend, settings.net, (), ptrace=settings.ptrace)
+        recorder = Recorder(writer, settings)
+        writer.append([recorder.session_start(isolation), event.event("world")])
+        writer.sync()
+    finally:
+        writer.close()
+    # a world from here on: what is killed before leaves a session without one
+    save_world(files, replace(held.world, name=name, state=OPEN))
+    os.close(files.fd)
+    held.restack(held.stack.numbers, [event])
+    return name, files.session_id
+
+
+def switch_to(held: Held, session_id: str) -> None:
+    """Makes a fork the current world of the directory."""
+    key = held.world.workspace_key
+    device, _, inode = key.partition(b"-")
+    here = Workspace(path=held.world.workspace, device=int(device, 16), inode=int(inode))
+    store.set_current(held.home, here, session_id)
