@@ -40,7 +40,7 @@ def test_verbs_and_options_come_first(script):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("substrate world ", {"ls", "gc", "--help"}),
+        ("substrate world ", {"ls", "fork", "gc", "--help"}),
         ("substrate trace v", {"verify"}),
         ("substrate trace verify --fin", {"--fingerprint"}),
         ("substrate diff --s", {"--stat", "--scratch", "--session"}),
