@@ -17,6 +17,7 @@ import os
 
 from substrate.errors import StateError
 from substrate.values import replace, value
+from substrate.world import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ MAX_LOWERS = 30
 
 #: beside the directory of layers: one that is not whole yet, one that is not whole any more
 _UNFINISHED, _REMOVED = b".new", b".old"
+_THROW_AWAY = b"/throw-away"
 #: what overlayfs leaves of a volatile mount to which nothing was written, and itself
 _DIRTY = b"/work/incompat/volatile/dirty"
 _IN_WORK = (b"/work/incompat/volatile", b"/work/incompat", b"/work", b"")
@@ -202,8 +204,9 @@ def load_layers(stack: LayerStack, listed: Sequence[int] = ()) -> LayerStack:
     return replace(stack, layers=(*(Layer(number=number) for number in listed), *newer))
 
 
-def create_layer(stack: LayerStack) -> tuple[LayerStack, Layer]:
-    """A new, empty top layer: `upper` and `work` for every mount.
+def create_layer(stack: LayerStack, *, throw_away: bool = False) -> tuple[LayerStack, Layer]:
+    """A new, empty top layer: `upper` and `work` for every mount. `throw_away`: it is marked as
+    one of which nothing is to stay, whoever finds it.
 
     The root of a merged directory takes its mode, owner and attributes from the topmost
     `upper` (else /tmp loses its sticky bit, world.md §2), so each new `upper` is made like
@@ -218,6 +221,8 @@ def create_layer(stack: LayerStack) -> tuple[LayerStack, Layer]:
         below = stack.upper(stack.layers[-1].number, mount.index) if stack.layers else None
         _make_like(stack, upper, below or mount.target, shifted=below is not None)
     os.makedirs(unfinished, mode=0o700, exist_ok=True)  # a stack without mounts
+    if throw_away:
+        os.close(os.open(unfinished + _THROW_AWAY, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     os.makedirs(stack.directory, mode=0o700, exist_ok=True)
     os.rename(unfinished, b"%s/%d" % (stack.directory, number))
     layer = Layer(number=number)
@@ -249,6 +254,20 @@ def is_frozen(stack: LayerStack, number: int) -> bool:
     return number <= stack.known or not any(
         os.path.lexists(stack.work(number, m.index)) for m in stack.mounts
     )
+
+
+def is_throw_away(stack: LayerStack, number: int) -> bool:
+    return os.path.lexists(b"%s/%d%s" % (stack.directory, number, _THROW_AWAY))
+
+
+def sync_layers(stack: LayerStack) -> None:
+    """Waits until what the layers hold is on the disk: they are written `volatile`, so nothing
+    else does. One syncfs(2), of the whole filesystem. Raises OSError."""
+    fd = os.open(stack.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        linux.syncfs(fd)
+    finally:
+        os.close(fd)
 
 
 def freeze_layer(stack: LayerStack, number: int) -> None:

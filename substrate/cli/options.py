@@ -106,6 +106,7 @@ VERBS = {
     "show": "everything about one command",
     "diff": "what is pending, or what one command changed",
     "apply": "bring the changes to the host",
+    "explore": "look around in a world; what is changed there is dropped",
     "discard": "throw the changes away",
     "undo": "take back what commands changed",
     "snapshot": "give the present state a name",

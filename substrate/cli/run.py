@@ -103,7 +103,7 @@ def _afterwards(outcome: Outcome, at_end: str, request: RunRequest) -> int:
         if request.quiet or request.json or request.ci or not _can_ask(frozenset()):
             return outcome.exit_status
         at_end = summary.ask(outcome.changes, _read_answer, messages.say)
-    if at_end == "keep":
+    if at_end == "keep" and not asked:
         return outcome.exit_status
     try:
         _settle(outcome, at_end)
@@ -138,6 +138,8 @@ def _settle(outcome: Outcome, at_end: str) -> None:
         if at_end == "apply":
             applied = held.apply()
             messages.say(f"substrate: applied: {pending.phrase(applied.counts)}")
+        elif at_end == "keep":
+            held.keep()
         else:
             counts = held.discard()
             messages.say(f"substrate: discarded: {pending.phrase(counts)}")

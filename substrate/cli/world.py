@@ -150,7 +150,9 @@ def fork_command(at: str | None, switch: bool, world: str | None, form: str) -> 
     from the same state and do not see each other. Nothing is copied."""
     target = pending_target(world)
     with open_pending(target.home, target.files.session_id) as held:
-        name, session_id = fork(held, layers_at(held, at))
+        held.record_left()
+        numbers = layers_at(held.stack.numbers, held.stack_file, held.history(), at)
+        name, session_id = fork(held, numbers)
         if switch:
             switch_to(held, session_id)
     if form != "table":

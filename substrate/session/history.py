@@ -23,7 +23,7 @@ Line = dict[str, Any]
 
 @dataclass(slots=True, kw_only=True)
 class Span:
-    """One command. `start`, `end`, `diffs`: lines of the trace. `closed_by`: `recovery` where
+    """One command. `start`, `end`, `diffs`, `cuts` (of its layer): lines of the trace. `closed_by`: `recovery` where
     its end was never written."""
 
     ordinal: int
@@ -31,6 +31,7 @@ class Span:
     start: Line
     end: Line | None = None
     diffs: list[Line] = field(default_factory=list)
+    cuts: list[Line] = field(default_factory=list)
     closed_by: str | None = None
 
 
@@ -87,6 +88,8 @@ def _take(found: History, by_id: dict[str, Span], line: Line) -> None:
         span.end = line
     elif kind == "fs_diff" and span is not None:
         span.diffs.append(line)
+    elif kind == "layer_cut" and span is not None:
+        span.cuts.append(line)
     elif kind == "session_start":
         found.start = line
     elif kind == "session_end":

@@ -148,14 +148,16 @@ def open_existing(home: Home, session_id: str, *, durability: str) -> Opened:
 
 
 def left_layers(stack: LayerStack) -> tuple[LayerStack, list[int]]:
-    """The numbers of layers that a killed supervisor left in use; empty ones are removed.
+    """The numbers of layers that a killed supervisor left in use; empty ones are removed, and
+    such as were to be thrown away.
 
     They are to be frozen when their changes are recorded, and not before: whoever is killed
     in between leaves them to the next one."""
     left: list[int] = []
     for layer in stack.layers:
         if not layers.is_frozen(stack, layer.number):
-            if layers.layer_is_empty(stack, layer.number):
+            number = layer.number
+            if layers.is_throw_away(stack, number) or layers.layer_is_empty(stack, number):
                 stack = layers.remove_layer(stack, layer.number)
             else:
                 left.append(layer.number)

@@ -32,6 +32,7 @@ from substrate.telemetry.trace.digests import Digester
 from substrate.telemetry.trace.events import changes as events
 from substrate.telemetry.trace.events.body import Body
 from substrate.telemetry.trace.events.session import SessionEnd
+from substrate.telemetry.trace.events.world import LayerCut
 from substrate.values import as_dict, replace
 from substrate.world import layers, squash
 from substrate.world.apply import Applied
@@ -365,6 +366,23 @@ class Held:
             if layer.number > used:
                 layers.remove_layer(self.stack, layer.number)
         return removed.counts
+
+    # --- keep
+
+    def keep(self) -> None:
+        """Makes the newest layer last through a power cut, and says so in the trace."""
+        self.record_left()
+        newest = max(self.stack.numbers, default=0)
+        if newest <= max((last for last, _ in self.stack_file.elsewhere), default=0):
+            return  # none of our own
+        layers.sync_layers(self.stack)
+        history = self.history()
+        cuts = [line for span in history.spans for line in span.cuts]
+        cuts += [line for line in history.others if line["event_type"] == "layer_cut"]
+        cut = [line for line in cuts if line["body"]["layer"] == newest][-1]
+        again = LayerCut.from_body({**cut["body"], "durable": True})
+        self.opened.writer.append([again.event("world", span_id=cut.get("span_id"))])
+        self.opened.writer.sync()
 
     # --- the end of a world
 

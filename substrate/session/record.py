@@ -244,9 +244,13 @@ class Recorder:
         )
 
     def layer_cut(self, layer: int, tree_digest: str, changes: int, *, span: bool) -> Event:
-        return LayerCut(layer=layer, tree_digest=tree_digest, entries=changes, durable=False).event(
-            "world", span_id=self.span if span else None
-        )
+        """`span` as above; a layer of the command is durable where that was asked for."""
+        return LayerCut(
+            layer=layer,
+            tree_digest=tree_digest,
+            entries=changes,
+            durable=span and self.settings.layer_sync,
+        ).event("world", span_id=self.span if span else None)
 
 
 def _key(name: str) -> str:

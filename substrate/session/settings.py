@@ -54,6 +54,7 @@ class Settings:
     limits: Limits
     record_max_bytes: int
     durability: str
+    layer_sync: bool
     overflow: str
     pty: str
     ptrace: bool
@@ -187,6 +188,7 @@ def _settings(values: dict[str, Any]) -> Settings:
         ),
         record_max_bytes=values["record_max"],
         durability=values["durability"],
+        layer_sync=values["layer_sync"],
         overflow=values["overflow"],
         pty=values["pty"],
         ptrace=values["ptrace"],

@@ -248,6 +248,14 @@ SETTINGS: tuple[Setting, ...] = (
         text="when the trace is synced: before a status is handed back, at each event, never",
     ),
     Setting(
+        key="layer_sync",
+        kind=SWITCH,
+        default=False,
+        variable="SUBSTRATE_LAYER_SYNC",
+        flags=(Flag(name="--sync-layers", sets="true"),),
+        text="sync what the command changed before its status is handed back",
+    ),
+    Setting(
         key="overflow",
         kind=CHOICE,
         words=("block", "drop", "halt"),

@@ -20,7 +20,7 @@ from substrate.session.signals import SignalPipe
 from substrate.session.stack_file import load_stack_file, with_stack_file
 from substrate.session.workspace import find_workspace
 from substrate.session.world_file import save_world
-from substrate.values import value
+from substrate.values import replace, value
 from substrate.world import cgroup, cgroup_plan, layers, limits
 from substrate.world.handle import StartFailed, Zygote
 from substrate.world.spec import CommandSpec
@@ -136,6 +136,8 @@ class _OneShot:
             count = len(self.stack.layers)
             commands = "1 command" if count == 1 else f"{count} commands"
             self.say(f"substrate: continuing world {self.world.name}: {commands} pending")
+        if self.request.throw_away:
+            self._go_back()
         if self.stack.mounts:
             self._cut()
 
@@ -174,11 +176,28 @@ class _OneShot:
     def _cut(self) -> None:
         if len(self.stack.layers) >= layers.MAX_LOWERS and not self.left:
             self._make_shallow()
-        self.stack, layer = layers.create_layer(self.stack)
+        self.stack, layer = layers.create_layer(self.stack, throw_away=self.request.throw_away)
         self.layer = layer.number
 
+    def _go_back(self) -> None:
+        """For a look at an earlier state: the stack ends there, for this command."""
+        from substrate.session.history import load_history
+        from substrate.session.undo import layers_at
+
+        numbers = layers_at(
+            self.stack.numbers, self.stack_file, load_history(self.files), self.request.at
+        )
+        self.stack = replace(
+            self.stack,
+            known=max(self.stack.known, *self.stack.numbers, 0),
+            layers=tuple(layers.Layer(number=n) for n in numbers),
+        )
+
     def _make_shallow(self) -> None:
-        if len(self.stack.sources(self.stack.numbers)) <= layers.MAX_LOWERS:
+        if (
+            self.request.throw_away
+            or len(self.stack.sources(self.stack.numbers)) <= layers.MAX_LOWERS
+        ):
             return
         from substrate.session.squashing import make_shallow
 
@@ -383,13 +402,18 @@ class _OneShot:
         changes: list[Change] = []
         counts: DiffCounts | None = None
         empty = self.layer is None or self._is_empty(self.layer)
-        if self.layer is not None and not empty:
+        kept = not empty and not self.request.throw_away
+        if self.layer is not None and kept:
+            if self.settings.layer_sync:
+                layers.sync_layers(self.stack)
             events, changes, counts = self._diff_events(self.layer, span=True)
+        elif self.layer is not None and not empty:
+            events, changes = self._thrown_away(self.layer)
         events.append(self.recorder.command_end(ended, self.streams, counts))
         writer.append(events)
         self._wait_gone()
         if self.layer is not None:
-            if empty:
+            if not kept:
                 self.stack = layers.remove_layer(self.stack, self.layer)
             else:
                 # not before its record: an unfrozen layer tells the next run to record it
@@ -403,7 +427,7 @@ class _OneShot:
             world=None if self.world.backend == "none" else self.world.name,
             continued=self.continued,
             changes=tuple(changes),
-            layer=self.layer if changes else None,
+            layer=self.layer if changes and kept else None,
             notes=self.notes,
         )
 
@@ -425,6 +449,16 @@ class _OneShot:
         from substrate.session.layer_record import layer_events
 
         return layer_events(self.recorder, self.digester, self.stack, number, span=span)
+
+    def _thrown_away(self, number: int) -> tuple[list[Event], list[Change]]:
+        from substrate.telemetry.trace.events.changes import FsDiscard
+        from substrate.values import as_dict
+        from substrate.world.change import summary
+        from substrate.world.diff import diff_layer
+
+        changes = diff_layer(self.stack, number)
+        event = FsDiscard(layers=(number,), counts=as_dict(summary(changes)))
+        return [event.event("world", span_id=self.recorder.span)], changes
 
     def release(self) -> None:
         """Ends whatever is still there; called on every way out."""

@@ -17,11 +17,12 @@ from dataclasses import dataclass, replace
 from substrate.errors import StateError, SubstrateError, UsageError
 from substrate.session.history import History, Span
 from substrate.session.pending import Held
-from substrate.session.stack_file import SnapshotMark
+from substrate.session.stack_file import SnapshotMark, StackFile
 from substrate.telemetry.trace.events.layers import Rollback, Snapshot, Undo
 from substrate.world.change import Change, Summary, summary
 from substrate.world.dependence import Dependences
 from substrate.world.diff import diff_layer
+from substrate.world.layers import sync_layers
 
 #: longest name of a snapshot, in characters
 _NAME_LENGTH = 64
@@ -172,20 +173,20 @@ def mark_taken_off(held: Held, numbers: Sequence[int]) -> None:
             os.utime(b"%s/%d" % (held.stack.directory, number))
 
 
-def layers_at(held: Held, at: str | None) -> tuple[int, ...]:
+def layers_at(
+    on_stack: tuple[int, ...], stack_file: StackFile, history: History, at: str | None
+) -> tuple[int, ...]:
     """The layers of a state: the present one, a snapshot's, or that after a command. Raises
     UsageError."""
-    held.record_left()
     if at is None:
-        return held.stack.numbers
-    for mark in held.stack_file.snapshots:
+        return on_stack
+    for mark in stack_file.snapshots:
         if mark.name == at:
             return mark.layers
-    history = held.history()
     span = history.span(at)
     numbers = [n for s in history.spans[: span.ordinal] if (n := layer_of(s)) is not None]
     newest = max(numbers, default=0)
-    return tuple(n for n in held.stack.numbers if n <= newest)
+    return tuple(n for n in on_stack if n <= newest)
 
 
 # --- snapshots
@@ -211,7 +212,12 @@ def snapshot(held: Held, name: str, *, replace_old: bool = False) -> SnapshotMar
         at_us=time.time_ns() // 1000,
         applies=held.stack_file.applies,
     )
-    event = Snapshot(name=name, layer=held.stack.numbers[-1] if held.stack.layers else 0)
+    sync_layers(held.stack)
+    event = Snapshot(
+        name=name,
+        layer=held.stack.numbers[-1] if held.stack.layers else 0,
+        extra=(("durable", True),),
+    )
     others = tuple(m for m in known if m.name != name)
     held.restack(held.stack.numbers, [event], snapshots=(*others, mark))
     return mark
