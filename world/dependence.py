@@ -6,7 +6,9 @@ above it. Directories that were copied up on the way to something else touch the
 A layer depends on an earlier one when it touches a path which that one changed, and so its
 parents and children too: whoever changed something in a directory that an earlier layer made
 holds an entry of that directory. Looked at is what the layers hold, not their diffs: a file that
-was copied up without a change carries the earlier layer's content. Spec: world.md §4.
+was copied up without a change carries the earlier layer's content. Scratch directories (scope.py)
+make no dependence: agents write the same file there with every command, and a layer's own
+files of that kind are whole. Spec: world.md §4.
 """
 
 from __future__ import annotations
@@ -90,7 +92,7 @@ class Dependences:
 
     def changes(self, number: int) -> list[Change]:
         if number not in self._changes:
-            self._changes[number] = diff_layer(self._stack, number, include_scratch=True)
+            self._changes[number] = diff_layer(self._stack, number)
         return self._changes[number]
 
     def between(self, earlier: int, later: int) -> list[bytes]:
