@@ -231,7 +231,7 @@ def reads_as_span(word: str) -> bool:
 @click.option("--name-only", "how", flag_value="name-only", help="Only the paths.")
 @click.option("--patch", "how", flag_value="patch", help="A patch that `git apply` takes.")
 @click.option("--json", "how", flag_value="json", help="The same as --format json.")
-@click.option("--scratch", is_flag=True, help="Also /tmp, /var/tmp and /dev/shm.")
+@click.option("--scratch", is_flag=True, help="Also /tmp, /var/tmp, /dev/shm and caches.")
 @output.world_option
 @output.format_option
 def command(

@@ -48,6 +48,7 @@ class Settings:
     hide: tuple[bytes, ...]
     ro: tuple[bytes, ...]
     rw: tuple[bytes, ...]
+    pass_through: tuple[bytes, ...]
     env_pass: tuple[bytes, ...]
     env_drop: tuple[bytes, ...]
     env_set: tuple[tuple[bytes, bytes], ...]
@@ -174,6 +175,7 @@ def _settings(values: dict[str, Any]) -> Settings:
         hide=values["hide"],
         ro=values["ro"],
         rw=values["rw"],
+        pass_through=values["pass_through"],
         env_pass=values["env.pass"],
         env_drop=values["env.drop"],
         env_set=values["env.set"],

@@ -196,6 +196,14 @@ SETTINGS: tuple[Setting, ...] = (
         text="a path that a rootless world may change too, copy-on-write as everything else",
     ),
     Setting(
+        key="pass_through",
+        kind=PATHS,
+        default=(),
+        variable="SUBSTRATE_PASS_THROUGH",
+        metavar="PATH",
+        text="small files below /tmp, by * and ?, that reach the host after each command",
+    ),
+    Setting(
         key="env.pass",
         kind=NAMES,
         default=(),

@@ -409,6 +409,8 @@ class _OneShot:
             events, changes, counts = self._diff_events(self.layer, span=True)
         elif self.layer is not None and not empty:
             events, changes = self._thrown_away(self.layer)
+        if self.layer is not None and kept and self.settings.pass_through:
+            events += self._pass_through(self.layer)
         events.append(self.recorder.command_end(ended, self.streams, counts))
         writer.append(events)
         self._wait_gone()
@@ -449,6 +451,26 @@ class _OneShot:
         from substrate.session.layer_record import layer_events
 
         return layer_events(self.recorder, self.digester, self.stack, number, span=span)
+
+    def _pass_through(self, number: int) -> list[Event]:
+        from substrate.session.pass_through import pass_through
+        from substrate.telemetry.trace.events.changes import KINDS, FsApply
+
+        passed = pass_through(self.stack, number, self.settings.pass_through)
+        for path, why in passed.refused:
+            self.notes = (*self.notes, f"{os.fsdecode(path)} did not pass: {why}")
+        if not passed.copied:
+            return []
+        event = FsApply(
+            layers=(number,),
+            target=os.path.dirname(passed.copied[0]),
+            counts={kind: len(passed.copied) if kind == "added" else 0 for kind in KINDS},
+            conflicts=(),
+            reverse_layer=None,
+            outcome="passed_through",
+            paths=passed.copied,
+        )
+        return [event.event("world", span_id=self.recorder.span)]
 
     def _thrown_away(self, number: int) -> tuple[list[Event], list[Change]]:
         from substrate.telemetry.trace.events.changes import FsDiscard

@@ -14,7 +14,7 @@ from substrate.telemetry.trace.octets import bytes_of, text_or_b64
 from substrate.telemetry.trace.parsing import parse
 from substrate.telemetry.trace.rfc8785 import CanonicalError, encode
 from substrate.values import value
-from substrate.world.layers import LayerStack, OverlayMount
+from substrate.world.layers import SCRATCH, LayerStack, OverlayMount
 from substrate.world.spec import BACKENDS
 
 TYPE_CHECKING = False
@@ -45,6 +45,7 @@ class WorldFile:
     gid: int
     started_ns: int
     clock_offset_ns: int | None
+    caches: tuple[bytes, ...] = ()  # outside of diff and apply, as scratch directories are
 
     def stack(self, files: SessionFiles) -> LayerStack:
         """The world's layers as they are on disk now."""
@@ -60,6 +61,7 @@ class WorldFile:
             started_ns=self.started_ns,
             clock_offset_ns=self.clock_offset_ns,
             workspace=self.workspace,
+            scratch=(*SCRATCH, *self.caches),
         )
 
 
@@ -80,6 +82,7 @@ def save_world(files: SessionFiles, world: WorldFile) -> None:
         "gid": world.gid,
         # nanoseconds exceed what JSON numbers hold exactly
         "started_ns": str(world.started_ns),
+        "caches": [text_or_b64(path) for path in world.caches],
         "clock_offset_ns": None if world.clock_offset_ns is None else str(world.clock_offset_ns),
     }
     path = files.world_path + b"/meta.json"
@@ -122,6 +125,8 @@ def load_world(files: SessionFiles) -> WorldFile:
             clock_offset_ns=(
                 None if plain["clock_offset_ns"] is None else int(plain["clock_offset_ns"])
             ),
+            # worlds of before there were any have none
+            caches=tuple(bytes_of(item) for item in plain.get("caches", ())),
         )
     except OSError as error:
         raise StateError(
@@ -154,7 +159,12 @@ def _check_kinds(plain: dict[str, Any]) -> None:
         raise ValueError("the ids of its world are missing")
     if plain["xattr_prefix"] not in ("trusted.", "user."):
         raise ValueError(f"{plain['xattr_prefix']!r} is no prefix of marks")
-    for path in (plain["workspace"], *plain["mounts"], *plain["read_only"]):
+    for path in (
+        plain["workspace"],
+        *plain["mounts"],
+        *plain["read_only"],
+        *plain.get("caches", ()),
+    ):
         raw = bytes_of(path)
         if not raw.startswith(b"/") or b"\0" in raw or b".." in raw.split(b"/"):
             raise ValueError(f"{path!r} is no absolute path")

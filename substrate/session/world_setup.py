@@ -15,6 +15,7 @@ from substrate.errors import ConfigError, HostUnsupported, StateError
 from substrate.values import value
 from substrate.world import aliases, hidden, idmap, mount_plan, mountinfo, sockets
 from substrate.world.layers import TRUSTED, USER
+from substrate.world.scope import cache_roots
 from substrate.world.spec import OverlaySpec, WorldSpec
 
 from .world_file import OPEN, WorldFile
@@ -97,6 +98,7 @@ def describe_world(
             gid=host.gid if backend in ("ns-user", "none") else 0,
             started_ns=now,
             clock_offset_ns=now - time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+            caches=cache_roots(host.user_home, os.environb.get(b"XDG_CACHE_HOME")),
         ),
         planned.notes,
     )

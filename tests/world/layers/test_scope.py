@@ -4,7 +4,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from substrate.world.layers import LayerStack, OverlayMount
-from substrate.world.scope import Scope
+from substrate.world.scope import Scope, cache_roots, is_within
 
 NAMES = (b"tmp", b"var", b"w", b"tmpx")
 paths = st.lists(st.sampled_from(NAMES), max_size=4).map(lambda parts: b"/" + b"/".join(parts))
@@ -35,10 +35,16 @@ def test_a_directory_holds_all_only_if_each_name_in_it_is_held(
     )
     scope = Scope(stack, include_scratch=False)
     scope.limits(mounts[0])
+    path = directory.rstrip(b"/") + b"/" + name
     if scope.holds_all_below(directory):
-        path = directory.rstrip(b"/") + b"/" + name
         assert scope.holds(path)
         assert scope.holds_all_below(path)
+    if scope.holds(path):
+        assert scope.may_hold(path)
+        assert scope.may_hold(directory)
+    inside = [s for s in scratch if is_within(path, s)]
+    listed = all(is_within(workspace, s) and is_within(path, workspace) for s in inside)
+    assert scope.holds(path) == (listed and path not in targets - {b"/"})
 
 
 def test_an_ordinary_directory_holds_all_and_one_with_a_boundary_in_it_does_not():
@@ -50,3 +56,24 @@ def test_an_ordinary_directory_holds_all_and_one_with_a_boundary_in_it_does_not(
     scope.limits(mounts[0])
     answers = {d: scope.holds_all_below(d) for d in (b"/home", b"/tmp/w", b"/", b"/srv", b"/tmp")}
     assert answers == {b"/home": True, b"/tmp/w": True, b"/": False, b"/srv": False, b"/tmp": False}
+
+
+def test_caches_are_outside_also_where_the_workspace_is_the_home():
+    caches = cache_roots(b"/home/you", b"/var/cache/you")
+    assert b"/home/you/.cache" in caches and b"/var/cache/you" in caches
+    assert cache_roots(b"/home/you", b"relative") == cache_roots(b"/home/you", None)
+    for workspace, listed in ((b"/home/you", False), (b"/home/you/.cache/x", True)):
+        stack = LayerStack(
+            directory=b"/layers",
+            mounts=(OverlayMount(index=0, target=b"/"),),
+            started_ns=0,
+            workspace=workspace,
+            scratch=caches,
+        )
+        scope = Scope(stack, include_scratch=False)
+        scope.limits(stack.mounts[0])
+        assert scope.holds(b"/home/you/.cache/x/file") is listed
+        assert not scope.holds(b"/home/you/.cache/y")
+        assert scope.holds(b"/home/you/project/file")
+        assert not scope.holds_all_below(b"/home/you")
+        assert scope.may_hold(b"/home/you")
