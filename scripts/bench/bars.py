@@ -177,9 +177,16 @@ BARS: tuple[Bar, ...] = (
         for name, case in (
             ("append, events 10^3 to 10^6", "append, events: 1000 to 1000000"),
             ("diff, entries 10^2 to 10^5", "diff: entries 100 to 100000"),
-            ("world start, layers 1 to 100", "world start, layers: 1 to 100"),
+            ("world start, layers 1 to 500", "world start, layers: 1 to 500"),
             ("processes in a world, 1 to 1,000", "processes in the world: 1 to 1000"),
         )
+    ),
+    Bar(
+        what="growth: `substrate -c`, layers 1 to 300",
+        text="at most linear (exponent ≤ 1.1)",
+        bench="stack",
+        case="substrate -c, layers: 1 to 300",
+        at_most=1.1,
     ),
 )
 

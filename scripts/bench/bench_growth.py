@@ -1,4 +1,4 @@
-"""How cost grows: events 10^3..10^6, layers 1..100, processes 1..1000 in a tree.
+"""How cost grows: events 10^3..10^6, layers 1..500, processes 1..1000 in a tree.
 
 (Entries of a layer are in bench_diff.) Each has a line per size and the exponent
 b of cost ~ n^b; 1 is linear (harness.growth_exponent).
@@ -21,7 +21,7 @@ import worlds  # noqa: E402
 from harness import Context, Result, Sample, in_child, interleave  # noqa: E402
 
 EVENTS = (1_000, 10_000, 100_000, 1_000_000)
-LAYERS = (1, 3, 10, 30, 100)
+LAYERS = (1, 3, 10, 30, 100, 300, 500)
 PROCESSES = (1, 10, 100, 1_000)
 PYTHON = "/usr/bin/python3"
 
@@ -84,7 +84,8 @@ def _events(context: Context) -> list[Result]:
 
 
 def _layers(context: Context) -> list[Result]:
-    """World start, a command, and its end, on a stack of so many layers, one file in each."""
+    """World start, a command, and its end, on a stack of so many layers, one file in each;
+    merged as runs would have merged it."""
     made = worlds.WorldBench(os.path.join(context.scratch, "layers"), ZYGOTE)
     cwd = os.fsencode(made.work)
     costs: dict[int, list[Sample]] = {}
@@ -103,6 +104,7 @@ def _layers(context: Context) -> list[Result]:
         while len(made.stack.layers) + 1 < wanted:
             number = len(made.stack.layers)
             made.in_layer(("/bin/sh", "-c", f"echo {number} > file{number}"))
+            made.make_shallow()
         costs[wanted] = [start() for _ in range(context.rounds + 1)][1:]
     return _lines(context, "world start, layers", "ms", costs, per_item=False)
 

@@ -15,7 +15,7 @@ from substrate.session import home as homes
 from substrate.session import probe, store, world_setup
 from substrate.session.settings import load_settings, places
 from substrate.session.workspace import find_workspace
-from substrate.world import cgroup, cgroup_plan, layers, wire
+from substrate.world import cgroup, cgroup_plan, layers, squash, wire
 from substrate.world.handle import World, Zygote
 from substrate.world.layers import LayerStack
 from substrate.world.limits import Limits
@@ -54,6 +54,12 @@ class WorldBench:
         """A new layer on top; its number."""
         self.stack, layer = layers.create_layer(self.stack)
         return layer.number
+
+    def make_shallow(self) -> None:
+        """Merges layers as a run would before it stands on too many."""
+        for merge in squash.choose(self.stack):
+            self.stack, _, _ = squash.squash(self.stack, merge)
+        squash.remove_unused(self.stack)
 
     def freeze(self, number: int) -> None:
         layers.freeze_layer(self.stack, number)
