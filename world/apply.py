@@ -30,7 +30,9 @@ from substrate.world.aside import (
     staged_aside,
 )
 from substrate.world.attributes import Saved, restore, save, set_meta
+from substrate.world.bases import Bases
 from substrate.world.beneath import LOOKUP, open_beneath
+from substrate.world.busy import in_the_way, refuse_mount_points
 from substrate.world.change import Change, FileState
 from substrate.world.conflict import check
 from substrate.world.identity import (
@@ -68,9 +70,14 @@ class Applied:
 
 
 def apply(
-    plan: Plan, stack: LayerStack, world_directory: bytes, *, allow_special: bool = False
+    plan: Plan,
+    stack: LayerStack,
+    world_directory: bytes,
+    *,
+    allow_special: bool = False,
+    bases: Bases | None = None,
 ) -> Applied:
-    """Applies a plan to the host.
+    """Applies a plan to the host. `bases`: what the world began from (conflict.py).
 
     Raises DangerRefused, ApplyConflict, StateError (a layer is not frozen, an earlier apply
     is unfinished) and OSError (the host refused a step); after each of them the host is as
@@ -84,7 +91,9 @@ def apply(
                 hint="wait until the world's processes have ended",
                 code="E-LAYER-OPEN",
             )
-    conflicts = check(plan, stack, load_restored(world_directory))
+    refuse_mount_points(plan)
+    conflicts = check(plan, stack, load_restored(world_directory), bases)
+    conflicts = [c for c in conflicts if c.path not in plan.resolved]
     if conflicts:
         raise ApplyConflict(conflicts)
     run = _Apply(plan, stack, world_directory)
@@ -102,7 +111,7 @@ class _Apply:
         mounts = {o.change.mount for o in plan.operations}
         self.views = {m.index: MountView(stack, m) for m in stack.mounts if m.index in mounts}
         self.parents = Parents(self.views)
-        self.stagers = {i: Stager(v) for i, v in self.views.items()}
+        self.stagers = {i: Stager(v, plan.contents) for i, v in self.views.items()}
         #: operations whose name was changed, in that order
         self.done: list[Operation] = []
         self.saved: dict[int, Saved] = {}
@@ -140,11 +149,14 @@ class _Apply:
                 journal.add("committed")
                 journal.sync()
             except BaseException as error:
+                said = in_the_way(self.parents.operation, error)
                 self._roll_back(error)
                 try:
                     journal.remove()
                 except OSError as second:
                     error.add_note(f"its journal could not be removed: {second}")
+                if said is not None:
+                    raise said from error
                 raise
             left = self._remove_displaced()
             if not left:

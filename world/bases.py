@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from substrate.errors import StateError
 from substrate.world.aspects import Aspects, aspects_of, differ
 from substrate.world.change import Change, FileState
 from substrate.world.layers import LayerStack
@@ -119,6 +120,21 @@ class Sides:
         attributes = {} if state.type == "symlink" else self._attributes(relative, state)
         return aspects_of(state, content, attributes, self._bases.keyed)
 
+    def read(self, change: Change, state: FileState) -> bytes:
+        """The content of one side, a regular file. Raises OSError, StateError where it is not
+        what the diff found."""
+        fd = self.view.open_state(change.path[self._start :], state)
+        try:
+            content = _read_all(fd, state.size)
+            if state.digest is not None and self._bases.keyed(content) == state.digest:
+                return content
+        finally:
+            os.close(fd)
+        raise StateError(
+            f"{os.fsdecode(change.path)} changed while it was read",
+            hint="something still writes to it; apply again when it is quiet",
+        )
+
     def _attributes(self, relative: bytes, state: FileState) -> dict[str, bytes]:
         """As an apply would leave them. Raises OSError."""
         view = self.view
@@ -144,6 +160,14 @@ class Sides:
             os.close(dir_fd)
             if unlocked is not None:
                 unlocked.relock()
+
+
+def _read_all(fd: int, size: int) -> bytes:
+    """The content of a file of `size` bytes, and no more than one beyond."""
+    found = b""
+    while piece := os.read(fd, size + 1 - len(found)):
+        found += piece
+    return found
 
 
 class AllSides:

@@ -71,13 +71,23 @@ class ConflictReason(StrEnum):
     UNCERTAIN = "uncertain"
 
 
+class Resolution(StrEnum):
+    """What was decided about a conflict: the world's version, the host's, or both."""
+
+    OURS = "ours"
+    THEIRS = "theirs"
+    MERGED = "merged"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conflict:
-    """One path that cannot be applied; `detail` is a sentence for a person."""
+    """One path that cannot be applied as it is; `detail` is a sentence for a person.
+    `resolution`: None while it stands (resolve.py)."""
 
     path: bytes
     reason: ConflictReason
     detail: str
+    resolution: Resolution | None = None
 
 
 def check(

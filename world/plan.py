@@ -10,7 +10,7 @@ Spec: world.md §5.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -57,11 +57,15 @@ class Operation:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """`operations` are ordered by mount, parent and name; `changes` by path. `dangers` is for
-    the caller to show; `apply` refuses them unless told otherwise."""
+    the caller to show; `apply` refuses them unless told otherwise. `resolved`: paths whose
+    conflict was decided; `contents`: what regular files get in place of the world's content
+    (both from resolve.py)."""
 
     operations: tuple[Operation, ...]
     changes: tuple[Change, ...]
     dangers: tuple[Danger, ...]
+    resolved: frozenset[bytes] = frozenset()
+    contents: Mapping[bytes, bytes] = field(default_factory=dict)
 
 
 def plan(
