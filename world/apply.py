@@ -30,7 +30,6 @@ from substrate.world.aside import (
     staged_aside,
 )
 from substrate.world.attributes import Saved, restore, save, set_meta
-from substrate.world.bases import Bases
 from substrate.world.beneath import LOOKUP, open_beneath
 from substrate.world.busy import in_the_way, refuse_mount_points
 from substrate.world.change import Change, FileState
@@ -70,14 +69,9 @@ class Applied:
 
 
 def apply(
-    plan: Plan,
-    stack: LayerStack,
-    world_directory: bytes,
-    *,
-    allow_special: bool = False,
-    bases: Bases | None = None,
+    plan: Plan, stack: LayerStack, world_directory: bytes, *, allow_special: bool = False
 ) -> Applied:
-    """Applies a plan to the host. `bases`: what the world began from (conflict.py).
+    """Applies a plan to the host.
 
     Raises DangerRefused, ApplyConflict, StateError (a layer is not frozen, an earlier apply
     is unfinished) and OSError (the host refused a step); after each of them the host is as
@@ -92,7 +86,7 @@ def apply(
                 code="E-LAYER-OPEN",
             )
     refuse_mount_points(plan)
-    conflicts = check(plan, stack, load_restored(world_directory), bases)
+    conflicts = check(plan, stack, load_restored(world_directory))
     conflicts = [c for c in conflicts if c.path not in plan.resolved]
     if conflicts:
         raise ApplyConflict(conflicts)

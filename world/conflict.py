@@ -52,7 +52,7 @@ from substrate.world.aspects import (
     Aspects,
     differ,
 )
-from substrate.world.bases import Bases, Missing, Sides
+from substrate.world.bases import Missing, Sides
 from substrate.world.change import DELETED, META, MODIFIED, Change, FileState
 from substrate.world.clock import clock_was_set_back as clock_was_set_back
 from substrate.world.clock import tick_ns as tick_ns
@@ -90,12 +90,9 @@ class Conflict:
     resolution: Resolution | None = None
 
 
-def check(
-    plan: Plan, stack: LayerStack, restored: Restored | None = None, bases: Bases | None = None
-) -> list[Conflict]:
+def check(plan: Plan, stack: LayerStack, restored: Restored | None = None) -> list[Conflict]:
     """The conflicts of a plan, by path. `restored`: files whose change time an earlier apply
-    of ours has set (restored.py). `bases`: what the world began from; None where nobody
-    recorded it. Raises OSError, StateError."""
+    of ours has set (restored.py). Raises OSError, StateError."""
     checks: dict[int, _MountCheck] = {}
     stepped = clock_was_set_back(stack)
     found: list[Conflict] = []
@@ -103,7 +100,7 @@ def check(
         for change in plan.changes:
             if change.mount not in checks:
                 checks[change.mount] = _MountCheck(
-                    stack, change.mount, plan, stepped, restored or {}, bases
+                    stack, change.mount, plan, stepped, restored or {}
                 )
             found.extend(checks[change.mount].check(change))
     finally:
@@ -120,11 +117,10 @@ class _MountCheck:
         plan: Plan,
         stepped: bool,
         restored: Restored,
-        bases: Bases | None,
     ) -> None:
         mount = next(m for m in stack.mounts if m.index == index)
         self.stack = stack
-        self.sides = None if bases is None else Sides(bases, stack, index)
+        self.sides = None if plan.bases is None else Sides(plan.bases, stack, index)
         self.view = MountView(stack, mount)
         self.stepped = stepped
         self.restored = restored

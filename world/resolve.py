@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from substrate.world.aspects import CONTENT, Aspects, differ
-from substrate.world.bases import AllSides, Bases, Sides
+from substrate.world.bases import AllSides, Sides
 from substrate.world.change import META, MODIFIED, Change
 from substrate.world.conflict import Conflict, Resolution
 from substrate.world.layers import LayerStack
@@ -26,7 +26,7 @@ from substrate.world.plan import Operation, Plan, plan
 from substrate.world.preimages import is_text
 
 
-class Choice(StrEnum):
+class OnConflict(StrEnum):
     """What to do about conflicts, as it is asked for."""
 
     FAIL = "fail"
@@ -53,25 +53,24 @@ class Resolved:
 def resolve(
     planned: Plan,
     conflicts: Sequence[Conflict],
-    choice: Choice,
+    choice: OnConflict,
     stack: LayerStack,
-    bases: Bases | None,
     preimage: Callable[[str], bytes | None],
 ) -> Resolved:
     """Decides conflicts that `check` found of a plan.
 
     `preimage`: the content that a keyed digest is of, where it was kept (preimages.py). Raises
     OSError, StateError for a file that changed while it was read."""
-    if not conflicts or choice is Choice.FAIL:
+    if not conflicts or choice is OnConflict.FAIL:
         return Resolved(plan=planned, conflicts=tuple(conflicts))
-    if choice is Choice.OURS:
+    if choice is OnConflict.OURS:
         return Resolved(
             plan=replace(planned, resolved=frozenset(c.path for c in conflicts)),
             conflicts=_all(conflicts, Resolution.OURS),
         )
-    if choice is Choice.THEIRS:
+    if choice is OnConflict.THEIRS:
         return _hosts_win(planned, conflicts, stack)
-    return _merge_all(planned, conflicts, stack, bases, preimage)
+    return _merge_all(planned, conflicts, stack, preimage)
 
 
 def _all(conflicts: Iterable[Conflict], resolution: Resolution) -> tuple[Conflict, ...]:
@@ -92,7 +91,11 @@ def _hosts_win(planned: Plan, conflicts: Sequence[Conflict], stack: LayerStack) 
     lost = {steps[c.path].number for c in conflicts}
     stay = {c.path for c in conflicts}
     return Resolved(
-        plan=plan([c for c in planned.changes if steps[c.path].number not in lost], stack),
+        plan=plan(
+            [c for c in planned.changes if steps[c.path].number not in lost],
+            stack,
+            bases=planned.bases,
+        ),
         conflicts=_all(conflicts, Resolution.THEIRS),
         left_out=tuple(
             c.path for c in planned.changes if steps[c.path].number in lost and c.path not in stay
@@ -107,15 +110,14 @@ def _merge_all(
     planned: Plan,
     conflicts: Sequence[Conflict],
     stack: LayerStack,
-    bases: Bases | None,
     preimage: Callable[[str], bytes | None],
 ) -> Resolved:
     changes = {c.path: c for c in planned.changes}
     contents: dict[bytes, bytes] = {}
     said: list[Conflict] = []
-    if bases is None:
+    if planned.bases is None:
         return Resolved(plan=planned, conflicts=tuple(conflicts))
-    with AllSides(bases, stack) as sides:
+    with AllSides(planned.bases, stack) as sides:
         for conflict in conflicts:
             change = changes[conflict.path]
             found = _merged(change, sides.of(change), preimage)
@@ -131,7 +133,7 @@ def _merge_all(
                 contents[conflict.path] = found
     return Resolved(
         plan=replace(
-            plan(list(changes.values()), stack),
+            plan(list(changes.values()), stack, bases=planned.bases),
             resolved=frozenset(c.path for c in said if c.resolution is not None),
             contents=contents,
         ),
