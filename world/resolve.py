@@ -165,10 +165,11 @@ def _merged(
         return "what the world began with was not kept, so it cannot be merged"
     merged = merge(was, worlds, hosts)
     if merged.content is None:
-        places = ", ".join(str(clash.start + 1) for clash in merged.clashes[:3])
-        more = ", ..." if len(merged.clashes) > 3 else ""
         count = len(merged.clashes)
-        return f"{count} place{'s' * (count > 1)} clash (from line {places}{more})"
+        lines = ", ".join(str(clash.start + 1) for clash in merged.clashes[:5])
+        if count == 1:
+            return f"1 place clashes (line {lines})"
+        return f"{count} places clash (lines {lines}{' ...' if count > 5 else ''})"
     if merged.content != hosts:
         return merged.content
     what = tuple(w for w in change.what if w not in ("content", "mtime"))

@@ -88,9 +88,14 @@ class Witness:
             self._known[relative] = self._look_at(os.fstat(fd), *above)
 
     def _look_at(self, status: os.stat_result, steady: bool, moved: bool) -> tuple[bool, bool]:
-        changed = status.st_ctime_ns >= self._since
+        changed = self._is_later(status.st_ctime_ns)
         exchanged = moved and changed and status.st_ctime_ns != status.st_mtime_ns
         return steady and not exchanged, changed
+
+    def _is_later(self, changed_ns: int) -> bool:
+        """Whether this may be a change since the layer was made. What lies ahead is from before
+        the clock was set back, which it was not since."""
+        return changed_ns >= self._since and changed_ns <= time.time_ns() + self._tick
 
     def take(
         self,
@@ -161,9 +166,7 @@ class Witness:
         if not steady:
             return REPLACED
         changed = before.status.st_ctime_ns
-        if changed < self._since:
-            return None
-        if changed > time.time_ns() + self._tick:
+        if not self._is_later(changed):
             return None
         copied = self._copied(directory, name, after, moved)
         if isinstance(copied, str):
