@@ -25,6 +25,12 @@ def tick_ns() -> int:
     return 2 * int(time.clock_getres(_CLOCK_REALTIME_COARSE) * 1e9)
 
 
+def latest_ns(stamp_ns: int) -> int:
+    """When at the latest a file was stamped so. Some filesystems keep whole seconds (ext4 with
+    inodes of 128 bytes), so a stamp without a fraction may be one of those."""
+    return stamp_ns if stamp_ns % 1_000_000_000 else stamp_ns + 999_999_999
+
+
 def clock_was_set_back(stack: LayerStack, number: int | None = None) -> bool:
     """Whether CLOCK_REALTIME was set back since the world started, as far as it shows: now or
     a layer is older than what came before it, or the offset to CLOCK_BOOTTIME shrank by more

@@ -55,6 +55,7 @@ from substrate.world.aspects import (
 from substrate.world.bases import Missing, Sides
 from substrate.world.change import DELETED, META, MODIFIED, Change, FileState
 from substrate.world.clock import clock_was_set_back as clock_was_set_back
+from substrate.world.clock import latest_ns
 from substrate.world.clock import tick_ns as tick_ns
 from substrate.world.layers import LayerStack
 from substrate.world.origin import Origins, parse_origin
@@ -163,7 +164,7 @@ class _MountCheck:
         assert self.sides is not None and change.before is not None
         by_host = differ(base, self.sides.here(change))
         if change.kind in (MODIFIED, META) and TYPE not in by_host:
-            by_host &= {CLOSED, *(what.partition(":")[0] for what in change.what)}
+            by_host &= {CLOSED, *(what.partition(":")[0] for what in change.what)} | _unsaid(change)
         if CLOSED in by_host and by_host == {CLOSED}:
             yield from self._check_times(change, relative, change.before)
         elif by_host:
@@ -182,6 +183,7 @@ class _MountCheck:
         ours = self.restored.get(change.path)
         if ours is not None and ours[:2] == (before.inode, changed_ns):
             changed_ns = ours[2]
+        changed_ns = latest_ns(changed_ns)
         if self.stepped:
             yield Conflict(
                 path=change.path,
@@ -244,7 +246,7 @@ class _MountCheck:
         except StateError:
             return False
         try:
-            return os.fstat(fd).st_ctime_ns <= self.stack.started_ns - self.tick
+            return latest_ns(os.fstat(fd).st_ctime_ns) <= self.stack.started_ns - self.tick
         finally:
             os.close(fd)
 
@@ -277,6 +279,16 @@ class _MountCheck:
             if parse_origin(oldest[0]) is None and (after.size, after.mtime_ns) in self.deleted:
                 return
         yield _deleted(change)
+
+
+def _unsaid(change: Change) -> frozenset[str]:
+    """What a change would set and does not list: a new file in place of the host's belongs to
+    whom the world's does, also where a world has one user alone and so lists no owners."""
+    before, after = change.before, change.after
+    assert before is not None and after is not None
+    return (
+        frozenset((OWNER,)) if change.kind == MODIFIED and before.uid != after.uid else frozenset()
+    )
 
 
 def _deleted(change: Change) -> Conflict:

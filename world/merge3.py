@@ -23,7 +23,7 @@ from dataclasses import dataclass
 _CELLS = 250_000
 _ALL_CELLS = 4_000_000
 #: lines that are looked at for anchors, as a multiple of all
-_PASSES = 40
+_PASSES = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,6 +79,21 @@ def _is_there(path: bytes, size: int) -> bool:
         return False
 
 
+def remove_with_layers(layers_directory: bytes) -> None:
+    """Removes what is kept of a world when it has no layer on the disk any more. Raises
+    OSError."""
+    if os.path.isdir(layers_directory) and os.listdir(layers_directory):
+        return
+    directory = os.path.dirname(layers_directory) + b"/" + NAME
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return
+    for name in names:
+        os.unlink(directory + b"/" + name)
+    os.rmdir(directory)
+
+
 def load(
     directories: Sequence[bytes], digest: str, digest_bytes: Callable[[bytes], str]
 ) -> bytes | None:

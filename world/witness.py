@@ -28,7 +28,7 @@ import time
 from substrate.world import linux
 from substrate.world.aspects import CHANGED, CLOCK, GONE, REPLACED, SAME_TICK, plain_base
 from substrate.world.change import MODIFIED
-from substrate.world.clock import clock_was_set_back, tick_ns
+from substrate.world.clock import clock_was_set_back, latest_ns, tick_ns
 from substrate.world.upper import FORMAT, REGULAR, SYMLINK, at, read_attribute, read_attributes
 from substrate.world.view import HOST
 
@@ -88,7 +88,7 @@ class Witness:
             self._known[relative] = self._look_at(os.fstat(fd), *above)
 
     def _look_at(self, status: os.stat_result, steady: bool, moved: bool) -> tuple[bool, bool]:
-        changed = self._is_later(status.st_ctime_ns)
+        changed = self._is_later(latest_ns(status.st_ctime_ns))
         exchanged = moved and changed and status.st_ctime_ns != status.st_mtime_ns
         return steady and not exchanged, changed
 
@@ -165,7 +165,7 @@ class Witness:
             steady, moved = self._known.get(directory.relative, (False, True))
         if not steady:
             return REPLACED
-        changed = before.status.st_ctime_ns
+        changed = latest_ns(before.status.st_ctime_ns)
         if not self._is_later(changed):
             return None
         copied = self._copied(directory, name, after, moved)

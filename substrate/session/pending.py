@@ -159,6 +159,7 @@ def make_room(home: Home, session_id: str, name: str) -> Removed:
         known = max(stack.known, *stack.numbers, 0)
         layers.discard(stack)
         squash.remove_unused(bare)
+        preimages.remove_with_layers(bare.directory)
         emptied = replace(stack_file, known=known, layers=(), elsewhere=(), segments=())
         save_stack_file(claimed.files, emptied)
         return removed
@@ -432,6 +433,7 @@ class Held:
         for layer in reversed(on_disk):
             if layer.number > used:
                 layers.remove_layer(self.stack, layer.number)
+        preimages.remove_with_layers(self.stack.directory)
         return removed.counts
 
     # --- keep
