@@ -19,7 +19,7 @@ from substrate.world.aspects import Aspects, aspects_of, differ
 from substrate.world.change import Change, FileState
 from substrate.world.layers import LayerStack
 from substrate.world.stage import read_attributes_of
-from substrate.world.upper import at, open_layer_file, read_attributes
+from substrate.world.upper import Unlocked, at, open_layer_file, read_attributes
 from substrate.world.view import HOST, MountView
 
 
@@ -62,9 +62,30 @@ class Sides:
         self._bases = bases
         self._tells = bases.tells_of(stack)
         self._start = len(self.view.mount.target.rstrip(b"/")) + 1
+        #: the directory that was looked into last: its source and path, its fd
+        self._place: tuple[int, bytes] | None = None
+        self._fd = -1
+        self._unlocked: Unlocked | None = None
 
     def close(self) -> None:
+        self._leave()
         self.view.close()
+
+    def _parent(self, source: int, relative: bytes) -> int:
+        """A directory of one source, open until another one is asked for. Raises OSError,
+        StateError."""
+        if self._place != (source, relative):
+            self._leave()
+            self._fd, self._unlocked = self.view.open_parent(source, relative)
+            self._place = source, relative
+        return self._fd
+
+    def _leave(self) -> None:
+        if self._place is not None:
+            os.close(self._fd)
+            if self._unlocked is not None:
+                self._unlocked.relock()
+        self._place = self._unlocked = None
 
     def base(self, change: Change) -> Base:
         if not self._tells:
@@ -139,27 +160,17 @@ class Sides:
         """As an apply would leave them. Raises OSError."""
         view = self.view
         parent, _, name = relative.rpartition(b"/")
-        dir_fd, unlocked = view.open_parent(state.layer, parent)
+        dir_fd = self._parent(state.layer, parent)
+        where = at(dir_fd, os.fsdecode(name) or ".")
+        if state.layer == HOST:
+            return read_attributes(where, view.marks, layer=False)
+        if state.type != "file":
+            return read_attributes(where, view.marks, view.ids if view.stack.id_extents else None)
+        fd = open_layer_file(dir_fd, name)
         try:
-            if state.layer == HOST:
-                return read_attributes(
-                    at(dir_fd, os.fsdecode(name) or "."), view.marks, layer=False
-                )
-            if state.type != "file":
-                return read_attributes(
-                    at(dir_fd, os.fsdecode(name) or "."),
-                    view.marks,
-                    view.ids if view.stack.id_extents else None,
-                )
-            fd = open_layer_file(dir_fd, name)
-            try:
-                return read_attributes_of(view, fd)
-            finally:
-                os.close(fd)
+            return read_attributes_of(view, fd)
         finally:
-            os.close(dir_fd)
-            if unlocked is not None:
-                unlocked.relock()
+            os.close(fd)
 
 
 def _read_all(fd: int, size: int) -> bytes:
