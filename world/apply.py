@@ -31,6 +31,7 @@ from substrate.world.aside import (
 )
 from substrate.world.attributes import Saved, restore, save, set_meta
 from substrate.world.beneath import LOOKUP, open_beneath
+from substrate.world.busy import in_the_way, refuse_mount_points
 from substrate.world.change import Change, FileState
 from substrate.world.conflict import check
 from substrate.world.identity import (
@@ -84,7 +85,9 @@ def apply(
                 hint="wait until the world's processes have ended",
                 code="E-LAYER-OPEN",
             )
+    refuse_mount_points(plan)
     conflicts = check(plan, stack, load_restored(world_directory))
+    conflicts = [c for c in conflicts if c.path not in plan.resolved]
     if conflicts:
         raise ApplyConflict(conflicts)
     run = _Apply(plan, stack, world_directory)
@@ -102,7 +105,7 @@ class _Apply:
         mounts = {o.change.mount for o in plan.operations}
         self.views = {m.index: MountView(stack, m) for m in stack.mounts if m.index in mounts}
         self.parents = Parents(self.views)
-        self.stagers = {i: Stager(v) for i, v in self.views.items()}
+        self.stagers = {i: Stager(v, plan.contents) for i, v in self.views.items()}
         #: operations whose name was changed, in that order
         self.done: list[Operation] = []
         self.saved: dict[int, Saved] = {}
@@ -140,11 +143,14 @@ class _Apply:
                 journal.add("committed")
                 journal.sync()
             except BaseException as error:
+                said = in_the_way(self.parents.operation, error)
                 self._roll_back(error)
                 try:
                     journal.remove()
                 except OSError as second:
                     error.add_note(f"its journal could not be removed: {second}")
+                if said is not None:
+                    raise said from error
                 raise
             left = self._remove_displaced()
             if not left:

@@ -149,7 +149,9 @@ def _source_attributes(view: MountView, relative: bytes, change: Change) -> dict
 
 
 def restore(parent_fd: int, name: bytes, saved: Saved) -> None:
-    """Puts back what `save` found. Raises OSError, StateError when another file is there."""
+    """Puts back what `save` found, and touches nothing that is so already: what could not be
+    changed (an immutable file) could not be put back either. Raises OSError, StateError when
+    another file is there."""
     fd = open_beneath(parent_fd, name, _PATH)
     try:
         status = os.fstat(fd)
@@ -162,12 +164,15 @@ def restore(parent_fd: int, name: bytes, saved: Saved) -> None:
             return
         present = os.listxattr(path)
         for attribute, content in saved.attributes:
-            if content is not None:
+            if content is None:
+                if attribute in present:
+                    os.removexattr(path, attribute)
+            elif attribute not in present or os.getxattr(path, attribute) != content:
                 os.setxattr(path, attribute, content)
-            elif attribute in present:
-                os.removexattr(path, attribute)
-        os.chmod(path, saved.mode)
-        if "mtime" in saved.what:
+        status = os.fstat(fd)
+        if status.st_mode & 0o7777 != saved.mode:
+            os.chmod(path, saved.mode)
+        if "mtime" in saved.what and status.st_mtime_ns != saved.mtime_ns:
             os.utime(path, ns=(saved.atime_ns, saved.mtime_ns))
     finally:
         os.close(fd)

@@ -1,45 +1,68 @@
 """Whether the host changed beside the world, so that applying would lose something.
 
-Not a merge. What can be known: overlayfs keeps no copy of what a file was before the world
-wrote to it, so only times and inode handles tell whether the host changed since. Rules
-(world.md §5), for an operation on a path that the host has:
+Not a merge. Rules (world.md §5), for an operation on a path that the host has:
 
-- the base is the moment since which the host must be unchanged. For a file that was copied
-  up (it has an `origin`), the birth of the oldest layer's copy: whatever the host did
-  before, the world saw. For everything else the start of the world;
-- changed (ctime) after the base: conflict. More than one clock tick before it: none. In
-  between the order cannot be known, and nothing is left to compare with: conflict
-  `uncertain`. The same after the clock was set back: then no time can be trusted;
-- equal content is no conflict: the diff does not list it, or lists what is left as `meta`.
-  A directory counts as changed when an entry came or went, too: that is all its times say.
-  A time alone (`mtime`) never conflicts; mode, owner and attributes do, as nothing tells
-  which side set them.
+- where the record knows what the world began from (bases.py), that decides, and no time: a
+  conflict is an aspect (content, mode, owner, attributes, type) that the host changed since and
+  that the apply would change once more, to something else. So a touch, a rewrite with what was
+  there, a rename away and back are none, and a write that left no time behind is one. A time
+  alone (`mtime`) never conflicts;
+- where the record says that it could not be sure, it is a conflict;
+- where a file cannot be read, or the record is silent (a world of an older version), times
+  decide. The base is the moment since which the host must be unchanged: for a file that was
+  copied up (it has an `origin`), the birth of the oldest layer's copy; for everything else the
+  start of the world. Changed (ctime) after it: conflict. More than one clock tick before it:
+  none. In between, and after the clock was set back: conflict `uncertain`. A directory counts
+  as changed when an entry came or went, too: that is all its times say. Mode, owner and
+  attributes conflict, as nothing tells which side set them.
 
-For a path that the host lacks: a copied-up file or merged directory was deleted by the host,
-unless the host's directory did not change since the world started, or the world renamed it:
-its origin is the handle of a path that the plan deletes. Rootless mounts record no handle;
-there a deleted path with the same size and time counts.
+For a path that the host lacks: what the record has a base of was deleted by the host. Where the
+record is in doubt or silent, a copied-up file or merged directory was, unless the host's
+directory did not change since the world started, or the world renamed it: its origin is the
+handle of a path that the plan deletes. Rootless mounts record no handle; there a deleted path
+with the same size and time counts.
+
+Not found, as nothing tells of it: what the host wrote through a mapping between the world's
+copy-up and the end of the command, to a page that was dirty before.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
 from substrate.errors import StateError
 from substrate.world import linux
-from substrate.world.change import ADDED, DELETED, META, Change, FileState
+from substrate.world.aspects import (
+    ATTRIBUTES,
+    CHANGED,
+    CLOCK,
+    CLOSED,
+    CONTENT,
+    DEVICE,
+    GONE,
+    MODE,
+    OWNER,
+    REPLACED,
+    SAME_TICK,
+    TARGET,
+    TYPE,
+    Aspects,
+    differ,
+)
+from substrate.world.bases import Missing, Sides
+from substrate.world.change import DELETED, META, MODIFIED, Change, FileState
+from substrate.world.clock import clock_was_set_back as clock_was_set_back
+from substrate.world.clock import latest_ns
+from substrate.world.clock import tick_ns as tick_ns
 from substrate.world.layers import LayerStack
-from substrate.world.origin import Origins, birth_time_ns, parse_origin
+from substrate.world.origin import Origins, parse_origin
 from substrate.world.plan import Plan
 from substrate.world.restored import Restored
 from substrate.world.upper import at, read_attribute
 from substrate.world.view import MountView
-
-_CLOCK_REALTIME_COARSE = 5  # <linux/time.h>; Python does not name it
 
 
 class ConflictReason(StrEnum):
@@ -49,13 +72,23 @@ class ConflictReason(StrEnum):
     UNCERTAIN = "uncertain"
 
 
+class Resolution(StrEnum):
+    """What was decided about a conflict: the world's version, the host's, or both."""
+
+    OURS = "ours"
+    THEIRS = "theirs"
+    MERGED = "merged"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conflict:
-    """One path that cannot be applied; `detail` is a sentence for a person."""
+    """One path that cannot be applied as it is; `detail` is a sentence for a person.
+    `resolution`: None while it stands (resolve.py)."""
 
     path: bytes
     reason: ConflictReason
     detail: str
+    resolution: Resolution | None = None
 
 
 def check(plan: Plan, stack: LayerStack, restored: Restored | None = None) -> list[Conflict]:
@@ -73,44 +106,22 @@ def check(plan: Plan, stack: LayerStack, restored: Restored | None = None) -> li
             found.extend(checks[change.mount].check(change))
     finally:
         for each in checks.values():
-            each.view.close()
+            each.close()
     return found
-
-
-def clock_was_set_back(stack: LayerStack) -> bool:
-    """Whether CLOCK_REALTIME was set back since the world started, as far as it shows: now or
-    a layer is older than what came before it, or the offset to CLOCK_BOOTTIME shrank by more
-    than slewing explains (adjtimex(2): at most 500 ppm). A step before a reboot that the
-    layers do not span stays unseen."""
-    now = time.time_ns()
-    last = stack.started_ns - tick_ns()
-    for layer in stack.layers:
-        for mount in stack.mounts:
-            born = birth_time_ns(stack.upper(layer.number, mount.index))
-            if born is not None and born < last - tick_ns():
-                return True
-        last = born if born is not None else last
-    if now < last:
-        return True
-    if stack.clock_offset_ns is None:
-        return False
-    offset = now - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    slewed = max(0, now - stack.started_ns) // 1000 + 50_000_000
-    return offset < stack.clock_offset_ns - slewed
-
-
-def tick_ns() -> int:
-    """How far a file's timestamp may lie before the event: the coarse clock's tick
-    (clock_getres(2)), plus one for the reader's own rounding."""
-    return 2 * int(time.clock_getres(_CLOCK_REALTIME_COARSE) * 1e9)
 
 
 class _MountCheck:
     def __init__(
-        self, stack: LayerStack, index: int, plan: Plan, stepped: bool, restored: Restored
+        self,
+        stack: LayerStack,
+        index: int,
+        plan: Plan,
+        stepped: bool,
+        restored: Restored,
     ) -> None:
         mount = next(m for m in stack.mounts if m.index == index)
         self.stack = stack
+        self.sides = None if plan.bases is None else Sides(plan.bases, stack, index)
         self.view = MountView(stack, mount)
         self.stepped = stepped
         self.restored = restored
@@ -120,20 +131,59 @@ class _MountCheck:
         self.start = len(mount.target.rstrip(b"/")) + 1
         self.origins = Origins(self.view, [c.path[self.start :] for c in deleted])
 
+    def close(self) -> None:
+        self.view.close()
+        if self.sides is not None:
+            self.sides.close()
+
     def check(self, change: Change) -> Iterator[Conflict]:
         relative = change.path[self.start :]
-        if change.before is None:
-            if change.kind == ADDED:
-                yield from self._check_missing(change, relative)
-            return
         if change.kind == META and change.what == ("mtime",):
             return
-        before = change.before
+        base = Missing.SILENT if self.sides is None else self.sides.base(change)
+        if change.before is None:
+            if base in (Missing.SILENT, GONE):
+                yield from self._check_missing(change, relative)
+            elif base is not Missing.NOTHING:
+                yield _deleted(change)
+        elif base is Missing.SILENT:
+            yield from self._check_times(change, relative, change.before)
+        elif base is Missing.NOTHING:
+            yield Conflict(
+                path=change.path,
+                reason=ConflictReason.HOST_CREATED,
+                detail="the host made it, and the world had found nothing there",
+            )
+        elif isinstance(base, Aspects):
+            yield from self._check_aspects(change, relative, base)
+        else:
+            said = list(self._check_times(change, relative, change.before))
+            yield from said or [_in_doubt(change, base)]
+
+    def _check_aspects(self, change: Change, relative: bytes, base: Aspects) -> Iterator[Conflict]:
+        assert self.sides is not None and change.before is not None
+        by_host = differ(base, self.sides.here(change))
+        if change.kind in (MODIFIED, META) and TYPE not in by_host:
+            by_host &= {CLOSED, *(what.partition(":")[0] for what in change.what)} | _unsaid(change)
+        if CLOSED in by_host and by_host == {CLOSED}:
+            yield from self._check_times(change, relative, change.before)
+        elif by_host:
+            words = " and ".join(_WORDS[name] for name in _WORDS if name in by_host)
+            yield Conflict(
+                path=change.path,
+                reason=ConflictReason.HOST_CHANGED,
+                detail=f"the host changed {words} after the world began with it",
+            )
+
+    def _check_times(
+        self, change: Change, relative: bytes, before: FileState
+    ) -> Iterator[Conflict]:
         base, why = self._base(change, relative, before)
         changed_ns = before.ctime_ns
         ours = self.restored.get(change.path)
         if ours is not None and ours[:2] == (before.inode, changed_ns):
             changed_ns = ours[2]
+        changed_ns = latest_ns(changed_ns)
         if self.stepped:
             yield Conflict(
                 path=change.path,
@@ -196,7 +246,7 @@ class _MountCheck:
         except StateError:
             return False
         try:
-            return os.fstat(fd).st_ctime_ns <= self.stack.started_ns - self.tick
+            return latest_ns(os.fstat(fd).st_ctime_ns) <= self.stack.started_ns - self.tick
         finally:
             os.close(fd)
 
@@ -228,8 +278,44 @@ class _MountCheck:
                 return
             if parse_origin(oldest[0]) is None and (after.size, after.mtime_ns) in self.deleted:
                 return
-        yield Conflict(
-            path=change.path,
-            reason=ConflictReason.HOST_DELETED,
-            detail="the world wrote to a copy of it, and the host deleted or moved it since",
-        )
+        yield _deleted(change)
+
+
+def _unsaid(change: Change) -> frozenset[str]:
+    """What a change would set and does not list: a new file in place of the host's belongs to
+    whom the world's does, also where a world has one user alone and so lists no owners."""
+    before, after = change.before, change.after
+    assert before is not None and after is not None
+    return (
+        frozenset((OWNER,)) if change.kind == MODIFIED and before.uid != after.uid else frozenset()
+    )
+
+
+def _deleted(change: Change) -> Conflict:
+    return Conflict(
+        path=change.path,
+        reason=ConflictReason.HOST_DELETED,
+        detail="the world wrote to a copy of it, and the host deleted or moved it since",
+    )
+
+
+def _in_doubt(change: Change, doubt: str) -> Conflict:
+    return Conflict(path=change.path, reason=ConflictReason.UNCERTAIN, detail=_DOUBTS[doubt])
+
+
+_WORDS = {
+    TYPE: "what it is",
+    CONTENT: "its content",
+    TARGET: "where it points",
+    DEVICE: "its device number",
+    MODE: "its mode",
+    OWNER: "its owner",
+    ATTRIBUTES: "its attributes",
+}
+_DOUBTS = {
+    CHANGED: "the host changed it while the command ran, and when is not known",
+    SAME_TICK: "the host changed it within one clock tick of the world's first use of it",
+    CLOCK: "the clock was set back while the command ran: what the world saw is not known",
+    GONE: "the host made it, after it had deleted one while the command ran",
+    REPLACED: "the host put another file or directory there while the command ran",
+}

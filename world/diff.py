@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from substrate.world.layers import LayerStack, OverlayMount
+    from substrate.world.witness import Witness
 
     Digest = Callable[[int], str]
 
@@ -57,21 +58,27 @@ _CHUNK = 1 << 18
 
 
 def diff_layer(
-    stack: LayerStack, number: int, *, digest: Digest | None = None, include_scratch: bool = False
+    stack: LayerStack,
+    number: int,
+    *,
+    digest: Digest | None = None,
+    include_scratch: bool = False,
+    witness: Witness | None = None,
 ) -> list[Change]:
     """What layer `number` changed, relative to the layers below it over the host.
 
-    `digest(fd)` names the content of a regular file; without it no digest is filled. Raises
-    StateError (the host cannot be read, a damaged layer) and OSError."""
+    `digest(fd)` names the content of a regular file; without it no digest is filled.
+    `witness`: is shown what each change was made from, digests there. Raises StateError (the
+    host cannot be read, a damaged layer) and OSError."""
     below = stack.sources([x for x in stack.numbers if x < number])
-    return _diff(stack, (number,), below, digest, include_scratch)
+    return _diff(stack, (number,), below, digest, include_scratch, witness)
 
 
 def diff_pending(
     stack: LayerStack, *, digest: Digest | None = None, include_scratch: bool = False
 ) -> list[Change]:
     """What all layers together would change on the host as it is now."""
-    return _diff(stack, stack.sources(stack.numbers), (), digest, include_scratch)
+    return _diff(stack, stack.sources(stack.numbers), (), digest, include_scratch, None)
 
 
 def _diff(
@@ -80,6 +87,7 @@ def _diff(
     below: tuple[int, ...],
     digest: Digest | None,
     include_scratch: bool,
+    witness: Witness | None,
 ) -> list[Change]:
     scope = Scope(stack, include_scratch=include_scratch)
     changes: list[Change] = []
@@ -90,7 +98,7 @@ def _diff(
     try:
         for mount in stack.mounts:
             if scope.reaches(mount):
-                walk = _Walk(stack, mount, scope, digest, changes)
+                walk = _Walk(stack, mount, scope, digest, changes, witness)
                 try:
                     walk.run(changed, (*below, HOST))
                 finally:
@@ -112,6 +120,7 @@ class _Walk:
         scope: Scope,
         digest: Digest | None,
         changes: list[Change],
+        witness: Witness | None,
     ) -> None:
         self.view = MountView(stack, mount)
         self.marks = self.view.marks
@@ -122,11 +131,14 @@ class _Walk:
         self.prefix = mount.target.rstrip(b"/") + b"/"
         self.digest = digest
         self.changes = changes
+        self.witness = witness
         #: directories to visit: path, changed sources, sources of the base, whether the base
         #: shows through
         self.pending: list[tuple[bytes, tuple[int, ...], tuple[int, ...], bool]] = []
 
     def run(self, tops: tuple[int, ...], base: tuple[int, ...]) -> None:
+        if self.witness is not None:
+            self.witness.begin(self.view)
         self._compare_roots(tops, base)
         index = self.view.mount.index
         if all(self.view.stack.is_empty(top, index) for top in tops):
@@ -162,6 +174,8 @@ class _Walk:
         merged: bool,
     ) -> None:
         relative = directory.relative
+        if self.witness is not None:
+            self.witness.enter(directory)
         start = self.prefix + relative + b"/" if relative else self.prefix
         limited = self.limited and not self.scope.holds_all_below(start.rstrip(b"/") or b"/")
         self.limited_here = limited
@@ -210,6 +224,8 @@ class _Walk:
             elif before is None:
                 self._check_added(path, name, directory, after)
                 self._emit(ADDED, path, name, directory, None, after)
+                if self.witness is not None:
+                    self.witness.take_new(path, name, directory, after)
             else:
                 self._compare(path, name, directory, before, after)
         if was_directory or is_directory:
@@ -246,25 +262,63 @@ class _Walk:
                 continue
             fd = directory.fds[found.source]
             state = self.view.state(found, name, fd)
-            if self.digest is not None and found.status.st_mode & FORMAT == REGULAR:
-                state.digest = self._digest_of(path, name, fd, found)
+            if self.digest is not None:
+                if self.witness is not None and found is before:
+                    self._show(self.witness, path, name, directory, before, after, state, kind)
+                elif found.status.st_mode & FORMAT == REGULAR:
+                    state.digest = self._digest_of(path, name, fd, found)
             states.append(state)
         self.changes.append(Change(path, kind, states[0], states[1], self.view.mount.index, what))
 
     def _digest_of(self, path: bytes, name: str, dir_fd: int, found: Found) -> str | None:
         """None for a file of the host that we may not read."""
         assert self.digest is not None
+        fd = self._open(path, name, dir_fd, found)
+        if fd < 0:
+            return None
+        try:
+            return self.digest(fd)
+        finally:
+            os.close(fd)
+
+    def _open(self, path: bytes, name: str, dir_fd: int, found: Found) -> int:
+        """A regular file; -1 for one of the host that we may not read."""
         try:
             fd = _open_file(dir_fd, name, found.source)
         except PermissionError:
             if found.source:
                 raise
-            return None
+            return -1
         try:
             _must_be(fd, found.status, path)
-            return self.digest(fd)
-        finally:
+        except BaseException:
             os.close(fd)
+            raise
+        return fd
+
+    def _show(
+        self,
+        witness: Witness,
+        path: bytes,
+        name: str,
+        directory: DirectoryView,
+        before: Found,
+        after: Found | None,
+        state: FileState,
+        kind: str,
+    ) -> None:
+        """Digests what was below a change while the witness looks at it."""
+        assert self.digest is not None
+        fd = -1
+        if before.status.st_mode & FORMAT == REGULAR:
+            fd = self._open(path, name, directory.fds[before.source], before)
+        try:
+            if fd >= 0:
+                state.digest = self.digest(fd)
+            witness.take(path, name, directory, before, after, state, kind, fd)
+        finally:
+            if fd >= 0:
+                os.close(fd)
 
     def _compare(
         self, path: bytes, name: str, directory: DirectoryView, before: Found, after: Found

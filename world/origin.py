@@ -57,10 +57,6 @@ def parse_origin(mark: bytes) -> bytes | None:
     return mark[4:5] + mark[_HEADER:]
 
 
-def birth_time_ns(path: bytes) -> int | None:
-    return linux.birth_time_ns(linux.AT_FDCWD, path)
-
-
 class Origins:
     """The handles of one mount that an origin may name. `deleted`: paths below the mount that
     the plan deletes on the host."""

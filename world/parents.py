@@ -25,12 +25,15 @@ class Parents:
         self._fd = -1
         self._known: dict[tuple[int, bytes], tuple[int, int, int]] = {}
         self.device = 0
+        #: what the directory was last asked for
+        self.operation: Operation | None = None
 
     def first_seen(self) -> list[tuple[int, bytes, int, int]]:
         """(mount, path, inode, change time when it was first opened) of each parent."""
         return [(*place, inode, ctime) for place, (_, inode, ctime) in self._known.items()]
 
     def fd(self, operation: Operation) -> int:
+        self.operation = operation
         place = (operation.change.mount, operation.parent)
         if place != self._place:
             self.close()

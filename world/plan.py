@@ -10,11 +10,12 @@ Spec: world.md §5.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from substrate.errors import UsageError
+from substrate.world.bases import Bases
 from substrate.world.change import ADDED, DELETED, META, RENAMED, TYPE_CHANGED, Change, FileState
 from substrate.world.danger import Danger as Danger
 from substrate.world.danger import DangerReason as DangerReason
@@ -57,11 +58,16 @@ class Operation:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """`operations` are ordered by mount, parent and name; `changes` by path. `dangers` is for
-    the caller to show; `apply` refuses them unless told otherwise."""
+    the caller to show; `apply` refuses them unless told otherwise. `bases`: what the world began
+    from (bases.py), None where nobody recorded it. `resolved`: paths whose conflict was decided;
+    `contents`: what regular files get in place of the world's content (both from resolve.py)."""
 
     operations: tuple[Operation, ...]
     changes: tuple[Change, ...]
     dangers: tuple[Danger, ...]
+    bases: Bases | None = None
+    resolved: frozenset[bytes] = frozenset()
+    contents: Mapping[bytes, bytes] = field(default_factory=dict)
 
 
 def plan(
@@ -69,6 +75,7 @@ def plan(
     stack: LayerStack,
     *,
     select: Callable[[bytes], bool] | None = None,
+    bases: Bases | None = None,
 ) -> Plan:
     """The plan for pending changes (`diff_pending`); `select` limits it by path.
 
@@ -105,6 +112,7 @@ def plan(
         operations=tuple(operations),
         changes=tuple(sorted(chosen, key=lambda c: c.path)),
         dangers=tuple(find_dangers(chosen, stack)),
+        bases=bases,
     )
 
 

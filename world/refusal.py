@@ -22,7 +22,8 @@ class ApplyConflict(StateError):
         more = f" and {len(conflicts) - 1} more" if len(conflicts) > 1 else ""
         super().__init__(
             f"nothing was applied: {os.fsdecode(first.path)!r}: {first.detail}{more}",
-            hint="look at the host's version, then discard one side or apply other paths",
+            hint="look at both sides; then `substrate apply --on-conflict ours` takes the world's, "
+            "`theirs` leaves the host's, `merge` merges texts; or apply other paths",
             code="E-APPLY-CONFLICT",
         )
         self.conflicts = tuple(conflicts)

@@ -2,7 +2,8 @@
 
 Not the exchange of names (apply.py). A staged entry has the content, mode, owner, times and
 attributes that the target shall have; only its name is a temporary one. Sources are read
-from frozen layers only and must be the files that the plan saw. Owners: a file belongs to
+from frozen layers only and must be the files that the plan saw; a merged content comes with the
+plan. Owners: a file belongs to
 the id that it had in the world, un-shifted; where the caller may not give files away, it
 stays the caller's and the path is noted. Spec: world.md §5.
 """
@@ -14,6 +15,8 @@ import fcntl
 import hashlib
 import os
 import stat
+import time
+from collections.abc import Mapping
 
 from substrate.errors import StateError
 from substrate.world import linux
@@ -35,10 +38,12 @@ class Stager:
     """Stages entries of one mount. `kept_owner` collects paths whose owner could not be given.
 
     `links`: the first staged name of each hard-linked file of a layer, so that names which
-    were one file in the world are one file on the host."""
+    were one file in the world are one file on the host. `contents`: by path, what a regular
+    file gets in place of the layer's content; the time of such a file is now."""
 
-    def __init__(self, view: MountView) -> None:
+    def __init__(self, view: MountView, contents: Mapping[bytes, bytes] | None = None) -> None:
         self.view = view
+        self.contents = contents or {}
         self.links: dict[tuple[int, int, int], tuple[bytes, bytes, Inode]] = {}
         self.kept_owner: list[bytes] = []
         #: the inode of each entry that we made, by the path of what it stands for: who may
@@ -101,7 +106,9 @@ class Stager:
         source_fd: int,
     ) -> str:
         key = (state.layer, state.dev, state.inode)
-        first = self.links.get(key) if state.nlink > 1 else None
+        content = self.contents.get(self.view.path(relative)) if self.contents else None
+        linked = state.nlink > 1 and content is None
+        first = self.links.get(key) if linked else None
         if first is not None and self._link(relative, *first, parent_fd, name):
             return ""
         source = open_layer_file(source_fd, relative.rpartition(b"/")[2])
@@ -110,13 +117,23 @@ class Stager:
             target = os.open(name, flags, 0o600, dir_fd=parent_fd)
             try:
                 self.made[relative] = inode_of(os.fstat(target))
-                digest = copy_content(source, target)
-                self._finish(relative, state, target, read_attributes_of(self.view, source))
+                if content is None:
+                    digest = copy_content(source, target)
+                else:
+                    _write_all(target, content, 0)
+                    digest = content_digest(target)
+                self._finish(
+                    relative,
+                    state,
+                    target,
+                    read_attributes_of(self.view, source),
+                    mtime_ns=None if content is None else time.time_ns(),
+                )
             finally:
                 os.close(target)
         finally:
             os.close(source)
-        if state.nlink > 1:
+        if linked:
             self.links[key] = (parent, name, self.made[relative])
         return digest
 
@@ -227,7 +244,12 @@ class Stager:
         )
 
     def _finish(
-        self, relative: bytes, state: FileState, fd: int, attributes: dict[str, bytes]
+        self,
+        relative: bytes,
+        state: FileState,
+        fd: int,
+        attributes: dict[str, bytes],
+        mtime_ns: int | None = None,
     ) -> None:
         """Owner first (it clears setuid), then attributes (they need write permission by the
         mode), then the mode, then the times."""
@@ -238,7 +260,8 @@ class Stager:
         for name, content in attributes.items():
             os.setxattr(fd, name, content)
         os.fchmod(fd, state.mode)
-        os.utime(fd, ns=(state.mtime_ns, state.mtime_ns))
+        when = state.mtime_ns if mtime_ns is None else mtime_ns
+        os.utime(fd, ns=(when, when))
 
     def _give(self, relative: bytes, state: FileState, fd: int) -> None:
         status = os.fstat(fd)

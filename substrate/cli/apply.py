@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,6 +39,8 @@ from substrate.session.pending import (
 from substrate.session.summary import change_line
 from substrate.session.undo import Choice, choose
 from substrate.values import as_dict
+from substrate.world.conflict import Resolution
+from substrate.world.resolve import OnConflict
 from substrate.world.scope import is_within
 
 #: asks about the dangers of a review
@@ -67,13 +69,15 @@ class Result:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """What is to be applied: of `spans` (with what shares paths with them, `with_deps`) or of
-    everything, what `select` takes; `paths` as they were asked for. `pick`: asks one by one."""
+    everything, what `select` takes; `paths` as they were asked for. `pick`: asks one by one.
+    `on_conflict`: what is done where the host changed the same."""
 
     spans: tuple[str, ...] = ()
     with_deps: bool = False
     paths: tuple[bytes, ...] = ()
     select: Selector | None = None
     pick: Pick | None = None
+    on_conflict: OnConflict = OnConflict.FAIL
 
 
 def run(
@@ -100,11 +104,11 @@ def _apply(
         numbers = choice.layers
     select = wanted.select
     with working("comparing"):
-        reviewed = held.review(select, numbers)
+        reviewed = held.review(select, numbers, wanted.on_conflict)
     if wanted.pick is not None and reviewed[0].changes:
         chosen = wanted.pick(reviewed[0].changes, held.stack)
         select = chosen.__contains__
-        reviewed = held.review(select, numbers)
+        reviewed = held.review(select, numbers, wanted.on_conflict)
         if not chosen:
             return _result(held, "nothing", reviewed[0], None, choice)
     review = reviewed[0]
@@ -118,7 +122,7 @@ def _apply(
         # against the host alone, which lacks what the others made, there would be conflicts
         outcome, review = "depends", replace(review, conflicts=())
     elif not dry_run:
-        if review.dangers and not review.conflicts and not allow_special and ask is not None:
+        if review.dangers and not review.standing and not allow_special and ask is not None:
             allow_special = ask(review)
         try:
             with working("applying"):
@@ -135,7 +139,7 @@ def _apply(
             outcome = "conflicts"
         except DangerRefused:
             outcome = "refused"
-    elif review.conflicts:
+    elif review.standing:
         outcome = "conflicts"
     return _result(held, outcome, review, done, choice)
 
@@ -168,9 +172,13 @@ def as_object(result: Result) -> dict[str, Any]:
                 "path": output.as_json(c.path),
                 "reason": str(c.reason.value),
                 "detail": c.detail,
+                "resolution": None if c.resolution is None else str(c.resolution.value),
             }
             for c in review.conflicts
         ],
+        "on_conflict": str(review.on_conflict.value),
+        "left_out": [output.as_json(path) for path in review.left_out],
+        "hard_linked": [output.as_json(path) for path in review.hard_linked],
         "dangers": [
             {"path": output.as_json(d.path), "reason": str(d.reason.value)} for d in review.dangers
         ],
@@ -192,11 +200,14 @@ def render(result: Result, form: str) -> None:
         for change in review.changes:
             output.put_visible(change_line(change))
     if result.outside and result.outcome in ("planned", "applied"):
-        some = ", ".join(os.fsdecode(path) for path in result.outside[:4])
-        more = f" and {len(result.outside) - 4} more" if len(result.outside) > 4 else ""
-        warn(f"outside of {os.fsdecode(result.workspace)}: {some}{more}")
+        warn(f"outside of {os.fsdecode(result.workspace)}: {_some(result.outside)}")
     for conflict in review.conflicts:
-        output.put_visible(f"conflict {os.fsdecode(conflict.path)}: {conflict.detail}")
+        decided = "" if conflict.resolution is None else f" -> {_DECIDED[conflict.resolution]}"
+        output.put_visible(f"conflict {os.fsdecode(conflict.path)}: {conflict.detail}{decided}")
+    for path in review.left_out:
+        output.put_visible(f"left out {os.fsdecode(path)}: of one tree with what the host won")
+    if review.hard_linked and result.outcome in ("planned", "applied"):
+        warn(f"other hard links keep the old content: {_some(review.hard_linked)}")
     for danger in review.dangers:
         output.put_visible(f"danger {os.fsdecode(danger.path)}: {danger.reason.value}")
     if result.outcome == "planned":
@@ -215,11 +226,24 @@ def render(result: Result, form: str) -> None:
         say("substrate: nothing was applied: nothing was chosen")
     elif result.outcome == "conflicts":
         say("substrate: nothing was applied: the host changed beside the world")
-        say("hint: look at both, then discard, or apply other paths: substrate apply PATH...")
+        say("hint: look at both, then --on-conflict ours, theirs or merge, or apply other paths")
     else:
         say("substrate: nothing was applied: some of it is dangerous")
         say("hint: apply the other paths, or all with --allow-special after a look at them")
     _say_what_is_left(result.done)
+
+
+_DECIDED = {
+    Resolution.OURS: "the world's version",
+    Resolution.THEIRS: "the host's version stays",
+    Resolution.MERGED: "merged",
+}
+
+
+def _some(paths: Sequence[bytes]) -> str:
+    """The first of some paths, and how many more."""
+    more = f" and {len(paths) - 4} more" if len(paths) > 4 else ""
+    return ", ".join(os.fsdecode(path) for path in paths[:4]) + more
 
 
 def _say_what_is_left(done: Done | None) -> None:
@@ -249,6 +273,13 @@ def ask_at_terminal(review: Review) -> bool:
 @click.option("--dry-run", is_flag=True, help="Show what would be done, touch nothing.")
 @click.option("--yes", is_flag=True, help="Ask nothing; what is dangerous is refused.")
 @click.option("--allow-special", is_flag=True, help="Also setuid files, devices, capabilities.")
+@click.option(
+    "--on-conflict",
+    type=click.Choice([choice.value for choice in OnConflict]),
+    default=OnConflict.FAIL.value,
+    help="Where the host changed the same: apply nothing, take the world's (ours), leave the "
+    "host's (theirs), or merge texts.",
+)
 @output.world_option
 @output.format_option
 def command(
@@ -260,6 +291,7 @@ def command(
     dry_run: bool,
     yes: bool,
     allow_special: bool,
+    on_conflict: str,
     world: str | None,
     form: str,
 ) -> int:
@@ -271,7 +303,7 @@ def command(
 
     Brings what is pending in the current world to the host: all of it, only PATHs, only what
     GLOBs match, or only what the commands SPAN changed. Nothing is applied when any of it
-    conflicts with what changed on the host meanwhile, or when SPAN shares paths with other
+    conflicts with what changed on the host meanwhile (but see --on-conflict), or when SPAN shares paths with other
     commands (exit status 1). After all of it was applied, the world is over."""
     spans, rest = split_spans(words)
     target = same_world(spans, world) if spans else pending_target(world)
@@ -288,6 +320,7 @@ def command(
         paths=paths,
         select=selector(paths, include, exclude),
         pick=pick_at_terminal if interactive else None,
+        on_conflict=OnConflict(on_conflict),
     )
     may_ask = not yes and on_terminal and form == "table"
     result = run(

@@ -24,7 +24,7 @@ from substrate.session.store import SessionFiles
 from substrate.session.world_file import OPEN, WorldFile, load_world
 from substrate.telemetry.trace.events.layers import Gc
 from substrate.values import replace
-from substrate.world import cgroup, cgroup_plan, journal, layers, squash
+from substrate.world import cgroup, cgroup_plan, journal, layers, preimages, squash
 from substrate.world.layers import LayerStack
 from substrate.world.limits import Limits
 from substrate.world.recover import recover
@@ -217,6 +217,7 @@ def _remove_layers(stack: LayerStack, numbers: Sequence[int]) -> None:
     squash.remove_unused(stack)
     for number in reversed(numbers):
         layers.remove_layer(stack, number)
+    preimages.remove_with_layers(stack.directory)
 
 
 def _interrupted(home: Home, session_id: str, dry_run: bool) -> list[Collected]:

@@ -1,15 +1,18 @@
 """What a layer changed, as the events that the trace keeps of it: `fs_diff` and `layer_cut`.
 
-Reads the layer (diff, tree digest), writes nothing. Every file is digested once, though both
-ask for it. Spec: trace.md §4, world.md §4.
+Reads the layer (diff, tree digest) and what it was made from (witness.py); writes only what a
+merge may need of that later, beside the layers. Every file is digested once, though all of them
+ask for it. Spec: trace.md §4, world.md §4, §5.
 """
 
 from __future__ import annotations
 
 import os
 
+from substrate.world import preimages
 from substrate.world.diff import diff_layer
 from substrate.world.treedigest import layer_digest
+from substrate.world.witness import Witness
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,9 +36,13 @@ def layer_events(
 
     `span`: they belong to the recorder's command. Raises OSError, StateError."""
     digest = FileDigests(digester)
-    changes = diff_layer(stack, number, digest=digest)
+    kept = preimages.Preimages(
+        os.path.dirname(stack.directory) + b"/" + preimages.NAME, digester.digest_bytes
+    )
+    witness = Witness(stack, number, digester.digest_bytes, kept)
+    changes = diff_layer(stack, number, digest=digest, witness=witness)
     tree = layer_digest(stack, number, digest)
-    event, counts = recorder.fs_diff(number, changes, span=span)
+    event, counts = recorder.fs_diff(number, changes, witness.bases, span=span)
     return [event, recorder.layer_cut(number, tree, len(changes), span=span)], changes, counts
 
 

@@ -23,7 +23,7 @@ from substrate.session.home import Home
 from substrate.session.layer_record import layer_events
 from substrate.session.opening import Opened
 from substrate.session.record import Recorder
-from substrate.session.recorded import check_layers, recorded_digests
+from substrate.session.recorded import check_layers, load_recorded
 from substrate.session.settings import Settings, load_settings, places
 from substrate.session.stack_file import load_stack_file, save_stack_file, with_stack_file
 from substrate.session.summary import count_phrase
@@ -33,18 +33,21 @@ from substrate.telemetry.trace.events import changes as events
 from substrate.telemetry.trace.events.body import Body
 from substrate.telemetry.trace.events.session import SessionEnd
 from substrate.telemetry.trace.events.world import LayerCut
+from substrate.telemetry.trace.octets import text_or_b64
+from substrate.telemetry.trace.rfc8785 import encode
 from substrate.values import as_dict, replace
-from substrate.world import layers, squash
+from substrate.world import layers, preimages, squash
 from substrate.world.apply import Applied
 from substrate.world.apply import apply as apply_plan
 from substrate.world.change import Change, Summary, summary
-from substrate.world.conflict import Conflict, check
+from substrate.world.conflict import Conflict
 from substrate.world.diff import diff_pending
 from substrate.world.layers import LayerStack
 from substrate.world.plan import Danger, Plan
-from substrate.world.plan import plan as make_plan
 from substrate.world.recover import Outcome, recover
 from substrate.world.refusal import ApplyConflict, DangerRefused
+from substrate.world.resolve import OnConflict
+from substrate.world.review import hard_linked, review_plan
 
 __all__ = ["ApplyConflict", "DangerRefused", "Done", "Held", "Review", "open_pending", "phrase"]
 
@@ -59,6 +62,16 @@ class Review:
     counts: Summary
     conflicts: tuple[Conflict, ...]
     dangers: tuple[Danger, ...]
+    on_conflict: OnConflict = OnConflict.FAIL
+    #: not applied, as they are of one tree with a conflict that the host won
+    left_out: tuple[bytes, ...] = ()
+    #: files of the host whose other names, by hard links, keep what they hold
+    hard_linked: tuple[bytes, ...] = ()
+
+    @property
+    def standing(self) -> tuple[Conflict, ...]:
+        """The conflicts that nothing was decided about: they keep the apply from happening."""
+        return tuple(c for c in self.conflicts if c.resolution is None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +159,7 @@ def make_room(home: Home, session_id: str, name: str) -> Removed:
         known = max(stack.known, *stack.numbers, 0)
         layers.discard(stack)
         squash.remove_unused(bare)
+        preimages.remove_with_layers(bare.directory)
         emptied = replace(stack_file, known=known, layers=(), elsewhere=(), segments=())
         save_stack_file(claimed.files, emptied)
         return removed
@@ -252,23 +266,49 @@ class Held:
         self,
         select: Callable[[bytes], bool] | None = None,
         numbers: Sequence[int] | None = None,
+        on_conflict: OnConflict = OnConflict.FAIL,
     ) -> tuple[Review, Plan]:
-        """What an apply would do, its conflicts and its dangers; of the layers `numbers` alone
-        where they are given. Raises StateError where a layer does not hold what was recorded."""
+        """What an apply would do, its conflicts, how they are decided and its dangers; of the
+        layers `numbers` alone where they are given. Raises StateError where a layer does not
+        hold what was recorded."""
         self.record_left()
         stack = self._part(numbers)
-        digester = Digester(self.opened.key)
-        changes = diff_pending(stack, digest=lambda fd: digester.digest_fd(fd)[0])
-        planned = make_plan(changes, stack, select=select)
-        recorded = recorded_digests(self.home, self.opened.files, self.stack_file)
-        check_layers(planned.changes, recorded, stack)
+        files = self.opened.files
+        recorded = load_recorded(self.home, files, self.stack_file, stack, self.opened.key)
+        changes = diff_pending(stack, digest=recorded.bases.digest)
+        found = review_plan(
+            changes,
+            stack,
+            files.world_path,
+            recorded.bases,
+            select,
+            on_conflict,
+            self._kept_texts(),
+        )
+        planned = found.plan
+        check_layers(planned.changes, recorded.digests, stack)
         review = Review(
             changes=planned.changes,
             counts=summary(planned.changes),
-            conflicts=tuple(check(planned, stack)) if planned.changes else (),
+            conflicts=found.conflicts,
             dangers=planned.dangers,
+            on_conflict=on_conflict,
+            left_out=found.left_out,
+            hard_linked=hard_linked(planned),
         )
         return review, planned
+
+    def _kept_texts(self) -> Callable[[str], bytes | None]:
+        """The contents that a merge begins from, by their digest."""
+        sessions = os.path.dirname(self.opened.files.path)
+        worlds = [self.opened.files.world_path]
+        worlds += [
+            b"%s/%s/world" % (sessions, session.encode())
+            for _, session in reversed(self.stack_file.elsewhere)
+        ]
+        directories = [world + b"/" + preimages.NAME for world in worlds]
+        keyed = Digester(self.opened.key).digest_bytes
+        return lambda digest: preimages.load(directories, digest, keyed)
 
     def _part(self, numbers: Sequence[int] | None) -> LayerStack:
         if numbers is None:
@@ -302,14 +342,16 @@ class Held:
                     planned, stack, self.opened.files.world_path, allow_special=allow_special
                 )
             except ApplyConflict as refused:
-                self._refuse(told, review.counts, "conflicts", refused.conflicts)
+                self._refuse(told, review, "conflicts", refused.conflicts)
                 raise
             except DangerRefused:
-                self._refuse(told, review.counts, "refused", ())
+                self._refuse(told, review, "refused", ())
                 raise
         gone = frozenset(() if select is not None or numbers is None else numbers)
         rest = [n for n in self.stack.numbers if n not in gone]
-        event = self._apply_event(told, review.counts, "applied", ())
+        event = self._apply_event(
+            told, review, "applied", review.conflicts, () if select is None else planned.changes
+        )
         applies = self.stack_file.applies + (1 if planned.changes else 0)
         self.restack(rest, [event], applies=applies)
         over = (select is None and numbers is None) or not self.changes()
@@ -323,29 +365,55 @@ class Held:
         )
 
     def _refuse(
-        self, told: _Asked, counts: Summary, outcome: str, conflicts: Sequence[Conflict]
+        self, told: _Asked, review: Review, outcome: str, conflicts: Sequence[Conflict]
     ) -> None:
-        event = self._apply_event(told, counts, outcome, conflicts)
+        event = self._apply_event(told, review, outcome, conflicts)
         self.opened.writer.append([event.event("world")])
 
     def _apply_event(
-        self, told: _Asked, counts: Summary, outcome: str, conflicts: Sequence[Conflict]
+        self,
+        told: _Asked,
+        review: Review,
+        outcome: str,
+        conflicts: Sequence[Conflict],
+        applied: Sequence[Change] = (),
     ) -> events.FsApply:
+        """`applied`: what came to the host while the world goes on, for the next apply to know."""
         listed = conflicts[: events.MAX_ENTRIES]
+        extra: list[tuple[str, Any]] = []
+        if conflicts:
+            extra.append(("conflict_count", len(conflicts)))
+        if outcome == "applied" and review.left_out:
+            extra.append(("left_out", self._listed(review.left_out)))
+        if applied:
+            extra.append(("applied", self._listed([c.path for c in applied])))
         return events.FsApply(
             layers=told.layers,
             target=self.world.workspace,
-            counts=as_dict(counts),
+            counts=as_dict(review.counts),
             conflicts=tuple(
-                events.Conflict(path=c.path, reason=str(c.reason.value)) for c in listed
+                events.Conflict(
+                    path=c.path,
+                    reason=str(c.reason.value),
+                    resolution=None if c.resolution is None else str(c.resolution.value),
+                )
+                for c in listed
             ),
             reverse_layer=None,
             outcome=outcome,
             spans=told.spans or None,
             paths=told.paths or None,
-            on_conflict="fail",
-            extra=(("conflict_count", len(conflicts)),) if conflicts else (),
+            on_conflict=str(review.on_conflict.value),
+            extra=tuple(extra),
         )
+
+    def _listed(self, paths: Sequence[bytes]) -> object:
+        """Paths for an event: a list, or a blob's reference for more than a line should hold."""
+        plain = [text_or_b64(path) for path in paths]
+        whole = encode(plain)
+        if len(plain) <= events.MAX_ENTRIES and len(whole) < 128 * 1024:
+            return plain
+        return self.opened.writer.blobs.put(whole, "application/json").as_json()
 
     # --- discard
 
@@ -365,6 +433,7 @@ class Held:
         for layer in reversed(on_disk):
             if layer.number > used:
                 layers.remove_layer(self.stack, layer.number)
+        preimages.remove_with_layers(self.stack.directory)
         return removed.counts
 
     # --- keep

@@ -39,6 +39,9 @@ from substrate.world.environment import is_secret_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from substrate.session.command_run import Ended
     from substrate.session.settings import Settings
     from substrate.session.streams import Recording, Streams
@@ -220,13 +223,21 @@ class Recorder:
 
     # --- what it changed
 
-    def fs_diff(self, layer: int, changes: list[Change], *, span: bool) -> tuple[Event, DiffCounts]:
+    def fs_diff(
+        self,
+        layer: int,
+        changes: list[Change],
+        bases: Mapping[bytes, dict[str, Any]],
+        *,
+        span: bool,
+    ) -> tuple[Event, DiffCounts]:
         """The `fs_diff` event of a layer, and the counts that `command_end` repeats.
 
-        `span`: the layer is this command's (not one that a killed supervisor left)."""
+        `bases`: what changed paths were made from (world/witness.py). `span`: the layer is this
+        command's (not one that a killed supervisor left)."""
         counts = summary(changes)
         by_kind = {name: getattr(counts, name) for name in counts.__slots__}  # type: ignore[attr-defined]
-        entries = [_entry(change) for change in changes]
+        entries = [_entry(change, bases.get(change.path)) for change in changes]
         whole = encode([entry.to_body() for entry in entries])
         digest = _sha256_hex(whole)
         if len(entries) <= MAX_ENTRIES and len(whole) < 512 * 1024:
@@ -258,8 +269,11 @@ def _key(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _entry(change: Change) -> FsEntry:
+def _entry(change: Change, base: dict[str, Any] | None) -> FsEntry:
     before, after = change.before, change.after
+    extra: list[tuple[str, Any]] = [] if base is None else [("base", base)]
+    if change.what:
+        extra.append(("what", list(change.what)))
     return FsEntry(
         path=change.path,
         kind=change.kind,
@@ -270,7 +284,7 @@ def _entry(change: Change) -> FsEntry:
         digest_after=None if after is None else after.digest,
         from_path=change.old_path,
         target=None if after is None else after.link,
-        extra=(("what", list(change.what)),) if change.what else (),
+        extra=tuple(extra),
     )
 
 

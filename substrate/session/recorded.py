@@ -1,27 +1,33 @@
 """What the trace says that frozen layers hold, and whether they still hold it.
 
 An upper is mounted `volatile`: a power cut can lose what it held (world.md §3, §5). So an
-apply compares each file with the keyed digest in the `fs_diff` of its layer. Not the
-comparison with the host (world/conflict.py). Invariant: a file that was recorded is applied
-only with the content that was recorded.
+apply compares each file with the keyed digest in the `fs_diff` of its layer. That also says
+what the world began from (world/bases.py). Not the comparison with the host
+(world/conflict.py). Invariant: a file that was recorded is applied only with the content that was
+recorded.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from substrate.errors import StateError
 from substrate.session import store
 from substrate.session.history import History, Line, load_history
 from substrate.session.home import Home
+from substrate.session.layer_record import FileDigests
 from substrate.session.stack_file import StackFile
 from substrate.session.store import SessionFiles
 from substrate.telemetry.trace.blob_reader import BlobReader
+from substrate.telemetry.trace.digests import Digester
 from substrate.telemetry.trace.octets import bytes_of
 from substrate.telemetry.trace.parsing import parse
-from substrate.world.change import Change
+from substrate.world.aspects import parse_base
+from substrate.world.bases import Base, Bases, Missing
+from substrate.world.change import ADDED, Change
 from substrate.world.layers import LayerStack
 
 #: (layer, path) → keyed digest
@@ -43,34 +49,108 @@ def diff_entries(files: SessionFiles, line: Line) -> list[dict[str, Any]]:
         blobs.close()
 
 
-def recorded_digests(home: Home, files: SessionFiles, stack_file: StackFile) -> Digests:
-    """The digests of all layers, those of a fork's base by the record that they were made in."""
-    found: Digests = {}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """What the record says of a stack's layers: the digests of what they hold, and what the world
+    began from (world/bases.py)."""
+
+    digests: Digests
+    bases: Bases
+
+
+def load_recorded(
+    home: Home, files: SessionFiles, stack_file: StackFile, stack: LayerStack, key: bytes
+) -> Recorded:
+    """Reads it from the session's own trace and, for the layers below a fork, from those that
+    they were made in. `key`: of digests. Raises StateError, TraceCorrupt."""
+    digester = Digester(key)
+    digest = FileDigests(digester)
+    found = _Found()
     below = 0
     for last, session_id in stack_file.elsewhere:
         base = store.open_session(home, session_id)
         try:
-            own = _digests_of(base, load_history(base))
+            numbers = [n for n in stack.numbers if below < n <= last]
+            found.take_layers(base, load_history(base), numbers, inherited=True)
         finally:
             os.close(base.fd)
-        found.update({k: digest for k, digest in own.items() if below < k[0] <= last})
         below = last
-    found.update({k: d for k, d in _digests_of(files, load_history(files)).items() if k[0] > below})
-    return found
+    history = load_history(files)
+    found.take_layers(files, history, [n for n in stack.numbers if n > below], inherited=False)
+    found.take_applies(files, history)
+    return Recorded(
+        digests=found.digests,
+        bases=Bases(
+            digest=digest,
+            keyed=digester.digest_bytes,
+            entries=found.entries,
+            layers=frozenset(found.layers),
+            applied=found.applied,
+        ),
+    )
 
 
-def _digests_of(files: SessionFiles, history: History) -> Digests:
-    """A later `fs_diff` of a layer replaces an earlier one."""
-    lines = [line for span in history.spans for line in span.diffs]
-    lines += [line for line in history.others if line["event_type"] == "fs_diff"]
-    latest = {line["body"]["layer"]: line for line in sorted(lines, key=lambda x: x["seq"])}
-    found: Digests = {}
-    for layer, line in latest.items():
-        for entry in diff_entries(files, line):
+class _Found:
+    def __init__(self) -> None:
+        self.digests: Digests = {}
+        self.entries: dict[bytes, list[tuple[int, Base]]] = {}
+        self.layers: list[int] = []
+        self.applied: dict[bytes, int] = {}
+
+    def take_layers(
+        self, files: SessionFiles, history: History, numbers: Iterable[int], *, inherited: bool
+    ) -> None:
+        """The layers `numbers`, in their order. A later `fs_diff` of one replaces an earlier.
+
+        What was recorded elsewhere was before any apply of this session."""
+        lines = [line for span in history.spans for line in span.diffs]
+        lines += [line for line in history.others if line["event_type"] == "fs_diff"]
+        latest = {line["body"]["layer"]: line for line in sorted(lines, key=lambda x: x["seq"])}
+        for layer in numbers:
+            if layer in latest:
+                line = latest[layer]
+                moment = -1 if inherited else line["seq"]
+                if self._take(layer, moment, diff_entries(files, line)):
+                    self.layers.append(layer)
+
+    def _take(self, layer: int, moment: int, entries: list[dict[str, Any]]) -> bool:
+        """False for a record of a version that did not tell of bases."""
+        tells = True
+        for entry in entries:
+            path = bytes_of(entry["path"])
             digest = entry.get("digest_after")
             if digest is not None:
-                found[layer, bytes_of(entry["path"])] = digest
-    return found
+                self.digests[layer, path] = digest
+            plain = entry.get("base")
+            base: Base = Missing.NOTHING
+            if plain is not None:
+                base = parse_base(plain, entry.get("digest_before"))
+            elif entry["kind"] != ADDED:
+                tells = False
+            self.entries.setdefault(path, []).append((moment, base))
+        return tells
+
+    def take_applies(self, files: SessionFiles, history: History) -> None:
+        """The paths that applies brought to the host while the world went on."""
+        for line in history.others:
+            if line["event_type"] == "fs_apply" and line["body"]["outcome"] == "applied":
+                for path in applied_paths(files, line):
+                    self.applied[path] = line["seq"]
+
+
+def applied_paths(files: SessionFiles, line: Line) -> list[bytes]:
+    """The paths that an `fs_apply` of part of a world names: in the line, or in a blob. None
+    where that was erased: what was applied then counts as the host's own change."""
+    listed = line["body"].get("applied", ())
+    if isinstance(listed, dict):
+        blobs = BlobReader(files.fd)
+        try:
+            listed = parse(blobs.read(listed["commitment"]))
+        except StateError:
+            return []
+        finally:
+            blobs.close()
+    return [bytes_of(path) for path in listed]
 
 
 def check_layers(changes: Iterable[Change], recorded: Digests, stack: LayerStack) -> None:
