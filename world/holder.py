@@ -20,7 +20,7 @@ import fcntl
 import os
 import select
 
-from substrate.world import command, linux, seccomp, wire
+from substrate.world import command, limits, linux, seccomp, trampoline, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,11 +58,14 @@ def _serve(spec: WorldSpec, end: _socket.socket) -> NoReturn:
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # a handler would let the world signal pid 1
     _signal.signal(_signal.SIGCHLD, lambda *_: None)
     _signal.set_wakeup_fd(wake_write)
+    program = -1
     if spec.backend != "none":
+        program = trampoline.prepare()
+        limits.refuse_core_dumps()
         linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
         linux.install_filter(hardening_filter(allow_ptrace=spec.allow_ptrace))
     theirs, seat = wire.pair()
-    commands = {command.fork_seat(spec, end, seat)}
+    commands = {command.fork_seat(spec, end, program, seat)}
     seat.close()
     wire.send(end, wire.READY, fds=(theirs.fileno(),))
     theirs.close()
@@ -79,7 +82,7 @@ def _serve(spec: WorldSpec, end: _socket.socket) -> NoReturn:
             if message is None:
                 _end(spec)
             elif message.kind == wire.RUN:
-                commands.add(command.fork_command(spec, end, message))
+                commands.add(command.fork_command(spec, end, program, message))
             elif message.kind == wire.SIGNAL:
                 _signal_commands(message, commands)
             elif message.kind == wire.WHO:

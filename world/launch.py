@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import struct
+import sys
 
 from substrate.world import holder, linux, tree, wire
 
@@ -31,6 +32,8 @@ _PART = b"m"  # target; a detached mount
 _PARTS_END = b"e"
 #: before Linux 5.7, or by a container's filter
 _NO_CLONE3 = (errno.E2BIG, errno.EINVAL, errno.ENOSYS, errno.EPERM)
+#: finders of sys.meta_path that read no file (importlib.machinery)
+_BUILT_IN = ("BuiltinImporter", "FrozenImporter")
 _ALL = (
     linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC
 )  # and a cgroup namespace, once the process is in the world's groups
@@ -226,6 +229,7 @@ def _settle(spec: WorldSpec, end: _socket.socket, root_fd: int, step: _Steps) ->
     """What every pid 1 does once its root is mounted; does not return."""
     tree.furnish(root_fd, spec, step)
     step("enter the root")
+    _import_no_more()
     os.fchdir(root_fd)
     linux.pivot_root_here()
     if spec.net == "none":
@@ -236,6 +240,16 @@ def _settle(spec: WorldSpec, end: _socket.socket, root_fd: int, step: _Steps) ->
 
 
 # --- pieces
+
+
+def _import_no_more() -> None:
+    """From the world's root on, modules would be read from what the world may have written, and
+    run with pid 1's rights. What is not loaded by now is an error; only what is part of the
+    interpreter itself can still be imported."""
+    sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "__name__", "") in _BUILT_IN]
+    sys.path_hooks.clear()
+    sys.path.clear()
+    sys.path_importer_cache.clear()
 
 
 def _write(path: bytes, text: bytes) -> None:

@@ -55,9 +55,10 @@ _JSON = "application/json"
 
 
 def isolation_of(
-    backend: str, net: str, held: tuple[Enforcement, ...], *, ptrace: bool
+    backend: str, net: str, held: tuple[Enforcement, ...], *, ptrace: bool, core_leak: str
 ) -> Isolation:
-    """What is really in force, layer by layer, with what weakens it."""
+    """What is really in force, layer by layer, with what weakens it. `core_leak`: why a crash is
+    told to the host, or ""."""
     in_world = backend != "none"
     off = None if in_world else "no world was asked for"
     layers = {
@@ -77,6 +78,10 @@ def isolation_of(
     )
     if ptrace and in_world:
         layers["seccomp"] = IsolationLayer(on=True, why="ptrace inside the world is allowed")
+    if in_world and core_leak:
+        layers["core_dumps"] = IsolationLayer(on=False, why=core_leak)
+    else:
+        layers["core_dumps"] = IsolationLayer(on=in_world, why=off)
     for limit in held:
         layers[f"limit_{limit.limit}"] = IsolationLayer(
             on=limit.by != "none",

@@ -245,7 +245,11 @@ class _OneShot:
         settings = self.settings
         self.opened = opening.open_trace(self.home, self.claimed, durability=settings.durability)
         self.isolation: Isolation = isolation_of(
-            self.world.backend, settings.net, self.held, ptrace=settings.ptrace
+            self.world.backend,
+            settings.net,
+            self.held,
+            ptrace=settings.ptrace,
+            core_leak=_core_leak(),
         )
         self._refuse_missing(self.isolation)
         self.recorder: Recorder = Recorder(self.opened.writer, settings)
@@ -516,6 +520,14 @@ class _OneShot:
                 hint="leave --pty out, or run it from a terminal",
             )
         return None
+
+
+def _core_leak() -> str:
+    import resource
+
+    with open("/proc/sys/kernel/core_pattern", "rb") as file:
+        pattern = file.read()
+    return limits.core_leak(pattern, resource.getrlimit(resource.RLIMIT_CORE)[1])
 
 
 def exit_status(ended: Ended) -> int:

@@ -12,9 +12,10 @@ kernel was reached). Standard library only; needs nothing of the product.
 Parameters, all optional: `control`; `host_pid` and `host_start` (ticks, proc_pid_stat(5)) of
 a process outside; `sockets` (paths), `abstract` (names), `fifos` (paths with a reader
 outside), `hidden` ([path of a file, text that stands in it]), `directory` (writable, in the
-workspace), `namespace_fd` (a namespace that was passed along), `uid` (expected),
-`capabilities` (the mask that may be effective), `nested_namespaces` and `ptrace` (true where
-the world allows them).
+workspace), `namespace_fd` (a namespace that was passed along), `terminal` (path of a terminal
+outside), `uid` (expected), `capabilities` (the mask that may be effective), `nested_namespaces`,
+`nested_root` (the same, and this is the root of such a one) and `ptrace` (true where the world
+allows them).
 """
 
 import ctypes
@@ -52,7 +53,8 @@ X86 = platform.machine() == "x86_64"
 ATTEMPTS = {}
 NEWNS, NEWUSER = 0x20000, 0x10000000
 MS_BIND, MS_REMOUNT, MS_REC, MS_PRIVATE = 4096, 32, 16384, 1 << 18
-LOADS_MODULES = ("key", "smc", "smc by protocol", "tipc", "rds", "bluetooth", "SCTP")
+LOADS_MODULES = ("key", "smc", "smc by protocol", "tipc", "rds", "bluetooth", "SCTP", "can", "rxrpc",
+                 "qipcrtr", "nfc", "kcm", "llc", "x25", "phonet", "L2TP", "DCCP")  # fmt: skip
 
 
 class Blocked(Exception):
@@ -168,6 +170,23 @@ simple(
 simple(
     "mount_setattr", 442, 442, -100, b"/", 0, 0, 0, reached=("EINVAL",), unless="nested_namespaces"
 )
+simple(
+    "open_tree_attr", 467, 467, -100, b"/", 1, 0, 0, reached=("EINVAL",), unless="nested_namespaces"
+)
+simple(
+    "fsconfig", 431, 431, -1, 0, 0, 0, 0, reached=("EINVAL", "EBADF"), unless="nested_namespaces"
+)
+simple("fspick", 433, 433, -100, b"/tmp", 0, reached=("EINVAL",), unless="nested_namespaces")
+simple(
+    "umount2 of nothing",
+    166,
+    39,
+    b"/no/such/place",
+    0,
+    reached=("ENOENT",),
+    unless="nested_namespaces",
+)
+simple("a call newer than the filter", 470, 470, 0, 0, 0, 0, reached=("EINVAL", "EFAULT"))
 simple("unshare a user namespace", 272, 97, NEWUSER, unless="nested_namespaces")
 simple("unshare a mount namespace", 272, 97, NEWNS, unless="nested_namespaces")
 simple("unshare a network namespace", 272, 97, 0x40000000, unless="nested_namespaces")
@@ -204,6 +223,16 @@ def _(p):
     return enter(f"/proc/{p['host_pid']}/ns/net")
 
 
+@attempt("setns by a pidfd of pid 1")
+def _(p):
+    return call(308, 268, os.pidfd_open(1), NEWNS)
+
+
+@attempt("take pid 1's mount namespace from its pidfd")
+def _(p):
+    return f"fd {fcntl.ioctl(os.pidfd_open(1), 0xFF03)}"  # PIDFD_GET_MNT_NAMESPACE
+
+
 @attempt("setns by a passed fd")
 def _(p):
     if "namespace_fd" not in p:
@@ -226,7 +255,14 @@ def _(p):
     return call(304, 265, os.open("/", os.O_RDONLY), handle, os.O_RDONLY, reached=("ESTALE",))
 
 
-@attempt("chroot")
+@attempt("open a process by its handle")
+def _(p):
+    """open_by_handle_at(2) with FD_PIDFS_ROOT (Linux 6.18) needs no right to search."""
+    handle = ctypes.create_string_buffer(struct.pack("=IiQ", 8, 0xF1, os.getpid()))
+    return call(304, 265, -10002, handle, 0, reached=("ESTALE", "EINVAL"))
+
+
+@attempt("chroot", unless="nested_root")
 def _(p):
     os.chroot("/tmp")
     return "chrooted"
@@ -248,6 +284,41 @@ def node(kind, major, minor):
 ATTEMPTS["mknod a block device"] = (node(stat.S_IFBLK, 254, 0), None)
 ATTEMPTS["mknod /dev/mem"] = (node(stat.S_IFCHR, 1, 1), None)
 ATTEMPTS["mknod a whiteout"] = (node(stat.S_IFCHR, 0, 0), None)
+
+
+@attempt("change the mode of a device")
+def _(p):
+    """A bind of a device is the host's own inode. (The mode that it has.)"""
+    os.chmod("/dev/null", stat.S_IMODE(os.stat("/dev/null").st_mode))
+    return "changed"
+
+
+@attempt("change the times of a device")
+def _(p):
+    status = os.stat("/dev/full")
+    os.utime("/dev/full", ns=(status.st_atime_ns, status.st_mtime_ns))
+    return "changed"
+
+
+@attempt("change the mode of what covers /proc")
+def _(p):
+    os.chmod("/proc/keys", stat.S_IMODE(os.stat("/proc/keys").st_mode))
+    return "changed"
+
+
+@attempt("open a terminal of the host")
+def _(p):
+    return open_real(p["terminal"], os.O_RDWR | os.O_NOCTTY) if "terminal" in p else _none()
+
+
+@attempt("open the controlling terminal")
+def _(p):
+    return open_real("/dev/tty", os.O_RDWR)
+
+
+def _none():
+    raise Blocked("nothing was named")
+
 
 for device in [
     "mem",
@@ -277,6 +348,9 @@ for file in (
     "/proc/sys/net/ipv4/ip_forward",
     "/proc/sysrq-trigger",
     "/proc/irq/default_smp_affinity",
+    "/proc/pressure/memory",
+    "/proc/mtrr",
+    "/proc/slabinfo",
     "/proc/1/mem",
     "/sys/kernel/uevent_helper",
     "/sys/kernel/mm/transparent_hugepage/enabled",
@@ -293,6 +367,9 @@ for file in (
     "/proc/kcore",
     "/proc/keys",
     "/proc/timer_list",
+    "/proc/kallsyms",
+    "/proc/iomem",
+    "/proc/vmallocinfo",
     "/proc/1/environ",
     "/proc/1/maps",
     "/sys/kernel/debug/sched/features",
@@ -374,6 +451,53 @@ simple("ptrace: be traced", 101, 117, 0, 0, 0, 0, unless="ptrace")
 simple("process_vm_readv of pid 1", 310, 270, 1, 0, 0, 0, 0, 0, unless="ptrace")
 simple("process_vm_writev to pid 1", 311, 271, 1, 0, 0, 0, 0, 0, unless="ptrace")
 simple("pidfd_getfd", 438, 438, -1, 0, 0, reached=("EBADF",), unless="ptrace")
+
+
+@attempt("ptrace a sibling", unless="ptrace")
+def _(p):
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+    try:
+        return call(101, 117, 0x4206, pid, 0, 0)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+@attempt("keep a trap for core dumps")
+def _(p):
+    """Only the limit 1 stops core_pattern's program; lowering it to 0 would start it again."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    if (soft, hard) == (1, 1):
+        raise Blocked("the limit stays 1")
+    return f"limits {soft}, {hard}"
+
+
+@attempt("gain rights by a set-user-id program")
+def _(p):
+    """su waits for a password; meanwhile its effective uid can be read."""
+    if os.geteuid() == 0:
+        raise Blocked("root is expected")
+    own, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        for fd in (0, 1, 2):
+            os.dup2(theirs.fileno(), fd)
+        os.execv("/usr/bin/su", ["su", "-c", "true"])
+    theirs.close()
+    try:
+        own.recv(100)  # the question, or a refusal
+        with open(f"/proc/{pid}/status") as file:
+            ids = next(line for line in file if line.startswith("Uid:")).split()[1:]
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    if ids[1] != "0":
+        raise Blocked(f"uids {ids}")
+    return f"uids {ids}"
+
+
 simple("process_madvise", 440, 440, -1, 0, 0, 0, 0, reached=("EBADF", "EINVAL"))
 simple("kcmp with pid 1", 312, 272, 1, 1, 0, 0, 0, unless="ptrace")
 simple("move_pages", 279, 239, 0, 0, 0, 0, 0, 0, reached=("EINVAL",))
@@ -450,6 +574,67 @@ def _(p):
     return _any_hidden(p, link, unlink=True)
 
 
+@attempt("read a hidden file by an opened directory")
+def _(p):
+    def way(path):
+        return f"/proc/self/fd/{os.open(os.path.dirname(path), os.O_PATH)}/{os.path.basename(path)}"
+
+    return _any_hidden(p, way)
+
+
+@attempt("read a hidden file by another case of its name")
+def _(p):
+    if p.get("control"):
+        raise Blocked("not tried outside: a matter of the filesystem")
+    return _any_hidden(p, lambda path: path.swapcase().replace(path.swapcase()[:4], path[:4], 1))
+
+
+@attempt("rename the directory above a hidden one")
+def _(p):
+    if p.get("control"):
+        raise Blocked("not tried outside: it would move the file")
+
+    def move(path):
+        above = os.path.dirname(os.path.dirname(path))
+        os.rename(above, above + "-moved")
+        try:
+            with open(path.replace(above, above + "-moved", 1)):
+                return path.replace(above, above + "-moved", 1)
+        finally:
+            os.rename(above + "-moved", above)
+
+    return _any_hidden(p, move)
+
+
+@attempt("take away what covers a hidden file")
+def _(p):
+    if p.get("control"):
+        raise Blocked("not tried outside: it would remove the file")
+
+    def take(path):
+        try:
+            os.unlink(path)
+        except OSError:
+            os.rmdir(os.path.dirname(path))
+        return path
+
+    return _any_hidden(p, take)
+
+
+@attempt("exchange what covers a hidden file")
+def _(p):
+    if p.get("control"):
+        raise Blocked("not tried outside: it would move the file")
+
+    def exchange(path):
+        with tempfile.TemporaryDirectory(dir=p["directory"]) as other:
+            covered = os.path.dirname(path).encode()
+            call(316, 276, -100, covered, -100, other.encode(), 2)
+        return path
+
+    return _any_hidden(p, exchange)
+
+
 @attempt("rename what covers a hidden file")
 def _(p):
     if p.get("control"):
@@ -490,6 +675,10 @@ simple("add_key", 248, 217, 0, 0, 0, 0, -3, reached=("EFAULT",))
 simple("request_key", 249, 218, 0, 0, 0, 0, reached=("EFAULT",))
 simple("memfd_secret", 447, 447, 0)
 simple("fanotify_init", 300, 262, 0, 0)
+simple("kexec_file_load", 320, 294, -1, -1, 0, 0, 0, reached=("EBADF", "EINVAL"))
+simple("quotactl_fd", 443, 443, -1, 0, 0, 0, reached=("EBADF",))
+simple("swapoff", 168, 225, b"/no/such/file", reached=("ENOENT",))
+simple("adjtimex", 159, 171, ctypes.create_string_buffer(b"\xff" * 208, 208), reached=("EINVAL",))
 simple("init_module", 175, 105, 0, 0, 0, reached=("ENOEXEC", "EFAULT", "EINVAL"))
 simple("finit_module", 313, 273, -1, b"", 0, reached=("EBADF",))
 simple("delete_module", 176, 106, b"no_such_module", 0, reached=("ENOENT",))
@@ -547,6 +736,17 @@ for label, family, kind, protocol in (
     ("raw ICMPv6", 10, 3, 58),
     ("MPTCP", 2, 1, 262),
     ("SCTP", 2, 1, 132),
+    ("DCCP", 2, 6, 33),
+    ("L2TP", 2, 2, 115),
+    ("UDP-Lite", 2, 2, 136),
+    ("can", 29, 3, 1),
+    ("rxrpc", 33, 2, 2),
+    ("qipcrtr", 42, 2, 0),
+    ("nfc", 39, 3, 0),
+    ("kcm", 41, 2, 0),
+    ("llc", 26, 1, 0),
+    ("x25", 9, 5, 0),
+    ("phonet", 35, 2, 0),
     ("netlink netfilter", 16, 3, 12),
     ("netlink audit", 16, 3, 9),
     ("netlink sock_diag", 16, 3, 4),

@@ -56,6 +56,8 @@ def word(action):
     if action == 0x80000000:
         return KILL
     assert action & 0xFFFF0000 == 0x00050000, hex(action)
+    if action == 0x00050000:
+        return "errno 0"
     return errno.errorcode[action & 0xFFFF].replace("ENOTSUP", "EOPNOTSUPP")
 
 
@@ -215,6 +217,21 @@ def test_no_device_node_is_made(mode):
     assert Filter("aarch64")("mknodat", -100, 0, mode, 0) == wanted
 
 
+CORE, NOFILE = 4, 7
+
+
+def test_the_limit_of_core_files_stays_and_nobody_is_told(plain):
+    done = "errno 0"
+    assert plain("setrlimit", CORE, 1) == plain("setrlimit", CORE | 1 << 32, 1) == done
+    assert plain("setrlimit", NOFILE, 1) == ALLOW
+    assert plain("prlimit64", 0, CORE, 0, 1) == plain("prlimit64", 0, CORE, 0, 0) == ALLOW
+    for new in (1, 1 << 32):
+        assert plain("prlimit64", 0, CORE, new, 0) == done
+        assert plain("prlimit64", 0, CORE, new, 1) == "EPERM"
+        assert plain("prlimit64", 0, CORE, new, 1 << 32) == "EPERM"
+        assert plain("prlimit64", 0, NOFILE, new, 1) == ALLOW
+
+
 def changed(machine, **options):
     """The calls whose answer (arguments 0) differs from the plain filter's."""
     plain, other = Filter(machine), Filter(machine, **options)
@@ -288,6 +305,8 @@ def test_allowed_calls_are_decided_without_their_arguments(machine, plain):
         "unshare",
         "mknod",
         "mknodat",
+        "setrlimit",
+        "prlimit64",
     }
     names = named(machine)
     for nr in range(470):
