@@ -285,7 +285,7 @@ def _device(name: bytes) -> int:
 
 def _close_proc(root_fd: int) -> None:
     """Of a new /proc only the processes stay as they are: every other directory becomes
-    read-only, every file that could be written or is on the list shows /dev/null.
+    read-only, every file that could be written or is on the list shows the world's /dev/null.
 
     Not by a list of what is known to be dangerous: a driver may put its own there, and in a
     world without a user namespace its owner, the host's root, is the one inside."""
@@ -297,7 +297,7 @@ def _close_proc(root_fd: int) -> None:
         if entry.is_dir(follow_symlinks=False):
             _read_only_again(root_fd, b"proc/" + name)
         elif name in _PROC_MASKED or entry.stat(follow_symlinks=False).st_mode & 0o222:
-            _attach_at(root_fd, _device(b"null"), b"proc/" + name)
+            _attach_at(root_fd, linux.open_tree(b"dev/null", dir_fd=root_fd), b"proc/" + name)
     os.close(proc)
 
 
