@@ -29,17 +29,23 @@ if TYPE_CHECKING:
     from substrate.world.spec import WorldSpec
 
 
-_filters: dict[bool, bytes] = {}
+_filters: dict[tuple[bool, bool, bool], bytes] = {}
 
 
-def hardening_filter(*, allow_ptrace: bool) -> bytes:
+def hardening_filter(
+    backend: str = "", *, allow_ptrace: bool = False, allow_userns: bool = False
+) -> bytes:
     """The filter of worlds, built once a process: the zygote calls this before it is asked
-    for a world."""
-    if allow_ptrace not in _filters:
-        _filters[allow_ptrace] = seccomp.build_filter(
-            machine=linux.MACHINE, allow_ptrace=allow_ptrace
+    for a world.
+
+    With `allow_userns` cgroup namespaces are allowed too, but not where the root of a nested
+    user namespace is the host's root by its files: all groups of version 1 would be its own."""
+    key = (allow_ptrace, allow_userns, allow_userns and backend != "ns-root")
+    if key not in _filters:
+        _filters[key] = seccomp.build_filter(
+            machine=linux.MACHINE, allow_ptrace=key[0], allow_userns=key[1], allow_cgroupns=key[2]
         )
-    return _filters[allow_ptrace]
+    return _filters[key]
 
 
 def hold(spec: WorldSpec, end: _socket.socket) -> NoReturn:
@@ -63,7 +69,11 @@ def _serve(spec: WorldSpec, end: _socket.socket) -> NoReturn:
         program = trampoline.prepare()
         limits.refuse_core_dumps()
         linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-        linux.install_filter(hardening_filter(allow_ptrace=spec.allow_ptrace))
+        linux.install_filter(
+            hardening_filter(
+                spec.backend, allow_ptrace=spec.allow_ptrace, allow_userns=spec.allow_userns
+            )
+        )
     theirs, seat = wire.pair()
     commands = {command.fork_seat(spec, end, program, seat)}
     seat.close()

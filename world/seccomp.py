@@ -65,6 +65,7 @@ _ARGUMENTS: Final = 16
 #: signal, so NEWTIME (0x80) exists for unshare only.
 CLONE_NEW_FLAGS: Final = 0x7E020000
 UNSHARE_NEW_FLAGS: Final = CLONE_NEW_FLAGS | 0x80
+CLONE_NEWCGROUP: Final = 0x02000000
 
 TIOCSTI: Final = 0x5412
 TIOCLINUX: Final = 0x541C
@@ -207,6 +208,7 @@ def build_filter(
     allow_ptrace: bool = False,
     allow_perf: bool = False,
     allow_userns: bool = False,
+    allow_cgroupns: bool = False,
     allow_io_uring: bool = False,
     tcp_only: bool = False,
     observed: frozenset[str] = frozenset(),
@@ -216,7 +218,8 @@ def build_filter(
     `machine` is x86_64 or aarch64. `allow_ptrace` lets debuggers work (gdb, strace),
     `allow_perf` adds performance counters (rr needs both). `allow_userns` lets programs nest
     namespaces and mount in them (bubblewrap, Chromium); what they can reach is bounded by the
-    kernel's locked mounts. `tcp_only` is for worlds without a network namespace (`guard`):
+    kernel's locked mounts. `allow_cgroupns` adds cgroup namespaces to these, whose owner can mount
+    the cgroup filesystems and is bounded by nothing but the owners of their files. `tcp_only` is for worlds without a network namespace (`guard`):
     no UDP, no ICMP, no TCP fast open, which Landlock's connect rules do not cover.
     `observed` names calls of EVIDENCE that pass here because the caller installs, before any
     foreign code runs, a second filter that denies them by notification.
@@ -241,11 +244,11 @@ def build_filter(
     device = _when((_S_IFCHR, _S_IFBLK), _error(errno.EPERM), _allow())
     chunks["mknod"] = _argument(1, device, mask=_S_IFMT)
     chunks["mknodat"] = _argument(2, device, mask=_S_IFMT)
-    if not allow_userns:
-        chunks["clone"] = _argument(
-            0, _when_any_bit(CLONE_NEW_FLAGS, _error(errno.EPERM), _allow())
-        )
-        chunks["unshare"] = _unshare()
+    allowed = 0
+    if allow_userns:
+        allowed = UNSHARE_NEW_FLAGS & ~(0 if allow_cgroupns else CLONE_NEWCGROUP)
+    chunks["clone"] = _clone(CLONE_NEW_FLAGS & ~allowed)
+    chunks["unshare"] = _unshare(UNSHARE_NEW_FLAGS & ~allowed)
     if tcp_only:
         fast_open = _when_any_bit(MSG_FASTOPEN, _error(errno.EOPNOTSUPP), _allow())
         chunks["sendto"] = chunks["sendmmsg"] = _argument(3, fast_open)
@@ -299,9 +302,13 @@ def _ioctl() -> Chunk:
     )
 
 
-def _unshare() -> Chunk:
+def _clone(refused: int) -> Chunk:
+    return _argument(0, _when_any_bit(refused, _error(errno.EPERM), _allow()))
+
+
+def _unshare(refused: int) -> Chunk:
     """No new namespace; an unknown flag in the high word is taken for one."""
-    low = _argument(0, _when_any_bit(UNSHARE_NEW_FLAGS, _error(errno.EPERM), _allow()))
+    low = _argument(0, _when_any_bit(refused, _error(errno.EPERM), _allow()))
     return _argument(0, _when((0,), low, _error(errno.EPERM)), high=True)
 
 

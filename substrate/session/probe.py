@@ -143,6 +143,7 @@ def probe(backend: str, home: Home, zygote: Zygote) -> ProbeResult:
             cgroup_tasks=(),
             cgroup_dirs=(),
             allow_ptrace=False,
+            allow_userns=False,
         )
         _try(spec, target if rootless else b"/tmp", zygote)
         return ProbeResult(backend=backend, works=True)

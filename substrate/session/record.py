@@ -55,7 +55,13 @@ _JSON = "application/json"
 
 
 def isolation_of(
-    backend: str, net: str, held: tuple[Enforcement, ...], *, ptrace: bool, core_leak: str
+    backend: str,
+    net: str,
+    held: tuple[Enforcement, ...],
+    *,
+    ptrace: bool,
+    userns: bool,
+    core_leak: str,
 ) -> Isolation:
     """What is really in force, layer by layer, with what weakens it. `core_leak`: why a crash is
     told to the host, or ""."""
@@ -76,8 +82,12 @@ def isolation_of(
         if backend in ("ns-root-idmap", "ns-user")
         else IsolationLayer(on=False, why=off or f"backend {backend} has no user namespace")
     )
-    if ptrace and in_world:
-        layers["seccomp"] = IsolationLayer(on=True, why="ptrace inside the world is allowed")
+    loosened = [
+        *(["ptrace inside the world is allowed"] if ptrace else []),
+        *(["namespaces and mounts inside the world are allowed"] if userns else []),
+    ]
+    if loosened and in_world:
+        layers["seccomp"] = IsolationLayer(on=True, why="; ".join(loosened))
     if in_world and core_leak:
         layers["core_dumps"] = IsolationLayer(on=False, why=core_leak)
     else:

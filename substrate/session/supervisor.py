@@ -213,7 +213,7 @@ class _OneShot:
         cgroup.sweep(limit_plan)
         group_name = cgroup.group_name(_WORLD_NUMBER)
         self.zygote.announce_groups(cgroup.directories(limit_plan, group_name))
-        self.groups = groups = cgroup.create(limit_plan, group_name)
+        self.groups = groups = cgroup.create(limit_plan, group_name, nested=self.settings.userns)
         spec = world_setup.spec_of(
             self.world, self.files, self.home, self.stack, self.settings, self.host, groups
         )
@@ -249,6 +249,7 @@ class _OneShot:
             settings.net,
             self.held,
             ptrace=settings.ptrace,
+            userns=settings.userns,
             core_leak=_core_leak(),
         )
         self._refuse_missing(self.isolation)

@@ -245,9 +245,20 @@ def test_debuggers_get_their_calls_and_no_others(machine):
     assert changed(machine, allow_perf=True) == {"perf_event_open"}
 
 
+@given(st.integers(0, 2**64 - 1))
+def test_nested_namespaces_of_all_kinds_but_cgroup(flags):
+    nested = Filter("x86_64", allow_userns=True)
+    assert nested("clone", flags) == ("EPERM" if flags & 0x02000000 else ALLOW)
+    wanted = "EPERM" if flags & 0x02000000 or flags >> 32 else ALLOW
+    assert nested("unshare", flags) == wanted
+
+
 def test_nested_namespaces(machine):
     nested = Filter(machine, allow_userns=True)
     assert nested("clone", 0x10000000) == nested("unshare", 0x10020000) == ALLOW
+    assert nested("clone", 0x12000000) == nested("unshare", 0x02000000) == "EPERM"
+    whole = Filter(machine, allow_userns=True, allow_cgroupns=True)
+    assert whole("clone", 0x7E020011) == whole("unshare", 0x7E020080) == ALLOW
     assert nested("mount") == nested("pivot_root") == nested("setns") == ALLOW
     assert nested("clone3") == "ENOSYS"
     assert nested("bpf") == "EPERM"
