@@ -102,6 +102,8 @@ class World:
         seat, self._seat = self._seat, None
         try:
             wire.send(seat or self.socket, wire.RUN, fds=(memory, theirs.fileno(), *stdio))
+        except (BrokenPipeError, ConnectionResetError):
+            return Go(ours)  # it has ended, and the world's socket tells why
         finally:
             if seat is not None:
                 seat.close()
@@ -144,28 +146,32 @@ class Zygote:
     def announce_groups(self, directories: tuple[bytes, ...]) -> None:
         """Names the cgroups of a world before they are made, so that none outlives us even if
         we are killed before `start`."""
-        wire.send(self.socket, wire.GROUPS, *directories)
+        self._send(wire.GROUPS, *directories)
 
     def start(self, spec: WorldSpec) -> World:
         """Asks for a world and returns at once; `World.wait_ready` waits for it."""
         ours, theirs = wire.pair()
         memory = wire.pack_value(to_plain(spec))
         try:
-            wire.send(self.socket, wire.START, fds=(memory, theirs.fileno()))
+            self._send(wire.START, fds=(memory, theirs.fileno()))
         finally:
             os.close(memory)
             theirs.close()
         return World(spec, ours)
+
+    def _send(self, kind: bytes, *fields: bytes, fds: tuple[int, ...] = ()) -> None:
+        """To the zygote. That it is gone must not look like a reader of ours who went away."""
+        try:
+            wire.send(self.socket, kind, *fields, fds=fds)
+        except (BrokenPipeError, ConnectionResetError):
+            raise _zygote_is_gone() from None
 
     def wait_gone(self, number: int) -> None:
         """Waits until every process of world `number` is dead and its cgroups are removed."""
         while True:
             message = wire.receive(self.socket)
             if message is None:
-                raise HostUnsupported(
-                    "the process that starts worlds was killed",
-                    hint="the world ended with it; run the command again",
-                )
+                raise _zygote_is_gone()
             if message.kind == wire.GONE and message.number(0) == number:
                 return
 
@@ -177,3 +183,10 @@ class Zygote:
         """Ends the zygote and every world of it, and waits for that."""
         self.socket.close()
         os.waitpid(self.pid, 0)
+
+
+def _zygote_is_gone() -> HostUnsupported:
+    return HostUnsupported(
+        "the process that starts worlds was killed",
+        hint="the world ended with it; run the command again",
+    )

@@ -57,10 +57,10 @@ def namespaces(spec: WorldSpec) -> int:
 def prepare() -> None:
     """Gives the zygote a mount namespace of its own, in which lowers are attached for the
     moment in which an overlay takes them. Mounts of the host still come in, ours do not go
-    out. Without the right to, there are no root backends either: their launch will say so."""
+    out. Where that is refused there are no root backends either: their launch will say so."""
     try:
         linux.unshare(linux.CLONE_NEWNS)
-    except PermissionError:
+    except OSError:
         return
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
 
