@@ -132,6 +132,7 @@ def _fork(spec: WorldSpec, end: _socket.socket, flags: int, body: Body, step: _S
     try:
         if spec.cgroup_unified:
             group = os.open(spec.cgroup_unified, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        step("fork")
         try:
             pid = linux.clone(flags) if group < 0 else linux.clone_into(group, flags)
         except OSError as error:
