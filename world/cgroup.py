@@ -97,7 +97,9 @@ class CgroupSet:
             found = first(*sources)
             if found is None or not self.nested:
                 return found
-            inner = [_number(d + _INNER + b"/" + n, k) for d in self.directories for n, k in sources]
+            inner = [
+                _number(d + _INNER + b"/" + n, k) for d in self.directories for n, k in sources
+            ]
             return max(found, *[number or 0 for number in inner])
 
         nanoseconds = first((b"cpuacct.usage", b""))
@@ -149,9 +151,7 @@ def create(plan: Plan, name: str, *, nested: bool = False) -> CgroupSet:
             hint="make the cgroup writable, or run without these limits",
         ) from error
     unified = [d for d, h in zip(made, plan.hierarchies, strict=True) if h.version == 2]
-    return CgroupSet(
-        directories=tuple(made), unified=unified[0] if unified else b"", nested=nested
-    )
+    return CgroupSet(directories=tuple(made), unified=unified[0] if unified else b"", nested=nested)
 
 
 def _make_inner(directory: bytes) -> None:

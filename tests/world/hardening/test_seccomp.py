@@ -163,14 +163,18 @@ SOCKETS = [
     ((2, 5, 132), "ESOCKTNOSUPPORT"),
     ((2, 10, 0x300), "ESOCKTNOSUPPORT"),  # SOCK_PACKET: AF_PACKET in disguise
     ((2, 6, 33), "ESOCKTNOSUPPORT"),  # DCCP
-    ((2, 2, 136), "EPROTONOSUPPORT"),
+    ((2, 2, 136), "EPROTONOSUPPORT"),  # UDP-Lite
+    ((2, 2, 115), "EPROTONOSUPPORT"),  # L2TP
     ((16, 3, 0), ALLOW),
     ((16, 2 | CLOEXEC, 0), ALLOW),
     ((16, 3, 4), "EPROTONOSUPPORT"),  # sock_diag
     ((16, 3, 9), "EPROTONOSUPPORT"),  # audit
     ((16, 3, 12), "EPROTONOSUPPORT"),  # netfilter
     ((16, 3, 15), "EPROTONOSUPPORT"),  # kobject_uevent
-    *[((family, 3, 0), "EAFNOSUPPORT") for family in (0, 3, 15, 17, 30, 31, 38, 40, 43, 44)],
+    *[
+        ((family, 3, 0), "EAFNOSUPPORT")
+        for family in (0, 3, 9, 15, 17, 21, 26, 29, 30, 31, 33, 35, 38, 39, 40, 41, 42, 43, 44)
+    ],
     ((-1, 1, 0), "EAFNOSUPPORT"),
 ]
 
