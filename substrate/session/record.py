@@ -36,6 +36,7 @@ from substrate.telemetry.trace.octets import text_or_b64
 from substrate.telemetry.trace.rfc8785 import encode
 from substrate.world.change import summary
 from substrate.world.environment import is_secret_name
+from substrate.world.limits import core_leak
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,17 +55,8 @@ _OCTETS = "application/octet-stream"
 _JSON = "application/json"
 
 
-def isolation_of(
-    backend: str,
-    net: str,
-    held: tuple[Enforcement, ...],
-    *,
-    ptrace: bool,
-    userns: bool,
-    core_leak: str,
-) -> Isolation:
-    """What is really in force, layer by layer, with what weakens it. `core_leak`: why a crash is
-    told to the host, or ""."""
+def isolation_of(backend: str, settings: Settings, held: tuple[Enforcement, ...] = ()) -> Isolation:
+    """What is really in force, layer by layer, with what weakens it."""
     in_world = backend != "none"
     off = None if in_world else "no world was asked for"
     layers = {
@@ -74,7 +66,7 @@ def isolation_of(
     layers["capabilities"] = IsolationLayer(on=in_world, why=off)
     layers["net"] = (
         IsolationLayer(on=True)
-        if in_world and net == "none"
+        if in_world and settings.net == "none"
         else IsolationLayer(on=False, why=off or "--net host: the world shares the host's network")
     )
     layers["user"] = (
@@ -83,15 +75,13 @@ def isolation_of(
         else IsolationLayer(on=False, why=off or f"backend {backend} has no user namespace")
     )
     loosened = [
-        *(["ptrace inside the world is allowed"] if ptrace else []),
-        *(["namespaces and mounts inside the world are allowed"] if userns else []),
+        *(["ptrace inside the world is allowed"] if settings.ptrace else []),
+        *(["namespaces and mounts inside the world are allowed"] if settings.userns else []),
     ]
     if loosened and in_world:
         layers["seccomp"] = IsolationLayer(on=True, why="; ".join(loosened))
-    if in_world and core_leak:
-        layers["core_dumps"] = IsolationLayer(on=False, why=core_leak)
-    else:
-        layers["core_dumps"] = IsolationLayer(on=in_world, why=off)
+    leak = _core_leak() if in_world else ""
+    layers["core_dumps"] = IsolationLayer(on=in_world and not leak, why=leak or off)
     for limit in held:
         layers[f"limit_{limit.limit}"] = IsolationLayer(
             on=limit.by != "none",
@@ -99,6 +89,14 @@ def isolation_of(
         )
     layers["gate"] = IsolationLayer(on=False, why="no exec policy is loaded")
     return Isolation(backend=backend, layers=layers)
+
+
+def _core_leak() -> str:
+    import resource
+
+    with open("/proc/sys/kernel/core_pattern", "rb") as file:
+        pattern = file.read()
+    return core_leak(pattern, resource.getrlimit(resource.RLIMIT_CORE)[1])
 
 
 class Recorder:

@@ -244,14 +244,7 @@ class _OneShot:
         assert self.started is not None
         settings = self.settings
         self.opened = opening.open_trace(self.home, self.claimed, durability=settings.durability)
-        self.isolation: Isolation = isolation_of(
-            self.world.backend,
-            settings.net,
-            self.held,
-            ptrace=settings.ptrace,
-            userns=settings.userns,
-            core_leak=_core_leak(),
-        )
+        self.isolation: Isolation = isolation_of(self.world.backend, settings, self.held)
         self._refuse_missing(self.isolation)
         self.recorder: Recorder = Recorder(self.opened.writer, settings)
         self.digester = Digester(self.opened.key)
@@ -521,14 +514,6 @@ class _OneShot:
                 hint="leave --pty out, or run it from a terminal",
             )
         return None
-
-
-def _core_leak() -> str:
-    import resource
-
-    with open("/proc/sys/kernel/core_pattern", "rb") as file:
-        pattern = file.read()
-    return limits.core_leak(pattern, resource.getrlimit(resource.RLIMIT_CORE)[1])
 
 
 def exit_status(ended: Ended) -> int:
