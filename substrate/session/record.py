@@ -41,6 +41,7 @@ from substrate.world.limits import core_leak
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from substrate.session.command_run import Ended
+    from substrate.session.denials import Denial
     from substrate.session.settings import Settings
     from substrate.session.streams import Recording, Streams
     from substrate.session.world_file import WorldFile
@@ -188,7 +189,13 @@ class Recorder:
             ),
         ).event("shell", span_id=self.span)
 
-    def command_end(self, ended: Ended, streams: Streams, diff: DiffCounts | None) -> Event:
+    def command_end(
+        self,
+        ended: Ended,
+        streams: Streams,
+        diff: DiffCounts | None,
+        denied: tuple[Denial, ...] = (),
+    ) -> Event:
         status = ended.status
         exit_status = signal_number = None
         if status is not None:
@@ -215,6 +222,7 @@ class Recorder:
             exit=exit_status,
             signal=signal_number,
             reason=reason,
+            extra=(("denials", [_denial(each) for each in denied]),) if denied else (),
         ).event("shell", span_id=self.span)
 
     def _stream(self, recording: Recording, joined: str | None = None) -> Stream:
@@ -266,8 +274,12 @@ class Recorder:
         ).event("world", span_id=self.span if span else None)
 
 
+def _denial(denial: Denial) -> dict[str, str]:
+    return {"code": denial.code, "text": _key(denial.text)}
+
+
 def _key(name: str) -> str:
-    """A variable's name as an object key: names that are not UTF-8 are kept by escapes."""
+    """Text, such as a variable's name as an object key: what is not UTF-8 is kept by escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -284,32 +284,46 @@ print(json.dumps(found), flush=True)
 """
 
 
-def at_a_terminal(scene, *words):
-    """What the program prints on a terminal that is its controlling one."""
+def on_a_terminal(scene, *words):
+    """All that a program prints on a terminal that is its controlling one."""
+    return _on_a_terminal(scene, *words)[0]
+
+
+def _on_a_terminal(scene, *words):
     master, slave = os.openpty()
+    mine = os.fstat(slave).st_dev, os.ttyname(slave)
     scene.own(Path(os.ttyname(slave)))
     process = subprocess.Popen(
         words,
         stdin=slave,
         stdout=slave,
-        stderr=subprocess.PIPE,
+        stderr=slave,
         cwd=scene.work,
         env={**scene.environ, "SUBSTRATE_AT_END": "keep"},
         start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - no threads
         **scene.as_them(),
     )
-    mine = os.fstat(slave).st_dev, os.ttyname(slave)
     os.close(slave)
     text = b""
-    while not text.endswith(b"}\r\n"):
+    while True:
         try:
-            text += os.read(master, 65536)
-        except OSError:
+            piece = os.read(master, 65536)
+        except OSError:  # EIO: everybody has closed it
+            piece = b""
+        if not piece:
             break
-    process.communicate(timeout=30)
+        text += piece
+    process.wait(30)
     os.close(master)
-    return json.loads(text[text.index(b"{") :]), mine  # what it typed is echoed before
+    return text, mine
+
+
+def at_a_terminal(scene, *words):
+    """The object that a program prints there, and what terminal it was."""
+    text, mine = _on_a_terminal(scene, *words)
+    line = next(line for line in text.splitlines() if b"{" in line)
+    return json.loads(line[line.index(b"{") :]), mine  # what it typed is echoed before
 
 
 def test_the_terminal_inside_is_the_worlds_own(own_scene):
