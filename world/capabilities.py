@@ -61,9 +61,10 @@ KEPT: Final[dict[str, int]] = {
 
 _PR_CAPBSET_READ: Final = 23
 _PR_SET_SECUREBITS: Final = 28
-#: NOROOT, NO_SETUID_FIXUP, KEEP_CAPS off, NO_CAP_AMBIENT_RAISE: each with its lock. With
-#: these no uid gives a capability, ever; a nested user namespace starts with its own bits.
-_NOTHING_FROM_IDS: Final = 0x01 | 0x02 | 0x04 | 0x08 | 0x20 | 0x40 | 0x80
+#: NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE: each with its lock. With these no uid gives a
+#: capability, ever; a nested user namespace starts with its own bits. KEEP_CAPS is left alone: there
+#: is nothing to keep, and ping ends where it cannot set it.
+_NOTHING_FROM_IDS: Final = 0x01 | 0x02 | 0x04 | 0x08 | 0x40 | 0x80
 _VERSION_3: Final = 0x20080522
 
 

@@ -29,6 +29,8 @@ PREFIX: Final = "substrate"
 _SIGKILL: Final = 9
 _CPU_PERIOD_US: Final = 100_000
 _REMOVE_TIMEOUT_S: Final = 2.0
+#: the group below the limited one, of worlds whose programs may mount cgroup filesystems
+_INNER: Final = b"/world"
 
 
 @value
@@ -44,10 +46,23 @@ class Usage:
 
 @value
 class CgroupSet:
-    """The groups of one world, one a hierarchy. Empty where the host has none for us."""
+    """The groups of one world, one a hierarchy. Empty where the host has none for us.
+
+    `nested`: the world's processes are in a group below the one with the limits. The root of a
+    nested user namespace can mount the cgroup filesystem; it sees the group that it is in as the
+    top, may own it as the host's root or user, and must not find its limits there."""
 
     directories: tuple[bytes, ...]
     unified: bytes = b""  # the one of version 2
+    nested: bool = False
+
+    def _entered(self, directory: bytes) -> bytes:
+        return directory + _INNER if self.nested else directory
+
+    @property
+    def birthplace(self) -> bytes:
+        """The group of version 2 that the world's first process is born in; b"" for none."""
+        return self._entered(self.unified) if self.unified else b""
 
     @property
     def tasks(self) -> tuple[bytes, ...]:
@@ -55,7 +70,7 @@ class CgroupSet:
         `cgroup.procs`, or from outside, the kernel first waits until no process anywhere is
         in the middle of a fork or an exit: 4 to 16 ms (cgroup_procs_write_start in
         kernel/cgroup/cgroup.c)."""
-        return tuple(d + b"/tasks" for d in self.directories if d != self.unified)
+        return tuple(self._entered(d) + b"/tasks" for d in self.directories if d != self.unified)
 
     def kill(self) -> None:
         """SIGKILL to everything inside; returns before all of it is dead."""
@@ -77,14 +92,24 @@ class CgroupSet:
                         return found
             return None
 
+        def counted(*sources: tuple[bytes, bytes]) -> int | None:
+            """Version 1 counts where the process was, version 2 in the groups above too."""
+            found = first(*sources)
+            if found is None or not self.nested:
+                return found
+            inner = [
+                _number(d + _INNER + b"/" + n, k) for d in self.directories for n, k in sources
+            ]
+            return max(found, *[number or 0 for number in inner])
+
         nanoseconds = first((b"cpuacct.usage", b""))
         return Usage(
             memory_peak_bytes=first((b"memory.peak", b""), (b"memory.max_usage_in_bytes", b"")),
-            memory_kills=first(
+            memory_kills=counted(
                 (b"memory.events", b"oom_kill"), (b"memory.oom_control", b"oom_kill")
             ),
             pids_peak=first((b"pids.peak", b"")),
-            pids_refused=first((b"pids.events", b"max")),
+            pids_refused=counted((b"pids.events", b"max")),
             cpu_us=first((b"cpu.stat", b"usage_usec"))
             if nanoseconds is None
             else nanoseconds // 1000,
@@ -97,7 +122,7 @@ def directories(plan: Plan, name: str) -> tuple[bytes, ...]:
     return tuple(os.path.join(h.parent, name.encode()) for h in plan.hierarchies)
 
 
-def create(plan: Plan, name: str) -> CgroupSet:
+def create(plan: Plan, name: str, *, nested: bool = False) -> CgroupSet:
     """Makes the groups of a plan and writes the limits.
 
     Raises HostUnsupported (E-CGROUP-RO) with the file and the kernel's answer; what was made
@@ -115,6 +140,9 @@ def create(plan: Plan, name: str) -> CgroupSet:
             for path, text in _settings(hierarchy, at, plan.limits):
                 at = path
                 _write(path, text)
+            if nested:
+                at = made[-1]
+                _make_inner(at)
     except OSError as error:
         remove_directories(tuple(made))
         raise HostUnsupported(
@@ -123,7 +151,15 @@ def create(plan: Plan, name: str) -> CgroupSet:
             hint="make the cgroup writable, or run without these limits",
         ) from error
     unified = [d for d, h in zip(made, plan.hierarchies, strict=True) if h.version == 2]
-    return CgroupSet(directories=tuple(made), unified=unified[0] if unified else b"")
+    return CgroupSet(directories=tuple(made), unified=unified[0] if unified else b"", nested=nested)
+
+
+def _make_inner(directory: bytes) -> None:
+    hierarchical = directory + b"/memory.use_hierarchy"  # always on since Linux 5.11
+    if os.path.exists(hierarchical):
+        _write(hierarchical, b"1")
+    os.mkdir(directory + _INNER, 0o755)
+    _inherit_cpuset(directory, directory + _INNER)
 
 
 def _enable(hierarchy: Hierarchy, name: str) -> None:

@@ -4,19 +4,19 @@ A command begins in a *seat*: a child that the holder forks ahead of the request
 up its rights at once and waits. The request (wire.RUN) comes to the seat's own socket, so a
 world's first command costs no fork when it is asked for; later ones are forked on request.
 Invariants: rights are cut before the request is read; between HELLO and exec nothing happens
-but waiting for the go; every fd above 2 closes at exec.
+but waiting for the go; every fd above 2 closes at exec; a command of a world is never exec'd by
+this Python itself (trampoline.py).
 """
 
 from __future__ import annotations
 
 import _signal
-import errno
 import fcntl
 import os
 import resource  # noqa: F401 - here, since in a world it may come from what the world wrote
 import struct
 
-from substrate.world import capabilities, limits, linux, wire
+from substrate.world import capabilities, limits, linux, trampoline, wire
 from substrate.world.spec import CLOSED, TERMINAL, CommandSpec
 
 TYPE_CHECKING = False
@@ -42,14 +42,15 @@ class _Steps:
         self.now = name
 
 
-def fork_seat(world: WorldSpec, end: _socket.socket, seat: _socket.socket) -> int:
-    """Forks a child that waits on `seat` for its RUN; returns its pid."""
-    return _fork(world, end, seat, None)
+def fork_seat(world: WorldSpec, end: _socket.socket, program: int, seat: _socket.socket) -> int:
+    """Forks a child that waits on `seat` for its RUN; returns its pid. `program`: the fd of
+    trampoline.prepare, -1 without a world."""
+    return _fork(world, end, program, seat, None)
 
 
-def fork_command(world: WorldSpec, end: _socket.socket, message: wire.Message) -> int:
+def fork_command(world: WorldSpec, end: _socket.socket, program: int, message: wire.Message) -> int:
     """Forks a child for a RUN that is there already; returns its pid."""
-    pid = _fork(world, end, None, message)
+    pid = _fork(world, end, program, None, message)
     for fd in message.fds:
         os.close(fd)
     return pid
@@ -58,6 +59,7 @@ def fork_command(world: WorldSpec, end: _socket.socket, message: wire.Message) -
 def _fork(
     world: WorldSpec,
     end: _socket.socket,
+    program: int,
     seat: _socket.socket | None,
     message: wire.Message | None,
 ) -> int:
@@ -70,7 +72,7 @@ def _fork(
                 assert seat is not None
                 message = wire.receive(seat)
             if message is not None:
-                _become(message, end, step)
+                _become(message, end, program, step)
         except OSError as error:
             wire.send(end, wire.FAILED, step.now, error.errno or 0, error.strerror or str(error))
         except Exception as error:  # noqa: BLE001 - a process edge: the supervisor reports it
@@ -93,7 +95,7 @@ def _give_up_rights(world: WorldSpec, step: _Steps) -> None:
         capabilities.restrict(world.backend)
 
 
-def _become(message: wire.Message, end: _socket.socket, step: _Steps) -> NoReturn:
+def _become(message: wire.Message, end: _socket.socket, program: int, step: _Steps) -> NoReturn:
     """Takes the request's form and execs it."""
     step("prepare")
     memory, go, *stdio = message.fds
@@ -125,6 +127,8 @@ def _become(message: wire.Message, end: _socket.socket, step: _Steps) -> NoRetur
         os._exit(125)
     linux.mark_close_on_exec(3)
     step(f"exec {os.fsdecode(spec.file)}")
+    if program >= 0:
+        trampoline.leap(program, go, spec)
     _exec(spec)
 
 
@@ -143,17 +147,15 @@ def _prefer_over_holder() -> None:
 
 
 def _exec(spec: CommandSpec) -> NoReturn:
-    """execve(2), with the search that execvp(3) makes; raises the error that says most."""
+    """Without a world: execve(2) by this Python, as the trampoline does it."""
     environ = dict(spec.environ)
-    if b"/" in spec.file:
-        os.execve(spec.file, spec.argv, environ)
-    worst = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    denied: OSError | None = None
-    for directory in environ.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin").split(b":"):
+    worst: OSError | None = None
+    for file in trampoline.files_to_try(spec):
         try:
-            os.execve((directory or b".") + b"/" + spec.file, spec.argv, environ)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
+            os.execve(file, spec.argv, environ)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            worst = worst or error
         except PermissionError as error:
-            denied = error
-    raise denied or worst
+            worst = error
+    assert worst is not None
+    raise worst

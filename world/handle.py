@@ -30,6 +30,30 @@ class StartFailed(HostUnsupported):
         self.backend, self.step, self.errno, self.text = backend, step, number, text
 
 
+class Go:
+    """A command that waits for its go: `give` lets it exec, `close` before that ends it."""
+
+    def __init__(self, socket: _socket.socket) -> None:
+        self._socket = socket
+
+    def give(self) -> None:
+        """Lets the command exec."""
+        self._socket.send(b"g")
+
+    def refused(self, pid: int) -> int | None:
+        """Why the exec of command `pid` failed, once that has ended: the errno; None when it did
+        not fail. Nobody else can say so for it: the kernel names the sender."""
+        self._socket.setblocking(False)
+        try:
+            message = wire.receive(self._socket)
+        except BlockingIOError:
+            return None
+        return message.kind[0] if message is not None and message.pid == pid else None
+
+    def close(self) -> None:
+        self._socket.close()
+
+
 class World:
     """A started world, or one that is starting."""
 
@@ -71,22 +95,21 @@ class World:
         """The next message; None when the world is dead."""
         return wire.receive(self.socket)
 
-    def run(self, command: CommandSpec, stdio: tuple[int, ...]) -> int:
-        """Asks the holder to fork a command with these fds (indexed by `command.stdio`).
-
-        Returns the go fd: after the command's HELLO, writing `g` to it lets it exec, closing
-        it ends it."""
-        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    def run(self, command: CommandSpec, stdio: tuple[int, ...]) -> Go:
+        """Asks the holder to fork a command with these fds (indexed by `command.stdio`)."""
+        ours, theirs = wire.pair()
         memory = wire.pack_value(to_plain(command))
         seat, self._seat = self._seat, None
         try:
-            wire.send(seat or self.socket, wire.RUN, fds=(memory, read_end, *stdio))
+            wire.send(seat or self.socket, wire.RUN, fds=(memory, theirs.fileno(), *stdio))
+        except (BrokenPipeError, ConnectionResetError):
+            return Go(ours)  # it has ended, and the world's socket tells why
         finally:
             if seat is not None:
                 seat.close()
             os.close(memory)
-            os.close(read_end)
-        return write_end
+            theirs.close()
+        return Go(ours)
 
     def signal(self, number: int, scope: str) -> None:
         """Sends a signal to the commands: their `main` process, process `group`, or `all`
@@ -123,28 +146,32 @@ class Zygote:
     def announce_groups(self, directories: tuple[bytes, ...]) -> None:
         """Names the cgroups of a world before they are made, so that none outlives us even if
         we are killed before `start`."""
-        wire.send(self.socket, wire.GROUPS, *directories)
+        self._send(wire.GROUPS, *directories)
 
     def start(self, spec: WorldSpec) -> World:
         """Asks for a world and returns at once; `World.wait_ready` waits for it."""
         ours, theirs = wire.pair()
         memory = wire.pack_value(to_plain(spec))
         try:
-            wire.send(self.socket, wire.START, fds=(memory, theirs.fileno()))
+            self._send(wire.START, fds=(memory, theirs.fileno()))
         finally:
             os.close(memory)
             theirs.close()
         return World(spec, ours)
+
+    def _send(self, kind: bytes, *fields: bytes, fds: tuple[int, ...] = ()) -> None:
+        """To the zygote. That it is gone must not look like a reader of ours who went away."""
+        try:
+            wire.send(self.socket, kind, *fields, fds=fds)
+        except (BrokenPipeError, ConnectionResetError):
+            raise _zygote_is_gone() from None
 
     def wait_gone(self, number: int) -> None:
         """Waits until every process of world `number` is dead and its cgroups are removed."""
         while True:
             message = wire.receive(self.socket)
             if message is None:
-                raise HostUnsupported(
-                    "the process that starts worlds was killed",
-                    hint="the world ended with it; run the command again",
-                )
+                raise _zygote_is_gone()
             if message.kind == wire.GONE and message.number(0) == number:
                 return
 
@@ -156,3 +183,10 @@ class Zygote:
         """Ends the zygote and every world of it, and waits for that."""
         self.socket.close()
         os.waitpid(self.pid, 0)
+
+
+def _zygote_is_gone() -> HostUnsupported:
+    return HostUnsupported(
+        "the process that starts worlds was killed",
+        hint="the world ended with it; run the command again",
+    )

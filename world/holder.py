@@ -20,7 +20,7 @@ import fcntl
 import os
 import select
 
-from substrate.world import command, linux, seccomp, wire
+from substrate.world import command, limits, linux, seccomp, trampoline, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,17 +29,23 @@ if TYPE_CHECKING:
     from substrate.world.spec import WorldSpec
 
 
-_filters: dict[bool, bytes] = {}
+_filters: dict[tuple[bool, bool, bool], bytes] = {}
 
 
-def hardening_filter(*, allow_ptrace: bool) -> bytes:
+def hardening_filter(
+    backend: str = "", *, allow_ptrace: bool = False, allow_userns: bool = False
+) -> bytes:
     """The filter of worlds, built once a process: the zygote calls this before it is asked
-    for a world."""
-    if allow_ptrace not in _filters:
-        _filters[allow_ptrace] = seccomp.build_filter(
-            machine=linux.MACHINE, allow_ptrace=allow_ptrace
+    for a world.
+
+    With `allow_userns` cgroup namespaces are allowed too, but not where the root of a nested
+    user namespace is the host's root by its files: all groups of version 1 would be its own."""
+    key = (allow_ptrace, allow_userns, allow_userns and backend != "ns-root")
+    if key not in _filters:
+        _filters[key] = seccomp.build_filter(
+            machine=linux.MACHINE, allow_ptrace=key[0], allow_userns=key[1], allow_cgroupns=key[2]
         )
-    return _filters[allow_ptrace]
+    return _filters[key]
 
 
 def hold(spec: WorldSpec, end: _socket.socket) -> NoReturn:
@@ -58,11 +64,18 @@ def _serve(spec: WorldSpec, end: _socket.socket) -> NoReturn:
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # a handler would let the world signal pid 1
     _signal.signal(_signal.SIGCHLD, lambda *_: None)
     _signal.set_wakeup_fd(wake_write)
+    program = -1
     if spec.backend != "none":
+        program = trampoline.prepare()
+        limits.refuse_core_dumps()
         linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-        linux.install_filter(hardening_filter(allow_ptrace=spec.allow_ptrace))
+        linux.install_filter(
+            hardening_filter(
+                spec.backend, allow_ptrace=spec.allow_ptrace, allow_userns=spec.allow_userns
+            )
+        )
     theirs, seat = wire.pair()
-    commands = {command.fork_seat(spec, end, seat)}
+    commands = {command.fork_seat(spec, end, program, seat)}
     seat.close()
     wire.send(end, wire.READY, fds=(theirs.fileno(),))
     theirs.close()
@@ -79,7 +92,7 @@ def _serve(spec: WorldSpec, end: _socket.socket) -> NoReturn:
             if message is None:
                 _end(spec)
             elif message.kind == wire.RUN:
-                commands.add(command.fork_command(spec, end, message))
+                commands.add(command.fork_command(spec, end, program, message))
             elif message.kind == wire.SIGNAL:
                 _signal_commands(message, commands)
             elif message.kind == wire.WHO:

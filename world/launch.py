@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import struct
+import sys
 
 from substrate.world import holder, linux, tree, wire
 
@@ -31,6 +32,8 @@ _PART = b"m"  # target; a detached mount
 _PARTS_END = b"e"
 #: before Linux 5.7, or by a container's filter
 _NO_CLONE3 = (errno.E2BIG, errno.EINVAL, errno.ENOSYS, errno.EPERM)
+#: finders of sys.meta_path that read no file (importlib.machinery)
+_BUILT_IN = ("BuiltinImporter", "FrozenImporter")
 _ALL = (
     linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC
 )  # and a cgroup namespace, once the process is in the world's groups
@@ -54,10 +57,10 @@ def namespaces(spec: WorldSpec) -> int:
 def prepare() -> None:
     """Gives the zygote a mount namespace of its own, in which lowers are attached for the
     moment in which an overlay takes them. Mounts of the host still come in, ours do not go
-    out. Without the right to, there are no root backends either: their launch will say so."""
+    out. Where that is refused there are no root backends either: their launch will say so."""
     try:
         linux.unshare(linux.CLONE_NEWNS)
-    except PermissionError:
+    except OSError:
         return
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
 
@@ -129,6 +132,7 @@ def _fork(spec: WorldSpec, end: _socket.socket, flags: int, body: Body, step: _S
     try:
         if spec.cgroup_unified:
             group = os.open(spec.cgroup_unified, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        step("fork")
         try:
             pid = linux.clone(flags) if group < 0 else linux.clone_into(group, flags)
         except OSError as error:
@@ -226,6 +230,7 @@ def _settle(spec: WorldSpec, end: _socket.socket, root_fd: int, step: _Steps) ->
     """What every pid 1 does once its root is mounted; does not return."""
     tree.furnish(root_fd, spec, step)
     step("enter the root")
+    _import_no_more()
     os.fchdir(root_fd)
     linux.pivot_root_here()
     if spec.net == "none":
@@ -236,6 +241,16 @@ def _settle(spec: WorldSpec, end: _socket.socket, root_fd: int, step: _Steps) ->
 
 
 # --- pieces
+
+
+def _import_no_more() -> None:
+    """From the world's root on, modules would be read from what the world may have written, and
+    run with pid 1's rights. What is not loaded by now is an error; only what is part of the
+    interpreter itself can still be imported."""
+    sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "__name__", "") in _BUILT_IN]
+    sys.path_hooks.clear()
+    sys.path.clear()
+    sys.path_importer_cache.clear()
 
 
 def _write(path: bytes, text: bytes) -> None:

@@ -10,6 +10,11 @@ Stand-ins, and why they are only that:
 - RLIMIT_DATA for `memory_bytes` counts one process' private writable memory, not the sum, and
   no shared memory. RLIMIT_AS would also count what is only reserved, and node, go and java
   reserve tens of gigabytes at start.
+
+Core dumps: there are none in a world. A limit of 0 does that for files only; where the host's
+core_pattern is a pipe, the kernel starts its program as the host's root and ignores the limit,
+except for the one value 1 (do_coredump in fs/coredump.c, which calls it special). So the limit is 1
+byte, the world's first process sets it for all, and the filter keeps it there (world.seccomp).
 """
 
 from __future__ import annotations
@@ -37,11 +42,10 @@ class Limits:
     file_size_bytes: int | None = None  # one file
     disk_bytes: int | None = None  # of a layer
     wall_s: float | None = None  # a command
-    core_bytes: int = 0  # of a core dump
 
     def __post_init__(self) -> None:
         for name, given in as_dict(self).items():
-            least = 0 if name == "core_bytes" else _LEAST.get(name, 1)
+            least = _LEAST.get(name, 1)
             if given is not None and (given < least or given != given):
                 raise ConfigError(
                     f"limit {name} is {given}, expected at least {least}",
@@ -93,9 +97,22 @@ def enforcement(
     return tuple(found)
 
 
+def core_leak(pattern: bytes, hard_limit: int) -> str:
+    """Why a crash in a world is still told to the host, "" where it is not. `pattern` is the
+    host's core_pattern (core(5)), `hard_limit` the caller's own for core files."""
+    if pattern.startswith(b"|") and hard_limit == 0:
+        return (
+            "the hard limit for core files is 0, which does not stop the host's core_pattern pipe"
+        )
+    if pattern.startswith(b"@"):
+        return "the host's core_pattern is a socket, which no limit stops"
+    return ""
+
+
 # numbers of resources (<asm-generic/resource.h>): RLIMIT_NPROC, _DATA, _NOFILE, _FSIZE, _CORE
 _STAND_INS: Final = {"pids": 6, "memory_bytes": 2}
-_ALWAYS: Final = {"open_files": 7, "file_size_bytes": 1, "core_bytes": 4}
+_ALWAYS: Final = {"open_files": 7, "file_size_bytes": 1}
+_NO_CORE_DUMP: Final = (4, 1, 1)
 
 
 def rlimits(
@@ -116,6 +133,11 @@ def rlimits(
         if which is not None:
             chosen[which] = given + (user_tasks if name == "pids" else 0)
     return tuple((which, chosen[which], chosen[which]) for which in sorted(chosen))
+
+
+def refuse_core_dumps() -> None:
+    """For this process and all that come from it; before the filter, which freezes it."""
+    apply_rlimits((_NO_CORE_DUMP,))
 
 
 def apply_rlimits(wanted: tuple[tuple[int, int, int], ...]) -> None:

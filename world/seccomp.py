@@ -17,7 +17,10 @@ Invariants:
   (>= 5.11) keeps them in its per-filter bitmap and does not run the program for them at all.
 
 Errors: EPERM by default; ENOSYS where libc or the program has a fallback (clone3, io_uring);
-the socket errors of a kernel without the family, type or protocol.
+the socket errors of a kernel without the family, type or protocol. One call is answered as done
+and is not: to set RLIMIT_CORE, whose value 1 keeps the kernel from starting the host's program for
+core dumps (world.limits). Many programs lower it to 0 (ulimit -c 0, gpg, ssh-agent), some of which
+end when they cannot; a dump there is none either way.
 
 How it is built: a chunk is a tuple of instructions in which every path ends in a return, so
 chunks nest without labels. Source: <linux/filter.h>, <linux/seccomp.h>, seccomp(2).
@@ -62,6 +65,7 @@ _ARGUMENTS: Final = 16
 #: signal, so NEWTIME (0x80) exists for unshare only.
 CLONE_NEW_FLAGS: Final = 0x7E020000
 UNSHARE_NEW_FLAGS: Final = CLONE_NEW_FLAGS | 0x80
+CLONE_NEWCGROUP: Final = 0x02000000
 
 TIOCSTI: Final = 0x5412
 TIOCLINUX: Final = 0x541C
@@ -72,6 +76,7 @@ PERSONALITY_QUERY: Final = 0xFFFFFFFF
 #: PER_LINUX32 (uname says i686), UNAME26, ADDR_NO_RANDOMIZE (debuggers, repeatable runs)
 PERSONALITY_ALLOWED: Final = 0x00000008 | 0x00020000 | 0x00040000
 MSG_FASTOPEN: Final = 0x20000000
+RLIMIT_CORE: Final = 4
 
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _SOCK_STREAM, _SOCK_DGRAM, _SOCK_RAW, _SOCK_TYPE_MASK = 1, 2, 3, 0xF
@@ -203,6 +208,7 @@ def build_filter(
     allow_ptrace: bool = False,
     allow_perf: bool = False,
     allow_userns: bool = False,
+    allow_cgroupns: bool = False,
     allow_io_uring: bool = False,
     tcp_only: bool = False,
     observed: frozenset[str] = frozenset(),
@@ -212,7 +218,8 @@ def build_filter(
     `machine` is x86_64 or aarch64. `allow_ptrace` lets debuggers work (gdb, strace),
     `allow_perf` adds performance counters (rr needs both). `allow_userns` lets programs nest
     namespaces and mount in them (bubblewrap, Chromium); what they can reach is bounded by the
-    kernel's locked mounts. `tcp_only` is for worlds without a network namespace (`guard`):
+    kernel's locked mounts. `allow_cgroupns` adds cgroup namespaces to these, whose owner can mount
+    the cgroup filesystems and is bounded by nothing but the owners of their files. `tcp_only` is for worlds without a network namespace (`guard`):
     no UDP, no ICMP, no TCP fast open, which Landlock's connect rules do not cover.
     `observed` names calls of EVIDENCE that pass here because the caller installs, before any
     foreign code runs, a second filter that denies them by notification.
@@ -232,14 +239,16 @@ def build_filter(
     chunks["socketpair"] = _socketpair()
     chunks["prctl"] = _argument(0, _when((PR_SET_MM,), _error(errno.EPERM), _allow()))
     chunks["personality"] = _personality()
+    chunks["setrlimit"] = _argument(0, _when((RLIMIT_CORE,), _error(0), _allow()))
+    chunks["prlimit64"] = _argument(1, _when((RLIMIT_CORE,), _core_limit(), _allow()))
     device = _when((_S_IFCHR, _S_IFBLK), _error(errno.EPERM), _allow())
     chunks["mknod"] = _argument(1, device, mask=_S_IFMT)
     chunks["mknodat"] = _argument(2, device, mask=_S_IFMT)
-    if not allow_userns:
-        chunks["clone"] = _argument(
-            0, _when_any_bit(CLONE_NEW_FLAGS, _error(errno.EPERM), _allow())
-        )
-        chunks["unshare"] = _unshare()
+    allowed = 0
+    if allow_userns:
+        allowed = UNSHARE_NEW_FLAGS & ~(0 if allow_cgroupns else CLONE_NEWCGROUP)
+    chunks["clone"] = _clone(CLONE_NEW_FLAGS & ~allowed)
+    chunks["unshare"] = _unshare(UNSHARE_NEW_FLAGS & ~allowed)
     if tcp_only:
         fast_open = _when_any_bit(MSG_FASTOPEN, _error(errno.EOPNOTSUPP), _allow())
         chunks["sendto"] = chunks["sendmmsg"] = _argument(3, fast_open)
@@ -293,9 +302,13 @@ def _ioctl() -> Chunk:
     )
 
 
-def _unshare() -> Chunk:
+def _clone(refused: int) -> Chunk:
+    return _argument(0, _when_any_bit(refused, _error(errno.EPERM), _allow()))
+
+
+def _unshare(refused: int) -> Chunk:
     """No new namespace; an unknown flag in the high word is taken for one."""
-    low = _argument(0, _when_any_bit(UNSHARE_NEW_FLAGS, _error(errno.EPERM), _allow()))
+    low = _argument(0, _when_any_bit(refused, _error(errno.EPERM), _allow()))
     return _argument(0, _when((0,), low, _error(errno.EPERM)), high=True)
 
 
@@ -307,6 +320,18 @@ def _personality() -> Chunk:
             (PERSONALITY_QUERY,), _allow(), _when_any_bit(refused, _error(errno.EPERM), _allow())
         ),
     )
+
+
+def _core_limit() -> Chunk:
+    """prlimit(2) of RLIMIT_CORE may ask; to set it does nothing (see the module)."""
+    asks = _no_pointer(3, _error(0), _error(errno.EPERM))
+    return _no_pointer(2, _allow(), asks)
+
+
+def _no_pointer(index: int, then: Chunk, otherwise: Chunk) -> Chunk:
+    """`then` if the argument is a null pointer."""
+    low = _argument(index, _when((0,), then, otherwise))
+    return _argument(index, _when((0,), low, otherwise), high=True)
 
 
 def _socket(*, tcp_only: bool) -> Chunk:

@@ -49,6 +49,7 @@ class WorldSpec:
     cgroup_tasks: tuple[bytes, ...]  # `tasks` files of version 1 groups
     cgroup_dirs: tuple[bytes, ...]  # to remove when the world is gone
     allow_ptrace: bool
+    allow_userns: bool
 
 
 @value

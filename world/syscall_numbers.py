@@ -89,6 +89,8 @@ NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
     "socket": (41, 198),
     "socketpair": (53, 199),
     "prctl": (157, 167),
+    "setrlimit": (160, 164),
+    "prlimit64": (302, 261),
     "personality": (135, 92),
     "mknod": (133, None),
     "mknodat": (259, 33),

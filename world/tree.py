@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 NOSUID_NODEV = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV
 LOCKED_DOWN = NOSUID_NODEV | linux.MOUNT_ATTR_NOEXEC
+#: A bind of a device is the host's own inode, whose mode and times its owner could change; that
+#: a mount is read-only does not keep the device itself from being written (mount(8)).
+_DEVICE = linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NOEXEC
 _DEVICES = (b"null", b"zero", b"full", b"random", b"urandom", b"tty")
 _DEV_LINKS = (
     ("/proc/self/fd", "fd"),
@@ -29,13 +32,15 @@ _DEV_LINKS = (
     ("/proc/self/fd/2", "stderr"),
     ("pts/ptmx", "ptmx"),
 )
-_PROC_MASKED = (
-    b"allocinfo", b"kcore", b"keys", b"key-users", b"kmsg", b"kpagecgroup", b"kpagecount",
-    b"kpageflags", b"latency_stats", b"mtrr", b"sched_debug", b"slabinfo", b"sysrq-trigger", b"timer_list", b"timer_stats", b"vmallocinfo",
-)  # fmt: skip
-_PROC_READ_ONLY = (
-    b"acpi", b"asound", b"bus", b"driver", b"dynamic_debug", b"fs", b"irq", b"scsi", b"sys",
-)  # fmt: skip
+#: Files of /proc that nobody may read in a world. Those that can be written are covered without
+#: being named: what there is, depends on the kernel's drivers.
+_PROC_MASKED = frozenset(
+    b"allocinfo iomem ioports kallsyms kcore keys key-users kmsg kpagecgroup kpagecount kpageflags"
+    b" latency_stats mtrr sched_debug slabinfo sysrq-trigger timer_list timer_stats"
+    b" vmallocinfo".split()
+)
+#: Tables of the firmware, and meters of energy by which other users' work can be measured.
+_SYS_HIDDEN = (b"sys/firmware", b"sys/devices/virtual/powercap")
 
 
 def make_private() -> None:
@@ -242,23 +247,15 @@ def furnish(root_fd: int, spec: WorldSpec, step: Callable[[str], None]) -> None:
         b"/dev/pts",
     )
     for name in _DEVICES:
-        onto(linux.open_tree(b"/dev/" + name), b"/dev/" + name)
+        onto(_device(name), b"/dev/" + name)
     step("/proc")
     cover_fd = _cover(onto)
     onto(linux.new_mount("proc", [], LOCKED_DOWN), b"/proc")
-    for name in _PROC_READ_ONLY:
-        _read_only_again(root_fd, b"proc/" + name)
-    for name in _PROC_MASKED:
-        try:
-            at = open_beneath(root_fd, b"proc/" + name, os.O_PATH)
-        except FileNotFoundError:
-            continue
-        fd = linux.open_tree("/dev/null")
-        linux.move_mount(fd, b"", dir_fd=at)
-        os.close(at)
-        os.close(fd)
+    _close_proc(root_fd)
     step("/sys")
     onto(_sys(spec), b"/sys")
+    for path in _SYS_HIDDEN:
+        _lay_over(root_fd, path, cover_fd, b"directory")
     step("/run")
     onto(_run(spec), b"/run")
     step("hidden paths")
@@ -279,11 +276,49 @@ def _dev(spec: WorldSpec) -> int:
     return fd
 
 
-def _read_only_again(root_fd: int, path: bytes) -> None:
+def _device(name: bytes) -> int:
+    """A detached bind of one of the host's devices."""
+    fd = linux.open_tree(b"/dev/" + name)
+    linux.mount_setattr(fd, set_flags=_DEVICE)
+    return fd
+
+
+def _close_proc(root_fd: int) -> None:
+    """Of a new /proc only the processes stay as they are: every other directory becomes
+    read-only, every file that could be written or is on the list shows the world's /dev/null.
+
+    Not by a list of what is known to be dangerous: a driver may put its own there, and in a
+    world without a user namespace its owner, the host's root, is the one inside."""
+    proc = open_beneath(root_fd, b"proc", os.O_RDONLY | os.O_DIRECTORY)
+    for entry in os.scandir(proc):
+        name = os.fsencode(entry.name)
+        if name.isdigit() or entry.is_symlink():
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            _read_only_again(root_fd, b"proc/" + name)
+        elif name in _PROC_MASKED or entry.stat(follow_symlinks=False).st_mode & 0o222:
+            _attach_at(root_fd, linux.open_tree(b"dev/null", dir_fd=root_fd), b"proc/" + name)
+    os.close(proc)
+
+
+def _lay_over(root_fd: int, path: bytes, cover_fd: int, kind: bytes) -> None:
+    """Covers a path where it is there. One that is not, or runs through a symlink now, shows
+    nothing of the host: an overlay shows a lower file at its own path only."""
+    flags = os.O_PATH | (os.O_DIRECTORY if kind == b"directory" else os.O_NOFOLLOW)
     try:
-        fd = linux.open_tree(path, recursive=True, dir_fd=root_fd)
-    except FileNotFoundError:
-        return
+        at = open_beneath(root_fd, path, flags)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
+            return
+        raise
+    fd = linux.open_tree(kind, dir_fd=cover_fd)
+    linux.move_mount(fd, b"", dir_fd=at)
+    os.close(at)
+    os.close(fd)
+
+
+def _read_only_again(root_fd: int, path: bytes) -> None:
+    fd = linux.open_tree(path, recursive=True, dir_fd=root_fd)
     linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_RDONLY | LOCKED_DOWN, recursive=True)
     at = open_beneath(root_fd, path, os.O_PATH)
     linux.move_mount(fd, b"", dir_fd=at)
@@ -348,22 +383,8 @@ def _cover(attach: Callable[[int, bytes], None]) -> int:
 
 
 def _hide(root_fd: int, cover_fd: int, spec: WorldSpec) -> None:
-    """Covers the hidden paths.
-
-    A path that is not there, or runs through a symlink now, shows nothing of the host: an
-    overlay shows a lower file at its own path only."""
-    for kind, paths, flags in (
-        (b"directory", spec.hidden_directories, os.O_PATH | os.O_DIRECTORY),
-        (b"file", spec.hidden_files, os.O_PATH | os.O_NOFOLLOW),
-    ):
-        for path in paths:
-            try:
-                at = open_beneath(root_fd, path, flags)
-            except OSError as error:
-                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
-                    continue
-                raise
-            fd = linux.open_tree(kind, dir_fd=cover_fd)
-            linux.move_mount(fd, b"", dir_fd=at)
-            os.close(at)
-            os.close(fd)
+    """Covers the hidden paths."""
+    for path in spec.hidden_directories:
+        _lay_over(root_fd, path, cover_fd, b"directory")
+    for path in spec.hidden_files:
+        _lay_over(root_fd, path, cover_fd, b"file")

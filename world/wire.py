@@ -118,7 +118,10 @@ def send(
 def receive(socket: _socket.socket) -> Message | None:
     """Waits for one message; None at the end (every other end is closed)."""
     room = _socket.CMSG_SPACE(8 * 4) + _socket.CMSG_SPACE(_UCRED.size)
-    packet, ancillary, flags, _ = socket.recvmsg(_MAX, room, 0x40000000)  # MSG_CMSG_CLOEXEC
+    try:
+        packet, ancillary, flags, _ = socket.recvmsg(_MAX, room, 0x40000000)  # MSG_CMSG_CLOEXEC
+    except ConnectionResetError:  # the other end was closed with something of ours unread
+        return None
     fds: list[int] = []
     pid = 0
     for level, kind, data in ancillary:

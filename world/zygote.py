@@ -35,7 +35,7 @@ def serve(socket: _socket.socket) -> NoReturn:
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for fd in range(3):
         os.dup2(null, fd)
-    holder.hardening_filter(allow_ptrace=False)
+    holder.hardening_filter()
     launch.prepare()
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     _signal.signal(_signal.SIGCHLD, lambda *_: None)

@@ -132,6 +132,7 @@ def command(argv: tuple[str, ...], cwd: bytes) -> CommandSpec:
 def run(world: World, argv: tuple[str, ...], cwd: bytes) -> int:
     """Runs a command in a started world to its end; its exit status."""
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    go = None
     try:
         go = world.run(command(argv, cwd), (null,))
         while True:
@@ -141,9 +142,10 @@ def run(world: World, argv: tuple[str, ...], cwd: bytes) -> int:
             if message.kind == wire.FAILED:
                 raise RuntimeError(f"{message.text(0)}: {message.text(2)}")
             if message.kind == wire.HELLO:
-                os.write(go, b"g")
-                os.close(go)
+                go.give()
             elif message.kind == wire.EXITED:
                 return os.waitstatus_to_exitcode(message.number(1))
     finally:
         os.close(null)
+        if go is not None:
+            go.close()

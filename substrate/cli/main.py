@@ -154,6 +154,8 @@ def host_error(error: OSError) -> SubstrateError | None:
         errno.ENFILE: "the host has no file descriptors left",
         errno.ENOMEM: "the host has no memory left",
         errno.EAGAIN: "no more processes can be started: ulimit -u, or the cgroup's pids.max",
+        errno.ENOSYS: "this kernel, or a container's filter in front of it, lacks a call that "
+        "substrate needs: `substrate doctor` shows what works here",
         errno.EACCES: "look at the owner and the mode of that place",
         errno.EPERM: "look at the owner and the mode of that place",
     }

@@ -91,6 +91,9 @@ def _afterwards(outcome: Outcome, at_end: str, request: RunRequest) -> int:
     from substrate.session import summary
 
     _say_how_it_failed(outcome)
+    if not request.quiet and not request.json:
+        for denial in outcome.denials:
+            messages.say(f"substrate: {denial.text}")
     on_terminal = os.isatty(2)
     if on_terminal and not request.quiet and not request.json:
         line = summary.summary_line(outcome)

@@ -11,6 +11,7 @@ the world. Every wait has a bound, or a process that the user can see. Spec: she
 from __future__ import annotations
 
 import _signal
+import errno
 import os
 import select
 import time
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from substrate.session.disk_watch import DiskWatch
     from substrate.session.streams import Streams
     from substrate.session.terminal import HostTerminal
-    from substrate.world.handle import World
+    from substrate.world.handle import Go, World
     from substrate.world.spec import CommandSpec
 
 #: between SIGTERM and the end of the world
@@ -68,7 +69,8 @@ class CommandRun:
         self.terminal = terminal
         self.pid = 0
         self._master = -1
-        self._go = -1
+        self._go: Go | None = None
+        self._file = b""
         self._started = 0.0
         self._failed: tuple[str, int, str] | None = None
         self._status: int | None = None
@@ -86,6 +88,7 @@ class CommandRun:
     def prepare(self, spec: CommandSpec) -> bool:
         """Forks the command and waits for its HELLO. False when it failed before its exec."""
         self._started = time.monotonic()
+        self._file = spec.file
         self._go = self.world.run(spec, tuple(self.streams.passed))
         self.streams.close_passed()
         poll = select.poll()
@@ -106,8 +109,8 @@ class CommandRun:
             self.streams.attach_terminal(self._master, self._keys)
             self.terminal.make_raw()
         self._started = time.monotonic()
-        os.write(self._go, b"g")
-        os.close(self._go)
+        assert self._go is not None
+        self._go.give()
 
     # --- the loop
 
@@ -136,6 +139,7 @@ class CommandRun:
                 limit = disk.next_look if limit is None else min(limit, disk.next_look)
             self._poll_once(limit, now)
         self.streams.end_input()
+        self._look_at_exec()
         return Ended(
             status=self._status,
             failed=self._failed,
@@ -145,6 +149,16 @@ class CommandRun:
             background_ended=self._names or (),
             quiet=self._quiet,
         )
+
+    def _look_at_exec(self) -> None:
+        """Whether it ran at all: a file that cannot be exec'd is found out after the go."""
+        assert self._go is not None
+        number = self._go.refused(self.pid) if self._failed is None else None
+        self._go.close()
+        if number is not None:
+            if number == errno.ENOTDIR and b"/" not in self._file:
+                number = errno.ENOENT  # an odd entry of PATH
+            self._failed = (f"exec {os.fsdecode(self._file)}", number, os.strerror(number))
 
     def _limit(self, stage: str, deadline: float | None, background_s: float) -> float | None:
         if stage != "running":

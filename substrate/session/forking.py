@@ -57,7 +57,7 @@ def fork(held: Held, numbers: Sequence[int]) -> tuple[str, str]:
         files.fd, files.session_id, durability="command", digest_key=held.opened.key
     )
     try:
-        isolation = isolation_of(held.world.backend, settings.net, (), ptrace=settings.ptrace)
+        isolation = isolation_of(held.world.backend, settings)
         recorder = Recorder(writer, settings)
         writer.append([recorder.session_start(isolation), event.event("world")])
         writer.sync()

@@ -143,6 +143,7 @@ def probe(backend: str, home: Home, zygote: Zygote) -> ProbeResult:
             cgroup_tasks=(),
             cgroup_dirs=(),
             allow_ptrace=False,
+            allow_userns=False,
         )
         _try(spec, target if rootless else b"/tmp", zygote)
         return ProbeResult(backend=backend, works=True)
@@ -175,6 +176,7 @@ def _remove(base: bytes) -> None:
 def _try(spec: WorldSpec, writable: bytes, zygote: Zygote) -> None:
     world = zygote.start(spec)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    go = None
     try:
         world.wait_ready()
         name = writable + b"/.substrate-probe"
@@ -199,8 +201,7 @@ def _try(spec: WorldSpec, writable: bytes, zygote: Zygote) -> None:
             if message.kind == wire.FAILED:
                 raise StartFailed(spec.backend, message.text(0), message.number(1), message.text(2))
             if message.kind == wire.HELLO:
-                os.write(go, b"g")
-                os.close(go)
+                go.give()
             elif message.kind == wire.EXITED:
                 status = os.waitstatus_to_exitcode(message.number(1))
                 if status != 0:
@@ -210,6 +211,8 @@ def _try(spec: WorldSpec, writable: bytes, zygote: Zygote) -> None:
                 return
     finally:
         os.close(null)
+        if go is not None:
+            go.close()
         world.close()
         zygote.wait_gone(spec.number)
 

@@ -36,6 +36,7 @@ from substrate.telemetry.trace.octets import text_or_b64
 from substrate.telemetry.trace.rfc8785 import encode
 from substrate.world.change import summary
 from substrate.world.environment import is_secret_name
+from substrate.world.limits import core_leak
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from substrate.session.command_run import Ended
+    from substrate.session.denials import Denial
     from substrate.session.settings import Settings
     from substrate.session.streams import Recording, Streams
     from substrate.session.world_file import WorldFile
@@ -57,9 +59,7 @@ _OCTETS = "application/octet-stream"
 _JSON = "application/json"
 
 
-def isolation_of(
-    backend: str, net: str, held: tuple[Enforcement, ...], *, ptrace: bool
-) -> Isolation:
+def isolation_of(backend: str, settings: Settings, held: tuple[Enforcement, ...] = ()) -> Isolation:
     """What is really in force, layer by layer, with what weakens it."""
     in_world = backend != "none"
     off = None if in_world else "no world was asked for"
@@ -70,7 +70,7 @@ def isolation_of(
     layers["capabilities"] = IsolationLayer(on=in_world, why=off)
     layers["net"] = (
         IsolationLayer(on=True)
-        if in_world and net == "none"
+        if in_world and settings.net == "none"
         else IsolationLayer(on=False, why=off or "--net host: the world shares the host's network")
     )
     layers["user"] = (
@@ -78,8 +78,14 @@ def isolation_of(
         if backend in ("ns-root-idmap", "ns-user")
         else IsolationLayer(on=False, why=off or f"backend {backend} has no user namespace")
     )
-    if ptrace and in_world:
-        layers["seccomp"] = IsolationLayer(on=True, why="ptrace inside the world is allowed")
+    loosened = [
+        *(["ptrace inside the world is allowed"] if settings.ptrace else []),
+        *(["namespaces and mounts inside the world are allowed"] if settings.userns else []),
+    ]
+    if loosened and in_world:
+        layers["seccomp"] = IsolationLayer(on=True, why="; ".join(loosened))
+    leak = _core_leak() if in_world else ""
+    layers["core_dumps"] = IsolationLayer(on=in_world and not leak, why=leak or off)
     for limit in held:
         layers[f"limit_{limit.limit}"] = IsolationLayer(
             on=limit.by != "none",
@@ -87,6 +93,14 @@ def isolation_of(
         )
     layers["gate"] = IsolationLayer(on=False, why="no exec policy is loaded")
     return Isolation(backend=backend, layers=layers)
+
+
+def _core_leak() -> str:
+    import resource
+
+    with open("/proc/sys/kernel/core_pattern", "rb") as file:
+        pattern = file.read()
+    return core_leak(pattern, resource.getrlimit(resource.RLIMIT_CORE)[1])
 
 
 class Recorder:
@@ -178,7 +192,13 @@ class Recorder:
             ),
         ).event("shell", span_id=self.span)
 
-    def command_end(self, ended: Ended, streams: Streams, diff: DiffCounts | None) -> Event:
+    def command_end(
+        self,
+        ended: Ended,
+        streams: Streams,
+        diff: DiffCounts | None,
+        denied: tuple[Denial, ...] = (),
+    ) -> Event:
         status = ended.status
         exit_status = signal_number = None
         if status is not None:
@@ -205,6 +225,7 @@ class Recorder:
             exit=exit_status,
             signal=signal_number,
             reason=reason,
+            extra=(("denials", [_denial(each) for each in denied]),) if denied else (),
         ).event("shell", span_id=self.span)
 
     def _stream(self, recording: Recording, joined: str | None = None) -> Stream:
@@ -264,8 +285,12 @@ class Recorder:
         ).event("world", span_id=self.span if span else None)
 
 
+def _denial(denial: Denial) -> dict[str, str]:
+    return {"code": denial.code, "text": _key(denial.text)}
+
+
 def _key(name: str) -> str:
-    """A variable's name as an object key: names that are not UTF-8 are kept by escapes."""
+    """Text, such as a variable's name as an object key: what is not UTF-8 is kept by escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

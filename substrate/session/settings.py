@@ -59,6 +59,7 @@ class Settings:
     overflow: str
     pty: str
     ptrace: bool
+    userns: bool
     gc_keep_s: float
     gc_quota_bytes: int
 
@@ -194,6 +195,7 @@ def _settings(values: dict[str, Any]) -> Settings:
         overflow=values["overflow"],
         pty=values["pty"],
         ptrace=values["ptrace"],
+        userns=values["userns"],
         gc_keep_s=values["gc.keep"],
         gc_quota_bytes=values["gc.quota"],
     )

@@ -294,6 +294,14 @@ SETTINGS: tuple[Setting, ...] = (
         text="let debuggers work inside the world",
     ),
     Setting(
+        key="userns",
+        kind=SWITCH,
+        default=False,
+        variable="SUBSTRATE_USERNS",
+        flags=(Flag(name="--userns", sets="true"),),
+        text="let programs make namespaces of their own inside the world (sandboxes, containers)",
+    ),
+    Setting(
         key="gc.keep",
         kind=SECONDS,
         default=7 * 86400.0,

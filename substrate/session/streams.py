@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PIPE_BUF = select.PIPE_BUF
 _READ_SIZE = 65536
 _TTY_WRITE = 1024
+_LAST = 16384
 _FIONREAD = 0x541B  # <asm-generic/ioctls.h>
 
 
@@ -36,6 +37,7 @@ class Recording:
         self.limit = limit
         self.size = 0
         self.kept = bytearray()
+        self._last = b""  # of what is not kept
         self.withheld = 0
         self._new_digest = new_digest
         self._digest: Digest | None = None
@@ -52,6 +54,13 @@ class Recording:
         room = self.limit - len(self.kept)
         if room > 0:
             self.kept += data if len(data) <= room else data[:room]
+        if room < len(data):
+            self._last = (self._last + data[max(0, room) :])[-_LAST:]
+
+    def tail(self, size: int) -> bytes:
+        """The last bytes, at most `size` and at most 16 KiB beyond the limit; none that were
+        withheld."""
+        return bytes(self.kept[-size:] + self._last)[-size:]
 
     @property
     def complete(self) -> bool:

@@ -89,6 +89,7 @@ def outcome_object(outcome: Outcome) -> dict[str, Any]:
         "layer": outcome.layer,
         "changes": as_dict(summary(outcome.changes)),
         "notes": list(outcome.notes),
+        "denials": [{"code": d.code, "text": clean(d.text)} for d in outcome.denials],
     }
     if ended.status is not None and os.WIFSIGNALED(ended.status):
         found["signal"] = os.WTERMSIG(ended.status)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from substrate.session.command_run import Ended
+    from substrate.session.denials import Denial
     from substrate.session.disk_watch import DiskWatch
     from substrate.session.opening import Claimed, Opened
     from substrate.session.record import Recorder
@@ -59,6 +60,7 @@ class Outcome:
     changes: tuple[Change, ...]  # of this command
     layer: int | None  # None where nothing was changed
     notes: tuple[str, ...]
+    denials: tuple[Denial, ...]  # what the world denied it, as far as that shows
 
 
 def run_one_shot(
@@ -213,7 +215,7 @@ class _OneShot:
         cgroup.sweep(limit_plan)
         group_name = cgroup.group_name(_WORLD_NUMBER)
         self.zygote.announce_groups(cgroup.directories(limit_plan, group_name))
-        self.groups = groups = cgroup.create(limit_plan, group_name)
+        self.groups = groups = cgroup.create(limit_plan, group_name, nested=self.settings.userns)
         spec = world_setup.spec_of(
             self.world, self.files, self.home, self.stack, self.settings, self.host, groups
         )
@@ -244,9 +246,7 @@ class _OneShot:
         assert self.started is not None
         settings = self.settings
         self.opened = opening.open_trace(self.home, self.claimed, durability=settings.durability)
-        self.isolation: Isolation = isolation_of(
-            self.world.backend, settings.net, self.held, ptrace=settings.ptrace
-        )
+        self.isolation: Isolation = isolation_of(self.world.backend, settings, self.held)
         self._refuse_missing(self.isolation)
         self.recorder: Recorder = Recorder(self.opened.writer, settings)
         self.digester = Digester(self.opened.key)
@@ -367,6 +367,7 @@ class _OneShot:
             withheld: tuple[bytes, ...] = ()
         else:
             passed, withheld = selected.passed, selected.withheld
+        self.withheld = withheld
         umask = os.umask(0o077)
         os.umask(umask)
         return CommandSpec(
@@ -394,6 +395,7 @@ class _OneShot:
         """Ends the world, freezes and diffs the layer, writes the end and syncs it."""
         assert self.opened is not None
         assert self.started is not None
+        denied = self._denials(ended)  # before the control groups go
         self.started.close()
         if not ended.quiet:
             self._wait_gone()  # until then its processes may write
@@ -411,7 +413,7 @@ class _OneShot:
             events, changes = self._thrown_away(self.layer)
         if self.layer is not None and kept and self.settings.pass_through:
             events += self._pass_through(self.layer)
-        events.append(self.recorder.command_end(ended, self.streams, counts))
+        events.append(self.recorder.command_end(ended, self.streams, counts, denied))
         writer.append(events)
         self._wait_gone()
         if self.layer is not None:
@@ -431,6 +433,26 @@ class _OneShot:
             changes=tuple(changes),
             layer=self.layer if changes and kept else None,
             notes=self.notes,
+            denials=denied,
+        )
+
+    def _denials(self, ended: Ended) -> tuple[Denial, ...]:
+        """What the world denied a command that failed or had something to complain about."""
+        if exit_status(ended) == 0 and not self.streams.stderr.size:
+            return ()
+        from substrate.session.denied import look
+
+        assert self.started is not None
+        return look(
+            ended,
+            exit_status(ended),
+            self.streams,
+            self.started.spec,
+            self.settings,
+            self.host,
+            self.cwd,
+            self.withheld,
+            self.groups,
         )
 
     def _wait_gone(self) -> None:

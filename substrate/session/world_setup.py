@@ -170,10 +170,11 @@ def spec_of(
             for path in dict.fromkeys((*world.read_only, *map(os.path.realpath, settings.ro)))
             if os.path.lexists(path)
         ),
-        cgroup_unified=cgroups.unified,
+        cgroup_unified=cgroups.birthplace,
         cgroup_tasks=cgroups.tasks,
         cgroup_dirs=cgroups.directories,
         allow_ptrace=settings.ptrace,
+        allow_userns=settings.userns,
     )
 
 

@@ -4,17 +4,19 @@
 
 `{"attempt", "outcome": "blocked" | "ALLOWED", "errno", "detail"}`. Inside a world every
 outcome must be "blocked"; outside (`"control": true`) most are "ALLOWED", which proves that
-the attempt is a real one. Harmless there: every attempt runs in a child of its own, in a
-mount namespace of its own where one can be had, opens without writing, and passes arguments
-that the kernel refuses after it has taken the call (such an errno counts as ALLOWED: the
-kernel was reached). Standard library only; needs nothing of the product.
+the attempt is a real one. Harmless there: every attempt runs in a child of its own, as root in
+a mount namespace of its own, opens without writing, takes a file of its own where it would
+remove one, and passes arguments that the kernel refuses after it has taken the call (such an
+errno counts as ALLOWED: the kernel was reached). Standard library only; needs nothing of the
+product.
 
-Parameters, all optional: `control`; `host_pid` and `host_start` (ticks, proc_pid_stat(5)) of
+Parameters, all optional: `control`; `first` (who is tried as pid 1, in a control); `host_pid` and `host_start` (ticks, proc_pid_stat(5)) of
 a process outside; `sockets` (paths), `abstract` (names), `fifos` (paths with a reader
 outside), `hidden` ([path of a file, text that stands in it]), `directory` (writable, in the
-workspace), `namespace_fd` (a namespace that was passed along), `uid` (expected),
-`capabilities` (the mask that may be effective), `nested_namespaces` and `ptrace` (true where
-the world allows them).
+workspace), `namespace_fd` (a namespace that was passed along), `terminal` (path of a terminal
+outside), `uid` (expected), `capabilities` (the mask that may be effective), `nested_namespaces`,
+`nested_root` (the same, and this is the root of such a one) and `ptrace` (true where the world
+allows them).
 """
 
 import ctypes
@@ -52,7 +54,8 @@ X86 = platform.machine() == "x86_64"
 ATTEMPTS = {}
 NEWNS, NEWUSER = 0x20000, 0x10000000
 MS_BIND, MS_REMOUNT, MS_REC, MS_PRIVATE = 4096, 32, 16384, 1 << 18
-LOADS_MODULES = ("key", "smc", "smc by protocol", "tipc", "rds", "bluetooth", "SCTP")
+LOADS_MODULES = ("key", "smc", "smc by protocol", "tipc", "rds", "bluetooth", "SCTP", "can", "rxrpc",
+                 "qipcrtr", "nfc", "kcm", "llc", "x25", "phonet", "L2TP", "DCCP")  # fmt: skip
 
 
 class Blocked(Exception):
@@ -114,14 +117,15 @@ def openable(name, path, flags):
     ATTEMPTS[name] = (run, None)
 
 
-def readable(name, path):
-    def run(p):
-        with open(path, "rb", buffering=0) as file:
-            if not file.read(16):
-                raise Blocked("empty")
-        return f"read {path}"
+def read_some(path):
+    with open(path, "rb", buffering=0) as file:
+        if not file.read(16):
+            raise Blocked("empty")
+    return f"read {path}"
 
-    ATTEMPTS[name] = (run, None)
+
+def readable(name, path):
+    ATTEMPTS[name] = (lambda p: read_some(path), None)
 
 
 # --- mounts and namespaces
@@ -168,6 +172,23 @@ simple(
 simple(
     "mount_setattr", 442, 442, -100, b"/", 0, 0, 0, reached=("EINVAL",), unless="nested_namespaces"
 )
+simple(
+    "open_tree_attr", 467, 467, -100, b"/", 1, 0, 0, reached=("EINVAL",), unless="nested_namespaces"
+)
+simple(
+    "fsconfig", 431, 431, -1, 0, 0, 0, 0, reached=("EINVAL", "EBADF"), unless="nested_namespaces"
+)
+simple("fspick", 433, 433, -100, b"/tmp", 0, reached=("EINVAL",), unless="nested_namespaces")
+simple(
+    "umount2 of nothing",
+    166,
+    39,
+    b"/no/such/place",
+    0,
+    reached=("ENOENT",),
+    unless="nested_namespaces",
+)
+simple("a call newer than the filter", 470, 470, 0, 0, 0, 0, reached=("EINVAL", "EFAULT"))
 simple("unshare a user namespace", 272, 97, NEWUSER, unless="nested_namespaces")
 simple("unshare a mount namespace", 272, 97, NEWNS, unless="nested_namespaces")
 simple("unshare a network namespace", 272, 97, 0x40000000, unless="nested_namespaces")
@@ -193,15 +214,30 @@ def enter(path):
     return call(308, 268, fd, 0)
 
 
+def first(p):
+    """The world's pid 1. (A control has a process of its own for that.)"""
+    return p.get("first", 1)
+
+
 @attempt("setns to pid 1's mount namespace")
 def _(p):
-    return enter("/proc/1/ns/mnt")
+    return enter(f"/proc/{first(p)}/ns/mnt")
 
 
 @attempt("setns to the host process' network")
 def _(p):
     _is_host_process(p)
     return enter(f"/proc/{p['host_pid']}/ns/net")
+
+
+@attempt("setns by a pidfd of pid 1")
+def _(p):
+    return call(308, 268, os.pidfd_open(first(p)), NEWNS)
+
+
+@attempt("take pid 1's mount namespace from its pidfd")
+def _(p):
+    return f"fd {fcntl.ioctl(os.pidfd_open(first(p)), 0xFF03)}"  # PIDFD_GET_MNT_NAMESPACE
 
 
 @attempt("setns by a passed fd")
@@ -226,7 +262,14 @@ def _(p):
     return call(304, 265, os.open("/", os.O_RDONLY), handle, os.O_RDONLY, reached=("ESTALE",))
 
 
-@attempt("chroot")
+@attempt("open a process by its handle")
+def _(p):
+    """open_by_handle_at(2) with FD_PIDFS_ROOT (Linux 6.18) needs no right to search."""
+    handle = ctypes.create_string_buffer(struct.pack("=IiQ", 8, 0xF1, os.getpid()))
+    return call(304, 265, -10002, handle, 0, reached=("ESTALE", "EINVAL"))
+
+
+@attempt("chroot", unless="nested_root")
 def _(p):
     os.chroot("/tmp")
     return "chrooted"
@@ -248,6 +291,36 @@ def node(kind, major, minor):
 ATTEMPTS["mknod a block device"] = (node(stat.S_IFBLK, 254, 0), None)
 ATTEMPTS["mknod /dev/mem"] = (node(stat.S_IFCHR, 1, 1), None)
 ATTEMPTS["mknod a whiteout"] = (node(stat.S_IFCHR, 0, 0), None)
+
+
+@attempt("change the mode of a device")
+def _(p):
+    """A bind of a device is the host's own inode. (The mode that it has.)"""
+    os.chmod("/dev/null", stat.S_IMODE(os.stat("/dev/null").st_mode))
+    return "changed"
+
+
+@attempt("change the times of a device")
+def _(p):
+    status = os.stat("/dev/full")
+    os.utime("/dev/full", ns=(status.st_atime_ns, status.st_mtime_ns))
+    return "changed"
+
+
+@attempt("change the mode of what covers /proc")
+def _(p):
+    os.chmod("/proc/keys", stat.S_IMODE(os.stat("/proc/keys").st_mode))
+    return "changed"
+
+
+@attempt("open a terminal of the host")
+def _(p):
+    return open_real(p["terminal"], os.O_RDWR | os.O_NOCTTY) if "terminal" in p else _none()
+
+
+def _none():
+    raise Blocked("nothing was named")
+
 
 for device in [
     "mem",
@@ -277,7 +350,9 @@ for file in (
     "/proc/sys/net/ipv4/ip_forward",
     "/proc/sysrq-trigger",
     "/proc/irq/default_smp_affinity",
-    "/proc/1/mem",
+    "/proc/pressure/memory",
+    "/proc/mtrr",
+    "/proc/slabinfo",
     "/sys/kernel/uevent_helper",
     "/sys/kernel/mm/transparent_hugepage/enabled",
     "/sys/power/state",
@@ -293,8 +368,9 @@ for file in (
     "/proc/kcore",
     "/proc/keys",
     "/proc/timer_list",
-    "/proc/1/environ",
-    "/proc/1/maps",
+    "/proc/kallsyms",
+    "/proc/iomem",
+    "/proc/vmallocinfo",
     "/sys/kernel/debug/sched/features",
     "/sys/kernel/tracing/README",
 ):
@@ -315,20 +391,20 @@ def _(p):
     return _each([f"/sys/fs/cgroup{part}" for part in ("", "/unified", "/pids")], make)
 
 
-@attempt("look through pid 1's root")
-def _(p):
-    return f"{len(os.listdir('/proc/1/root/'))} entries"
-
-
-@attempt("look through pid 1's cwd")
-def _(p):
-    return f"{len(os.listdir('/proc/1/cwd/'))} entries"
+for word, way in (
+    ("look through pid 1's root", lambda pid: f"{len(os.listdir(f'/proc/{pid}/root/'))} entries"),
+    ("look through pid 1's cwd", lambda pid: f"{len(os.listdir(f'/proc/{pid}/cwd/'))} entries"),
+    ("read /proc/1/environ", lambda pid: read_some(f"/proc/{pid}/environ")),
+    ("read /proc/1/maps", lambda pid: read_some(f"/proc/{pid}/maps")),
+    ("write /proc/1/mem", lambda pid: open_real(f"/proc/{pid}/mem", os.O_WRONLY)),
+):
+    ATTEMPTS[word] = (lambda p, way=way: way(first(p)), None)
 
 
 @attempt("overwrite pid 1's program")
 def _(p):
     try:
-        return open_real("/proc/1/exe", os.O_WRONLY)
+        return open_real(f"/proc/{first(p)}/exe", os.O_WRONLY)
     except OSError as error:
         if error.errno == errno.ETXTBSY:
             return "reached the kernel: ETXTBSY"
@@ -368,14 +444,71 @@ def _(p):
         return f"{len(file.read())} bytes"
 
 
+def at_first(name, x86, aarch64, *arguments, reached=(), unless=None):
+    """A call on pid 1, whose place in the arguments holds `first`."""
+
+    def run(p):
+        given = [first(p) if a is first else a for a in arguments]
+        return call(x86, aarch64, *given, reached=reached)
+
+    ATTEMPTS[name] = (run, unless)
+
+
 # PTRACE_SEIZE with options that do not exist: refused by the kernel before it touches pid 1
-simple("ptrace pid 1", 101, 117, 0x4206, 1, 0, -1, reached=("EIO", "EINVAL"), unless="ptrace")
+at_first("ptrace pid 1", 101, 117, 0x4206, first, 0, -1, reached=("EIO", "EINVAL"), unless="ptrace")
 simple("ptrace: be traced", 101, 117, 0, 0, 0, 0, unless="ptrace")
-simple("process_vm_readv of pid 1", 310, 270, 1, 0, 0, 0, 0, 0, unless="ptrace")
-simple("process_vm_writev to pid 1", 311, 271, 1, 0, 0, 0, 0, 0, unless="ptrace")
+at_first("process_vm_readv of pid 1", 310, 270, first, 0, 0, 0, 0, 0, unless="ptrace")
+at_first("process_vm_writev to pid 1", 311, 271, first, 0, 0, 0, 0, 0, unless="ptrace")
+at_first("kcmp with pid 1", 312, 272, first, first, 0, 0, 0, unless="ptrace")
 simple("pidfd_getfd", 438, 438, -1, 0, 0, reached=("EBADF",), unless="ptrace")
+
+
+@attempt("ptrace a sibling", unless="ptrace")
+def _(p):
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+    try:
+        return call(101, 117, 0x4206, pid, 0, 0)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+@attempt("keep a trap for core dumps")
+def _(p):
+    """Only the limit 1 stops core_pattern's program; lowering it to 0 would start it again."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    if (soft, hard) == (1, 1):
+        raise Blocked("the limit stays 1")
+    return f"limits {soft}, {hard}"
+
+
+@attempt("gain rights by a set-user-id program")
+def _(p):
+    """su waits for a password; meanwhile its effective uid can be read."""
+    if os.geteuid() == 0:
+        raise Blocked("root is expected")
+    own, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        for fd in (0, 1, 2):
+            os.dup2(theirs.fileno(), fd)
+        os.execv("/usr/bin/su", ["su", "-c", "true"])
+    theirs.close()
+    try:
+        own.recv(100)  # the question, or a refusal
+        with open(f"/proc/{pid}/status") as file:
+            ids = next(line for line in file if line.startswith("Uid:")).split()[1:]
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    if ids[1] != "0":
+        raise Blocked(f"uids {ids}")
+    return f"uids {ids}"
+
+
 simple("process_madvise", 440, 440, -1, 0, 0, 0, 0, reached=("EBADF", "EINVAL"))
-simple("kcmp with pid 1", 312, 272, 1, 1, 0, 0, 0, unless="ptrace")
 simple("move_pages", 279, 239, 0, 0, 0, 0, 0, 0, reached=("EINVAL",))
 simple("migrate_pages", 256, 238, 0, 0, 0, 0, reached=("EINVAL",))
 
@@ -450,17 +583,72 @@ def _(p):
     return _any_hidden(p, link, unlink=True)
 
 
-@attempt("rename what covers a hidden file")
+@attempt("read a hidden file by an opened directory")
 def _(p):
-    if p.get("control"):
-        raise Blocked("not tried outside: it would move the file")
+    def way(path):
+        return f"/proc/self/fd/{os.open(os.path.dirname(path), os.O_PATH)}/{os.path.basename(path)}"
 
-    def move(path):
-        new = os.path.join(p["directory"], f"moved-{os.getpid()}")
-        os.rename(path, new)
-        return path
+    return _any_hidden(p, way)
 
-    return _any_hidden(p, move)
+
+@attempt("read a hidden file by another case of its name")
+def _(p):
+    return _any_hidden(p, lambda path: path.replace("/.ssh/", "/.SSH/"))
+
+
+def removing(name):
+    """Registers an attempt that takes (path, a new path beside) and would remove the cover of a
+    hidden file, or move it; a control gets a file of its own for it."""
+
+    def register(function):
+        def run(p):
+            if not p.get("control"):
+                return _each(
+                    [path for path, _ in p.get("hidden", ())],
+                    lambda path: function(path, os.path.join(p["directory"], f"new-{os.getpid()}")),
+                )
+            with tempfile.TemporaryDirectory(dir=p["directory"], ignore_cleanup_errors=True) as own:
+                path = os.path.join(own, "above", ".ssh", "id")
+                os.makedirs(os.path.dirname(path))
+                open(path, "w").close()
+                return function(path, os.path.join(own, "new"))
+
+        ATTEMPTS[name] = (run, None)
+
+    return register
+
+
+@removing("rename the directory above a hidden one")
+def _(path, new):
+    above = os.path.dirname(os.path.dirname(path))
+    os.rename(above, above + "-moved")
+    os.rename(above + "-moved", above)
+    return "moved"
+
+
+@removing("take away what covers a hidden file")
+def _(path, new):
+    try:
+        os.unlink(path)
+    except OSError:
+        os.rmdir(os.path.dirname(path))
+    return "taken away"
+
+
+@removing("exchange what covers a hidden file")
+def _(path, new):
+    os.mkdir(new)
+    try:
+        return call(316, 276, -100, os.path.dirname(path).encode(), -100, new.encode(), 2)
+    except OSError:
+        os.rmdir(new)
+        raise
+
+
+@removing("rename what covers a hidden file")
+def _(path, new):
+    os.rename(os.path.dirname(path), new)
+    return "moved"
 
 
 def _any_hidden(p, way, unlink=False):
@@ -490,6 +678,10 @@ simple("add_key", 248, 217, 0, 0, 0, 0, -3, reached=("EFAULT",))
 simple("request_key", 249, 218, 0, 0, 0, 0, reached=("EFAULT",))
 simple("memfd_secret", 447, 447, 0)
 simple("fanotify_init", 300, 262, 0, 0)
+simple("kexec_file_load", 320, 294, -1, -1, 0, 0, 0, reached=("EBADF", "EINVAL"))
+simple("quotactl_fd", 443, 443, -1, 0, 0, 0, reached=("EBADF",))
+simple("swapoff", 168, 225, b"/no/such/file", reached=("ENOENT",))
+simple("adjtimex", 159, 171, ctypes.create_string_buffer(b"\xff" * 208, 208), reached=("EINVAL",))
 simple("init_module", 175, 105, 0, 0, 0, reached=("ENOEXEC", "EFAULT", "EINVAL"))
 simple("finit_module", 313, 273, -1, b"", 0, reached=("EBADF",))
 simple("delete_module", 176, 106, b"no_such_module", 0, reached=("ENOENT",))
@@ -547,6 +739,17 @@ for label, family, kind, protocol in (
     ("raw ICMPv6", 10, 3, 58),
     ("MPTCP", 2, 1, 262),
     ("SCTP", 2, 1, 132),
+    ("DCCP", 2, 6, 33),
+    ("L2TP", 2, 2, 115),
+    ("UDP-Lite", 2, 2, 136),
+    ("can", 29, 3, 1),
+    ("rxrpc", 33, 2, 2),
+    ("qipcrtr", 42, 2, 0),
+    ("nfc", 39, 3, 0),
+    ("kcm", 41, 2, 0),
+    ("llc", 26, 1, 0),
+    ("x25", 9, 5, 0),
+    ("phonet", 35, 2, 0),
     ("netlink netfilter", 16, 3, 12),
     ("netlink audit", 16, 3, 9),
     ("netlink sock_diag", 16, 3, 4),
@@ -650,6 +853,220 @@ def _status():
         return {key: rest.strip() for key, _, rest in (line.partition(":") for line in file)}
 
 
+# --- as root of a nested user namespace, in a mount namespace of its own
+
+MS_RDONLY, MS_MOVE, MNT_DETACH = 1, 8192, 2
+READ_ONLY = ("/proc/sys", "/sys", "/dev/null")
+NESTED = "nested: "
+
+
+def nested(name):
+    """An attempt of such a root. A control is one whose mounts are its own, so not locked."""
+    return attempt(NESTED + name)
+
+
+def cover(p):
+    """What a world covers, once more, for a control."""
+    for path, _ in p["hidden"]:
+        mount(b"none", os.path.dirname(path).encode(), b"tmpfs", 0)
+    for path in READ_ONLY:
+        mount(path.encode(), path.encode(), None, MS_BIND | MS_REC)
+        mount(None, path.encode(), None, MS_REMOUNT | MS_BIND | MS_RDONLY)
+    mount(b"/dev/null", b"/proc/version", None, MS_BIND)
+
+
+def unmount(path):
+    if libc.umount2(path.encode(), MNT_DETACH) < 0:
+        raise OSError(ctypes.get_errno(), f"umount2 {path}")
+    return f"unmounted {path}"
+
+
+def at(p):
+    """An empty directory."""
+    return tempfile.mkdtemp(dir=p["directory"])
+
+
+def hidden_directory(p):
+    return os.path.dirname(p["hidden"][0][0])
+
+
+@nested("unmount what covers a hidden path")
+def _(p):
+    return unmount(hidden_directory(p))
+
+
+@nested("move what covers a hidden path")
+def _(p):
+    return mount(hidden_directory(p).encode(), at(p).encode(), None, MS_MOVE)
+
+
+@nested("slip a mount beneath what covers a hidden path")
+def _(p):
+    place = at(p)
+    mount(b"none", place.encode(), b"tmpfs", 0)
+    tree = libc.syscall(ctypes.c_long(428), -100, place.encode(), 1)  # OPEN_TREE_CLONE
+    if tree < 0:
+        raise OSError(ctypes.get_errno(), "open_tree")
+    call(429, 429, tree, b"", -100, hidden_directory(p).encode(), 0x4 | 0x200)
+    return unmount(hidden_directory(p))
+
+
+@nested("unmount what covers a file of /proc")
+def _(p):
+    return _each(["/proc/keys", "/proc/kmsg", "/proc/timer_list", "/proc/version"], unmount)
+
+
+@nested("unmount what is read-only")
+def _(p):
+    return _each(READ_ONLY, unmount)
+
+
+@nested("unmount the root")
+def _(p):
+    unmount("/")
+    return _any_hidden(p, lambda path: path)
+
+
+@nested("remount what is read-only")
+def _(p):
+    return _each(READ_ONLY, lambda path: mount(None, path.encode(), None, MS_REMOUNT | MS_BIND))
+
+
+@nested("clear what is read-only by mount_setattr")
+def _(p):
+    def clear(path):
+        attributes = struct.pack("=QQQQ", 0, 1, 0, 0)  # attr_clr = MOUNT_ATTR_RDONLY
+        return call(442, 442, -100, path.encode(), 0, attributes, len(attributes))
+
+    return _each(READ_ONLY, clear)
+
+
+def below(p, place):
+    """The hidden file through a copy of the directory above it."""
+    above = os.path.dirname(hidden_directory(p))
+    return _any_hidden(p, lambda path: place + path[len(above) :])
+
+
+@nested("bind the directory above a hidden one, alone")
+def _(p):
+    place = at(p)
+    mount(os.path.dirname(hidden_directory(p)).encode(), place.encode(), None, MS_BIND)
+    return below(p, place)
+
+
+@nested("bind the directory above a hidden one, with all in it, and unmount there")
+def _(p):
+    place = at(p)
+    above = os.path.dirname(hidden_directory(p))
+    mount(above.encode(), place.encode(), None, MS_BIND | MS_REC)
+    unmount(place + hidden_directory(p)[len(above) :])
+    return below(p, place)
+
+
+@nested("clone the tree above a hidden directory, alone")
+def _(p):
+    place = at(p)
+    above = os.path.dirname(hidden_directory(p)).encode()
+    tree = libc.syscall(ctypes.c_long(428), -100, above, 1)
+    if tree < 0:
+        raise OSError(ctypes.get_errno(), "open_tree")
+    call(429, 429, tree, b"", -100, place.encode(), 0x4)
+    return below(p, place)
+
+
+@nested("lay an overlay over the directory above a hidden one")
+def _(p):
+    place = at(p)
+    above = os.path.dirname(hidden_directory(p))
+    options = f"lowerdir={at(p)}:{above}" + (",userxattr" if p.get("nested_root") else "")
+    if libc.mount(b"none", place.encode(), b"overlay", 0, options.encode()) < 0:
+        raise OSError(ctypes.get_errno(), "overlay")
+    return below(p, place)
+
+
+@nested("pivot into a copy of the root and drop the old one")
+def _(p):
+    place = at(p)
+    mount(b"/", place.encode(), None, MS_BIND | MS_REC)
+    os.chdir(place)
+    call(155, 41, b".", b".")
+    unmount(".")
+    if p.get("control"):  # a copy shows what lies over it, so that comes off first
+        unmount(hidden_directory(p))
+    return _any_hidden(p, lambda path: path)
+
+
+@nested("climb out of a chroot")
+def _(p):
+    top = os.open("/", os.O_RDONLY)
+    os.chroot(at(p))
+    os.fchdir(top)
+    for _step in range(64):
+        os.chdir("..")
+    os.chroot(".")
+    if p.get("control"):
+        unmount(hidden_directory(p))
+    return _any_hidden(p, lambda path: path)
+
+
+for kind in ("proc", "sysfs", "devtmpfs", "debugfs", "tracefs", "securityfs", "cgroup", "cgroup2"):
+
+    def mount_new(p, kind=kind):
+        if kind in ("cgroup", "cgroup2"):
+            call(272, 97, 0x02000000)  # a namespace of control groups
+        place = at(p)
+        options = b"pids" if kind == "cgroup" else None
+        if libc.mount(b"none", place.encode(), kind.encode(), 0, options) < 0:
+            raise OSError(ctypes.get_errno(), kind)
+        if kind.startswith("cgroup"):
+            # the root of such a namespace may look; to write is what counts
+            return open_real(f"{place}/cgroup.procs", os.O_WRONLY)
+        return f"mounted {kind}"
+
+    ATTEMPTS[f"{NESTED}mount a new {kind}"] = (mount_new, None)
+
+
+@nested("mount a new proc with processes alone")
+def _(p):
+    if libc.mount(b"none", at(p).encode(), b"proc", 0, b"subset=pid") < 0:
+        raise OSError(ctypes.get_errno(), "proc")
+    return "mounted"
+
+
+@nested("enter the mount namespace of the world")
+def _(p):
+    return enter(f"/proc/{os.getppid() if p.get('control') else 1}/ns/mnt")
+
+
+@nested("find a network device beside lo")
+def _(p):
+    call(272, 97, 0x40000000) if p.get("nested_root") else None
+    found = [name for _, name in socket.if_nameindex() if name != "lo"]
+    if not found:
+        raise Blocked("only lo")
+    return ", ".join(found)
+
+
+@nested("a raw socket in a network namespace of its own")
+def _(p):
+    call(272, 97, 0x40000000)
+    return str(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
+
+
+@nested("load rules into a network namespace of its own")
+def _(p):
+    call(272, 97, 0x40000000)
+    return str(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12))
+
+
+@nested("make a device in a filesystem of its own")
+def _(p):
+    place = at(p)
+    mount(b"none", place.encode(), b"tmpfs", 0)
+    os.mknod(f"{place}/null", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    return open_real(f"{place}/null", os.O_RDWR) if not p.get("control") else "made"
+
+
 # --- running them
 
 
@@ -659,7 +1076,7 @@ def isolate():
         raise SystemExit("a control run needs a mount namespace of its own (root)")
 
 
-def run(function, parameters):
+def run(name, function, parameters):
     """The answer of one attempt, from a child that may die of it."""
     readable, writable = os.pipe()
     pid = os.fork()
@@ -668,8 +1085,10 @@ def run(function, parameters):
         try:
             os.close(readable)
             signal.alarm(10)
-            if parameters.get("control"):
+            if parameters.get("control") and os.geteuid() == 0:
                 isolate()
+                if name.startswith(NESTED):
+                    cover(parameters)
             answer = ["ALLOWED", None, function(parameters) or ""]
         except Blocked as reason:
             answer = ["blocked", None, str(reason)]
@@ -699,7 +1118,11 @@ def main():
     for name, (function, unless) in ATTEMPTS.items():
         if unless and parameters.get(unless):
             continue
-        outcome, code, detail = run(function, parameters)
+        if name.startswith(NESTED) and not (
+            parameters.get("nested_root") or parameters.get("control")
+        ):
+            continue
+        outcome, code, detail = run(name, function, parameters)
         line = {"attempt": name, "outcome": outcome, "errno": code, "detail": detail}
         print(json.dumps(line), flush=True)
 

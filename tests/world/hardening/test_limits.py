@@ -8,13 +8,13 @@ import resource
 import pytest
 
 from substrate.errors import ConfigError
-from substrate.world import limits
+from substrate.world import limits, linux, seccomp
 from substrate.world.limits import Enforcement, Limits
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"pids": 1}, {"memory_bytes": 4096}, {"cpu_milli": 0}, {"open_files": 3}, {"core_bytes": -1}],
+    [{"pids": 1}, {"memory_bytes": 4096}, {"cpu_milli": 0}, {"open_files": 3}],
 )
 def test_limits_that_no_world_can_live_with(wrong):
     with pytest.raises(ConfigError, match=f"{next(iter(wrong))}.*expected at least"):
@@ -22,8 +22,7 @@ def test_limits_that_no_world_can_live_with(wrong):
 
 
 def test_nobody_enforces_what_is_not_given():
-    held = limits.enforcement(Limits(), {}, {})
-    assert held == (Enforcement(limit="core_bytes", by="rlimit"),)
+    assert limits.enforcement(Limits(), {}, {}) == ()
 
 
 def test_cgroups_enforce_where_they_are():
@@ -55,14 +54,13 @@ def test_rlimits_without_cgroups():
         resource.RLIMIT_DATA: 1 << 30,
         resource.RLIMIT_NOFILE: 64,
         resource.RLIMIT_FSIZE: 5000,
-        resource.RLIMIT_CORE: 0,
     }
 
 
 def test_rlimits_beside_cgroups():
     asked = Limits(pids=10, memory_bytes=1 << 30)
     held = limits.enforcement(asked, {"pids": 2, "memory": 2}, {})
-    assert limits.rlimits(asked, held) == ((resource.RLIMIT_CORE, 0, 0),)
+    assert limits.rlimits(asked, held) == ()
 
 
 def applied(asked):
@@ -144,9 +142,53 @@ def test_a_lower_hard_limit_of_the_host_stays(in_child):
     assert in_child(child) == 1
 
 
-def test_no_core_is_written(in_child):
+def locked():
+    limits.refuse_core_dumps()
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    linux.install_filter(seccomp.build_filter(machine=linux.MACHINE))
+
+
+def test_no_core_is_written_and_no_handler_started(in_child):
+    """1, not 0: core_pattern's pipe is stopped by that value alone."""
+
     def child():
-        applied(Limits())
-        return resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
+        locked()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # answered, as ulimit -c 0 expects
+        resource.setrlimit(resource.RLIMIT_CORE, (1 << 20, 1 << 30))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (50, 60))
+        return (
+            resource.getrlimit(resource.RLIMIT_CORE) == (1, 1)
+            and resource.prlimit(0, resource.RLIMIT_CORE) == (1, 1)
+            and resource.getrlimit(resource.RLIMIT_NOFILE) == (50, 60)
+        )
 
     assert in_child(child) == 1
+
+
+def test_the_old_value_is_not_made_up(in_child):
+    """Setting and asking in one call cannot be answered for the kernel."""
+
+    def child():
+        locked()
+        try:
+            resource.prlimit(0, resource.RLIMIT_CORE, (0, 0))  # Python asks for the old one too
+        except PermissionError:
+            return resource.prlimit(0, resource.RLIMIT_NOFILE, (50, 60)) != (50, 60)
+        return 0
+
+    assert in_child(child) == 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "hard", "leaks"),
+    [
+        (b"core\n", -1, False),
+        (b"core\n", 0, False),
+        (b"|/usr/lib/systemd/systemd-coredump %P\n", -1, False),
+        (b"|/usr/lib/systemd/systemd-coredump %P\n", 1, False),
+        (b"|/usr/lib/systemd/systemd-coredump %P\n", 0, True),
+        (b"@/run/dumps.socket\n", -1, True),
+    ],
+)
+def test_a_handler_that_cannot_be_kept_off_is_told(pattern, hard, leaks):
+    assert bool(limits.core_leak(pattern, hard)) is leaks

@@ -56,6 +56,8 @@ def word(action):
     if action == 0x80000000:
         return KILL
     assert action & 0xFFFF0000 == 0x00050000, hex(action)
+    if action == 0x00050000:
+        return "errno 0"
     return errno.errorcode[action & 0xFFFF].replace("ENOTSUP", "EOPNOTSUPP")
 
 
@@ -161,14 +163,18 @@ SOCKETS = [
     ((2, 5, 132), "ESOCKTNOSUPPORT"),
     ((2, 10, 0x300), "ESOCKTNOSUPPORT"),  # SOCK_PACKET: AF_PACKET in disguise
     ((2, 6, 33), "ESOCKTNOSUPPORT"),  # DCCP
-    ((2, 2, 136), "EPROTONOSUPPORT"),
+    ((2, 2, 136), "EPROTONOSUPPORT"),  # UDP-Lite
+    ((2, 2, 115), "EPROTONOSUPPORT"),  # L2TP
     ((16, 3, 0), ALLOW),
     ((16, 2 | CLOEXEC, 0), ALLOW),
     ((16, 3, 4), "EPROTONOSUPPORT"),  # sock_diag
     ((16, 3, 9), "EPROTONOSUPPORT"),  # audit
     ((16, 3, 12), "EPROTONOSUPPORT"),  # netfilter
     ((16, 3, 15), "EPROTONOSUPPORT"),  # kobject_uevent
-    *[((family, 3, 0), "EAFNOSUPPORT") for family in (0, 3, 15, 17, 30, 31, 38, 40, 43, 44)],
+    *[
+        ((family, 3, 0), "EAFNOSUPPORT")
+        for family in (0, 3, 9, 15, 17, 21, 26, 29, 30, 31, 33, 35, 38, 39, 40, 41, 42, 43, 44)
+    ],
     ((-1, 1, 0), "EAFNOSUPPORT"),
 ]
 
@@ -215,6 +221,21 @@ def test_no_device_node_is_made(mode):
     assert Filter("aarch64")("mknodat", -100, 0, mode, 0) == wanted
 
 
+CORE, NOFILE = 4, 7
+
+
+def test_the_limit_of_core_files_stays_and_nobody_is_told(plain):
+    done = "errno 0"
+    assert plain("setrlimit", CORE, 1) == plain("setrlimit", CORE | 1 << 32, 1) == done
+    assert plain("setrlimit", NOFILE, 1) == ALLOW
+    assert plain("prlimit64", 0, CORE, 0, 1) == plain("prlimit64", 0, CORE, 0, 0) == ALLOW
+    for new in (1, 1 << 32):
+        assert plain("prlimit64", 0, CORE, new, 0) == done
+        assert plain("prlimit64", 0, CORE, new, 1) == "EPERM"
+        assert plain("prlimit64", 0, CORE, new, 1 << 32) == "EPERM"
+        assert plain("prlimit64", 0, NOFILE, new, 1) == ALLOW
+
+
 def changed(machine, **options):
     """The calls whose answer (arguments 0) differs from the plain filter's."""
     plain, other = Filter(machine), Filter(machine, **options)
@@ -228,9 +249,20 @@ def test_debuggers_get_their_calls_and_no_others(machine):
     assert changed(machine, allow_perf=True) == {"perf_event_open"}
 
 
+@given(st.integers(0, 2**64 - 1))
+def test_nested_namespaces_of_all_kinds_but_cgroup(flags):
+    nested = Filter("x86_64", allow_userns=True)
+    assert nested("clone", flags) == ("EPERM" if flags & 0x02000000 else ALLOW)
+    wanted = "EPERM" if flags & 0x02000000 or flags >> 32 else ALLOW
+    assert nested("unshare", flags) == wanted
+
+
 def test_nested_namespaces(machine):
     nested = Filter(machine, allow_userns=True)
     assert nested("clone", 0x10000000) == nested("unshare", 0x10020000) == ALLOW
+    assert nested("clone", 0x12000000) == nested("unshare", 0x02000000) == "EPERM"
+    whole = Filter(machine, allow_userns=True, allow_cgroupns=True)
+    assert whole("clone", 0x7E020011) == whole("unshare", 0x7E020080) == ALLOW
     assert nested("mount") == nested("pivot_root") == nested("setns") == ALLOW
     assert nested("clone3") == "ENOSYS"
     assert nested("bpf") == "EPERM"
@@ -288,6 +320,8 @@ def test_allowed_calls_are_decided_without_their_arguments(machine, plain):
         "unshare",
         "mknod",
         "mknodat",
+        "setrlimit",
+        "prlimit64",
     }
     names = named(machine)
     for nr in range(470):
