@@ -18,9 +18,9 @@ Not a merge. Rules (world.md §5), for an operation on a path that the host has:
 
 For a path that the host lacks: what the record has a base of was deleted by the host. Where the
 record is in doubt or silent, a copied-up file or merged directory was, unless the host's
-directory did not change since the world started, or the world renamed it: its origin is the
-handle of a path that the plan deletes. Rootless mounts record no handle; there a deleted path
-with the same size and time counts.
+directory did not change since the world started, or the world made a directory above it, or the
+world renamed it: its origin is the handle of a path that the plan deletes. Rootless mounts record
+no handle; there a deleted path with the same size and time counts.
 
 Not found, as nothing tells of it: what the host wrote through a mapping between the world's
 copy-up and the end of the command, to a page that was dirty before.
@@ -250,6 +250,16 @@ class _MountCheck:
         finally:
             os.close(fd)
 
+    def _lies_in_a_new_directory(self, relative: bytes) -> bool:
+        """Whether a directory above the path came from the world alone: then nothing of the
+        host's was ever below it, and a file with an origin was moved or linked there."""
+        while relative := relative.rpartition(b"/")[0]:
+            entries = (self._entry(layer.number, relative) for layer in self.stack.layers)
+            oldest = next((e for e in entries if e is not None), None)
+            if oldest is not None and oldest[0] is None:
+                return True
+        return False
+
     def _born_after_start(self, relative: bytes) -> bool:
         parent, _, name = relative.rpartition(b"/")
         fd, _none = self.view.open_parent(0, parent)
@@ -272,6 +282,8 @@ class _MountCheck:
         if oldest is None or oldest[0] is None:
             return
         if not self.stepped and self._directory_is_unchanged(relative):
+            return
+        if self._lies_in_a_new_directory(relative):
             return
         if after.type == "file":
             if self.origins.renamed_inside(relative, oldest[0]):

@@ -6,8 +6,8 @@ compared: `after` = the changed layers over the base, `before` = the base alone.
 
 - types are compared first, then sizes, then contents; equal contents with another mode,
   owner, attribute or time are `meta`, and nothing at all when everything is equal;
-- times count only for regular files that were copied up (a bare touch): a file that was
-  deleted and made again with equal content is no change; directories' times never count;
+- a time alone counts for regular files, also for one that was made anew with equal content:
+  make(1) and rsync(1) act on it; times of directories, links and others never count;
 - an opaque directory, a whiteout or a file in a directory's place lists every name that it
   hides as deleted, to any depth;
 - a directory that was copied up because of a child is not listed.
@@ -389,7 +389,7 @@ class _Walk:
                     what.append("content")
             if old_fd >= 0:
                 what += self._attributes_that_differ(old_fd, new_fd, before.source, names)
-            if old.st_mtime_ns != new.st_mtime_ns and self.marks.origin in names:
+            if old.st_mtime_ns != new.st_mtime_ns:
                 what.append("mtime")
         finally:
             os.close(new_fd)

@@ -99,9 +99,11 @@ def _afterwards(outcome: Outcome, at_end: str, request: RunRequest) -> int:
         line = summary.summary_line(outcome)
         if line:
             messages.say(line)
-    if outcome.world is None or not outcome.changes:
+    if outcome.world is None:
         return outcome.exit_status
     asked = at_end == "ask"
+    if not outcome.changes and (asked or at_end == "keep" or not outcome.continued):
+        return outcome.exit_status  # else what earlier commands left pending is meant too
     if asked:
         if request.quiet or request.json or request.ci or not _can_ask(frozenset()):
             return outcome.exit_status

@@ -46,6 +46,7 @@ class Settings:
     background_s: float
     at_end: str  # ask | keep | apply | discard
     hide: tuple[bytes, ...]
+    show: tuple[bytes, ...]
     ro: tuple[bytes, ...]
     rw: tuple[bytes, ...]
     pass_through: tuple[bytes, ...]
@@ -174,6 +175,7 @@ def _settings(values: dict[str, Any]) -> Settings:
         background_s=values["background"],
         at_end=values["at_end"],
         hide=values["hide"],
+        show=values["show"],
         ro=values["ro"],
         rw=values["rw"],
         pass_through=values["pass_through"],

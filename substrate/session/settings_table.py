@@ -177,6 +177,15 @@ SETTINGS: tuple[Setting, ...] = (
         project=ADD,
     ),
     Setting(
+        key="show",
+        kind=PATHS,
+        default=(),
+        variable="SUBSTRATE_SHOW",
+        flags=_one("--show"),
+        metavar="PATH",
+        text="a path that is hidden by default and shall be seen, with all below it",
+    ),
+    Setting(
         key="ro",
         kind=PATHS,
         default=(),

@@ -220,6 +220,8 @@ class _OneShot:
             self.world, self.files, self.home, self.stack, self.settings, self.host, groups
         )
         world_setup.refuse_hidden_cwd(self.cwd, spec)
+        shown = (f"{os.fsdecode(path)} was shown on request" for path in self.settings.show)
+        self.notes = (*self.notes, *shown)
         self.held = limits.enforcement(
             self.settings.limits, limit_plan.versions(), dict(limit_plan.missing)
         )

@@ -204,6 +204,7 @@ def _hidden_paths(
         socket_paths = sockets.parse_proc_net_unix(file.read())
     files = hidden.HostFiles(host.uid)
     needed = (world.workspace, *settings.rw)
+    _refuse_to_show_state(home, settings.show)
     found = hidden.hidden_paths(
         files=files,
         home=host.user_home,
@@ -211,6 +212,7 @@ def _hidden_paths(
         state_dir=home.path,
         accounts=accounts,
         needed=needed,
+        shown=settings.show,
     )
     _refuse_open_state(home, found.left_open)
     masked = sockets.socket_masks(
@@ -242,6 +244,18 @@ def _refuse_to_hide(path: bytes, real: bytes) -> None:
             f"{os.fsdecode(path)} cannot be hidden: every world makes it itself",
             hint="take it out of `hide`; `substrate config show --origin` says where that stands",
         )
+
+
+def _refuse_to_show_state(home: Home, shown: tuple[bytes, ...]) -> None:
+    real = os.path.realpath(home.path)
+    for path in shown:
+        if mountinfo.is_below(real, os.path.realpath(path)) or mountinfo.is_below(
+            os.path.realpath(path), real
+        ):
+            raise ConfigError(
+                f"{os.fsdecode(path)} cannot be shown: SUBSTRATE_HOME lies there",
+                hint="name what is to be seen in it; no world sees its own layers and records",
+            )
 
 
 def _refuse_open_state(home: Home, left_open: tuple[tuple[bytes, str], ...]) -> None:

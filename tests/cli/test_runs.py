@@ -217,6 +217,17 @@ def test_apply_and_discard_at_the_end(place):
     place.run("status", status=1)
 
 
+@pytest.mark.parametrize("word", ["--apply", "--discard"])
+def test_what_is_pending_ends_with_a_command_that_changes_nothing(place, word):
+    place.run("-c", "echo x > x")
+    place.run(word, "-c", "cat x")
+    assert (place.work / "x").exists() == (word == "--apply")
+    place.run("status", status=1)
+    place.run(word, "-c", "true")
+    place.run("--keep", "-c", "true")
+    place.run(word, "-c", "true")
+
+
 def test_an_apply_at_the_end_that_fails_is_125_and_keeps_all(place):
     place.run("-c", "echo world > x")
     (place.work / "x").write_text("host\n")

@@ -9,6 +9,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,19 @@ def caller(request):
     found = request.getfixturevalue({"ns-root-idmap": "idmap", "ns-user": "user"}[request.param])
     found.forget()
     return found
+
+
+@pytest.fixture
+def at_home(caller):
+    """A caller whose home is their `work`, outside of the scratch places: what lies beside the
+    workspace is then in the diff, and rootless worlds may write there."""
+    parent = "/srv" if AS_ROOT else Path.home()
+    base = Path(tempfile.mkdtemp(prefix="substrate-system-", dir=parent))
+    caller.own(base)
+    place = replace(caller, base=base, elsewhere=caller.state, extra={"HOME": str(base / "work")})
+    place.make_directory(place.work)
+    yield place
+    remove(base)
 
 
 @pytest.fixture(params=["ns-root-idmap", "ns-root", "ns-user"])

@@ -117,6 +117,16 @@ def test_directory_deleted_on_the_host(world: Any) -> None:
     assert found(world) == [(b"d", "host_deleted"), (b"d/s", "host_deleted")]
 
 
+def test_linked_into_a_directory_that_the_world_made_is_none(world: Any) -> None:
+    """Not a file that the host deleted, though it has an origin: cp -al, git clone by path."""
+    prepare(world, some_host)
+    run(world, lambda r: os.makedirs(r + b"new/inside"))
+    run(world, lambda r: os.link(r + b"a", r + b"new/inside/a"), edit)
+    assert found(world) == []
+    beside(world, lambda h: put(h + b"a", b"other"))
+    assert found(world) == [(b"a", "host_changed")]
+
+
 def test_created_on_the_host_with_other_content(world: Any) -> None:
     prepare(world, some_host)
     run(world, lambda r: put(r + b"n", b"1"))

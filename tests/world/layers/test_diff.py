@@ -113,7 +113,8 @@ def test_deleted_directory_lists_each_entry(world: Any) -> None:
 
 def test_opaque_directory_lists_what_it_hides(world: Any) -> None:
     for name in (b"d/a", b"d/s/b", b"d/same"):
-        host_file(world, name)
+        path = host_file(world, name)
+    world.outside(lambda: os.utime(path, (1, 1)))
 
     def remake(root: bytes) -> None:
         for name in (b"d/a", b"d/s/b", b"d/same"):
@@ -131,6 +132,7 @@ def test_opaque_directory_lists_what_it_hides(world: Any) -> None:
         ("added", b"d/new", ()),
         ("deleted", b"d/s", ()),
         ("deleted", b"d/s/b", ()),
+        ("meta", b"d/same", ("mtime",)),
     ]
 
 
@@ -170,9 +172,23 @@ def test_symlinks(world: Any) -> None:
     assert said(world) == [("modified", b"l", ("target",)), ("added", b"n", ())]
 
 
-def test_deleted_and_made_again_with_equal_content_is_nothing(world: Any) -> None:
-    host_file(world, b"a")
+def test_deleted_and_made_again_with_equal_content_has_another_time(world: Any) -> None:
+    """make(1) compares times: applied, the file must be as new as in the world."""
+    path = host_file(world, b"a")
+    world.outside(lambda: os.utime(path, (1, 1)))
     in_world(world, lambda r: os.unlink(r + b"a"), lambda r: put(r + b"a", b"old\n"))
+    assert said(world) == [("meta", b"a", ("mtime",))]
+
+
+def test_made_again_with_the_same_time_too_is_nothing(world: Any) -> None:
+    path = host_file(world, b"a")
+    world.outside(lambda: os.utime(path, (1, 1)))
+    in_world(
+        world,
+        lambda r: os.unlink(r + b"a"),
+        lambda r: put(r + b"a", b"old\n"),
+        lambda r: os.utime(r + b"a", (1, 1)),
+    )
     assert said(world) == []
 
 
