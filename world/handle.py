@@ -81,6 +81,8 @@ class World:
         seat, self._seat = self._seat, None
         try:
             wire.send(seat or self.socket, wire.RUN, fds=(memory, read_end, *stdio))
+        except BrokenPipeError:
+            pass  # why it ended, or that the world did, is the next that `receive` gives
         finally:
             if seat is not None:
                 seat.close()
@@ -123,18 +125,27 @@ class Zygote:
     def announce_groups(self, directories: tuple[bytes, ...]) -> None:
         """Names the cgroups of a world before they are made, so that none outlives us even if
         we are killed before `start`."""
-        wire.send(self.socket, wire.GROUPS, *directories)
+        self._send(wire.GROUPS, *directories)
 
     def start(self, spec: WorldSpec) -> World:
         """Asks for a world and returns at once; `World.wait_ready` waits for it."""
         ours, theirs = wire.pair()
         memory = wire.pack_value(to_plain(spec))
         try:
-            wire.send(self.socket, wire.START, fds=(memory, theirs.fileno()))
+            self._send(wire.START, fds=(memory, theirs.fileno()))
         finally:
             os.close(memory)
             theirs.close()
         return World(spec, ours)
+
+    def _send(self, kind: bytes, *fields: bytes, fds: tuple[int, ...] = ()) -> None:
+        try:
+            wire.send(self.socket, kind, *fields, fds=fds)
+        except BrokenPipeError:
+            raise HostUnsupported(
+                "the process that starts worlds ended early",
+                hint="`substrate doctor` shows which backends work here",
+            ) from None
 
     def wait_gone(self, number: int) -> None:
         """Waits until every process of world `number` is dead and its cgroups are removed."""
