@@ -50,11 +50,14 @@ def hardening_filter(
 
 def hold(spec: WorldSpec, end: _socket.socket) -> NoReturn:
     """Serves as pid 1 until the supervisor is gone; never returns."""
-    end = _socket.socket(fileno=_keep_only(end.detach()))
+    end = _socket.socket(fileno=_move(end.detach()))
     try:
+        linux.close_range(4)
         _serve(spec, end)
+    except OSError as error:
+        wire.send(end, wire.FAILED, "hold", error.errno or 0, error.strerror or str(error))
     except Exception as error:  # noqa: BLE001 - a process edge: the supervisor reports it
-        wire.send(end, wire.FAILED, "hold", getattr(error, "errno", 0) or 0, repr(error))
+        wire.send(end, wire.FAILED, "hold", 0, repr(error))
     finally:
         os._exit(1)
 
@@ -99,14 +102,13 @@ def _serve(spec: WorldSpec, end: _socket.socket) -> NoReturn:
                 wire.send(end, wire.NAMES, *[_name(pid) for pid in _others()[:16]])
 
 
-def _keep_only(fd: int) -> int:
-    """Leaves open only 0-2 (on /dev/null) and `fd`, moved to 3."""
+def _move(fd: int) -> int:
+    """Puts 0-2 on /dev/null and `fd` at 3, behind which every other one is closed."""
     wanted = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64)
     null = os.open("/dev/null", os.O_RDWR)
     for standard in range(3):
         os.dup2(null, standard)
     os.dup2(wanted, 3, inheritable=False)
-    linux.close_range(4)
     return 3
 
 

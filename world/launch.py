@@ -27,9 +27,12 @@ if TYPE_CHECKING:
     Body = Callable[[WorldSpec, _socket.socket, "_Steps"], None]
 
 # zygote → first process, on a socket of their own
+_NAME_IT = b"n"  # asks for an fd of the user namespace
 _PLACED = b"p"  # ids are mapped
 _PART = b"m"  # target; a detached mount
 _PARTS_END = b"e"
+# first process → zygote
+_NAMESPACE = b"u"  # an fd of it
 #: before Linux 5.7, or by a container's filter
 _NO_CLONE3 = (errno.E2BIG, errno.EINVAL, errno.ENOSYS, errno.EPERM)
 #: finders of sys.meta_path that read no file (importlib.machinery)
@@ -54,15 +57,19 @@ def namespaces(spec: WorldSpec) -> int:
     return _ALL | (linux.CLONE_NEWNET if spec.net == "none" else 0)
 
 
+_unprepared: OSError | None = None
+
+
 def prepare() -> None:
     """Gives the zygote a mount namespace of its own, in which lowers are attached for the
     moment in which an overlay takes them. Mounts of the host still come in, ours do not go
-    out. Where that is refused there are no root backends either: their launch will say so."""
+    out. Where that fails there are no root backends: their launch says so."""
+    global _unprepared
     try:
         linux.unshare(linux.CLONE_NEWNS)
-    except OSError:
-        return
-    linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
+        linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
+    except OSError as error:
+        _unprepared = error
 
 
 def launch(spec: WorldSpec, end: _socket.socket) -> int:
@@ -91,6 +98,9 @@ def _launch(spec: WorldSpec, end: _socket.socket, step: _Steps) -> int:
 def _launch_as_root(spec: WorldSpec, end: _socket.socket, step: _Steps) -> int:
     """The world's first process is forked into its namespaces at once; we, who keep the
     host's rights, map its ids, make its overlays, and hand them over as fds."""
+    step("namespaces")
+    if _unprepared is not None:
+        raise _unprepared
     ours, theirs = wire.pair()
     mapped = spec.backend == "ns-root-idmap"
 
@@ -105,7 +115,8 @@ def _launch_as_root(spec: WorldSpec, end: _socket.socket, step: _Steps) -> int:
         userns = None
         if mapped:
             step("map ids")
-            userns = _map_ids(pid, spec.id_extents)
+            _map_ids(pid, spec.id_extents)
+            userns = _user_namespace(pid, ours)
         wire.send(ours, _PLACED)
         step("mount overlays")
         parts = tree.detached_parts(spec, userns)
@@ -177,7 +188,12 @@ def _die_with_parent() -> None:
 def _contained(spec: WorldSpec, end: _socket.socket, parent: _socket.socket, step: _Steps) -> None:
     """Root backends: takes over what the zygote made."""
     step("wait for the zygote")
-    if _next(parent).kind != _PLACED:
+    message = _next(parent)
+    if message.kind == _NAME_IT:
+        with open("/proc/self/ns/user", "rb") as namespace:
+            wire.send(parent, _NAMESPACE, fds=(namespace.fileno(),))
+        message = _next(parent)
+    if message.kind != _PLACED:
         raise wire.WireError("the zygote did not say that ids are mapped")
     step("enter the user namespace")
     if spec.backend == "ns-root-idmap":
@@ -261,13 +277,24 @@ def _write(path: bytes, text: bytes) -> None:
         os.close(fd)
 
 
-def _map_ids(pid: int, extents: tuple[tuple[int, int, int], ...]) -> int:
-    """Writes the id maps of a process' new user namespace; returns an fd of the namespace
-    (user_namespaces(7))."""
+def _map_ids(pid: int, extents: tuple[tuple[int, int, int], ...]) -> None:
+    """Writes the id maps of a process' new user namespace (user_namespaces(7))."""
     lines = b"\n".join(b"%d %d %d" % extent for extent in extents)
     _write(b"/proc/%d/uid_map" % pid, lines)
     _write(b"/proc/%d/gid_map" % pid, lines)
-    return os.open(b"/proc/%d/ns/user" % pid, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _user_namespace(pid: int, its: _socket.socket) -> int:
+    """An fd of a process' user namespace. Opening that of another process takes CAP_SYS_PTRACE
+    over it (proc(5)), which a container's root lacks; it hands out its own then."""
+    try:
+        return os.open(b"/proc/%d/ns/user" % pid, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        wire.send(its, _NAME_IT)
+    message = wire.receive(its)
+    if message is None or message.kind != _NAMESPACE:
+        raise OSError(errno.EPERM, "the new process did not hand out its user namespace")
+    return message.fds[0]
 
 
 def _loopback_up() -> None:

@@ -36,6 +36,7 @@ _THROW_AWAY = b"/throw-away"
 _DIRTY = b"/work/incompat/volatile/dirty"
 _IN_WORK = (b"/work/incompat/volatile", b"/work/incompat", b"/work", b"")
 _IN_MOUNT = (*(b"/work" + name for name in _IN_WORK), b"/upper", b"")
+_OVERFLOW = 65534
 _PRIVATE_ATTRIBUTES = ("trusted.", "user.overlay.", "security.")
 
 
@@ -240,13 +241,33 @@ def _clear_away(stack: LayerStack) -> None:
 def _make_like(stack: LayerStack, upper: bytes, model: bytes, *, shifted: bool) -> None:
     like = os.stat(model, follow_symlinks=False)
     if os.geteuid() == 0:
-        uid = like.st_uid if shifted else stack.upper_id(like.st_uid)
-        gid = like.st_gid if shifted else stack.upper_id(like.st_gid)
+        uid, gid = _owner_to_give(stack, like, shifted=shifted)
         os.chown(upper, -1 if uid is None else uid, -1 if gid is None else gid)
     if shifted or not stack.id_extents:  # the ids inside an ACL would need shifting
         for name, content in _attributes(model).items():
             os.setxattr(upper, name, content)
     os.chmod(upper, like.st_mode & 0o7777)
+
+
+def _owner_to_give(
+    stack: LayerStack, like: os.stat_result, *, shifted: bool
+) -> tuple[int | None, int | None]:
+    """The owner of an upper that is like `like`; None for an id that nobody can give: outside
+    the world's map, or outside our own (in a rootless container, where such ids are shown as
+    the overflow id, user_namespaces(7))."""
+    uid = like.st_uid if shifted else stack.upper_id(like.st_uid)
+    gid = like.st_gid if shifted else stack.upper_id(like.st_gid)
+    if uid == _OVERFLOW and not _is_mapped("/proc/self/uid_map", uid):
+        uid = None
+    if gid == _OVERFLOW and not _is_mapped("/proc/self/gid_map", gid):
+        gid = None
+    return uid, gid
+
+
+def _is_mapped(id_map: str, number: int) -> bool:
+    with open(id_map, "rb") as file:
+        extents = (map(int, line.split()) for line in file)
+        return any(first <= number < first + count for first, _, count in extents)
 
 
 def is_frozen(stack: LayerStack, number: int) -> bool:
@@ -315,9 +336,7 @@ def _is_like(stack: LayerStack, number: int, mount: OverlayMount, below: int | N
     if (own.st_mode ^ like.st_mode) & 0o7777:
         return False
     if os.geteuid() == 0:
-        shifted = below is not None
-        uid = like.st_uid if shifted else stack.upper_id(like.st_uid)
-        gid = like.st_gid if shifted else stack.upper_id(like.st_gid)
+        uid, gid = _owner_to_give(stack, like, shifted=below is not None)
         if uid not in (None, own.st_uid) or gid not in (None, own.st_gid):
             return False
     expected = {} if below is None and stack.id_extents else _attributes(model)

@@ -413,10 +413,16 @@ class _Statx(ctypes.Structure):
 
 def birth_time_ns(dir_fd: int, name: str | bytes) -> int | None:
     """The creation time of a file in nanoseconds (statx(2) STATX_BTIME, symlinks not
-    followed), or None where the filesystem has none. An empty name means `dir_fd` itself."""
+    followed), or None where the filesystem has none, or a filter refuses to tell. An empty name
+    means `dir_fd` itself."""
     buffer = _Statx()
     flags = AT_SYMLINK_NOFOLLOW | (AT_EMPTY_PATH if not name else 0)
-    syscall("statx", dir_fd, _c(name), flags, STATX_BTIME, ctypes.byref(buffer))
+    try:
+        syscall("statx", dir_fd, _c(name), flags, STATX_BTIME, ctypes.byref(buffer))
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM):  # statx itself gives neither
+            raise
+        return None
     if not buffer.mask & STATX_BTIME:
         return None
     return int(buffer.btime.sec) * 1_000_000_000 + int(buffer.btime.nsec)

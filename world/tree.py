@@ -85,12 +85,23 @@ def mount_overlay(spec: OverlaySpec, lowest: bytes, *, userxattr: bool) -> int:
         except linux.MountFailed as error:
             if error.errno != errno.EINVAL or "lowerdir+" not in str(error.strerror):
                 raise
-        # before Linux 6.7: one option for all lowers
-        joined = [("lowerdir", ":".join(lowers)), *tail]
-        return linux.new_mount("overlay", joined, NOSUID_NODEV)
+        return mount_by_one_option(lowers, tail)
     finally:
         for fd in opened:
             os.close(fd)
+
+
+def mount_by_one_option(lowers: list[str], tail: list[tuple[str, str | int | None]]) -> int:
+    """Before Linux 6.7 one option names all lowers, as /proc/self/fd paths here. With their
+    255 bytes that would be 14; from /proc/self/fd itself the names are short enough for 60."""
+    here = os.open(".", os.O_PATH | os.O_CLOEXEC)
+    os.chdir("/proc/self/fd")
+    try:
+        joined = ":".join(path.removeprefix("/proc/self/fd/") for path in lowers)
+        return linux.new_mount("overlay", [("lowerdir", joined), *tail], NOSUID_NODEV)
+    finally:
+        os.fchdir(here)
+        os.close(here)
 
 
 class _Lowest:
@@ -257,7 +268,10 @@ def furnish(root_fd: int, spec: WorldSpec, step: Callable[[str], None]) -> None:
     for path in _SYS_HIDDEN:
         _lay_over(root_fd, path, cover_fd, b"directory")
     step("/run")
-    onto(_run(spec), b"/run")
+    try:
+        onto(_run(spec), b"/run")
+    except FileNotFoundError:
+        pass  # a host without one, such as a small container, has no services there
     step("hidden paths")
     _hide(root_fd, cover_fd, spec)
     os.close(cover_fd)

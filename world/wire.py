@@ -143,7 +143,10 @@ def receive(socket: _socket.socket) -> Message | None:
 
 def pack_value(value: Any) -> int:
     """A memfd holding a value of built-in types (marshal); for the trusted direction only."""
-    fd = os.memfd_create("substrate-spec", os.MFD_CLOEXEC)
+    try:
+        fd = os.memfd_create("substrate-spec", os.MFD_CLOEXEC)
+    except OSError as error:
+        raise OSError(error.errno, f"memfd_create: {error.strerror}") from None
     data = marshal.dumps(value)
     view = memoryview(data)
     while view:

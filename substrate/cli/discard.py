@@ -15,7 +15,8 @@ from substrate.cli.retention import retention_of
 from substrate.cli.target import Target, pending_target
 from substrate.cli.verb import Verb
 from substrate.session.collect import collect_now_and_then
-from substrate.session.pending import Removed, make_room, open_pending, phrase
+from substrate.session.lost_layers import LayersLost
+from substrate.session.pending import Removed, give_up_lost, make_room, open_pending, phrase
 from substrate.session.summary import change_line
 from substrate.values import as_dict
 from substrate.world.change import Summary, summary
@@ -33,9 +34,14 @@ def run(target: Target, *, dry_run: bool, ask: bool) -> Result:
     """Discards. Raises SessionBusy, StateError.
 
     Somebody may discard because the disk is full: where not even that can be recorded, the
-    layers go first."""
+    layers go first. Or because they are lost: what is known of them is recorded."""
     try:
         return _run(target, dry_run, ask, None)
+    except LayersLost as found:
+        if dry_run:
+            raise
+        lost = give_up_lost(target.home, target.files.session_id, found.lost)
+        return _run(target, False, False, lost)
     except OSError as error:
         if dry_run or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -19,6 +19,7 @@ from substrate.cli.progress import working
 from substrate.cli.verb import Verb
 from substrate.errors import HostUnsupported, SubstrateError
 from substrate.session import home as homes
+from substrate.session import layer_place
 from substrate.session.probe import ProbeResult, probe_all
 from substrate.world import cgroup, cgroup_plan
 from substrate.world.handle import Zygote
@@ -65,13 +66,23 @@ def run() -> Result:
             backends = probe_all(home, zygote)
         except OSError as error:
             checks.append(Check(name="probe", ok=False, text=str(error), remedy="see the home"))
+        except SubstrateError as error:
+            checks.append(Check(name="probe", ok=False, text=str(error), remedy=error.hint))
         finally:
             zygote.close()
-            os.close(home.fd)
+        checks += [_layers(note) for note in sorted({b.note for b in backends if b.note})]
+        births = layer_place.without_births(layer_place.parent_of_all(home) or path)
+        if births:
+            checks.append(Check(name="births", ok=None, text=births, code="E-BTIME"))
+        os.close(home.fd)
         checks.append(_disk(path))
     checks += _limits()
     checks += _told()
     return Result(backends=tuple(backends), checks=tuple(checks))
+
+
+def _layers(note: str) -> Check:
+    return Check(name="layers", ok=None, text=note, code="E-UPPER-OVERLAY")
 
 
 def _disk(path: bytes) -> Check:

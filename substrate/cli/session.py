@@ -15,7 +15,7 @@ from substrate.cli.messages import say
 from substrate.cli.target import open_existing_home
 from substrate.cli.verb import VerbGroup
 from substrate.errors import StateError, SubstrateError, UsageError
-from substrate.session import store
+from substrate.session import layer_place, store
 from substrate.session.collect import disk_bytes
 from substrate.session.fork_bases import refuse_while_forked
 from substrate.session.history import History, load_history
@@ -112,6 +112,7 @@ def remove(home: Home, session_id: str, *, force: bool) -> None:
             refuse_while_forked(home, session_id, name or session_id)
             if key is not None:
                 store.clear_current(home, key, session_id)
+            layer_place.remove(home, session_id)
             sessions = os.open(home.path + b"/sessions", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 remove_tree(sessions, session_id.encode())

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from substrate.errors import SessionBusy, SubstrateError
-from substrate.session import opening, restack, store
+from substrate.session import layer_place, opening, restack, store
 from substrate.session.fork_bases import used_by_forks
 from substrate.session.home import Home
 from substrate.session.pending import open_pending
@@ -105,6 +105,7 @@ def collect(home: Home, retention: Retention, *, dry_run: bool) -> list[Collecte
                 problem=problem,
             )
         )
+    found += _strays(home, dry_run)
     found += _dangling_names(home, dry_run)
     found += _probes(home, dry_run)
     found += _cgroups(dry_run)
@@ -157,13 +158,16 @@ def _candidates(home: Home, session_id: str, used: int) -> list[_Candidate]:
         numbers = _removable(files, world, used)
         if not numbers:
             return []
-        size = sum(disk_bytes(b"%s/%d" % (files.layers_path, n)) for n in numbers)
+        path = world.layers_path(files)
+        size = sum(disk_bytes(b"%s/%d" % (path, n)) for n in numbers)
         if world.state != OPEN:
             at = os.stat(files.world_path + b"/meta.json").st_mtime
             kind, what = "layers", f"{world.name} ({world.state})"
         else:
-            at = max(os.stat(b"%s/%d" % (files.layers_path, n)).st_mtime for n in numbers)
+            at = max(os.stat(b"%s/%d" % (path, n)).st_mtime for n in numbers)
             kind, what = "undone", f"{world.name}: {_count(len(numbers))}"
+        if world.layers_at:
+            at = 0.0  # a tmpfs is memory: nothing is kept there for later
         return [_Candidate(kind=kind, session_id=session_id, what=what, at=at, size_bytes=size)]
     finally:
         os.close(files.fd)
@@ -176,7 +180,7 @@ def _count(number: int) -> str:
 def _removable(files: SessionFiles, world: WorldFile, used: int) -> list[int]:
     """The session's own layers that nothing holds: no stack, no snapshot, no fork."""
     stack_file = load_stack_file(files)
-    on_disk = [layer.number for layer in layers.list_layers(files.layers_path)]
+    on_disk = [layer.number for layer in layers.list_layers(world.layers_path(files))]
     if world.state != OPEN:
         return [n for n in on_disk if n > used]
     held = {n for mark in stack_file.snapshots for n in mark.layers}
@@ -199,6 +203,8 @@ def _remove(home: Home, candidate: _Candidate) -> None:
         restack.commit(files, opened.writer, changed, [event])
         stack = with_stack_file(world.bare_stack(files), files, changed)
         _remove_layers(stack, numbers)
+        if world.layers_at and not layers.list_layers(stack.directory):
+            layer_place.remove(home, candidate.session_id)
     finally:
         opened.writer.close()
         os.close(opened.files.fd)
@@ -233,6 +239,17 @@ def _interrupted(home: Home, session_id: str, dry_run: bool) -> list[Collected]:
     except SessionBusy:
         return []  # it is being done
     return [Collected(kind="apply", what=f"{session_id}: {outcome}")] if outcome else []
+
+
+def _strays(home: Home, dry_run: bool) -> list[Collected]:
+    """What lies on a tmpfs and belongs to no session."""
+    found = []
+    for name in layer_place.strays(home):
+        size = disk_bytes((layer_place.parent_of_all(home) or b"") + b"/" + name)
+        if not dry_run:
+            layer_place.remove_stray(home, name)
+        found.append(Collected(kind="layers", what=os.fsdecode(name), size_bytes=size))
+    return found
 
 
 def _dangling_names(home: Home, dry_run: bool) -> list[Collected]:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 
 from substrate.errors import StateError
-from substrate.session import store
+from substrate.session import layer_place, store
 from substrate.session.pending import Held, user_settings
 from substrate.session.record import Recorder, isolation_of
 from substrate.session.stack_file import StackFile, save_stack_file
@@ -64,7 +64,8 @@ def fork(held: Held, numbers: Sequence[int]) -> tuple[str, str]:
     finally:
         writer.close()
     # a world from here on: what is killed before leaves a session without one
-    save_world(files, replace(held.world, name=name, state=OPEN))
+    place = layer_place.beside(held.world.layers_at, files.session_id)
+    save_world(files, replace(held.world, name=name, state=OPEN, layers_at=place))
     os.close(files.fd)
     held.restack(held.stack.numbers, [event])
     return name, files.session_id

@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_PARTS = (b"sessions", b"worlds", b"current", b"keys")
 _MOVE = "set SUBSTRATE_HOME to a directory that you own and can write"
 
 
@@ -46,39 +47,64 @@ def default_path(environ: Mapping[bytes, bytes]) -> bytes:
 def open_home(path: bytes, *, create: bool = True) -> Home:
     """Opens the home, making it (mode 0700) where there is none and `create` is set.
 
-    Raises StateError when it cannot be made or is not the user's own."""
+    One that is there and empty, such as a new volume of a container, is closed to others: there
+    was nothing to read in it. Raises StateError when it cannot be made or is not the user's own."""
     shown = os.fsdecode(path)
     try:
         if create:
-            for part in (
-                path,
-                path + b"/sessions",
-                path + b"/worlds",
-                path + b"/current",
-                path + b"/keys",
-            ):
-                try:
-                    os.mkdir(part, 0o700)
-                except FileExistsError:
-                    if part is path and os.path.isdir(path + b"/keys"):
-                        break
+            try:
+                os.mkdir(path, 0o700)
+            except FileExistsError:
+                pass  # what it is, is looked at now
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.ENOENT and not create:
             raise StateError(f"there is no {shown} yet", hint="run a command first") from None
         raise StateError(f"{shown} cannot be used: {error.strerror}", hint=_MOVE) from error
+    try:
+        _refuse_others(fd, shown, create=create)
+        if create:
+            _make_parts(fd, shown)
+    except BaseException:
+        os.close(fd)
+        raise
+    return Home(path=path, fd=fd)
+
+
+def _refuse_others(fd: int, shown: str, *, create: bool) -> None:
     status = os.fstat(fd)
     if status.st_uid != os.geteuid():
-        os.close(fd)
         raise StateError(
             f"{shown} belongs to uid {status.st_uid}, expected {os.geteuid()}",
             hint=f"under sudo, use `sudo -H`; or {_MOVE}",
         )
-    if status.st_mode & 0o077:
-        os.close(fd)
+    if status.st_mode & 0o077 and not (create and _close_empty(fd)):
         raise StateError(
             f"{shown} has mode {status.st_mode & 0o7777:04o}, expected 0700: others could read "
             "recorded commands and secrets",
             hint=f"chmod 700 {shown}, after a look at who could have read it",
         )
-    return Home(path=path, fd=fd)
+
+
+def _close_empty(fd: int) -> bool:
+    """Closes an empty directory to others; False where it holds something, which they may have
+    put there until it was closed."""
+    if os.listdir(fd):
+        return False
+    os.fchmod(fd, 0o700)
+    return not os.listdir(fd)
+
+
+def _make_parts(fd: int, shown: str) -> None:
+    """What a home holds, the last part last: where that is, all are."""
+    try:
+        os.stat(_PARTS[-1], dir_fd=fd)
+    except FileNotFoundError:
+        try:
+            for part in _PARTS:
+                try:
+                    os.mkdir(part, 0o700, dir_fd=fd)
+                except FileExistsError:
+                    continue
+        except OSError as error:
+            raise StateError(f"{shown} cannot be used: {error.strerror}", hint=_MOVE) from error

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from substrate.errors import SessionBusy, StateError
-from substrate.session import store
+from substrate.session import layer_place, store
 from substrate.session.world_file import OPEN, load_world
 from substrate.telemetry.trace.lock import SessionLock
 from substrate.telemetry.trace.system import REAL
@@ -134,6 +134,7 @@ def abandon(home: Home, claimed: Claimed, world_name: str | None) -> None:
 
     if world_name is not None:
         store.forget_world(home, world_name)
+    layer_place.remove(home, claimed.files.session_id)
     sessions = os.open(home.path + b"/sessions", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         remove_tree(sessions, claimed.files.session_id.encode())

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from substrate.errors import StateError
-from substrate.session import opening, restack, store
+from substrate.session import layer_place, opening, restack, store
 from substrate.session.fork_bases import refuse_while_forked, used_by_forks
 from substrate.session.history import History, load_history
 from substrate.session.home import Home
 from substrate.session.layer_record import layer_events
+from substrate.session.lost_layers import Lost, forget_place
 from substrate.session.opening import Opened
 from substrate.session.record import Recorder
 from substrate.session.recorded import check_layers, load_recorded
@@ -163,6 +164,19 @@ def make_room(home: Home, session_id: str, name: str) -> Removed:
         emptied = replace(stack_file, known=known, layers=(), elsewhere=(), segments=())
         save_stack_file(claimed.files, emptied)
         return removed
+    finally:
+        claimed.lock.drop()
+
+
+def give_up_lost(home: Home, session_id: str, lost: Lost) -> Removed:
+    """Has a world forget where its layers lay, which are lost. It is still open then, with
+    nothing pending; `discard` ends it."""
+    claimed = opening.claim(home, session_id)
+    try:
+        assert claimed.world is not None
+        if not layer_place.is_there(claimed.world.layers_at):
+            forget_place(claimed.files, claimed.world)
+        return Removed(layers=lost.layers, counts=lost.counts)
     finally:
         claimed.lock.drop()
 
@@ -434,6 +448,8 @@ class Held:
             if layer.number > used:
                 layers.remove_layer(self.stack, layer.number)
         preimages.remove_with_layers(self.stack.directory)
+        if not used:
+            layer_place.remove(self.home, self.opened.files.session_id)
         return removed.counts
 
     # --- keep

@@ -13,8 +13,9 @@ import os
 
 from substrate import __version__
 from substrate.errors import HostUnsupported
+from substrate.session import layer_place
 from substrate.values import value
-from substrate.world import layers, mountinfo, wire
+from substrate.world import layers, mount_plan, mountinfo, wire
 from substrate.world.handle import StartFailed
 from substrate.world.layers import TRUSTED, USER, LayerStack, OverlayMount
 from substrate.world.spec import CommandSpec, OverlaySpec, WorldSpec
@@ -26,17 +27,21 @@ if TYPE_CHECKING:
 
 _CACHE = b"/backend"
 _NUMBER = 900
+_SCRIPT = b': > "$1" && rm "$1" && { [ -z "$2" ] || { rmdir "$2" && mkdir "$2"; }; }'
 
 
 @value
 class ProbeResult:
-    """One backend on this host. `code`, `why`, `remedy` are empty where it works."""
+    """One backend on this host. `step`, `code`, `why`, `remedy` are empty where it works;
+    `note`: what a person should know of its worlds."""
 
     backend: str
     works: bool
+    step: str = ""
     code: str = ""
     why: str = ""
     remedy: str = ""
+    note: str = ""
 
 
 def candidates() -> tuple[str, ...]:
@@ -66,10 +71,13 @@ def choose_backend(home: Home, zygote: Zygote) -> str:
             return backend
         tried.append(result)
     lines = "; ".join(f"{r.backend}: {r.why}" for r in tried)
+    from substrate.session.diagnosis import farthest
+
+    nearest = tried[farthest([result.step for result in tried])]
     raise HostUnsupported(
         f"no world can be started on this host ({lines})",
-        code=tried[0].code,
-        hint=tried[0].remedy or "`substrate doctor` shows each attempt",
+        code=nearest.code,
+        hint=nearest.remedy or "`substrate doctor` shows each attempt",
     )
 
 
@@ -102,16 +110,60 @@ def _remember(home: Home, text: str) -> None:
 
 def probe(backend: str, home: Home, zygote: Zygote) -> ProbeResult:
     """Starts a world with `backend` in a directory of its own, writes in it, ends it."""
-    base = home.path + b"/probe-%d-%s" % (os.getpid(), backend.encode())
+    with open("/proc/self/mountinfo", "rb") as file:
+        mounts = mountinfo.parse_mountinfo(file.read())
+    name = b"probe-%d-%s" % (os.getpid(), backend.encode())
+    try:
+        place = layer_place.make(home, mounts, name, userxattr=backend == "ns-user")
+    except HostUnsupported as error:
+        return ProbeResult(
+            backend=backend,
+            works=False,
+            step="make a layer",
+            code=error.code,
+            why=str(error.args[0]),
+            remedy=error.hint,
+        )
+    base = home.path + b"/" + name
+    result = _probe(backend, base, place, _planned(backend, mounts, home, base), zygote)
+    try:
+        _remove(base)
+        if place.directory:
+            layer_place.remove_stray(home, name)
+    except OSError as error:  # what is left is collected later; why it failed counts for more
+        if result.works:
+            step, why = "remove a layer", f"remove a layer: {error.strerror}"
+            return ProbeResult(backend=backend, works=False, step=step, why=why)
+    return result
+
+
+def _planned(
+    backend: str, mounts: tuple[mountinfo.Mount, ...], home: Home, base: bytes
+) -> mount_plan.MountPlan:
+    """What the world of the probe overlays and binds: for root what every world does, since
+    `/` alone may lack /usr; else one directory, over all that a world binds anyway."""
+    if backend != "ns-user" and any(mount.mount_point == b"/" for mount in mounts):
+        return mount_plan.plan_root(mounts, os.path.isdir, (home.path,))
+    target = base + b"/lower" if backend == "ns-user" else b"/"
+    return mount_plan.MountPlan(overlays=(target,), read_only=(), notes=())
+
+
+def _probe(
+    backend: str,
+    base: bytes,
+    place: layer_place.Place,
+    planned: mount_plan.MountPlan,
+    zygote: Zygote,
+) -> ProbeResult:
     target = base + b"/lower"
-    for part in (b"", b"/lower", b"/layers", b"/run", b"/run/root"):
+    for part in (b"", b"/lower", b"/lower/old", b"/layers", b"/run", b"/run/root"):
         os.mkdir(base + part, 0o700)
     rootless = backend == "ns-user"
     uid, gid = os.geteuid(), os.getegid()
     extents = ((uid, uid, 1), (gid, gid, 1)) if rootless else ((0, 0x7FFF0000, 65536),)
     stack = LayerStack(
-        directory=base + b"/layers",
-        mounts=(OverlayMount(index=0, target=target if rootless else b"/"),),
+        directory=(place.directory or base) + b"/layers",
+        mounts=tuple(OverlayMount(index=i, target=t) for i, t in enumerate(planned.overlays)),
         xattr_prefix=USER if rootless else TRUSTED,
         id_extents=extents if backend == "ns-root-idmap" else (),
         started_ns=0,
@@ -123,13 +175,14 @@ def probe(backend: str, home: Home, zygote: Zygote) -> ProbeResult:
             number=_NUMBER,
             backend=backend,
             run_dir=base + b"/run",
-            overlays=(
+            overlays=tuple(
                 OverlaySpec(
-                    target=stack.mounts[0].target,
+                    target=mount.target,
                     lowers=(),
-                    upper=stack.upper(layer.number, 0),
-                    work=stack.work(layer.number, 0),
-                ),
+                    upper=stack.upper(layer.number, mount.index),
+                    work=stack.work(layer.number, mount.index),
+                )
+                for mount in stack.mounts
             ),
             id_extents=extents,
             uid=uid,
@@ -138,29 +191,31 @@ def probe(backend: str, home: Home, zygote: Zygote) -> ProbeResult:
             net="none",
             hidden_directories=(),
             hidden_files=(),
-            read_only=(),
+            read_only=planned.read_only,
             cgroup_unified=b"",
             cgroup_tasks=(),
             cgroup_dirs=(),
             allow_ptrace=False,
             allow_userns=False,
         )
-        _try(spec, target if rootless else b"/tmp", zygote)
-        return ProbeResult(backend=backend, works=True)
+        writable, old = (target, target + b"/old") if rootless else (b"/tmp", b"")
+        _try(spec, writable, old, zygote)
+        return ProbeResult(backend=backend, works=True, note=place.note)
     except OSError as error:  # such as a layer whose owner this user namespace lacks
-        return ProbeResult(backend=backend, works=False, why=f"make a layer: {error.strerror}")
+        step = "make a layer"
+        return ProbeResult(backend=backend, works=False, step=step, why=f"{step}: {error.strerror}")
     except StartFailed as failed:
+        from substrate.session.diagnosis import explain
+
         explained = explain(failed)
         return ProbeResult(
             backend=backend,
             works=False,
+            step=failed.step,
             code=explained.code,
             why=f"{failed.step}: {failed.text}",
             remedy=explained.hint,
         )
-    finally:
-        layers.discard(stack)
-        _remove(base)
 
 
 def _remove(base: bytes) -> None:
@@ -173,7 +228,9 @@ def _remove(base: bytes) -> None:
         os.close(parent)
 
 
-def _try(spec: WorldSpec, writable: bytes, zygote: Zygote) -> None:
+def _try(spec: WorldSpec, writable: bytes, old: bytes, zygote: Zygote) -> None:
+    """Writes a file in `writable`, and makes the directory `old` anew, which takes a mark in an
+    attribute (an opaque directory). Raises StartFailed, OSError."""
     world = zygote.start(spec)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     go = None
@@ -183,7 +240,7 @@ def _try(spec: WorldSpec, writable: bytes, zygote: Zygote) -> None:
         go = world.run(
             CommandSpec(
                 file=b"/bin/sh",
-                argv=(b"sh", b"-c", b': > "$1" && rm "$1"', b"sh", name),
+                argv=(b"sh", b"-c", _SCRIPT, b"sh", name, old),
                 environ=((b"PATH", b"/usr/bin:/bin"),),
                 cwd=b"/",
                 umask=0o077,
@@ -215,108 +272,3 @@ def _try(spec: WorldSpec, writable: bytes, zygote: Zygote) -> None:
             go.close()
         world.close()
         zygote.wait_gone(spec.number)
-
-
-# --- codes and remedies (world.md §1)
-
-
-def explain(failed: StartFailed) -> HostUnsupported:
-    """The error for a world that did not start: a code, the kernel's words, what to do."""
-    code, remedy = _diagnose(failed)
-    return HostUnsupported(str(failed), code=code, hint=remedy)
-
-
-def _diagnose(failed: StartFailed) -> tuple[str, str]:
-    step, number = failed.step, failed.errno
-    if step in ("fork", "user namespace", "map ids", "namespaces", "enter the user namespace"):
-        return _why_no_namespace(number)
-    if step == "mount overlays":
-        return _why_no_overlay(failed)
-    if step == "/proc":
-        return (
-            "E-PROC-MASKED",
-            "the container masks /proc: run it with "
-            "`docker run --security-opt systempaths=unconfined`",
-        )
-    if step == "cgroups":
-        return "E-CGROUP-RO", "make the cgroup writable, or run without limits"
-    return "", "`substrate doctor` shows which backends work here"
-
-
-def _sysctl(name: str) -> str:
-    try:
-        with open(f"/proc/sys/{name}", encoding="utf-8") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
-
-
-def _why_no_namespace(number: int) -> tuple[str, str]:
-    if os.geteuid() == 0 and number == errno.EPERM:
-        return (
-            "E-USERNS-SECCOMP",
-            "this root may not make namespaces: run the container with "
-            "`docker run --cap-add SYS_ADMIN --security-opt seccomp=unconfined "
-            "--security-opt apparmor=unconfined`",
-        )
-    if _sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1":
-        return (
-            "E-USERNS-APPARMOR",
-            "AppArmor refuses user namespaces: `sysctl kernel.apparmor_restrict_unprivileged_userns=0`"
-            ", or an AppArmor profile for python3 with the rule `userns,`",
-        )
-    if _sysctl("kernel/unprivileged_userns_clone") == "0":
-        return "E-USERNS-SECCOMP", "`sysctl kernel.unprivileged_userns_clone=1`"
-    if number == errno.ENOSPC or _sysctl("user/max_user_namespaces") == "0":
-        return "E-USERNS-SECCOMP", "raise `sysctl user.max_user_namespaces`"
-    return (
-        "E-USERNS-SECCOMP",
-        "a seccomp filter refuses user namespaces: in a container, run it with "
-        "`docker run --security-opt seccomp=unconfined`",
-    )
-
-
-def _why_no_overlay(failed: StartFailed) -> tuple[str, str]:
-    if failed.errno == errno.EINVAL and _home_is_overlay():
-        return (
-            "E-UPPER-OVERLAY",
-            "SUBSTRATE_HOME lies on an overlay filesystem (a container's root): set it to a "
-            "directory on a volume or a tmpfs",
-        )
-    if "stack" in failed.text.lower() or failed.errno == errno.ELOOP:
-        return (
-            "E-STACK-DEPTH",
-            "overlays are nested too deeply here: use a volume for the workspace",
-        )
-    below = _mounts_below_writable() if failed.backend == "ns-user" else []
-    if failed.errno == errno.EINVAL and below:
-        return (
-            "E-LOWER-SUBMOUNT",
-            f"{', '.join(below[:3])} is mounted below a directory that a rootless world overlays, "
-            "which the kernel refuses: unmount it, or run as root",
-        )
-    return "", "see the kernel's log (`dmesg`) for what overlayfs says"
-
-
-def _mounts_below_writable() -> list[str]:
-    """Mount points below home, current directory, /tmp or /var/tmp. They came from the host's
-    mount namespace and are locked; a directory above them cannot be cloned then, which is how
-    overlayfs takes a lower (mount_namespaces(7))."""
-    from substrate.session.world_setup import look_at_host
-
-    host = look_at_host()
-    roots = [os.path.realpath(p) for p in (host.user_home, os.getcwdb(), b"/tmp", b"/var/tmp")]
-    return [
-        os.fsdecode(mount.mount_point)
-        for mount in host.mounts
-        if any(mountinfo.is_below(mount.mount_point, r) and mount.mount_point != r for r in roots)
-    ]
-
-
-def _home_is_overlay() -> bool:
-    from substrate.session.home import default_path
-
-    with open("/proc/self/mountinfo", "rb") as file:
-        mounts = mountinfo.parse_mountinfo(file.read())
-    mount = mountinfo.mount_of(mounts, os.path.realpath(default_path(os.environb)))
-    return mount.filesystem == b"overlay"

@@ -175,14 +175,16 @@ def save_stack_file(files: SessionFiles, stack_file: StackFile) -> None:
 
 def with_stack_file(stack: LayerStack, files: SessionFiles, found: StackFile) -> LayerStack:
     """The stack as the file says and as the disk is now; segments of an earlier boot are left
-    out. Raises StateError where a layer is gone."""
-    sessions = os.path.dirname(files.path)
+    out. Raises StateError where a layer is gone.
+
+    The layers of all sessions lie in like places: other ones are found by the session's id."""
+    own = files.session_id.encode()
     segments = found.segments if found.segments and found.boot_id == boot_id() else ()
     stack = replace(
         stack,
         known=found.known,
         elsewhere=tuple(
-            (last, b"%s/%s/world/layers" % (sessions, session.encode()))
+            (last, stack.directory.replace(own, session.encode()))
             for last, session in found.elsewhere
         ),
         segments=segments,

@@ -14,7 +14,7 @@ import os
 
 from substrate.errors import HostUnsupported, StateError, UsageError
 from substrate.session import home as homes
-from substrate.session import opening, store, world_setup
+from substrate.session import layer_place, opening, store, world_setup
 from substrate.session.settings_table import DEFAULT_REQUIRE
 from substrate.session.signals import SignalPipe
 from substrate.session.stack_file import load_stack_file, with_stack_file
@@ -150,6 +150,10 @@ class _OneShot:
                 f"world {world.name} has backend {world.backend}, not {wanted}",
                 hint="add --fresh for a new world",
             )
+        if world.layers_at and not layer_place.is_there(world.layers_at):
+            from substrate.session.lost_layers import place_again
+
+            world = place_again(self.home, self.files, self.host.mounts, world)
         self.world = world
 
     def _put_right_apply(self) -> None:
@@ -171,9 +175,18 @@ class _OneShot:
     def _describe(self, backend: str) -> None:
         self.world_name = name = store.name_world(self.home, self.files.session_id)
         self.world, self.notes = world_setup.describe_world(
-            self.host, self.home, self.settings, backend, name, self.workspace
+            self.host,
+            self.home,
+            self.settings,
+            backend,
+            name,
+            self.workspace,
+            self.files.session_id,
         )
         save_world(self.files, self.world)
+        if self.say is not None:
+            for note in self.notes:
+                self.say(f"substrate: note: {note}")
 
     def _cut(self) -> None:
         if len(self.stack.layers) >= layers.MAX_LOWERS and not self.left:
@@ -286,6 +299,7 @@ class _OneShot:
         """Closes the command's span, and forgets that the backend is known to work."""
         from substrate.session import probe
         from substrate.session.command_run import Ended
+        from substrate.session.diagnosis import explain
 
         assert self.opened is not None
         probe.forget_backend(self.home)
@@ -299,7 +313,7 @@ class _OneShot:
             quiet=True,
         )
         self.opened.writer.append([self.recorder.command_end(ended, self.streams, None)])
-        return probe.explain(failed)
+        return explain(failed)
 
     def _disk_watch(self) -> DiskWatch | None:
         limit = self.settings.limits.disk_bytes

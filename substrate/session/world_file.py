@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from substrate.errors import StateError, TraceVersionError
+from substrate.session import layer_place
 from substrate.session.stack_file import load_stack_file, with_stack_file
 from substrate.telemetry.trace.octets import bytes_of, text_or_b64
 from substrate.telemetry.trace.parsing import parse
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
     from substrate.session.store import SessionFiles
 
-FORMAT = 1
+#: what is written for a world with `layers_at`, which an older version would take for an empty
+#: one; all others have 1
+FORMAT = 2
 #: states of a world
 OPEN, APPLIED, DISCARDED = "open", "applied", "discarded"
 
@@ -46,15 +49,25 @@ class WorldFile:
     started_ns: int
     clock_offset_ns: int | None
     caches: tuple[bytes, ...] = ()  # outside of diff and apply, as scratch directories are
+    layers_at: bytes = b""  # holds `layers` instead of the session's world (layer_place.py)
+
+    def layers_path(self, files: SessionFiles) -> bytes:
+        """The directory of the world's layers."""
+        return self.layers_at + b"/layers" if self.layers_at else files.layers_path
 
     def stack(self, files: SessionFiles) -> LayerStack:
-        """The world's layers as they are on disk now."""
+        """The world's layers as they are on disk now. Raises StateError where they are gone."""
         return with_stack_file(self.bare_stack(files), files, load_stack_file(files))
 
     def bare_stack(self, files: SessionFiles) -> LayerStack:
-        """What the layers are stacked on and how, without any."""
+        """What the layers are stacked on and how, without any. Raises StateError where those of
+        an open world are gone with a tmpfs."""
+        if self.layers_at and self.state == OPEN and not layer_place.is_there(self.layers_at):
+            from substrate.session.lost_layers import refuse_if_lost
+
+            refuse_if_lost(files, self.name, self.layers_at)
         return LayerStack(
-            directory=files.layers_path,
+            directory=self.layers_path(files),
             mounts=tuple(OverlayMount(index=i, target=t) for i, t in enumerate(self.mounts)),
             xattr_prefix=self.xattr_prefix,
             id_extents=self.id_extents if self.backend == "ns-root-idmap" else (),
@@ -67,8 +80,8 @@ class WorldFile:
 
 def save_world(files: SessionFiles, world: WorldFile) -> None:
     """Writes the description in place of the older one."""
-    plain = {
-        "format": FORMAT,
+    plain: dict[str, Any] = {
+        "format": FORMAT if world.layers_at else 1,
         "name": world.name,
         "state": world.state,
         "backend": world.backend,
@@ -85,6 +98,8 @@ def save_world(files: SessionFiles, world: WorldFile) -> None:
         "caches": [text_or_b64(path) for path in world.caches],
         "clock_offset_ns": None if world.clock_offset_ns is None else str(world.clock_offset_ns),
     }
+    if world.layers_at:
+        plain["layers_at"] = text_or_b64(world.layers_at)
     path = files.world_path + b"/meta.json"
     fd = os.open(path + b".new", os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
@@ -127,6 +142,7 @@ def load_world(files: SessionFiles) -> WorldFile:
             ),
             # worlds of before there were any have none
             caches=tuple(bytes_of(item) for item in plain.get("caches", ())),
+            layers_at=bytes_of(plain["layers_at"]) if version >= 2 else b"",
         )
     except OSError as error:
         raise StateError(
@@ -142,6 +158,8 @@ def load_world(files: SessionFiles) -> WorldFile:
 
 def _check_kinds(plain: dict[str, Any]) -> None:
     """What the conversion to a `WorldFile` would let pass. Raises ValueError."""
+    if type(plain["format"]) is not int or plain["format"] < 1:
+        raise ValueError(f"{plain['format']!r} is no format")
     extents = [number for extent in plain["id_extents"] for number in extent]
     for number in (plain["uid"], plain["gid"], *extents):
         if type(number) is not int or not 0 <= number < 1 << 32:
@@ -164,6 +182,7 @@ def _check_kinds(plain: dict[str, Any]) -> None:
         *plain["mounts"],
         *plain["read_only"],
         *plain.get("caches", ()),
+        *((plain["layers_at"],) if plain["format"] >= 2 else ()),
     ):
         raw = bytes_of(path)
         if not raw.startswith(b"/") or b"\0" in raw or b".." in raw.split(b"/"):

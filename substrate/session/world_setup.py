@@ -12,6 +12,7 @@ import pwd
 import time
 
 from substrate.errors import ConfigError, HostUnsupported, StateError
+from substrate.session import layer_place
 from substrate.values import value
 from substrate.world import aliases, hidden, idmap, mount_plan, mountinfo, sockets
 from substrate.world.layers import TRUSTED, USER
@@ -66,11 +67,19 @@ def describe_world(
     backend: str,
     name: str,
     workspace: Workspace,
+    session_id: str,
 ) -> tuple[WorldFile, tuple[str, ...]]:
-    """A new world's description, and notes for the user.
+    """A new world's description, and notes for the user. Its layers' directory is made where
+    that is not the session's own.
 
     Raises HostUnsupported with a code of world.md §1."""
-    keep_out = (home.path,)
+    place = layer_place.Place()
+    if backend != "none":
+        place = layer_place.make(
+            home, host.mounts, session_id.encode(), userxattr=backend == "ns-user"
+        )
+        _refuse_chroot(host)
+    keep_out = (home.path, place.directory) if place.directory else (home.path,)
     if backend == "ns-user":
         writable = [host.user_home, workspace.path, b"/tmp", b"/var/tmp", *settings.rw]
         existing = tuple(os.path.realpath(p) for p in writable if os.path.isdir(p))
@@ -82,6 +91,7 @@ def describe_world(
         planned = mount_plan.MountPlan(overlays=(), read_only=(), notes=())
     else:
         planned = mount_plan.plan_root(host.mounts, os.path.isdir, keep_out)
+    births = layer_place.without_births(place.directory or home.path) if planned.overlays else ""
     now = time.time_ns()
     return (
         WorldFile(
@@ -99,9 +109,18 @@ def describe_world(
             started_ns=now,
             clock_offset_ns=now - time.clock_gettime_ns(time.CLOCK_BOOTTIME),
             caches=cache_roots(host.user_home, os.environb.get(b"XDG_CACHE_HOME")),
+            layers_at=place.directory,
         ),
-        planned.notes,
+        tuple(note for note in (*planned.notes, place.note, births) if note),
     )
+
+
+def _refuse_chroot(host: HostView) -> None:
+    if not any(mount.mount_point == b"/" for mount in host.mounts):
+        raise HostUnsupported(
+            "the root directory is no mount point: this is a chroot, which has no worlds",
+            hint="enter the tree as a container does, by pivot_root (bwrap, `docker run`)",
+        )
 
 
 def _refuse_root_as_workspace(roots: tuple[bytes, ...]) -> None:
@@ -224,6 +243,9 @@ def _hidden_paths(
     )
     directories = [*found.directories, *masked.directories]
     single_files = [*found.files, *masked.files]
+    elsewhere = layer_place.parent_of_all(home)
+    if elsewhere is not None:
+        directories.append(elsewhere)
     for path in settings.hide:
         seen = files.find(path)
         if seen is not None:

@@ -22,7 +22,7 @@ def outcome(*changes, **other):
             quiet=True,
         ),
         "session_id": "ses", "span_id": "spn", "world": "w3", "continued": False,
-        "changes": changes, "layer": 1, "notes": (),
+        "changes": changes, "layer": 1, "notes": (), "denials": (),
     }  # fmt: skip
     return Outcome(**{**fields, **other})
 

@@ -31,6 +31,30 @@ def test_a_home_that_others_can_read_is_refused(caller):
     _fails(caller, says=b"mode 0755")
 
 
+def test_an_empty_one_is_closed_to_others(caller):
+    """A new volume of a container: nobody can have read anything in it."""
+    caller.make_directory(caller.state)
+    caller.state.chmod(0o777)
+    assert caller.substrate("-c", "echo ran").stdout == b"ran\n"
+    assert stat.S_IMODE(caller.state.stat().st_mode) == 0o700
+
+
+def test_one_in_which_there_is_something_is_left_as_it_is(caller):
+    caller.make_directory(caller.state)
+    (caller.state / "theirs").write_text("theirs")
+    caller.state.chmod(0o755)
+    _fails(caller, says=b"mode 0755")
+    assert stat.S_IMODE(caller.state.stat().st_mode) == 0o755
+    assert os.listdir(caller.state) == ["theirs"]
+
+
+def test_looking_closes_nothing(caller):
+    caller.make_directory(caller.state)
+    caller.state.chmod(0o755)
+    assert b"mode 0755" in caller.substrate("status").stderr
+    assert stat.S_IMODE(caller.state.stat().st_mode) == 0o755
+
+
 def test_a_home_of_somebody_else_is_refused(caller):
     if os.geteuid() != 0:
         pytest.skip("giving a directory away needs root")
