@@ -43,14 +43,11 @@ def fork(held: Held, numbers: Sequence[int]) -> tuple[str, str]:
         layer=numbers[-1] if numbers else 0,
         extra=(("from_session", origin.session_id), ("session", files.session_id)),
     )
-    base = [(last, s) for last, s in held.stack_file.elsewhere if last < known]
+    elsewhere = held.stack_file.elsewhere
+    if known > max((last for last, _ in elsewhere), default=0):  # layers of its own
+        elsewhere = (*elsewhere, (known, origin.session_id))
     save_stack_file(
-        files,
-        StackFile(
-            known=known,
-            layers=tuple(numbers),
-            elsewhere=(*base, (known, origin.session_id)),
-        ),
+        files, StackFile(known=known, layers=tuple(numbers), elsewhere=elsewhere)
     )
     settings = user_settings()
     writer = TraceWriter.create(
