@@ -217,7 +217,7 @@ def split_spans(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 
 def reads_as_span(word: str) -> bool:
     session, colon, inside = word.rpartition(":")
-    return _is_span(inside) and bool(session) == bool(colon)
+    return _is_span(inside) and bool(session) == bool(colon) and "/" not in session
 
 
 def _is_span(word: str) -> bool:
