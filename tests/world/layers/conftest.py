@@ -126,7 +126,7 @@ class World:
             self.start()
         number = self.outside(lambda: layers.create_layer(self.stack)[1].number)
         self.stack = replace(self.stack, layers=(*self.stack.layers, layers.Layer(number=number)))
-        answer = in_child(lambda: self._inside(number, work))
+        answer = in_child(lambda: self.inside(self.stack, number, work))
         if freeze:
             self.outside(lambda: layers.freeze_layer(self.stack, number))
         return answer
@@ -148,9 +148,10 @@ class World:
         found: list[Any] = in_child(all_of_them)
         return found
 
-    def _inside(self, number: int, work: Callable[[bytes], Any]) -> Any:
+    def inside(self, stack: LayerStack, number: int, work: Callable[[bytes], Any]) -> Any:
+        """`work(root)` of a stack whose layer `number` is written to; in a child of ours."""
         enter = self._unshare()
-        self._mount(self.stack, number, self.mount_point)
+        self._mount(stack, number, self.mount_point)
         enter()
         return work(os.fsencode(self.mount_point))
 
@@ -160,7 +161,8 @@ class World:
         # Worlds are left by whoever runs the tests: nothing of them survives this child.
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
         if self.flavour == "user":
-            become(UNPRIVILEGED)
+            if os.geteuid() == 0:
+                become(UNPRIVILEGED)
             # a process that changed its ids is undumpable: its own /proc files are root's
             linux.prctl(linux.PR_SET_DUMPABLE, 1)
             linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWNS)

@@ -1,8 +1,8 @@
 """What programs do to a tree, at random; a tree as a value that can be looked at and made again.
 
-Names are few, so that operations meet: odd bytes, a name as long as the kernel takes, one that
-another union filesystem would take for its own. The top itself is `.`: its mode, owner and
-attributes belong to a tree too.
+Names are few, so that operations meet: odd bytes, a name as long as the kernel takes (written
+`longest`), one that another union filesystem would take for its own. The top itself is `.`: its
+mode, owner and attributes belong to a tree too.
 
 Hard links: a tree says nothing of them. Within one layer a write to one name shows at the
 other, on an overlay as on any filesystem; in a later layer the copy-up breaks the link. So a
@@ -29,14 +29,14 @@ Tree = dict[bytes, Entry]
 Patch = dict[bytes, Entry | None]
 
 TOP = b"."
-LONGEST = b"n" * 255
-NAMES = st.sampled_from([b"a", b"a", b"b", b"b", b"c\n", b"d\xff", b".wh.a", LONGEST])
+NAMES = st.sampled_from([b"a", b"a", b"b", b"b", b"c\n", b"d\xff", b".wh.a", b"longest"])
 PATHS = st.one_of(
     st.lists(NAMES, min_size=1, max_size=3).map(b"/".join),
     st.lists(NAMES, min_size=4, max_size=6).map(b"/".join),
 )
 ANYWHERE = st.one_of(PATHS, PATHS, PATHS, PATHS, st.just(TOP))
-CONTENTS = st.sampled_from([b"", b"one\n", b"two\n", b"longer\n" * 900, bytes(70000), b"x" * 65536])
+_LONG = {"lines": b"longer\n" * 900, "zeros": bytes(70_000), "a power of two": b"x" * 65536}
+CONTENTS = st.sampled_from([b"", b"one\n", b"two\n", *_LONG])
 FILE_MODES = [0o644, 0o600, 0o755, 0o444]
 DIRECTORY_MODES = [0o755, 0o700, 0o555, 0o2775, 0o1777]
 #: an id that every flavour of world has: the rootless one has no other
@@ -106,9 +106,10 @@ def perform(root: bytes, operation: Operation, number: int) -> None:
 
     A file that was written gets a time of its own, so that both sides have the same times."""
     kind, name, argument = operation
-    path = root if name == TOP else root + b"/" + name
+    if isinstance(argument, bytes) and kind in ("rename", "link"):
+        argument = _place(root, argument)
     try:
-        _DO[kind](path, argument, root, number)
+        _DO[kind](_place(root, name), _LONG.get(argument, argument), number)
     except OSError as error:
         if error.errno not in _EXPECTED:
             raise
@@ -141,7 +142,7 @@ def _stamp(where: int | bytes, number: int) -> None:
     os.utime(where, ns=(10**18 + number, 10**18 + number))
 
 
-def _replace(path: bytes, content: bytes, _root: bytes, number: int) -> None:
+def _replace(path: bytes, content: bytes, number: int) -> None:
     _write(path + b".new", content, number)
     try:
         os.rename(path + b".new", path)
@@ -150,19 +151,19 @@ def _replace(path: bytes, content: bytes, _root: bytes, number: int) -> None:
         raise
 
 
-def _truncate(path: bytes, size: int, _root: bytes, number: int) -> None:
+def _truncate(path: bytes, size: int, number: int) -> None:
     if _is_file(path):
         os.truncate(path, size)
         _stamp(path, number)
 
 
-def _open(path: bytes, _argument: None, _root: bytes, _number: int) -> None:
+def _open(path: bytes, _argument: None, _number: int) -> None:
     """As who opens a database to look into it: the whole file is copied up."""
     if _is_file(path):
         os.close(os.open(path, os.O_RDWR))
 
 
-def _again(path: bytes, content: bytes | None, _root: bytes, number: int) -> None:
+def _again(path: bytes, content: bytes | None, number: int) -> None:
     """Deleted and made again, with the same content or another one."""
     if _is_file(path):
         with open(path, "rb") as stream:
@@ -171,7 +172,7 @@ def _again(path: bytes, content: bytes | None, _root: bytes, number: int) -> Non
         _write(path, old if content is None else content, number)
 
 
-def _swap(path: bytes, content: bytes, _root: bytes, number: int) -> None:
+def _swap(path: bytes, content: bytes, number: int) -> None:
     """A file becomes a directory with a file in it, a directory becomes a file."""
     if _is_directory(path):
         shutil.rmtree(path)
@@ -182,35 +183,34 @@ def _swap(path: bytes, content: bytes, _root: bytes, number: int) -> None:
         _write(path + b"/a", content, number)
 
 
-def _remove(path: bytes, _argument: None, _root: bytes, _number: int) -> None:
+def _remove(path: bytes, _argument: None, _number: int) -> None:
     if _is_directory(path):
         shutil.rmtree(path)
     else:
         os.unlink(path)
 
 
-def _empty(path: bytes, _argument: None, _root: bytes, _number: int) -> None:
+def _empty(path: bytes, _argument: None, _number: int) -> None:
     """A directory is deleted and made again: it hides all that lies below."""
     if _is_directory(path):
         shutil.rmtree(path)
         os.mkdir(path)
 
 
-def _mode(path: bytes, choice: int, _root: bytes, _number: int) -> None:
+def _mode(path: bytes, choice: int, _number: int) -> None:
     if _is_directory(path):
         os.chmod(path, DIRECTORY_MODES[choice])
     elif not os.path.islink(path):
         os.chmod(path, FILE_MODES[choice % len(FILE_MODES)])
 
 
-def _owner(path: bytes, uid: int, _root: bytes, _number: int) -> None:
+def _owner(path: bytes, uid: int, _number: int) -> None:
     if os.geteuid() == 0:  # nobody else may, and a rootless world has one user only
         os.chown(path, uid, uid, follow_symlinks=False)
 
 
-def _rename(path: bytes, other: bytes, root: bytes, _number: int) -> None:
+def _rename(path: bytes, target: bytes, _number: int) -> None:
     """Directories move by copying where the overlay says so, as mv(1) does it."""
-    target = root + b"/" + other
     try:
         os.rename(path, target)
     except OSError as error:
@@ -222,22 +222,22 @@ def _rename(path: bytes, other: bytes, root: bytes, _number: int) -> None:
         shutil.rmtree(path)
 
 
-def _link(path: bytes, other: bytes, root: bytes, _number: int) -> None:
+def _link(path: bytes, target: bytes, _number: int) -> None:
     if _is_file(path):
-        os.link(path, root + b"/" + other)
+        os.link(path, target)
 
 
-def _attribute(path: bytes, content: bytes | None, _root: bytes, _number: int) -> None:
+def _attribute(path: bytes, content: bytes | None, _number: int) -> None:
     if _is_file(path) or _is_directory(path):
         _set_attribute(path, "user.note", content)
 
 
-def _acl(path: bytes, permission: int | None, _root: bytes, _number: int) -> None:
+def _acl(path: bytes, permission: int | None, _number: int) -> None:
     if _is_file(path) or _is_directory(path):
         _set_attribute(path, "system.posix_acl_access", _access_list(permission))
 
 
-def _default_acl(path: bytes, permission: int | None, _root: bytes, _number: int) -> None:
+def _default_acl(path: bytes, permission: int | None, _number: int) -> None:
     if _is_directory(path):
         _set_attribute(path, "system.posix_acl_default", _access_list(permission))
 
@@ -268,29 +268,29 @@ def _access_list(permission: int | None) -> bytes | None:
 
 
 _DO: dict[str, Any] = {
-    "write": lambda path, content, _root, number: _write(path, content, number),
+    "write": lambda path, content, number: _write(path, content, number),
     "replace": _replace,
-    "append": lambda path, content, _r, number: _write(path, content, number, os.O_APPEND),
+    "append": lambda path, content, number: _write(path, content, number, os.O_APPEND),
     "truncate": _truncate,
-    "sparse": lambda path, hole, _root, number: _write(path, b"end", number, at=hole),
+    "sparse": lambda path, hole, number: _write(path, b"end", number, at=hole),
     "open": _open,
     "again": _again,
     "swap": _swap,
-    "mkdir": lambda path, _argument, _root, _number: os.makedirs(path),
+    "mkdir": lambda path, _argument, _number: os.makedirs(path),
     "remove": _remove,
     "empty": _empty,
     "mode": _mode,
     "owner": _owner,
-    "touch": lambda path, when, _root, _number: (
+    "touch": lambda path, when, _number: (
         None if os.path.islink(path) else os.utime(path, ns=(when, when))
     ),
-    "symlink": lambda path, target, _root, _number: os.symlink(target, path),
+    "symlink": lambda path, target, _number: os.symlink(target, path),
     "rename": _rename,
     "link": _link,
     "attribute": _attribute,
     "acl": _acl,
     "default_acl": _default_acl,
-    "fifo": lambda path, _argument, _root, _number: os.mkfifo(path),
+    "fifo": lambda path, _argument, _number: os.mkfifo(path),
 }
 
 
@@ -298,15 +298,15 @@ _DO: dict[str, Any] = {
 
 
 def look(top: bytes) -> Tree:
-    found = {TOP: _entry(top)}
+    found = {TOP: entry_of(top)}
     for directory, names, files in os.walk(top):
         for name in names + files:
             path = directory + b"/" + name
-            found[path[len(top) + 1 :]] = _entry(path)
+            found[path[len(top) + 1 :]] = entry_of(path)
     return found
 
 
-def _entry(path: bytes) -> Entry:
+def entry_of(path: bytes) -> Entry:
     status = os.lstat(path)
     kind = stat.S_IFMT(status.st_mode)
     content, mtime, mode = b"", 0, stat.S_IMODE(status.st_mode)
@@ -356,7 +356,9 @@ def make(top: bytes, tree: Tree) -> None:
 
 
 def _place(top: bytes, path: bytes) -> bytes:
-    return top if path == TOP else top + b"/" + path
+    if path == TOP:
+        return top
+    return b"/".join(b"n" * 255 if part == b"longest" else part for part in (top, *path.split(b"/")))
 
 
 def difference(old: Tree, new: Tree) -> Patch:

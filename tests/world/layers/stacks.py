@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from operations import Operation, Patch, Tree, difference, look, make, patched, perform_all
+from operations import TOP, Operation, Patch, Tree, difference, look, make, patched, perform_all
 from test_apply import apply, pending
 
 from substrate.values import replace
@@ -157,3 +157,9 @@ def directory() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=False) as name:
         os.chmod(name, 0o711)
         yield Path(name)
+
+
+def said(world: Any, changes: Iterable[Change]) -> dict[bytes, str]:
+    """Relative path → kind of change, but for times alone."""
+    start = len(os.fsencode(world.host)) + 1
+    return {c.path[start:] or TOP: c.kind for c in changes if c.what != ("mtime",)}
