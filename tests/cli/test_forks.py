@@ -200,6 +200,16 @@ def test_a_fork_is_checked_against_the_record_of_its_origin(forked):
     assert b"E-LAYER-CHANGED" in forked.run("apply", "--world", "w2", status=3).stderr
 
 
+def test_what_the_origin_applied_before_is_no_conflict_of_the_fork(place):
+    (place.work / "d").mkdir()
+    place.run("-c", "echo 1 > d/new")
+    place.run("-c", "chmod 700 d")
+    place.run("apply", "1")
+    place.run("world", "fork", "--switch")
+    place.run("apply")
+    assert (place.work / "d").stat().st_mode & 0o777 == 0o700
+
+
 def test_what_both_changed_is_a_conflict_for_the_second(forked):
     forked.run("--world", "w2", "-c", "echo fork >> f; echo x > in-fork")
     forked.run("apply")
