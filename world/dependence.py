@@ -51,6 +51,8 @@ class _Look:
         self.number = number
         self._start = len(mount.target.rstrip(b"/")) + 1
         self._known: dict[bytes, int] = {b"": _MERGED}
+        #: of the layer's directories that were asked for: most changes have no entry there
+        self._names: dict[bytes, frozenset[str]] = {}
 
     def touches(self, path: bytes) -> bool:
         relative = path[self._start :]
@@ -68,9 +70,13 @@ class _Look:
         return self._known[relative]
 
     def _entry(self, parent: bytes, name: bytes) -> int:
+        text = os.fsdecode(name)
+        if parent in self._names and text not in self._names[parent]:
+            return _SILENT
         directory = DirectoryView(self.view, parent, (self.number,))
         try:
-            text = os.fsdecode(name)
+            if parent not in self._names:
+                self._names[parent] = frozenset(directory.names(self.number))
             found, hides = directory.look_up(text, (self.number,))
             if found is None:
                 return _HIDING if hides else _SILENT

@@ -47,9 +47,7 @@ def fork(held: Held, numbers: Sequence[int]) -> tuple[str, str]:
     elsewhere = held.stack_file.elsewhere
     if known > max((last for last, _ in elsewhere), default=0):  # layers of its own
         elsewhere = (*elsewhere, (known, origin.session_id))
-    save_stack_file(
-        files, StackFile(known=known, layers=tuple(numbers), elsewhere=elsewhere)
-    )
+    save_stack_file(files, StackFile(known=known, layers=tuple(numbers), elsewhere=elsewhere))
     # the origin's own hand on the host is no change beside the fork either
     ours = load_restored(origin.world_path)
     if ours:

@@ -174,7 +174,9 @@ def test_dangers_of_other_commands_do_not_count(place):
 def test_commands_of_many_layers_merged_are_applied_one_by_one(place):
     for number in range(33):
         place.run("-c", f"echo {number} > f{number}")
-    seen = place.out("-c", "cat f*; grep ' / / ' /proc/self/mountinfo | tr , '\\n' | grep -c lowerdir")
+    seen = place.out(
+        "-c", "cat f*; grep ' / / ' /proc/self/mountinfo | tr , '\\n' | grep -c lowerdir"
+    )
     assert int(seen.split()[-1]) <= 31
     place.run("apply", "5")
     place.run("undo", "9")

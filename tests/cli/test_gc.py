@@ -122,7 +122,8 @@ def test_the_settings_say_how_long(undone):
 
 
 @pytest.mark.parametrize(
-    "words", [("--all", "--keep", "1h"), ("--all", "--quota", "1m"), ("--keep", "x"), ("--quota", "x")]
+    "words",
+    [("--all", "--keep", "1h"), ("--all", "--quota", "1m"), ("--keep", "x"), ("--quota", "x")],
 )
 def test_words_that_do_not_fit_are_a_wrong_call(undone, words):
     assert b"hint: " in undone.run("world", "gc", *words, status=2).stderr

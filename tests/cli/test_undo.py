@@ -251,9 +251,9 @@ def test_a_damaged_stack_stops_only_its_own_world(three):
     three.run("session", "rm", "w1", "--yes", status=3)
     three.run("session", "rm", "w1", "--yes", "--force")
     three.run("world", "gc", "--all")
-    assert [w["world"] for w in three.json("world", "ls", "--all", "--format", "json")["worlds"]] == [
-        "w2"
-    ]
+    assert [
+        w["world"] for w in three.json("world", "ls", "--all", "--format", "json")["worlds"]
+    ] == ["w2"]
 
 
 def test_no_world_has_no_layers(place):

@@ -81,7 +81,10 @@ def test_nothing_is_applied_where_nothing_was_chosen(two, screen, typed):
 @pytest.mark.parametrize(
     ("words", "question"),
     [
-        (("undo",), b"undo command 2 in world w1: 1 file modified, 1 with other attributes? [y/N]: "),
+        (
+            ("undo",),
+            b"undo command 2 in world w1: 1 file modified, 1 with other attributes? [y/N]: ",
+        ),
         (("rollback", "first"), b"roll world w1 back to first: command 2 undone: 1 file modified"),
     ],
 )

@@ -216,8 +216,9 @@ class History:
                 return
 
     def apply_some(self):
+        """Whether that was all."""
         if not self.stack:
-            return
+            return False
         wanted = self.chance.choice(self.stack)
         done = self.caller.substrate("apply", str(wanted), "--with-deps", "--format", "json",
                                      "--allow-special")  # fmt: skip

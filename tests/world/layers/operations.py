@@ -268,7 +268,7 @@ def _access_list(permission: int | None) -> bytes | None:
 
 
 _DO: dict[str, Any] = {
-    "write": lambda path, content, number: _write(path, content, number),
+    "write": _write,
     "replace": _replace,
     "append": lambda path, content, number: _write(path, content, number, os.O_APPEND),
     "truncate": _truncate,
@@ -358,7 +358,9 @@ def make(top: bytes, tree: Tree) -> None:
 def _place(top: bytes, path: bytes) -> bytes:
     if path == TOP:
         return top
-    return b"/".join(b"n" * 255 if part == b"longest" else part for part in (top, *path.split(b"/")))
+    return b"/".join(
+        b"n" * 255 if part == b"longest" else part for part in (top, *path.split(b"/"))
+    )
 
 
 def difference(old: Tree, new: Tree) -> Patch:

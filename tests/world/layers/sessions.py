@@ -257,9 +257,7 @@ def do_apply(
         reviewed = held.review(select, numbers)
         planned = [c.path for c in reviewed[0].conflicts]
         try:
-            done = held.apply(
-                select=select, numbers=numbers, allow_special=True, reviewed=reviewed
-            )
+            done = held.apply(select=select, numbers=numbers, allow_special=True, reviewed=reviewed)
         except ApplyConflict as error:
             assert planned == [c.path for c in error.conflicts]
             return "conflicts", numbers or (), planned, False

@@ -102,8 +102,10 @@ class Stack:
 
         def work() -> tuple[list[int], list[int], list[int]]:
             found = Dependences(self.world.stack)
-            return list(found.on([number])), found.closed_upward([number]), list(
-                found.around([number])
+            return (
+                list(found.on([number])),
+                found.closed_upward([number]),
+                list(found.around([number])),
             )
 
         answer: tuple[list[int], list[int], list[int]] = self.world.outside(work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def test_commands_that_work_beside_each_other_do_not_depend_on_each_other(
     """Their directories are siblings, and all that they share is the directory of these."""
     with directory() as base:
         made: list[Operation] = [("mkdir", b"d", None), ("mode", b"d", 3), ("acl", b"d", 4)]
-        stack = Stack(make_world(base / "w", flavour), [*made, *sum(first, [])])
+        stack = Stack(make_world(base / "w", flavour), [*made, *chain(*first)])
         for number in layers.draw(st.permutations(range(4))):
             stack.run(layers.draw(own_operations(number)))
         for number in stack.world.stack.numbers:
