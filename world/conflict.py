@@ -240,15 +240,22 @@ class _MountCheck:
                 unlocked.relock()
 
     def _directory_is_unchanged(self, relative: bytes) -> bool:
-        """Whether no name can have left the host's directory since the world started."""
+        """Whether no name can have left the host's directory since the world started, but by
+        an apply of ours."""
+        parent = relative.rpartition(b"/")[0]
         try:
-            fd, _none = self.view.open_parent(0, relative.rpartition(b"/")[0])
+            fd, _none = self.view.open_parent(0, parent)
         except StateError:
             return False
         try:
-            return latest_ns(os.fstat(fd).st_ctime_ns) <= self.stack.started_ns - self.tick
+            status = os.fstat(fd)
         finally:
             os.close(fd)
+        changed_ns = status.st_ctime_ns
+        ours = self.restored.get(self.view.path(parent))
+        if ours is not None and ours[:2] == (status.st_ino, changed_ns):
+            changed_ns = ours[2]
+        return latest_ns(changed_ns) <= self.stack.started_ns - self.tick
 
     def _lies_in_a_new_directory(self, relative: bytes) -> bool:
         """Whether a directory above the path came from the world alone: then nothing of the

@@ -51,6 +51,8 @@ class _Look:
         self.number = number
         self._start = len(mount.target.rstrip(b"/")) + 1
         self._known: dict[bytes, int] = {b"": _MERGED}
+        #: of the layer's directories that were asked for: most changes have no entry there
+        self._names: dict[bytes, frozenset[str]] = {}
 
     def touches(self, path: bytes) -> bool:
         relative = path[self._start :]
@@ -68,9 +70,13 @@ class _Look:
         return self._known[relative]
 
     def _entry(self, parent: bytes, name: bytes) -> int:
+        text = os.fsdecode(name)
+        if parent in self._names and text not in self._names[parent]:
+            return _SILENT
         directory = DirectoryView(self.view, parent, (self.number,))
         try:
-            text = os.fsdecode(name)
+            if parent not in self._names:
+                self._names[parent] = frozenset(directory.names(self.number))
             found, hides = directory.look_up(text, (self.number,))
             if found is None:
                 return _HIDING if hides else _SILENT
@@ -87,7 +93,7 @@ class Dependences:
     def __init__(self, stack: LayerStack) -> None:
         self._stack = stack
         self._changes: dict[int, list[Change]] = {}
-        #: (earlier, later) → paths
+        #: (layer, another) → paths that the one changed and the other touches
         self._pairs: dict[tuple[int, int], list[bytes]] = {}
 
     def changes(self, number: int) -> list[Change]:
@@ -97,9 +103,12 @@ class Dependences:
 
     def between(self, earlier: int, later: int) -> list[bytes]:
         """The paths that `earlier` changed and `later` touches."""
-        pair = (earlier, later)
+        return self._touched(by=later, of=earlier)
+
+    def _touched(self, *, by: int, of: int) -> list[bytes]:
+        pair = (of, by)
         if pair not in self._pairs:
-            self._pairs[pair] = touched(self._stack, later, self.changes(earlier))
+            self._pairs[pair] = touched(self._stack, by, self.changes(of))
         return self._pairs[pair]
 
     def on(self, numbers: Sequence[int]) -> dict[int, list[bytes]]:
@@ -114,12 +123,17 @@ class Dependences:
         return found
 
     def around(self, numbers: Sequence[int]) -> dict[int, list[bytes]]:
-        """Other layer → paths that it shares with any of `numbers`, be it older or newer."""
+        """Other layer → paths that it shares with any of `numbers`, be it older or newer.
+
+        Once `numbers` are on the host and off the stack, the others decide what is seen: an older one
+        that merely holds a path would cover it with what it was."""
         found = self.on(numbers)
         for earlier in self._stack.numbers:
             if earlier in numbers:
                 continue
-            paths = {p for n in numbers if earlier < n for p in self.between(earlier, n)}
+            newer = [n for n in numbers if earlier < n]
+            paths = {p for n in newer for p in self.between(earlier, n)}
+            paths |= {p for n in newer for p in self._touched(by=earlier, of=n)}
             if paths:
                 found[earlier] = sorted({*found.get(earlier, ()), *paths})
         return dict(sorted(found.items()))

@@ -243,9 +243,12 @@ def _make_like(stack: LayerStack, upper: bytes, model: bytes, *, shifted: bool) 
     if os.geteuid() == 0:
         uid, gid = _owner_to_give(stack, like, shifted=shifted)
         os.chown(upper, -1 if uid is None else uid, -1 if gid is None else gid)
-    if shifted or not stack.id_extents:  # the ids inside an ACL would need shifting
-        for name, content in _attributes(model).items():
-            os.setxattr(upper, name, content)
+    wanted = _attributes(stack, model, shifted=shifted)
+    for name in os.listxattr(upper):  # an access list that the state directory hands down
+        if name.startswith("system.") and name not in wanted:
+            os.removexattr(upper, name)
+    for name, content in wanted.items():
+        os.setxattr(upper, name, content)
     os.chmod(upper, like.st_mode & 0o7777)
 
 
@@ -339,19 +342,33 @@ def _is_like(stack: LayerStack, number: int, mount: OverlayMount, below: int | N
         uid, gid = _owner_to_give(stack, like, shifted=below is not None)
         if uid not in (None, own.st_uid) or gid not in (None, own.st_gid):
             return False
-    expected = {} if below is None and stack.id_extents else _attributes(model)
-    found = _attributes(upper)
-    # an access list that is not the model's was inherited from the state directory
-    inherited = [n for n in found if n.startswith("system.") and n not in expected]
-    return expected == {n: found[n] for n in found if n not in inherited}
+    expected = _attributes(stack, model, shifted=below is not None)
+    return expected == _attributes(stack, upper, shifted=True)
 
 
-def _attributes(path: bytes) -> dict[str, bytes]:
-    return {
+def _attributes(stack: LayerStack, path: bytes, *, shifted: bool) -> dict[str, bytes]:
+    """Those that a new upper gets, with the ids that they have in an upper; `shifted`: they
+    have these already."""
+    found = {
         name: os.getxattr(path, name)
         for name in os.listxattr(path)
         if not name.startswith(_PRIVATE_ATTRIBUTES)
     }
+    if not shifted and stack.id_extents:
+        for name in found:
+            if name.startswith("system.posix_acl"):
+                found[name] = _shifted_acl(stack, found[name])
+    return found
+
+
+def _shifted_acl(stack: LayerStack, acl: bytes) -> bytes:
+    from substrate.world.upper import acl_with_ids
+
+    def convert(host_id: int) -> int:
+        found = stack.upper_id(host_id)
+        return host_id if found is None else found
+
+    return acl_with_ids(acl, convert)
 
 
 def _remove(parent: bytes, name: bytes) -> None:

@@ -21,7 +21,7 @@ from substrate.world.beneath import LIST, LOOKUP, READ, open_beneath
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 FORMAT = 0o170000
 DIRECTORY, REGULAR, SYMLINK = 0o040000, 0o100000, 0o120000
@@ -31,7 +31,7 @@ _OVERLAY = "overlay."
 _ESCAPED = "overlay.overlay."
 #: labels that the host's security module gives by place, not content
 _LABELS = frozenset(("security.selinux", "security.SMACK64", "security.ima", "security.evm"))
-_ACL = frozenset(("system.posix_acl_access", "system.posix_acl_default"))
+ACL = frozenset(("system.posix_acl_access", "system.posix_acl_default"))
 
 
 class Marks:
@@ -122,25 +122,27 @@ def read_attributes(
     if not names:
         return {}
     found = {}
+    ids: Mapping[int, int] = {} if unshift is None else unshift
     for seen, name in marks.seen_names(names):
         if layer:
             content = read_attribute(where, name)
         else:
             content = os.getxattr(where, name, follow_symlinks=follow)
-        if unshift is not None and name in _ACL:
-            content = _unshift_acl(content, unshift)
+        if unshift is not None and name in ACL:
+            content = acl_with_ids(content, lambda number: ids.get(number, number))
         found[seen] = content
     return found
 
 
-def _unshift_acl(acl: bytes, unshift: Mapping[int, int]) -> bytes:
-    """posix_acl_xattr.h: a 4-byte version, then entries of tag u16, permission u16, id u32;
-    ids count for the tags ACL_USER (2) and ACL_GROUP (8)."""
+def acl_with_ids(acl: bytes, convert: Callable[[int], int]) -> bytes:
+    """An access list with each id put through `convert`. posix_acl_xattr.h: a 4-byte version,
+    then entries of tag u16, permission u16, id u32; ids count for the tags ACL_USER (2) and
+    ACL_GROUP (8)."""
     moved = bytearray(acl)
     for start in range(4, len(acl) - 7, 8):
         if acl[start] in (2, 8) and acl[start + 1] == 0:
             found = int.from_bytes(acl[start + 4 : start + 8], "little")
-            moved[start + 4 : start + 8] = unshift.get(found, found).to_bytes(4, "little")
+            moved[start + 4 : start + 8] = convert(found).to_bytes(4, "little")
     return bytes(moved)
 
 

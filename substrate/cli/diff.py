@@ -217,12 +217,11 @@ def split_spans(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 
 def reads_as_span(word: str) -> bool:
     session, colon, inside = word.rpartition(":")
-    return (
-        word == "last"
-        or word.isdigit()
-        or is_span_id(word)
-        or bool(colon and session and (inside == "last" or inside.isdigit() or is_span_id(inside)))
-    )
+    return _is_span(inside) and bool(session) == bool(colon) and "/" not in session
+
+
+def _is_span(word: str) -> bool:
+    return word == "last" or (word.isascii() and word.isdigit()) or is_span_id(word)
 
 
 @click.command("diff", cls=Verb)

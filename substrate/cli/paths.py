@@ -53,14 +53,21 @@ def selector(
 
 def pattern(text: str) -> Selector:
     """What a pattern matches: absolute paths, and all below what it matches."""
-    raw = os.fsencode(text).rstrip(b"/")
-    if not raw:
+    raw = os.fsencode(text)
+    if not raw.strip(b"/"):
         raise UsageError(f"{text!r} is no pattern", hint="for example: --include '*.py'")
-    if b"/" not in raw:
-        start = b"(?:.*/)?"
+    if b"/" not in raw.rstrip(b"/") and raw.rstrip(b"/") not in (b".", b".."):
+        start, raw = b"(?:.*/)?", raw.rstrip(b"/")
     else:
-        base = b"/" if raw.startswith(b"/") else os.getcwdb().rstrip(b"/") + b"/"
-        start, raw = re.escape(base), raw.lstrip(b"/")
+        base = [] if raw.startswith(b"/") else os.getcwdb().split(b"/")
+        parts: list[bytes] = []
+        for part in raw.split(b"/"):
+            if part == b"..":
+                del (parts or base)[-1:]
+            elif part not in (b"", b"."):
+                parts.append(part)
+        above = b"".join(b"/" + name for name in base if name)
+        start, raw = re.escape(above), b"/" + b"/".join(parts) if parts else b""
     try:
         whole = re.compile(start + _translate(raw) + b"(?:/.*)?", re.DOTALL)
     except re.error as error:

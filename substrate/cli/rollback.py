@@ -17,7 +17,7 @@ from substrate.cli.undo import Ask, confirm
 from substrate.cli.verb import Verb
 from substrate.session.pending import open_pending, phrase
 from substrate.session.summary import change_line
-from substrate.session.undo import Undone, rollback
+from substrate.session.undo import Undone, look_back, rollback
 from substrate.values import as_dict
 
 
@@ -35,13 +35,13 @@ def run(target: Target, name: str, *, dry_run: bool, ask: Ask | None = None) -> 
     """Rolls back. Raises SessionBusy, UsageError, StateError."""
     with open_pending(target.home, target.files.session_id) as held:
         with working("comparing"):
-            undone = rollback(held, name, dry_run=True)
+            undone = look_back(held, name)
         outcome = "planned"
         if not dry_run:
             outcome = "kept"
             question = f"roll world {held.world.name} back to {name}: {_phrase(undone)}?"
             if ask is None or not undone.layers or ask(question):
-                rollback(held, name)
+                rollback(held, name, undone)
                 outcome = "rolled back"
         return Result(world=held.world.name, name=name, outcome=outcome, undone=undone)
 

@@ -211,7 +211,7 @@ def gc_command(
             if not item.problem:
                 size = f" ({output.show_size(item.size_bytes)})" if item.size_bytes else ""
                 output.put_visible(f"{item.kind} {item.what}{size}")
-        total = output.show_size(sum(item.size_bytes for item in items))
+        total = output.show_size(sum(item.size_bytes for item in items if not item.problem))
         say(f"substrate: {total} {'would be' if dry_run else 'were'} freed")
     failed = [item for item in items if item.problem]
     for item in failed:

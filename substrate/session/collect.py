@@ -95,6 +95,8 @@ def collect(home: Home, retention: Retention, *, dry_run: bool) -> list[Collecte
         if not dry_run:
             try:
                 _remove(home, candidate)
+            except SessionBusy:
+                continue  # a command runs in that world; the next collection asks again
             except (SubstrateError, OSError) as error:
                 problem = str(error)
         found.append(

@@ -14,13 +14,22 @@ from substrate.session.home import Home
 from substrate.session.stack_file import load_stack_file
 
 
-def used_by_forks(home: Home) -> dict[str, int]:
-    """Session → the highest of its layers that a fork's stack or snapshot needs.
+def used_by_forks(home: Home, *, but: str = "") -> dict[str, int]:
+    """Session → the highest of its layers that a fork's stack or snapshot needs. `but`: a
+    session that does not count, since it is to go.
 
-    Raises StateError for a damaged file of a stack: what that needs cannot be known."""
+    Raises StateError for a damaged file of a stack, TraceVersionError for a newer one: what
+    that needs cannot be known."""
     found: dict[str, int] = {}
     for session_id in store.list_sessions(home):
-        files = store.open_session(home, session_id)
+        if session_id == but:
+            continue
+        try:
+            files = store.open_session(home, session_id)
+        except StateError:
+            if os.path.lexists(store.session_path(home, session_id)):
+                raise
+            continue  # it was removed a moment ago
         try:
             stack_file = load_stack_file(files)
         finally:
@@ -37,7 +46,7 @@ def used_by_forks(home: Home) -> dict[str, int]:
 
 def refuse_while_forked(home: Home, session_id: str, name: str) -> None:
     """Raises StateError where a fork stands on the session's layers."""
-    if used_by_forks(home).get(session_id, 0):
+    if used_by_forks(home, but=session_id).get(session_id, 0):
         raise StateError(
             f"a fork stands on layers of world {name}",
             hint="apply or discard the fork and run `substrate world gc --all` first",

@@ -21,6 +21,7 @@ from substrate.session.world_file import OPEN, save_world
 from substrate.telemetry.trace.events.layers import Fork
 from substrate.telemetry.trace.writer import TraceWriter
 from substrate.values import replace
+from substrate.world.restored import add_restored, load_restored
 
 
 def fork(held: Held, numbers: Sequence[int]) -> tuple[str, str]:
@@ -43,15 +44,14 @@ def fork(held: Held, numbers: Sequence[int]) -> tuple[str, str]:
         layer=numbers[-1] if numbers else 0,
         extra=(("from_session", origin.session_id), ("session", files.session_id)),
     )
-    base = [(last, s) for last, s in held.stack_file.elsewhere if last < known]
-    save_stack_file(
-        files,
-        StackFile(
-            known=known,
-            layers=tuple(numbers),
-            elsewhere=(*base, (known, origin.session_id)),
-        ),
-    )
+    elsewhere = held.stack_file.elsewhere
+    if known > max((last for last, _ in elsewhere), default=0):  # layers of its own
+        elsewhere = (*elsewhere, (known, origin.session_id))
+    save_stack_file(files, StackFile(known=known, layers=tuple(numbers), elsewhere=elsewhere))
+    # the origin's own hand on the host is no change beside the fork either
+    ours = load_restored(origin.world_path)
+    if ours:
+        add_restored(files.world_path, ((path, *times) for path, times in ours.items()))
     settings = user_settings()
     writer = TraceWriter.create(
         files.fd, files.session_id, durability="command", digest_key=held.opened.key

@@ -44,7 +44,7 @@ class History:
     start: Line | None = None
     end: Line | None = None
     spans: list[Span] = field(default_factory=list)
-    #: lines without a span of their own: worlds, recoveries, diffs of left layers, applies
+    #: lines without a span of their own: worlds, recoveries, applies
     others: list[Line] = field(default_factory=list)
     lines: int = 0
     torn_bytes: int = 0
@@ -76,9 +76,18 @@ def load_history(files: SessionFiles) -> History:
     return found
 
 
+def _killed(found: History, line: Line) -> Span | None:
+    """The command whose layer a killed supervisor left, for whoever came next to record: the last
+    one that began with it, since a number is given again where a layer stayed empty."""
+    if line["event_type"] not in ("fs_diff", "layer_cut"):
+        return None
+    layer = line["body"]["layer"]
+    return next((s for s in reversed(found.spans) if s.start["body"].get("layer") == layer), None)
+
+
 def _take(found: History, by_id: dict[str, Span], line: Line) -> None:
     kind = line["event_type"]
-    span = by_id.get(line.get("span_id", ""))
+    span = by_id.get(line.get("span_id", "")) or _killed(found, line)
     if kind == "command_start":
         span_id = line.get("span_id", "")
         span = Span(ordinal=len(found.spans) + 1, span_id=span_id, start=line)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from substrate.errors import StateError
+from substrate.errors import StateError, TraceVersionError
 from substrate.session import layer_place, opening, restack, store
 from substrate.session.fork_bases import refuse_while_forked, used_by_forks
 from substrate.session.history import History, load_history
@@ -42,7 +42,7 @@ from substrate.world.apply import Applied
 from substrate.world.apply import apply as apply_plan
 from substrate.world.change import Change, Summary, summary
 from substrate.world.conflict import Conflict
-from substrate.world.diff import diff_pending
+from substrate.world.diff import diff_layer, diff_pending
 from substrate.world.layers import LayerStack
 from substrate.world.plan import Danger, Plan
 from substrate.world.recover import Outcome, recover
@@ -238,6 +238,7 @@ class Held:
         gone."""
         self.record_left()
         wanted = frozenset(numbers)
+        self._date([n for n in self.stack.numbers if n not in wanted])
         segments = tuple(s for s in self.stack.segments if wanted >= set(s.numbers))
         changed = replace(
             self.stack_file,
@@ -250,6 +251,12 @@ class Held:
         stack = with_stack_file(bare, self.opened.files, changed)  # before it is written
         self.stack_file = restack.commit(self.opened.files, self.opened.writer, changed, bodies)
         self.stack = stack
+
+    def _date(self, numbers: Sequence[int]) -> None:
+        """Dates layers that leave the stack: `world gc` keeps them for a while from now on."""
+        for number in numbers:
+            if self.stack.directory_of(number) == self.stack.directory:
+                os.utime(b"%s/%d" % (self.stack.directory, number))
 
     def record_left(self) -> None:
         """Records layers that were left in use, then freezes them: only so are they applied. A
@@ -342,7 +349,8 @@ class Held:
     ) -> Done:
         """Applies what is pending, or what `select` takes of it (`paths`: as it was asked for,
         for the trace), or the layers `numbers` of the commands `spans`, which nothing else on
-        the stack depends on and which leave it then.
+        the stack depends on and which leave it then, but for those that hold changes in
+        scratch directories too: these are not applied and stay for the commands to come.
 
         Raises ApplyConflict, DangerRefused, StateError; nothing is applied then, and the
         attempt is in the trace."""
@@ -361,7 +369,9 @@ class Held:
             except DangerRefused:
                 self._refuse(told, review, "refused", ())
                 raise
-        gone = frozenset(() if select is not None or numbers is None else numbers)
+        gone: frozenset[int] = frozenset()
+        if select is None and numbers is not None:
+            gone = frozenset(n for n in numbers if not self._holds_scratch(n))
         rest = [n for n in self.stack.numbers if n not in gone]
         event = self._apply_event(
             told, review, "applied", review.conflicts, () if select is None else planned.changes
@@ -377,6 +387,10 @@ class Held:
             kept_owner=applied.kept_owner if applied else (),
             left=applied.left if applied else (),
         )
+
+    def _holds_scratch(self, number: int) -> bool:
+        whole = diff_layer(self.stack, number, include_scratch=True)
+        return len(whole) > len(diff_layer(self.stack, number))
 
     def _refuse(
         self, told: _Asked, review: Review, outcome: str, conflicts: Sequence[Conflict]
@@ -434,11 +448,15 @@ class Held:
     def discard(self, removed: Removed | None = None) -> Summary:
         """Ends the world; its changes never reach the host. Returns what they were.
 
-        It is on the record before the layers go, but for those that `make_room` removed."""
+        It is on the record before the layers go, but for those that `make_room` removed. Where it
+        cannot be known what forks stand on, all layers are left to `world gc`."""
         if removed is None:
             removed = Removed(layers=self.stack.numbers, counts=summary(self.changes()))
         on_disk = layers.list_layers(self.stack.directory)
-        used = used_by_forks(self.home).get(self.opened.files.session_id, 0)
+        try:
+            used = used_by_forks(self.home).get(self.opened.files.session_id, 0)
+        except (StateError, TraceVersionError):
+            used = max((layer.number for layer in on_disk), default=0)
         event = events.FsDiscard(layers=removed.layers, counts=as_dict(removed.counts))
         self._left.clear()  # nobody asks any more what they hold
         self.restack([], [event], elsewhere=(), snapshots=())

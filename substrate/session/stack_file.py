@@ -12,6 +12,7 @@ docs/adr/0005.
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 
 from substrate.errors import StateError, TraceVersionError
 from substrate.telemetry.trace.ids import is_session_id
@@ -22,6 +23,7 @@ from substrate.world.layers import LayerStack, Segment, load_layers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from substrate.session.store import SessionFiles
@@ -78,9 +80,10 @@ def load_stack_file(files: SessionFiles) -> StackFile:
     shown = os.fsdecode(path)
     try:
         plain = parse(data)
-        if type(plain["format"]) is int and plain["format"] > FORMAT:
+        version = plain["format"]
+        if type(version) is int and version > FORMAT:
             raise TraceVersionError(
-                f"{shown} has format {plain['format']}, this version reads up to {FORMAT}: it was "
+                f"{shown} has format {version}, this version reads up to {FORMAT}: it was "
                 "made by a newer version",
                 hint="update substrate, or use --fresh for a new world",
             )
@@ -93,48 +96,82 @@ def load_stack_file(files: SessionFiles) -> StackFile:
 
 
 def _from_plain(plain: dict[str, Any]) -> StackFile:
-    layers = _numbers(plain["layers"])
+    if _count(plain["format"]) != FORMAT:
+        raise ValueError(f"{plain['format']!r} is no format")
+    known = _count(plain["known"])
+    elsewhere = tuple((_count(last), _session(base)) for last, base in _list(plain["elsewhere"]))
+    _in_order([last for last, _ in elsewhere], known)
     segments = tuple(
-        Segment(identifier=_count(s["id"]), numbers=_numbers(s["layers"]), level=_count(s["level"]))
-        for s in plain["segments"]
+        Segment(
+            identifier=_count(s["id"], least=1),  # 0 is the host
+            numbers=_numbers(s["layers"], known),
+            level=_count(s["level"]),
+        )
+        for s in _list(plain["segments"])
     )
-    elsewhere = tuple((_count(last), session) for last, session in plain["elsewhere"])
-    if not all(is_session_id(session) for _, session in elsewhere):
-        raise ValueError("the base of a fork is no session")
-    found = StackFile(
-        known=_count(plain["known"]),
-        layers=layers,
+    snapshots = tuple(
+        SnapshotMark(
+            name=_text(s["name"]),
+            layers=_numbers(s["layers"], known),
+            at_us=_count(s["at_us"]),
+            applies=_count(s["applies"]),
+        )
+        for s in _list(plain["snapshots"])
+    )
+    for names in ([s.identifier for s in segments], [s.name for s in snapshots]):
+        if len(set(names)) != len(names):
+            raise ValueError(f"{names!r} are not distinct")
+    unrecorded = tuple((_text(kind), dict(body)) for kind, body in _list(plain["unrecorded"]))
+    for _, body in unrecorded:
+        _text(body["op"])
+    return StackFile(
+        known=known,
+        layers=_numbers(plain["layers"], known),
         elsewhere=elsewhere,
         segments=segments,
-        boot_id=plain["boot_id"],
-        snapshots=tuple(
-            SnapshotMark(
-                name=str(s["name"]),
-                layers=_numbers(s["layers"]),
-                at_us=_count(s["at_us"]),
-                applies=_count(s["applies"]),
-            )
-            for s in plain["snapshots"]
-        ),
+        boot_id=_text(plain["boot_id"]),
+        snapshots=snapshots,
         applies=_count(plain["applies"]),
-        unrecorded=tuple((str(kind), dict(body)) for kind, body in plain["unrecorded"]),
+        unrecorded=unrecorded,
     )
-    if layers and layers[-1] > found.known:
-        raise ValueError(f"layer {layers[-1]} is newer than all known ones")
+
+
+def _list(found: Any) -> list[Any]:
+    if type(found) is not list:
+        raise ValueError(f"{found!r} is no list")
     return found
 
 
-def _count(found: Any) -> int:
-    if type(found) is not int or found < 0:
+def _count(found: Any, *, least: int = 0) -> int:
+    if type(found) is not int or found < least:
         raise ValueError(f"{found!r} is no number of it")
     return found
 
 
-def _numbers(found: Any) -> tuple[int, ...]:
-    numbers = tuple(_count(number) for number in found)
-    if any(a >= b for a, b in zip((0, *numbers), numbers, strict=False)):
-        raise ValueError(f"{found!r} are no layers in their order")
+def _text(found: Any) -> str:
+    if type(found) is not str:
+        raise ValueError(f"{found!r} is no text")
+    return found
+
+
+def _session(found: Any) -> str:
+    if not is_session_id(_text(found)):
+        raise ValueError(f"{found!r} is no session, so it is no base of a fork")
+    return str(found)
+
+
+def _numbers(found: Any, known: int) -> tuple[int, ...]:
+    """Layers, oldest first, as far as they are known."""
+    numbers = tuple(_count(number, least=1) for number in _list(found))
+    _in_order(numbers, known)
     return numbers
+
+
+def _in_order(numbers: Sequence[int], known: int) -> None:
+    if any(a >= b for a, b in pairwise(numbers)):
+        raise ValueError(f"{list(numbers)!r} are no layers in their order")
+    if numbers and numbers[-1] > known:
+        raise ValueError(f"layer {numbers[-1]} is newer than all known ones")
 
 
 def save_stack_file(files: SessionFiles, stack_file: StackFile) -> None:

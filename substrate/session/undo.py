@@ -135,42 +135,27 @@ def _numbers(held: Held, history: History, wanted: Sequence[str]) -> list[int]:
     return sorted(numbers)
 
 
-def undo(held: Held, choice: Choice, *, with_deps: bool) -> Undone:
+def undo(held: Held, choice: Choice, *, with_deps: bool) -> None:
     """Takes the layers off the stack. Raises BuiltOn where others depend on them."""
     if choice.others:
         raise BuiltOn(choice.others, choice.names, "undone")
-    undone = look(held, choice)
     event = Undo(spans=choice.spans, layers=choice.layers, with_deps=with_deps)
-    _take_off(held, choice.layers, event)
-    return undone
+    held.restack([n for n in held.stack.numbers if n not in choice.layers], [event])
 
 
 def look(held: Held, choice: Choice) -> Undone:
-    """What an undo would take off."""
+    """What an undo takes off, in scratch directories too."""
     return _undone(held, choice.layers, choice.names)
 
 
 def _undone(held: Held, numbers: Sequence[int], names: dict[int, str]) -> Undone:
-    changes = [c for n in numbers for c in diff_layer(held.stack, n)]
+    changes = [c for n in numbers for c in diff_layer(held.stack, n, include_scratch=True)]
     return Undone(
         layers=tuple(numbers),
         names=tuple(names[n] for n in numbers),
         changes=tuple(changes),
         counts=summary(changes),
     )
-
-
-def _take_off(held: Held, numbers: Sequence[int], event: Undo) -> None:
-    rest = [n for n in held.stack.numbers if n not in numbers]
-    mark_taken_off(held, numbers)
-    held.restack(rest, [event])
-
-
-def mark_taken_off(held: Held, numbers: Sequence[int]) -> None:
-    """Dates the layers' directories: `world gc` keeps them for a while from now on."""
-    for number in numbers:
-        if held.stack.directory_of(number) == held.stack.directory:
-            os.utime(b"%s/%d" % (held.stack.directory, number))
 
 
 def layers_at(
@@ -185,7 +170,8 @@ def layers_at(
             return mark.layers
     span = history.span(at)
     numbers = [n for s in history.spans[: span.ordinal] if (n := layer_of(s)) is not None]
-    newest = max(numbers, default=0)
+    base = max((last for last, _ in stack_file.elsewhere), default=0)  # of a fork
+    newest = max(base, *numbers, 0)
     return tuple(n for n in on_stack if n <= newest)
 
 
@@ -197,6 +183,11 @@ def snapshot(held: Held, name: str, *, replace_old: bool = False) -> SnapshotMar
     if not name or len(name) > _NAME_LENGTH or not name.isprintable() or name.isspace():
         raise UsageError(
             f"{name!r} is no name for a snapshot, expected 1 to {_NAME_LENGTH} printable characters",
+            hint="for example: substrate snapshot before-refactoring",
+        )
+    if name == "last" or name.isdigit():
+        raise UsageError(
+            f"{name!r} is no name for a snapshot, since it names a command",
             hint="for example: substrate snapshot before-refactoring",
         )
     known = held.stack_file.snapshots
@@ -238,14 +229,17 @@ def find_snapshot(held: Held, name: str) -> SnapshotMark:
 
 def forget_snapshot(held: Held, name: str) -> None:
     """Drops a name; no layer moves, but `world gc` may now take those that only it kept."""
-    find_snapshot(held, name)
+    mark = find_snapshot(held, name)
     rest = tuple(m for m in held.stack_file.snapshots if m.name != name)
-    held.restack(held.stack.numbers, [], snapshots=rest)
+    event = Snapshot(
+        name=name, layer=mark.layers[-1] if mark.layers else 0, extra=(("removed", True),)
+    )
+    held.restack(held.stack.numbers, [event], snapshots=rest)
 
 
-def rollback(held: Held, name: str, *, dry_run: bool = False) -> Undone:
-    """Makes the stack what it was at the snapshot. Raises UsageError, StateError where an apply
-    lies between, or a layer of it was collected."""
+def look_back(held: Held, name: str) -> Undone:
+    """What a rollback to the snapshot takes off and brings back. Raises UsageError, StateError
+    where an apply lies between."""
     held.record_left()
     mark = find_snapshot(held, name)
     if mark.applies != held.stack_file.applies:
@@ -258,14 +252,17 @@ def rollback(held: Held, name: str, *, dry_run: bool = False) -> Undone:
     dropped = [n for n in held.stack.numbers if n not in mark.layers]
     restored = tuple(n for n in mark.layers if n not in held.stack.numbers)
     names = names_of(held.history(), held.stack.numbers)
-    undone = replace(_undone(held, dropped, names), restored=restored)
-    if not dry_run:
-        event = Rollback(
-            name=name,
-            layer=mark.layers[-1] if mark.layers else 0,
-            dropped=tuple(dropped),
-            extra=(("restored", list(restored)),) if restored else (),
-        )
-        mark_taken_off(held, dropped)
-        held.restack(mark.layers, [event])
-    return undone
+    return replace(_undone(held, dropped, names), restored=restored)
+
+
+def rollback(held: Held, name: str, found: Undone) -> None:
+    """Makes the stack what it was at the snapshot; `found`: as `look_back` gave it. Raises
+    StateError where a layer is gone."""
+    mark = find_snapshot(held, name)
+    event = Rollback(
+        name=name,
+        layer=mark.layers[-1] if mark.layers else 0,
+        dropped=found.layers,
+        extra=(("restored", list(found.restored)),) if found.restored else (),
+    )
+    held.restack(mark.layers, [event])

@@ -164,7 +164,7 @@ def spec_of(
     overlays = tuple(
         OverlaySpec(
             target=mount.target,
-            lowers=tuple(stack.upper(number, mount.index) for number in reversed(frozen)),
+            lowers=tuple(stack.upper(source, mount.index) for source in stack.sources(frozen)),
             upper=stack.upper(newest, mount.index),
             work=stack.work(newest, mount.index),
         )

@@ -16,7 +16,7 @@ import pickle
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,17 +126,43 @@ class World:
             self.start()
         number = self.outside(lambda: layers.create_layer(self.stack)[1].number)
         self.stack = replace(self.stack, layers=(*self.stack.layers, layers.Layer(number=number)))
-        answer = in_child(lambda: self._inside(number, work))
+        answer = in_child(lambda: self.inside(self.stack, number, work))
         if freeze:
             self.outside(lambda: layers.freeze_layer(self.stack, number))
         return answer
 
-    def _inside(self, number: int, work: Callable[[bytes], Any]) -> Any:
+    def views(self, work: Callable[[bytes], Any], stacks: Sequence[LayerStack]) -> list[Any]:
+        """`work(root)` of what each stack's layers show; nothing can be written there."""
+
+        def all_of_them() -> list[Any]:
+            enter = self._unshare()
+            places = []
+            for number, stack in enumerate(stacks):
+                place = self.state / f"view-{number}"
+                place.mkdir(exist_ok=True)
+                places.append(place)
+                self._mount(stack, None, place)
+            enter()
+            return [work(os.fsencode(place)) for place in places]
+
+        found: list[Any] = in_child(all_of_them)
+        return found
+
+    def inside(self, stack: LayerStack, number: int, work: Callable[[bytes], Any]) -> Any:
+        """`work(root)` of a stack whose layer `number` is written to; in a child of ours."""
+        enter = self._unshare()
+        self._mount(stack, number, self.mount_point)
+        enter()
+        return work(os.fsencode(self.mount_point))
+
+    def _unshare(self) -> Callable[[], None]:
+        """A mount namespace of the child's own, in which the host is what a world's lower is.
+        What is returned, called after the mounts, gives it the rights of a command."""
         # Worlds are left by whoever runs the tests: nothing of them survives this child.
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-        lower: list[str] = [str(self.host)]
         if self.flavour == "user":
-            become(UNPRIVILEGED)
+            if os.geteuid() == 0:
+                become(UNPRIVILEGED)
             # a process that changed its ids is undumpable: its own /proc files are root's
             linux.prctl(linux.PR_SET_DUMPABLE, 1)
             linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWNS)
@@ -146,31 +172,41 @@ class World:
         else:
             linux.unshare(linux.CLONE_NEWNS)
         linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
-        user_namespace = -1
-        if self.flavour == "idmap":
-            user_namespace = _shifted_namespace()
-            tree = linux.open_tree(lower[0])
-            linux.mount_setattr(tree, set_flags=linux.MOUNT_ATTR_IDMAP, userns_fd=user_namespace)
-            linux.move_mount(tree, lower[0])
-        older = [n for n in self.stack.numbers if n < number]
-        below = [os.fsdecode(self.stack.upper(s, 0)) for s in self.stack.sources(older)]
-        options: list[tuple[str, str | int | None]] = [
-            ("lowerdir+", path) for path in (*below, *lower)
-        ]
-        options += [
-            ("upperdir", os.fsdecode(self.stack.upper(number, 0))),
-            ("workdir", os.fsdecode(self.stack.work(number, 0))),
-            ("volatile", None),
-        ]
-        if self.flavour == "user":
-            options.append(("userxattr", None))
-        fd = linux.new_mount("overlay", options)
-        linux.move_mount(fd, str(self.mount_point))
-        if user_namespace >= 0:
+        if self.flavour == "trusted":
+            return lambda: None
+        if self.flavour == "user":  # what runs in a world has no capability there
+            return lambda: linux.set_capabilities(0, 0)
+        user_namespace = _shifted_namespace()
+        tree = linux.open_tree(str(self.host))
+        linux.mount_setattr(tree, set_flags=linux.MOUNT_ATTR_IDMAP, userns_fd=user_namespace)
+        linux.move_mount(tree, str(self.host))
+
+        def enter() -> None:
             linux.setns(user_namespace, linux.CLONE_NEWUSER)
             os.setresgid(0, 0, 0)
             os.setresuid(0, 0, 0)
-        return work(os.fsencode(self.mount_point))
+
+        return enter
+
+    def _mount(self, stack: LayerStack, number: int | None, place: Path) -> None:
+        """`number`: the layer that is written to; None: none."""
+        older = [n for n in stack.numbers if number is None or n < number]
+        below = [os.fsdecode(stack.upper(s, 0)) for s in stack.sources(older)]
+        if number is None and not below:
+            linux.move_mount(linux.open_tree(str(self.host)), str(place))
+            return
+        options: list[tuple[str, str | int | None]] = [
+            ("lowerdir+", path) for path in (*below, str(self.host))
+        ]
+        if number is not None:
+            options += [
+                ("upperdir", os.fsdecode(stack.upper(number, 0))),
+                ("workdir", os.fsdecode(stack.work(number, 0))),
+                ("volatile", None),
+            ]
+        if self.flavour == "user":
+            options.append(("userxattr", None))
+        linux.move_mount(linux.new_mount("overlay", options), str(place))
 
 
 def _shifted_namespace() -> int:
