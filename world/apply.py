@@ -20,7 +20,7 @@ import os
 from dataclasses import dataclass
 
 from substrate.errors import StateError
-from substrate.world import linux
+from substrate.world import linux, names
 from substrate.world.aside import (
     Aside,
     by_type,
@@ -331,11 +331,11 @@ class _Apply:
             self.done.append(operation)  # before: `_undo` looks whether it happened
             try:
                 if kind is OperationKind.CREATE:
-                    linux.renameat2(parent_fd, staged, parent_fd, name, linux.RENAME_NOREPLACE)
+                    names.move(parent_fd, staged, name)
                 elif kind is OperationKind.REPLACE:
-                    linux.renameat2(parent_fd, staged, parent_fd, name, linux.RENAME_EXCHANGE)
+                    names.exchange(parent_fd, staged, name)
                 else:
-                    linux.renameat2(parent_fd, name, parent_fd, staged, linux.RENAME_NOREPLACE)
+                    names.move(parent_fd, name, staged)
             except OSError as error:
                 if error.errno in (errno.EEXIST, errno.ENOENT):
                     raise host_changed(operation, "during the apply") from error
@@ -452,7 +452,7 @@ class _Apply:
             if aside is not None:
                 if aside != displaced:
                     raise StateError("what it displaced was replaced")
-                linux.renameat2(parent_fd, staged, parent_fd, name, linux.RENAME_NOREPLACE)
+                names.move(parent_fd, staged, name)
             return
         ours = self.staged[operation.number][:3]
         if aside == ours:
@@ -461,10 +461,10 @@ class _Apply:
             raise StateError("the host replaced it after it was applied")
         if aside != displaced:
             raise StateError("what it displaced was replaced")
-        flag = linux.RENAME_EXCHANGE
         if operation.kind is OperationKind.CREATE:
-            flag = linux.RENAME_NOREPLACE
-        linux.renameat2(parent_fd, name, parent_fd, staged, flag)
+            names.move(parent_fd, name, staged)
+        else:
+            names.exchange(parent_fd, staged, name)
 
     def _remove_displaced(self) -> list[bytes]:
         left = []
