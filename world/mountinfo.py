@@ -183,6 +183,15 @@ def can_be_lower(mount: Mount) -> bool:
     return _type(mount) not in _NO_LOWER and not is_kernel_tree(mount)
 
 
+def owner_of_fuse(mount: Mount) -> int | None:
+    """The uid whose program serves a FUSE filesystem (fuse(8)); None for any other, and for one
+    on a block device, which root mounted."""
+    if _type(mount) != b"fuse":
+        return None
+    option = next((o for o in mount.super_options if o.startswith(b"user_id=")), b"user_id=0")
+    return int(option[len(b"user_id=") :])
+
+
 def can_be_upper(mount: Mount) -> bool:
     """Whether layers can be written here: a local, writable filesystem with xattrs and
     whiteouts. By type: the probe has the last word (an overlay as upper is E-UPPER-OVERLAY)."""

@@ -21,7 +21,7 @@ from substrate.world.beneath import LIST, LOOKUP, READ, open_beneath
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 FORMAT = 0o170000
 DIRECTORY, REGULAR, SYMLINK = 0o040000, 0o100000, 0o120000
@@ -128,20 +128,38 @@ def read_attributes(
         else:
             content = os.getxattr(where, name, follow_symlinks=follow)
         if unshift is not None and name in _ACL:
-            content = _unshift_acl(content, unshift)
+            content = move_acl(content, lambda i: unshift.get(i, i))
         found[seen] = content
     return found
 
 
-def _unshift_acl(acl: bytes, unshift: Mapping[int, int]) -> bytes:
-    """posix_acl_xattr.h: a 4-byte version, then entries of tag u16, permission u16, id u32;
+def move_acl(acl: bytes, moved_id: Callable[[int], int | None]) -> bytes:
+    """An access list with its ids put through a function; those that it has none for stay.
+
+    posix_acl_xattr.h: a 4-byte version, then entries of tag u16, permission u16, id u32;
     ids count for the tags ACL_USER (2) and ACL_GROUP (8)."""
     moved = bytearray(acl)
     for start in range(4, len(acl) - 7, 8):
         if acl[start] in (2, 8) and acl[start + 1] == 0:
-            found = int.from_bytes(acl[start + 4 : start + 8], "little")
-            moved[start + 4 : start + 8] = unshift.get(found, found).to_bytes(4, "little")
+            found = moved_id(int.from_bytes(acl[start + 4 : start + 8], "little"))
+            if found is not None:
+                moved[start + 4 : start + 8] = found.to_bytes(4, "little")
     return bytes(moved)
+
+
+def list_closed(path: bytes) -> list[str]:
+    """The names in a directory of a layer that its mode keeps us from listing."""
+    root = os.open(path, LOOKUP)
+    try:
+        fd, unlocked = open_layer_directory(root, b"")
+        try:
+            return os.listdir(fd)
+        finally:
+            os.close(fd)
+            if unlocked is not None:
+                unlocked.relock()
+    finally:
+        os.close(root)
 
 
 class Unlocked:

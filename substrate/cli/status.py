@@ -42,7 +42,7 @@ def run(world: str | None) -> Result:
     return Result(
         target=target,
         history=history,
-        counts=summary(diff_pending(stack)),
+        counts=summary(diff_pending(stack, skip_gone=True)),
         writer=writer,
         owner_pid=pid,
     )
@@ -71,6 +71,12 @@ def network_of(history: History) -> str:
     return str(modes[-1].get("network", "unknown")) if modes else "unknown"
 
 
+def notes_of(history: History) -> list[str]:
+    """What a person should know of the world, as it was said when it was started."""
+    starts = [line["body"] for line in history.others if line["event_type"] == "world_start"]
+    return list(dict.fromkeys(str(note) for body in starts for note in body.get("notes") or ()))
+
+
 def as_object(result: Result) -> dict[str, Any]:
     world = result.target.world
     return {
@@ -82,6 +88,7 @@ def as_object(result: Result) -> dict[str, Any]:
         "session": result.target.files.session_id,
         "commands": len(result.history.spans),
         "pending": as_dict(result.counts),
+        "notes": notes_of(result.history),
         "trace": {
             "lines": result.history.lines,
             "torn_bytes": result.history.torn_bytes,
@@ -113,6 +120,7 @@ def render(result: Result, form: str) -> None:
         ("pending", count_phrase(result.counts) or "nothing"),
         ("session", result.target.files.session_id),
         ("trace", trace),
+        *(("note", note) for note in notes_of(history)),
     ]
     output.put_pairs(pairs)
 

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     from substrate.session.store import SessionFiles
 
-FORMAT = 1
+FORMAT = 2
+#: what is written where nothing in it needs the newest
+_PLAIN_FORMAT = 1
 #: states of a world
 OPEN, APPLIED, DISCARDED = "open", "applied", "discarded"
 
@@ -46,6 +48,15 @@ class WorldFile:
     started_ns: int
     clock_offset_ns: int | None
     caches: tuple[bytes, ...] = ()  # outside of diff and apply, as scratch directories are
+    #: inode of each mount's directory, by index; 0 where it does not matter
+    inodes: tuple[int, ...] = ()
+    #: (index of the mount, directories of it, whether nothing else is shown): mount_plan.Spine
+    spines: tuple[tuple[int, tuple[bytes, ...], bool], ...] = ()
+    #: (index of the mount, directory in it) below which foreign owners are adopted (standin.py)
+    adopted: tuple[tuple[int, bytes], ...] = ()
+
+    def _inodes(self) -> tuple[int, ...]:
+        return self.inodes or (0,) * len(self.mounts)
 
     def stack(self, files: SessionFiles) -> LayerStack:
         """The world's layers as they are on disk now."""
@@ -53,9 +64,13 @@ class WorldFile:
 
     def bare_stack(self, files: SessionFiles) -> LayerStack:
         """What the layers are stacked on and how, without any."""
+        stands_in = {place[0] for place in (*self.spines, *self.adopted)}
         return LayerStack(
             directory=files.layers_path,
-            mounts=tuple(OverlayMount(index=i, target=t) for i, t in enumerate(self.mounts)),
+            mounts=tuple(
+                OverlayMount(index=i, target=t, inode=inode, stands_in=i in stands_in)
+                for i, (t, inode) in enumerate(zip(self.mounts, self._inodes(), strict=True))
+            ),
             xattr_prefix=self.xattr_prefix,
             id_extents=self.id_extents if self.backend == "ns-root-idmap" else (),
             started_ns=self.started_ns,
@@ -67,8 +82,8 @@ class WorldFile:
 
 def save_world(files: SessionFiles, world: WorldFile) -> None:
     """Writes the description in place of the older one."""
-    plain = {
-        "format": FORMAT,
+    plain: dict[str, Any] = {
+        "format": FORMAT if world.spines or world.adopted else _PLAIN_FORMAT,
         "name": world.name,
         "state": world.state,
         "backend": world.backend,
@@ -84,7 +99,17 @@ def save_world(files: SessionFiles, world: WorldFile) -> None:
         "started_ns": str(world.started_ns),
         "caches": [text_or_b64(path) for path in world.caches],
         "clock_offset_ns": None if world.clock_offset_ns is None else str(world.clock_offset_ns),
+        "inodes": [str(inode) for inode in world.inodes],
     }
+    if world.spines:
+        plain["spines"] = [
+            {"mount": index, "ways": [text_or_b64(way) for way in ways], "bare": bare}
+            for index, ways, bare in world.spines
+        ]
+    if world.adopted:
+        plain["adopted"] = [
+            {"mount": index, "top": text_or_b64(top)} for index, top in world.adopted
+        ]
     path = files.world_path + b"/meta.json"
     fd = os.open(path + b".new", os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
@@ -127,6 +152,12 @@ def load_world(files: SessionFiles) -> WorldFile:
             ),
             # worlds of before there were any have none
             caches=tuple(bytes_of(item) for item in plain.get("caches", ())),
+            inodes=tuple(int(inode) for inode in plain.get("inodes", ())),
+            spines=tuple(
+                (s["mount"], tuple(bytes_of(way) for way in s["ways"]), s["bare"])
+                for s in plain.get("spines", ())
+            ),
+            adopted=tuple((a["mount"], bytes_of(a["top"])) for a in plain.get("adopted", ())),
         )
     except OSError as error:
         raise StateError(
@@ -159,6 +190,19 @@ def _check_kinds(plain: dict[str, Any]) -> None:
         raise ValueError("the ids of its world are missing")
     if plain["xattr_prefix"] not in ("trusted.", "user."):
         raise ValueError(f"{plain['xattr_prefix']!r} is no prefix of marks")
+    count = len(plain["mounts"])
+    if len(plain.get("inodes", ())) not in (0, count):
+        raise ValueError("its mounts and their inodes are not as many")
+    for spine in plain.get("spines", ()):
+        if type(spine["bare"]) is not bool:
+            raise ValueError(f"{spine['bare']!r} is no truth value")
+    for place in (*plain.get("spines", ()), *plain.get("adopted", ())):
+        if type(place["mount"]) is not int or not 0 <= place["mount"] < count:
+            raise ValueError(f"{place['mount']!r} is none of its mounts")
+        for relative in place.get("ways", (place.get("top"),)):
+            raw = bytes_of(relative)
+            if raw.startswith(b"/") or b"\0" in raw or b".." in raw.split(b"/"):
+                raise ValueError(f"{relative!r} is no path in a mount")
     for path in (
         plain["workspace"],
         *plain["mounts"],

@@ -60,7 +60,7 @@ def test_what_is_no_description_is_refused(files, content):
 
 
 def test_a_newer_one_is_named_as_such(files):
-    write(files, b'{"format":2}')
+    write(files, b'{"format":3}')
     with pytest.raises(TraceVersionError):
         load_world(files)
 
