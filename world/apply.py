@@ -33,6 +33,7 @@ from substrate.world.attributes import Saved, restore, save, set_meta
 from substrate.world.beneath import LOOKUP, open_beneath
 from substrate.world.change import Change, FileState
 from substrate.world.conflict import check
+from substrate.world.denied import ApplyDenied, find_denied
 from substrate.world.identity import (
     Identity,
     before_matches,
@@ -72,7 +73,7 @@ def apply(
 ) -> Applied:
     """Applies a plan to the host.
 
-    Raises DangerRefused, ApplyConflict, StateError (a layer is not frozen, an earlier apply
+    Raises DangerRefused, ApplyConflict, ApplyDenied, StateError (a layer is not frozen, an earlier apply
     is unfinished) and OSError (the host refused a step); after each of them the host is as
     it was."""
     if plan.dangers and not allow_special:
@@ -87,6 +88,9 @@ def apply(
     conflicts = check(plan, stack, load_restored(world_directory))
     if conflicts:
         raise ApplyConflict(conflicts)
+    denied = find_denied(plan, stack)
+    if denied:
+        raise ApplyDenied(denied)
     run = _Apply(plan, stack, world_directory)
     try:
         return run.run()
@@ -255,6 +259,8 @@ class _Apply:
         stager = self.stagers[operation.change.mount]
         relative = _join(operation.parent, operation.name)
         state = operation.after
+        if operation.change.before is not None:
+            stager.before[relative] = operation.change.before
         digest = stager.stage(
             relative, state, operation.parent, parent_fd, name, open_directory=True
         )
@@ -297,11 +303,7 @@ class _Apply:
             if device in seen:
                 continue
             seen.add(device)
-            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent_fd)
-            try:
-                linux.syncfs(fd)
-            finally:
-                os.close(fd)
+            linux.sync_around(parent_fd)
 
     def _verify_all(self) -> None:
         """The last look before the window: each target as the plan saw it, change time

@@ -166,7 +166,8 @@ def restore(parent_fd: int, name: bytes, saved: Saved) -> None:
                 os.setxattr(path, attribute, content)
             elif attribute in present:
                 os.removexattr(path, attribute)
-        os.chmod(path, saved.mode)
+        if os.fstat(fd).st_mode & 0o7777 != saved.mode:
+            os.chmod(path, saved.mode)
         if "mtime" in saved.what:
             os.utime(path, ns=(saved.atime_ns, saved.mtime_ns))
     finally:

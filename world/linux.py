@@ -388,6 +388,20 @@ def syncfs(fd: int) -> None:
         raise _failed("syncfs")
 
 
+def sync_around(directory_fd: int) -> None:
+    """Everything dirty of the filesystem that a directory lies on is on disk afterwards, whatever
+    kind of fd it is; of all filesystems (sync(2)) where its mode keeps us from opening it."""
+    try:
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory_fd)
+    except PermissionError:
+        os.sync()
+        return
+    try:
+        syncfs(fd)
+    finally:
+        os.close(fd)
+
+
 class _StatxTime(ctypes.Structure):
     _fields_ = (("sec", ctypes.c_int64), ("nsec", ctypes.c_uint32), ("reserved", ctypes.c_int32))
 

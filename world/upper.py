@@ -216,8 +216,9 @@ def _unlock_directory(root_fd: int, relative: bytes) -> tuple[int, Unlocked]:
     unlocked = Unlocked()
     try:
         fd = os.dup(root_fd)
-        parts = relative.split(b"/") if relative else []
-        for part in (b".", *parts):
+        if os.fstat(fd).st_mode & 0o500 != 0o500:
+            unlocked.widen(os.dup(fd))
+        for part in relative.split(b"/") if relative else ():
             try:
                 below = open_beneath(fd, part, LOOKUP)
             finally:

@@ -85,7 +85,7 @@ CALLS = frozenset(
         "lseek",
         "openat2",
         "renameat2",
-        "syncfs",
+        "sync_around",
     ]
 )
 
