@@ -2,8 +2,9 @@
 
 Not conflicts (conflict.py) and not dangers (danger.py): a right that is missing. A world without rights
 lets its user do to copies of other people's files what the host does not (chmod, replace in a
-sticky directory), and a root world overlays places that are mounted read-only. Without this the kernel
-would refuse in the middle of the apply, path by path. Invariant: a look only; what it does not
+sticky directory), a root world overlays places that are mounted read-only, and a place that is mounted
+twice can hold two versions of one file. Without this the kernel would refuse in the middle of the
+apply, path by path. Invariant: a look only; what it does not
 see, the kernel still refuses then, and the apply is rolled back. Spec: world.md §5 ("Runs as the
 user, never with more rights").
 """
@@ -51,6 +52,7 @@ def find_denied(plan: Plan, stack: LayerStack) -> list[Denied]:
     place: tuple[int, bytes] | None = None
     why_not_there = ""
     directory: os.stat_result | None = None
+    names: dict[tuple[int, int, bytes], bytes] = {}
     found: list[Denied] = []
     try:
         for operation in plan.operations:  # they come by directory
@@ -67,7 +69,11 @@ def find_denied(plan: Plan, stack: LayerStack) -> list[Denied]:
                 finally:
                     os.close(fd)
             assert directory is not None
+            name = directory.st_dev, directory.st_ino, operation.name
             why = _why_not(operation, directory, why_not_there)
+            if names.setdefault(name, change.path) != change.path:
+                other = os.fsdecode(names[name])
+                why = f"is the same file as {other!r} on the host: apply one of them"
             if why:
                 found.append(Denied(path=change.path, why=why))
     finally:

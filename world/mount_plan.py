@@ -21,12 +21,14 @@ import os
 
 from substrate.errors import HostUnsupported
 from substrate.values import value
+from substrate.world.aliases import aliases
 from substrate.world.layers import SCRATCH
 from substrate.world.mountinfo import (
     Mount,
     can_be_lower,
     is_below,
     is_kernel_tree,
+    is_orphan,
     mount_of,
     mounted_on,
     owner_of_fuse,
@@ -102,6 +104,7 @@ def plan_root(
     if mount_of(mounts, b"/").read_only:
         plan.notes.append("/ is mounted read-only: what is changed in it cannot be applied")
     plan.add_below(b"/", known=_PLAIN - {b"tmpfs"} if idmapped else _PLAIN)
+    plan.tell_twice()
     return plan.finish()
 
 
@@ -178,6 +181,21 @@ class _Plan:
         #: why → the places that are read-only for it
         self.because: dict[str, list[bytes]] = {}
 
+    def tell_twice(self) -> None:
+        """Tells of places that show the same files: in a world each is by itself."""
+        pairs = []
+        for point in sorted(self.overlays):
+            others = (a for a in aliases([point], self.mounts) if b"/" < a < point)
+            alias = next((a for a in others if not any(is_below(a, own) for own in _OWN)), None)
+            if alias is not None:
+                pairs.append(f"{_show(point)} (as {_show(alias)})")
+        if pairs:
+            more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
+            self.notes.append(
+                f"mounted twice: {', '.join(pairs[:3])}{more}: what the world changes in one place is "
+                "not seen in the other before it is applied"
+            )
+
     def finish(self) -> MountPlan:
         for why, places in self.because.items():
             self.notes.append(f"{_name(places)} in the world: {why}")
@@ -197,12 +215,15 @@ class _Plan:
             point = mount.mount_point
             if is_kernel_tree(mount) or any(is_below(point, p) for p in (*_OWN, *self.keep_out)):
                 continue
+            if is_orphan(mount):
+                self.because.setdefault("what is mounted there was removed", []).append(point)
+                continue
             found.append((mount, self._why_bound(mount)))
         asked = [
             m.mount_point
             for m, why in found
             if not why
-            and (m.filesystem not in known or m.root.endswith(b"//deleted"))
+            and m.filesystem not in known
             and not (only_writable and mounted_on(self.mounts, m.mount_point))
         ]
         refused = self.look.refusals(asked) if asked else {}

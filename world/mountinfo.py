@@ -183,6 +183,12 @@ def can_be_lower(mount: Mount) -> bool:
     return _type(mount) not in _NO_LOWER and not is_kernel_tree(mount)
 
 
+def is_orphan(mount: Mount) -> bool:
+    """Whether the directory that is mounted was removed (seq_dentry appends "//deleted"): nothing
+    can be made in it, nor can it be mounted a second time."""
+    return mount.root.endswith(b"//deleted")
+
+
 def owner_of_fuse(mount: Mount) -> int | None:
     """The uid whose program serves a FUSE filesystem (fuse(8)); None for any other, and for one
     on a block device, which root mounted."""

@@ -15,7 +15,7 @@ from substrate.errors import ConfigError, HostUnsupported, StateError
 from substrate.session import stand_ins
 from substrate.session.stand_ins import Ready
 from substrate.values import replace, value
-from substrate.world import aliases, hidden, idmap, mount_plan, mountinfo, sockets
+from substrate.world import aliases, hidden, idmap, linux, mount_plan, mountinfo, sockets
 from substrate.world.layers import SCRATCH, TRUSTED, USER, gone, is_there
 from substrate.world.scope import cache_roots
 from substrate.world.spec import OverlaySpec, WorldSpec
@@ -178,6 +178,7 @@ def spec_of(
         for mount in ready.present
     )
     directories, single_files = _hidden_paths(world, home, settings, host)
+    orphans = {m.mount_point for m in host.mounts if mountinfo.is_orphan(m)}
     return WorldSpec(
         number=1,
         backend=world.backend,
@@ -188,15 +189,26 @@ def spec_of(
         gid=world.gid,
         groups=(),
         net=settings.net,
-        hidden_directories=directories,
+        hidden_directories=(*directories, *sorted(orphans)),
         hidden_files=single_files,
-        bound=tuple(sorted(filter(os.path.lexists, {*world.read_only, *ready.bound}))),
-        read_only=tuple(filter(os.path.lexists, map(os.path.realpath, settings.ro))),
+        bound=tuple(sorted(filter(_exists, {*world.read_only, *ready.bound} - orphans))),
+        read_only=tuple(filter(_exists, map(os.path.realpath, settings.ro))),
         cgroup_unified=cgroups.unified,
         cgroup_tasks=cgroups.tasks,
         cgroup_dirs=cgroups.directories,
         allow_ptrace=settings.ptrace,
     )
+
+
+def _exists(path: bytes) -> bool:
+    """As lexists(3), without asking the server of a filesystem that is mounted there."""
+    try:
+        linux.cached_type(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # such as a mount whose server is gone: it is there to be bound
+    return True
 
 
 def make_ready(

@@ -3,6 +3,7 @@
 What is mounted there is seen nowhere else and goes with the last process in it.
 """
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -40,6 +41,12 @@ class PrivateHost:
         assert done.returncode == status, (script, done.stdout, done.stderr)
         return done.stdout
 
+    def start(self, *words):
+        """Starts a program as root, its output in a pipe."""
+        return subprocess.Popen(
+            [*self._enter(), *map(str, words)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        )
+
     def call(self, caller, *words, groups=(), cwd=None, timeout=120, **environ):
         """Runs a program as a caller, in their directory."""
         who = []
@@ -65,13 +72,11 @@ class PrivateHost:
         """What `substrate` prints."""
         return self.substrate(caller, *words, **options).stdout.decode()
 
-    def notes(self, caller, line="true", **options):
+    def notes(self, caller, line="true", *, status_in=None, **options):
         """What a person is told when a command runs, one line each."""
-        import json
-
-        status = self.path(caller.base / "status.json")
-        self.substrate(caller, "--json-status", caller.base / "status.json", "-c", line, **options)
-        return json.loads(status.read_text())["notes"]
+        status = (status_in or caller.base) / "status.json"
+        self.substrate(caller, "--json-status", status, "-c", line, **options)
+        return json.loads(self.path(status).read_text())["notes"]
 
     def _enter(self):
         return ["nsenter", f"--mount=/proc/{self.pid}/ns/mnt"]

@@ -261,8 +261,18 @@ def test_a_tmpfs_is_tried_out_where_owners_are_shifted():
     assert host.asked == [b"/scratch"]
 
 
-def test_a_mount_whose_source_was_removed_is_tried_out():
-    host = Host(refused={b"/bind": "the kernel says no"})
+def test_a_mount_whose_source_was_removed_is_left_out():
     text = _ROOT + b"30 20 8:1 /gone//deleted /bind rw - ext4 /dev/sda rw\n"
-    plan = plan_root(parse_mountinfo(text), host, (), idmapped=False)
-    assert (plan.overlays, plan.read_only) == ((b"/",), (b"/bind",))
+    plan = plan_root(parse_mountinfo(text), Host(), (), idmapped=False)
+    assert (plan.overlays, plan.read_only) == ((b"/",), ())
+    assert plan.notes == ("/bind is read-only in the world: what is mounted there was removed",)
+
+
+def test_what_is_mounted_twice_is_told():
+    text = _ROOT + b"30 20 8:1 /home /srv/home rw - ext4 /dev/sda rw\n"
+    text += b"31 20 8:2 / /a rw - ext4 /dev/sdb rw\n32 20 8:2 / /b rw - ext4 /dev/sdb rw\n"
+    plan = plan_root(parse_mountinfo(text), Host(), (), idmapped=False)
+    assert plan.notes == (
+        "mounted twice: /b (as /a), /srv/home (as /home): what the world changes in one place is "
+        "not seen in the other before it is applied",
+    )
