@@ -47,19 +47,33 @@ class PrivateHost:
             [*self._enter(), *map(str, words)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
         )
 
+    def start_as(self, caller, *words):
+        """Starts a program as a caller, in their directory, with pipes."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            self._words(caller, caller.work, (), words),
+            env=caller.environ,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+        )
+
     def call(self, caller, *words, groups=(), cwd=None, timeout=120, **environ):
         """Runs a program as a caller, in their directory."""
-        who = []
-        if caller.uid != 0:
-            wanted = f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups"
-            who = ["setpriv", f"--reuid={caller.uid}", f"--regid={caller.gid}", wanted]
         return subprocess.run(
-            [*self._enter(), *who, "env", "-C", cwd or caller.work, *words],
+            self._words(caller, cwd or caller.work, groups, words),
             env={**caller.environ, **environ},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout,
         )
+
+    def _words(self, caller, cwd, groups, words):
+        who = []
+        if caller.uid != 0:
+            wanted = f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups"
+            who = ["setpriv", f"--reuid={caller.uid}", f"--regid={caller.gid}", wanted]
+        return [*self._enter(), *who, "env", "-C", cwd, *words]
 
     def substrate(self, caller, *words, status=0, **options):
         """Runs `substrate` as a caller, whose status must be `status`."""

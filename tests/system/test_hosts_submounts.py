@@ -58,6 +58,7 @@ def test_a_cache_on_a_filesystem_of_its_own(host, user):
     _put(user, user.work / "top")
     _put(user, user.base / ".config" / "tool" / "conf")
     _put(user, user.base / ".profile")
+    _tmpfs(host, user, user.base / ".data")
     _tmpfs(host, user, user.base / ".cache")
     host.root(
         f"echo cached > {user.base}/.cache/old; chown {user.uid}:{user.gid} {user.base}/.cache/old"
@@ -69,15 +70,15 @@ def test_a_cache_on_a_filesystem_of_its_own(host, user):
         set -e
         cat ~/.cache/old ~/.profile
         echo more >> src/a; echo more >> top; echo new > new; mkdir made; echo x > made/x
-        echo cached > ~/.cache/new; echo set >> ~/.config/tool/conf; echo set >> ~/.profile
+        echo cached > ~/.cache/new; echo kept > ~/.data/new; echo set >> ~/.config/tool/conf; echo set >> ~/.profile
         """,
     )
     assert (done.stdout, done.stderr) == (b"cached\ntext\n", b"")
     assert host.path(user.base / ".cache" / "new").exists() is False
     assert (user.base / ".profile").read_text() == "text\n"
     assert _diff(host, user) == [
-        f"A {user.base}/.cache/new | 7 bytes",
         f"M {user.base}/.config/tool/conf | 5 -> 9 bytes",
+        f"A {user.base}/.data/new | 5 bytes",
         f"M {user.base}/.profile | 5 -> 9 bytes",
         "A made/",
         "A made/x | 2 bytes",
@@ -88,7 +89,8 @@ def test_a_cache_on_a_filesystem_of_its_own(host, user):
     ]
     assert host.out(user, "-c", "cat ~/.cache/new top made/x") == "cached\ntext\nmore\nx\n"
     host.substrate(user, "apply", "--yes", "--allow-special")
-    assert host.path(user.base / ".cache" / "new").read_text() == "cached\n"
+    assert host.path(user.base / ".data" / "new").read_text() == "kept\n"
+    assert not host.path(user.base / ".cache" / "new").exists()  # outside of an apply
     assert (user.work / "top").read_text() == "text\nmore\n"
     assert (user.base / ".profile").read_text() == "text\nset\n"
     assert (user.work / "made" / "x").read_text() == "x\n"
@@ -146,6 +148,21 @@ def test_a_change_of_both_sides_is_a_conflict(host, user):
     _tmpfs(host, user, user.work / "disk")
     host.substrate(user, "-c", "echo world >> file")
     _put(user, user.work / "file", "one\nhost\n")
+    done = host.substrate(user, "apply", "--yes", status=1)
+    assert b"work/file" in done.stdout
+    assert (user.work / "file").read_text() == "one\nhost\n"
+
+
+def test_a_change_of_the_host_while_the_command_runs_is_a_conflict(host, user):
+    """The world's copy was made before it, though the file is written to after it."""
+    _put(user, user.work / "file", "one\n")
+    _tmpfs(host, user, user.work / "disk")
+    script = "echo ready; read line; cat file; echo world >> file"
+    running = host.start_as(user, user.command, "-c", script)
+    assert running.stdout.readline() == b"ready\n"
+    _put(user, user.work / "file", "one\nhost\n")
+    out, _ = running.communicate(b"go\n", timeout=60)
+    assert (running.returncode, out) == (0, b"one\n")
     done = host.substrate(user, "apply", "--yes", status=1)
     assert b"work/file" in done.stdout
     assert (user.work / "file").read_text() == "one\nhost\n"
