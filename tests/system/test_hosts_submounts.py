@@ -85,7 +85,7 @@ def test_a_cache_on_a_filesystem_of_its_own(host, user):
         "A new | 4 bytes",
         "M src/a | 5 -> 10 bytes",
         "M top | 5 -> 10 bytes",
-        "8 changed: 4 added, 4 modified",
+        "8 changed: 4 modified, 4 added",
     ]
     assert host.out(user, "-c", "cat ~/.cache/new top made/x") == "cached\ntext\nmore\nx\n"
     host.substrate(user, "apply", "--yes", "--allow-special")
