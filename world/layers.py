@@ -65,7 +65,8 @@ def gone(mount: OverlayMount) -> StateError:
     shown = os.fsdecode(mount.target)
     return StateError(
         f"{shown} is gone or replaced, and the world holds changes of what was in it",
-        hint="bring it back (mount it again); or discard the world, or use --fresh for a new one",
+        hint="bring it back (mount it, move it back); or discard the world, or add --fresh for a new "
+        "one",
         code="E-MOUNT-GONE",
     )
 

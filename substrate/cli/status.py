@@ -22,6 +22,7 @@ from substrate.telemetry.trace.lock import parse_owner
 from substrate.values import as_dict
 from substrate.world.change import Summary, summary
 from substrate.world.diff import diff_pending
+from substrate.world.layers import is_there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,7 @@ class Result:
     counts: Summary
     writer: str  # clean | in use | not closed
     owner_pid: int | None
+    gone: tuple[bytes, ...]  # places that are not what they were, with something pending in them
 
 
 def run(world: str | None) -> Result:
@@ -45,6 +47,12 @@ def run(world: str | None) -> Result:
         counts=summary(diff_pending(stack, skip_gone=True)),
         writer=writer,
         owner_pid=pid,
+        gone=tuple(
+            mount.target
+            for mount in stack.mounts
+            if not is_there(mount)
+            and not all(stack.is_empty(number, mount.index) for number in stack.numbers)
+        ),
     )
 
 
@@ -71,10 +79,16 @@ def network_of(history: History) -> str:
     return str(modes[-1].get("network", "unknown")) if modes else "unknown"
 
 
-def notes_of(history: History) -> list[str]:
-    """What a person should know of the world, as it was said when it was started."""
-    starts = [line["body"] for line in history.others if line["event_type"] == "world_start"]
-    return list(dict.fromkeys(str(note) for body in starts for note in body.get("notes") or ()))
+def notes_of(result: Result) -> list[str]:
+    """What a person should know of the world: as it was said when it was started, and now."""
+    lines = result.history.others
+    starts = [line["body"] for line in lines if line["event_type"] == "world_start"]
+    said = dict.fromkeys(str(note) for body in starts for note in body.get("notes") or ())
+    gone = (
+        f"{os.fsdecode(p)} is gone or replaced: what is pending there is not counted"
+        for p in result.gone
+    )
+    return [*said, *gone]
 
 
 def as_object(result: Result) -> dict[str, Any]:
@@ -88,7 +102,7 @@ def as_object(result: Result) -> dict[str, Any]:
         "session": result.target.files.session_id,
         "commands": len(result.history.spans),
         "pending": as_dict(result.counts),
-        "notes": notes_of(result.history),
+        "notes": notes_of(result),
         "trace": {
             "lines": result.history.lines,
             "torn_bytes": result.history.torn_bytes,
@@ -120,7 +134,7 @@ def render(result: Result, form: str) -> None:
         ("pending", count_phrase(result.counts) or "nothing"),
         ("session", result.target.files.session_id),
         ("trace", trace),
-        *(("note", note) for note in notes_of(history)),
+        *(("note", note) for note in notes_of(result)),
     ]
     output.put_pairs(pairs)
 

@@ -75,6 +75,11 @@ def describe_world(
     adopted: tuple[tuple[int, bytes], ...] = ()
     if backend == "ns-user":
         named = [os.path.realpath(p) for p in (workspace.path, *settings.rw) if os.path.isdir(p)]
+        if os.path.isfile(workspace.path + b"/.git"):
+            from substrate.session.repository import repository_elsewhere
+
+            repository = repository_elsewhere(workspace.path)
+            named += [] if repository is None else [repository]
         writable = [p for p in (host.user_home, b"/tmp", b"/var/tmp") if os.path.isdir(p)]
         existing = (*map(os.path.realpath, writable), *named)
         _refuse_root_as_workspace(existing)
