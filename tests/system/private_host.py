@@ -47,11 +47,11 @@ class PrivateHost:
             [*self._enter(), *map(str, words)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
         )
 
-    def start_as(self, caller, *words):
+    def start_as(self, caller, *words, cwd=None):
         """Starts a program as a caller, in their directory, with pipes."""
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            self._words(caller, caller.work, (), words),
+            self._words(caller, cwd or caller.work, (), words),
             env=caller.environ,
             stdin=pipe,
             stdout=pipe,
