@@ -92,6 +92,7 @@ def describe_world(
         planned = mount_plan.plan_root(
             host.mounts, look, (home.path,), idmapped=backend == "ns-root-idmap"
         )
+    extents = _extents(host, backend, int(name[1:]))
     index = {target: i for i, target in enumerate(planned.overlays)}
     now = time.time_ns()
     return (
@@ -104,7 +105,7 @@ def describe_world(
             mounts=planned.overlays,
             read_only=planned.read_only,
             xattr_prefix=USER if backend == "ns-user" else TRUSTED,
-            id_extents=_extents(host, backend, int(name[1:]), workspace),
+            id_extents=extents,
             uid=host.uid if backend in ("ns-user", "none") else 0,
             gid=host.gid if backend in ("ns-user", "none") else 0,
             started_ns=now,
@@ -114,7 +115,7 @@ def describe_world(
             spines=tuple((index[s.target], s.ways, s.bare) for s in planned.spines),
             adopted=adopted,
         ),
-        planned.notes,
+        (*planned.notes, *_unmapped(workspace.path, extents if backend != "ns-user" else ())),
     )
 
 
@@ -137,9 +138,7 @@ def _refuse_root_as_workspace(roots: tuple[bytes, ...]) -> None:
         )
 
 
-def _extents(
-    host: HostView, backend: str, number: int, workspace: Workspace
-) -> tuple[tuple[int, int, int], ...]:
+def _extents(host: HostView, backend: str, number: int) -> tuple[tuple[int, int, int], ...]:
     if backend == "ns-user":
         return ((host.uid, host.uid, 1), (host.gid, host.gid, 1))
     if backend != "ns-root-idmap":
@@ -151,9 +150,18 @@ def _extents(
                 taken += idmap.parse_subordinate(file.read())
         except FileNotFoundError:
             continue
-    owner = os.stat(workspace.path)
-    far = [i for entry in pwd.getpwall() for i in (entry.pw_uid, entry.pw_gid)]
-    return idmap.choose_extents(number, taken, [*far, owner.st_uid, owner.st_gid])
+    return idmap.choose_extents(number, taken)
+
+
+def _unmapped(path: bytes, extents: tuple[tuple[int, int, int], ...]) -> tuple[str, ...]:
+    """A note where a world with shifted ids has no id for the owner of its workspace."""
+    status = os.stat(path)
+    if not extents or all(idmap.is_mapped(extents, i) for i in (status.st_uid, status.st_gid)):
+        return ()
+    return (
+        f"E-UNMAPPED-OWNER: {os.fsdecode(path)} belongs to {status.st_uid}:{status.st_gid}, which no "
+        "world with shifted ids has, so it stays read-only (--backend ns-root shifts none)",
+    )
 
 
 def spec_of(

@@ -373,3 +373,73 @@ def test_a_home_that_is_not_there(homed):
     caller = dataclasses.replace(caller, extra={"HOME": str(home / "gone")})
     done = caller.substrate("-c", "echo x > new; cat new", cwd=home / "work")
     assert (done.returncode, done.stdout) == (0, b"x\n"), done
+
+
+# --- root with shifted ids
+
+
+FAR = (0, 1000, 65534, 65535, 65536, 100_999, 1_000_000, 2_000_199_999)
+
+
+def test_owners_of_every_size_are_written_to(idmap):
+    idmap.forget()
+    for owner in FAR:
+        for path in (idmap.work / f"f{owner}", idmap.work / f"d{owner}" / "inner"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("text\n")
+            os.chown(path, owner, owner)
+        os.chown(idmap.work / f"d{owner}", owner, owner)
+    line = (
+        "set -e; stat -c %u f*; for f in f* d*/inner; do echo more >> $f; done;"
+        " for d in d*; do echo x > $d/new; mkdir $d/made; done; chown 100999:100999 d0/new"
+    )
+    done = idmap.substrate("-c", line)
+    assert (done.returncode, done.stderr) == (0, b""), done
+    assert sorted(map(int, done.stdout.split())) == sorted(FAR)
+    done = idmap.substrate("diff", "--stat")
+    assert b"(owner" not in done.stdout
+    assert done.stdout.endswith(b"32 changed: 16 modified, 16 added\n"), done.stdout
+    assert idmap.substrate("apply", "--yes").returncode == 0
+    for owner in FAR:
+        assert _is(idmap.work / f"f{owner}")[:2] == (owner, owner)
+        assert _is(idmap.work / f"d{owner}")[:2] == (owner, owner)
+        assert _is(idmap.work / f"d{owner}" / "made")[:2] == (0, 0)
+    assert _is(idmap.work / "d0" / "new")[:2] == (100_999, 100_999)
+
+
+def test_a_workspace_whose_owner_no_world_has_is_named(idmap):
+    idmap.forget()
+    os.chown(idmap.work, 3_000_000_000, 3_000_000_000)
+    try:
+        done = idmap.substrate("-c", "ls; echo x > new")
+        assert (done.returncode, done.stdout) == (1, b""), done
+        said = idmap.substrate("status").stdout
+        assert b"E-UNMAPPED-OWNER: %s belongs to 3000000000" % os.fsencode(idmap.work) in said
+        assert b"--backend ns-root" in said
+    finally:
+        os.chown(idmap.work, 0, 0)
+
+
+def test_access_lists_of_far_owners_on_a_mount_s_own_directory(idmap):
+    """What a mount's directory has is put on each layer's, with ids of the layer's own."""
+    idmap.forget()
+    place = idmap.base / "listed"
+    place.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
+    try:
+        entry = "u:1000000:rwx,g:70000:rx,d:u:1000000:rwx"
+        subprocess.run(["setfacl", "-m", entry, place], check=True)
+        os.setxattr(place, "user.mark", b"x")
+        before = _acl(place)
+        done = idmap.substrate("-c", f"getfacl -cnp {place}; getfattr -d {place}; touch here")
+        assert before.encode() in done.stdout, done
+        assert b'user.mark="x"' in done.stdout
+        done = idmap.substrate("diff", "--stat", "--scratch")
+        assert b"listed" not in done.stdout, done.stdout
+        # an access list alone is a change, too
+        done = idmap.substrate("-c", f"setfacl -m u:1000:r {place}")
+        assert done.returncode == 0, done
+        done = idmap.substrate("diff", "--stat", "--scratch")
+        assert b"listed/ (xattr:system.posix_acl_access" in done.stdout, done.stdout
+    finally:
+        subprocess.run(["umount", place], check=True)
