@@ -420,11 +420,11 @@ def _remove(parent: bytes, name: bytes) -> None:
     path = parent + b"/" + name
     try:
         if name == b"work":
-            _unlink(path + _DIRTY)
+            _unmark(path)
             _remove_unused(path, _IN_WORK)
         else:
             for mount in os.listdir(path):
-                _unlink(path + b"/" + mount + b"/work" + _DIRTY)
+                _unmark(path + b"/" + mount + b"/work")
                 _remove_unused(path + b"/" + mount, _IN_MOUNT)
             os.rmdir(path)
     except OSError:
@@ -438,11 +438,16 @@ def _remove(parent: bytes, name: bytes) -> None:
             os.close(fd)
 
 
-def _unlink(path: bytes) -> None:
+def _unmark(work: bytes) -> None:
+    """Removes the mark of a volatile mount, in a directory that overlayfs closes to all but
+    root."""
     try:
-        os.unlink(path)
+        os.unlink(work + _DIRTY)
     except FileNotFoundError:
         return
+    except PermissionError:
+        os.chmod(work + b"/work", 0o700)
+        os.unlink(work + _DIRTY)
 
 
 def _remove_unused(path: bytes, inside: tuple[bytes, ...]) -> None:

@@ -432,7 +432,7 @@ def copy_file(
         flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         copy = os.open(unfinished, flags, 0o600)
         try:
-            _copy_content(source, copy)
+            _copy_content(source, copy, status.st_size)
             _copy_attributes(source, copy)
             os.fchmod(copy, stat.S_IMODE(status.st_mode))
             os.utime(copy, ns=(status.st_ctime_ns, status.st_mtime_ns))
@@ -461,15 +461,19 @@ def _is_current(own_fd: int, name: bytes, status: os.stat_result) -> bool:
     )
 
 
-def _copy_content(source: int, copy: int) -> None:
+def _copy_content(source: int, copy: int, size: int) -> None:
+    """No more than `size` bytes: somebody may be writing to it all the time."""
     try:
         fcntl.ioctl(copy, _FICLONE, source)
         return
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY):
             raise
-    while os.sendfile(copy, source, None, _CHUNK):
-        continue
+    while size > 0:
+        sent = os.sendfile(copy, source, None, min(size, _CHUNK))
+        if not sent:
+            break
+        size -= sent
 
 
 def _copy_attributes(source: int, copy: int) -> None:

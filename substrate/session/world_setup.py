@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from substrate.world.layers import LayerStack
 
 
+_ENGINES = (b"/var/lib/docker", b"/var/lib/containerd", b"/var/lib/containers", b"/var/lib/kubelet")
+
+
 @value
 class HostView:
     """What a world's plan depends on. Paths absolute and without symlinks."""
@@ -89,8 +92,10 @@ def describe_world(
     elif backend == "none":
         planned = mount_plan.MountPlan(overlays=(), read_only=(), notes=())
     else:
+        # mounts of containers by the dozen, in places that are hidden
+        engines = [e for e in _ENGINES if not mountinfo.is_below(workspace.path, e)]
         planned = mount_plan.plan_root(
-            host.mounts, look, (home.path,), idmapped=backend == "ns-root-idmap"
+            host.mounts, look, (home.path, *engines), idmapped=backend == "ns-root-idmap"
         )
     extents = _extents(host, backend, int(name[1:]))
     index = {target: i for i, target in enumerate(planned.overlays)}
