@@ -50,4 +50,4 @@ def aliases(paths: Iterable[bytes], mounts: tuple[Mount, ...]) -> tuple[bytes, .
 
 
 def _join(directory: bytes, rest: bytes) -> bytes:
-    return (directory.rstrip(b"/") + rest) or b"/"
+    return (directory.rstrip(b"/") + rest).rstrip(b"/") or b"/"

@@ -20,7 +20,7 @@ import os
 from dataclasses import dataclass
 
 from substrate.errors import StateError
-from substrate.world import linux
+from substrate.world import linux, names
 from substrate.world.aside import (
     Aside,
     by_type,
@@ -34,6 +34,7 @@ from substrate.world.beneath import LOOKUP, open_beneath
 from substrate.world.busy import in_the_way, refuse_mount_points
 from substrate.world.change import Change, FileState
 from substrate.world.conflict import check
+from substrate.world.denied import ApplyDenied, find_denied
 from substrate.world.identity import (
     Identity,
     before_matches,
@@ -73,7 +74,7 @@ def apply(
 ) -> Applied:
     """Applies a plan to the host.
 
-    Raises DangerRefused, ApplyConflict, StateError (a layer is not frozen, an earlier apply
+    Raises DangerRefused, ApplyConflict, ApplyDenied, StateError (a layer is not frozen, an earlier apply
     is unfinished) and OSError (the host refused a step); after each of them the host is as
     it was."""
     if plan.dangers and not allow_special:
@@ -90,6 +91,9 @@ def apply(
     conflicts = [c for c in conflicts if c.path not in plan.resolved]
     if conflicts:
         raise ApplyConflict(conflicts)
+    denied = find_denied(plan, stack)
+    if denied:
+        raise ApplyDenied(denied)
     run = _Apply(plan, stack, world_directory)
     try:
         return run.run()
@@ -261,6 +265,8 @@ class _Apply:
         stager = self.stagers[operation.change.mount]
         relative = _join(operation.parent, operation.name)
         state = operation.after
+        if operation.change.before is not None:
+            stager.before[relative] = operation.change.before
         digest = stager.stage(
             relative, state, operation.parent, parent_fd, name, open_directory=True
         )
@@ -303,11 +309,7 @@ class _Apply:
             if device in seen:
                 continue
             seen.add(device)
-            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent_fd)
-            try:
-                linux.syncfs(fd)
-            finally:
-                os.close(fd)
+            linux.sync_around(parent_fd)
 
     def _verify_all(self) -> None:
         """The last look before the window: each target as the plan saw it, change time
@@ -337,11 +339,11 @@ class _Apply:
             self.done.append(operation)  # before: `_undo` looks whether it happened
             try:
                 if kind is OperationKind.CREATE:
-                    linux.renameat2(parent_fd, staged, parent_fd, name, linux.RENAME_NOREPLACE)
+                    names.move(parent_fd, staged, name)
                 elif kind is OperationKind.REPLACE:
-                    linux.renameat2(parent_fd, staged, parent_fd, name, linux.RENAME_EXCHANGE)
+                    names.exchange(parent_fd, staged, name)
                 else:
-                    linux.renameat2(parent_fd, name, parent_fd, staged, linux.RENAME_NOREPLACE)
+                    names.move(parent_fd, name, staged)
             except OSError as error:
                 if error.errno in (errno.EEXIST, errno.ENOENT):
                     raise host_changed(operation, "during the apply") from error
@@ -458,7 +460,7 @@ class _Apply:
             if aside is not None:
                 if aside != displaced:
                     raise StateError("what it displaced was replaced")
-                linux.renameat2(parent_fd, staged, parent_fd, name, linux.RENAME_NOREPLACE)
+                names.move(parent_fd, staged, name)
             return
         ours = self.staged[operation.number][:3]
         if aside == ours:
@@ -467,10 +469,10 @@ class _Apply:
             raise StateError("the host replaced it after it was applied")
         if aside != displaced:
             raise StateError("what it displaced was replaced")
-        flag = linux.RENAME_EXCHANGE
         if operation.kind is OperationKind.CREATE:
-            flag = linux.RENAME_NOREPLACE
-        linux.renameat2(parent_fd, name, parent_fd, staged, flag)
+            names.move(parent_fd, name, staged)
+        else:
+            names.exchange(parent_fd, staged, name)
 
     def _remove_displaced(self) -> list[bytes]:
         left = []

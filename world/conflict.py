@@ -215,6 +215,11 @@ class _MountCheck:
                 origin, base = entry
                 if origin is None or base is None:
                     return start
+                if self.view.mount.stands_in:
+                    # the copy that was copied up is as old as its layer
+                    upper = self.stack.upper(layer.number, self.view.mount.index)
+                    made = linux.birth_time_ns(linux.AT_FDCWD, upper)
+                    return (base if made is None else made), "the command began"
                 return base, "the world first wrote to it"
         return start
 

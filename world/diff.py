@@ -22,6 +22,7 @@ import gc
 import os
 
 from substrate.errors import StateError
+from substrate.values import replace
 from substrate.world.beneath import READ
 from substrate.world.change import (
     ADDED,
@@ -33,6 +34,7 @@ from substrate.world.change import (
     FileState,
     by_path,
 )
+from substrate.world.layers import USER, is_foreign, is_there
 from substrate.world.scope import Scope
 from substrate.world.upper import (
     DIRECTORY,
@@ -75,9 +77,16 @@ def diff_layer(
 
 
 def diff_pending(
-    stack: LayerStack, *, digest: Digest | None = None, include_scratch: bool = False
+    stack: LayerStack,
+    *,
+    digest: Digest | None = None,
+    include_scratch: bool = False,
+    skip_gone: bool = False,
 ) -> list[Change]:
-    """What all layers together would change on the host as it is now."""
+    """What all layers together would change on the host as it is now. `skip_gone`: without what
+    they change in a mount that has gone, which is an error else."""
+    if skip_gone:
+        stack = replace(stack, mounts=tuple(filter(is_there, stack.mounts)))
     return _diff(stack, stack.sources(stack.numbers), (), digest, include_scratch, None)
 
 
@@ -89,7 +98,9 @@ def _diff(
     include_scratch: bool,
     witness: Witness | None,
 ) -> list[Change]:
-    scope = Scope(stack, include_scratch=include_scratch)
+    # of a target that is not there, what the world put in its place belongs to the mount above
+    there = tuple(m for m in stack.mounts if os.path.isdir(m.target))
+    scope = Scope(replace(stack, mounts=there), include_scratch=include_scratch)
     changes: list[Change] = []
     # Hundreds of thousands of values without a cycle: looking for cycles among them again
     # and again is a tenth of the time.
@@ -97,7 +108,7 @@ def _diff(
     gc.disable()
     try:
         for mount in stack.mounts:
-            if scope.reaches(mount):
+            if scope.reaches(mount) and not _is_gone(stack, mount, changed):
                 walk = _Walk(stack, mount, scope, digest, changes, witness)
                 try:
                     walk.run(changed, (*below, HOST))
@@ -108,6 +119,11 @@ def _diff(
             gc.enable()
     changes.sort(key=by_path)
     return changes
+
+
+def _is_gone(stack: LayerStack, mount: OverlayMount, changed: tuple[int, ...]) -> bool:
+    """Whether there is nothing to compare: neither the host's directory nor a change of it."""
+    return not is_there(mount) and all(stack.is_empty(n, mount.index) for n in changed)
 
 
 class _Walk:
@@ -125,6 +141,8 @@ class _Walk:
         self.view = MountView(stack, mount)
         self.marks = self.view.marks
         self.unshift = self.view.ids if stack.id_extents else None
+        # A rootless world has one user and one group: in an upper, everything is theirs
+        self.has_owners = stack.xattr_prefix != USER
         self.scope = scope
         self.limited = scope.limits(mount)
         self.limited_here = self.limited  # in the directory that is being looked at
@@ -157,6 +175,8 @@ class _Walk:
         roots = self.view.roots
         top, below = tops[0] if tops else base[0], base[0]
         before = Found(below, os.stat(".", dir_fd=roots[below]), ())
+        if below == HOST and is_foreign(self.view.stack, before.status):
+            return  # its owner alone could apply a change of it
         after = Found(top, os.stat(".", dir_fd=roots[top]), ())
         directory = DirectoryView(self.view, b"", tuple(dict.fromkeys((top, below))))
         try:
@@ -346,9 +366,10 @@ class _Walk:
         changed = bool(what) and what[0] in ("content", "target", "device")
         if kind != SYMLINK and (old.st_mode ^ new.st_mode) & 0o7777:
             what.append("mode")
-        owner = self._owner(after)
-        if self._owner(before) != owner and -1 not in owner:
-            what.append("owner")
+        if self.has_owners:
+            owner = self._owner(after)
+            if self._owner(before) != owner and -1 not in owner:
+                what.append("owner")
         if what:
             if len(what) > 1 and what != _USUAL:
                 what.sort(key=_aspect_order)

@@ -14,6 +14,7 @@ Choices that are not plain from the lists:
 - Proxy variables pass only into a world that shares the host's network. In the others the
   egress rules decide by destination: a proxy would be refused, or hide all destinations
   behind itself.
+- SUDO_UID and its like pass: by them git, for one, trusts root with the caller's repository.
 - What points at a service of the session (agents, D-Bus, X11, docker) never passes: it would
   be dead in there, or a way out.
 """
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 ALLOWED: Final = tuple(
     b"""
     PATH MANPATH INFOPATH HOME USER LOGNAME SHELL PWD OLDPWD SHLVL HOSTNAME HOSTTYPE OSTYPE _
+    SUDO_UID SUDO_GID SUDO_USER
     TERM TERM_PROGRAM TERM_PROGRAM_VERSION COLORTERM TERMINFO TERMINFO_DIRS COLUMNS LINES
     NO_COLOR FORCE_COLOR CLICOLOR* LS_COLORS GREP_COLORS GCC_COLORS
     LANG LANGUAGE LC_* LOCPATH TZ TZDIR

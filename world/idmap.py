@@ -1,9 +1,12 @@
 """The ids that a world of the backend `ns-root-idmap` gets on the host.
 
-Root of the world is an unprivileged uid on the host. One range a world, outside every
-subordinate and every known uid, recorded with the world (world.md §2). Users whose ids lie
-above the range (directories of companies begin at 10^5 or 10^6) get one id each in it, or
-what they own could not be written to in the world (EOVERFLOW).
+Root of the world is an unprivileged uid on the host. One range a world, outside every subordinate and
+every known uid, recorded with the world (world.md §2). What lies above the range (directories of
+companies begin at 10^5 or 10^6, ids made from SIDs go up to 2·10^9, subordinate ids lie between) is mapped as a
+whole, or what such an id owns could not be written to in the world (EOVERFLOW).
+
+Both go to the upper half of the ids, which no system gives to anybody: programs take them for
+negative. So no list of accounts has to be asked, which in a company takes seconds.
 """
 
 from __future__ import annotations
@@ -15,35 +18,42 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 RANGE = 65536
-_FIRST_BASE = 0x40000000
-_BASES = 0x3F00
+_UPPER = 1 << 31
+#: ids from RANGE to here are mapped; the ranges of worlds begin at its counterpart
+_FAR_END = 0x78000000
+_FIRST_BASE = _UPPER + _FAR_END
+#: up to the last id but one range: -1 is none
+_BASES = (0xFFFF0000 - _FIRST_BASE) // RANGE
 
 
 def choose_extents(
-    number: int, taken: Iterable[tuple[int, int]], far_ids: Iterable[int]
+    number: int, taken: Iterable[tuple[int, int]]
 ) -> tuple[tuple[int, int, int], ...]:
     """(first in the world, first on the host, count) extents for world `number`.
 
-    `taken`: (first, count) ranges that belong to others (/etc/subuid, /etc/subgid).
-    `far_ids`: ids of RANGE and above that must work in the world, at most RANGE of them."""
+    `taken`: (first, count) ranges that belong to others (/etc/subuid, /etc/subgid). Raises
+    HostUnsupported when they take everything."""
     others = sorted(taken)
-    for attempt in range(_BASES // 2):
-        base = _FIRST_BASE + ((number + attempt) * 2 % _BASES) * RANGE
-        if all(base + 2 * RANGE <= first or first + count <= base for first, count in others):
-            far = sorted({i for i in far_ids if i >= RANGE})[:RANGE]
-            extents = [(0, base, RANGE)]
-            # the kernel takes up to 340 extents (user_namespaces(7)); runs share one
-            for position, far_id in enumerate(far):
-                last_world, last_host, count = extents[-1]
-                if far_id == last_world + count:
-                    extents[-1] = (last_world, last_host, count + 1)
-                elif len(extents) < 340:
-                    extents.append((far_id, base + RANGE + position, 1))
-            return tuple(extents)
+
+    def is_free(start: int, end: int) -> bool:
+        return all(end <= first or first + count <= start for first, count in others)
+
+    far = RANGE, _UPPER + RANGE, _FAR_END - RANGE
+    for attempt in range(_BASES):
+        base = _FIRST_BASE + (number + attempt) % _BASES * RANGE
+        if is_free(base, base + RANGE):
+            own = 0, base, RANGE
+            # somebody who gives away subordinate ids of the upper half has other plans for them
+            return (own, far) if is_free(far[1], far[1] + far[2]) else (own,)
     raise HostUnsupported(
         "every range of user ids for worlds is taken by /etc/subuid or /etc/subgid",
         hint="use --backend ns-root",
     )
+
+
+def is_mapped(extents: Iterable[tuple[int, int, int]], host_id: int) -> bool:
+    """Whether an owner of the host's has an id in the world."""
+    return any(first <= host_id < first + count for first, _, count in extents)
 
 
 def parse_subordinate(text: bytes) -> tuple[tuple[int, int], ...]:

@@ -43,10 +43,33 @@ _PRIVATE_ATTRIBUTES = ("trusted.", "user.overlay.", "security.")
 @value
 class OverlayMount:
     """One overlay of the world: `index` is m, `target` the absolute host path (no trailing
-    slash, no symlink in it) that is its lower, and where it is seen in the world."""
+    slash, no symlink in it) that is its lower, and where it is seen in the world. `inode`: of that
+    directory when the world began; 0 where another one may be there. `stands_in`: what the world
+    sees of the host are, in part, copies that were made when its layer was (standin.py)."""
 
     index: int
     target: bytes
+    inode: int = 0
+    stands_in: bool = False
+
+
+def is_there(mount: OverlayMount) -> bool:
+    """Whether the directory that was overlaid when the world began is still at its path."""
+    try:
+        status = os.stat(mount.target)
+    except OSError:
+        return False
+    return status.st_mode & 0o170000 == 0o040000 and mount.inode in (0, status.st_ino)
+
+
+def gone(mount: OverlayMount) -> StateError:
+    shown = os.fsdecode(mount.target)
+    return StateError(
+        f"{shown} is gone or replaced, and the world holds changes of what was in it",
+        hint="bring it back (mount it, move it back); or discard the world, or add --fresh for a new "
+        "one",
+        code="E-MOUNT-GONE",
+    )
 
 
 @value
@@ -146,8 +169,14 @@ class LayerStack:
 
     def is_empty(self, number: int, index: int) -> bool:
         """Whether the upper holds no entry (its own mode is not one)."""
-        with os.scandir(self.upper(number, index)) as entries:
-            return next(entries, None) is None
+        path = self.upper(number, index)
+        try:
+            with os.scandir(path) as entries:
+                return next(entries, None) is None
+        except PermissionError:  # its mode is that of the host's directory
+            from substrate.world.upper import list_closed
+
+            return not list_closed(path)
 
     def host_id(self, upper_id: int) -> int | None:
         """The host's id for an owner found in an upper; None for one outside the map."""
@@ -219,8 +248,7 @@ def create_layer(stack: LayerStack, *, throw_away: bool = False) -> tuple[LayerS
         upper = b"%s/%d/upper" % (unfinished, mount.index)
         os.makedirs(upper, mode=0o700)
         os.mkdir(b"%s/%d/work" % (unfinished, mount.index), 0o700)
-        below = stack.upper(stack.layers[-1].number, mount.index) if stack.layers else None
-        _make_like(stack, upper, below or mount.target, shifted=below is not None)
+        _make_like(stack, upper, mount, stack.layers[-1].number if stack.layers else None)
     os.makedirs(unfinished, mode=0o700, exist_ok=True)  # a stack without mounts
     if throw_away:
         os.close(os.open(unfinished + _THROW_AWAY, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
@@ -238,18 +266,61 @@ def _clear_away(stack: LayerStack) -> None:
             _remove(parent, name + ending)
 
 
-def _make_like(stack: LayerStack, upper: bytes, model: bytes, *, shifted: bool) -> None:
-    like = os.stat(model, follow_symlinks=False)
+@value
+class _Root:
+    """What the root of a new upper has, in the upper's own terms. An owner that the map lacks
+    is None."""
+
+    mode: int
+    uid: int | None
+    gid: int | None
+    attributes: dict[str, bytes]
+
+
+def _root_of(stack: LayerStack, mount: OverlayMount, below: int | None) -> _Root:
+    """The root of an upper over the layer `below`, or over the host's directory."""
+    if below is not None:
+        model = stack.upper(below, mount.index)
+        like = os.stat(model, follow_symlinks=False)
+        uid, gid = _owner_to_give(stack, like, shifted=True)
+        return _Root(mode=like.st_mode & 0o7777, uid=uid, gid=gid, attributes=_attributes(model))
+    if not is_there(mount):
+        return _Root(mode=0o700, uid=None, gid=None, attributes={})
+    like = os.stat(mount.target, follow_symlinks=False)
+    mode = like.st_mode & 0o7777
+    if is_foreign(stack, like):
+        # it is the user's in the world; what the user may do in it on the host, they may there
+        may = (4, os.R_OK), (2, os.W_OK), (1, os.X_OK)
+        granted = sum(bit for bit, want in may if os.access(mount.target, want, effective_ids=True))
+        mode = mode & 0o7077 | granted << 6
+    attributes = _attributes(mount.target)
+    if stack.id_extents:
+        from substrate.world.upper import move_acl
+
+        for name in attributes:
+            if name.startswith("system."):
+                attributes[name] = move_acl(attributes[name], stack.upper_id)
+    uid, gid = _owner_to_give(stack, like, shifted=False)
+    return _Root(mode=mode, uid=uid, gid=gid, attributes=attributes)
+
+
+def is_foreign(stack: LayerStack, host: os.stat_result) -> bool:
+    """Whether a directory of the host is of somebody whom a rootless world does not have: mode
+    and owner of its copies say nothing then."""
+    return stack.xattr_prefix == USER and host.st_uid != os.geteuid()
+
+
+def _make_like(stack: LayerStack, upper: bytes, mount: OverlayMount, below: int | None) -> None:
+    root = _root_of(stack, mount, below)
     if os.geteuid() == 0:
-        uid, gid = _owner_to_give(stack, like, shifted=shifted)
+        uid, gid = root.uid, root.gid
         os.chown(upper, -1 if uid is None else uid, -1 if gid is None else gid)
-    wanted = _attributes(stack, model, shifted=shifted)
-    for name in os.listxattr(upper):  # an access list that the state directory hands down
-        if name.startswith("system.") and name not in wanted:
+    for name in _attributes(upper):  # an access list that came from the state directory
+        if name not in root.attributes:
             os.removexattr(upper, name)
-    for name, content in wanted.items():
+    for name, content in root.attributes.items():
         os.setxattr(upper, name, content)
-    os.chmod(upper, like.st_mode & 0o7777)
+    os.chmod(upper, root.mode)
 
 
 def _owner_to_give(
@@ -334,41 +405,28 @@ def layer_is_empty(stack: LayerStack, number: int) -> bool:
 
 def _is_like(stack: LayerStack, number: int, mount: OverlayMount, below: int | None) -> bool:
     upper = stack.upper(number, mount.index)
-    model = mount.target if below is None else stack.upper(below, mount.index)
-    own, like = os.stat(upper, follow_symlinks=False), os.stat(model, follow_symlinks=False)
-    if (own.st_mode ^ like.st_mode) & 0o7777:
+    root = _root_of(stack, mount, below)
+    own = os.stat(upper, follow_symlinks=False)
+    if own.st_mode & 0o7777 != root.mode:
         return False
-    if os.geteuid() == 0:
-        uid, gid = _owner_to_give(stack, like, shifted=below is not None)
-        if uid not in (None, own.st_uid) or gid not in (None, own.st_gid):
-            return False
-    expected = _attributes(stack, model, shifted=below is not None)
-    return expected == _attributes(stack, upper, shifted=True)
+    if os.geteuid() == 0 and (
+        root.uid not in (None, own.st_uid) or root.gid not in (None, own.st_gid)
+    ):
+        return False
+    return _attributes(upper) == root.attributes
 
 
-def _attributes(stack: LayerStack, path: bytes, *, shifted: bool) -> dict[str, bytes]:
-    """Those that a new upper gets, with the ids that they have in an upper; `shifted`: they
-    have these already."""
-    found = {
-        name: os.getxattr(path, name)
-        for name in os.listxattr(path)
-        if not name.startswith(_PRIVATE_ATTRIBUTES)
-    }
-    if not shifted and stack.id_extents:
-        for name in found:
-            if name.startswith("system.posix_acl"):
-                found[name] = _shifted_acl(stack, found[name])
-    return found
-
-
-def _shifted_acl(stack: LayerStack, acl: bytes) -> bytes:
-    from substrate.world.upper import acl_with_ids
-
-    def convert(host_id: int) -> int:
-        found = stack.upper_id(host_id)
-        return host_id if found is None else found
-
-    return acl_with_ids(acl, convert)
+def _attributes(path: bytes) -> dict[str, bytes]:
+    """Those that a world sees; none where the mode keeps us from reading them (xattr(7)): the
+    world is kept from them too."""
+    try:
+        return {
+            name: os.getxattr(path, name)
+            for name in os.listxattr(path)
+            if not name.startswith(_PRIVATE_ATTRIBUTES)
+        }
+    except PermissionError:
+        return {}
 
 
 def _remove(parent: bytes, name: bytes) -> None:
@@ -376,11 +434,11 @@ def _remove(parent: bytes, name: bytes) -> None:
     path = parent + b"/" + name
     try:
         if name == b"work":
-            _unlink(path + _DIRTY)
+            _unmark(path)
             _remove_unused(path, _IN_WORK)
         else:
             for mount in os.listdir(path):
-                _unlink(path + b"/" + mount + b"/work" + _DIRTY)
+                _unmark(path + b"/" + mount + b"/work")
                 _remove_unused(path + b"/" + mount, _IN_MOUNT)
             os.rmdir(path)
     except OSError:
@@ -394,11 +452,16 @@ def _remove(parent: bytes, name: bytes) -> None:
             os.close(fd)
 
 
-def _unlink(path: bytes) -> None:
+def _unmark(work: bytes) -> None:
+    """Removes the mark of a volatile mount, in a directory that overlayfs closes to all but
+    root."""
     try:
-        os.unlink(path)
+        os.unlink(work + _DIRTY)
     except FileNotFoundError:
         return
+    except PermissionError:
+        os.chmod(work + b"/work", 0o700)
+        os.unlink(work + _DIRTY)
 
 
 def _remove_unused(path: bytes, inside: tuple[bytes, ...]) -> None:

@@ -78,6 +78,8 @@ AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
+AT_NO_AUTOMOUNT = 0x800
+AT_STATX_DONT_SYNC = 0x4000
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = 0o2000000
 
@@ -97,6 +99,7 @@ PR_SET_CHILD_SUBREAPER = 36
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
+STATX_TYPE = 0x1
 STATX_BTIME = 0x800
 STATX_BASIC_STATS = 0x7FF
 
@@ -385,6 +388,20 @@ def syncfs(fd: int) -> None:
         raise _failed("syncfs")
 
 
+def sync_around(directory_fd: int) -> None:
+    """Everything dirty of the filesystem that a directory lies on is on disk afterwards, whatever
+    kind of fd it is; of all filesystems (sync(2)) where its mode keeps us from opening it."""
+    try:
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory_fd)
+    except PermissionError:
+        os.sync()
+        return
+    try:
+        syncfs(fd)
+    finally:
+        os.close(fd)
+
+
 class _StatxTime(ctypes.Structure):
     _fields_ = (("sec", ctypes.c_int64), ("nsec", ctypes.c_uint32), ("reserved", ctypes.c_int32))
 
@@ -426,6 +443,15 @@ def birth_time_ns(dir_fd: int, name: str | bytes) -> int | None:
     if not buffer.mask & STATX_BTIME:
         return None
     return int(buffer.btime.sec) * 1_000_000_000 + int(buffer.btime.nsec)
+
+
+def cached_type(path: str | bytes) -> int:
+    """The type bits of a file's mode as the kernel has them: statx(2) AT_STATX_DONT_SYNC asks
+    no server of a network filesystem, AT_NO_AUTOMOUNT mounts nothing. Symlinks are not followed."""
+    buffer = _Statx()
+    flags = AT_SYMLINK_NOFOLLOW | AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT
+    syscall("statx", AT_FDCWD, _c(path), flags, STATX_TYPE, ctypes.byref(buffer))
+    return int(buffer.mode) & 0o170000
 
 
 # --- seccomp

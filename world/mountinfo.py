@@ -1,8 +1,8 @@
 """What /proc/<pid>/mountinfo says, as values (proc_pid_mountinfo(5)).
 
 Pure: text in, values out. Paths are bytes with the kernel's octal escapes undone. Invariant:
-one value a line, in the file's order; where mounts are stacked on one point, the later one is
-the one that is seen. A line that the kernel could not have written raises ValueError.
+one value a line, in the file's order; which mount is seen at a path is told by what hangs on
+what, as a lookup finds it. A line that the kernel could not have written raises ValueError.
 """
 
 from __future__ import annotations
@@ -89,30 +89,84 @@ def is_below(path: bytes, directory: bytes) -> bool:
 
 
 def mount_of(mounts: tuple[Mount, ...], path: bytes) -> Mount:
-    """The mount that an absolute path without symlinks lies on: the longest mount point above
-    it, the last of equal ones. Raises LookupError when there is none."""
-    best: Mount | None = None
-    for mount in mounts:
-        if is_below(path, mount.mount_point) and (
-            best is None or len(mount.mount_point) >= len(best.mount_point)
-        ):
-            best = mount
-    if best is None:
+    """The mount that an absolute path without symlinks lies on, as a lookup finds it.
+
+    Raises LookupError when there is none."""
+    found = _Tree(mounts).on_path(path)
+    if found is None:
         raise LookupError(f"no mount holds {path!r}")
-    return best
+    return found
 
 
 def submounts(mounts: tuple[Mount, ...], path: bytes) -> tuple[Mount, ...]:
     """The mounts strictly below `path` that can be seen, by mount point.
 
     Left out: what another mount covers, be it on the same point or on one above."""
-    seen: dict[bytes, Mount] = {}
-    for mount in mounts:
-        for point in [p for p in seen if is_below(p, mount.mount_point)]:
-            del seen[point]
-        if mount.mount_point != path and is_below(mount.mount_point, path):
-            seen[mount.mount_point] = mount
-    return tuple(seen[point] for point in sorted(seen))
+    tree = _Tree(mounts)
+    found: list[Mount] = []
+    waiting = [tree.on_path(path)]
+    while waiting:
+        for mount in tree.seen_on(waiting.pop()):
+            if mount.mount_point != path and is_below(mount.mount_point, path):
+                found.append(mount)
+                waiting.append(mount)
+    return tuple(sorted(found, key=lambda mount: mount.mount_point))
+
+
+def mounted_on(mounts: tuple[Mount, ...], path: bytes) -> tuple[bytes, ...]:
+    """The mount points strictly below `path` on the mount that `path` lies on itself, by
+    name: what keeps it from being cloned without them where they are locked."""
+    tree = _Tree(mounts)
+    points = (m.mount_point for m in tree.seen_on(tree.on_path(path)))
+    return tuple(sorted(p for p in points if p != path and is_below(p, path)))
+
+
+class _Tree:
+    """Which mounts hang on which. The order of the lines tells nothing: a mount can be put
+    below another one (move_mount(2) MOVE_MOUNT_BENEATH), and a copied tree is listed anew."""
+
+    def __init__(self, mounts: tuple[Mount, ...]) -> None:
+        listed = {mount.mount_id for mount in mounts}
+        self._children: dict[int | None, list[Mount]] = {}
+        for mount in mounts:
+            top = mount.parent_id not in listed or mount.parent_id == mount.mount_id
+            self._children.setdefault(None if top else mount.parent_id, []).append(mount)
+
+    def on_path(self, path: bytes) -> Mount | None:
+        """As `mount_of`; None where there is none."""
+        found: Mount | None = None
+        while True:
+            level = self.seen_on(found)
+            below = next((m for m in level if is_below(path, m.mount_point)), None)
+            if below is None:
+                return found
+            found = below
+
+    def seen_on(self, mount: Mount | None) -> list[Mount]:
+        """What is mounted on directories of `mount` and can be seen: of those on one point the
+        topmost, and none below another one's point. None: the namespace itself."""
+        children = self._children.get(None if mount is None else mount.mount_id, [])
+        own = None if mount is None else mount.mount_point
+        outer: list[Mount] = []
+        for child in sorted(children, key=lambda m: m.mount_point.split(b"/")):
+            if child.mount_point == own:
+                continue  # it covers the whole mount, and `_topmost` has taken it instead
+            if outer and child.mount_point == outer[-1].mount_point:
+                outer[-1] = child
+            elif not (outer and is_below(child.mount_point, outer[-1].mount_point)):
+                outer.append(child)
+        return [self._topmost(child) for child in outer]
+
+    def _topmost(self, mount: Mount) -> Mount:
+        while True:
+            over = [
+                child
+                for child in self._children.get(mount.mount_id, ())
+                if child.mount_point == mount.mount_point
+            ]
+            if not over:
+                return mount
+            mount = over[-1]
 
 
 def _type(mount: Mount) -> bytes:
@@ -127,6 +181,21 @@ def is_kernel_tree(mount: Mount) -> bool:
 def can_be_lower(mount: Mount) -> bool:
     """Whether overlayfs takes a directory of this filesystem as a lower."""
     return _type(mount) not in _NO_LOWER and not is_kernel_tree(mount)
+
+
+def is_orphan(mount: Mount) -> bool:
+    """Whether the directory that is mounted was removed (seq_dentry appends "//deleted"): nothing
+    can be made in it, nor can it be mounted a second time."""
+    return mount.root.endswith(b"//deleted")
+
+
+def owner_of_fuse(mount: Mount) -> int | None:
+    """The uid whose program serves a FUSE filesystem (fuse(8)); None for any other, and for one
+    on a block device, which root mounted."""
+    if _type(mount) != b"fuse":
+        return None
+    option = next((o for o in mount.super_options if o.startswith(b"user_id=")), b"user_id=0")
+    return int(option[len(b"user_id=") :])
 
 
 def can_be_upper(mount: Mount) -> bool:

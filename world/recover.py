@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from substrate.world import linux
+from substrate.world import names
 from substrate.world.aside import Aside, from_types, is_shared, remove_aside
 from substrate.world.attributes import Saved, restore
 from substrate.world.beneath import LOOKUP, READ, open_beneath, open_root
@@ -106,6 +106,9 @@ def recover(world_directory: bytes, *, forget: bool = False) -> Recovered | None
                 entry = _Entry(line, staged.get(line["n"]), name)
                 entry.made = made.get(line["n"], [])
                 entries.append(entry)
+                if not names.settle(entry.fd, entry.staged_name, entry.name):
+                    waiting = os.fsdecode(names.waiting_name(entry.staged_name))
+                    unclear.append(f"{os.fsdecode(entry.path)}: it is {waiting} beside it now")
             except OSError as error:
                 unclear.append(f"{line['parent']}/{line['name']}: its directory: {error.strerror}")
         if "committed" in kinds:
@@ -196,7 +199,7 @@ def _put_back(entry: _Entry) -> None:
     elif entry.operation == "delete":
         if not entry.is_inode(entry.staged_name, entry.intent["before"]):
             raise Stranger(entry.staged_name)
-        linux.renameat2(entry.fd, entry.staged_name, entry.fd, entry.name, linux.RENAME_NOREPLACE)
+        names.move(entry.fd, entry.staged_name, entry.name)
     else:
         create = entry.operation == "create"
         assert entry.after is not None
@@ -204,8 +207,10 @@ def _put_back(entry: _Entry) -> None:
             create or entry.is_inode(entry.staged_name, entry.intent["before"])
         ):
             raise Stranger(entry.name)
-        flag = linux.RENAME_NOREPLACE if create else linux.RENAME_EXCHANGE
-        linux.renameat2(entry.fd, entry.name, entry.fd, entry.staged_name, flag)
+        if create:
+            names.move(entry.fd, entry.name, entry.staged_name)
+        else:
+            names.exchange(entry.fd, entry.staged_name, entry.name)
 
 
 def _remove_aside(entry: _Entry, outcome: Outcome) -> None:

@@ -24,9 +24,11 @@ class OverlaySpec:
     """One overlay of the world: where it lies, what is below it, where writes go."""
 
     target: bytes  # absolute path of the lower on the host, and of the mount in the world
-    lowers: tuple[bytes, ...]  # frozen uppers, newest first
+    lowers: tuple[bytes, ...]  # frozen uppers, newest first; adopted copies
     upper: bytes
     work: bytes
+    lowest: bytes = b""  # what stands in for the target as the lower below all others
+    no_exec: bool = False  # the host's mount is
 
 
 @value
@@ -44,7 +46,8 @@ class WorldSpec:
     net: str  # "none" | "host"
     hidden_directories: tuple[bytes, ...]
     hidden_files: tuple[bytes, ...]
-    read_only: tuple[bytes, ...]
+    bound: tuple[bytes, ...] = ()  # bound read-only among the overlays, outermost first
+    read_only: tuple[bytes, ...]  # bound read-only over everything
     cgroup_unified: bytes  # directory of the version 2 group; b"" for none
     cgroup_tasks: tuple[bytes, ...]  # `tasks` files of version 1 groups
     cgroup_dirs: tuple[bytes, ...]  # to remove when the world is gone

@@ -23,6 +23,7 @@ from substrate.world import linux
 from substrate.world.beneath import open_beneath
 from substrate.world.change import FileState
 from substrate.world.identity import _BLOCK, Inode, add_block, content_digest, inode_of
+from substrate.world.layers import USER
 from substrate.world.upper import FORMAT, at, open_layer_file, read_attributes
 from substrate.world.view import TYPES, MountView
 
@@ -49,6 +50,10 @@ class Stager:
         #: the inode of each entry that we made, by the path of what it stands for: who may
         #: write beside it could put another one in its place
         self.made: dict[bytes, Inode] = {}
+        #: what an entry replaces, by its path: in a rootless world, where every file is the
+        #: user's, that tells its group
+        self.before: dict[bytes, FileState] = {}
+        self._has_owners = view.stack.xattr_prefix != USER
         self._euid, self._egid = os.geteuid(), os.getegid()
 
     def stage(
@@ -265,6 +270,9 @@ class Stager:
 
     def _give(self, relative: bytes, state: FileState, fd: int) -> None:
         status = os.fstat(fd)
+        if not self._has_owners:
+            self._give_group(relative, status, fd)
+            return
         uid = self._euid if state.uid is None else state.uid
         gid = self._egid if state.gid is None else state.gid
         if (status.st_uid, status.st_gid) == (uid, gid):
@@ -272,6 +280,22 @@ class Stager:
         try:
             linux.chown_fd(fd, uid, gid)
         except PermissionError:
+            self.kept_owner.append(self.view.path(relative))
+
+    def _give_group(self, relative: bytes, status: os.stat_result, fd: int) -> None:
+        """From a world that has one user and one group. A new entry has the owner that the kernel
+        gave it, who is the user, and the group of a directory that hands on its own; one that
+        replaces another keeps that one's group."""
+        before = self.before.get(relative)
+        if before is None or before.gid is None:
+            return
+        kept = before.uid != status.st_uid
+        if before.gid != status.st_gid:
+            try:
+                linux.chown_fd(fd, -1, before.gid)
+            except PermissionError:
+                kept = True
+        if kept:
             self.kept_owner.append(self.view.path(relative))
 
 

@@ -55,13 +55,15 @@ def open_beneath(root_fd: int, path: bytes, flags: int) -> int:
 
 
 def mount_overlay(spec: OverlaySpec, lowest: bytes, *, userxattr: bool) -> int:
-    """A detached overlay of `spec` over the directory `lowest`; returns its fd.
+    """A detached overlay of `spec` over the directory `lowest`; returns its fd. What may not be
+    executed on the host, may not in the world.
 
     Directories are given as /proc/self/fd paths: an option is at most 255 bytes long
     (fsconfig(2)), and the world's mountinfo then names no path of the state directory.
     `volatile` because a copy-up that syncs costs milliseconds a file (world.md §3). No
     devices: a node of the host outside /dev (in a chroot's tree) is one in the world too."""
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    attributes = LOCKED_DOWN if spec.no_exec else NOSUID_NODEV
     opened: list[int] = []
 
     def fd_path(path: bytes) -> str:
@@ -81,24 +83,28 @@ def mount_overlay(spec: OverlaySpec, lowest: bytes, *, userxattr: bool) -> int:
             tail += [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")]
         separate: list[tuple[str, str | int | None]] = [("lowerdir+", path) for path in lowers]
         try:
-            return linux.new_mount("overlay", separate + tail, NOSUID_NODEV)
+            return linux.new_mount("overlay", separate + tail, attributes)
         except linux.MountFailed as error:
             if error.errno != errno.EINVAL or "lowerdir+" not in str(error.strerror):
                 raise
-        return mount_by_one_option(lowers, tail)
+        return mount_by_one_option(lowers, tail, attributes)
     finally:
         for fd in opened:
             os.close(fd)
 
 
-def mount_by_one_option(lowers: list[str], tail: list[tuple[str, str | int | None]]) -> int:
+def mount_by_one_option(
+    lowers: list[str],
+    tail: list[tuple[str, str | int | None]],
+    attributes: int = NOSUID_NODEV,
+) -> int:
     """Before Linux 6.7 one option names all lowers, as /proc/self/fd paths here. With their
     255 bytes that would be 14; from /proc/self/fd itself the names are short enough for 60."""
     here = os.open(".", os.O_PATH | os.O_CLOEXEC)
     os.chdir("/proc/self/fd")
     try:
         joined = ":".join(path.removeprefix("/proc/self/fd/") for path in lowers)
-        return linux.new_mount("overlay", [("lowerdir", joined), *tail], NOSUID_NODEV)
+        return linux.new_mount("overlay", [("lowerdir", joined), *tail], attributes)
     finally:
         os.fchdir(here)
         os.close(here)
@@ -176,8 +182,12 @@ def detached_parts(spec: WorldSpec, userns_fd: int | None) -> list[tuple[bytes, 
     each lower is an id-mapped view of the host's tree (mount_setattr(2) MOUNT_ATTR_IDMAP)."""
     below = _Lowest(spec, userxattr=False)
     parts = []
+    bound = list(spec.bound)
     try:
         for number, overlay in enumerate(spec.overlays):
+            while bound and bound[0] < overlay.target:
+                path = bound.pop(0)
+                parts.append((path, _read_only_bind(path, userns_fd)))
             lowest = overlay.target
             if userns_fd is not None:
                 fd = linux.open_tree(overlay.target)
@@ -186,7 +196,7 @@ def detached_parts(spec: WorldSpec, userns_fd: int | None) -> list[tuple[bytes, 
             parts.append((overlay.target, below.mount(overlay, lowest, number)))
     finally:
         below.detach()
-    parts += [(path, _read_only_bind(path, userns_fd)) for path in spec.read_only]
+    parts += [(p, _read_only_bind(p, userns_fd)) for p in (*bound, *spec.read_only)]
     return parts
 
 
@@ -210,15 +220,24 @@ def overlay_writable_roots(spec: WorldSpec) -> int:
     attributes = linux.MOUNT_ATTR_RDONLY | NOSUID_NODEV
     linux.mount_setattr(linux.AT_FDCWD, root, set_flags=attributes, recursive=True)
     below = _Lowest(spec, userxattr=True)
+    bound = list(spec.bound)
     for number, overlay in enumerate(spec.overlays):
-        fd = below.mount(overlay, overlay.target, number)
+        while bound and bound[0] < overlay.target:
+            _bind_below(root, bound.pop(0))
+        fd = below.mount(overlay, overlay.lowest or overlay.target, number)
         over = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         _attach_at(over, fd, overlay.target)
         os.close(over)
+    for path in (*bound, *spec.read_only):
+        _bind_below(root, path)
+    return os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _bind_below(root: bytes, path: bytes) -> None:
+    """Binds a path of the host read-only at its place below the root."""
     root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    for path in spec.read_only:
-        _attach_at(root_fd, _read_only_bind(path, None), path)
-    return root_fd
+    _attach_at(root_fd, _read_only_bind(path, None), path)
+    os.close(root_fd)
 
 
 def _read_only_bind(path: bytes, userns_fd: int | None) -> int:

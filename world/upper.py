@@ -122,28 +122,44 @@ def read_attributes(
     if not names:
         return {}
     found = {}
-    ids: Mapping[int, int] = {} if unshift is None else unshift
     for seen, name in marks.seen_names(names):
         if layer:
             content = read_attribute(where, name)
         else:
             content = os.getxattr(where, name, follow_symlinks=follow)
         if unshift is not None and name in ACL:
-            content = acl_with_ids(content, lambda number: ids.get(number, number))
+            content = move_acl(content, lambda i: unshift.get(i, i))
         found[seen] = content
     return found
 
 
-def acl_with_ids(acl: bytes, convert: Callable[[int], int]) -> bytes:
-    """An access list with each id put through `convert`. posix_acl_xattr.h: a 4-byte version,
-    then entries of tag u16, permission u16, id u32; ids count for the tags ACL_USER (2) and
-    ACL_GROUP (8)."""
+def move_acl(acl: bytes, moved_id: Callable[[int], int | None]) -> bytes:
+    """An access list with its ids put through a function; those that it has none for stay.
+
+    posix_acl_xattr.h: a 4-byte version, then entries of tag u16, permission u16, id u32;
+    ids count for the tags ACL_USER (2) and ACL_GROUP (8)."""
     moved = bytearray(acl)
     for start in range(4, len(acl) - 7, 8):
         if acl[start] in (2, 8) and acl[start + 1] == 0:
-            found = int.from_bytes(acl[start + 4 : start + 8], "little")
-            moved[start + 4 : start + 8] = convert(found).to_bytes(4, "little")
+            found = moved_id(int.from_bytes(acl[start + 4 : start + 8], "little"))
+            if found is not None:
+                moved[start + 4 : start + 8] = found.to_bytes(4, "little")
     return bytes(moved)
+
+
+def list_closed(path: bytes) -> list[str]:
+    """The names in a directory of a layer that its mode keeps us from listing."""
+    root = os.open(path, LOOKUP)
+    try:
+        fd, unlocked = open_layer_directory(root, b"")
+        try:
+            return os.listdir(fd)
+        finally:
+            os.close(fd)
+            if unlocked is not None:
+                unlocked.relock()
+    finally:
+        os.close(root)
 
 
 class Unlocked:
@@ -200,8 +216,9 @@ def _unlock_directory(root_fd: int, relative: bytes) -> tuple[int, Unlocked]:
     unlocked = Unlocked()
     try:
         fd = os.dup(root_fd)
-        parts = relative.split(b"/") if relative else []
-        for part in (b".", *parts):
+        if os.fstat(fd).st_mode & 0o500 != 0o500:
+            unlocked.widen(os.dup(fd))
+        for part in relative.split(b"/") if relative else ():
             try:
                 below = open_beneath(fd, part, LOOKUP)
             finally:

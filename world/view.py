@@ -15,6 +15,7 @@ import os
 from substrate.errors import StateError
 from substrate.world.beneath import LIST, LOOKUP, open_beneath, open_root
 from substrate.world.change import FileState
+from substrate.world.layers import gone
 from substrate.world.upper import (
     CHARACTER,
     DIRECTORY,
@@ -60,7 +61,8 @@ class Found:
 
 
 class Roots(dict[int, int]):
-    """The O_PATH fd of each source's root, opened when it is first asked for."""
+    """The O_PATH fd of each source's root, opened when it is first asked for. Raises StateError
+    where the host's is not the one that the world began with."""
 
     def __init__(self, stack: LayerStack, mount: OverlayMount) -> None:
         super().__init__()
@@ -68,8 +70,17 @@ class Roots(dict[int, int]):
         self._mount = mount
 
     def __missing__(self, source: int) -> int:
-        path = self._stack.upper(source, self._mount.index) if source else self._mount.target
-        self[source] = fd = open_root(path)
+        if source:
+            self[source] = fd = open_root(self._stack.upper(source, self._mount.index))
+            return fd
+        try:
+            fd = open_root(self._mount.target)
+        except (FileNotFoundError, NotADirectoryError):
+            raise gone(self._mount) from None
+        if self._mount.inode not in (0, os.fstat(fd).st_ino):
+            os.close(fd)
+            raise gone(self._mount)
+        self[HOST] = fd
         return fd
 
 

@@ -76,8 +76,9 @@ class WorldBench:
     def spec(self, groups: cgroup.CgroupSet | None = None) -> WorldSpec:
         """A world on the newest layer; with the cgroups of the default limits, or without."""
         chosen = self.groups(limited=False) if groups is None else groups
+        ready = world_setup.make_ready(self.world, self.files, self.home, self.stack, self.host)
         return world_setup.spec_of(
-            self.world, self.files, self.home, self.stack, self.settings, self.host, chosen
+            self.world, self.files, self.home, self.stack, self.settings, self.host, chosen, ready
         )
 
     def groups(self, *, limited: bool) -> cgroup.CgroupSet:

@@ -135,8 +135,9 @@ def _apply(
                     reviewed=reviewed,
                 )
             outcome = "applied"
-        except ApplyConflict:
+        except ApplyConflict as refused:
             outcome = "conflicts"
+            review = replace(review, conflicts=refused.conflicts)  # some show only on the way
         except DangerRefused:
             outcome = "refused"
     elif review.standing:

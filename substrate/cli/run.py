@@ -96,6 +96,8 @@ def _afterwards(outcome: Outcome, at_end: str, request: RunRequest) -> int:
             messages.say(f"substrate: {denial.text}")
     on_terminal = os.isatty(2)
     if on_terminal and not request.quiet and not request.json:
+        for note in outcome.notes:
+            messages.say(f"substrate: note: {note}")
         line = summary.summary_line(outcome)
         if line:
             messages.say(line)

@@ -130,7 +130,7 @@ def _refuse_pending(files: store.SessionFiles, force: bool) -> tuple[str | None,
     """The world's name and its directory's key, None where they cannot be read."""
     try:
         world = load_world(files)
-        changes = diff_pending(world.stack(files)) if world.state == OPEN else []
+        changes = diff_pending(world.stack(files), skip_gone=True) if world.state == OPEN else []
     except SubstrateError as error:
         if force:
             return None, None

@@ -22,6 +22,7 @@ from substrate.telemetry.trace.lock import parse_owner
 from substrate.values import as_dict
 from substrate.world.change import Summary, summary
 from substrate.world.diff import diff_pending
+from substrate.world.layers import is_there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,7 @@ class Result:
     counts: Summary
     writer: str  # clean | in use | not closed
     owner_pid: int | None
+    gone: tuple[bytes, ...]  # places that are not what they were, with something pending in them
 
 
 def run(world: str | None) -> Result:
@@ -42,9 +44,15 @@ def run(world: str | None) -> Result:
     return Result(
         target=target,
         history=history,
-        counts=summary(diff_pending(stack)),
+        counts=summary(diff_pending(stack, skip_gone=True)),
         writer=writer,
         owner_pid=pid,
+        gone=tuple(
+            mount.target
+            for mount in stack.mounts
+            if not is_there(mount)
+            and not all(stack.is_empty(number, mount.index) for number in stack.numbers)
+        ),
     )
 
 
@@ -71,6 +79,18 @@ def network_of(history: History) -> str:
     return str(modes[-1].get("network", "unknown")) if modes else "unknown"
 
 
+def notes_of(result: Result) -> list[str]:
+    """What a person should know of the world: as it was said when it was started, and now."""
+    lines = result.history.others
+    starts = [line["body"] for line in lines if line["event_type"] == "world_start"]
+    said = dict.fromkeys(str(note) for body in starts for note in body.get("notes") or ())
+    gone = (
+        f"{os.fsdecode(p)} is gone or replaced: what is pending there is not counted"
+        for p in result.gone
+    )
+    return [*said, *gone]
+
+
 def as_object(result: Result) -> dict[str, Any]:
     world = result.target.world
     return {
@@ -82,6 +102,7 @@ def as_object(result: Result) -> dict[str, Any]:
         "session": result.target.files.session_id,
         "commands": len(result.history.spans),
         "pending": as_dict(result.counts),
+        "notes": notes_of(result),
         "trace": {
             "lines": result.history.lines,
             "torn_bytes": result.history.torn_bytes,
@@ -113,6 +134,7 @@ def render(result: Result, form: str) -> None:
         ("pending", count_phrase(result.counts) or "nothing"),
         ("session", result.target.files.session_id),
         ("trace", trace),
+        *(("note", note) for note in notes_of(result)),
     ]
     output.put_pairs(pairs)
 

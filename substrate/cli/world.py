@@ -63,7 +63,11 @@ def _look(home: Home, name: str, session_id: str) -> Entry:
         world = load_world(files)
         stack = world.stack(files)
         frozen = tuple(layer for layer in stack.layers if is_frozen(stack, layer.number))
-        pending = len(diff_pending(replace(stack, layers=frozen))) if world.state == OPEN else 0
+        pending = (
+            len(diff_pending(replace(stack, layers=frozen), skip_gone=True))
+            if world.state == OPEN
+            else 0
+        )
         size = disk_bytes(world.layers_path(files)) if stack.layers else 0
         return Entry(
             name=name, session_id=session_id, world=world, pending=pending, size_bytes=size

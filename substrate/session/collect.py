@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from substrate.errors import SessionBusy, SubstrateError
-from substrate.session import layer_place, opening, restack, store
+from substrate.session import layer_place, opening, restack, stand_ins, store
 from substrate.session.fork_bases import used_by_forks
 from substrate.session.home import Home
 from substrate.session.pending import open_pending
@@ -157,6 +157,8 @@ def _candidates(home: Home, session_id: str, used: int) -> list[_Candidate]:
         if not os.path.exists(files.world_path + b"/meta.json"):
             return []
         world = load_world(files)
+        if world.state != OPEN:
+            stand_ins.remove(files.world_path)  # a death at the end of the world left them
         numbers = _removable(files, world, used)
         if not numbers:
             return []

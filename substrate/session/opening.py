@@ -84,7 +84,13 @@ def claim_for_run(home: Home, workspace: Workspace, wanted: str | None, *, fresh
         return claim_new(home)
     claimed = claim(home, session_id)
     if claimed.world is not None and claimed.world.state == OPEN:
-        return claimed
+        if wanted is not None or claimed.world.workspace == workspace.path:
+            return claimed
+        try:
+            _refuse_moved(claimed.world, claimed.files, workspace)
+        finally:
+            claimed.lock.drop()
+        return claim_new(home)
     claimed.lock.drop()
     if wanted is not None:
         raise StateError(
@@ -92,6 +98,19 @@ def claim_for_run(home: Home, workspace: Workspace, wanted: str | None, *, fresh
             hint="run without --world for a new one",
         )
     return claim_new(home)
+
+
+def _refuse_moved(world: WorldFile, files: SessionFiles, workspace: Workspace) -> None:
+    """A directory is known by its inode, what is pending in it by its path: it was moved since, or
+    is seen at a second place. A world with nothing pending is of no use to anybody."""
+    if not layers.list_layers(files.layers_path):
+        return
+    old, new = os.fsdecode(world.workspace), os.fsdecode(workspace.path)
+    raise StateError(
+        f"{new} was {old} when world {world.name} began, and what is pending there is of that name",
+        hint=f"move it back (or change to {old}) and apply or discard it; or add --fresh for a new "
+        "world here",
+    )
 
 
 def open_trace(home: Home, claimed: Claimed, *, durability: str) -> Opened:

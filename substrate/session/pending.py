@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from substrate.errors import StateError, TraceVersionError
-from substrate.session import layer_place, opening, restack, store
+from substrate.session import layer_place, opening, restack, stand_ins, store
 from substrate.session.fork_bases import refuse_while_forked, used_by_forks
 from substrate.session.history import History, load_history
 from substrate.session.home import Home
@@ -156,7 +156,7 @@ def make_room(home: Home, session_id: str, name: str) -> Removed:
         stack_file = load_stack_file(claimed.files)
         bare = claimed.world.bare_stack(claimed.files)
         stack = with_stack_file(bare, claimed.files, stack_file)
-        removed = Removed(layers=stack.numbers, counts=summary(diff_pending(stack)))
+        removed = Removed(layers=stack.numbers, counts=summary(diff_pending(stack, skip_gone=True)))
         known = max(stack.known, *stack.numbers, 0)
         layers.discard(stack)
         squash.remove_unused(bare)
@@ -279,7 +279,7 @@ class Held:
 
     def changes(self, *, include_scratch: bool = False) -> list[Change]:
         """All that is pending, against the host as it is now."""
-        return diff_pending(self.stack, include_scratch=include_scratch)
+        return diff_pending(self.stack, include_scratch=include_scratch, skip_gone=True)
 
     # --- apply
 
@@ -506,3 +506,4 @@ class Held:
         self.world = replace(self.world, state=state)
         save_world(self.opened.files, self.world)
         store.clear_current(self.home, self.world.workspace_key, self.opened.files.session_id)
+        stand_ins.remove(self.opened.files.world_path)

@@ -143,7 +143,10 @@ def _planned(
     """What the world of the probe overlays and binds: for root what every world does, since
     `/` alone may lack /usr; else one directory, over all that a world binds anyway."""
     if backend != "ns-user" and any(mount.mount_point == b"/" for mount in mounts):
-        return mount_plan.plan_root(mounts, os.path.isdir, (home.path,))
+        from substrate.session.host_look import HostLook
+
+        look = HostLook(os.geteuid(), os.getegid(), backend, home.path + b"/worlds")
+        return mount_plan.plan_root(mounts, look, (home.path,), idmapped=backend == "ns-root-idmap")
     target = base + b"/lower" if backend == "ns-user" else b"/"
     return mount_plan.MountPlan(overlays=(target,), read_only=(), notes=())
 
@@ -191,7 +194,8 @@ def _probe(
             net="none",
             hidden_directories=(),
             hidden_files=(),
-            read_only=planned.read_only,
+            bound=planned.read_only,
+            read_only=(),
             cgroup_unified=b"",
             cgroup_tasks=(),
             cgroup_dirs=(),

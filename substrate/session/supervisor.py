@@ -229,8 +229,10 @@ class _OneShot:
         group_name = cgroup.group_name(_WORLD_NUMBER)
         self.zygote.announce_groups(cgroup.directories(limit_plan, group_name))
         self.groups = groups = cgroup.create(limit_plan, group_name, nested=self.settings.userns)
+        ready = world_setup.make_ready(self.world, self.files, self.home, self.stack, self.host)
+        self.notes = (*self.notes, *ready.notes)
         spec = world_setup.spec_of(
-            self.world, self.files, self.home, self.stack, self.settings, self.host, groups
+            self.world, self.files, self.home, self.stack, self.settings, self.host, groups, ready
         )
         world_setup.refuse_hidden_cwd(self.cwd, spec)
         shown = (f"{os.fsdecode(path)} was shown on request" for path in self.settings.show)

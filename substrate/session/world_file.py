@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
     from substrate.session.store import SessionFiles
 
-#: what is written for a world with `layers_at`, which an older version would take for an empty
-#: one; all others have 1
+#: what is written for a world that an older version would take for another one: its layers lie
+#: elsewhere, or stand-ins lie below it
 FORMAT = 2
+_PLAIN_FORMAT = 1
 #: states of a world
 OPEN, APPLIED, DISCARDED = "open", "applied", "discarded"
 
@@ -50,10 +51,19 @@ class WorldFile:
     clock_offset_ns: int | None
     caches: tuple[bytes, ...] = ()  # outside of diff and apply, as scratch directories are
     layers_at: bytes = b""  # holds `layers` instead of the session's world (layer_place.py)
+    #: inode of each mount's directory, by index; 0 where it does not matter
+    inodes: tuple[int, ...] = ()
+    #: (index of the mount, directories of it, whether nothing else is shown): mount_plan.Spine
+    spines: tuple[tuple[int, tuple[bytes, ...], bool], ...] = ()
+    #: (index of the mount, directory in it) below which foreign owners are adopted (standin.py)
+    adopted: tuple[tuple[int, bytes], ...] = ()
 
     def layers_path(self, files: SessionFiles) -> bytes:
         """The directory of the world's layers."""
         return self.layers_at + b"/layers" if self.layers_at else files.layers_path
+
+    def _inodes(self) -> tuple[int, ...]:
+        return self.inodes or (0,) * len(self.mounts)
 
     def stack(self, files: SessionFiles) -> LayerStack:
         """The world's layers as they are on disk now. Raises StateError where they are gone."""
@@ -66,9 +76,13 @@ class WorldFile:
             from substrate.session.lost_layers import refuse_if_lost
 
             refuse_if_lost(files, self.name, self.layers_at)
+        stands_in = {place[0] for place in (*self.spines, *self.adopted)}
         return LayerStack(
             directory=self.layers_path(files),
-            mounts=tuple(OverlayMount(index=i, target=t) for i, t in enumerate(self.mounts)),
+            mounts=tuple(
+                OverlayMount(index=i, target=t, inode=inode, stands_in=i in stands_in)
+                for i, (t, inode) in enumerate(zip(self.mounts, self._inodes(), strict=True))
+            ),
             xattr_prefix=self.xattr_prefix,
             id_extents=self.id_extents if self.backend == "ns-root-idmap" else (),
             started_ns=self.started_ns,
@@ -78,10 +92,14 @@ class WorldFile:
         )
 
 
+def _is_special(world: WorldFile) -> bool:
+    return bool(world.layers_at or world.spines or world.adopted)
+
+
 def save_world(files: SessionFiles, world: WorldFile) -> None:
     """Writes the description in place of the older one."""
     plain: dict[str, Any] = {
-        "format": FORMAT if world.layers_at else 1,
+        "format": FORMAT if _is_special(world) else _PLAIN_FORMAT,
         "name": world.name,
         "state": world.state,
         "backend": world.backend,
@@ -97,9 +115,19 @@ def save_world(files: SessionFiles, world: WorldFile) -> None:
         "started_ns": str(world.started_ns),
         "caches": [text_or_b64(path) for path in world.caches],
         "clock_offset_ns": None if world.clock_offset_ns is None else str(world.clock_offset_ns),
+        "inodes": [str(inode) for inode in world.inodes],
     }
     if world.layers_at:
         plain["layers_at"] = text_or_b64(world.layers_at)
+    if world.spines:
+        plain["spines"] = [
+            {"mount": index, "ways": [text_or_b64(way) for way in ways], "bare": bare}
+            for index, ways, bare in world.spines
+        ]
+    if world.adopted:
+        plain["adopted"] = [
+            {"mount": index, "top": text_or_b64(top)} for index, top in world.adopted
+        ]
     path = files.world_path + b"/meta.json"
     fd = os.open(path + b".new", os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
@@ -142,7 +170,13 @@ def load_world(files: SessionFiles) -> WorldFile:
             ),
             # worlds of before there were any have none
             caches=tuple(bytes_of(item) for item in plain.get("caches", ())),
-            layers_at=bytes_of(plain["layers_at"]) if version >= 2 else b"",
+            layers_at=bytes_of(plain["layers_at"]) if "layers_at" in plain else b"",
+            inodes=tuple(int(inode) for inode in plain.get("inodes", ())),
+            spines=tuple(
+                (s["mount"], tuple(bytes_of(way) for way in s["ways"]), s["bare"])
+                for s in plain.get("spines", ())
+            ),
+            adopted=tuple((a["mount"], bytes_of(a["top"])) for a in plain.get("adopted", ())),
         )
     except OSError as error:
         raise StateError(
@@ -177,12 +211,25 @@ def _check_kinds(plain: dict[str, Any]) -> None:
         raise ValueError("the ids of its world are missing")
     if plain["xattr_prefix"] not in ("trusted.", "user."):
         raise ValueError(f"{plain['xattr_prefix']!r} is no prefix of marks")
+    count = len(plain["mounts"])
+    if len(plain.get("inodes", ())) not in (0, count):
+        raise ValueError("its mounts and their inodes are not as many")
+    for spine in plain.get("spines", ()):
+        if type(spine["bare"]) is not bool:
+            raise ValueError(f"{spine['bare']!r} is no truth value")
+    for place in (*plain.get("spines", ()), *plain.get("adopted", ())):
+        if type(place["mount"]) is not int or not 0 <= place["mount"] < count:
+            raise ValueError(f"{place['mount']!r} is none of its mounts")
+        for relative in place.get("ways", (place.get("top"),)):
+            raw = bytes_of(relative)
+            if raw.startswith(b"/") or b"\0" in raw or b".." in raw.split(b"/"):
+                raise ValueError(f"{relative!r} is no path in a mount")
     for path in (
         plain["workspace"],
         *plain["mounts"],
         *plain["read_only"],
         *plain.get("caches", ()),
-        *((plain["layers_at"],) if plain["format"] >= 2 else ()),
+        *((plain["layers_at"],) if "layers_at" in plain else ()),
     ):
         raw = bytes_of(path)
         if not raw.startswith(b"/") or b"\0" in raw or b".." in raw.split(b"/"):

@@ -12,10 +12,11 @@ import pwd
 import time
 
 from substrate.errors import ConfigError, HostUnsupported, StateError
-from substrate.session import layer_place
-from substrate.values import value
-from substrate.world import aliases, hidden, idmap, mount_plan, mountinfo, sockets
-from substrate.world.layers import TRUSTED, USER
+from substrate.session import layer_place, stand_ins
+from substrate.session.stand_ins import Ready
+from substrate.values import replace, value
+from substrate.world import aliases, hidden, idmap, linux, mount_plan, mountinfo, sockets
+from substrate.world.layers import SCRATCH, TRUSTED, USER, gone, is_there
 from substrate.world.scope import cache_roots
 from substrate.world.spec import OverlaySpec, WorldSpec
 
@@ -23,12 +24,17 @@ from .world_file import OPEN, WorldFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from substrate.session.home import Home
     from substrate.session.settings import Settings
     from substrate.session.store import SessionFiles
     from substrate.session.workspace import Workspace
     from substrate.world.cgroup import CgroupSet
-    from substrate.world.layers import LayerStack, OverlayMount
+    from substrate.world.layers import LayerStack
+
+
+_ENGINES = (b"/var/lib/docker", b"/var/lib/containerd", b"/var/lib/containers", b"/var/lib/kubelet")
 
 
 @value
@@ -39,11 +45,6 @@ class HostView:
     user_home: bytes
     uid: int
     gid: int
-
-    def is_mapped_rootless(self, path: bytes) -> bool:
-        """Whether owner and group of `path` exist in a rootless world, which has one of each."""
-        status = os.stat(path)
-        return (status.st_uid, status.st_gid) == (self.uid, self.gid)
 
 
 def look_at_host() -> HostView:
@@ -73,25 +74,41 @@ def describe_world(
     that is not the session's own.
 
     Raises HostUnsupported with a code of world.md §1."""
+    from substrate.session.host_look import HostLook
+
     place = layer_place.Place()
     if backend != "none":
         place = layer_place.make(
             home, host.mounts, session_id.encode(), userxattr=backend == "ns-user"
         )
         _refuse_chroot(host)
-    keep_out = (home.path, place.directory) if place.directory else (home.path,)
+    own = (home.path, place.directory) if place.directory else (home.path,)
+    look = HostLook(host.uid, host.gid, backend, home.path + b"/worlds")
+    adopted: tuple[tuple[int, bytes], ...] = ()
     if backend == "ns-user":
-        writable = [host.user_home, workspace.path, b"/tmp", b"/var/tmp", *settings.rw]
-        existing = tuple(os.path.realpath(p) for p in writable if os.path.isdir(p))
+        named = [os.path.realpath(p) for p in (workspace.path, *settings.rw) if os.path.isdir(p)]
+        if os.path.isfile(workspace.path + b"/.git"):
+            from substrate.session.repository import repository_elsewhere
+
+            repository = repository_elsewhere(workspace.path)
+            named += [] if repository is None else [repository]
+        writable = [p for p in (host.user_home, b"/tmp", b"/var/tmp") if os.path.isdir(p)]
+        existing = (*map(os.path.realpath, writable), *named)
         _refuse_root_as_workspace(existing)
-        planned = mount_plan.plan_rootless(
-            host.mounts, existing, os.path.isdir, keep_out, host.is_mapped_rootless
-        )
+        keep_out = (*own, *_secret_directories(host.user_home, existing))
+        planned = mount_plan.plan_rootless(host.mounts, existing, look, keep_out, workspace.path)
+        adopted = stand_ins.foreign_tops(host.uid, host.gid, planned.overlays, named)
     elif backend == "none":
         planned = mount_plan.MountPlan(overlays=(), read_only=(), notes=())
     else:
-        planned = mount_plan.plan_root(host.mounts, os.path.isdir, keep_out)
+        # mounts of containers by the dozen, in places that are hidden
+        engines = [e for e in _ENGINES if not mountinfo.is_below(workspace.path, e)]
+        planned = mount_plan.plan_root(
+            host.mounts, look, (*own, *engines), idmapped=backend == "ns-root-idmap"
+        )
     births = layer_place.without_births(place.directory or home.path) if planned.overlays else ""
+    extents = _extents(host, backend, int(name[1:]))
+    index = {target: i for i, target in enumerate(planned.overlays)}
     now = time.time_ns()
     return (
         WorldFile(
@@ -103,15 +120,27 @@ def describe_world(
             mounts=planned.overlays,
             read_only=planned.read_only,
             xattr_prefix=USER if backend == "ns-user" else TRUSTED,
-            id_extents=_extents(host, backend, int(name[1:]), workspace),
+            id_extents=extents,
             uid=host.uid if backend in ("ns-user", "none") else 0,
             gid=host.gid if backend in ("ns-user", "none") else 0,
             started_ns=now,
             clock_offset_ns=now - time.clock_gettime_ns(time.CLOCK_BOOTTIME),
             caches=cache_roots(host.user_home, os.environb.get(b"XDG_CACHE_HOME")),
             layers_at=place.directory,
+            inodes=tuple(map(_inode, planned.overlays)),
+            spines=tuple((index[s.target], s.ways, s.bare) for s in planned.spines),
+            adopted=adopted,
         ),
-        tuple(note for note in (*planned.notes, place.note, births) if note),
+        tuple(
+            note
+            for note in (
+                *planned.notes,
+                *_unmapped(workspace.path, extents if backend != "ns-user" else ()),
+                place.note,
+                births,
+            )
+            if note
+        ),
     )
 
 
@@ -123,6 +152,17 @@ def _refuse_chroot(host: HostView) -> None:
         )
 
 
+def _inode(target: bytes) -> int:
+    """What tells that the place is still the one that the world began with."""
+    return 0 if target == b"/" or target in SCRATCH else os.stat(target).st_ino
+
+
+def _secret_directories(user_home: bytes, needed: Iterable[bytes]) -> list[bytes]:
+    """Directly in a home, what is hidden and so needs no overlay."""
+    paths = [user_home + b"/" + n for n in hidden.HOME_SECRETS if b"/" not in n and b"*" not in n]
+    return [p for p in paths if not any(mountinfo.is_below(need, p) for need in needed)]
+
+
 def _refuse_root_as_workspace(roots: tuple[bytes, ...]) -> None:
     if b"/" in roots:
         raise HostUnsupported(
@@ -131,9 +171,7 @@ def _refuse_root_as_workspace(roots: tuple[bytes, ...]) -> None:
         )
 
 
-def _extents(
-    host: HostView, backend: str, number: int, workspace: Workspace
-) -> tuple[tuple[int, int, int], ...]:
+def _extents(host: HostView, backend: str, number: int) -> tuple[tuple[int, int, int], ...]:
     if backend == "ns-user":
         return ((host.uid, host.uid, 1), (host.gid, host.gid, 1))
     if backend != "ns-root-idmap":
@@ -145,9 +183,18 @@ def _extents(
                 taken += idmap.parse_subordinate(file.read())
         except FileNotFoundError:
             continue
-    owner = os.stat(workspace.path)
-    far = [i for entry in pwd.getpwall() for i in (entry.pw_uid, entry.pw_gid)]
-    return idmap.choose_extents(number, taken, [*far, owner.st_uid, owner.st_gid])
+    return idmap.choose_extents(number, taken)
+
+
+def _unmapped(path: bytes, extents: tuple[tuple[int, int, int], ...]) -> tuple[str, ...]:
+    """A note where a world with shifted ids has no id for the owner of its workspace."""
+    status = os.stat(path)
+    if not extents or all(idmap.is_mapped(extents, i) for i in (status.st_uid, status.st_gid)):
+        return ()
+    return (
+        f"E-UNMAPPED-OWNER: {os.fsdecode(path)} belongs to {status.st_uid}:{status.st_gid}, which no "
+        "world with shifted ids has, so it stays read-only (--backend ns-root shifts none)",
+    )
 
 
 def spec_of(
@@ -158,20 +205,26 @@ def spec_of(
     settings: Settings,
     host: HostView,
     cgroups: CgroupSet,
+    ready: Ready,
 ) -> WorldSpec:
     """What the zygote needs to start the world on the newest layer of `stack`."""
     *frozen, newest = [layer.number for layer in stack.layers] or [0]
     overlays = tuple(
         OverlaySpec(
             target=mount.target,
-            lowers=tuple(stack.upper(source, mount.index) for source in stack.sources(frozen)),
+            lowers=(
+                *(stack.upper(source, mount.index) for source in stack.sources(frozen)),
+                *((ready.over[mount.index],) if mount.index in ready.over else ()),
+            ),
             upper=stack.upper(newest, mount.index),
             work=stack.work(newest, mount.index),
+            lowest=ready.lowest.get(mount.index, b""),
+            no_exec=b"noexec" in mountinfo.mount_of(host.mounts, mount.target).options,
         )
-        for mount in stack.mounts
-        if _is_there(mount, stack, world)
+        for mount in ready.present
     )
     directories, single_files = _hidden_paths(world, home, settings, host)
+    orphans = {m.mount_point for m in host.mounts if mountinfo.is_orphan(m)}
     return WorldSpec(
         number=1,
         backend=world.backend,
@@ -182,13 +235,10 @@ def spec_of(
         gid=world.gid,
         groups=(),
         net=settings.net,
-        hidden_directories=directories,
+        hidden_directories=(*directories, *sorted(orphans)),
         hidden_files=single_files,
-        read_only=tuple(
-            path
-            for path in dict.fromkeys((*world.read_only, *map(os.path.realpath, settings.ro)))
-            if os.path.lexists(path)
-        ),
+        bound=tuple(sorted(filter(_exists, {*world.read_only, *ready.bound} - orphans))),
+        read_only=tuple(filter(_exists, map(os.path.realpath, settings.ro))),
         cgroup_unified=cgroups.birthplace,
         cgroup_tasks=cgroups.tasks,
         cgroup_dirs=cgroups.directories,
@@ -197,18 +247,40 @@ def spec_of(
     )
 
 
-def _is_there(mount: OverlayMount, stack: LayerStack, world: WorldFile) -> bool:
-    """Whether a place that was overlaid when the world began is still on the host: a mount
-    that has gone is left out, unless the world holds changes of it."""
-    if os.path.isdir(mount.target):
-        return True
-    if any(not stack.is_empty(layer.number, mount.index) for layer in stack.layers):
-        shown = os.fsdecode(mount.target)
-        raise StateError(
-            f"{shown} is gone, and world {world.name} holds changes of what was in it",
-            hint="bring it back (mount it again), or use --fresh for a new world",
-        )
-    return False
+def _exists(path: bytes) -> bool:
+    """As lexists(3), without asking the server of a filesystem that is mounted there."""
+    try:
+        linux.cached_type(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # such as a mount whose server is gone: it is there to be bound
+    return True
+
+
+def make_ready(
+    world: WorldFile, files: SessionFiles, home: Home, stack: LayerStack, host: HostView
+) -> Ready:
+    """What the world's overlays lie on for one command.
+
+    A place that was overlaid when the world began and is not what it was (a mount that has gone, another
+    directory under its name) is bound read-only as it is now. Raises StateError where the
+    world holds changes of it, HostUnsupported (E-LOWER-SUBMOUNT)."""
+    present = []
+    strange = []
+    for mount in stack.mounts:
+        if is_there(mount):
+            present.append(mount)
+            continue
+        if any(not stack.is_empty(number, mount.index) for number in stack.numbers):
+            raise gone(mount)
+        if os.path.isdir(mount.target):
+            strange.append(mount.target)
+    if world.backend != "ns-user":
+        return Ready(present=tuple(present), bound=tuple(strange))
+    pending = len(stack.layers) > 1
+    ready = stand_ins.refresh(world, files, host.mounts, present, (home.path,), pending=pending)
+    return replace(ready, bound=tuple(dict.fromkeys((*ready.bound, *strange))))
 
 
 def _hidden_paths(

@@ -13,10 +13,14 @@ from substrate.world.mountinfo import Mount
 AS_ROOT = os.geteuid() == 0
 
 
+_ids = iter(range(2, 1_000_000))
+
+
 def mount(point, filesystem, options=b"rw"):
+    """A mount on the root, which has the id 1."""
     return Mount(
-        mount_id=1,
-        parent_id=0,
+        mount_id=1 if point == "/" else next(_ids),
+        parent_id=0 if point == "/" else 1,
         device=(0, 1),
         root=b"/",
         mount_point=os.fsencode(point),

@@ -227,19 +227,3 @@ def test_a_mount_that_has_gone_with_changes_is_told(idmap, passing_mount):
     done = idmap.substrate("-c", "true")
     assert done.returncode == 125
     assert done.stderr.startswith(b"substrate: %s is gone" % os.fsencode(place))
-
-
-def test_a_mount_that_a_rootless_world_cannot_overlay_is_named(user):
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    user.forget()
-    place = user.make_directory(user.base / "home" / "mounted")
-    subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
-    try:
-        done = user.substrate("-c", "true")
-    finally:
-        subprocess.run(["umount", place], check=True)
-    assert done.returncode == 125
-    assert b"E-LOWER-SUBMOUNT" in done.stderr
-    assert os.fsencode(place) in done.stderr
-    assert user.substrate("-c", "exit 6").returncode == 6

@@ -28,6 +28,14 @@ def test_back_from_the_bind():
     assert b"/home/ann/.aws" in aliases([b"/srv/ann/.aws"], TABLE)
 
 
+def test_of_a_whole_filesystem():
+    twice = parse_mountinfo(
+        b"1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 8:2 / /b rw - ext4 /dev/b rw\n"
+        b"3 1 8:2 / /c rw - ext4 /dev/b rw\n"
+    )
+    assert aliases([b"/b"], twice) == (b"/c",)
+
+
 def test_another_filesystem_is_no_alias():
     assert aliases([b"/etc/shadow"], TABLE) == ()
     assert aliases([b"/home/bob/.ssh"], TABLE) == ()

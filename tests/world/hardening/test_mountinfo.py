@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from substrate.world import mountinfo
 
 
-def line(point, filesystem="ext4", *, options="rw", super_options="rw", number=1, root="/"):
+def line(point, filesystem="ext4", *, options="rw", super_options="rw", number=1, parent=0):
     return (
-        f"{number} 0 8:1 {root} {point} {options} shared:1 - {filesystem} /dev/x {super_options}\n"
+        f"{number} {parent} 8:1 / {point} {options} shared:1 - {filesystem} /dev/x"
+        f" {super_options}\n"
     )
 
 
@@ -71,20 +72,53 @@ def test_the_hosts_own():
 
 
 def test_submounts_are_strictly_below():
-    mounts = parse(line("/"), line("/home"), line("/home/a"), line("/homes"))
+    mounts = parse(
+        line("/"),
+        line("/home", number=2, parent=1),
+        line("/home/a", number=3, parent=2),
+        line("/homes", number=4, parent=1),
+    )
     assert points(mountinfo.submounts(mounts, b"/home")) == [b"/home/a"]
     assert points(mountinfo.submounts(mounts, b"/")) == [b"/home", b"/home/a", b"/homes"]
+    assert mountinfo.mounted_on(mounts, b"/") == (b"/home", b"/homes")
+    assert mountinfo.mounted_on(mounts, b"/home") == (b"/home/a",)
+    assert mountinfo.mounted_on(mounts, b"/home/a") == ()
 
 
 def test_what_is_covered_is_not_seen():
-    mounts = parse(line("/"), line("/a/b", number=2), line("/a", number=3), line("/a/c", number=4))
-    assert points(mountinfo.submounts(mounts, b"/")) == [b"/a", b"/a/c"]
+    mounts = parse(
+        line("/"),
+        line("/a/b", number=2, parent=1),
+        line("/a", number=3, parent=1),
+        line("/a/c", number=4, parent=3),
+        line("/a-b", number=5, parent=1),
+        line("/a/b/d", number=6, parent=2),
+    )
+    assert points(mountinfo.submounts(mounts, b"/")) == [b"/a", b"/a-b", b"/a/c"]
+    assert mountinfo.mount_of(mounts, b"/a/b/d/e").mount_id == 3
 
 
-def test_of_stacked_mounts_the_last_is_seen():
-    mounts = parse(line("/"), line("/a", "ext4", number=2), line("/a", "tmpfs", number=3))
-    assert [m.filesystem for m in mountinfo.submounts(mounts, b"/")] == [b"tmpfs"]
-    assert mountinfo.mount_of(mounts, b"/a/x").filesystem == b"tmpfs"
+def test_of_stacked_mounts_the_topmost_is_seen_whatever_the_order():
+    lines = (
+        line("/"),
+        line("/a", "ext4", number=2, parent=1),
+        line("/a", "tmpfs", number=3, parent=2),
+        line("/a/x", "xfs", number=4, parent=2),
+    )
+    for mounts in (parse(*lines), parse(*reversed(lines))):
+        assert [m.filesystem for m in mountinfo.submounts(mounts, b"/")] == [b"tmpfs"]
+        assert mountinfo.mount_of(mounts, b"/a/x").filesystem == b"tmpfs"
+
+
+def test_a_root_that_was_mounted_over():
+    mounts = parse(
+        line("/", "rootfs", parent=1),
+        line("/", "ext4", number=2, parent=1),
+        line("/home", number=3, parent=2),
+        line("/old", number=4, parent=1),
+    )
+    assert mountinfo.mount_of(mounts, b"/x").filesystem == b"ext4"
+    assert points(mountinfo.submounts(mounts, b"/")) == [b"/home"]
 
 
 def test_a_path_without_a_mount():

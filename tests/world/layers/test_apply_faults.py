@@ -23,6 +23,7 @@ from substrate.world import (
     identity,
     journal,
     linux,
+    names,
     parents,
     recover,
     refusal,
@@ -43,6 +44,7 @@ MODULES = (
     beneath,
     identity,
     journal,
+    names,
     parents,
     removal,
     restored,
@@ -83,15 +85,18 @@ CALLS = frozenset(
         "lseek",
         "openat2",
         "renameat2",
-        "syncfs",
+        "sync_around",
     ]
 )
 
 
 class Faults:
-    """Lets the call number `at` (from 1) fail with `number`, once; or runs `act` before it."""
+    """Lets the call number `at` (from 1) fail with `number`, once; or runs `act` before it.
 
-    def __init__(self) -> None:
+    `flags`: whether renameat2(2) knows any, as it does not on NFS."""
+
+    def __init__(self, flags: bool = True) -> None:
+        self.flags = flags
         self.at = 0
         self.number = errno.ENOSPC
         self.count = 0
@@ -102,6 +107,8 @@ class Faults:
 
     def around(self, name: str, call: Any) -> Any:
         def faulty(*arguments: Any, **options: Any) -> Any:
+            if name == "renameat2" and not self.flags:
+                raise OSError(errno.EINVAL, "no flags")
             if self.at:
                 self.count += 1
                 if self.count == self.at:
@@ -152,12 +159,15 @@ def attempt(world: Any, faults: Faults, at: int) -> str:
     return "applied"
 
 
-def test_each_call_fails_once(trusted_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("flags", [True, False])
+def test_each_call_fails_once(
+    trusted_world: Any, monkeypatch: pytest.MonkeyPatch, flags: bool
+) -> None:
     world = trusted_world
     prepare(world, some_host)
     wanted = run(world, some_changes)
     before = snapshot(world.host, inodes=True)
-    faults = Faults()
+    faults = Faults(flags)
     inject(faults, monkeypatch)
     at, last = 0, ""
     while True:
@@ -184,8 +194,9 @@ class Crash(BaseException):
     """Stands for kill -9: nothing of ours runs after it."""
 
 
+@pytest.mark.parametrize("flags", [True, False])
 def test_killed_at_each_call_then_recovered(
-    trusted_world: Any, monkeypatch: pytest.MonkeyPatch
+    trusted_world: Any, monkeypatch: pytest.MonkeyPatch, flags: bool
 ) -> None:
     world = trusted_world
     prepare(world, some_host)
@@ -197,7 +208,7 @@ def test_killed_at_each_call_then_recovered(
         def fail(self, name: str) -> None:
             os._exit(9)
 
-    faults = Kill()
+    faults = Kill(flags)
     inject(faults, monkeypatch)
     at = 0
     outcomes = set()
