@@ -117,6 +117,7 @@ class _MountCheck:
         self.tick = tick_ns()
         deleted = [c for c in plan.changes if c.kind == DELETED and c.mount == index]
         self.deleted = {(c.before.size, c.before.mtime_ns) for c in deleted if c.before}
+        self.added = {c.path for c in plan.changes if c.kind == ADDED and c.mount == index}
         self.start = len(mount.target.rstrip(b"/")) + 1
         self.origins = Origins(self.view, [c.path[self.start :] for c in deleted])
 
@@ -190,15 +191,25 @@ class _MountCheck:
                 unlocked.relock()
 
     def _directory_is_unchanged(self, relative: bytes) -> bool:
-        """Whether no name can have left the host's directory since the world started."""
+        """Whether no name can have left the host's directory since the world started, but by
+        an apply of ours that was undone. One that the plan makes cannot have lost any; whether
+        the host has deleted the directory itself is a question of its own."""
+        parent = relative.rpartition(b"/")[0]
+        if self.view.path(parent) in self.added:
+            return True
         try:
-            fd, _none = self.view.open_parent(0, relative.rpartition(b"/")[0])
+            fd, _none = self.view.open_parent(0, parent)
         except StateError:
             return False
         try:
-            return os.fstat(fd).st_ctime_ns <= self.stack.started_ns - self.tick
+            status = os.fstat(fd)
         finally:
             os.close(fd)
+        changed_ns = status.st_ctime_ns
+        ours = self.restored.get(self.view.path(parent))
+        if ours is not None and ours[:2] == (status.st_ino, changed_ns):
+            changed_ns = ours[2]
+        return changed_ns <= self.stack.started_ns - self.tick
 
     def _born_after_start(self, relative: bytes) -> bool:
         parent, _, name = relative.rpartition(b"/")

@@ -10,7 +10,6 @@ import os
 from typing import Any
 
 from substrate.errors import StateError
-from substrate.world import linux
 from substrate.world.aside import Aside, from_types, remove_aside
 from substrate.world.attributes import Saved, restore
 from substrate.world.beneath import LOOKUP, READ, open_beneath, open_root
@@ -25,7 +24,11 @@ from substrate.world.identity import (
 from substrate.world.journal import octets
 from substrate.world.parents import is_shared, open_private, private_name, staged_name
 from substrate.world.removal import Stranger, remove_tree
+from substrate.world.window import rename_back
 
+#: fields of an identity (identity.py) that are compared: all but the device; not the mode; and
+#: neither mode, owner nor time
+ALL, NOT_MODE, CONTENT_ONLY = (0, 2, 3, 4, 5, 6, 7), (0, 2, 3, 4, 6, 7), (0, 2, 3)
 Directory = tuple[str, str]  # target and parent, as the journal has them
 
 
@@ -93,6 +96,8 @@ class Leftover:
         self.intent = intent
         self.after = staged
         self.made: list[int] = []  # directories that were staged
+        #: inodes that the apply changes in place: another name of one can be displaced
+        self.in_place: frozenset[int] = frozenset()
         self.name = octets(intent["name"])
         self.staged_name = staged_name(places.identifier, self.number)
         self.parent = octets(intent["target"]).rstrip(b"/") + b"/" + octets(intent["parent"])
@@ -126,11 +131,15 @@ class Leftover:
         return place + b"/" + self.staged_name
 
     def here_is(self, side: dict[str, Any], key: str) -> bool:
-        return matches(self.fd, self.name, side, key)
+        return matches(self.fd, self.name, side, key, self._counts(side[key]))
 
-    def aside_is(self, side: dict[str, Any], key: str, *, mode: bool = True) -> bool:
+    def aside_is(self, side: dict[str, Any], key: str, counts: tuple[int, ...] = ()) -> bool:
         fd = self.aside_fd
-        return fd is not None and matches(fd, self.staged_name, side, key, mode=mode)
+        counts = counts or self._counts(side[key])
+        return fd is not None and matches(fd, self.staged_name, side, key, counts)
+
+    def _counts(self, identity: list[Any]) -> tuple[int, ...]:
+        return CONTENT_ONLY if identity[2] in self.in_place else ALL
 
     def inode_here(self) -> Inode | None:
         return inode_at(self.fd, self.name)
@@ -176,17 +185,20 @@ class Leftover:
         aside_fd = self.aside_fd
         if aside_fd is None:
             raise Stranger(self.name)
-        if self.displaces and not is_inode(self.inode_aside(), self.intent["before"]):
+        before = self.intent["before"] if self.displaces else None
+        if before is not None and not is_inode(self.inode_aside(), before):
             raise Stranger(self.staged_name)
         if self.operation == "delete":
-            linux.renameat2(aside_fd, self.staged_name, self.fd, self.name, linux.RENAME_NOREPLACE)
-            return
-        assert self.after is not None
-        if not is_inode(self.inode_here(), self.after["after"]):
-            raise Stranger(self.name)
-        create = self.operation == "create"
-        flag = linux.RENAME_NOREPLACE if create else linux.RENAME_EXCHANGE
-        linux.renameat2(self.fd, self.name, aside_fd, self.staged_name, flag)
+            assert before is not None
+            kind, wanted = "delete", before
+        else:
+            assert self.after is not None
+            if not is_inode(self.inode_here(), self.after["after"]):
+                raise Stranger(self.name)
+            kind, wanted = self.operation, before or self.after["after"]
+        rename_back(
+            kind, self.fd, self.name, aside_fd, self.staged_name, lambda i: is_inode(i, wanted)
+        )
 
     def displaced_aside(self, device: int) -> Aside:
         before = self.intent["before"]
@@ -263,20 +275,19 @@ def is_inode(found: Inode | None, side: list[Any]) -> bool:
     return found is not None and [found[0], found[2]] == [side[0], side[2]]
 
 
-def _same(identity: tuple[Any, ...], wanted: list[Any]) -> bool:
-    return [identity[0], *identity[2:]] == [wanted[0], *wanted[2:]]
+def _same(identity: tuple[Any, ...], wanted: list[Any], counts: tuple[int, ...] = ALL) -> bool:
+    return all(identity[i] == wanted[i] for i in counts)
 
 
-def matches(fd: int, name: bytes, side: dict[str, Any], key: str, *, mode: bool = True) -> bool:
+def matches(
+    fd: int, name: bytes, side: dict[str, Any], key: str, counts: tuple[int, ...] = ALL
+) -> bool:
     """Whether `name` is what the journal says of this side."""
     try:
         status = os.stat(name, dir_fd=fd, follow_symlinks=False)
     except FileNotFoundError:
         return False
-    found, wanted = list(identity_of(status)), list(side[key])
-    if not mode:
-        found[5] = wanted[5]
-    if not _same(tuple(found), wanted):
+    if not _same(identity_of(status), side[key], counts):
         return False
     if side.get("tree") is not None:
         try:

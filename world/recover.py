@@ -22,6 +22,7 @@ from substrate.world.beneath import LOOKUP, open_beneath, open_root
 from substrate.world.identity import Identity, identity_of, inode_at
 from substrate.world.journal import load_journal, octets, remove_journal
 from substrate.world.leftover import (
+    NOT_MODE,
     Directory,
     Leftover,
     Places,
@@ -213,9 +214,12 @@ class _Recovery:
 
     def _look(self) -> list[str]:
         unclear = []
+        metas = [i for i in self.lines.intents if i["operation"] == "meta"]
+        in_place = frozenset(i["saved"]["inode"] for i in metas)
         for intent in self.lines.intents:
             entry = Leftover(self.places, intent, self.lines.staged.get(intent["n"]))
             entry.made = self.lines.made.get(intent["n"], [])
+            entry.in_place = in_place
             try:
                 wrong = self._is_wrong(entry)
             except OSError as error:
@@ -240,7 +244,7 @@ class _Recovery:
                 return False  # it is kept as it is
             # Part of a displaced directory may be gone: only its top is compared.
             before = {"before": entry.intent["before"]}
-            return not entry.aside_is(before, "before", mode=False)
+            return not entry.aside_is(before, "before", NOT_MODE)
         return "ready" in self.lines.kinds and entry.progress() is None
 
     # --- back

@@ -366,7 +366,8 @@ class _Check:
             os.close(fd)
             if unlocked is not None:
                 unlocked.relock()
-        state.mode, state.uid, state.gid = one.before[5:8]
+        if one.kept != MOVED:  # the copy's may be ours
+            state.mode, state.uid, state.gid = one.before[5:8]
         return state
 
     def _is_displaced(self, fd: int, status: os.stat_result) -> bool:
@@ -374,7 +375,10 @@ class _Check:
         assert one.before is not None
         if one.kept != MOVED:
             return (identity[0], *identity[3:5]) == (one.before[0], *one.before[3:5])
-        if (identity[0], *identity[2:]) != (one.before[0], *one.before[2:]):
+        # What has another name on the host as well can have got a new mode or time there, from
+        # this very apply, too: it was and is that file.
+        last = 4 if status.st_nlink > 1 and one.digest is not None else 8
+        if (identity[0], *identity[2:last]) != (one.before[0], *one.before[2:last]):
             return False
         if one.tree is not None:
             return fingerprint(list_tree(fd, one.name)) == one.tree

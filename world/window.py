@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 
 from substrate.errors import StateError
 from substrate.world import linux
@@ -18,6 +19,7 @@ from substrate.world.attributes import restore, set_meta
 from substrate.world.beneath import LOOKUP, open_beneath
 from substrate.world.identity import (
     Identity,
+    Inode,
     before_matches,
     identity_of,
     inode_at,
@@ -27,6 +29,7 @@ from substrate.world.intent import Before
 from substrate.world.job import Job, path_in_mount
 from substrate.world.plan import Operation, OperationKind
 from substrate.world.refusal import host_changed
+from substrate.world.removal import Stranger
 from substrate.world.view import HOST
 
 
@@ -124,22 +127,20 @@ class Window:
         if operation.change.before is not None:
             displaced = self.before.displaced[operation.number][:3]
         if operation.kind is OperationKind.DELETE:
-            if aside is not None:
-                if aside != displaced:
-                    raise StateError("what it displaced was replaced")
-                linux.renameat2(aside_fd, staged, parent_fd, name, linux.RENAME_NOREPLACE)
-            return
-        ours = self.staged[operation.number][:3]
-        if aside == ours:
-            return  # it did not happen
-        if here != ours:
-            raise StateError("the host replaced it after it was applied")
+            if aside is None:
+                return
+        else:
+            ours = self.staged[operation.number][:3]
+            if aside == ours:
+                return  # it did not happen
+            if here != ours:
+                raise StateError("the host replaced it after it was applied")
         if aside != displaced:
             raise StateError("what it displaced was replaced")
-        flag = linux.RENAME_EXCHANGE
-        if operation.kind is OperationKind.CREATE:
-            flag = linux.RENAME_NOREPLACE
-        linux.renameat2(parent_fd, name, aside_fd, staged, flag)
+        wanted = here if displaced is None else displaced
+        rename_back(
+            operation.kind, parent_fd, name, aside_fd, staged, lambda found: found == wanted
+        )
 
     # --- after
 
@@ -175,3 +176,30 @@ class Window:
             if status.st_ino == inode and status.st_ctime_ns != ctime_ns and path not in known:
                 entries.append((path, inode, status.st_ctime_ns, ctime_ns))
         return entries
+
+
+def rename_back(
+    kind: str, fd: int, name: bytes, aside_fd: int, staged: bytes, is_it: Callable[[Inode], bool]
+) -> None:
+    """Takes back what `exchange_all` did with a name. A rename knows names only, so what it
+    moved is compared afterwards, and goes back if it is another entry.
+
+    Raises OSError, Stranger."""
+    if kind == OperationKind.CREATE:
+        linux.renameat2(fd, name, aside_fd, staged, linux.RENAME_NOREPLACE)
+        found = inode_at(aside_fd, staged)
+    elif kind == OperationKind.DELETE:
+        linux.renameat2(aside_fd, staged, fd, name, linux.RENAME_NOREPLACE)
+        found = inode_at(fd, name)
+    else:
+        linux.renameat2(fd, name, aside_fd, staged, linux.RENAME_EXCHANGE)
+        found = inode_at(fd, name)
+    if found is not None and is_it(found):
+        return
+    if kind == OperationKind.CREATE:
+        linux.renameat2(aside_fd, staged, fd, name, linux.RENAME_NOREPLACE)
+    elif kind == OperationKind.DELETE:
+        linux.renameat2(fd, name, aside_fd, staged, linux.RENAME_NOREPLACE)
+    else:
+        linux.renameat2(fd, name, aside_fd, staged, linux.RENAME_EXCHANGE)
+    raise Stranger(name)

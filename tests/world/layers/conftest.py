@@ -169,6 +169,8 @@ class World:
             linux.setns(user_namespace, linux.CLONE_NEWUSER)
             os.setresgid(0, 0, 0)
             os.setresuid(0, 0, 0)
+        if self.flavour == "user":
+            linux.set_capabilities(0, 0)  # as in a world: its user may do what the host's may
         return work(os.fsencode(self.mount_point))
 
 
