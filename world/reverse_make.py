@@ -196,7 +196,9 @@ class ReverseMaker(Removing):
             self._inodes[number] = after.inode
         start = len(operation.change.path)
         inner = [
-            (c.path[start:], c.before.ctime_ns) for c in operation.removed if copied and c.before
+            (c.path[start:], upper.stager.first_ctime_ns(c.before))
+            for c in operation.removed
+            if copied and c.before
         ]
         displaced = kind in (OperationKind.REPLACE, OperationKind.DELETE)
         return Recorded(
@@ -302,6 +304,7 @@ class _HostStager(Stager):
         #: (path, inode, change time now, before) of files that had to be unlocked for reading
         self.touched: list[tuple[bytes, int, int, int]] = []
         self._ctimes: dict[tuple[int, int], int] = {}
+        self._first: dict[tuple[int, int], int] = {}
 
     def _must_be(self, fd: int, name: bytes, state: FileState, relative: bytes) -> None:
         status = os.stat(name, dir_fd=fd, follow_symlinks=False)
@@ -330,8 +333,14 @@ class _HostStager(Stager):
 
     def _note_touched(self, relative: bytes, status: os.stat_result, state: FileState) -> None:
         path, now = self.view.path(relative), status.st_ctime_ns
+        key = (status.st_dev, status.st_ino)
         self.touched.append((path, status.st_ino, now, state.ctime_ns))
-        state.ctime_ns = self._ctimes[status.st_dev, status.st_ino] = now
+        self._first.setdefault(key, state.ctime_ns)
+        state.ctime_ns = self._ctimes[key] = now
+
+    def first_ctime_ns(self, state: FileState) -> int:
+        """The change time that the host's file had before we unlocked it."""
+        return self._first.get((state.dev, state.inode), state.ctime_ns)
 
     def _attributes(self, relative: bytes, where: int | str, state: FileState) -> dict[str, bytes]:
         marks = self.view.marks
@@ -382,7 +391,7 @@ class _Upper:
         os.makedirs(path, mode=0o700)
         self.root = open_root(path)
         self.top_fd = open_root(os.path.dirname(path))
-        self._stager = _HostStager(self.view, root=self.root)
+        self.stager = _HostStager(self.view, root=self.root)
         #: directories by their path, in the order in which they were made
         self._made: dict[bytes, FileState] = {}
         self._open: tuple[bytes, int] | None = None
@@ -391,7 +400,7 @@ class _Upper:
         #: entries that were copied, as they were, and what the apply will make of them
         self.was: dict[int, Entry] = {}
         self.expected: dict[int, Entry] = {}
-        self._stager.made[b""] = inode_of(os.fstat(self.root))
+        self.stager.made[b""] = inode_of(os.fstat(self.root))
         self._made[b""] = self._state(b"")
 
     def directory(self, relative: bytes) -> int:
@@ -415,7 +424,7 @@ class _Upper:
 
     def _stage(self, relative: bytes, state: FileState, fd: int, name: bytes) -> None:
         parent = relative.rpartition(b"/")[0]
-        self._stager.stage(relative, state, parent, fd, name, open_directory=True)
+        self.stager.stage(relative, state, parent, fd, name, open_directory=True)
         if state.type == "directory":
             self._made[relative] = state
 
@@ -438,15 +447,15 @@ class _Upper:
         relative, state, number = path_in_mount(operation), operation.before, operation.number
         if state.type == "directory":
             self.directory(relative)
-            attributes = self._stager.read_directory(relative, state)
+            attributes = self.stager.read_directory(relative, state)
             content = ""
         else:
             fd = self.directory(operation.parent)
-            self._stager.copied_up = state.type == "file"
+            self.stager.copied_up = state.type == "file"
             self._stage(relative, state, fd, operation.name)
-            self._stager.copied_up = False
-            attributes = self._stager.raw.get((state.dev, state.inode), {})
-            content = self._stager.entries[relative].content
+            self.stager.copied_up = False
+            attributes = self.stager.raw.get((state.dev, state.inode), {})
+            content = self.stager.entries[relative].content
         was = Entry(
             state.type,
             state.inode,
@@ -475,8 +484,8 @@ class _Upper:
         self._stage(relative, operation.before, self.directory(operation.parent), operation.name)
         if operation.before.type != "directory":
             key = (operation.before.dev, operation.before.inode)
-            raw = digest_of_attributes(self._stager.raw.get(key, {}))
-            self.was[operation.number] = self._stager.entries[relative]._replace(attributes=raw)
+            raw = digest_of_attributes(self.stager.raw.get(key, {}))
+            self.was[operation.number] = self.stager.entries[relative]._replace(attributes=raw)
         for change in operation.removed:
             assert change.before is not None
             inner = relative + change.path[start:]
@@ -492,16 +501,18 @@ class _Upper:
         moving something in. Gives the change times of the host that this has set."""
         self._leave()
         for relative, state in reversed(self._made.items()):
-            if os.geteuid() != 0 and state.mode & 0o700 != 0o700:
-                self.closed.append((self._mount.index, relative, state.mode))
-                state.mode |= 0o700
+            mode = state.mode
+            if os.geteuid() != 0 and mode & 0o700 != 0o700:
+                self.closed.append((self._mount.index, relative, mode))
+                state.mode |= 0o700  # for now
             parent, _, name = relative.rpartition(b"/")
             fd = open_beneath(self.root, parent, LOOKUP) if relative else os.dup(self.top_fd)
             try:
-                self._stager.finish_directory(relative, state, fd, name or b"upper")
+                self.stager.finish_directory(relative, state, fd, name or b"upper")
             finally:
                 os.close(fd)
-        return self._stager.touched
+                state.mode = mode
+        return self.stager.touched
 
     def narrow(self) -> None:
         close_directories(self._job.world_directory, NEW, self.closed)
