@@ -114,10 +114,11 @@ def set_meta(view: MountView, relative: bytes, parent_fd: int, change: Change) -
                 kept = True
         attributes = _attribute_names(change.what)
         _open_up(path, status, attributes)
+        present = os.listxattr(path) if attributes else []
         for attribute in attributes:
             if attribute in wanted:
                 os.setxattr(path, attribute, wanted[attribute])
-            else:
+            elif attribute in present:  # a change of owner takes capabilities (chown(2))
                 os.removexattr(path, attribute)
         if after.type != "symlink":
             os.chmod(path, after.mode)  # always: a change of owner clears setuid

@@ -27,6 +27,8 @@ class Job:
         self.widened = Widened(self.views)
         #: what each operation's target had as its change time when the apply first saw it
         self.ctimes: dict[int, int] = {}
+        #: change times that we have set meanwhile, by device and inode (of any of its names)
+        self.touched: dict[tuple[int, int], int] = {}
 
     def displacing(self) -> list[Operation]:
         """The operations that take something of the host away."""

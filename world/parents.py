@@ -24,6 +24,8 @@ from substrate.world.plan import Operation
 from substrate.world.refusal import host_changed
 from substrate.world.view import HOST, MountView
 
+#: in a directory of our own, so that nobody can remove it while nothing else is in it
+_KEEP = b"keep"
 #: index of the mount, path below its target
 Place = tuple[int, bytes]
 
@@ -119,6 +121,8 @@ class Parents:
             status = os.fstat(made)
             if status.st_uid != os.geteuid() or status.st_mode & 0o077 or os.listdir(made):
                 raise replaced(self._views[place[0]].path(operation.parent))
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            os.close(os.open(_KEEP, flags, 0o600, dir_fd=made))
             self._private[place] = inode_of(status)
         finally:
             os.close(made)
@@ -150,7 +154,10 @@ def open_private(parent_fd: int, name: bytes, inode: Inode) -> tuple[int, bytes]
     """An fd of the directory of our own with this inode, and its name now: who may write to
     the parent can have renamed it. Raises OSError, StateError when it is not there."""
     if inode_at(parent_fd, name) != inode:
-        name = _find(parent_fd, inode)
+        found = _find(parent_fd, inode)
+        if found is None:
+            raise replaced(name)
+        name = found
     fd = open_beneath(parent_fd, name, LOOKUP)
     if inode_of(os.fstat(fd)) != inode:
         os.close(fd)
@@ -158,7 +165,7 @@ def open_private(parent_fd: int, name: bytes, inode: Inode) -> tuple[int, bytes]
     return fd, name
 
 
-def _find(parent_fd: int, inode: Inode) -> bytes:
+def _find(parent_fd: int, inode: Inode) -> bytes | None:
     fd = open_beneath(parent_fd, b"", LIST)
     try:
         for name in map(os.fsencode, os.listdir(fd)):
@@ -166,13 +173,20 @@ def _find(parent_fd: int, inode: Inode) -> bytes:
                 return name
     finally:
         os.close(fd)
-    raise replaced(b"the directory of our own")
+    return None
 
 
 def remove_private(parent_fd: int, name: bytes, inode: Inode) -> None:
-    """rmdir(2) of the directory of our own, under its name now. Raises as `open_private`."""
+    """rmdir(2) of the directory of our own, under its name now, if it is there. Raises OSError,
+    StateError."""
+    if inode_at(parent_fd, name) != inode and _find(parent_fd, inode) is None:
+        return
     fd, name = open_private(parent_fd, name, inode)
-    os.close(fd)
+    try:
+        if inode_at(fd, _KEEP) is not None:
+            os.unlink(_KEEP, dir_fd=fd)
+    finally:
+        os.close(fd)
     os.rmdir(name, dir_fd=parent_fd)
 
 

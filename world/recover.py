@@ -373,7 +373,7 @@ class _Recovery:
                 if inode is not None:
                     remove_private(fd, name, ("directory", os.fstat(fd).st_dev, inode))
                 elif found is not None and found[0] == "directory":
-                    os.rmdir(name, dir_fd=fd)  # killed before it was noted
+                    remove_private(fd, name, found)  # killed before it was noted
             except (OSError, StateError):
                 self.left.append(entry.parent.rstrip(b"/") + b"/" + name)
         self.places.close()

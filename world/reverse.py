@@ -117,16 +117,14 @@ def next_number(world_directory: bytes) -> int:
     """The number of the next reverse layer; it is used up by this. Raises OSError."""
     directory = world_directory + DIRECTORY
     os.makedirs(directory, mode=0o700, exist_ok=True)
-    last = directory + b"/" + _LAST
+    # one write of a fixed width: who is killed leaves the old number or the new one
+    fd = os.open(directory + b"/" + _LAST, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        with open(last, "rb") as stream:
-            highest = int(stream.read() or b"0")
-    except FileNotFoundError:
-        highest = 0
-    number = max([highest, *reverse_numbers(world_directory)]) + 1
-    with open(last + b".new", "wb") as stream:
-        stream.write(b"%d\n" % number)
-    os.replace(last + b".new", last)
+        highest = int(os.pread(fd, 21, 0) or b"0")
+        number = max([highest, *reverse_numbers(world_directory)]) + 1
+        os.pwrite(fd, b"%020d\n" % number, 0)
+    finally:
+        os.close(fd)
     return number
 
 

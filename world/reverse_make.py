@@ -295,15 +295,15 @@ class _HostStager(Stager):
     """Makes copies of the host's entries in a layer, marks of other overlays escaped as the
     kernel does it (overlayfs.rst, "Nesting overlayfs mounts")."""
 
-    def __init__(self, view: MountView, *, root: int) -> None:
+    def __init__(self, view: MountView, ctimes: dict[tuple[int, int], int], *, root: int) -> None:
         super().__init__(view, root=root)
+        self._ctimes = ctimes
         #: the copy stands for a file that is changed in place: its time counts in a diff
         self.copied_up = False
         #: attributes as the host has them, by device and inode
         self.raw: dict[tuple[int, int], dict[str, bytes]] = {}
         #: (path, inode, change time now, before) of files that had to be unlocked for reading
         self.touched: list[tuple[bytes, int, int, int]] = []
-        self._ctimes: dict[tuple[int, int], int] = {}
         self._first: dict[tuple[int, int], int] = {}
 
     def _must_be(self, fd: int, name: bytes, state: FileState, relative: bytes) -> None:
@@ -391,7 +391,7 @@ class _Upper:
         os.makedirs(path, mode=0o700)
         self.root = open_root(path)
         self.top_fd = open_root(os.path.dirname(path))
-        self.stager = _HostStager(self.view, root=self.root)
+        self.stager = _HostStager(self.view, job.touched, root=self.root)
         #: directories by their path, in the order in which they were made
         self._made: dict[bytes, FileState] = {}
         self._open: tuple[bytes, int] | None = None

@@ -126,6 +126,8 @@ class _PreImages(LayerSource):
             move(fd, operation.name, aside_fd, name, inode, mode)
         finally:
             os.close(fd)
+        status = os.stat(name, dir_fd=aside_fd, follow_symlinks=False)
+        self.job.touched[status.st_dev, status.st_ino] = status.st_ctime_ns
         return self._review.origins[operation.number].digest
 
     def aside(self, operation: Operation, *, half: bool) -> Aside:

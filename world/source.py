@@ -18,7 +18,6 @@ from substrate.world.job import Job, join, path_in_mount
 from substrate.world.journal import Journal
 from substrate.world.plan import Operation
 from substrate.world.stage import Stager
-from substrate.world.view import HOST
 
 
 class LayerSource:
@@ -49,28 +48,27 @@ class LayerSource:
         made = stager.made[relative]
         journal.add("made", n=operation.number, inode=made[2])
         journal.write()
-        root = stager.view.roots[HOST]
-        staged_top = join(aside, name)
-        directories: list[tuple[bytes, FileState, bytes]] = [(relative, state, staged_top)]
+        directories: list[tuple[bytes, FileState]] = [(b"", state)]
         start = len(operation.change.path)
         for change in operation.added:
             inner = change.path[start:]
-            parent, _, child = (staged_top + inner).rpartition(b"/")
+            parent, _, child = (name + inner).rpartition(b"/")
             entry = _after(change)
-            fd = open_beneath(root, parent, LOOKUP)
+            fd = open_beneath(aside_fd, parent, LOOKUP)
             try:
-                stager.stage(relative + inner, entry, parent, fd, child, open_directory=True)
+                place = join(aside, parent)
+                stager.stage(relative + inner, entry, place, fd, child, open_directory=True)
             finally:
                 os.close(fd)
             if entry.type == "directory":
                 journal.add("made", n=operation.number, inode=stager.made[relative + inner][2])
                 journal.write()
-                directories.append((relative + inner, entry, staged_top + inner))
-        for source, entry, staged in reversed(directories):  # children before their directory
-            parent, _, child = staged.rpartition(b"/")
-            fd = open_beneath(root, parent, LOOKUP)
+                directories.append((inner, entry))
+        for inner, entry in reversed(directories):  # children before their directory
+            parent, _, child = (name + inner).rpartition(b"/")
+            fd = open_beneath(aside_fd, parent, LOOKUP)
             try:
-                stager.finish_directory(source, entry, fd, child)
+                stager.finish_directory(relative + inner, entry, fd, child)
             finally:
                 os.close(fd)
         return None

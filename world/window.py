@@ -57,7 +57,9 @@ class Window:
                 status = os.stat(operation.name or b".", dir_fd=parent_fd, follow_symlinks=False)
             except FileNotFoundError:
                 raise host_changed(operation, "while it was staged") from None
-            if not before_matches(status, operation.before):
+            state = operation.before
+            state.ctime_ns = job.touched.get((state.dev, state.inode), state.ctime_ns)
+            if not before_matches(status, state):
                 raise host_changed(operation, "while it was staged")
 
     def exchange_all(self) -> None:

@@ -14,7 +14,6 @@ from substrate.errors import StateError
 from substrate.world import apply as applying
 from substrate.world import (
     attributes,
-    conflict,
     job,
     keep,
     layers,
@@ -36,6 +35,7 @@ from substrate.world.layers import LayerStack, OverlayMount, create_layer
 from substrate.world.plan import plan
 from substrate.world.stage import Stager
 from substrate.world.view import MountView
+from tests.world.attacks.conftest import start_of_world
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="makes whiteouts and changes owners")
 pytestmark = root_only
@@ -58,24 +58,12 @@ class Scene:
             LayerStack(
                 directory=self.state + b"/layers",
                 mounts=(OverlayMount(index=0, target=os.fsencode(self.host)),),
-                started_ns=self.settled(),
+                started_ns=start_of_world(self.state, self.host / "treasure/inner/gold"),
                 workspace=os.fsencode(self.host),
             )
         )
         self.number = layer.number
         self.upper = self.stack.upper(layer.number, 0)
-
-    def settled(self):
-        """A time that is two ticks of the clock that stamps files after all that is there, and
-        two before all that comes."""
-        probe = self.state + b"/probe"
-        ticks = [os.stat(self.host / "treasure/inner/gold").st_ctime_ns]
-        while ticks[-1] < ticks[0] + 4 * conflict.tick_ns():
-            with open(probe, "w"):
-                pass
-            ticks.append(os.stat(probe).st_ctime_ns)
-            os.unlink(probe)
-        return ticks[0] + 2 * conflict.tick_ns()
 
     def put(self, name, content="new"):
         path = os.fsdecode(self.upper) + "/" + name
