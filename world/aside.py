@@ -75,13 +75,6 @@ def planned_tree(operation: Operation) -> list[tuple[bytes, Identity]]:
     )
 
 
-def is_shared(fd: int) -> bool:
-    """Whether others than root and us may write to a directory (its group's bits bound its
-    ACL, acl(5))."""
-    status = os.fstat(fd)
-    return status.st_uid not in (0, os.geteuid()) or bool(status.st_mode & 0o022)
-
-
 def by_type(inodes: Iterable[Inode]) -> dict[str, list[int]]:
     """Inode numbers by type, for a journal. Device numbers may change at a reboot."""
     found: dict[str, list[int]] = {}

@@ -112,10 +112,13 @@ def set_meta(view: MountView, relative: bytes, parent_fd: int, change: Change) -
                 linux.chown_fd(fd, after.uid, after.gid)
             except PermissionError:
                 kept = True
-        for attribute in _attribute_names(change.what):
+        attributes = _attribute_names(change.what)
+        _open_up(path, status, attributes)
+        present = os.listxattr(path) if attributes else []
+        for attribute in attributes:
             if attribute in wanted:
                 os.setxattr(path, attribute, wanted[attribute])
-            else:
+            elif attribute in present:  # a change of owner takes capabilities (chown(2))
                 os.removexattr(path, attribute)
         if after.type != "symlink":
             os.chmod(path, after.mode)  # always: a change of owner clears setuid
@@ -124,6 +127,16 @@ def set_meta(view: MountView, relative: bytes, parent_fd: int, change: Change) -
     finally:
         os.close(fd)
     return kept
+
+
+def attributes_after(
+    view: MountView, relative: bytes, change: Change, attributes: dict[str, bytes]
+) -> dict[str, bytes]:
+    """What `set_meta` makes of a file's attributes. Raises OSError."""
+    wanted = _source_attributes(view, relative, change)
+    names = _attribute_names(change.what)
+    found = {name: content for name, content in attributes.items() if name not in names}
+    return found | {name: wanted[name] for name in names if name in wanted}
 
 
 def _source_attributes(view: MountView, relative: bytes, change: Change) -> dict[str, bytes]:
@@ -148,6 +161,14 @@ def _source_attributes(view: MountView, relative: bytes, change: Change) -> dict
             unlocked.relock()
 
 
+def _open_up(path: str, status: os.stat_result, attributes: list[str]) -> None:
+    """Lets its owner write `user.*` attributes to a file that its mode closes (xattr(7)). The
+    caller sets the mode afterwards."""
+    mode = status.st_mode & 0o7777
+    if attributes and status.st_uid == os.geteuid() != 0 and mode & 0o200 == 0:
+        os.chmod(path, mode | 0o200)
+
+
 def restore(parent_fd: int, name: bytes, saved: Saved) -> None:
     """Puts back what `save` found, and touches nothing that is so already: what could not be
     changed (an immutable file) could not be put back either. Raises OSError, StateError when
@@ -163,6 +184,7 @@ def restore(parent_fd: int, name: bytes, saved: Saved) -> None:
         if saved.is_symlink:
             return
         present = os.listxattr(path)
+        _open_up(path, status, [name for name, _ in saved.attributes])
         for attribute, content in saved.attributes:
             if content is None:
                 if attribute in present:

@@ -1,11 +1,14 @@
 """The journal of an apply: what was about to be done, so that a crash can be undone.
 
-Not a log for people. JSON lines in `<world directory>/apply.journal`, in this order: `begin`;
-`intent` for each operation and `widen` for each directory opened up, synced before the host
-is touched; `made` for each directory that is staged, written at once; `staged` for each
-operation and `ready`, synced before the first name is changed;
-`committed`, synced when every name was; then the file is removed. A last line without its
-end is one that was not synced, and is as if it were not there. Spec: world.md §5.
+Not a log for people. JSON lines in `<world directory>/apply.journal`, in this order: `begin`
+(`reverse`: the layer that is being made, `undo`: the one that is being used up); `intent` for
+each operation and `widen` for each directory opened up, synced before the host is touched;
+`private` for each directory of our own beside the targets, `copied` for each pre-image that
+is a copy, `made` for each directory that is staged, written at once; `staged` for each
+operation and `ready`, synced before the first name is changed; `open` for each directory that
+must be opened once more afterwards; `committed`, synced when every name was changed; then the
+file is removed. A last line without its end is one that was not synced, and is as if it were
+not there. Version 1 knew nothing of reverse layers. Spec: world.md §4, §5.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from typing import Any
 from substrate.errors import StateError
 
 NAME = b"apply.journal"
-VERSION = 1
+VERSION = 2
+_READABLE = (1, VERSION)
 
 
 def text(path: bytes) -> str:
@@ -38,7 +42,7 @@ class Journal:
         self._lines: list[str] = []
 
     @classmethod
-    def create(cls, world_directory: bytes, identifier: str) -> Journal:
+    def create(cls, world_directory: bytes, identifier: str, **fields: Any) -> Journal:
         world_fd = os.open(world_directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
@@ -54,7 +58,7 @@ class Journal:
             os.close(world_fd)
             raise
         journal = cls(world_fd, fd)
-        journal.add("begin", version=VERSION, id=identifier)
+        journal.add("begin", version=VERSION, id=identifier, **fields)
         return journal
 
     def add(self, kind: str, **fields: Any) -> None:
@@ -65,6 +69,17 @@ class Journal:
         self.write()
         os.fsync(self._fd)
         os.fsync(self._world_fd)
+
+    def commit(self) -> None:
+        """Adds `committed` and syncs. Raises OSError; the line is not in the journal then."""
+        size = os.fstat(self._fd).st_size
+        self.add("committed")
+        try:
+            self.sync()
+        except BaseException:
+            self._lines.clear()
+            os.ftruncate(self._fd, size)
+            raise
 
     def write(self) -> None:
         """Writes what was added: it outlives us, if not a power cut. Raises OSError."""
@@ -98,9 +113,9 @@ def load_journal(world_directory: bytes) -> list[dict[str, Any]] | None:
             raise StateError(
                 f"line {number} of {os.fsdecode(world_directory + b'/' + NAME)} is damaged: {error}"
             ) from None
-    if lines and lines[0].get("version") != VERSION:
+    if lines and lines[0].get("version") not in _READABLE:
         raise StateError(
-            f"the apply journal has version {lines[0].get('version')!r}, expected {VERSION}",
+            f"the apply journal has version {lines[0].get('version')!r}, expected {VERSION} or older",
             hint="recover it with the version of substrate that wrote it",
         )
     return lines

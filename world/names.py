@@ -23,44 +23,46 @@ _NO_FLAGS = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
 
-def move(parent_fd: int, old: bytes, new: bytes) -> None:
-    """Renames `old` to `new` in one directory; FileExistsError where `new` is there."""
+def move(from_fd: int, old: bytes, to_fd: int, new: bytes) -> None:
+    """Renames `old` of one directory to `new` of another, or the same, on one filesystem;
+    FileExistsError where `new` is there."""
     try:
-        linux.renameat2(parent_fd, old, parent_fd, new, linux.RENAME_NOREPLACE)
+        linux.renameat2(from_fd, old, to_fd, new, linux.RENAME_NOREPLACE)
     except OSError as error:
         if error.errno not in _NO_FLAGS:
             raise
-        _move_in_steps(parent_fd, old, new)
+        _move_in_steps(from_fd, old, to_fd, new)
 
 
-def exchange(parent_fd: int, staged: bytes, name: bytes) -> None:
-    """Exchanges a staged entry of ours and the one at `name`."""
+def exchange(aside_fd: int, staged: bytes, fd: int, name: bytes) -> None:
+    """Exchanges an entry of ours that lies aside and the one at `name`."""
     try:
-        linux.renameat2(parent_fd, staged, parent_fd, name, linux.RENAME_EXCHANGE)
+        linux.renameat2(aside_fd, staged, fd, name, linux.RENAME_EXCHANGE)
     except OSError as error:
         if error.errno not in _NO_FLAGS:
             raise
-        _exchange_in_steps(parent_fd, staged, name)
+        _exchange_in_steps(aside_fd, staged, fd, name)
 
 
-def settle(parent_fd: int, staged: bytes, name: bytes) -> bool:
+def settle(aside_fd: int, staged: bytes, fd: int, name: bytes) -> bool:
     """Finishes a move or an exchange that was cut short, forward or back. False where it cannot be:
     somebody made an entry under the name meanwhile; the one that was there waits as
     `waiting_name(staged)`. Raises OSError."""
     waiting = waiting_name(staged)
-    before, ours, here = (_status(parent_fd, n) for n in (waiting, staged, name))
+    before, ours = _status(aside_fd, waiting), _status(aside_fd, staged)
+    here = _status(fd, name)
     if here is not None and before is not None and _is_same_file(before, here):
-        os.unlink(waiting, dir_fd=parent_fd)  # the second of two names of one move
+        os.unlink(waiting, dir_fd=aside_fd)  # the second of two names of one move
         before = None
     if here is not None and ours is not None and _is_same_file(ours, here):
-        os.unlink(staged, dir_fd=parent_fd)
+        os.unlink(staged, dir_fd=aside_fd)
         ours = None
     if before is None:
         return True
     if ours is None:
-        os.rename(waiting, staged, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
+        os.rename(waiting, staged, src_dir_fd=aside_fd, dst_dir_fd=aside_fd)
     elif here is None:
-        _move_in_steps(parent_fd, waiting, name)
+        _move_in_steps(aside_fd, waiting, fd, name)
     else:
         return False
     return True
@@ -70,42 +72,42 @@ def waiting_name(staged: bytes) -> bytes:
     return staged + _WAITING
 
 
-def _move_in_steps(parent_fd: int, old: bytes, new: bytes) -> None:
+def _move_in_steps(from_fd: int, old: bytes, to_fd: int, new: bytes) -> None:
     """By a second name where there can be one: link(2) does not replace either. A directory
     replaces nothing but an empty directory (rename(2)); what else has no second name is
     looked for first."""
-    status = os.stat(old, dir_fd=parent_fd, follow_symlinks=False)
+    status = os.stat(old, dir_fd=from_fd, follow_symlinks=False)
     if not stat.S_ISDIR(status.st_mode):
         try:
-            os.link(old, new, src_dir_fd=parent_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
+            os.link(old, new, src_dir_fd=from_fd, dst_dir_fd=to_fd, follow_symlinks=False)
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
         else:
             try:
-                os.unlink(old, dir_fd=parent_fd)
+                os.unlink(old, dir_fd=from_fd)
             except BaseException:
-                os.unlink(new, dir_fd=parent_fd)
+                os.unlink(new, dir_fd=to_fd)
                 raise
             return
-    if _status(parent_fd, new) is not None:
+    if _status(to_fd, new) is not None:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
-    os.rename(old, new, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
+    os.rename(old, new, src_dir_fd=from_fd, dst_dir_fd=to_fd)
 
 
-def _exchange_in_steps(parent_fd: int, staged: bytes, name: bytes) -> None:
+def _exchange_in_steps(aside_fd: int, staged: bytes, fd: int, name: bytes) -> None:
     waiting = waiting_name(staged)
-    _move_in_steps(parent_fd, name, waiting)
+    _move_in_steps(fd, name, aside_fd, waiting)
     try:
-        _move_in_steps(parent_fd, staged, name)
+        _move_in_steps(aside_fd, staged, fd, name)
     except BaseException:
-        _move_in_steps(parent_fd, waiting, name)
+        _move_in_steps(aside_fd, waiting, fd, name)
         raise
     try:
-        os.rename(waiting, staged, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
+        os.rename(waiting, staged, src_dir_fd=aside_fd, dst_dir_fd=aside_fd)
     except BaseException:
-        _move_in_steps(parent_fd, name, staged)
-        _move_in_steps(parent_fd, waiting, name)
+        _move_in_steps(fd, name, aside_fd, staged)
+        _move_in_steps(aside_fd, waiting, fd, name)
         raise
 
 

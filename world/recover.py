@@ -1,34 +1,52 @@
-"""What to do about an apply that was cut short: undo it, or finish removing what it displaced.
+"""What to do about an apply that was cut short: undo it, or finish what was left to do.
 
-Not the undoing of an error, which apply.py does itself. Before `committed` everything is put
-back; after it, only the displaced entries are removed. Invariant: nothing is touched unless
-every operation of the journal is found in one of the states that the apply left it in, both
-sides unchanged since (inode, size, time, mode, owner, content); else it is all reported and the
-journal stays. Spec: world.md §5.
+Not the undoing of an error, which apply.py does itself; and an undo (reverse_undo.py) is an
+apply here. Before `committed` everything is put back, and no reverse layer stays; after it, what
+was displaced is moved to the reverse layer, or removed, and an undo's reverse layer goes.
+Invariant: nothing is touched unless every operation of the journal is found in one of the states
+that the apply left it in, both sides unchanged since (inode, size, time, mode, owner, content);
+else it is all reported and the journal stays. What others put beside a target is left and
+reported, and holds up nothing. Spec: world.md §4, §5.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from substrate.errors import StateError
 from substrate.world import names
-from substrate.world.aside import Aside, from_types, is_shared, remove_aside
-from substrate.world.attributes import Saved, restore
-from substrate.world.beneath import LOOKUP, READ, open_beneath, open_root
-from substrate.world.identity import (
-    Inode,
-    content_digest,
-    fingerprint,
-    identity_of,
-    inode_at,
-    list_tree,
-)
+from substrate.world.beneath import LOOKUP, open_beneath, open_root
+from substrate.world.identity import Identity, identity_of, inode_at
 from substrate.world.journal import load_journal, octets, remove_journal
-from substrate.world.removal import Stranger, remove_tree
+from substrate.world.leftover import (
+    NOT_MODE,
+    Directory,
+    Leftover,
+    Places,
+    directory_of,
+    is_inode,
+    open_place,
+)
+from substrate.world.parents import private_name, remove_private
+from substrate.world.removal import Stranger
 from substrate.world.restored import add_restored
+from substrate.world.reverse import (
+    NEW,
+    clear_away,
+    close_directories,
+    has_record,
+    retire,
+    reverse_path,
+    settle,
+    upper_path,
+)
+from substrate.world.reverse_move import lose, move, probe_name, remove_probe, take
+from substrate.world.reverse_record import load_header
+from substrate.world.widen import is_closed, narrow, widen
 
 
 class Outcome(StrEnum):
@@ -39,42 +57,15 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovered:
-    """`unclear`: paths that changed since, with what was found there; names beside them that
-    hold something else than the apply left there."""
+    """`unclear`: paths that changed since, with what was found there. `left`: names beside the
+    targets that hold something else than the apply left there; they stay. `lost`: paths of
+    which the reverse layer has no old version. `reverse`: its number, when the apply is done."""
 
     outcome: Outcome
     unclear: tuple[str, ...] = ()
-
-
-class _Entry:
-    """One operation of the journal, its parent directory open."""
-
-    def __init__(self, intent: dict[str, Any], staged: dict[str, Any] | None, name: bytes) -> None:
-        self.operation: str = intent["operation"]
-        self.intent = intent
-        self.after = staged
-        self.made: list[int] = []  # directories that were staged
-        self.name = octets(intent["name"])
-        self.staged_name = name
-        self.path = octets(intent["target"]).rstrip(b"/") + b"/"
-        self.path += b"/".join(p for p in (octets(intent["parent"]), self.name) if p)
-        self.fd = _open_place(intent)
-
-    def here_is(self, side: dict[str, Any], key: str) -> bool:
-        return _matches(self.fd, self.name, side, key)
-
-    def aside_is(self, side: dict[str, Any], key: str) -> bool:
-        return _matches(self.fd, self.staged_name, side, key)
-
-    def is_inode(self, name: bytes, side: list[Any]) -> bool:
-        found = inode_at(self.fd, name)
-        return found is not None and [found[0], found[2]] == [side[0], side[2]]
-
-    def has_aside(self) -> bool:
-        return _exists(self.fd, self.staged_name)
-
-    def has_here(self) -> bool:
-        return _exists(self.fd, self.name)
+    left: tuple[bytes, ...] = ()
+    lost: tuple[bytes, ...] = ()
+    reverse: int | None = None
 
 
 def recover(world_directory: bytes, *, forget: bool = False) -> Recovered | None:
@@ -85,219 +76,327 @@ def recover(world_directory: bytes, *, forget: bool = False) -> Recovered | None
     lines = load_journal(world_directory)
     if lines is None:
         return None
-    if forget or not lines:
+    if not lines:
         remove_journal(world_directory)
-        return Recovered(outcome=Outcome.UNCLEAR if lines else Outcome.ROLLED_BACK)
-    identifier = lines[0]["id"]
-    kinds = {line["type"] for line in lines}
-    staged = {line["n"]: line for line in lines if line["type"] == "staged"}
-    made: dict[int, list[int]] = {}
-    for line in lines:
-        if line["type"] == "made":
-            made.setdefault(line["n"], []).append(line["inode"])
-    entries: list[_Entry] = []
-    unclear: list[str] = []
+        return Recovered(outcome=Outcome.ROLLED_BACK)
+    recovery = _Recovery(world_directory, lines)
+    if forget:
+        recovery.forget()
+        return Recovered(outcome=Outcome.UNCLEAR)
     try:
-        for line in lines:
-            if line["type"] != "intent":
+        return recovery.run()
+    finally:
+        recovery.places.close()
+
+
+@dataclass(slots=True)
+class _Lines:
+    """The journal, by what its lines are about."""
+
+    kinds: set[str] = field(default_factory=set)
+    intents: list[dict[str, Any]] = field(default_factory=list)
+    staged: dict[int, dict[str, Any]] = field(default_factory=dict)
+    made: dict[int, list[int]] = field(default_factory=dict)
+    copied: set[int] = field(default_factory=set)
+    private: dict[Directory, int] = field(default_factory=dict)
+    widened: list[dict[str, Any]] = field(default_factory=list)
+    opened: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _sorted_out(lines: Iterable[dict[str, Any]]) -> _Lines:
+    found = _Lines()
+    for line in lines:
+        kind = line["type"]
+        found.kinds.add(kind)
+        if kind == "intent":
+            found.intents.append(line)
+        elif kind == "staged":
+            found.staged[line["n"]] = line
+        elif kind == "made":
+            found.made.setdefault(line["n"], []).append(line["inode"])
+        elif kind == "copied":
+            found.copied.add(line["n"])
+        elif kind == "private":
+            found.private[directory_of(line)] = line["inode"]
+        elif kind == "widen":
+            found.widened.append(line)
+        elif kind == "open":
+            found.opened.append(line)
+    return found
+
+
+class _Recovery:
+    def __init__(self, world_directory: bytes, lines: list[dict[str, Any]]) -> None:
+        self.world_directory = world_directory
+        self.begin = lines[0]
+        self.lines = _sorted_out(lines)
+        self.reverse: int | None = self.begin.get("reverse")
+        self.undo: int | None = self.begin.get("undo")
+        self.places = Places(self.begin["id"], self.lines.private)
+        self.entries: list[Leftover] = []
+        self.left: list[bytes] = []
+        self.lost: list[bytes] = []
+
+    @property
+    def committed(self) -> bool:
+        return "committed" in self.lines.kinds
+
+    def forget(self) -> None:
+        if self.reverse is not None:
+            if self.committed:
+                self._settle(self.reverse)
+            else:
+                clear_away(self.world_directory, NEW)
+        remove_journal(self.world_directory)
+
+    def run(self) -> Recovered:
+        opened = self._open_up()
+        try:
+            unclear = self._look()
+            if not unclear:
+                unclear = self._finish() if self.committed else self._roll_back()
+        finally:
+            for line, identity in reversed(opened):
+                self._narrow(line, identity)
+        if unclear:
+            return Recovered(outcome=Outcome.UNCLEAR, unclear=tuple(unclear))
+        self._remove_private()
+        if self.committed:
+            for line in self.lines.opened:
+                self._narrow(line, tuple(line["before"]))
+            if self.undo is not None:
+                retire(self.world_directory, self.undo)
+            if self.reverse is not None:
+                self._settle(self.reverse)
+        else:
+            for line in self.lines.widened:
+                self._narrow(line, tuple(line["before"]))
+            if self.reverse is not None:
+                clear_away(self.world_directory, NEW)
+        remove_journal(self.world_directory)
+        return Recovered(
+            outcome=Outcome.FINISHED if self.committed else Outcome.ROLLED_BACK,
+            left=tuple(self.left),
+            lost=tuple(self.lost),
+            reverse=self.reverse if self.committed else None,
+        )
+
+    # --- directories that are closed to us
+
+    def _open_up(self) -> list[tuple[dict[str, Any], Identity]]:
+        """Opens directories of ours that the apply had open, or has closed by its plan; gives
+        those whose mode must be set back whatever happens."""
+        lines = self.lines.opened if self.committed else self.lines.widened
+        for line in sorted(lines, key=directory_of):
+            _on(line, lambda fd, line=line: widen(fd, tuple(line["before"])))
+        opened: list[tuple[dict[str, Any], Identity]] = []
+        if self.committed or "ready" not in self.lines.kinds:
+            return opened
+        metas = [i for i in self.lines.intents if i["operation"] == "meta"]
+        for intent in metas:
+            if intent["before"][0] != "directory":
                 continue
-            name = f".substrate-{identifier}-{line['n']}".encode()
+            parts = (intent["parent"], intent["name"])
+            line = {"target": intent["target"], "parent": "/".join(p for p in parts if p)}
+
+            def look(fd: int, intent: Any = intent, line: Any = line) -> None:
+                identity = identity_of(os.fstat(fd))
+                if identity[2] == intent["saved"]["inode"] and is_closed(identity):
+                    widen(fd, identity)
+                    opened.append((line, identity))
+
+            _on(line, look)
+        return opened
+
+    def _narrow(self, line: dict[str, Any], identity: Identity) -> None:
+        _on(line, lambda fd: narrow(fd, identity))
+
+    # --- what is there
+
+    @staticmethod
+    def _settle_names(entry: Leftover) -> bool:
+        """Finishes a change of names that was cut short where it takes more than one step."""
+        aside_fd = entry.aside_fd
+        return aside_fd is None or names.settle(aside_fd, entry.staged_name, entry.fd, entry.name)
+
+    def _look(self) -> list[str]:
+        unclear = []
+        metas = [i for i in self.lines.intents if i["operation"] == "meta"]
+        in_place = frozenset(i["saved"]["inode"] for i in metas)
+        for intent in self.lines.intents:
+            entry = Leftover(self.places, intent, self.lines.staged.get(intent["n"]))
+            entry.made = self.lines.made.get(intent["n"], [])
+            entry.in_place = in_place
             try:
-                entry = _Entry(line, staged.get(line["n"]), name)
-                entry.made = made.get(line["n"], [])
-                entries.append(entry)
-                if not names.settle(entry.fd, entry.staged_name, entry.name):
+                if not self._settle_names(entry):
                     waiting = os.fsdecode(names.waiting_name(entry.staged_name))
                     unclear.append(f"{os.fsdecode(entry.path)}: it is {waiting} beside it now")
+                wrong = self._is_wrong(entry)
             except OSError as error:
-                unclear.append(f"{line['parent']}/{line['name']}: its directory: {error.strerror}")
-        if "committed" in kinds:
-            outcome, wrong = Outcome.FINISHED, [e for e in entries if not _is_applied(e)]
-        elif "ready" in kinds:
-            outcome, wrong = Outcome.ROLLED_BACK, [e for e in entries if _progress(e) is None]
-        else:
-            outcome, wrong = Outcome.ROLLED_BACK, []
-        unclear += [f"{os.fsdecode(e.path)}: changed since the apply was cut short" for e in wrong]
-        if unclear:
-            return Recovered(outcome=Outcome.UNCLEAR, unclear=tuple(unclear))
-        for entry in reversed(entries):
+                unclear.append(
+                    f"{os.fsdecode(entry.path)}: its directory: {error.strerror or error}"
+                )
+                continue
+            self.entries.append(entry)
+            if wrong:
+                unclear.append(f"{os.fsdecode(entry.path)}: changed since the apply was cut short")
+        return unclear
+
+    def _is_wrong(self, entry: Leftover) -> bool:
+        found = entry.inode_aside()  # opens its directory, too
+        if self.committed:
+            if not entry.displaces or found is None:
+                return False
+            if not is_inode(found, entry.intent["before"]):
+                # what was staged cannot be there still; a stranger can
+                return entry.after is not None and is_inode(found, entry.after["after"])
+            if self.reverse is not None:
+                return False  # it is kept as it is
+            # Part of a displaced directory may be gone: only its top is compared.
+            before = {"before": entry.intent["before"]}
+            return not entry.aside_is(before, "before", NOT_MODE)
+        return "ready" in self.lines.kinds and entry.progress() is None
+
+    # --- back
+
+    def _roll_back(self) -> list[str]:
+        unclear = []
+        for entry in reversed(self.entries):
             try:
-                if outcome is Outcome.ROLLED_BACK and "ready" in kinds:
-                    _put_back(entry)
-                _remove_aside(entry, outcome)
+                if "ready" in self.lines.kinds:
+                    entry.put_back()
+                self._drop(entry)
             except Stranger:
-                place = entry.path.rpartition(b"/")[0] + b"/" + entry.staged_name
-                unclear.append(f"{os.fsdecode(place)}: it is not what the apply left there")
-        if unclear:
-            return Recovered(outcome=Outcome.UNCLEAR, unclear=tuple(unclear))
-        if outcome is Outcome.ROLLED_BACK:
-            add_restored(world_directory, (r for e in entries for r in _restored(e)))
-            for line in lines:
-                if line["type"] == "widen":
-                    _narrow(line)
-        remove_journal(world_directory)
-        return Recovered(outcome=outcome)
-    finally:
-        for entry in entries:
-            os.close(entry.fd)
+                unclear.append(
+                    f"{os.fsdecode(entry.aside_name())}: it is not what the apply left there"
+                )
+        if not unclear:
+            self._close_layer()
+            add_restored(self.world_directory, (r for e in self.entries for r in e.restored()))
+        return unclear
 
-
-def _open_place(line: dict[str, Any]) -> int:
-    root = open_root(octets(line["target"]))
-    try:
-        return open_beneath(root, octets(line["parent"]), LOOKUP)
-    finally:
-        os.close(root)
-
-
-def _is_applied(entry: _Entry) -> bool:
-    """After `committed`: what lies aside is what was displaced, or nothing any more. (Part of
-    a displaced directory may be gone: only its top is compared.)"""
-    if entry.operation in ("create", "meta") or not entry.has_aside():
-        return True
-    before = entry.intent["before"]
-    return _matches(entry.fd, entry.staged_name, {"before": before}, "before", mode=False)
-
-
-def _progress(entry: _Entry) -> bool | None:
-    """Between `ready` and `committed`: whether the operation happened; None when neither
-    state is there."""
-    if entry.operation == "meta":
-        saved = Saved.from_json(entry.intent["saved"])
+    def _drop(self, entry: Leftover) -> None:
+        """Takes away what was staged, back to where it came from or for good."""
+        if entry.operation != "meta" and entry.aside_fd is not None:
+            remove_probe(entry.aside_fd, probe_name(self.begin["id"]))
+        if not entry.stages:
+            return
         try:
-            status = os.stat(entry.name or b".", dir_fd=entry.fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return None
-        return True if status.st_ino == saved.inode else None
-    if entry.operation == "delete":
-        if entry.aside_is(entry.intent, "before") and not entry.has_here():
-            return True
-        unmoved = entry.here_is(entry.intent, "before") and not entry.has_aside()
-        return False if unmoved else None
-    after = entry.after
-    if after is None:
-        return None
-    if entry.operation == "create":
-        if entry.here_is(after, "after") and not entry.has_aside():
-            return True
-        return False if entry.aside_is(after, "after") and not entry.has_here() else None
-    if entry.here_is(after, "after") and entry.aside_is(entry.intent, "before"):
-        return True
-    undone = entry.here_is(entry.intent, "before") and entry.aside_is(after, "after")
-    return False if undone else None
+            if entry.moved_in is None:
+                entry.remove_staged()
+            else:
+                self._give_back(entry, entry.moved_in)
+        except Stranger:
+            self.left.append(entry.aside_name())
 
-
-def _put_back(entry: _Entry) -> None:
-    """Raises OSError, StateError, Stranger when it changed since it was looked at."""
-    happened = _progress(entry)
-    if happened is None:
-        raise Stranger(entry.name)
-    if entry.operation == "meta":
-        restore(entry.fd, entry.name, Saved.from_json(entry.intent["saved"]))
-    elif not happened:
-        return
-    elif entry.operation == "delete":
-        if not entry.is_inode(entry.staged_name, entry.intent["before"]):
+    def _give_back(self, entry: Leftover, source: list[Any]) -> None:
+        found, aside_fd = entry.inode_aside(), entry.aside_fd
+        if found is None or aside_fd is None:
+            return  # it was not moved out yet
+        assert self.undo is not None
+        if not is_inode(found, source):
             raise Stranger(entry.staged_name)
-        names.move(entry.fd, entry.staged_name, entry.name)
-    else:
-        create = entry.operation == "create"
-        assert entry.after is not None
-        if not entry.is_inode(entry.name, entry.after["after"]) or not (
-            create or entry.is_inode(entry.staged_name, entry.intent["before"])
-        ):
-            raise Stranger(entry.name)
-        if create:
-            names.move(entry.fd, entry.name, entry.staged_name)
-        else:
-            names.exchange(entry.fd, entry.staged_name, entry.name)
-
-
-def _remove_aside(entry: _Entry, outcome: Outcome) -> None:
-    """Removes what the apply left beside the target: what was displaced, or what was staged.
-    After a power cut there can be directories that the journal does not know: where only we
-    may write, the name says enough. Raises OSError, Stranger."""
-    finished = outcome is Outcome.FINISHED
-    if entry.operation not in (("replace", "delete") if finished else ("replace", "create")):
-        return
-    side, inode = entry.intent if finished else entry.after or {}, None
-    found = inode_at(entry.fd, entry.staged_name)
-    if found is None:
-        return
-    known = side.get("before" if finished else "after")
-    if known is None and not is_shared(entry.fd):
-        remove_tree(entry.fd, entry.staged_name)
-        return
-    device = found[1]
-    below: frozenset[Inode] | None
-    if known is not None:
-        inode = (known[0], device, known[2])
-        tree = side.get("below") if known[0] == "directory" else {}
-        below = None if tree is None else from_types(tree, device)
-    else:
-        below = from_types({"directory": entry.made[1:]}, device)
-        if entry.made:
-            inode = ("directory", device, entry.made[0])
-    aside = Aside(top=inode, below=below, half=known is None)
-    remove_aside(entry.fd, entry.staged_name, aside)
-
-
-def _restored(entry: _Entry) -> list[tuple[bytes, int, int, int]]:
-    if "ctime_ns" not in entry.intent:
-        return []
-    try:
-        status = os.stat(entry.name or b".", dir_fd=entry.fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return []
-    before = entry.intent["ctime_ns"]
-    if status.st_ino != entry.intent["before"][2] or status.st_ctime_ns == before:
-        return []
-    return [(entry.path, status.st_ino, status.st_ctime_ns, before)]
-
-
-def _exists(fd: int, name: bytes) -> bool:
-    try:
-        os.stat(name, dir_fd=fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _matches(fd: int, name: bytes, side: dict[str, Any], key: str, *, mode: bool = True) -> bool:
-    """Whether `name` is what the journal says of this side. Device numbers may change at a
-    reboot and are not compared."""
-    try:
-        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    found, wanted = list(identity_of(status)), list(side[key])
-    found[1] = wanted[1]
-    if not mode:
-        found[5] = wanted[5]
-    if found != wanted:
-        return False
-    if side.get("tree") is not None:
+        layer_fd = self._layer_directory(b"%d" % self.undo, entry)
         try:
-            return fingerprint(list_tree(fd, name)) == str(side["tree"])
-        except OSError:
-            return False
-    if side.get("digest"):
-        try:
-            file_fd = os.open(name, READ, dir_fd=fd)
-        except PermissionError:
-            return True  # its inode, size and times are the same
-        try:
-            return content_digest(file_fd) == str(side["digest"])
+            move(aside_fd, entry.staged_name, layer_fd, entry.name, found, source[5])
         finally:
-            os.close(file_fd)
-    return True
+            os.close(layer_fd)
+
+    # --- forward
+
+    def _finish(self) -> list[str]:
+        for entry in reversed(self.entries):
+            if not entry.displaces:
+                continue
+            try:
+                if self.reverse is None or entry.number in self.lines.copied:
+                    entry.remove_displaced()
+                elif not self._take(entry):
+                    self.lost.append(entry.path)
+            except Stranger:
+                self.left.append(entry.aside_name())
+                if self.reverse is not None:
+                    self.lost.append(entry.path)
+        if self.undo is not None:
+            add_restored(self.world_directory, (r for e in self.entries for r in e.undone()))
+        return []
+
+    def _take(self, entry: Leftover) -> bool:
+        if not has_record(self.world_directory, NEW):
+            return True  # it is settled: only the journal was left
+        layer_fd = self._layer_directory(NEW, entry)
+        try:
+            aside_fd, before = entry.aside_fd, entry.intent["before"]
+            if aside_fd is None:
+                found = inode_at(layer_fd, entry.name)
+                kept = is_inode(found, before)
+            else:
+                device = os.fstat(layer_fd).st_dev
+                aside = entry.displaced_aside(device)
+                try:
+                    kept = take(aside_fd, entry.staged_name, aside, before[5], layer_fd, entry.name)
+                except Stranger:
+                    lose(layer_fd, entry.name)
+                    raise
+            if not kept:
+                lose(layer_fd, entry.name)
+            return kept
+        finally:
+            os.close(layer_fd)
+
+    # --- the reverse layer
+
+    def _layer_directory(self, name: bytes, entry: Leftover) -> int:
+        path = upper_path(self.world_directory, name, entry.intent["mount"])
+        root = open_root(path)
+        try:
+            return open_beneath(root, octets(entry.intent["parent"]), LOOKUP)
+        finally:
+            os.close(root)
+
+    def _close_layer(self) -> None:
+        """The directories of a layer that an undo has opened."""
+        if self.undo is not None:
+            name = b"%d" % self.undo
+            header = load_header(reverse_path(self.world_directory, name))
+            close_directories(self.world_directory, name, header.closed)
+
+    def _settle(self, number: int) -> None:
+        if has_record(self.world_directory, NEW):
+            header = load_header(reverse_path(self.world_directory, NEW))
+            close_directories(self.world_directory, NEW, header.closed)
+        settle(self.world_directory, number)
+
+    def _remove_private(self) -> None:
+        self.places.close()
+        name = private_name(self.begin["id"])
+        seen: set[Directory] = set()
+        for entry in self.entries:
+            place = directory_of(entry.intent)
+            if not entry.intent.get("private") or place in seen:
+                continue
+            seen.add(place)
+            fd = entry.fd
+            found = inode_at(fd, name)
+            inode = self.lines.private.get(place)
+            try:
+                if inode is not None:
+                    remove_private(fd, name, ("directory", os.fstat(fd).st_dev, inode))
+                elif found is not None and found[0] == "directory":
+                    remove_private(fd, name, found)  # killed before it was noted
+            except (OSError, StateError):
+                self.left.append(entry.parent.rstrip(b"/") + b"/" + name)
+        self.places.close()
 
 
-def _narrow(line: dict[str, Any]) -> None:
-    fd = _open_place(line)
+def _on(line: dict[str, Any], act: Any) -> None:
+    """Does something with a directory of the journal. One that cannot be reached any more is
+    reported with the operation that is in it, or there is nothing left to do in it."""
     try:
-        status, mode = os.fstat(fd), line["before"][5]
-        if status.st_ino == line["before"][2] and status.st_mode & 0o7777 == mode | 0o300:
-            os.chmod(f"/proc/self/fd/{fd}", mode)
+        fd = open_place(line)
+    except OSError:
+        return
+    try:
+        act(fd)
     finally:
         os.close(fd)

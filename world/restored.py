@@ -1,7 +1,7 @@
 """Files of the host whose change time is ours: an apply renamed them and put them back.
 
-Not a journal. Renaming a file sets its ctime (rename(2)), so after a rolled-back apply the
-next conflict check would take our own hand for the host's. `<world>/apply.restored` holds,
+Not a journal. Renaming a file sets its ctime (rename(2)), so after a rolled-back or undone apply
+the next conflict check would take our own hand for the host's. `<world>/apply.restored` holds,
 for each such path, the inode and the ctime that the putting back left, and the ctime before.
 Invariant: an entry counts only while the file still has exactly that inode and that ctime.
 """
@@ -41,6 +41,8 @@ def add_restored(world_directory: bytes, entries: Iterable[tuple[bytes, int, int
         old = known.get(path)
         if old is not None and old[:2] == (inode, before):
             before = old[2]
+        elif old is not None and old[:2] == (inode, now):
+            before = min(before, old[2])
         known[path] = (inode, now, before)
     temporary = world_directory + b"/" + NAME + b".new"
     with open(temporary, "w", encoding="ascii") as stream:

@@ -5,7 +5,8 @@ attributes that the target shall have; only its name is a temporary one. Sources
 from frozen layers only and must be the files that the plan saw; a merged content comes with the
 plan. Owners: a file belongs to
 the id that it had in the world, un-shifted; where the caller may not give files away, it
-stays the caller's and the path is noted. Spec: world.md §5.
+stays the caller's and the path is noted. What was made in the end is noted as well, so that an
+undo can tell whether the host touched it since (reverse_record.py). Spec: world.md §5.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from substrate.errors import StateError
 from substrate.world import linux
 from substrate.world.beneath import open_beneath
 from substrate.world.change import FileState
+from substrate.world.entry import Entry, attributes_digest, entry_of, special_content
 from substrate.world.identity import _BLOCK, Inode, add_block, content_digest, inode_of
 from substrate.world.layers import USER
 from substrate.world.upper import FORMAT, at, open_layer_file, read_attributes
@@ -40,16 +42,26 @@ class Stager:
 
     `links`: the first staged name of each hard-linked file of a layer, so that names which
     were one file in the world are one file on the host. `contents`: by path, what a regular
-    file gets in place of the layer's content; the time of such a file is now."""
+    file gets in place of the layer's content; the time of such a file is now. `root`: the
+    directory that the paths of parents are below, if not the host's."""
 
-    def __init__(self, view: MountView, contents: Mapping[bytes, bytes] | None = None) -> None:
+    def __init__(
+        self,
+        view: MountView,
+        contents: Mapping[bytes, bytes] | None = None,
+        *,
+        root: int | None = None,
+    ) -> None:
         self.view = view
         self.contents = contents or {}
-        self.links: dict[tuple[int, int, int], tuple[bytes, bytes, Inode]] = {}
+        self._root = root
+        self.links: dict[tuple[int, int, int], tuple[bytes, bytes, bytes]] = {}
         self.kept_owner: list[bytes] = []
         #: the inode of each entry that we made, by the path of what it stands for: who may
         #: write beside it could put another one in its place
         self.made: dict[bytes, Inode] = {}
+        #: the same, as it was when it was finished
+        self.entries: dict[bytes, Entry] = {}
         #: what an entry replaces, by its path: in a rootless world, where every file is the
         #: user's, that tells its group
         self.before: dict[bytes, FileState] = {}
@@ -85,7 +97,7 @@ class Stager:
             elif state.type == "file":
                 return self._stage_file(relative, state, parent, parent_fd, name, source_fd)
             else:
-                self._stage_special(relative, state, parent_fd, name)
+                self._stage_special(relative, state, parent_fd, name, source_fd)
         finally:
             os.close(source_fd)
             if unlocked is not None:
@@ -116,7 +128,7 @@ class Stager:
         first = self.links.get(key) if linked else None
         if first is not None and self._link(relative, *first, parent_fd, name):
             return ""
-        source = open_layer_file(source_fd, relative.rpartition(b"/")[2])
+        source = self._open(relative, source_fd, state)
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             target = os.open(name, flags, 0o600, dir_fd=parent_fd)
@@ -127,39 +139,44 @@ class Stager:
                 else:
                     _write_all(target, content, 0)
                     digest = content_digest(target)
-                self._finish(
-                    relative,
-                    state,
-                    target,
-                    read_attributes_of(self.view, source),
-                    mtime_ns=None if content is None else time.time_ns(),
-                )
+                attributes = self._attributes(relative, source, state)
+                now = None if content is None else time.time_ns()
+                self._finish(relative, state, target, attributes, digest, mtime_ns=now)
             finally:
                 os.close(target)
         finally:
             os.close(source)
         if linked:
-            self.links[key] = (parent, name, self.made[relative])
+            self.links[key] = (parent, name, relative)
         return digest
+
+    def _open(self, relative: bytes, dir_fd: int, state: FileState) -> int:
+        return open_layer_file(dir_fd, relative.rpartition(b"/")[2])
+
+    def _attributes(self, relative: bytes, where: int | str, state: FileState) -> dict[str, bytes]:
+        """What a copy of the source's file at `where` (an fd or a path by `at`) is given."""
+        return read_attributes_of(self.view, where)
 
     def _link(
         self,
         relative: bytes,
         old_parent: bytes,
         old: bytes,
-        inode: Inode,
+        first: bytes,
         parent_fd: int,
         name: bytes,
     ) -> bool:
         """Another name for what was staged as `old`, by its fd; False where the filesystem
         has none."""
         path = old_parent + b"/" + old if old_parent else old
-        fd = open_beneath(self.view.roots[0], path, os.O_PATH | os.O_NOFOLLOW)
+        root = self.view.roots[0] if self._root is None else self._root
+        fd = open_beneath(root, path, os.O_PATH | os.O_NOFOLLOW)
         try:
-            if inode_of(os.fstat(fd)) != inode:
+            if inode_of(os.fstat(fd)) != self.made[first]:
                 raise self.replaced(relative)
             os.link(at(fd, ""), name, dst_dir_fd=parent_fd, follow_symlinks=True)
-            self.made[relative] = inode
+            self.made[relative] = self.made[first]
+            self.entries[relative] = self.entries[first]
         except OSError as error:
             if error.errno not in _CANNOT_LINK:
                 raise
@@ -169,7 +186,7 @@ class Stager:
         return True
 
     def _stage_special(
-        self, relative: bytes, state: FileState, parent_fd: int, name: bytes
+        self, relative: bytes, state: FileState, parent_fd: int, name: bytes, source_fd: int
     ) -> None:
         if state.type == "symlink":
             assert state.link is not None
@@ -182,10 +199,17 @@ class Stager:
                 "block": stat.S_IFBLK,
             }[state.type]
             os.mknod(name, kind | 0o600, state.rdev, dir_fd=parent_fd)
-        self._finish_special(relative, state, name, parent_fd)
+        source = at(source_fd, os.fsdecode(relative.rpartition(b"/")[2]))
+        attributes = {} if state.type == "symlink" else self._attributes(relative, source, state)
+        self._finish_special(relative, state, name, parent_fd, attributes)
 
     def _finish_special(
-        self, relative: bytes, state: FileState, name: bytes, parent_fd: int
+        self,
+        relative: bytes,
+        state: FileState,
+        name: bytes,
+        parent_fd: int,
+        attributes: dict[str, bytes],
     ) -> None:
         """Through an fd of the very entry: where others may write to the directory, the name
         can be another file's by now, or a symlink to one."""
@@ -196,9 +220,13 @@ class Stager:
                 raise self.replaced(relative)
             self.made[relative] = inode_of(status)
             self._give(relative, state, fd)
+            path, given = at(fd, ""), ""
             if state.type != "symlink":
-                os.chmod(at(fd, ""), state.mode)
-            os.utime(at(fd, ""), ns=(state.mtime_ns, state.mtime_ns))
+                self._set_attributes(path, attributes)
+                os.chmod(path, state.mode)
+                given = attributes_digest(path)
+            os.utime(path, ns=(state.mtime_ns, state.mtime_ns))
+            self.entries[relative] = entry_of(os.fstat(fd), special_content(state), given)
         finally:
             os.close(fd)
 
@@ -216,7 +244,7 @@ class Stager:
         """Gives a staged directory, when all is in it, what its state says."""
         source, unlocked = self.view.open_parent(state.layer, relative)
         try:
-            attributes = read_attributes_of(self.view, source)
+            attributes = self._attributes(relative, source, state)
         finally:
             os.close(source)
             if unlocked is not None:
@@ -224,7 +252,7 @@ class Stager:
         fd = open_beneath(parent_fd, name, os.O_RDONLY | os.O_DIRECTORY)
         try:
             self._must_be_made(relative, fd)
-            self._finish(relative, state, fd, attributes)
+            self._finish(relative, state, fd, attributes, "")
         finally:
             os.close(fd)
 
@@ -243,10 +271,7 @@ class Stager:
             raise self.replaced(relative)
 
     def replaced(self, relative: bytes) -> StateError:
-        return StateError(
-            f"what was staged for {os.fsdecode(self.view.path(relative))} was replaced meanwhile",
-            hint="somebody else writes to that directory: apply when nobody does",
-        )
+        return replaced(self.view.path(relative))
 
     def _finish(
         self,
@@ -254,19 +279,28 @@ class Stager:
         state: FileState,
         fd: int,
         attributes: dict[str, bytes],
+        content: str,
         mtime_ns: int | None = None,
     ) -> None:
         """Owner first (it clears setuid), then attributes (they need write permission by the
         mode), then the mode, then the times."""
         self._give(relative, state, fd)
-        for inherited in os.listxattr(fd):
-            if inherited in _INHERITED and inherited not in attributes:
-                os.removexattr(fd, inherited)
-        for name, content in attributes.items():
-            os.setxattr(fd, name, content)
+        some = self._set_attributes(fd, attributes)
         os.fchmod(fd, state.mode)
+        given = attributes_digest(fd) if some else ""
         when = state.mtime_ns if mtime_ns is None else mtime_ns
         os.utime(fd, ns=(when, when))
+        self.entries[relative] = entry_of(os.fstat(fd), content, given)
+
+    def _set_attributes(self, where: int | str, attributes: dict[str, bytes]) -> bool:
+        """Whether it has any afterwards."""
+        inherited = os.listxattr(where)
+        for name in inherited:
+            if name in _INHERITED and name not in attributes:
+                os.removexattr(where, name)
+        for name, content in attributes.items():
+            os.setxattr(where, name, content)
+        return bool(inherited or attributes)
 
     def _give(self, relative: bytes, state: FileState, fd: int) -> None:
         status = os.fstat(fd)
@@ -299,10 +333,10 @@ class Stager:
             self.kept_owner.append(self.view.path(relative))
 
 
-def read_attributes_of(view: MountView, fd: int) -> dict[str, bytes]:
+def read_attributes_of(view: MountView, where: int | str) -> dict[str, bytes]:
     """The attributes to give to a copy of a layer's file, ids un-shifted."""
     shifted = bool(view.stack.id_extents)
-    found = read_attributes(fd, view.marks, view.ids if shifted else None)
+    found = read_attributes(where, view.marks, view.ids if shifted else None)
     capabilities = found.get("security.capability")
     if shifted and capabilities is not None and len(capabilities) == 24:
         # vfs_ns_cap_data, revision 3: the last word is the uid of the namespace's root.
@@ -355,3 +389,10 @@ def _write_all(fd: int, block: bytes, offset: int) -> None:
     written = os.pwrite(fd, block, offset)
     while written < len(block):
         written += os.pwrite(fd, block[written:], offset + written)
+
+
+def replaced(path: bytes) -> StateError:
+    return StateError(
+        f"what was staged for {os.fsdecode(path)} was replaced meanwhile",
+        hint="somebody else writes to that directory: apply when nobody does",
+    )

@@ -30,7 +30,7 @@ CHARACTER, BLOCK, FIFO, SOCKET = 0o020000, 0o060000, 0o010000, 0o140000
 _OVERLAY = "overlay."
 _ESCAPED = "overlay.overlay."
 #: labels that the host's security module gives by place, not content
-_LABELS = frozenset(("security.selinux", "security.SMACK64", "security.ima", "security.evm"))
+LABELS = frozenset(("security.selinux", "security.SMACK64", "security.ima", "security.evm"))
 ACL = frozenset(("system.posix_acl_access", "system.posix_acl_default"))
 
 
@@ -58,11 +58,15 @@ class Marks:
                 code="E-LAYER-FORMAT",
             )
 
+    def escape(self, name: str) -> str:
+        """How an attribute `NAME` of a file, itself an overlay's mark, is named in a layer."""
+        return self.prefix + _ESCAPED + name[len(self.own) :]
+
     def seen_names(self, names: list[str]) -> list[tuple[str, str]]:
         """(name as the world sees it, name on disk) of the attributes that count."""
         seen = []
         for name in names:
-            if name in _LABELS:
+            if name in LABELS:
                 continue
             if name.startswith(self.own):
                 if not name.startswith(self.prefix + _ESCAPED):

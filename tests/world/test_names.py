@@ -59,10 +59,10 @@ def _unprivileged(step):
     """The step as a user who may rename the files, which are root's, but not link to them
     (proc_sys_fs(5), protected_hardlinks)."""
 
-    def run(fd, a, b):
+    def run(*where):
         os.seteuid(54321)
         try:
-            step(fd, a, b)
+            step(*where)
         finally:
             os.seteuid(0)
 
@@ -96,7 +96,7 @@ def place(request, tmp_path):
 
 def test_a_move(place):
     place.put(STAGED, "new")
-    place.move(place.fd, STAGED, NAME)
+    place.move(place.fd, STAGED, place.fd, NAME)
     assert place.read() == {NAME: "new"}
 
 
@@ -104,7 +104,7 @@ def test_a_move_replaces_nothing(place):
     place.put(STAGED, "new")
     place.put(NAME, "old")
     with pytest.raises(FileExistsError):
-        place.move(place.fd, STAGED, NAME)
+        place.move(place.fd, STAGED, place.fd, NAME)
     assert place.read() == {STAGED: "new", NAME: "old"}
 
 
@@ -112,38 +112,38 @@ def test_a_move_of_a_directory(place):
     place.put_directory(STAGED, b"file")
     place.put_directory(OTHER, b"inner")
     with pytest.raises(FileExistsError):
-        place.move(place.fd, STAGED, OTHER)
-    place.move(place.fd, STAGED, NAME)
+        place.move(place.fd, STAGED, place.fd, OTHER)
+    place.move(place.fd, STAGED, place.fd, NAME)
     assert place.read() == {NAME: ["file"], OTHER: ["inner"]}
 
 
 def test_an_exchange(place):
     place.put(STAGED, "new")
     place.put(NAME, "old")
-    place.exchange(place.fd, STAGED, NAME)
+    place.exchange(place.fd, STAGED, place.fd, NAME)
     assert place.read() == {STAGED: "old", NAME: "new"}
-    place.exchange(place.fd, STAGED, NAME)
+    place.exchange(place.fd, STAGED, place.fd, NAME)
     assert place.read() == {STAGED: "new", NAME: "old"}
 
 
 def test_an_exchange_of_a_file_and_a_directory(place):
     place.put(STAGED, "new")
     place.put_directory(NAME, b"file")
-    place.exchange(place.fd, STAGED, NAME)
+    place.exchange(place.fd, STAGED, place.fd, NAME)
     assert place.read() == {STAGED: ["file"], NAME: "new"}
 
 
 def test_an_exchange_with_nothing_changes_nothing(place):
     place.put(STAGED, "new")
     with pytest.raises(FileNotFoundError):
-        place.exchange(place.fd, STAGED, NAME)
+        place.exchange(place.fd, STAGED, place.fd, NAME)
     assert place.read() == {STAGED: "new"}
 
 
 def test_an_exchange_of_nothing_puts_back(here):
     here.put(NAME, "old")
     with pytest.raises(FileNotFoundError):
-        names._exchange_in_steps(here.fd, STAGED, NAME)
+        names._exchange_in_steps(here.fd, STAGED, here.fd, NAME)
     assert here.read() == {NAME: "old"}
 
 
@@ -163,16 +163,16 @@ def test_an_exchange_of_nothing_puts_back(here):
 def test_a_half_exchange_is_settled(here, left, settled):
     for name, text in left.items():
         here.put(name, text)
-    assert names.settle(here.fd, STAGED, NAME)
+    assert names.settle(here.fd, STAGED, here.fd, NAME)
     assert here.read() == settled
-    assert names.settle(here.fd, STAGED, NAME)
+    assert names.settle(here.fd, STAGED, here.fd, NAME)
     assert here.read() == settled
 
 
 def test_a_half_move_by_link_is_settled(here):
     here.put(STAGED, "new")
     os.link(STAGED, NAME, src_dir_fd=here.fd, dst_dir_fd=here.fd)
-    assert names.settle(here.fd, STAGED, NAME)
+    assert names.settle(here.fd, STAGED, here.fd, NAME)
     assert here.read() == {NAME: "new"}
 
 
@@ -180,14 +180,14 @@ def test_a_half_exchange_by_link_is_settled(here):
     here.put(STAGED, "new")
     here.put(WAITING, "old")
     os.link(STAGED, NAME, src_dir_fd=here.fd, dst_dir_fd=here.fd)
-    assert names.settle(here.fd, STAGED, NAME)
+    assert names.settle(here.fd, STAGED, here.fd, NAME)
     assert here.read() == {STAGED: "old", NAME: "new"}
 
 
 def test_a_name_that_was_taken_meanwhile_is_left(here):
     for name, text in ((STAGED, "new"), (WAITING, "old"), (NAME, "somebody's")):
         here.put(name, text)
-    assert not names.settle(here.fd, STAGED, NAME)
+    assert not names.settle(here.fd, STAGED, here.fd, NAME)
     assert here.read() == {STAGED: "new", WAITING: "old", NAME: "somebody's"}
 
 
@@ -196,5 +196,5 @@ def test_a_half_made_waiting_name_is_settled(here):
     here.put(STAGED, "new")
     here.put(NAME, "old")
     os.link(NAME, WAITING, src_dir_fd=here.fd, dst_dir_fd=here.fd)
-    assert names.settle(here.fd, STAGED, NAME)
+    assert names.settle(here.fd, STAGED, here.fd, NAME)
     assert here.read() == {STAGED: "new", NAME: "old"}

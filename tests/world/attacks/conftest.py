@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from substrate.world import conflict
 from substrate.world.removal import remove_tree
 from tests.cli.place import PROGRAM, Place
 
@@ -72,3 +73,16 @@ def rootless():
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
     yield from _place(UID)
+
+
+def start_of_world(state, newest):
+    """A time that is two ticks of the clock that stamps files after `newest` was changed, and
+    two before all that comes."""
+    probe = state + b"/probe"
+    ticks = [os.stat(newest).st_ctime_ns]
+    while ticks[-1] < ticks[0] + 4 * conflict.tick_ns():
+        with open(probe, "w"):
+            pass
+        ticks.append(os.stat(probe).st_ctime_ns)
+        os.unlink(probe)
+    return ticks[0] + 2 * conflict.tick_ns()

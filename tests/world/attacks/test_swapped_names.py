@@ -1,5 +1,9 @@
 """Who may write to the directory puts another file under the name that an apply is about to
-remove, rename or change. The attack runs just before the very call; the stranger stays."""
+remove, move, rename or change. The attack runs just before the very call; the stranger stays,
+and holds up nothing.
+
+Root keeps what it stages and displaces in a directory of its own (test_private_directory.py);
+here everything lies beside its target, as for other users."""
 
 import os
 import stat
@@ -8,13 +12,30 @@ import pytest
 
 from substrate.errors import StateError
 from substrate.world import apply as applying
-from substrate.world import aside, attributes, conflict, layers, linux, recover, removal, stage
+from substrate.world import (
+    attributes,
+    displacing,
+    job,
+    layers,
+    leftover,
+    linux,
+    parents,
+    recover,
+    removal,
+    reverse_make,
+    reverse_move,
+    reverse_undo,
+    source,
+    stage,
+    window,
+)
 from substrate.world.change import FileState
 from substrate.world.diff import diff_pending
 from substrate.world.layers import LayerStack, OverlayMount, create_layer
 from substrate.world.plan import plan
 from substrate.world.stage import Stager
 from substrate.world.view import MountView
+from tests.world.attacks.conftest import start_of_world
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="makes whiteouts and changes owners")
 pytestmark = root_only
@@ -37,24 +58,12 @@ class Scene:
             LayerStack(
                 directory=self.state + b"/layers",
                 mounts=(OverlayMount(index=0, target=os.fsencode(self.host)),),
-                started_ns=self.settled(),
+                started_ns=start_of_world(self.state, self.host / "treasure/inner/gold"),
                 workspace=os.fsencode(self.host),
             )
         )
         self.number = layer.number
         self.upper = self.stack.upper(layer.number, 0)
-
-    def settled(self):
-        """A time that is two ticks of the clock that stamps files after all that is there, and
-        two before all that comes."""
-        probe = self.state + b"/probe"
-        ticks = [os.stat(self.host / "treasure/inner/gold").st_ctime_ns]
-        while ticks[-1] < ticks[0] + 4 * conflict.tick_ns():
-            with open(probe, "w"):
-                pass
-            ticks.append(os.stat(probe).st_ctime_ns)
-            os.unlink(probe)
-        return ticks[0] + 2 * conflict.tick_ns()
 
     def put(self, name, content="new"):
         path = os.fsdecode(self.upper) + "/" + name
@@ -65,10 +74,10 @@ class Scene:
     def delete(self, name):
         os.mknod(os.fsdecode(self.upper) + "/" + name, stat.S_IFCHR, 0)
 
-    def apply(self):
+    def apply(self, **options):
         layers.freeze_layer(self.stack, self.number)
         stack = layers.load_layers(self.stack)
-        return applying.apply(plan(diff_pending(stack), stack), stack, self.state)
+        return applying.apply(plan(diff_pending(stack), stack), stack, self.state, **options)
 
     def staged(self):
         """The only staged name there is now."""
@@ -90,8 +99,14 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path):
+def scene(tmp_path, monkeypatch):
+    monkeypatch.setattr(parents.Parents, "needs_private", lambda self, operation: False)
     return Scene(tmp_path)
+
+
+#: what becomes of what is displaced: the module and the call that take it from its place aside
+TAKEN = {"removed": (displacing, "remove_aside"), "kept": (reverse_make, "take")}
+taken = pytest.mark.parametrize("fate", TAKEN)
 
 
 class Module:
@@ -123,23 +138,24 @@ def before(monkeypatch, where, call, swap, *, when=lambda *arguments: True):
     return done
 
 
+@taken
 @pytest.mark.parametrize("change", ["replaced", "deleted", "tree"])
-def test_a_tree_in_place_of_what_was_displaced_stays(scene, monkeypatch, change):
+def test_a_tree_in_place_of_what_was_displaced_stays(scene, monkeypatch, change, fate):
     if change == "replaced":
         scene.put("file")
     else:
         scene.delete("file" if change == "deleted" else "gone")
-    done = before(monkeypatch, applying, "remove_aside", scene.put_treasure)
-    applied = scene.apply()
+    done = before(monkeypatch, *TAKEN[fate], scene.put_treasure)
+    applied = scene.apply(keep_reverse=fate == "kept")
     assert done
     assert applied.left == (os.fsencode(scene.staged()),)
+    assert len(applied.lost) == 1 or fate == "removed"
     assert scene.treasure_is_whole()
-    found = recover.recover(scene.state)
-    assert found.outcome is recover.Outcome.UNCLEAR
-    assert scene.treasure_is_whole()
+    assert recover.recover(scene.state) is None, "the world is blocked"
 
 
-def test_a_hard_link_in_place_of_what_was_displaced_stays(scene, monkeypatch):
+@taken
+def test_a_hard_link_in_place_of_what_was_displaced_stays(scene, monkeypatch, fate):
     scene.put("file")
     gold = scene.host / "treasure/inner/gold"
 
@@ -148,13 +164,14 @@ def test_a_hard_link_in_place_of_what_was_displaced_stays(scene, monkeypatch):
         staged.unlink()
         os.link(gold, staged)
 
-    before(monkeypatch, applying, "remove_aside", swap)
-    assert len(scene.apply().left) == 1
+    before(monkeypatch, *TAKEN[fate], swap)
+    assert len(scene.apply(keep_reverse=fate == "kept").left) == 1
     assert gold.stat().st_nlink == 2
 
 
+@taken
 @pytest.mark.parametrize("kind", ["tree", "file"])
-def test_what_was_moved_into_a_displaced_tree_stays(scene, monkeypatch, kind):
+def test_what_was_moved_into_a_displaced_tree_stays(scene, monkeypatch, kind, fate):
     scene.delete("gone")
 
     def swap():
@@ -163,11 +180,58 @@ def test_what_was_moved_into_a_displaced_tree_stays(scene, monkeypatch, kind):
         else:
             os.link(scene.host / "treasure/inner/gold", scene.staged() / "deep/in")
 
-    before(monkeypatch, applying, "remove_aside", swap)
-    assert len(scene.apply().left) == 1
+    before(monkeypatch, *TAKEN[fate], swap)
+    assert len(scene.apply(keep_reverse=fate == "kept").left) == 1
     assert (scene.staged() / "deep/in").exists()
     if kind == "tree":
         assert scene.treasure_is_whole()
+
+
+@pytest.mark.parametrize("moment", ["compared", "renamed"])
+def test_a_tree_that_is_moved_in_place_of_a_displaced_one_goes_back(scene, monkeypatch, moment):
+    """Between the comparison and the rename, which knows names only; and after it."""
+    scene.delete("gone")
+    if moment == "compared":
+        done = before(monkeypatch, reverse_move, "_open_up", scene.put_treasure)
+    else:
+
+        def swap():
+            held = os.path.join(scene.state, b"reverse/new/1/0/upper/gone/deep/in")
+            os.rename(scene.host / "treasure", held)
+
+        done = before(monkeypatch, reverse_move, "_is_ours", swap)
+    applied = scene.apply()
+    assert done and applied.left == (os.fsencode(scene.staged()),)
+    assert scene.treasure_is_whole()
+    assert scene.host in next(scene.host.rglob("gold")).parents
+
+
+def test_a_file_with_the_inode_of_what_was_displaced_is_kept_and_not_removed(scene, monkeypatch):
+    """The displaced file is taken away, and its inode is used again at once."""
+    scene.put("file")
+
+    def swap():
+        staged = scene.staged()
+        inode = staged.stat().st_ino
+        staged.unlink()
+        others = []
+        for number in range(200):
+            other = scene.host / f"try-{number}"
+            other.write_text("somebody's own")
+            others.append(other)
+            if other.stat().st_ino == inode:
+                other.rename(staged)
+                return
+        pytest.fail("the filesystem used no inode again")
+
+    done = before(monkeypatch, reverse_make, "take", swap)
+    scene.apply()
+    assert done
+    kept = os.path.join(scene.state, b"reverse/1/1/0/upper/file")
+    with open(kept) as stream:
+        assert stream.read() == "somebody's own"
+    with pytest.raises(StateError, match="not in the reverse layer as it was displaced"):
+        reverse_undo.undo_apply(scene.state, 1)
 
 
 def test_a_tree_swapped_for_a_directory_that_is_being_emptied_stays(scene, monkeypatch):
@@ -178,7 +242,7 @@ def test_a_tree_swapped_for_a_directory_that_is_being_emptied_stays(scene, monke
         lambda: scene.put_treasure(scene.staged() / "deep"),
         when=lambda fd, path, ours: path == b"deep",
     )  # fmt: skip
-    assert len(scene.apply().left) == 1
+    assert len(scene.apply(keep_reverse=False).left) == 1
     assert done and scene.treasure_is_whole()
 
 
@@ -190,7 +254,7 @@ def test_a_tree_of_mode_0_swapped_for_the_displaced_one_keeps_its_mode(scene, mo
         scene.put_treasure()
 
     before(monkeypatch, removal, "_open_for_removal", swap)
-    assert len(scene.apply().left) == 1
+    assert len(scene.apply(keep_reverse=False).left) == 1
     assert stat.S_IMODE(scene.staged().stat().st_mode) == 0
 
 
@@ -208,7 +272,7 @@ def test_an_empty_directory_swapped_for_the_emptied_one_stays(scene, monkeypatch
     # each name is compared once more, directly before rmdir(2)
     before(monkeypatch, removal, "_rmdir", swap)
     inode = stranger.stat().st_ino
-    assert len(scene.apply().left) == 1
+    assert len(scene.apply(keep_reverse=False).left) == 1
     assert (scene.staged() / place).stat().st_ino == inode
 
 
@@ -218,10 +282,11 @@ def test_a_tree_in_place_of_what_was_staged_is_not_applied_and_stays(scene, monk
         monkeypatch, applying, "stat", scene.put_treasure,
         when=lambda name, *rest: name.startswith(b".substrate-"),
     )  # fmt: skip
-    with pytest.raises(StateError, match="could not be undone"):
+    with pytest.raises(StateError, match="nothing was applied"):
         scene.apply()
     assert scene.treasure_is_whole()
     assert not (scene.host / "new").exists()
+    assert recover.recover(scene.state) is None, "the world is blocked"
 
 
 @pytest.mark.parametrize("name", ["new", "new/dir/leaf"])
@@ -231,11 +296,13 @@ def test_a_tree_in_place_of_what_was_staged_stays_when_the_apply_fails(scene, mo
     def fail():
         raise OSError(28, "no space")
 
-    monkeypatch.setattr(applying._Apply, "_sync_filesystems", lambda self: fail())
-    before(monkeypatch, applying, "remove_aside", scene.put_treasure)
-    with pytest.raises(StateError, match="could not be undone"):
+    monkeypatch.setattr(job.Job, "sync_filesystems", lambda self: fail())
+    before(monkeypatch, source, "remove_aside", scene.put_treasure)
+    with pytest.raises(StateError, match=r"nothing was applied .*no space") as caught:
         scene.apply()
+    assert os.fspath(scene.staged()) in str(caught.value)
     assert scene.treasure_is_whole()
+    assert recover.recover(scene.state) is None, "the world is blocked"
 
 
 def test_a_tree_put_into_a_half_staged_one_stays(scene, monkeypatch):
@@ -246,7 +313,7 @@ def test_a_tree_put_into_a_half_staged_one_stays(scene, monkeypatch):
         raise OSError(28, "no space")
 
     before(monkeypatch, stage, "copy_content", swap)
-    with pytest.raises(StateError, match="could not be undone"):
+    with pytest.raises(StateError, match="nothing was applied"):
         scene.apply()
     assert scene.treasure_is_whole()
 
@@ -262,14 +329,40 @@ def test_a_tree_in_place_of_what_was_displaced_is_not_put_back(scene, monkeypatc
         scene.put_treasure()
         raise OSError(28, "no space")
 
-    before(monkeypatch, applying._Apply, "_set_all_meta", swap)
+    before(monkeypatch, window.Window, "set_all_meta", swap)
     with pytest.raises(StateError, match="could not be undone"):
         scene.apply()
     assert scene.treasure_is_whole()
     assert not (scene.host / "file").is_dir()
 
 
-def killed(scene, moment):
+@pytest.mark.parametrize("change", ["deleted", "replaced", "created"])
+def test_a_tree_that_is_put_back_in_place_of_what_was_displaced_goes_away_again(
+    scene, monkeypatch, change
+):
+    """Swapped after the comparison, directly before the rename."""
+    if change == "deleted":
+        scene.delete("file")
+    else:
+        scene.put("file" if change == "replaced" else "new")
+
+    def fail():
+        raise OSError(28, "no space")
+
+    before(monkeypatch, window.Window, "set_all_meta", fail)
+    if change == "created":
+        swap = lambda: scene.put_treasure(scene.host / "new")  # noqa: E731
+    else:
+        swap = scene.put_treasure
+    done = before(monkeypatch, window, "rename_back", swap)
+    with pytest.raises(StateError, match="could not be undone"):
+        scene.apply()
+    assert done and scene.treasure_is_whole()
+    where = scene.host / "new" if change == "created" else scene.staged()
+    assert (where / "inner/gold").exists()
+
+
+def killed(scene, moment, fate="kept"):
     """An apply that is killed: while it stages, before or after its renames, or committed."""
     if moment in ("committed", "deleted"):
         scene.delete("gone")
@@ -281,37 +374,45 @@ def killed(scene, moment):
     if pid == 0:
         where, call = {
             "staging": (stage, "copy_content"),
-            "window": (applying._Apply, "_exchange_all"),
-            "replaced": (applying._Apply, "_set_all_meta"),
-            "deleted": (applying._Apply, "_set_all_meta"),
-            "committed": (applying, "remove_aside"),
+            "window": (window.Window, "exchange_all"),
+            "replaced": (window.Window, "set_all_meta"),
+            "deleted": (window.Window, "set_all_meta"),
+            "committed": TAKEN[fate],
         }[moment]
         setattr(where, call, lambda *arguments: os._exit(9))
         try:
-            scene.apply()
+            scene.apply(keep_reverse=fate == "kept")
         finally:
             os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
 
 
+@taken
 @pytest.mark.parametrize("moment", ["staging", "window", "committed"])
-def test_recovery_leaves_a_tree_in_place_of_ours(scene, moment):
-    killed(scene, moment)
+def test_recovery_leaves_a_tree_in_place_of_ours(scene, moment, fate):
+    killed(scene, moment, fate)
     scene.put_treasure()
-    assert recover.recover(scene.state).outcome is recover.Outcome.UNCLEAR
+    found = recover.recover(scene.state)
+    done = recover.Outcome.FINISHED if moment == "committed" else recover.Outcome.ROLLED_BACK
+    assert (found.outcome, found.left) == (done, (os.fsencode(scene.staged()),))
     assert scene.treasure_is_whole()
+    assert recover.recover(scene.state) is None, "the world is blocked"
 
 
+@taken
 @pytest.mark.parametrize("moment", ["staging", "window", "committed"])
-def test_recovery_leaves_a_tree_that_is_swapped_in_after_its_look(scene, monkeypatch, moment):
-    killed(scene, moment)
-    done = before(monkeypatch, recover, "remove_aside", scene.put_treasure)
-    assert recover.recover(scene.state).outcome is recover.Outcome.UNCLEAR
+def test_recovery_leaves_a_tree_that_is_swapped_in_after_its_look(scene, monkeypatch, moment, fate):
+    killed(scene, moment, fate)
+    where = (leftover, "remove_aside")
+    if moment == "committed" and fate == "kept":
+        where = (recover, "take")
+    done = before(monkeypatch, *where, scene.put_treasure)
+    assert recover.recover(scene.state).left == (os.fsencode(scene.staged()),)
     assert done and scene.treasure_is_whole()
 
 
 @pytest.mark.parametrize("change", ["replaced", "deleted"])
-@pytest.mark.parametrize("look", [1, 2, 3])
+@pytest.mark.parametrize("look", [1, 2, 3, 4])
 def test_recovery_puts_no_stranger_back(scene, monkeypatch, change, look):
     killed(scene, change)
     looks = []
@@ -321,9 +422,11 @@ def test_recovery_puts_no_stranger_back(scene, monkeypatch, change, look):
         return len(looks) == look
 
     if look == 3:
-        before(monkeypatch, recover._Entry, "is_inode", scene.put_treasure)
+        before(monkeypatch, leftover, "is_inode", scene.put_treasure)
+    elif look == 4:  # nothing is looked at any more
+        before(monkeypatch, leftover, "rename_back", scene.put_treasure)
     else:
-        before(monkeypatch, recover, "_progress", scene.put_treasure, when=swap)
+        before(monkeypatch, leftover.Leftover, "progress", scene.put_treasure, when=swap)
     assert recover.recover(scene.state).outcome is recover.Outcome.UNCLEAR
     assert scene.treasure_is_whole()
     assert scene.staged().is_dir() and (scene.staged() / "inner/gold").exists()
@@ -465,7 +568,7 @@ def test_a_directory_that_others_may_write_to_is_shared(scene):
         os.chown(scene.host, uid, 0)
         fd = os.open(scene.host, os.O_PATH)
         try:
-            return aside.is_shared(fd)
+            return parents.is_shared(fd)
         finally:
             os.close(fd)
 

@@ -91,6 +91,16 @@ class World:
             workspace=os.fsencode(self.host),
         )
 
+    def move_host(self, host: Path) -> None:
+        """Before anything else: the host's directory is another one."""
+        self.host = host
+        self.stack = replace(
+            self.stack,
+            mounts=(OverlayMount(index=0, target=os.fsencode(host)),),
+            workspace=os.fsencode(host),
+            scratch=(),
+        )
+
     def start(self) -> None:
         """The world starts now; whatever the host does later is a change beside it.
 

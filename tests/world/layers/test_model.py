@@ -1,6 +1,8 @@
 """Random trees and operations: a real overlay against the same operations on a plain copy.
 
-The diff says exactly what differs, and an apply makes the host equal to the copy.
+The diff says exactly what differs, and an apply makes the host equal to the copy. Its reverse
+layer, read as a layer, says the opposite; undone, the host is what it was, to the inode; and the
+same layers can be applied again.
 """
 
 from __future__ import annotations
@@ -22,7 +24,14 @@ from conftest import UNPRIVILEGED, make_world
 from test_apply import apply, pending
 from trees import Tree, snapshot
 
-from substrate.world.diff import diff_layer
+from substrate.world.apply import run as run_plan
+from substrate.world.change import Change
+from substrate.world.diff import diff_layer, diff_pending
+from substrate.world.displacing import Removing
+from substrate.world.plan import plan
+from substrate.world.reverse_check import review_undo
+from substrate.world.reverse_undo import undo_apply
+from substrate.world.source import LayerSource
 from substrate.world.treedigest import layer_digest
 
 Operation = tuple[str, bytes, Any]
@@ -173,6 +182,7 @@ def test_diff_and_apply_against_a_copy(
         for number, operations in enumerate(layers):
             start = 1000 * (number + 1)
             world.command(lambda root, o=operations, s=start: both(o, root, s))
+            world.outside(lambda: break_links(os.fsencode(model)))
             world.outside(lambda o=operations, s=start: both(o, os.fsencode(model), s))
             wanted.append(content_only(snapshot(model)))
         new = snapshot(model)
@@ -190,13 +200,65 @@ def test_diff_and_apply_against_a_copy(
 
         before = snapshot(world.host, inodes=True)
         assert before == snapshot(world.host, inodes=True)
-        apply(world, allow_special=True)  # links may lead out
-        after = snapshot(world.host)
-        assert content_only(after) == content_only(new)
-        for path, entry in after.items():
-            if path in said and entry[0] == 0o100000 and said[path] != "meta":
-                assert entry[4] == new[path][4], path
-        assert pending(world) == []
+
+        def applied() -> int | None:
+            done = apply(world, allow_special=True)  # links may lead out
+            after = snapshot(world.host)
+            assert content_only(after) == content_only(new)
+            for path, entry in after.items():
+                if path in said and entry[0] == 0o100000 and said[path] != "meta":
+                    assert entry[4] == new[path][4], path
+            assert pending(world) == []
+            assert (done.left, done.lost) == ((), ())
+            return done.reverse
+
+        for number in (1, 2, 3):
+            if applied() is None:  # there was nothing to apply
+                assert changes == []
+                return
+            reverse = world.outside(lambda n=number: reversed_changes(world, n))
+            kinds = {c.path[begin:]: c.kind for c in reverse if c.what != ("mtime",)}
+            assert kinds == differing(new, old)
+            if number == 3:
+                break
+            assert world.outside(lambda n=number: undo(world, n)) == ((), ())
+            assert snapshot(world.host, inodes=True) == before
+            assert [str(c) for c in pending(world)] != [] or changes == []
+        # a reverse layer is an ordinary one: applied like any other, it undoes as well
+        world.outside(lambda: apply_reverse(world, 3))
+        assert content_only(snapshot(world.host)) == content_only(old)
+
+
+def reversed_changes(world: Any, number: int) -> list[Change]:
+    review = review_undo(os.fsencode(world.state), number)
+    assert review.conflicts == ()
+    return diff_pending(review.stack)
+
+
+def undo(world: Any, number: int) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    undone = undo_apply(os.fsencode(world.state), number)
+    return undone.left, undone.already
+
+
+def apply_reverse(world: Any, number: int) -> None:
+    stack = review_undo(os.fsencode(world.state), number).stack
+    planned = plan(diff_pending(stack), stack)
+    operations = run_plan(
+        planned, stack, os.fsencode(world.state), LayerSource(), Removing()
+    ).operations
+    assert operations == len(planned.operations)
+
+
+def break_links(root: bytes) -> None:
+    """A copy-up is of one name (overlayfs.rst, "Non-standard behavior"): what was one file with
+    several names below is several files for who writes to it in the next layer."""
+    for directory, _, files in os.walk(root):
+        for name in files:
+            path = directory + b"/" + name
+            status = os.lstat(path)
+            if os.path.isfile(path) and not os.path.islink(path) and status.st_nlink > 1:
+                shutil.copy2(path, path + b".copy")
+                os.rename(path + b".copy", path)
 
 
 def tree_digest(world: Any, number: int) -> str:

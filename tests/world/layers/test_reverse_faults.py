@@ -1,0 +1,345 @@
+"""Every system call of an apply, an undo and a recovery fails once, or is the last one: all is
+new with a whole reverse layer, or all is old with none, and nothing is left behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from conftest import UNPRIVILEGED, become, make_world
+from reversing import apply, left_behind, numbers, recovered, state_of, undo
+from test_apply import pending, prepare, put, some_changes, some_host
+from test_apply_faults import Faults, inject
+from trees import Tree, snapshot
+
+from substrate.errors import StateError
+from substrate.world.recover import Outcome
+from substrate.world.removal import remove_tree
+
+ACTS: dict[str, Callable[[Any, int], object]] = {
+    "apply": lambda world, number: apply(world),
+    "undo": undo,
+}
+
+
+def more_host(h: bytes) -> None:
+    some_host(h)
+    put(h + b"one", b"linked")
+    os.link(h + b"one", h + b"two")
+    os.link(h + b"one", h + b"d/three")
+    os.mkdir(h + b"locked")
+    put(h + b"locked/in", b"in")
+    put(h + b"locked/closed", b"closed", 0)
+    os.mkdir(h + b"locked-tree")
+    put(h + b"locked-tree/in", b"in")
+    os.chmod(h + b"locked-tree", 0o555)
+    os.chmod(h + b"locked", 0o555)
+
+
+def more_changes(r: bytes) -> None:
+    some_changes(r)
+    put(r + b"one", b"not linked any more")
+    os.unlink(r + b"two")
+    os.chmod(r + b"d/three", 0o600)
+    os.chmod(r + b"locked", 0o755)
+    put(r + b"locked/in", b"other")
+    os.chmod(r + b"locked/closed", 0o400)
+    os.chmod(r + b"locked", 0o555)
+    os.chmod(r + b"locked-tree", 0o755)
+    os.unlink(r + b"locked-tree/in")
+    os.rmdir(r + b"locked-tree")
+    os.mkdir(r + b"locked-new")
+    put(r + b"locked-new/in", b"in")
+    os.chmod(r + b"locked-new", 0o555)
+
+
+class Scene:
+    """A world with changes, and what its host is before and after they are applied."""
+
+    def __init__(self, world: Any) -> None:
+        self.world = world
+        prepare(world, more_host)
+        self.old = self.look()
+        world.command(lambda root: more_changes(root + b"/"))
+        self.number = apply(world).reverse
+        self.new = {name: entry[:5] for name, entry in self.look().items()}
+        self.undo()
+
+    def look(self) -> Tree:
+        return snapshot(self.world.host, inodes=True)
+
+    def undo(self) -> None:
+        assert undo(self.world, self.number) == ((), (), ())
+        assert self.look() == self.old
+
+    def apply(self) -> None:
+        self.number = apply(self.world).reverse
+
+    def is_new(self) -> bool:
+        return {name: entry[:5] for name, entry in self.look().items()} == self.new
+
+    def settled(self, where: str) -> bool:
+        """Whether it is the new state; else it is the old one. Nothing in between."""
+        assert left_behind(self.world) == [], where
+        if self.look() == self.old:
+            assert numbers(self.world) == [], where
+            return False
+        assert self.is_new(), where
+        (self.number,) = numbers(self.world)
+        return True
+
+    def start_of(self, act: str) -> None:
+        new = self.is_new()
+        if act == "undo" and not new:
+            self.apply()
+        elif act == "apply" and new:
+            self.undo()
+
+
+@pytest.fixture
+def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    flavour, _, place = request.param.partition(" on ")
+    world = make_world(tmp_path / "w", flavour)
+    if not place:
+        yield Scene(world)
+        return
+    name = b"substrate-faults-%d-%s" % (os.getpid(), os.urandom(4).hex().encode())
+    shm = Path(os.fsdecode(b"/dev/shm/" + name))
+    shm.mkdir(mode=0o755)
+    if flavour == "user":
+        os.chown(shm, UNPRIVILEGED, UNPRIVILEGED)
+    world.state.chmod(0o711)
+    world.move_host(shm)
+    fd = os.open("/dev/shm", os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield Scene(world)
+    finally:
+        remove_tree(fd, name)
+        os.close(fd)
+
+
+scenes = pytest.mark.parametrize(
+    "scene", ["trusted", "user", "trusted on tmpfs", "user on tmpfs"], indirect=True
+)
+
+
+def in_child(scene: Scene, work: Callable[[], object]) -> int:
+    """As the invoking user; the status: 0, or 9 when it was killed."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            if scene.world.flavour == "user":
+                become(UNPRIVILEGED)
+                scene.world.flavour = "as the user already"
+            try:
+                work()
+                status = 0
+            except (OSError, StateError):
+                status = 2
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+class Kill(Faults):
+    def fail(self, name: str) -> None:
+        os._exit(9)
+
+
+@scenes
+@pytest.mark.parametrize("act", ACTS)
+def test_killed_at_each_call(scene: Scene, monkeypatch: pytest.MonkeyPatch, act: str) -> None:
+    faults = Kill()
+    inject(faults, monkeypatch)
+    at = 0
+    seen = set()
+    while True:
+        at += 1
+        scene.start_of(act)
+
+        def attempt(at: int = at) -> None:
+            faults.arm(at)
+            ACTS[act](scene.world, scene.number)
+
+        status = in_child(scene, attempt)
+        if status == 0:
+            break
+        assert status == 9, f"call {at}"
+        found = recovered(scene.world)
+        where = f"killed at call {at}: {found}"
+        assert found is None or (found.unclear, found.left, found.lost) == ((), (), ()), where
+        new = scene.settled(where)
+        if found is not None:
+            seen.add(found.outcome)
+            assert new is ((found.outcome is Outcome.FINISHED) is (act == "apply")), where
+    assert at > 200
+    assert seen == {Outcome.FINISHED, Outcome.ROLLED_BACK}
+    assert scene.is_new() is (act == "apply")
+
+
+@scenes
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_each_call_fails_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, act: str, number: int
+) -> None:
+    faults = Faults()
+    faults.number = number
+    inject(faults, monkeypatch)
+    at = 0
+    seen = set()
+    while True:
+        at += 1
+        scene.start_of(act)
+
+        def attempt(at: int = at) -> None:
+            faults.arm(at)
+            ACTS[act](scene.world, scene.number)
+            if not faults.hit:
+                os._exit(7)
+
+        status = in_child(scene, attempt)
+        if status == 7:
+            break
+        assert status in (0, 2), f"call {at}"
+        seen.add(status)
+        found = recovered(scene.world)
+        where = f"call {at} failed: {status}, {found}"
+        assert found is None or (found.unclear, found.left, found.lost) == ((), (), ()), where
+        new = scene.settled(where)
+        # what failed is old, or is finished after all; what did not fail is done
+        assert status == 2 or new is (act == "apply"), where
+    assert at > 200
+    assert seen == {0, 2}
+
+
+@scenes
+@pytest.mark.parametrize("moment", ["staging", "window", "committed"])
+@pytest.mark.parametrize("act", ACTS)
+def test_a_recovery_that_is_killed_is_recovered(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, act: str, moment: str
+) -> None:
+    """Killed at each of its calls, in turn, until one gets through."""
+    from substrate.world import apply as applying
+    from substrate.world import job, window
+
+    faults = Kill()
+    inject(faults, monkeypatch)
+    at = 0
+    where = {
+        "staging": (job.Job, "sync_filesystems"),
+        "window": (window.Window, "set_all_meta"),
+        "committed": (applying._Apply, "_finish"),
+    }[moment]
+    real = getattr(*where)
+    finished = False
+    while not finished:
+        at += 1
+        scene.start_of(act)
+
+        def attempt() -> None:
+            if moment == "window":
+
+                def half(self: Any) -> None:
+                    real(self)
+                    os._exit(9)
+
+                setattr(*where, half)
+            else:
+                setattr(*where, lambda *arguments: os._exit(9))
+            ACTS[act](scene.world, scene.number)
+
+        assert in_child(scene, attempt) == 9
+
+        def recover(at: int = at) -> None:
+            faults.arm(at)
+            found = recovered(scene.world)
+            assert found is not None and found.unclear == ()
+
+        status = in_child(scene, recover)
+        assert status in (0, 9)
+        finished = status == 0
+        found = recovered(scene.world)
+        where_now = f"recovery killed at call {at}: {found}"
+        assert found is None or (found.unclear, found.left, found.lost) == ((), (), ()), where_now
+        new = scene.settled(where_now)
+        assert new is ((moment == "committed") is (act == "apply")), where_now
+    assert at > 30
+
+
+@scenes
+@pytest.mark.parametrize("act", ACTS)
+def test_killed_at_random_moments(scene: Scene, act: str) -> None:
+    """By a signal, wherever it is: between two instructions, in the kernel."""
+    rng = random.Random(4711)
+    outcomes = set()
+    duration_s = 0.15
+    for _ in range(25):
+        scene.start_of(act)
+        moment_s = rng.uniform(0.001, duration_s)
+
+        def attempt(moment_s: float = moment_s) -> None:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, moment_s)
+            ACTS[act](scene.world, scene.number)
+
+        status = in_child(scene, attempt)
+        assert status in (0, -signal.SIGALRM)
+        found = recovered(scene.world)
+        assert found is None or (found.unclear, found.left, found.lost) == ((), (), ())
+        outcomes.add(scene.settled(f"killed after {moment_s * 1000:.1f} ms: {found}"))
+    assert outcomes
+
+
+@pytest.mark.parametrize("scene", ["trusted"], indirect=True)
+@pytest.mark.parametrize("act", ACTS)
+def test_edits_after_a_crash_survive_the_recovery(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    from substrate.world import apply as applying
+
+    real = applying._Apply._finish
+    scene.start_of(act)
+    monkeypatch.setattr(applying._Apply, "_finish", lambda *arguments: os._exit(9))
+    assert in_child(scene, lambda: ACTS[act](scene.world, scene.number)) == 9
+    monkeypatch.setattr(applying._Apply, "_finish", real)
+    h = os.fsencode(scene.world.host) + b"/"
+    put(h + b"a", b"edited after the crash", 0o755)
+    put(h + b"d/mine", b"mine")
+    os.unlink(h + b"swap" if act == "apply" else h + b"link")
+    edited = {n: e for n, e in scene.look().items() if b".substrate-" not in n}
+    found = recovered(scene.world)
+    assert found is not None and found.outcome is Outcome.FINISHED
+    assert scene.look() == edited
+    assert left_behind(scene.world) == []
+    if act == "apply":
+        from reversing import refused
+
+        assert refused(scene.world, numbers(scene.world)[0]) == {
+            b"a": "host_changed",
+            b"swap": "host_deleted",
+        }
+    else:
+        assert numbers(scene.world) == []
+        conflicts = conflicts_of(scene.world)
+        assert {b"a", b"link"} <= conflicts
+
+
+def conflicts_of(world: Any) -> set[bytes]:
+    """Paths that keep the same layers from being applied again."""
+    from substrate.world.conflict import check
+    from substrate.world.plan import plan
+    from substrate.world.restored import load_restored
+
+    found = check(plan(pending(world), world.stack), world.stack, load_restored(state_of(world)))
+    return {os.path.basename(c.path) for c in found}
