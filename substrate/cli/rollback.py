@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from substrate.cli import output
+from substrate.cli.asking import Ask, confirm
 from substrate.cli.diff import change_object
 from substrate.cli.messages import say
 from substrate.cli.progress import working
 from substrate.cli.target import Target, pending_target
-from substrate.cli.undo import Ask, confirm
 from substrate.cli.verb import Verb
 from substrate.session.pending import open_pending, phrase
 from substrate.session.summary import change_line

@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import click
 
-from substrate.cli import output
+from substrate.cli import output, undo_apply
+from substrate.cli.asking import Ask, confirm
 from substrate.cli.diff import change_object
 from substrate.cli.messages import say
 from substrate.cli.progress import working
-from substrate.cli.target import Target, pending_target, same_world
+from substrate.cli.target import Target, pending_target, readable_target, same_world
 from substrate.cli.verb import Verb
+from substrate.errors import UsageError
 from substrate.session.pending import open_pending, phrase
 from substrate.session.summary import change_line
 from substrate.session.undo import BuiltOn, Choice, Undone, choose, look, undo
 from substrate.values import as_dict
-
-Ask = Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +114,7 @@ def render(result: Result, form: str) -> None:
 
 @click.command("undo", cls=Verb)
 @click.argument("spans", metavar="[SPAN]...", nargs=-1)
+@click.option("--apply", "of_apply", is_flag=True, help="The last apply: the host is put back.")
 @click.option("--with-deps", is_flag=True, help="Also what later commands built on it.")
 @click.option("--dry-run", is_flag=True, help="Show what would be undone, touch nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -121,6 +122,7 @@ def render(result: Result, form: str) -> None:
 @output.format_option
 def command(
     spans: tuple[str, ...],
+    of_apply: bool,
     with_deps: bool,
     dry_run: bool,
     yes: bool,
@@ -131,12 +133,28 @@ def command(
       substrate undo
       substrate undo 3
       substrate undo 3 --with-deps --dry-run
+      substrate undo --apply
 
     Takes back what the last command changed in the current world, or what the commands SPAN
     (last, a number of `substrate log`, a span's id) did. Refused, with the list, where a later
-    command touched the same paths, their parents or children (exit status 1)."""
-    target = same_world(spans, world) if spans else pending_target(world)
+    command touched the same paths, their parents or children (exit status 1).
+
+    With --apply the last apply is taken back: what it displaced comes back to the host, all or
+    nothing, and the changes are pending again. Refused where the host changed one of the files
+    since."""
     may_ask = not yes and form == "table" and sys.stdin is not None and sys.stdin.isatty()
+    if of_apply:
+        if spans or with_deps:
+            raise UsageError(
+                "--apply takes the last apply back, not commands",
+                hint="undo the apply first, then the commands",
+            )
+        done = undo_apply.run(
+            readable_target(world), dry_run=dry_run, ask=confirm if may_ask else None
+        )
+        undo_apply.render(done, form)
+        return 0 if done.outcome in ("undone", "planned") else 1
+    target = same_world(spans, world) if spans else pending_target(world)
     result = run(
         target,
         [name.rpartition(":")[2] for name in spans],
@@ -146,7 +164,3 @@ def command(
     )
     render(result, form)
     return 0 if result.outcome in ("undone", "planned") else 1
-
-
-def confirm(question: str) -> bool:
-    return click.confirm(question, default=False, err=True)

@@ -24,7 +24,7 @@ from substrate.session.store import SessionFiles
 from substrate.session.world_file import OPEN, WorldFile, load_world
 from substrate.telemetry.trace.events.layers import Gc
 from substrate.values import replace
-from substrate.world import cgroup, cgroup_plan, journal, layers, preimages, squash
+from substrate.world import cgroup, cgroup_plan, journal, layers, preimages, reverse, squash
 from substrate.world.layers import LayerStack
 from substrate.world.limits import Limits
 from substrate.world.recover import recover
@@ -49,7 +49,7 @@ class Retention:
 class Collected:
     """One thing that was taken away, or would be. `size_bytes`: of the disk, where known."""
 
-    kind: str  # layers | undone | apply | probe | name | cgroups
+    kind: str  # layers | undone | reverse | apply | probe | name | cgroups
     what: str
     size_bytes: int = 0
     problem: str = ""
@@ -57,13 +57,15 @@ class Collected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Candidate:
-    """Layers of one session that may go. `at`: when they were last on a stack, seconds."""
+    """Layers of one session that may go, or what an apply displaced. `at`: when they were last on
+    a stack, or the apply, in seconds."""
 
     kind: str
     session_id: str
     what: str
     at: float
     size_bytes: int
+    number: int = 0  # of a reverse layer
 
 
 def disk_bytes(path: bytes) -> int:
@@ -159,9 +161,20 @@ def _candidates(home: Home, session_id: str, used: int) -> list[_Candidate]:
         world = load_world(files)
         if world.state != OPEN:
             stand_ins.remove(files.world_path)  # a death at the end of the world left them
+        found = [
+            _Candidate(
+                kind="reverse",
+                session_id=session_id,
+                what=f"{world.name}: what apply {layer.number} displaced",
+                at=layer.applied_ns / 1e9,
+                size_bytes=layer.size_bytes,
+                number=layer.number,
+            )
+            for layer in reverse.list_reverse(files.world_path)
+        ]
         numbers = _removable(files, world, used)
         if not numbers:
-            return []
+            return found
         path = world.layers_path(files)
         size = sum(disk_bytes(b"%s/%d" % (path, n)) for n in numbers)
         if world.state != OPEN:
@@ -172,7 +185,10 @@ def _candidates(home: Home, session_id: str, used: int) -> list[_Candidate]:
             kind, what = "undone", f"{world.name}: {_count(len(numbers))}"
         if world.layers_at:
             at = 0.0  # a tmpfs is memory: nothing is kept there for later
-        return [_Candidate(kind=kind, session_id=session_id, what=what, at=at, size_bytes=size)]
+        found.append(
+            _Candidate(kind=kind, session_id=session_id, what=what, at=at, size_bytes=size)
+        )
+        return found
     finally:
         os.close(files.fd)
 
@@ -199,6 +215,13 @@ def _remove(home: Home, candidate: _Candidate) -> None:
     try:
         files, world = opened.files, opened.world
         assert world is not None
+        if candidate.kind == "reverse":
+            extra = (("reverse_layers", [candidate.number]),)
+            gone = Gc(layers=(), size_bytes=candidate.size_bytes, extra=extra)
+            opened.writer.append([gone.event("world")])
+            opened.writer.sync()
+            reverse.remove_reverse(files.world_path, candidate.number)
+            return
         used = used_by_forks(home).get(candidate.session_id, 0)
         numbers = _removable(files, world, used)
         stack_file = restack.settle(files, opened.writer)

@@ -108,16 +108,18 @@ def phrase(counts: Summary) -> str:
 
 
 @contextmanager
-def open_pending(home: Home, session_id: str, *, lenient: bool = False) -> Iterator[Held]:
+def open_pending(
+    home: Home, session_id: str, *, lenient: bool = False, also_applied: bool = False
+) -> Iterator[Held]:
     """Takes the session's lock for the time of the block. `lenient`: what is gone of its layers
-    is no error.
+    is no error. `also_applied`: a world that was applied is not over either.
 
     Raises SessionBusy, StateError for a world that is over or an apply that was cut short and
     cannot be put right."""
     opened = opening.open_existing(home, session_id, durability=_DURABILITY)
     try:
         assert opened.world is not None
-        if opened.world.state != OPEN:
+        if opened.world.state != OPEN and not (also_applied and opened.world.state == APPLIED):
             raise StateError(
                 f"world {opened.world.name} is over: it was {opened.world.state}",
                 hint="`substrate world ls` lists the worlds that have something pending",
@@ -374,7 +376,12 @@ class Held:
             gone = frozenset(n for n in numbers if not self._holds_scratch(n))
         rest = [n for n in self.stack.numbers if n not in gone]
         event = self._apply_event(
-            told, review, "applied", review.conflicts, () if select is None else planned.changes
+            told,
+            review,
+            "applied",
+            review.conflicts,
+            () if select is None else planned.changes,
+            reverse=None if applied is None else applied.reverse,
         )
         applies = self.stack_file.applies + (1 if planned.changes else 0)
         self.restack(rest, [event], applies=applies)
@@ -405,8 +412,11 @@ class Held:
         outcome: str,
         conflicts: Sequence[Conflict],
         applied: Sequence[Change] = (),
+        *,
+        reverse: int | None = None,
     ) -> events.FsApply:
-        """`applied`: what came to the host while the world goes on, for the next apply to know."""
+        """`applied`: what came to the host while the world goes on, for the next apply to know.
+        `reverse`: the layer by which the apply can be undone."""
         listed = conflicts[: events.MAX_ENTRIES]
         extra: list[tuple[str, Any]] = []
         if conflicts:
@@ -427,7 +437,7 @@ class Held:
                 )
                 for c in listed
             ),
-            reverse_layer=None,
+            reverse_layer=reverse,
             outcome=outcome,
             spans=told.spans or None,
             paths=told.paths or None,

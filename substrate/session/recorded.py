@@ -131,9 +131,19 @@ class _Found:
         return tells
 
     def take_applies(self, files: SessionFiles, history: History) -> None:
-        """The paths that applies brought to the host while the world went on."""
+        """The paths that applies brought to the host while the world went on, but for those that
+        were undone."""
+        undone = {
+            line["body"]["apply_seq"]
+            for line in history.others
+            if line["event_type"] == "undo" and "apply_seq" in line["body"]
+        }
         for line in history.others:
-            if line["event_type"] == "fs_apply" and line["body"]["outcome"] == "applied":
+            if (
+                line["event_type"] == "fs_apply"
+                and line["body"]["outcome"] == "applied"
+                and line["seq"] not in undone
+            ):
                 for path in applied_paths(files, line):
                     self.applied[path] = line["seq"]
 

@@ -1,0 +1,122 @@
+"""Undoing an apply: the host becomes what it was before, and the changes are pending again.
+
+The doing is world/reverse_undo.py; here the apply is found, the world taken up again, and the
+trace told. Not the undo of commands, which moves layers alone (undo.py). Invariants: the host is
+changed first, all of it or nothing; a world that was over is open again only when it was, and
+is the directory's current one where there is no other. Spec: world.md §4.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from substrate.errors import StateError
+from substrate.session import store
+from substrate.session.pending import Held
+from substrate.session.undo import NothingToUndo
+from substrate.session.workspace import Workspace
+from substrate.session.world_file import OPEN, save_world
+from substrate.telemetry.trace.events.layers import Undo
+from substrate.values import as_dict, replace
+from substrate.world.change import Change, Summary, summary
+from substrate.world.layers import list_layers
+from substrate.world.reverse import reverse_numbers
+from substrate.world.reverse_check import UndoConflict, UndoReview, review_undo
+from substrate.world.reverse_undo import undo_apply
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reviewed:
+    """What undoing an apply would do. `changes`: to the host. `layers`: that come back on the
+    stack, since they had left it with the apply."""
+
+    number: int
+    line: dict[str, Any]  # the apply's, in the trace
+    changes: tuple[Change, ...]
+    counts: Summary
+    conflicts: tuple[UndoConflict, ...]
+    layers: tuple[int, ...]
+    inner: UndoReview
+
+
+def review(held: Held) -> Reviewed:
+    """The world's last apply that can be undone. Raises NothingToUndo, StateError."""
+    world_path = held.opened.files.world_path
+    numbers = reverse_numbers(world_path)
+    if not numbers:
+        raise NothingToUndo(
+            f"no apply of world {held.world.name} can be undone",
+            hint="nothing was applied, or what it displaced was collected (`world gc`)",
+        )
+    number = numbers[-1]
+    lines = [
+        line
+        for line in held.history().others
+        if line["event_type"] == "fs_apply" and line["body"].get("reverse_layer") == number
+    ]
+    if not lines:
+        raise StateError(
+            f"the record does not know the apply that reverse layer {number} is of: its "
+            "supervisor was killed before it could be told",
+            hint="`substrate diff` shows what is still pending; the files it displaced lie in "
+            f"{os.fsdecode(world_path)}/reverse/{number}",
+        )
+    inner = review_undo(world_path, number)
+    return Reviewed(
+        number=number,
+        line=lines[-1],
+        changes=inner.plan.changes,
+        counts=summary(inner.plan.changes),
+        conflicts=inner.conflicts,
+        layers=_to_come_back(held, lines[-1]),
+        inner=inner,
+    )
+
+
+def _to_come_back(held: Held, line: dict[str, Any]) -> tuple[int, ...]:
+    """The layers of an apply of single commands that are off the stack and still there."""
+    there = {layer.number for layer in list_layers(held.stack.directory)}
+    there |= {
+        n
+        for n in line["body"]["layers"]
+        if n <= max((x for x, _ in held.stack.elsewhere), default=0)
+    }
+    on_stack = set(held.stack.numbers)
+    return tuple(n for n in line["body"]["layers"] if n in there and n not in on_stack)
+
+
+def carry_out(held: Held, reviewed: Reviewed) -> None:
+    """Undoes it. Raises UndoRefused where the host was touched since, StateError, OSError; the
+    host is as it was then."""
+    undo_apply(held.opened.files.world_path, reviewed.number, reviewed=reviewed.inner)
+    event = Undo(
+        spans=tuple(reviewed.line["body"].get("spans", ())),
+        layers=tuple(reviewed.line["body"]["layers"]),
+        with_deps=False,
+        extra=(
+            ("apply_seq", reviewed.line["seq"]),
+            ("reverse_layer", reviewed.number),
+            ("counts", as_dict(reviewed.counts)),
+        ),
+    )
+    _take_up(held)
+    held.restack(
+        sorted({*held.stack.numbers, *reviewed.layers}),
+        [event],
+        applies=max(0, held.stack_file.applies - 1),
+    )
+
+
+def _take_up(held: Held) -> None:
+    """The world goes on, if it was over."""
+    if held.world.state == OPEN:
+        return
+    held.world = replace(held.world, state=OPEN)
+    save_world(held.opened.files, held.world)
+    device, _, inode = held.world.workspace_key.partition(b"-")
+    place = Workspace(path=held.world.workspace, device=int(device, 16), inode=int(inode))
+    current = store.current_session(held.home, place)
+    if current is None or not os.path.isdir(store.session_path(held.home, current)):
+        store.set_current(held.home, place, held.opened.files.session_id)
