@@ -30,6 +30,8 @@ MODE, OWNER, ATTRIBUTES, CLOSED = "mode", "owner", "xattr", "closed"
 CHANGED, SAME_TICK, CLOCK, REPLACED = "changed", "same_tick", "clock", "replaced"
 GONE = "gone"
 DOUBTS = (CHANGED, SAME_TICK, CLOCK, REPLACED, GONE)
+#: a doubt of ours, not of a record: whether an apply was taken back by hand or the host went on
+REVERTED = "reverted"
 
 
 @value

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from substrate.errors import StateError
-from substrate.world.aspects import Aspects, aspects_of, differ
+from substrate.world.aspects import REVERTED, Aspects, aspects_of, differ
 from substrate.world.change import Change, FileState
 from substrate.world.layers import LayerStack
 from substrate.world.stage import read_attributes_of
@@ -100,7 +100,7 @@ class Sides:
                 and isinstance(before, Aspects)
                 and not differ(first, before)
             ):
-                return first  # that apply was taken back
+                return REVERTED
             first = next((base for moment, base in entries if moment > applied), None)
         if first is not None:
             return first

@@ -46,6 +46,7 @@ from substrate.world.aspects import (
     MODE,
     OWNER,
     REPLACED,
+    REVERTED,
     SAME_TICK,
     TARGET,
     TYPE,
@@ -157,6 +158,8 @@ class _MountCheck:
             )
         elif isinstance(base, Aspects):
             yield from self._check_aspects(change, relative, base)
+        elif base == REVERTED:
+            yield _in_doubt(change, base)
         else:
             said = list(self._check_times(change, relative, change.before))
             yield from said or [_in_doubt(change, base)]
@@ -345,5 +348,6 @@ _DOUBTS = {
     SAME_TICK: "the host changed it within one clock tick of the world's first use of it",
     CLOCK: "the clock was set back while the command ran: what the world saw is not known",
     GONE: "the host made it, after it had deleted one while the command ran",
+    REVERTED: "it was applied before, and the host has again what it had until then",
     REPLACED: "the host put another file or directory there while the command ran",
 }

@@ -11,7 +11,8 @@ stays the host's. So is dropped
 - mode and owner beside a content that the world changed: the new file takes the host's. Not
   where setuid, setgid or sticky bits are about, not for an owner when we may not give files
   away, not for a file with more than one name in the world;
-- the whole change of a path that the world left as it was.
+- the whole change of a path that the world left as it was, and the removal of one that it never
+  saw: overlayfs hides under a whiteout or an opaque directory what the host puts there later.
 
 Attributes beside a new content are not carried over: these, and whatever both sides changed, are
 left for conflict.py to refuse. Invariant: what comes out asks for nothing that the world did not
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from substrate.world.aspects import (
     ATTRIBUTES,
@@ -35,9 +36,10 @@ from substrate.world.aspects import (
     Aspects,
     differ,
 )
-from substrate.world.bases import AllSides, Bases, Sides
+from substrate.world.bases import AllSides, Bases, Missing, Sides
 from substrate.world.change import META, MODIFIED, TYPE_CHANGED, Change, FileState
 from substrate.world.layers import LayerStack
+from substrate.world.scope import is_within
 
 _SPECIAL = 0o7000
 _WHAT_IT_IS = frozenset((CONTENT, TARGET, DEVICE))
@@ -53,7 +55,8 @@ def keep_hosts(changes: Sequence[Change], stack: LayerStack, bases: Bases) -> li
     #: directories that something which stays lies in
     needed: set[bytes] = set()
     with AllSides(bases, stack) as sides:
-        for change in sorted(changes, key=lambda c: c.path.replace(b"/", b"\0"), reverse=True):
+        in_order = sorted(changes, key=lambda c: c.path.replace(b"/", b"\0"))
+        for change in reversed(list(_less_unseen(in_order, sides))):
             kept = _less_hosts(change, sides.of(change), needed, names)
             if kept is not None:
                 found.append(kept)
@@ -61,6 +64,22 @@ def keep_hosts(changes: Sequence[Change], stack: LayerStack, bases: Bases) -> li
                     needed.add(kept.path.rpartition(b"/")[0])
     found.sort(key=lambda c: c.path)
     return found
+
+
+def _less_unseen(in_order: Iterable[Change], sides: AllSides) -> Iterator[Change]:
+    """Without removals of what the world never saw, unless it lies in a directory that the world
+    removed: then it is a conflict."""
+    top: bytes | None = None
+    for change in in_order:
+        if top is not None and is_within(change.path, top):
+            yield change
+            continue
+        top = None
+        if change.after is None and sides.of(change).base(change) is Missing.NOTHING:
+            continue
+        if change.after is None or change.after.type != "directory":
+            top = change.path
+        yield change
 
 
 def _less_hosts(

@@ -10,9 +10,10 @@ simply looked at; so it counts only where it is certain that the world saw this 
 - it changed later, but before the layer's copy of it was born, and is the file that was
   copied: its handle is the copy's `origin`, or no name came or went in its directory. overlayfs
   goes on with the file that it looked up first, so the same path is not the same file [seen];
-- in each case no directory above it was exchanged. Moving one sets its own ctime and its
-  parent's mtime (rename(2)); a directory in which a name came or went last has ctime = mtime and
-  is taken for the same, since that happens all the time;
+- in each case no directory above it was exchanged: it did not change, or its handle is the `origin`
+  of the layer's. Where no handle tells, moving one sets its own ctime and its parent's (rename(2));
+  but one in which a name came or went last (ctime = mtime) is taken for the same, since that
+  happens all the time;
 - after the clock was set back since the world started: never.
 
 Everything else is a doubt, and the record says which. Not seen by any of this, as it leaves no
@@ -70,27 +71,39 @@ class Witness:
         born = linux.birth_time_ns(linux.AT_FDCWD, upper)
         self._since = (self._stack.started_ns if born is None else born) - self._tick
         self._known.clear()
-        target = view.mount.target
-        above = True, False
-        for end in (i for i, byte in enumerate(target) if byte == 0x2F):
-            if target[end + 1 :]:
-                above = self._look_at(os.stat(target[:end] or b"/"), *above)
-        self._above = above
 
     def enter(self, directory: DirectoryView) -> None:
-        """The changes that follow are of this directory; those above it were entered before."""
-        fd = directory.fds.get(HOST)
-        if fd is not None:
-            relative = directory.relative
-            above = self._above
-            if relative:
-                above = self._known.get(relative.rpartition(b"/")[0], (False, True))
-            self._known[relative] = self._look_at(os.fstat(fd), *above)
+        """The changes that follow are of this directory; those above it were entered before.
 
-    def _look_at(self, status: os.stat_result, steady: bool, moved: bool) -> tuple[bool, bool]:
+        Whether the mount's own directory is the one that the world began with is no question
+        for here: whoever opens it knows its inode."""
+        fd = directory.fds.get(HOST)
+        if fd is None:
+            return
+        relative = directory.relative
+        status = os.fstat(fd)
         changed = self._is_later(latest_ns(status.st_ctime_ns))
-        exchanged = moved and changed and status.st_ctime_ns != status.st_mtime_ns
-        return steady and not exchanged, changed
+        steady = True
+        if relative:
+            steady, moved = self._known.get(relative.rpartition(b"/")[0], (False, True))
+            if changed:
+                same = self._is_the_copied(directory, fd)
+                if same is not None:
+                    steady = same
+                elif moved and status.st_ctime_ns != status.st_mtime_ns:
+                    steady = False
+        self._known[relative] = steady, changed
+
+    def _is_the_copied(self, directory: DirectoryView, host_fd: int) -> bool | None:
+        """Whether the layer's copy of a directory is one of the host's that is there now; None
+        where no handle tells."""
+        from substrate.world.origin import name_to_handle, parse_origin
+
+        fd, mark = directory.fds.get(self._number), directory.view.marks.origin
+        if fd is None or mark not in os.listxattr(fd):
+            return None
+        handle = parse_origin(read_attribute(fd, mark))
+        return None if handle is None else handle == name_to_handle(host_fd, b"")
 
     def _is_later(self, changed_ns: int) -> bool:
         """Whether this may be a change since the layer was made. What lies ahead is from before
@@ -159,10 +172,9 @@ class Witness:
             return None
         if self._stepped:
             return CLOCK
-        if name == ".":
-            steady, moved = self._above
-        else:
-            steady, moved = self._known.get(directory.relative, (False, True))
+        # of the mount's own directory ("."), nothing was entered yet
+        known = (True, False) if name == "." else (False, True)
+        steady, moved = self._known.get(directory.relative, known)
         if not steady:
             return REPLACED
         changed = latest_ns(before.status.st_ctime_ns)

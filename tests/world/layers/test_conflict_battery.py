@@ -483,7 +483,7 @@ MEANWHILE: tuple[tuple[str, Callable[[bytes, bytes], None], Expected, Expected |
     ("edited before it was removed", in_turn(h_edit, w_remove), {"a": HOST_DID}, None),
     ("edited before it was saved by rename", in_turn(h_edit, w_save), {"a": HOST_DID}, None),
     ("another old tree before the first look", in_turn(h_other_old_tree, w_edit_deep),
-        {"d/s/y": "uncertain"}, None),
+        holds(d__s__y=WORLDS), {"d/s/y": "uncertain"}),
     ("another old tree after a look", in_turn(w_look, h_other_old_tree, w_edit_deep),
         {"d/s/y": "uncertain"}, None),
     ("another file in the same directory", in_turn(h_new_in_tree, w_edit_deep),
@@ -538,7 +538,21 @@ def test_made_by_the_host_after_the_world_had_made_and_removed_it(world: Any) ->
     record.command(w_make)
     record.command(lambda r, h: os.unlink(r + b"n"))
     beside(world, h_make(HOSTS))
-    judge(world, record, {"n": HOST_MADE})
+    judge(world, record, holds(n=HOSTS))
+
+
+def test_made_by_the_host_in_a_directory_that_the_world_made_anew(world: Any) -> None:
+    """An opaque directory: overlayfs shows nothing of the host's in it."""
+
+    def make_anew(r: bytes, h: bytes) -> None:
+        w_remove_tree(r, h)
+        os.makedirs(r + b"d/s")
+        put(r + b"d/s/y", WORLDS)
+
+    record = begin(world)
+    record.command(make_anew)
+    beside(world, h_new_in_tree)
+    judge(world, record, holds(d__s__y=WORLDS, d__s__host=HOSTS, d__x=None))
 
 
 def part(world: Any, *names: bytes) -> Callable[[bytes], bool]:
@@ -576,8 +590,26 @@ def test_an_apply_that_was_taken_back_counts_no_more(world: Any) -> None:
     record = begin(world)
     record.command(w_edit)
     assert record.apply(select=part(world, b"a")) == []
-    beside(world, h_same_by_rename)  # what an undo of the apply does
+    beside(world, h_same_by_rename)
+    record.applied.clear()  # as the record has it after an undo of the apply
     judge(world, record, APPLIED)
+
+
+@pytest.mark.parametrize("work", [w_edit, w_remove])
+def test_what_was_applied_and_put_back_by_hand_is_asked_about(world: Any, work: Any) -> None:
+    record = begin(world)
+    record.command(work)
+    assert record.apply(select=part(world, b"a")) == []
+    beside(world, h_same)
+    judge(world, record, {"a": "uncertain"})
+
+
+def test_what_was_applied_and_removed_by_hand_is_asked_about(world: Any) -> None:
+    record = begin(world)
+    record.command(w_make)
+    assert record.apply(select=part(world, b"n")) == []
+    beside(world, lambda h: os.unlink(h + b"n"))
+    judge(world, record, {"n": HOST_TOOK})
 
 
 # --- writers that are there already
