@@ -81,10 +81,10 @@ class Scene(Attacked):
             assert done.returncode == status, (words, done.stdout, done.stderr)
         return done
 
-    def start_inside(self, *words):
-        """A running program in a new world, with pipes."""
+    def start_inside(self, *words, options=("--fresh",)):
+        """A running program in a world, with pipes."""
         return subprocess.Popen(
-            (PROGRAM, "run", "--fresh", "--", *words),
+            (PROGRAM, "run", *options, "--", *words),
             cwd=self.work,
             env=self.environ,
             stdin=subprocess.PIPE,
