@@ -37,6 +37,7 @@ from substrate.telemetry.trace.rfc8785 import encode
 from substrate.world.change import summary
 from substrate.world.environment import is_secret_name
 from substrate.world.limits import core_leak
+from substrate.world.linux import landlock_abi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ if TYPE_CHECKING:
 _OCTETS = "application/octet-stream"
 _JSON = "application/json"
 _MOST_OPEN = 20
+#: the version of Landlock that scopes abstract sockets (world.holder)
+_SCOPES = 6
 
 
 def isolation_of(
@@ -80,6 +83,11 @@ def isolation_of(
         if in_world and settings.net == "none"
         else IsolationLayer(on=False, why=off or "--net host: the world shares the host's network")
     )
+    layers["abstract_sockets"] = IsolationLayer(on=in_world, why=off)
+    if in_world and settings.net == "host" and landlock_abi() < _SCOPES:
+        layers["abstract_sockets"] = IsolationLayer(
+            on=False, why="--net host, and this kernel's Landlock does not scope them (Linux 6.12)"
+        )
     layers["user"] = (
         IsolationLayer(on=True)
         if backend in ("ns-root-idmap", "ns-user")

@@ -30,6 +30,7 @@ class Scene(Attacked):
         uid = os.geteuid()
         super().__init__(base, UID if backend == "ns-user" and uid == 0 else uid)
         self.backend = backend
+        self.program = PROGRAM
         self.environ["SUBSTRATE_BACKEND"] = backend
         self.keeps = 0 if backend == "ns-user" else capabilities.ROOT_KEEPS
         #: what the battery is told about the surroundings, and what is passed along
@@ -63,6 +64,11 @@ class Scene(Attacked):
         target = max((m for m in mounts if path.is_relative_to(m)), key=lambda m: len(m.parts))
         upper = world / "layers" / "1" / str(mounts.index(target)) / "upper"
         return upper / path.relative_to(target)
+
+    def record(self) -> str:
+        """The newest session's trace."""
+        traces = self.home.glob("sessions/*/trace.jsonl")
+        return max(traces, key=lambda path: path.stat().st_mtime).read_text()
 
     def as_them(self):
         if self.uid == os.geteuid():

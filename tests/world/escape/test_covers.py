@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 
 import pytest
 
@@ -105,15 +104,6 @@ def test_a_link_of_a_stranger_is_no_way_to_leave_a_path_open(own_scene):
     os.chown(link, 4711, 4711, follow_symlinks=False)
     done = own_scene.inside("true", options=("--fresh", "--hide", link), status=125)
     assert b"cannot be hidden" in done.stderr
-
-
-@pytest.fixture
-def outside_overlays():
-    """A directory that a rootless world shows through a bind."""
-    path = f"/srv/substrate-test-{os.getpid()}"
-    os.mkdir(path)
-    yield path
-    shutil.rmtree(path)
 
 
 @root_only
