@@ -92,13 +92,17 @@ _MARKS: Final = tuple(
     b"_auth _password authtoken authident password passwd token secret extraheader"
     b" proxy-user cleartext".split()
 )
-#: The sign-ins of agents: hidden from commands, shown (by `shown`) to the agent itself.
-AGENT_SIGN_INS: Final = tuple(
-    b"""
-    .claude/.credentials.json .codex/auth.json .gemini/oauth_creds.json .config/cursor/auth.json
-    .aider.conf.yml .openhands .config/openhands
-    """.split()
-)
+#: The sign-ins of agents: program → where below a home. Hidden from commands, shown to the agent
+#: itself (`shown`).
+AGENTS: Final[dict[bytes, tuple[bytes, ...]]] = {
+    b"claude": (b".claude/.credentials.json",),
+    b"codex": (b".codex/auth.json",),
+    b"gemini": (b".gemini/oauth_creds.json",),
+    b"cursor-agent": (b".config/cursor/auth.json",),
+    b"aider": (b".aider.conf.yml",),
+    b"openhands": (b".openhands", b".config/openhands"),
+}
+AGENT_SIGN_INS: Final = tuple(path for paths in AGENTS.values() for path in paths)
 SYSTEM_SECRETS: Final = tuple(
     b"""
     /etc/shadow /etc/shadow- /etc/gshadow /etc/gshadow- /etc/security/opasswd
@@ -149,6 +153,7 @@ class Hidden:
     directories: tuple[bytes, ...]
     files: tuple[bytes, ...]
     left_open: tuple[tuple[bytes, str], ...]  # should be hidden and is not: why
+    shown: tuple[bytes, ...]  # would be hidden, but was wanted
 
 
 def parse_passwd(text: bytes) -> tuple[Account, ...]:
@@ -173,7 +178,7 @@ def hidden_paths(
 ) -> Hidden:
     """What a world of this user hides. `needed` are the paths it works in (workspace, cwd, the
     named ones); `shown` are paths that the caller wants seen although they are on the list,
-    with all below them. All paths are absolute."""
+    with all below them, but for the state directory. All paths are absolute."""
     needed_real = [_real(files, path) for path in (home, *needed)]
     shown_real = [_real(files, path) for path in shown]
     own_homes = {home, *(a.home for a in accounts if a.uid == uid)}
@@ -181,11 +186,15 @@ def hidden_paths(
     others.update(b"/home/" + name for name in files.names(b"/home"))
     found: dict[bytes, bool] = {}
     left_open: dict[bytes, str] = {}
+    wanted: set[bytes] = set()
 
-    def hide(path: bytes) -> bool:
-        """Whether it is hidden now (or is not there at all)."""
+    def hide(path: bytes, *, always: bool = False) -> bool:
+        """Whether it is hidden now (or is not there at all, or is wanted to be seen)."""
         seen = files.find(path)
-        if seen is None or any(is_below(seen[0], show) for show in shown_real):
+        if seen is None:
+            return True
+        if not always and any(is_below(seen[0], show) for show in shown_real):
+            wanted.add(seen[0])
             return True
         why = _why_not(seen[0], needed_real)
         if why:
@@ -194,7 +203,7 @@ def hidden_paths(
         found[seen[0]] = seen[1]
         return True
 
-    hide(state_dir)
+    hide(state_dir, always=True)
     for path in _expand(files, b"/", _by_directory(SYSTEM_SECRETS)):
         hide(path)
     own_real = {_real(files, own) for own in own_homes}
@@ -212,7 +221,7 @@ def hidden_paths(
             text = files.head(path).lower()
             if any(mark in text for mark in _MARKS) or (b"@" in text and b"://" in text):
                 hide(path)
-    return _result(found, left_open)
+    return _result(found, left_open, wanted)
 
 
 def _is_person(account: Account) -> bool:
@@ -272,7 +281,7 @@ def _matches(name: bytes, first: bytes, rest: list[bytes]) -> bool:
     return name.endswith(rest[-1]) and len(name) - len(rest[-1]) >= at
 
 
-def _result(found: dict[bytes, bool], left_open: dict[bytes, str]) -> Hidden:
+def _result(found: dict[bytes, bool], left_open: dict[bytes, str], wanted: set[bytes]) -> Hidden:
     outer: list[bytes] = []
     for path in sorted(found, key=lambda p: p.split(b"/")):
         if not (outer and is_below(path, outer[-1])):
@@ -281,6 +290,7 @@ def _result(found: dict[bytes, bool], left_open: dict[bytes, str]) -> Hidden:
         directories=tuple(sorted(p for p in outer if found[p])),
         files=tuple(sorted(p for p in outer if not found[p])),
         left_open=tuple(sorted(left_open.items())),
+        shown=tuple(sorted(wanted)),
     )
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from substrate.world.spec import WorldSpec
 
 
+#: the version of Landlock that scopes abstract sockets
+SCOPES = 6
 _filters: dict[tuple[bool, bool, bool], bytes] = {}
 
 
@@ -72,6 +74,9 @@ def _serve(spec: WorldSpec, end: _socket.socket) -> NoReturn:
         program = trampoline.prepare()
         limits.refuse_core_dumps()
         linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+        if spec.net == "host" and linux.landlock_abi() >= SCOPES:
+            # no namespace keeps the world from the host's abstract sockets: X11, D-Bus
+            linux.landlock_scope_abstract_sockets()
         linux.install_filter(
             hardening_filter(
                 spec.backend, allow_ptrace=spec.allow_ptrace, allow_userns=spec.allow_userns

@@ -48,6 +48,7 @@ class WorldSpec:
     hidden_files: tuple[bytes, ...]
     bound: tuple[bytes, ...] = ()  # bound read-only among the overlays, outermost first
     read_only: tuple[bytes, ...]  # bound read-only over everything
+    viewed: tuple[bytes, ...]  # directories below these, shown through a read-only overlay
     cgroup_unified: bytes  # directory of the version 2 group; b"" for none
     cgroup_tasks: tuple[bytes, ...]  # `tasks` files of version 1 groups
     cgroup_dirs: tuple[bytes, ...]  # to remove when the world is gone

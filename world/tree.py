@@ -292,6 +292,8 @@ def furnish(root_fd: int, spec: WorldSpec, step: Callable[[str], None]) -> None:
     except FileNotFoundError:
         pass  # a host without one, such as a small container, has no services there
     step("hidden paths")
+    for path in spec.viewed:
+        _view_again(root_fd, path, cover_fd, userxattr=spec.backend == "ns-user")
     _hide(root_fd, cover_fd, spec)
     os.close(cover_fd)
 
@@ -413,6 +415,29 @@ def _cover(attach: Callable[[int, bytes], None]) -> int:
     linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_RDONLY | LOCKED_DOWN)
     attach(os.dup(fd), b"/proc")
     return fd
+
+
+def _view_again(root_fd: int, path: bytes, cover_fd: int, *, userxattr: bool) -> None:
+    """Shows a directory of a bind through a read-only overlay of itself.
+
+    A cover on one of the host's own directory entries goes when the host renames something over
+    that entry or removes it; the entries of an overlay are ours alone."""
+    flags = os.O_PATH | os.O_DIRECTORY
+    try:
+        below = open_beneath(root_fd, path, flags)
+    except FileNotFoundError:
+        return
+    empty = os.open(b"directory", flags | os.O_CLOEXEC, dir_fd=cover_fd)
+    os.fchdir(root_fd)  # the world's own /proc is below it; the old one may be out of sight
+    options: list[tuple[str, str | int | None]] = [
+        ("lowerdir", f"proc/self/fd/{below}:proc/self/fd/{empty}")
+    ]
+    if userxattr:
+        options.append(("userxattr", None))
+    view = linux.new_mount("overlay", options, NOSUID_NODEV | linux.MOUNT_ATTR_RDONLY)
+    linux.move_mount(view, b"", dir_fd=below)
+    for fd in (view, empty, below):
+        os.close(fd)
 
 
 def _hide(root_fd: int, cover_fd: int, spec: WorldSpec) -> None:

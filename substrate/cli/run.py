@@ -124,9 +124,12 @@ def _afterwards(outcome: Outcome, at_end: str, request: RunRequest) -> int:
 def _say_how_it_failed(outcome: Outcome) -> None:
     ended = outcome.ended
     if ended.ended_by == "timeout":
-        messages.say("substrate: the command was ended: its time was up (124)")
+        messages.say("substrate: the command was ended: its time was up (124): --timeout TIME gives it more")
     elif ended.ended_by == "limit":
-        messages.say("substrate: the command was ended: its layer reached the disk limit (124)")
+        messages.say(
+            "substrate: the command was ended: its layer reached the disk limit (124): "
+            "--limit disk=SIZE raises it"
+        )
     elif ended.ended_by == "supervisor":
         messages.say("substrate: the world ended under the command: its first process was killed")
     elif ended.failed is not None:

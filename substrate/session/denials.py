@@ -56,6 +56,7 @@ class Seen:
     hidden: tuple[bytes, ...] = ()
     read_only: tuple[bytes, ...] = ()  # mounts shown read-only
     asked: tuple[bytes, ...] = ()  # of these two, what `hide` and `ro` name
+    state: bytes = b""  # where substrate keeps its own
     withheld: tuple[bytes, ...] = ()  # names of variables that did not go in
     memory_kills: int = 0  # counters of the world's control groups
     pids_refused: int = 0
@@ -164,8 +165,8 @@ def _keys(seen: Seen) -> str:
     if not any(path.endswith(b"/.gnupg") for path in seen.hidden):
         return ""
     return (
-        "~/.gnupg and the host's gpg-agent do not reach into a world; no setting changes that: "
-        "sign and decrypt outside"
+        "~/.gnupg is hidden from worlds and the host's gpg-agent does not reach into them: sign "
+        "outside, or show the keys (--show ~/.gnupg)"
     )
 
 
@@ -645,10 +646,9 @@ def _names(line: bytes, path: bytes) -> bool:
 def _hidden(seen: Seen, path: bytes) -> str:
     if path in seen.asked:
         return f"{os.fsdecode(path)} is hidden from worlds by the setting `hide`"
-    return (
-        f"{os.fsdecode(path)} is hidden from worlds; no setting shows it: what needs it has to run "
-        "outside"
-    )
+    if path == seen.state:
+        return f"{os.fsdecode(path)} is what substrate keeps; no setting shows it to a world"
+    return f"{os.fsdecode(path)} is hidden from worlds: --show PATH shows it (show = [...])"
 
 
 def _read_only(seen: Seen, line: bytes) -> str:

@@ -27,6 +27,7 @@ def look(
     settings: Settings,
     host: HostView,
     cwd: bytes,
+    state: bytes,
     withheld: tuple[bytes, ...],
     groups: CgroupSet | None,
 ) -> tuple[Denial, ...]:
@@ -48,8 +49,9 @@ def look(
             cwd=cwd,
             home=host.user_home,
             hidden=(*spec.hidden_directories, *spec.hidden_files),
-            read_only=spec.read_only,
+            read_only=(*spec.bound, *spec.read_only),
             asked=tuple(os.path.realpath(p) for p in (*settings.hide, *settings.ro)),
+            state=state,
             withheld=withheld,
             memory_kills=(used and used.memory_kills) or 0,
             pids_refused=(used and used.pids_refused) or 0,

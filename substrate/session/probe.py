@@ -195,6 +195,7 @@ def _probe(
             hidden_directories=(),
             hidden_files=(),
             bound=planned.read_only,
+            viewed=(),
             read_only=(),
             cgroup_unified=b"",
             cgroup_tasks=(),

@@ -37,6 +37,7 @@ from substrate.telemetry.trace.rfc8785 import encode
 from substrate.world.change import summary
 from substrate.world.environment import is_secret_name
 from substrate.world.limits import core_leak
+from substrate.world.linux import landlock_abi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from substrate.session.command_run import Ended
+    from substrate.session.covers import Covers
     from substrate.session.denials import Denial
     from substrate.session.settings import Settings
     from substrate.session.streams import Recording, Streams
@@ -57,9 +59,17 @@ if TYPE_CHECKING:
 
 _OCTETS = "application/octet-stream"
 _JSON = "application/json"
+_MOST_OPEN = 20
+#: the version of Landlock that scopes abstract sockets (world.holder)
+_SCOPES = 6
 
 
-def isolation_of(backend: str, settings: Settings, held: tuple[Enforcement, ...] = ()) -> Isolation:
+def isolation_of(
+    backend: str,
+    settings: Settings,
+    held: tuple[Enforcement, ...] = (),
+    covers: Covers | None = None,
+) -> Isolation:
     """What is really in force, layer by layer, with what weakens it."""
     in_world = backend != "none"
     off = None if in_world else "no world was asked for"
@@ -73,6 +83,11 @@ def isolation_of(backend: str, settings: Settings, held: tuple[Enforcement, ...]
         if in_world and settings.net == "none"
         else IsolationLayer(on=False, why=off or "--net host: the world shares the host's network")
     )
+    layers["abstract_sockets"] = IsolationLayer(on=in_world, why=off)
+    if in_world and settings.net == "host" and landlock_abi() < _SCOPES:
+        layers["abstract_sockets"] = IsolationLayer(
+            on=False, why="--net host, and this kernel's Landlock does not scope them (Linux 6.12)"
+        )
     layers["user"] = (
         IsolationLayer(on=True)
         if backend in ("ns-root-idmap", "ns-user")
@@ -84,6 +99,8 @@ def isolation_of(backend: str, settings: Settings, held: tuple[Enforcement, ...]
     ]
     if loosened and in_world:
         layers["seccomp"] = IsolationLayer(on=True, why="; ".join(loosened))
+    if in_world and covers is not None:
+        layers["hidden"] = IsolationLayer(on=True, why=_what_is_open(covers))
     leak = _core_leak() if in_world else ""
     layers["core_dumps"] = IsolationLayer(on=in_world and not leak, why=leak or off)
     for limit in held:
@@ -93,6 +110,15 @@ def isolation_of(backend: str, settings: Settings, held: tuple[Enforcement, ...]
         )
     layers["gate"] = IsolationLayer(on=False, why="no exec policy is loaded")
     return Isolation(backend=backend, layers=layers)
+
+
+def _what_is_open(covers: Covers) -> str | None:
+    """What would be hidden and is not, in at most so many words."""
+    said = [f"shown: {_key(os.fsdecode(path))}" for path in covers.shown]
+    said += [f"open: {_key(os.fsdecode(path))} ({why})" for path, why in covers.left_open]
+    if len(said) > _MOST_OPEN:
+        said = [*said[:_MOST_OPEN], f"and {len(said) - _MOST_OPEN} more"]
+    return "; ".join(said) or None
 
 
 def _core_leak() -> str:

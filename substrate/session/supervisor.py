@@ -15,6 +15,7 @@ import os
 from substrate.errors import HostUnsupported, StateError, UsageError
 from substrate.session import home as homes
 from substrate.session import layer_place, opening, store, world_setup
+from substrate.session.covers import covers_of
 from substrate.session.settings_table import DEFAULT_REQUIRE
 from substrate.session.signals import SignalPipe
 from substrate.session.stack_file import load_stack_file, with_stack_file
@@ -231,8 +232,18 @@ class _OneShot:
         self.groups = groups = cgroup.create(limit_plan, group_name, nested=self.settings.userns)
         ready = world_setup.make_ready(self.world, self.files, self.home, self.stack, self.host)
         self.notes = (*self.notes, *ready.notes)
+        self.covers = covers_of(
+            self.world, self.home, self.settings, self.host, self.request, ready.bound
+        )
         spec = world_setup.spec_of(
-            self.world, self.files, self.home, self.stack, self.settings, self.host, groups, ready
+            self.world,
+            self.files,
+            self.stack,
+            self.settings,
+            self.host,
+            self.covers,
+            groups,
+            ready,
         )
         world_setup.refuse_hidden_cwd(self.cwd, spec)
         shown = (f"{os.fsdecode(path)} was shown on request" for path in self.settings.show)
@@ -263,7 +274,9 @@ class _OneShot:
         assert self.started is not None
         settings = self.settings
         self.opened = opening.open_trace(self.home, self.claimed, durability=settings.durability)
-        self.isolation: Isolation = isolation_of(self.world.backend, settings, self.held)
+        self.isolation: Isolation = isolation_of(
+            self.world.backend, settings, self.held, self.covers
+        )
         self._refuse_missing(self.isolation)
         self.recorder: Recorder = Recorder(self.opened.writer, settings)
         self.digester = Digester(self.opened.key)
@@ -469,6 +482,7 @@ class _OneShot:
             self.settings,
             self.host,
             self.cwd,
+            self.home.path,
             self.withheld,
             self.groups,
         )

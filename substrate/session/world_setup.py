@@ -1,6 +1,6 @@
 """From settings and the host as it is to a world that can be started.
 
-Reads the host's mount table, password file and socket list; decides nothing by what a tree
+Reads the host's mount table and password file; decides nothing by what a tree
 contains. Two steps: `describe_world` once for a new world (what is kept in its meta.json),
 `spec_of` at each start. Spec: world.md §1, §2.
 """
@@ -11,11 +11,11 @@ import os
 import pwd
 import time
 
-from substrate.errors import ConfigError, HostUnsupported, StateError
+from substrate.errors import HostUnsupported, StateError
 from substrate.session import layer_place, stand_ins
 from substrate.session.stand_ins import Ready
 from substrate.values import replace, value
-from substrate.world import aliases, hidden, idmap, linux, mount_plan, mountinfo, sockets
+from substrate.world import hidden, idmap, linux, mount_plan, mountinfo
 from substrate.world.layers import SCRATCH, TRUSTED, USER, gone, is_there
 from substrate.world.scope import cache_roots
 from substrate.world.spec import OverlaySpec, WorldSpec
@@ -26,6 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from substrate.session.covers import Covers
     from substrate.session.home import Home
     from substrate.session.settings import Settings
     from substrate.session.store import SessionFiles
@@ -200,10 +201,10 @@ def _unmapped(path: bytes, extents: tuple[tuple[int, int, int], ...]) -> tuple[s
 def spec_of(
     world: WorldFile,
     files: SessionFiles,
-    home: Home,
     stack: LayerStack,
     settings: Settings,
     host: HostView,
+    covers: Covers,
     cgroups: CgroupSet,
     ready: Ready,
 ) -> WorldSpec:
@@ -223,7 +224,6 @@ def spec_of(
         )
         for mount in ready.present
     )
-    directories, single_files = _hidden_paths(world, home, settings, host)
     orphans = {m.mount_point for m in host.mounts if mountinfo.is_orphan(m)}
     return WorldSpec(
         number=1,
@@ -235,8 +235,9 @@ def spec_of(
         gid=world.gid,
         groups=(),
         net=settings.net,
-        hidden_directories=(*directories, *sorted(orphans)),
-        hidden_files=single_files,
+        hidden_directories=(*covers.directories, *sorted(orphans)),
+        hidden_files=covers.files,
+        viewed=covers.viewed,
         bound=tuple(sorted(filter(_exists, {*world.read_only, *ready.bound} - orphans))),
         read_only=tuple(filter(_exists, map(os.path.realpath, settings.ro))),
         cgroup_unified=cgroups.birthplace,
@@ -281,87 +282,6 @@ def make_ready(
     pending = len(stack.layers) > 1
     ready = stand_ins.refresh(world, files, host.mounts, present, (home.path,), pending=pending)
     return replace(ready, bound=tuple(dict.fromkeys((*ready.bound, *strange))))
-
-
-def _hidden_paths(
-    world: WorldFile, home: Home, settings: Settings, host: HostView
-) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-    """(directories, files) that the world does not see."""
-    if world.backend == "none":
-        return (), ()
-    with open("/etc/passwd", "rb") as file:
-        accounts = hidden.parse_passwd(file.read())
-    with open("/proc/net/unix", "rb") as file:
-        socket_paths = sockets.parse_proc_net_unix(file.read())
-    files = hidden.HostFiles(host.uid)
-    needed = (world.workspace, *settings.rw)
-    _refuse_to_show_state(home, settings.show)
-    found = hidden.hidden_paths(
-        files=files,
-        home=host.user_home,
-        uid=host.uid,
-        state_dir=home.path,
-        accounts=accounts,
-        needed=needed,
-        shown=settings.show,
-    )
-    _refuse_open_state(home, found.left_open)
-    masked = sockets.socket_masks(
-        socket_paths,
-        files=files,
-        home=host.user_home,
-        needed=needed,
-        runtime_dir=os.environb.get(b"XDG_RUNTIME_DIR"),
-    )
-    directories = [*found.directories, *masked.directories]
-    single_files = [*found.files, *masked.files]
-    elsewhere = layer_place.parent_of_all(home)
-    if elsewhere is not None:
-        directories.append(elsewhere)
-    for path in settings.hide:
-        seen = files.find(path)
-        if seen is not None:
-            _refuse_to_hide(path, seen[0])
-            (directories if seen[1] else single_files).append(seen[0])
-    for alias in aliases.aliases((*directories, *single_files), host.mounts):
-        seen = files.find(alias)
-        if seen is not None and not any(mountinfo.is_below(path, seen[0]) for path in needed):
-            (directories if seen[1] else single_files).append(seen[0])
-    # /run is made anew in every world
-    directories = [d for d in dict.fromkeys(directories) if not mountinfo.is_below(d, b"/run")]
-    return tuple(directories), tuple(dict.fromkeys(single_files))
-
-
-def _refuse_to_hide(path: bytes, real: bytes) -> None:
-    if real == b"/" or any(mountinfo.is_below(real, tree) for tree in (b"/proc", b"/sys", b"/dev")):
-        raise ConfigError(
-            f"{os.fsdecode(path)} cannot be hidden: every world makes it itself",
-            hint="take it out of `hide`; `substrate config show --origin` says where that stands",
-        )
-
-
-def _refuse_to_show_state(home: Home, shown: tuple[bytes, ...]) -> None:
-    real = os.path.realpath(home.path)
-    for path in shown:
-        if mountinfo.is_below(real, os.path.realpath(path)) or mountinfo.is_below(
-            os.path.realpath(path), real
-        ):
-            raise ConfigError(
-                f"{os.fsdecode(path)} cannot be shown: SUBSTRATE_HOME lies there",
-                hint="name what is to be seen in it; no world sees its own layers and records",
-            )
-
-
-def _refuse_open_state(home: Home, left_open: tuple[tuple[bytes, str], ...]) -> None:
-    """A world never sees the layers, traces and keys of worlds: where they would have to stay
-    open, there is none."""
-    real = os.path.realpath(home.path)
-    for path, why in left_open:
-        if path == real:
-            raise StateError(
-                f"SUBSTRATE_HOME {os.fsdecode(home.path)} cannot be hidden from a world: {why}",
-                hint="set SUBSTRATE_HOME to a directory that holds nothing else, or work elsewhere",
-            )
 
 
 def refuse_hidden_cwd(cwd: bytes, spec: WorldSpec) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 
 import pytest
 
@@ -33,3 +34,12 @@ def root_scene(request):
     """A world of one of root's backends, for one test."""
     with contextlib.ExitStack() as stack:
         yield stack.enter_context(made(_needed(request.param)))
+
+
+@pytest.fixture
+def outside_overlays():
+    """A directory that a rootless world shows through a bind."""
+    path = f"/srv/substrate-test-{os.getpid()}"
+    os.mkdir(path)
+    yield path
+    shutil.rmtree(path)

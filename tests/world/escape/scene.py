@@ -30,6 +30,7 @@ class Scene(Attacked):
         uid = os.geteuid()
         super().__init__(base, UID if backend == "ns-user" and uid == 0 else uid)
         self.backend = backend
+        self.program = PROGRAM
         self.environ["SUBSTRATE_BACKEND"] = backend
         self.keeps = 0 if backend == "ns-user" else capabilities.ROOT_KEEPS
         #: what the battery is told about the surroundings, and what is passed along
@@ -64,6 +65,11 @@ class Scene(Attacked):
         upper = world / "layers" / "1" / str(mounts.index(target)) / "upper"
         return upper / path.relative_to(target)
 
+    def record(self) -> str:
+        """The newest session's trace."""
+        traces = self.home.glob("sessions/*/trace.jsonl")
+        return max(traces, key=lambda path: path.stat().st_mtime).read_text()
+
     def as_them(self):
         if self.uid == os.geteuid():
             return {}
@@ -81,10 +87,10 @@ class Scene(Attacked):
             assert done.returncode == status, (words, done.stdout, done.stderr)
         return done
 
-    def start_inside(self, *words):
-        """A running program in a new world, with pipes."""
+    def start_inside(self, *words, options=("--fresh",)):
+        """A running program in a world, with pipes."""
         return subprocess.Popen(
-            (PROGRAM, "run", "--fresh", "--", *words),
+            (PROGRAM, "run", *options, "--", *words),
             cwd=self.work,
             env=self.environ,
             stdin=subprocess.PIPE,
