@@ -22,6 +22,8 @@ _WHY = {
     errno.EACCES: "you may not write to its directory",
     errno.EROFS: "its filesystem is read-only",
     errno.ETXTBSY: "a program runs from it",
+    errno.EXDEV: "on an overlay (a container's root) a directory that a lower brought (the image) "
+    "cannot be renamed",
 }
 
 
@@ -47,7 +49,8 @@ def in_the_way(operation: Operation | None, error: BaseException) -> StateError 
         return None
     path = os.fsdecode(operation.change.path)
     return StateError(
-        f"nothing was applied: {path!r} cannot be changed: {_WHY[error.errno]}",
+        f"nothing was applied: {path!r} cannot be changed: {_WHY[error.errno]} "
+        f"({error.strerror or error})",
         hint="remove what stands in the way, or apply other paths",
         code="E-APPLY-BUSY",
     )

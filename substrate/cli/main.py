@@ -160,19 +160,12 @@ def host_error(error: OSError) -> SubstrateError | None:
         errno.EPERM: "look at the owner and the mode of that place",
         errno.ENOSYS: "this kernel lacks the call, or a seccomp filter on this process hides it: "
         "substrate needs Linux 5.12 or later; `substrate doctor` tries what worlds need",
-        errno.EXDEV: "an overlay (a container's root) cannot rename a directory that an image "
-        "brought: apply the other paths, and remove or replace that directory by hand",
         errno.EPIPE: "a process of substrate was killed; run the command again",
     }
     if error.errno == errno.ENOENT and _was_ours(error.filename):
         return StateError(
             f"{os.fsdecode(error.filename)} was removed while substrate worked with it",
             hint="SUBSTRATE_HOME belongs to substrate alone; its changes were lost with it",
-        )
-    if error.errno == errno.EINVAL and str(error.strerror).startswith("renameat2"):
-        hints[errno.EINVAL] = (
-            "the filesystem there cannot exchange two names (FUSE, NFS and others): nothing was "
-            "applied; apply the other paths, and change these by hand"
         )
     if error.errno not in hints:
         return None
