@@ -17,6 +17,7 @@ files. What is compared:
 Not here: which tools. Invariant: nothing of it depends on how worlds are made.
 """
 
+import contextlib
 import difflib
 import json
 import os
@@ -193,6 +194,16 @@ class Place:
             assert ours == theirs, _explained(step, ours, theirs)
         must_agree(applied, self.meaning(self.listing()), "applied", "on the plain copy")
         return after
+
+
+@contextlib.contextmanager
+def killed(process):
+    """A supervisor that is killed at the end of the block, with its world."""
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def differing(one, other):
