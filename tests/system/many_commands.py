@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import random
+import resource
 import stat
 import statistics
 import subprocess
@@ -38,12 +39,13 @@ WAYS = {
 
 
 class ManyCommands:
-    """`length_s`: the wall time of each command, in order."""
+    """`length_s`, `used_s`: wall and processor time of each command, in order."""
 
     def __init__(self, caller: Caller, seed: int) -> None:
         self.caller = caller
         self.random = random.Random(seed)
         self.length_s: list[float] = []
+        self.used_s: list[float] = []
         self.commands = 0
         caller.forget()
         for n in range(FILES):
@@ -61,9 +63,10 @@ class ManyCommands:
         """That many commands more; each must succeed."""
         for _ in range(count):
             text = self._text(self.commands + 1)
-            began = time.monotonic()
+            began, used = time.monotonic(), _used_s()
             done = self.caller.substrate("-c", text)
             self.length_s.append(time.monotonic() - began)
+            self.used_s.append(_used_s() - used)
             self.commands += 1
             assert (done.returncode, done.stdout, done.stderr) == (0, b"", b""), (text, done)
             # the model is a plain directory in which the same is done
@@ -178,6 +181,12 @@ def _kinds(before: dict[str, tuple[int, int, str]], after: dict[str, tuple[int, 
         elif old[2] != new[2]:
             found[path] = "modified"
     return found
+
+
+def _used_s() -> float:
+    """Processor time of the children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def parts(length_s: list[float]) -> list[float]:
