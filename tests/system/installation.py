@@ -51,15 +51,15 @@ def install(base: Path) -> Path:
     python = venv / "bin" / "python"
     call(*pip, "--python", python, "install", "-q", "--no-index", "--no-deps", wheel)
     (packages,) = venv.glob("lib/python3*/site-packages")
-    for name in sorted(_dependencies("substrate-shell")):
-        _copy_distribution(name, packages)
+    for name in sorted(dependencies_of("substrate-shell")):
+        copy_distribution(name, packages)
     call(python, "-m", "compileall", "-q", packages)
     shutil.rmtree(tree)
     shutil.rmtree(wheels)
     return venv / "bin" / "substrate"
 
 
-def _dependencies(name: str) -> set[str]:
+def dependencies_of(name: str) -> set[str]:
     found: set[str] = set()
     for line in importlib.metadata.requires(name) or ():
         wanted, _, condition = line.partition(";")
@@ -71,11 +71,11 @@ def _dependencies(name: str) -> set[str]:
                 importlib.metadata.distribution(short)
             except importlib.metadata.PackageNotFoundError:
                 continue
-        found |= {short} | _dependencies(short)
+        found |= {short} | dependencies_of(short)
     return found
 
 
-def _copy_distribution(name: str, packages: Path) -> None:
+def copy_distribution(name: str, packages: Path) -> None:
     for file in importlib.metadata.distribution(name).files or ():
         if ".." in file.parts or "__pycache__" in file.parts:
             continue

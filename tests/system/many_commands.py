@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import random
+import resource
 import stat
 import statistics
 import subprocess
@@ -38,12 +39,14 @@ WAYS = {
 
 
 class ManyCommands:
-    """`length_s`: the wall time of each command, in order."""
+    """`length_s`, `used_s`: wall and processor time of each command, in order."""
 
     def __init__(self, caller: Caller, seed: int) -> None:
         self.caller = caller
         self.random = random.Random(seed)
         self.length_s: list[float] = []
+        self.used_s: list[float] = []
+        self.commands = 0
         caller.forget()
         for n in range(FILES):
             path = caller.make_directory(caller.work / f"d{n % 5}") / f"f{n}"
@@ -59,10 +62,12 @@ class ManyCommands:
     def run(self, count: int) -> None:
         """That many commands more; each must succeed."""
         for _ in range(count):
-            text = self._text(len(self.length_s) + 1)
-            began = time.monotonic()
+            text = self._text(self.commands + 1)
+            began, used = time.monotonic(), _used_s()
             done = self.caller.substrate("-c", text)
             self.length_s.append(time.monotonic() - began)
+            self.used_s.append(_used_s() - used)
+            self.commands += 1
             assert (done.returncode, done.stdout, done.stderr) == (0, b"", b""), (text, done)
             # the model is a plain directory in which the same is done
             done = self.caller.call("bash", "-c", text, cwd=self.mirror)
@@ -88,8 +93,15 @@ class ManyCommands:
 
     def layers(self) -> int:
         """How many of this world lie on the disk."""
-        (session,) = self.caller.sessions()
+        session = self.caller.sessions()[-1]
         return sum(name.isdigit() for name in os.listdir(session / "world" / "layers"))
+
+    def mounted(self) -> int:
+        """How many directories the world's largest mount is made of, as the kernel says."""
+        done = self.caller.substrate("-c", "grep -F upperdir= /proc/self/mountinfo")
+        self.commands += 1
+        of_upper_and_work = 2
+        return max(n.count(b"/proc/self/fd/") for n in done.stdout.splitlines()) - of_upper_and_work
 
     def check(self) -> dict[str, float]:
         """Everything that can be asked of the world at its end; then the apply. Seconds that
@@ -103,7 +115,7 @@ class ManyCommands:
             assert done.returncode == 0, (words, done.stderr)
             return done.stdout
 
-        count = len(self.length_s)
+        count = self.commands
         expected = files_of(self.mirror)
         assert files_of(self.caller.work) == self.host, "the host was touched"
 
@@ -128,11 +140,15 @@ class ManyCommands:
             assert shown["changes"] == commands[ordinal - 1]["changes"]
         last = self.caller.substrate("diff", "last", "--json")
         assert last.returncode in (0, 1)
-        assert json.loads(last.stdout)["counts"] == commands[-1]["changes"]
+        counts = commands[-1]["changes"] or {}
+        assert {k: n for k, n in json.loads(last.stdout)["counts"].items() if n} == {
+            k: n for k, n in counts.items() if n
+        }
 
         ask("apply", "--yes")
         assert files_of(self.caller.work) == expected, "the host has not what the world had"
         self.caller.verify()
+        self.host, self.commands = expected, 0  # what comes now is another world
         return took
 
 
@@ -165,6 +181,12 @@ def _kinds(before: dict[str, tuple[int, int, str]], after: dict[str, tuple[int, 
         elif old[2] != new[2]:
             found[path] = "modified"
     return found
+
+
+def _used_s() -> float:
+    """Processor time of the children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def parts(length_s: list[float]) -> list[float]:

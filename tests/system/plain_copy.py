@@ -17,6 +17,7 @@ files. What is compared:
 Not here: which tools. Invariant: nothing of it depends on how worlds are made.
 """
 
+import contextlib
 import difflib
 import json
 import os
@@ -147,12 +148,16 @@ class Place:
 
     def run_in_world(self, steps):
         """The steps' statuses and outputs; the host must be as before."""
-        before = tree_listing.stamps(self.caller.work)
+        before = self._stamps()
         for step in steps:
             done = self.world(step)
             self.in_world.append(self.output(done))
-        touched = differing(tree_listing.stamps(self.caller.work), before)
+        touched = differing(self._stamps(), before)
         assert not touched, f"the host was touched: {touched}"
+
+    def _stamps(self):
+        home = self.caller.environ["HOME"]
+        return {**tree_listing.stamps(self.caller.work), **tree_listing.stamps(home)}
 
     def apply(self, *words):
         allowed = ("--allow-special",) if self.special else ()
@@ -193,6 +198,16 @@ class Place:
             assert ours == theirs, _explained(step, ours, theirs)
         must_agree(applied, self.meaning(self.listing()), "applied", "on the plain copy")
         return after
+
+
+@contextlib.contextmanager
+def killed(process):
+    """A supervisor that is killed at the end of the block, with its world."""
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def differing(one, other):

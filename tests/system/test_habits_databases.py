@@ -9,7 +9,6 @@ import glob
 import hashlib
 import os
 import re
-import signal
 import sqlite3
 
 from tests.system import tree_listing
@@ -17,6 +16,7 @@ from tests.system.plain_copy import (
     Place,
     changes,
     differing,
+    killed,
     must_agree,
     need,
     with_times_that_count,
@@ -183,9 +183,8 @@ def test_postgresql_over_layers_crashes_and_the_apply(user):
             ),
         )
     )
-    assert process.stdout.readline() == b"ready\n"
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    with killed(process):
+        assert process.stdout.readline() == b"ready\n"
     count = int(world("rm -f data/postmaster.pid\n" + begin + _ASK + end).partition(b"|")[0])
     assert count >= 300
     assert world(f"export PATH={_postgres()}:$PATH\n" + _CHECK) == b"Bad checksums:  0\n"
@@ -201,7 +200,6 @@ def test_postgresql_over_layers_crashes_and_the_apply(user):
     assert done.returncode == 0, done.stderr.decode()
     assert int(done.stdout.partition(b"|")[0]) == count
     # and on: the host's own data is a world's lower now
-    place.caller.substrate("-c", "true")
     assert (
         int(world(begin + "pgbench -n -t 10 >/dev/null\n" + _ASK + end).partition(b"|")[0])
         == count + 10
@@ -231,9 +229,8 @@ def test_redis_with_its_log_of_commands(caller):
     outputs = [place.world(begin + text).stdout.split() for text in texts]
     assert outputs == [[b"50"], [b"OK", b"1", b"50"]]
     process = caller.start("-c", place.text(begin + "ask set last 1 >/dev/null; echo ready; wait"))
-    assert process.stdout.readline() == b"ready\n"
-    process.kill()
-    process.communicate()
+    with killed(process):
+        assert process.stdout.readline() == b"ready\n"
     done = place.world(begin + "ask get last; ask dbsize; ask shutdown; wait")
     assert done.stdout.split() == [b"1", b"51"], done.stderr
     place.apply()

@@ -73,14 +73,6 @@ def test_npm_over_an_installation_of_the_host(caller):
     assert "app/node_modules/.bin/right" in after
 
 
-def test_npm_in_an_empty_project(root):
-    root.forget()
-    _place(root, afterwards=("node test.js",)).compare(
-        "npm install ../right-1.0.0.tgz ../left-1.0.0.tgz ../both; node test.js",
-        "npm ci; node test.js; npm version patch --no-git-tag-version; npm pack --silent",
-    )
-
-
 @pytest.fixture(scope="module")
 def other_managers(base):
     """pnpm and yarn, from the registry that npm is set up for."""

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from tests.system.installation import _copy_distribution, _dependencies
+from tests.system.installation import copy_distribution, dependencies_of
 from tests.system.plain_copy import Place, need
 
 _BACKEND = r"""
@@ -120,8 +120,8 @@ def packages(base):
     """A directory with pytest, from what the tests themselves run by."""
     folder = base / "pytest"
     folder.mkdir()
-    for name in {"pytest", *_dependencies("pytest")}:
-        _copy_distribution(name, folder)
+    for name in {"pytest", *dependencies_of("pytest")}:
+        copy_distribution(name, folder)
     return folder
 
 
