@@ -7,15 +7,26 @@ from pathlib import Path
 import pytest
 
 from substrate.world.removal import remove_tree
-from tests.cli.place import Place
+from tests.cli.place import ForkedPlace, Place
 
 
 @pytest.fixture
-def place():
-    base = Path(tempfile.mkdtemp(prefix="substrate-cli-", dir="/var/tmp"))
-    yield Place(base)
+def place(base):
+    return Place(base)
+
+
+@pytest.fixture
+def forked_place(base):
+    """Much cheaper for tests of many verbs."""
+    return ForkedPlace(base)
+
+
+@pytest.fixture
+def base():
+    path = Path(tempfile.mkdtemp(prefix="substrate-cli-", dir="/var/tmp"))
+    yield path
     fd = os.open("/var/tmp", os.O_PATH | os.O_DIRECTORY)
     try:
-        remove_tree(fd, os.fsencode(base.name))
+        remove_tree(fd, os.fsencode(path.name))
     finally:
         os.close(fd)

@@ -11,6 +11,11 @@ from substrate.world.change import ADDED, DELETED, META, MODIFIED, TYPE_CHANGED,
 
 
 @pytest.fixture
+def place(forked_place):
+    return forked_place
+
+
+@pytest.fixture
 def four(place):
     """1 and 2 share `f`; 3 and 4 work beside them and beside each other."""
     (place.work / "d").mkdir()

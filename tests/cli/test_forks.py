@@ -7,6 +7,11 @@ import pytest
 
 
 @pytest.fixture
+def place(forked_place):
+    return forked_place
+
+
+@pytest.fixture
 def forked(place):
     """A world of two commands, w1, and a fork of it, w2."""
     (place.work / "old").write_text("old\n")

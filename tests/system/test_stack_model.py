@@ -262,6 +262,27 @@ class History:
             assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_mode_of_the_workspace_itself(every_caller):
+    """Each layer has a copy of it, and where there is no world for root it is a mount's own."""
+    caller = every_caller
+    caller.work.chmod(0o755)
+    assert caller.substrate("-c", "chmod 700 .; echo a > a").returncode == 0
+    assert caller.substrate("-c", "stat -c %a .; echo b > b").stdout == b"700\n"
+    done = caller.substrate("undo", "1")
+    assert done.returncode == 1
+    assert done.stdout == b"command 2: %s\n" % os.fsencode(caller.work)
+    found = json.loads(caller.substrate("apply", "1", "--format", "json").stdout)
+    assert (found["outcome"], found["depends"][0]["name"]) == ("depends", "command 2")
+    caller.substrate("snapshot", "both")
+    assert caller.substrate("undo", "1", "--with-deps").returncode == 0
+    assert caller.substrate("-c", "stat -c %a .; ls").stdout == b"755\n"
+    assert caller.substrate("diff").returncode == 1
+    assert caller.substrate("rollback", "both").returncode == 0
+    assert caller.substrate("apply").returncode == 0
+    assert caller.work.stat().st_mode & 0o777 == 0o700
+    assert sorted(os.listdir(caller.work)) == ["a", "b"]
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_random_history(every_caller, seed):
     chance = random.Random(seed)

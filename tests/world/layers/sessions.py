@@ -24,7 +24,7 @@ from substrate.session.history import load_history
 from substrate.session.home import Home, open_home
 from substrate.session.layer_record import layer_events
 from substrate.session.pending import Held, open_pending, user_settings
-from substrate.session.record import Recorder, isolation_of
+from substrate.session.record import Recorder
 from substrate.session.squashing import make_shallow
 from substrate.session.stack_file import load_stack_file, with_stack_file
 from substrate.session.store import SessionFiles
@@ -138,9 +138,7 @@ def _begin(home: Home, flavour: str, host: bytes) -> tuple[str, str]:
         ),
     )
     opened = opening.open_trace(home, claimed, durability="command")
-    recorder = Recorder(opened.writer, user_settings())
-    isolation = isolation_of(_BACKENDS[flavour], "none", (), ptrace=False)
-    opened.writer.append([recorder.session_start(isolation)])
+    opened.writer.append([Event(event_type="session_start", component="shell", body={})])
     opened.writer.close()
     return files.session_id, name
 

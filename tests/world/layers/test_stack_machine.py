@@ -36,8 +36,7 @@ SNAPSHOTS = ["s", "t"]
 @dataclass
 class Model:
     """One world. `spans`: the layer of each command of its own record. `foreign`: paths of the
-    host that somebody else changed since the world began, `brought`: those that came from it in
-    an apply of paths, of which the host alone does not tell that they did."""
+    host that somebody else changed since the world began."""
 
     session: str
     name: str
@@ -47,7 +46,6 @@ class Model:
     snapshots: dict[str, tuple[list[int], int]] = field(default_factory=dict)
     applies: int = 0
     foreign: set[bytes] = field(default_factory=set)
-    brought: set[bytes] = field(default_factory=set)
     told: dict[str, int] = field(default_factory=dict)
     #: a killed command has left an empty layer, which the next opening removes
     empty_left: bool = False
@@ -260,7 +258,6 @@ class Worlds(RuleBasedStateMachine):
             stack=stack,
             base=known,
             foreign=set(model.foreign),
-            brought=set(model.brought),
         )
         self.worlds.append(new)
         model.tell("fork")
@@ -306,7 +303,10 @@ class Worlds(RuleBasedStateMachine):
         outcome, _, conflicts, _ = found
         now = self.real.world.outside(lambda: look(self.host_path))
         if outcome == "applied":
-            assert now == wanted
+            # what somebody else changed, and the world did not, is left to the host
+            for path in {p for p in now.keys() | wanted.keys() if now.get(p) != wanted.get(p)}:
+                assert path in model.foreign, path
+                assert now.get(path) == self.host.get(path), path
             self.host_changed(now, model)
             return True
         assert now == self.host
@@ -316,7 +316,7 @@ class Worlds(RuleBasedStateMachine):
             for path in conflicts:
                 relative = path[start:] or b"."
                 meant = {relative, os.path.dirname(relative) or b"."}
-                assert meant & (model.foreign | model.brought), path
+                assert meant & model.foreign, path
         return False
 
     def after_apply(self, model: Model, over: bool, changed: bool) -> None:
@@ -367,12 +367,10 @@ class Worlds(RuleBasedStateMachine):
 
         wanted = {p: entry for p, entry in self.host.items() if not is_below(p)}
         wanted |= {p: entry for p, entry in view.items() if is_below(p)}
-        old = self.host
         found = self.real.call(
             sessions.do_apply, model.session, None, False, self.host_path + b"/" + top
         )
         if self.applied(found, model, wanted):
-            model.brought |= {p for p in old.keys() | wanted.keys() if old.get(p) != wanted.get(p)}
             self.after_apply(model, found[3], True)
 
     @rule()
