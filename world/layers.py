@@ -274,6 +274,7 @@ class _Root:
     uid: int | None
     gid: int | None
     attributes: dict[str, bytes]
+    times_ns: tuple[int, int] | None = None
 
 
 def _root_of(stack: LayerStack, mount: OverlayMount, below: int | None) -> _Root:
@@ -286,6 +287,7 @@ def _root_of(stack: LayerStack, mount: OverlayMount, below: int | None) -> _Root
             uid=like.st_uid,
             gid=like.st_gid,
             attributes=_attributes(model),
+            times_ns=(like.st_atime_ns, like.st_mtime_ns),
         )
     if not is_there(mount):
         return _Root(mode=0o700, uid=None, gid=None, attributes={})
@@ -308,6 +310,7 @@ def _root_of(stack: LayerStack, mount: OverlayMount, below: int | None) -> _Root
         uid=stack.upper_id(like.st_uid),
         gid=stack.upper_id(like.st_gid),
         attributes=attributes,
+        times_ns=(like.st_atime_ns, like.st_mtime_ns),
     )
 
 
@@ -328,6 +331,8 @@ def _make_like(stack: LayerStack, upper: bytes, mount: OverlayMount, below: int 
     for name, content in root.attributes.items():
         os.setxattr(upper, name, content)
     os.chmod(upper, root.mode)
+    if root.times_ns is not None:
+        os.utime(upper, ns=root.times_ns)
 
 
 def is_frozen(stack: LayerStack, number: int) -> bool:
@@ -390,6 +395,8 @@ def layer_is_empty(stack: LayerStack, number: int) -> bool:
 
 
 def _is_like(stack: LayerStack, number: int, mount: OverlayMount, below: int | None) -> bool:
+    if below is None and not is_there(mount):
+        return True  # it went away meanwhile, and what it was like with it
     upper = stack.upper(number, mount.index)
     root = _root_of(stack, mount, below)
     own = os.stat(upper, follow_symlinks=False)

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from substrate.errors import UsageError
+from substrate.session.workspace import current_directory
 from substrate.world.scope import is_within
 
 Selector = Callable[[bytes], bool]
@@ -21,7 +22,7 @@ Selector = Callable[[bytes], bool]
 def absolute(paths: Sequence[str]) -> tuple[bytes, ...]:
     """The paths as the world sees them. The directory is resolved, as in a world's own paths;
     the last part is not, since it may be a symlink that is to be applied."""
-    cwd = os.getcwdb()
+    cwd = current_directory()
     found = []
     for path in paths:
         whole = os.path.normpath(os.path.join(cwd, os.fsencode(path)))
@@ -59,7 +60,7 @@ def pattern(text: str) -> Selector:
     if b"/" not in raw:
         start = b"(?:.*/)?"
     else:
-        base = b"/" if raw.startswith(b"/") else os.getcwdb().rstrip(b"/") + b"/"
+        base = b"/" if raw.startswith(b"/") else current_directory().rstrip(b"/") + b"/"
         start, raw = re.escape(base), raw.lstrip(b"/")
     try:
         whole = re.compile(start + _translate(raw) + b"(?:/.*)?", re.DOTALL)

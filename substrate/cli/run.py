@@ -54,15 +54,9 @@ def _run(request: RunRequest, zygote: Zygote, closed: frozenset[int]) -> tuple[O
 
 def load_for(request: RunRequest, closed: frozenset[int]) -> Loaded:
     """The settings of a request in this process' directory and environment."""
-    from substrate.errors import StateError
-    from substrate.session.workspace import find_workspace
+    from substrate.session.workspace import current_directory, find_workspace
 
-    try:
-        cwd = os.getcwdb()
-    except FileNotFoundError:
-        raise StateError(
-            "the current directory was deleted", hint="change to a directory that exists"
-        ) from None
+    cwd = current_directory()
     asks = not request.ci and _can_ask(closed)
     return load_settings(
         request.flags,

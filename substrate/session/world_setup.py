@@ -88,7 +88,9 @@ def describe_world(
         _refuse_root_as_workspace(existing)
         keep_out = (home.path, *_secret_directories(host.user_home, existing))
         planned = mount_plan.plan_rootless(host.mounts, existing, look, keep_out, workspace.path)
-        adopted = stand_ins.foreign_tops(host.uid, host.gid, planned.overlays, named)
+        # last, and of the home nothing but its own owner is looked at: newgrp(1) changes all of it
+        homes = [host.user_home] if _is_foreign_home(host) else []
+        adopted = stand_ins.foreign_tops(host.uid, host.gid, planned.overlays, [*named, *homes])
     elif backend == "none":
         planned = mount_plan.MountPlan(overlays=(), read_only=(), notes=())
     else:
@@ -122,6 +124,11 @@ def describe_world(
         ),
         (*planned.notes, *_unmapped(workspace.path, extents if backend != "ns-user" else ())),
     )
+
+
+def _is_foreign_home(host: HostView) -> bool:
+    status = os.stat(host.user_home) if os.path.isdir(host.user_home) else None
+    return status is not None and (status.st_uid, status.st_gid) != (host.uid, host.gid)
 
 
 def _inode(target: bytes) -> int:

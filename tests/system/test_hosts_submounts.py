@@ -347,3 +347,16 @@ def test_stand_ins_go_with_the_world(host, user):
     host.substrate(user, "apply", "--yes")
     host.substrate(user, "world", "gc")
     assert not list(user.state.glob("sessions/*/world/standin"))
+
+
+def test_a_read_only_root_with_a_home_that_is_not(host, user):
+    """As on an image-based system: /tmp cannot be written to there either."""
+    for place in (user.work, user.state):
+        _tmpfs(host, user, place, mode="700")
+    host.root("mount -o remount,bind,ro /")
+    notes = host.notes(user, "echo x > new; echo y > /tmp/y; cat new", status_in=user.work)
+    assert "/tmp stays read-only: it is mounted read-only" in notes
+    assert f"{user.base} stays read-only: it is mounted read-only" in notes
+    assert host.out(user, "diff", "--stat").splitlines()[0] == "A new | 2 bytes"
+    host.substrate(user, "apply", "--yes")
+    assert host.path(user.work / "new").read_text() == "x\n"
