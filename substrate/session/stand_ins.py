@@ -11,6 +11,7 @@ import os
 import stat
 
 from substrate.errors import HostUnsupported
+from substrate.session.host_look import is_open
 from substrate.values import value
 from substrate.world import mount_plan, mountinfo
 from substrate.world.layers import SCRATCH
@@ -112,7 +113,7 @@ def refresh(
     was mounted since the world began that its overlays cannot do with, OSError."""
     spines = {index: (ways, bare) for index, ways, bare in world.spines}
     targets = frozenset(m.target for m in present)
-    points = {m.index: mount_plan.seats(mounts, m.target, targets) for m in present}
+    points = {m.index: mount_plan.seats(mounts, m.target, targets, is_open) for m in present}
     notes: list[str] = []
     for mount in present:
         late = _late(mount, points[mount.index], spines.get(mount.index))

@@ -229,6 +229,27 @@ def test_a_mount_of_root_in_the_home_stays_read_only(host, user):
     assert b"Read-only file system" in done.stderr
 
 
+def test_a_mount_that_the_user_cannot_reach(host, user):
+    """As of another user, below a directory of theirs in /tmp or /var/tmp."""
+    host.root(
+        "mount -t tmpfs -o mode=1777 none /tmp; mkdir -p -m 700 /tmp/theirs/deep /tmp/mine;"
+        " chmod 700 /tmp/theirs; mount -t tmpfs none /tmp/theirs/deep; echo in > /tmp/theirs/deep/f"
+    )
+    done = host.substrate(
+        user,
+        "-c",
+        "echo x > /tmp/new; cat /tmp/new; ls -ld /tmp/theirs; cat /tmp/theirs/deep/f",
+        status=1,
+    )
+    assert done.stdout.startswith(b"x\ndrwx------")
+    assert b"Permission denied" in done.stderr
+    host.root(
+        f"mkdir {user.work}/sub; chmod 700 {user.work}/sub; mkdir {user.work}/sub/m;"
+        f" mount -t tmpfs none {user.work}/sub/m"
+    )
+    host.substrate(user, "--fresh", "-c", "echo x > new; ls sub 2>/dev/null || cat new")
+
+
 def test_work_on_a_disk_in_the_home(host, user):
     _tmpfs(host, user, user.base / "disk", uid=0)
     host.root(f"mkdir {user.base}/disk/work; chown {user.uid}:{user.gid} {user.base}/disk/work")
