@@ -275,6 +275,7 @@ class _Root:
     uid: int | None
     gid: int | None
     attributes: dict[str, bytes]
+    times_ns: tuple[int, int] | None = None
 
 
 def _root_of(stack: LayerStack, mount: OverlayMount, below: int | None) -> _Root:
@@ -283,7 +284,13 @@ def _root_of(stack: LayerStack, mount: OverlayMount, below: int | None) -> _Root
         model = stack.upper(below, mount.index)
         like = os.stat(model, follow_symlinks=False)
         uid, gid = _owner_to_give(stack, like, shifted=True)
-        return _Root(mode=like.st_mode & 0o7777, uid=uid, gid=gid, attributes=_attributes(model))
+        return _Root(
+            mode=like.st_mode & 0o7777,
+            uid=uid,
+            gid=gid,
+            attributes=_attributes(model),
+            times_ns=(like.st_atime_ns, like.st_mtime_ns),
+        )
     if not is_there(mount):
         return _Root(mode=0o700, uid=None, gid=None, attributes={})
     like = os.stat(mount.target, follow_symlinks=False)
@@ -301,7 +308,13 @@ def _root_of(stack: LayerStack, mount: OverlayMount, below: int | None) -> _Root
             if name.startswith("system."):
                 attributes[name] = move_acl(attributes[name], stack.upper_id)
     uid, gid = _owner_to_give(stack, like, shifted=False)
-    return _Root(mode=mode, uid=uid, gid=gid, attributes=attributes)
+    return _Root(
+        mode=mode,
+        uid=uid,
+        gid=gid,
+        attributes=attributes,
+        times_ns=(like.st_atime_ns, like.st_mtime_ns),
+    )
 
 
 def is_foreign(stack: LayerStack, host: os.stat_result) -> bool:
@@ -321,6 +334,8 @@ def _make_like(stack: LayerStack, upper: bytes, mount: OverlayMount, below: int 
     for name, content in root.attributes.items():
         os.setxattr(upper, name, content)
     os.chmod(upper, root.mode)
+    if root.times_ns is not None:
+        os.utime(upper, ns=root.times_ns)
 
 
 def _owner_to_give(
@@ -404,6 +419,8 @@ def layer_is_empty(stack: LayerStack, number: int) -> bool:
 
 
 def _is_like(stack: LayerStack, number: int, mount: OverlayMount, below: int | None) -> bool:
+    if below is None and not is_there(mount):
+        return True  # it went away meanwhile, and what it was like with it
     upper = stack.upper(number, mount.index)
     root = _root_of(stack, mount, below)
     own = os.stat(upper, follow_symlinks=False)

@@ -37,7 +37,7 @@ from substrate.world.mountinfo import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Callable, Container, Sequence
     from typing import Final, Protocol
 
     class Look(Protocol):
@@ -54,6 +54,9 @@ if TYPE_CHECKING:
 
         def is_writable(self, path: bytes) -> bool:
             """Whether the user may make entries in a directory."""
+
+        def is_open(self, path: bytes) -> bool:
+            """Whether the user may enter a directory."""
 
         def entries(self, directory: bytes) -> tuple[tuple[bytes, bool], ...]:
             """Name, and whether it is a directory, of each entry."""
@@ -145,17 +148,24 @@ def _holds(mounts: tuple[Mount, ...], look: Look, overlay: bytes, here: Mount, r
     return True
 
 
-def seats(mounts: tuple[Mount, ...], target: bytes, targets: Container[bytes]) -> tuple[bytes, ...]:
+def seats(
+    mounts: tuple[Mount, ...],
+    target: bytes,
+    targets: Container[bytes],
+    is_open: Callable[[bytes], bool],
+) -> tuple[bytes, ...]:
     """The places below an overlay's target that keep the host's directory from being its lower:
-    locked mounts, or the inner one of `targets` that they lie in, which is mounted there anyway."""
-    found = []
+    locked mounts; or what they lie in, where that is the inner one of `targets`, which is mounted
+    there anyway, or a directory that the user may not enter (not `is_open`), which is bound whole."""
+    found = set()
     for point in mounted_on(mounts, target):
-        seat = inner = point
-        while (inner := os.path.dirname(inner)) != target:
-            if inner in targets:
-                seat = inner
-        found.append(seat)
-    return tuple(sorted(set(found)))
+        way = target.rstrip(b"/")
+        for name in point[len(way) + 1 :].split(b"/"):
+            way += b"/" + name
+            if way == point or way in targets or not is_open(way):
+                found.add(way)
+                break
+    return tuple(sorted(found))
 
 
 def ways_to(target: bytes, places: Sequence[bytes]) -> tuple[bytes, ...]:
@@ -215,6 +225,8 @@ class _Plan:
             point = mount.mount_point
             if is_kernel_tree(mount) or any(is_below(point, p) for p in (*_OWN, *self.keep_out)):
                 continue
+            if not self.look.is_open(os.path.dirname(point)):
+                continue  # out of the user's reach, and of the world's
             if is_orphan(mount):
                 self.because.setdefault("what is mounted there was removed", []).append(point)
                 continue
@@ -251,7 +263,7 @@ class _Plan:
     def split(self, workspace: bytes, wanted: Sequence[bytes]) -> None:
         """Makes spines of the overlays that have mounts below them."""
         for target in sorted(self.overlays):
-            points = seats(self.mounts, target, self.overlays)
+            points = seats(self.mounts, target, self.overlays, self.look.is_open)
             if points:
                 self._split(target, points, workspace, wanted)
 

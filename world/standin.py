@@ -240,11 +240,11 @@ def adopt(
     directory: bytes,
     index: int,
     target: bytes,
-    top: bytes,
+    tops: Sequence[bytes],
     elsewhere: frozenset[bytes],
     budget: Budget,
 ) -> Adoption:
-    """Makes the adopted copies of mount `index` mirror what is below `top` (relative to the target).
+    """Makes the adopted copies of mount `index` mirror what is below `tops` (relative to the target).
 
     `elsewhere`: paths that are of another mount or hidden. Directories are walked breadth first, so
     that what a bound leaves out lies deep. Raises OSError."""
@@ -253,7 +253,7 @@ def adopt(
     unfinished = b"%s/%d/%s" % (directory, index, _UNFINISHED)
     walk = _Adopting(root, target, unfinished, elsewhere, budget)
     try:
-        walk.run(top)
+        walk.run(tops)
     finally:
         walk.close()
     return walk.result()
@@ -293,15 +293,16 @@ class _Adopting:
             left_count=self.left_count,
         )
 
-    def run(self, top: bytes) -> None:
-        waiting = [top]
-        seen = 0
-        while seen < len(waiting):
+    def run(self, tops: Sequence[bytes]) -> None:
+        waiting = list(tops)
+        visited = set()
+        for number, relative in enumerate(waiting):
             if self.budget.entries <= 0:
-                self._leave(waiting[seen], len(waiting) - seen)
+                self._leave(relative, len(waiting) - number)
                 break
-            waiting += self._visit(waiting[seen])
-            seen += 1
+            if relative not in visited:  # one top may lie in another
+                visited.add(relative)
+                waiting += self._visit(relative)
         for relative, wanted in self.made.items():
             self._remove_others(relative, wanted)
         for relative in reversed(self.made):

@@ -16,6 +16,7 @@ from substrate.errors import ConfigError
 from substrate.session.setting_values import render as render_value
 from substrate.session.settings import Loaded, load_settings, places
 from substrate.session.settings_table import SETTINGS, Setting
+from substrate.session.workspace import current_directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,10 @@ class Result:
 def run(config: str | None, key: str | None, *, on_terminal: bool) -> Result:
     """Loads the settings. Raises ConfigError, also for a key that is none."""
     where = places(
-        os.environb, os.getcwdb(), here().path, None if config is None else os.fsencode(config)
+        os.environb,
+        current_directory(),
+        here().path,
+        None if config is None else os.fsencode(config),
     )
     loaded = load_settings((), os.environb, where, on_terminal=on_terminal)
     chosen = tuple(s for s in SETTINGS if key is None or s.key == key)

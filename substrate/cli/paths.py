@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from substrate.errors import UsageError
+from substrate.session.workspace import current_directory
 from substrate.world.scope import is_within
 
 Selector = Callable[[bytes], bool]
@@ -21,7 +22,7 @@ Selector = Callable[[bytes], bool]
 def absolute(paths: Sequence[str]) -> tuple[bytes, ...]:
     """The paths as the world sees them. The directory is resolved, as in a world's own paths;
     the last part is not, since it may be a symlink that is to be applied."""
-    cwd = os.getcwdb()
+    cwd = current_directory()
     found = []
     for path in paths:
         whole = os.path.normpath(os.path.join(cwd, os.fsencode(path)))
@@ -59,7 +60,7 @@ def pattern(text: str) -> Selector:
     if b"/" not in raw.rstrip(b"/") and raw.rstrip(b"/") not in (b".", b".."):
         start, raw = b"(?:.*/)?", raw.rstrip(b"/")
     else:
-        base = [] if raw.startswith(b"/") else os.getcwdb().split(b"/")
+        base = [] if raw.startswith(b"/") else current_directory().split(b"/")
         parts: list[bytes] = []
         for part in raw.split(b"/"):
             if part == b"..":

@@ -54,15 +54,9 @@ def _run(request: RunRequest, zygote: Zygote, closed: frozenset[int]) -> tuple[O
 
 def load_for(request: RunRequest, closed: frozenset[int]) -> Loaded:
     """The settings of a request in this process' directory and environment."""
-    from substrate.errors import StateError
-    from substrate.session.workspace import find_workspace
+    from substrate.session.workspace import current_directory, find_workspace
 
-    try:
-        cwd = os.getcwdb()
-    except FileNotFoundError:
-        raise StateError(
-            "the current directory was deleted", hint="change to a directory that exists"
-        ) from None
+    cwd = current_directory()
     asks = not request.ci and _can_ask(closed)
     return load_settings(
         request.flags,
@@ -124,7 +118,9 @@ def _afterwards(outcome: Outcome, at_end: str, request: RunRequest) -> int:
 def _say_how_it_failed(outcome: Outcome) -> None:
     ended = outcome.ended
     if ended.ended_by == "timeout":
-        messages.say("substrate: the command was ended: its time was up (124): --timeout TIME gives it more")
+        messages.say(
+            "substrate: the command was ended: its time was up (124): --timeout TIME gives it more"
+        )
     elif ended.ended_by == "limit":
         messages.say(
             "substrate: the command was ended: its layer reached the disk limit (124): "

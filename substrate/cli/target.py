@@ -11,13 +11,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from substrate.errors import StateError, SubstrateError, UsageError
+from substrate.errors import SubstrateError, UsageError
 from substrate.session import home as homes
 from substrate.session import store
 from substrate.session.history import History, Span, load_history
 from substrate.session.home import Home
 from substrate.session.store import SessionFiles
-from substrate.session.workspace import Workspace, find_workspace
+from substrate.session.workspace import Workspace, current_directory, find_workspace
 from substrate.session.world_file import OPEN, WorldFile, load_world
 from substrate.telemetry.trace.spans import parse_span_name
 from substrate.values import replace
@@ -60,13 +60,7 @@ def open_existing_home() -> Home:
 
 
 def here() -> Workspace:
-    try:
-        cwd = os.getcwdb()
-    except FileNotFoundError:
-        raise StateError(
-            "the current directory was deleted", hint="change to a directory that exists"
-        ) from None
-    return find_workspace(cwd)
+    return find_workspace(current_directory())
 
 
 def pending_target(world: str | None) -> Target:

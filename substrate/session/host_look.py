@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+def is_open(path: bytes) -> bool:
+    """Whether the user may enter a directory."""
+    return os.access(path, os.X_OK, effective_ids=True)
+
+
 class HostLook:
     """`empty`: a directory of ours that a trial may mount on."""
 
@@ -38,6 +43,9 @@ class HostLook:
 
     def is_writable(self, path: bytes) -> bool:
         return os.access(path, os.W_OK | os.X_OK, effective_ids=True)
+
+    def is_open(self, path: bytes) -> bool:
+        return is_open(path)
 
     def entries(self, directory: bytes) -> tuple[tuple[bytes, bool], ...]:
         try:

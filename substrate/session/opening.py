@@ -103,7 +103,7 @@ def claim_for_run(home: Home, workspace: Workspace, wanted: str | None, *, fresh
 def _refuse_moved(world: WorldFile, files: SessionFiles, workspace: Workspace) -> None:
     """A directory is known by its inode, what is pending in it by its path: it was moved since, or
     is seen at a second place. A world with nothing pending is of no use to anybody."""
-    if not layers.list_layers(files.layers_path):
+    if not world.stack(files).layers:
         return
     old, new = os.fsdecode(world.workspace), os.fsdecode(workspace.path)
     raise StateError(

@@ -28,6 +28,7 @@ from substrate.session.recorded import check_layers, load_recorded
 from substrate.session.settings import Settings, load_settings, places
 from substrate.session.stack_file import load_stack_file, save_stack_file, with_stack_file
 from substrate.session.summary import count_phrase
+from substrate.session.workspace import current_directory
 from substrate.session.world_file import APPLIED, DISCARDED, OPEN, WorldFile, save_world
 from substrate.telemetry.trace.digests import Digester
 from substrate.telemetry.trace.events import changes as events
@@ -185,7 +186,7 @@ def give_up_lost(home: Home, session_id: str, lost: Lost) -> Removed:
 
 def user_settings() -> Settings:
     """The settings of a verb: those of the user, as nothing of a tree counts for it."""
-    cwd = os.getcwdb()
+    cwd = current_directory()
     return load_settings((), os.environb, places(os.environb, cwd, cwd), on_terminal=False).settings
 
 

@@ -11,6 +11,7 @@ import os
 import stat
 
 from substrate.errors import HostUnsupported
+from substrate.session.host_look import is_open
 from substrate.values import value
 from substrate.world import mount_plan, mountinfo
 from substrate.world.layers import SCRATCH
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from substrate.world.layers import OverlayMount
     from substrate.world.standin import Adoption
 
-#: entries of the workspace and its .git that are looked at for foreign owners, each
-_LOOKED_AT = 512
+#: entries that are looked at for foreign owners in one directory tree
+_LOOKED_AT = 1024
 
 
 _NOTHING: dict[int, bytes] = {}
@@ -50,8 +51,8 @@ def foreign_tops(
     """(index of the mount, directory in it) of each wanted directory that holds something which
     the user may write to and the user namespace has no owner for.
 
-    A look at the directory, its entries and those of its .git has to do: a walk of every workspace
-    would cost each new world more than it is worth."""
+    A look at the first thousand entries, breadth first, has to do: a walk of every workspace would cost
+    each new world more than it is worth."""
     found = []
     for path in dict.fromkeys(wanted):
         if _has_foreign(path, uid, gid):
@@ -78,12 +79,19 @@ def _has_foreign(path: bytes, uid: int, gid: int) -> bool:
             return True
     except OSError:
         return False
-    for directory in (path, path + b"/.git"):
+    waiting = [path + b"/.git", path]
+    left = _LOOKED_AT
+    for directory in waiting:
         try:
             with os.scandir(directory) as entries:
-                for _, entry in zip(range(_LOOKED_AT), entries, strict=False):
+                for entry in entries:
                     if is_foreign(entry.path, entry.stat(follow_symlinks=False)):
                         return True
+                    if entry.is_dir(follow_symlinks=False) and entry.name != b".git":
+                        waiting.append(entry.path)
+                    left -= 1
+                    if not left:
+                        return False
         except OSError:
             continue  # there is none, or it is closed to the user
     return False
@@ -105,7 +113,7 @@ def refresh(
     was mounted since the world began that its overlays cannot do with, OSError."""
     spines = {index: (ways, bare) for index, ways, bare in world.spines}
     targets = frozenset(m.target for m in present)
-    points = {m.index: mount_plan.seats(mounts, m.target, targets) for m in present}
+    points = {m.index: mount_plan.seats(mounts, m.target, targets, is_open) for m in present}
     notes: list[str] = []
     for mount in present:
         late = _late(mount, points[mount.index], spines.get(mount.index))
@@ -140,15 +148,22 @@ def refresh(
             )
             lowest[mount.index] = standin.path_of(directory, mount.index, standin.SPINE)
     elsewhere = frozenset(places)
+    tops: dict[int, list[bytes]] = {}
     for index, top in world.adopted:
-        target = next((m.target for m in present if m.index == index), None)
-        if target is not None:
+        tops.setdefault(index, []).append(top)
+    for mount in present:
+        if mount.index in tops:
             adopted = standin.adopt(
-                directory, index, target, top, elsewhere - {target}, standin.adoption_budget()
+                directory,
+                mount.index,
+                mount.target,
+                tops[mount.index],
+                elsewhere - {mount.target},
+                standin.adoption_budget(),
             )
-            over[index] = standin.path_of(directory, index, standin.ADOPTED)
+            over[mount.index] = standin.path_of(directory, mount.index, standin.ADOPTED)
             if not pending:
-                notes += _tell(target + b"/" + top if top else target, adopted)
+                notes += _tell(mount.target, adopted)
     return Ready(
         present=tuple(present),
         lowest=lowest,

@@ -12,14 +12,14 @@ from __future__ import annotations
 import errno
 import os
 
-from substrate.errors import HostUnsupported, StateError, UsageError
+from substrate.errors import HostUnsupported, UsageError
 from substrate.session import home as homes
 from substrate.session import layer_place, opening, store, world_setup
 from substrate.session.covers import covers_of
 from substrate.session.settings_table import DEFAULT_REQUIRE
 from substrate.session.signals import SignalPipe
 from substrate.session.stack_file import load_stack_file, with_stack_file
-from substrate.session.workspace import find_workspace
+from substrate.session.workspace import current_directory, find_workspace
 from substrate.session.world_file import save_world
 from substrate.values import replace, value
 from substrate.world import cgroup, cgroup_plan, layers, limits
@@ -100,7 +100,7 @@ class _OneShot:
         self.settings = settings
         self.zygote = zygote
         self.closed_fds = closed_fds
-        self.cwd = _cwd()
+        self.cwd = current_directory()
         self.arriving = SignalPipe()
         self.terminal = self._host_terminal()
         self.notes: tuple[str, ...] = ()
@@ -586,12 +586,3 @@ def exit_status(ended: Ended) -> int:
     if os.WIFSIGNALED(ended.status):
         return 128 + os.WTERMSIG(ended.status)
     return os.WEXITSTATUS(ended.status)
-
-
-def _cwd() -> bytes:
-    try:
-        return os.getcwdb()
-    except FileNotFoundError:
-        raise StateError(
-            "the current directory was deleted", hint="change to a directory that exists"
-        ) from None

@@ -29,6 +29,16 @@ class Workspace:
         return b"%x-%d" % (self.device, self.inode)
 
 
+def current_directory() -> bytes:
+    """The current directory; raises StateError where it was deleted, or taken away with its mount."""
+    try:
+        return os.getcwdb()
+    except FileNotFoundError:
+        raise StateError(
+            "the current directory was deleted", hint="change to a directory that exists"
+        ) from None
+
+
 def find_workspace(cwd: bytes) -> Workspace:
     """The nearest directory at or above `cwd` that holds `.git`, else `cwd` itself.
 

@@ -98,7 +98,9 @@ def describe_world(
         _refuse_root_as_workspace(existing)
         keep_out = (*own, *_secret_directories(host.user_home, existing))
         planned = mount_plan.plan_rootless(host.mounts, existing, look, keep_out, workspace.path)
-        adopted = stand_ins.foreign_tops(host.uid, host.gid, planned.overlays, named)
+        # last, and of the home nothing but its own owner is looked at: newgrp(1) changes all of it
+        homes = [host.user_home] if _is_foreign_home(host) else []
+        adopted = stand_ins.foreign_tops(host.uid, host.gid, planned.overlays, [*named, *homes])
     elif backend == "none":
         planned = mount_plan.MountPlan(overlays=(), read_only=(), notes=())
     else:
@@ -151,6 +153,11 @@ def _refuse_chroot(host: HostView) -> None:
             "the root directory is no mount point: this is a chroot, which has no worlds",
             hint="enter the tree as a container does, by pivot_root (bwrap, `docker run`)",
         )
+
+
+def _is_foreign_home(host: HostView) -> bool:
+    status = os.stat(host.user_home) if os.path.isdir(host.user_home) else None
+    return status is not None and (status.st_uid, status.st_gid) != (host.uid, host.gid)
 
 
 def _inode(target: bytes) -> int:

@@ -225,9 +225,11 @@ def test_the_home_of_a_user_whose_group_was_changed(alice):
     home = alice.caller.base / "home"
     work = home / "work"
     _put(work / "src" / "file", alice.uid, gid=alice.gid, mode=0o644)
-    for path in (home, work, work / "src"):
+    _put(home / ".config" / "tool" / "conf", alice.uid, gid=alice.gid, mode=0o644)
+    for path in (home, work, work / "src", home / ".config", home / ".config" / "tool"):
         _own(path, alice.uid, alice.gid, 0o755)
-    words = [alice.caller.command, "-c", "echo more >> src/file; echo new > new; mkdir d"]
+    line = "echo more >> src/file; echo new > new; mkdir d; echo more >> ~/.config/tool/conf"
+    words = [alice.caller.command, "-c", line]
     done = alice.caller.call(*words, cwd=work, group=DEVS, extra_groups=[alice.gid])
     assert (done.returncode, done.stderr) == (0, b""), done
     done = alice.caller.call(

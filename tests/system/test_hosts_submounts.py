@@ -229,6 +229,27 @@ def test_a_mount_of_root_in_the_home_stays_read_only(host, user):
     assert b"Read-only file system" in done.stderr
 
 
+def test_a_mount_that_the_user_cannot_reach(host, user):
+    """As of another user, below a directory of theirs in /tmp or /var/tmp."""
+    host.root(
+        "mount -t tmpfs -o mode=1777 none /tmp; mkdir -p -m 700 /tmp/theirs/deep /tmp/mine;"
+        " chmod 700 /tmp/theirs; mount -t tmpfs none /tmp/theirs/deep; echo in > /tmp/theirs/deep/f"
+    )
+    done = host.substrate(
+        user,
+        "-c",
+        "echo x > /tmp/new; cat /tmp/new; ls -ld /tmp/theirs; cat /tmp/theirs/deep/f",
+        status=1,
+    )
+    assert done.stdout.startswith(b"x\ndrwx------")
+    assert b"Permission denied" in done.stderr
+    host.root(
+        f"mkdir {user.work}/sub; chmod 700 {user.work}/sub; mkdir {user.work}/sub/m;"
+        f" mount -t tmpfs none {user.work}/sub/m"
+    )
+    host.substrate(user, "--fresh", "-c", "echo x > new; ls sub 2>/dev/null || cat new")
+
+
 def test_work_on_a_disk_in_the_home(host, user):
     _tmpfs(host, user, user.base / "disk", uid=0)
     host.root(f"mkdir {user.base}/disk/work; chown {user.uid}:{user.gid} {user.base}/disk/work")
@@ -347,3 +368,16 @@ def test_stand_ins_go_with_the_world(host, user):
     host.substrate(user, "apply", "--yes")
     host.substrate(user, "world", "gc")
     assert not list(user.state.glob("sessions/*/world/standin"))
+
+
+def test_a_read_only_root_with_a_home_that_is_not(host, user):
+    """As on an image-based system: /tmp cannot be written to there either."""
+    for place in (user.work, user.state):
+        _tmpfs(host, user, place, mode="700")
+    host.root("mount -o remount,bind,ro /")
+    notes = host.notes(user, "echo x > new; echo y > /tmp/y; cat new", status_in=user.work)
+    assert "/tmp stays read-only: it is mounted read-only" in notes
+    assert f"{user.base} stays read-only: it is mounted read-only" in notes
+    assert host.out(user, "diff", "--stat").splitlines()[0] == "A new | 2 bytes"
+    host.substrate(user, "apply", "--yes")
+    assert host.path(user.work / "new").read_text() == "x\n"

@@ -30,9 +30,10 @@ class Host:
 
     uid = 1000
 
-    def __init__(self, tree=None, *, foreign=(), closed=(), files=(), refused=None):
+    def __init__(self, tree=None, *, foreign=(), closed=(), files=(), locked=(), refused=None):
         self.tree = tree or {}
         self.foreign, self.closed, self.files = foreign, closed, files
+        self.locked = locked
         self.refused = refused or {}
         self.asked = []
 
@@ -44,6 +45,9 @@ class Host:
 
     def is_writable(self, path):
         return path not in self.closed
+
+    def is_open(self, path):
+        return not any(path == d or path.startswith(d + b"/") for d in self.locked)
 
     def entries(self, directory):
         names = self.tree.get(directory, ())
@@ -163,6 +167,15 @@ def test_an_inner_overlay_is_a_seat_and_not_walked_twice():
         (project, (b"",)),
     ]
     assert plan.overlays == (b"/home/u", project, project + b"/.env", project + b"/src")
+
+
+def test_a_mount_out_of_reach_is_bound_with_the_directory_that_closes_it():
+    host = Host({b"/tmp": [b"other/", b"mine/"]}, locked=(b"/tmp/other",))
+    plan = rootless((b"/tmp",), host, (b"/tmp/other/deep/mount", b"tmpfs"))
+    assert plan.overlays == (b"/tmp", b"/tmp/mine")
+    assert plan.read_only == ()
+    (spine,) = plan.spines
+    assert spine.ways == (b"",)
 
 
 def test_hidden_and_closed_places_beside_a_mount_need_no_overlay():

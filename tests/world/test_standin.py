@@ -186,7 +186,7 @@ def adopted(host, state, top=b"", elsewhere=(), **bounds):
         state,
         0,
         target,
-        top,
+        [top],
         frozenset(target + b"/" + e for e in elsewhere),
         budget(**bounds),
     )
@@ -251,6 +251,23 @@ def test_adopted_copies_follow_the_host(host, state):
     _, names, own = adopted(host, state)
     assert names == ["edited", "late"]
     assert (own / "edited").read_text() == "new"
+
+
+@root_only
+def test_several_tops_of_one_mount(host, state):
+    for name in ("a", "a/in", "b"):
+        (host / name).mkdir()
+        (host / name / "file").write_text("x")
+        give(host / name / "file")
+    target = os.fsencode(host)
+    found = adopt(state, 0, target, [b"a/in", b"a", b"b"], frozenset(), budget())
+    own = Path(os.fsdecode(path_of(state, 0, ADOPTED)))
+    assert found.files == 3
+    assert sorted(str(p.relative_to(own)) for p in own.rglob("file")) == [
+        "a/file",
+        "a/in/file",
+        "b/file",
+    ]
 
 
 @root_only
