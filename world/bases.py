@@ -3,7 +3,7 @@
 Not the noting of the first (witness.py) and not a judgement (keep.py, conflict.py). The base of
 a path is what the oldest layer that changed it was made from, or, once an apply brought the path
 to the host, the oldest one after that. A layer that holds a path without a change of it holds
-what was there. Invariant: a base is given only for a stack whose every layer was recorded with
+what was there, unless the record leaves such paths out (scope.py). Invariant: a base is given only for a stack whose every layer was recorded with
 bases; else nothing is known, and times must do. Spec: world.md §5.
 """
 
@@ -18,6 +18,7 @@ from substrate.errors import StateError
 from substrate.world.aspects import REVERTED, Aspects, aspects_of, differ
 from substrate.world.change import Change, FileState
 from substrate.world.layers import LayerStack
+from substrate.world.scope import Scope
 from substrate.world.stage import read_attributes_of
 from substrate.world.upper import Unlocked, at, open_layer_file, read_attributes
 from substrate.world.view import HOST, MountView
@@ -61,6 +62,9 @@ class Sides:
         self.view = MountView(stack, next(m for m in stack.mounts if m.index == index))
         self._bases = bases
         self._tells = bases.tells_of(stack)
+        #: what a record is about
+        self._scope = Scope(stack, include_scratch=False)
+        self._scope.limits(self.view.mount)
         self._start = len(self.view.mount.target.rstrip(b"/")) + 1
         #: the directory that was looked into last: its source and path, its fd
         self._place: tuple[int, bytes] | None = None
@@ -104,6 +108,8 @@ class Sides:
             first = next((base for moment, base in entries if moment > applied), None)
         if first is not None:
             return first
+        if not self._scope.holds(change.path):
+            return Missing.SILENT
         return Missing.NOTHING if change.after is None else self.there(change)
 
     def here(self, change: Change) -> Aspects:

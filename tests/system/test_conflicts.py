@@ -204,6 +204,35 @@ def test_edited_by_both_while_the_command_runs(caller, started):
     assert (caller.work / "late").read_text() == HOSTS
 
 
+def test_a_fork_merges_with_what_its_base_kept(conflicting):
+    done = conflicting.substrate("world", "fork", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    found = apply(conflicting, "--world", "w2", "--on-conflict", "merge")
+    assert decided(found) == [("text", "host_changed", "merged")]
+    assert (conflicting.work / "text").read_text() == BOTH
+
+
+def test_more_than_a_line_holds(caller):
+    """Bases and applied paths of more than a thousand entries stand in blobs."""
+    names = [f"many/{n}" for n in range(1100)]
+    caller.make_directory(caller.work / "many")
+    for name in names:
+        put(caller, name, "old\n")
+    done = caller.substrate("-c", "for f in many/*; do echo new > $f; done; echo x > other")
+    assert done.returncode == 0, done.stderr
+    os.utime(caller.work / "many/1")
+    put(caller, "many/2", "the host's\n")
+    assert decided(apply(caller, status=1)) == [("2", "host_changed", None)]
+    found = apply(caller, "many", "--on-conflict", "theirs")
+    assert (found["over"], found["counts"]["modified"]) == (False, 1099)
+    assert set(last_apply(caller)["applied"]) == {"commitment", "encoding", "media_type", "size"}
+    put(caller, "many/3", "the host's, later\n")
+    found = apply(caller, "--on-conflict", "theirs")
+    assert decided(found) == [("2", "host_changed", "theirs")]
+    assert (caller.work / "many/3").read_text() == "the host's, later\n"
+    assert (caller.work / "other").read_text() == "x\n"
+
+
 def test_what_is_kept_for_merges_goes_with_the_layers(changed):
     [session] = changed.sessions()
     bases = session / "world" / "bases"

@@ -26,13 +26,17 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import in_child, make_world
-from recording import Record
+from recording import Record, digest
 from test_apply import prepare, put, some_host
 from trees import snapshot
 
 from substrate.errors import StateError
 from substrate.values import replace
 from substrate.world import clock, linux
+from substrate.world.conflict import check
+from substrate.world.diff import diff_pending
+from substrate.world.keep import keep_hosts
+from substrate.world.plan import plan
 
 #: what the host must be afterwards, or the conflicts that there must be
 Expected = Callable[[Path], bool] | dict[str, str]
@@ -512,6 +516,25 @@ def test_what_the_host_did_while_the_command_ran(
     if world.flavour == "user" and of_a_user is not None:
         expected = of_a_user
     judge(world, record, expected)
+
+
+def test_what_a_record_leaves_out_is_judged_by_times(world: Any) -> None:
+    """Scratch: the world did change it, though no record says so."""
+    host = os.fsencode(world.host)
+    world.stack = replace(world.stack, workspace=host + b"/d", scratch=(host,))
+    record = begin(world)
+    record.command(w_edit, w_edit_deep)
+    assert {os.path.basename(path) for path in record.entries} == {b"y"}
+
+    def judged() -> tuple[list[bytes], list[str]]:
+        changes = diff_pending(world.stack, digest=digest, include_scratch=True)
+        kept = keep_hosts(changes, world.stack, record.bases())
+        found = check(plan(kept, world.stack, bases=record.bases()), world.stack)
+        return [os.path.basename(c.path) for c in kept], [c.reason.value for c in found]
+
+    assert world.outside(judged) == ([b"a", b"y"], [])
+    beside(world, h_edit)
+    assert world.outside(judged) == ([b"a", b"y"], [HOST_DID])
 
 
 # --- two commands, and applies of a part

@@ -135,7 +135,11 @@ def test_an_apply_is_a_three_way_merge_or_a_refusal_with_a_reason(
         if part:  # what came to the host is what both began with from then on
             base = {p: e for p, e in base.items() if p not in part_of(part, base)}
             base |= {p: untouched[p] for p in part_of(part, untouched)}
-        put_back = {p for p in part_of(part, original) if hosts.get(p) == original.get(p)}
+        put_back = {
+            path
+            for path in part_of(part, {**original, **untouched})
+            if untouched.get(path) != original.get(path) == hosts.get(path)
+        }
         judge(record, base, worlds, hosts, put_back)
 
 
