@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import time
 
 from substrate.errors import StateError
 from substrate.values import value
@@ -17,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_CLOCK_REALTIME_COARSE = 5  # <linux/time.h>; Python does not name it
 _PARTS = (b"sessions", b"worlds", b"current", b"keys")
 _MOVE = "set SUBSTRATE_HOME to a directory that you own and can write"
 
@@ -50,10 +52,12 @@ def open_home(path: bytes, *, create: bool = True) -> Home:
     One that is there and empty, such as a new volume of a container, is closed to others: there
     was nothing to read in it. Raises StateError when it cannot be made or is not the user's own."""
     shown = os.fsdecode(path)
+    made = False
     try:
         if create:
             try:
                 os.mkdir(path, 0o700)
+                made = True
             except FileExistsError:
                 pass  # what it is, is looked at now
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -68,7 +72,16 @@ def open_home(path: bytes, *, create: bool = True) -> Home:
     except BaseException:
         os.close(fd)
         raise
+    if made:
+        _let_a_tick_pass()
     return Home(path=path, fd=fd)
+
+
+def _let_a_tick_pass() -> None:
+    """Until what comes is stamped later than what was. On an overlay (a container's root) the first
+    entry copies up all directories above it, which stamps them; in the same tick as the first
+    layer that would look as if they were exchanged while its command ran (witness.py)."""
+    time.sleep(3 * time.clock_getres(_CLOCK_REALTIME_COARSE))
 
 
 def _refuse_others(fd: int, shown: str, *, create: bool) -> None:

@@ -185,9 +185,6 @@ class _OneShot:
             self.files.session_id,
         )
         save_world(self.files, self.world)
-        if self.say is not None:
-            for note in self.notes:
-                self.say(f"substrate: note: {note}")
 
     def _cut(self) -> None:
         if len(self.stack.layers) >= layers.MAX_LOWERS and not self.left:

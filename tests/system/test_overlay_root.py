@@ -292,7 +292,7 @@ def test_a_directory_of_a_lower_is_not_removed_and_that_is_told(make_caller, bas
     with other_host(caller, base / f"lower-{backend}") as there:
         fine(there.substrate("-c", "rm -r old; echo x > x"))
         done = there.substrate("apply")
-        assert done.returncode == 3 and b"Traceback" not in done.stderr, done
+        assert done.returncode == 3 and b"Traceback" not in done.stderr, (done.stdout, done.stderr)
         assert b"work/old' cannot be changed: on an overlay" in done.stderr
         assert fine(there.call("sh", "-c", "ls -A; cat old/deep/file")) == b"old\nold\n"
         fine(there.substrate("apply", "x"))
