@@ -137,12 +137,21 @@ def _apply(
             outcome = "applied"
         except ApplyConflict as refused:
             outcome = "conflicts"
-            review = replace(review, conflicts=refused.conflicts)  # some show only on the way
+            review = _with_late(review, refused)
         except DangerRefused:
             outcome = "refused"
     elif review.standing:
         outcome = "conflicts"
     return _result(held, outcome, review, done, choice)
+
+
+def _with_late(review: Review, refused: ApplyConflict) -> Review:
+    """The review with the conflicts that showed only on the way, if it had none itself."""
+    if review.standing:
+        return review
+    late = {c.path: c for c in refused.conflicts}
+    known = tuple(c for c in review.conflicts if c.path not in late)
+    return replace(review, conflicts=(*known, *late.values()))
 
 
 def _result(

@@ -166,14 +166,18 @@ def test_the_undo_of_the_origin_is_none_of_the_fork(forked):
 @pytest.mark.parametrize("end", ["apply", "discard"])
 def test_what_a_fork_stands_on_outlives_its_origin(forked, end):
     forked.run(end)
-    assert gc(forked) == []
+    displaced = [("reverse", "w1: what apply 1 displaced")] if end == "apply" else []
+    assert gc(forked) == displaced
     assert b"a fork stands on layers" in forked.run("session", "rm", "w1", "--yes", status=3).stderr
     assert cat(forked, "w2", "f") == ["one", "two"]
     forked.run("--world", "w2", "-c", "echo g > g")
     forked.run("apply", "--world", "w2")
     assert (forked.work / "g").read_text() == "g\n"
     assert (forked.work / "f").read_text() == "one\ntwo\n"
-    assert gc(forked) == [("layers", "w2 (applied)")]
+    assert sorted(gc(forked)) == [
+        ("layers", "w2 (applied)"),
+        ("reverse", "w2: what apply 1 displaced"),
+    ]
     assert [kind for kind, _ in gc(forked)] == ["layers"]  # the base, now that the fork is gone
     assert layers(forked, "w1") == []
     forked.run("session", "rm", "w1", "--yes")

@@ -286,7 +286,7 @@ def test_gc_takes_the_layers_of_worlds_that_are_over_and_nothing_else(ran):
     ran.run("-c", "echo p > pending")
     (ran.home / "probe-999999999-x").mkdir()
     before = ran.json("world", "gc", "--all", "--dry-run", "--format", "json")["removed"]
-    assert {item["kind"] for item in before} == {"layers", "probe"}
+    assert {item["kind"] for item in before} == {"layers", "reverse", "probe"}
     assert ran.json("world", "gc", "--all", "--format", "json")["removed"] == before
     assert ran.json("world", "gc", "--all", "--format", "json")["removed"] == []
     assert not (ran.home / "probe-999999999-x").exists()
