@@ -36,9 +36,10 @@ REVERTED = "reverted"
 
 @value
 class Aspects:
-    """One file. `content`: of a regular file, None where it could not be read. `target`: of a
-    symlink. `device`: of a device node. `attributes`: of all extended ones that count, "" for
-    none, None where they could not be read."""
+    """One file. `uid`, `gid`: None where a world has nobody to tell apart, or an id outside its
+    map. `content`: of a regular file, None where it could not be read. `target`: of a symlink.
+    `device`: of a device node. `attributes`: of all extended ones that count, "" for none, None
+    where they could not be read."""
 
     type: str
     mode: int
@@ -65,14 +66,20 @@ def attributes_digest(attributes: Mapping[str, bytes] | None, keyed: Keyed) -> s
 
 
 def aspects_of(
-    state: FileState, content: str | None, attributes: Mapping[str, bytes] | None, keyed: Keyed
+    state: FileState,
+    content: str | None,
+    attributes: Mapping[str, bytes] | None,
+    keyed: Keyed,
+    *,
+    owned: bool = True,
 ) -> Aspects:
-    """The aspects of a state that was found, with what was read besides."""
+    """The aspects of a state that was found, with what was read besides. `owned`: whether its
+    owner tells anything (`owns_nothing`)."""
     return Aspects(
         type=state.type,
         mode=state.mode,
-        uid=state.uid,
-        gid=state.gid,
+        uid=state.uid if owned else None,
+        gid=state.gid if owned else None,
         content=content,
         target=None if state.link is None else keyed(state.link),
         device=state.rdev if state.type in ("char", "block") else 0,
@@ -80,11 +87,16 @@ def aspects_of(
     )
 
 
+def owns_nothing(prefix: bytes) -> bool:
+    """Whether a world with these marks has one user and one group: in its layers all is theirs,
+    whosever the host's file was."""
+    return prefix == b"user."
+
+
 def differ(a: Aspects, b: Aspects) -> frozenset[str]:
     """In what two files differ, by the names above. Of a symlink neither mode nor attributes
-    count; what could not be read on one side only is CLOSED."""
-    if a == b and (a.type != "file" or a.content is not None) and a.attributes is not None:
-        return frozenset()
+    count; what could not be read on either side is CLOSED, and an owner that is None no
+    difference."""
     if a.type != b.type:
         return frozenset((TYPE,))
     found = set()
@@ -97,8 +109,9 @@ def differ(a: Aspects, b: Aspects) -> frozenset[str]:
         found.add(TARGET)
     if a.device != b.device:
         found.add(DEVICE)
-    if (a.uid, a.gid) != (b.uid, b.gid):
-        found.add(OWNER)
+    for mine, others in ((a.uid, b.uid), (a.gid, b.gid)):
+        if mine != others and mine is not None and others is not None:
+            found.add(OWNER)
     if a.type != "symlink":
         if a.mode != b.mode:
             found.add(MODE)
@@ -110,7 +123,11 @@ def differ(a: Aspects, b: Aspects) -> frozenset[str]:
 
 
 def plain_base(
-    state: FileState, attributes: Mapping[str, bytes] | None, keyed: Keyed
+    state: FileState,
+    attributes: Mapping[str, bytes] | None,
+    keyed: Keyed,
+    *,
+    owned: bool = True,
 ) -> dict[str, Any]:
     """The `base` of an entry. A regular file's digest stands beside it, in `digest_before`.
 
@@ -118,8 +135,8 @@ def plain_base(
     found: dict[str, Any] = {
         "type": state.type,
         "mode": state.mode,
-        "uid": state.uid,
-        "gid": state.gid,
+        "uid": state.uid if owned else None,
+        "gid": state.gid if owned else None,
     }
     if state.link is not None:
         found["target"] = keyed(state.link)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from substrate.errors import StateError
-from substrate.world.aspects import REVERTED, Aspects, aspects_of, differ
+from substrate.world.aspects import REVERTED, Aspects, aspects_of, differ, owns_nothing
 from substrate.world.change import Change, FileState
 from substrate.world.layers import LayerStack
 from substrate.world.scope import Scope
@@ -62,6 +62,7 @@ class Sides:
         self.view = MountView(stack, next(m for m in stack.mounts if m.index == index))
         self._bases = bases
         self._tells = bases.tells_of(stack)
+        self._owned = not owns_nothing(stack.xattr_prefix)
         #: what a record is about
         self._scope = Scope(stack, include_scratch=False)
         self._scope.limits(self.view.mount)
@@ -145,7 +146,7 @@ class Sides:
             finally:
                 os.close(fd)
         attributes = {} if state.type == "symlink" else self._attributes(relative, state)
-        return aspects_of(state, content, attributes, self._bases.keyed)
+        return aspects_of(state, content, attributes, self._bases.keyed, owned=self._owned)
 
     def read(self, change: Change, state: FileState) -> bytes:
         """The content of one side, a regular file. Raises OSError, StateError where it is not

@@ -109,7 +109,7 @@ def _less_hosts(
     hosts = by_host - by_world
     if not hosts & _groups(change):
         return change
-    return _without(change, hosts, by_world, single=names[after.dev, after.inode] == 1)
+    return _without(change, hosts, single=names[after.dev, after.inode] == 1)
 
 
 def _groups(change: Change) -> frozenset[str]:
@@ -117,9 +117,9 @@ def _groups(change: Change) -> frozenset[str]:
     return frozenset(w.partition(":")[0] for w in change.what if w != "mtime")
 
 
-def _without(
-    change: Change, hosts: frozenset[str], by_world: frozenset[str], *, single: bool
-) -> Change | None:
+def _without(change: Change, hosts: frozenset[str], *, single: bool) -> Change | None:
+    """The change less the aspects `hosts`, as far as they can be left out. `single`: the file has
+    one name in the world."""
     before, after = change.before, change.after
     assert before is not None and after is not None
     new_content = bool(_groups(change) & _WHAT_IT_IS - hosts)

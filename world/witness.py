@@ -9,7 +9,8 @@ simply looked at; so it counts only where it is certain that the world saw this 
   layer was mounted: certain. A ctime that still lies ahead is from before the clock was set back;
 - it changed later, but before the layer's copy of it was born, and is the file that was
   copied: its handle is the copy's `origin`, or no name came or went in its directory. overlayfs
-  goes on with the file that it looked up first, so the same path is not the same file [seen];
+  goes on with the file that it looked up first, so the same path is not the same file [seen].
+  Not where stand-ins of the host's files are copied: they are as old as the layer;
 - in each case no directory above it was exchanged: it did not change, or its handle is the `origin`
   of the layer's. Where no handle tells, moving one sets its own ctime and its parent's (rename(2));
   but one in which a name came or went last (ctime = mtime) is taken for the same, since that
@@ -27,7 +28,15 @@ import os
 import time
 
 from substrate.world import linux
-from substrate.world.aspects import CHANGED, CLOCK, GONE, REPLACED, SAME_TICK, plain_base
+from substrate.world.aspects import (
+    CHANGED,
+    CLOCK,
+    GONE,
+    REPLACED,
+    SAME_TICK,
+    owns_nothing,
+    plain_base,
+)
 from substrate.world.change import MODIFIED
 from substrate.world.clock import clock_was_set_back, latest_ns, tick_ns
 from substrate.world.upper import FORMAT, REGULAR, SYMLINK, at, read_attribute, read_attributes
@@ -133,7 +142,8 @@ class Witness:
             if read.st_ctime_ns != before.status.st_ctime_ns:
                 self.bases[path] = {"unknown": CHANGED}  # while it was read
                 return
-        self.bases[path] = plain_base(state, attributes, self._keyed)
+        owned = before.source == HOST or not owns_nothing(self._stack.xattr_prefix)
+        self.bases[path] = plain_base(state, attributes, self._keyed, owned=owned)
         if kind == MODIFIED and fd >= 0 and self._preimages is not None and state.digest:
             self._preimages.keep(fd, state.size, state.digest)
 
@@ -195,7 +205,7 @@ class Witness:
         it may be the copy of another file."""
         from substrate.world.origin import name_to_handle, parse_origin
 
-        if after is None:
+        if after is None or directory.view.mount.stands_in:
             return 0
         fd = directory.fds[after.source]
         where = at(fd, name)

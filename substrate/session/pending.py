@@ -376,12 +376,14 @@ class Held:
         if select is None and numbers is not None:
             gone = frozenset(n for n in numbers if not self._holds_scratch(n))
         rest = [n for n in self.stack.numbers if n not in gone]
+        # of layers that stay; without select and numbers, the world is over
+        stays = select is not None or (numbers is not None and gone != frozenset(numbers))
         event = self._apply_event(
             told,
             review,
             "applied",
             review.conflicts,
-            () if select is None else planned.changes,
+            planned.changes if stays else (),
             reverse=None if applied is None else applied.reverse,
         )
         applies = self.stack_file.applies + (1 if planned.changes else 0)
@@ -416,7 +418,7 @@ class Held:
         *,
         reverse: int | None = None,
     ) -> events.FsApply:
-        """`applied`: what came to the host while the world goes on, for the next apply to know.
+        """`applied`: what came to the host of layers that stay, for the next apply to know.
         `reverse`: the layer by which the apply can be undone."""
         listed = conflicts[: events.MAX_ENTRIES]
         extra: list[tuple[str, Any]] = []

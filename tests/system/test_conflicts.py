@@ -176,6 +176,15 @@ def test_one_command_is_applied_after_another_and_merged(changed):
     assert (changed.work / "other").read_text() == WORLDS
 
 
+def test_an_applied_command_whose_layer_stays_for_its_scratch_counts_as_applied(changed):
+    assert changed.substrate("-c", "echo one > own; echo x > /var/tmp/scratch").returncode == 0
+    assert not apply(changed, "2")["over"]
+    put(changed, "own", "the host's\n")
+    found = apply(changed)
+    assert (found["outcome"], found["conflicts"]) == ("applied", [])
+    assert (changed.work / "own").read_text() == "the host's\n"
+
+
 def test_other_hard_links_are_warned_of(changed):
     os.link(changed.work / "text", changed.work / "twin")
     done = changed.substrate("apply")
