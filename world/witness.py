@@ -10,6 +10,8 @@ simply looked at; so it counts only where it is certain that the world saw this 
 - it changed later, but before the layer's copy of it was born, and is the file that was
   copied: its handle is the copy's `origin`, or no name came or went in its directory. overlayfs
   goes on with the file that it looked up first, so the same path is not the same file [seen];
+- of that second kind nothing is certain in a mount that copies stand in for (standin.py): the world
+  saw a file as it was when the layer was made;
 - in each case no directory above it was exchanged: it did not change, or its handle is the `origin`
   of the layer's. Where no handle tells, moving one sets its own ctime and its parent's (rename(2));
   but one in which a name came or went last (ctime = mtime) is taken for the same, since that
@@ -180,7 +182,10 @@ class Witness:
         changed = latest_ns(before.status.st_ctime_ns)
         if not self._is_later(changed):
             return None
-        copied = self._copied(directory, name, after, moved)
+        if directory.view.mount.stands_in:
+            copied: str | int = 0  # what was copied up is itself a copy, as old as the layer
+        else:
+            copied = self._copied(directory, name, after, moved)
         if isinstance(copied, str):
             return copied
         born = copied or self._since + self._tick
