@@ -202,7 +202,7 @@ def _parent(home: Home, mounts: tuple[Mount, ...], environ: Mapping[bytes, bytes
     """This home's directory on a tmpfs, made where there is none; None where none can be.
 
     One at a time: a second one would be found neither by `remove` nor by what hides it."""
-    _lock(home)
+    lock_fd = _lock(home)
     try:
         known = parent_of_all(home)
         if known is not None:
@@ -219,17 +219,22 @@ def _parent(home: Home, mounts: tuple[Mount, ...], environ: Mapping[bytes, bytes
             return path
         return None
     finally:
-        fcntl.flock(home.fd, fcntl.LOCK_UN)
+        os.close(lock_fd)
 
 
-def _lock(home: Home) -> None:
+def _lock(home: Home) -> int:
+    """An fd that holds the lock until it is closed. Of a file that is open for writing: NFS, one of
+    the filesystems that bring us here, locks no other (flock(2))."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(home.path + _LINK + b".lock", flags, 0o600)
     deadline = time.monotonic() + _LOCK_WAIT_S
     while True:
         try:
-            fcntl.flock(home.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
         except BlockingIOError:
             if time.monotonic() >= deadline:
+                os.close(fd)
                 raise SessionBusy(
                     f"another substrate holds the lock of {os.fsdecode(home.path)}",
                     hint="run the command again",

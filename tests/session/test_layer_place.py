@@ -199,7 +199,7 @@ def test_one_at_a_time(home, runtime, monkeypatch, tmp_path):
     monkeypatch.setattr(layer_place, "_LOCK_WAIT_S", 0.05)
     import fcntl
 
-    held = os.open(home.path, os.O_RDONLY)
+    held = os.open(home.path + b"/layers.lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(held, fcntl.LOCK_EX)
     with pytest.raises(SessionBusy):
         make(home, runtime)
