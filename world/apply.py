@@ -273,7 +273,9 @@ class _Apply:
             again.narrow(())
             if not self.left:
                 self.strangers += job.parents.remove_private()
-                add_restored(job.world_directory, self.window.change_times())
+                # what the keeper knows reaches further back
+                times = [*self.keeper.change_times(), *self.window.change_times()]
+                add_restored(job.world_directory, times)
                 self.keeper.finish()
                 journal.remove()
         except (OSError, StateError):

@@ -183,11 +183,8 @@ class _MountCheck:
         self, change: Change, relative: bytes, before: FileState
     ) -> Iterator[Conflict]:
         base, why = self._base(change, relative, before)
-        changed_ns = before.ctime_ns
-        ours = self.restored.get(change.path)
-        if ours is not None and ours[:2] == (before.inode, changed_ns):
-            changed_ns = ours[2]
-        changed_ns = latest_ns(changed_ns)
+        ours = (before.inode, before.ctime_ns)
+        changed_ns = latest_ns(self.restored.get(ours, before.ctime_ns))
         if self.stepped:
             yield Conflict(
                 path=change.path,
@@ -263,10 +260,7 @@ class _MountCheck:
             status = os.fstat(fd)
         finally:
             os.close(fd)
-        changed_ns = status.st_ctime_ns
-        ours = self.restored.get(self.view.path(parent))
-        if ours is not None and ours[:2] == (status.st_ino, changed_ns):
-            changed_ns = ours[2]
+        changed_ns = self.restored.get((status.st_ino, status.st_ctime_ns), status.st_ctime_ns)
         return latest_ns(changed_ns) <= self.stack.started_ns - self.tick
 
     def _lies_in_a_new_directory(self, relative: bytes) -> bool:

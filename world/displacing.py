@@ -5,6 +5,8 @@ Invariant: nothing displaced is touched before the apply is committed. Spec: wor
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from substrate.world.aside import displaced_aside, remove_aside
 from substrate.world.identity import Identity
 from substrate.world.intent import Before
@@ -47,6 +49,10 @@ class Removing:
         aside_fd, name = self.job.parents.aside(operation)
         remove_aside(aside_fd, name, displaced_aside(operation, displaced))
         return True
+
+    def change_times(self) -> Iterable[tuple[int, int, int]]:
+        """What it knows of change times that the apply has set (restored.py)."""
+        return ()
 
     def finish(self) -> None:
         """Everything displaced was taken. Raises OSError."""

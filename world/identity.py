@@ -113,6 +113,24 @@ def list_tree(parent_fd: int, name: bytes) -> list[tuple[bytes, Identity]]:
     return found
 
 
+def names_in(fd: int) -> str | None:
+    """One hash for the names in a directory and their inodes, but for what an apply puts aside;
+    None for one that is closed to us. Raises OSError."""
+    total = hashlib.sha256()
+    try:
+        listed = open_beneath(fd, b"", LIST)
+        try:
+            for name in sorted(map(os.fsencode, os.listdir(listed))):
+                if not name.startswith(b".substrate-"):
+                    inode = os.stat(name, dir_fd=listed, follow_symlinks=False).st_ino
+                    total.update(b"%d:%s%d\n" % (len(name), name, inode))
+        finally:
+            os.close(listed)
+    except PermissionError:
+        return None
+    return total.hexdigest()
+
+
 def fingerprint(tree: Iterable[tuple[bytes, Identity]]) -> str:
     """One hash for a sorted list of paths and identities. Device numbers, which may change at
     a reboot, are left out."""

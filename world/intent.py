@@ -10,12 +10,14 @@ import os
 
 from substrate.world.aside import by_type, displaced_aside, planned_tree
 from substrate.world.attributes import Saved, save
+from substrate.world.beneath import LOOKUP, open_beneath
 from substrate.world.identity import (
     Identity,
     before_matches,
     content_digest,
     fingerprint,
     identity_of,
+    names_in,
 )
 from substrate.world.job import Job, path_in_mount
 from substrate.world.journal import Journal, text
@@ -84,6 +86,8 @@ def _before(job: Job, operation: Operation, parent_fd: int, found: Before) -> di
         saved = save(parent_fd, operation.name, operation.change)
         found.saved[number] = saved
         fields["saved"] = saved.to_json()
+        if operation.before.type == "directory":
+            fields["names"] = _names_in(parent_fd, operation.name)
     elif operation.before.type == "directory":
         found.trees[number] = fields["tree"] = fingerprint(planned_tree(operation))
         below = displaced_aside(operation, found.displaced[number]).below
@@ -92,6 +96,14 @@ def _before(job: Job, operation: Operation, parent_fd: int, found: Before) -> di
         digest = _host_digest(job.views[operation.change.mount], operation)
         found.digests[number] = fields["digest"] = digest
     return fields
+
+
+def _names_in(parent_fd: int, name: bytes) -> str | None:
+    fd = open_beneath(parent_fd, name, LOOKUP)
+    try:
+        return names_in(fd)
+    finally:
+        os.close(fd)
 
 
 def _host_digest(view: MountView, operation: Operation) -> str | None:

@@ -20,6 +20,7 @@ from substrate.world.identity import (
     identity_of,
     inode_at,
     list_tree,
+    names_in,
 )
 from substrate.world.journal import octets
 from substrate.world.parents import is_shared, open_private, private_name, staged_name
@@ -236,8 +237,9 @@ class Leftover:
                 top = ("directory", device, self.made[0])
         remove_aside(fd, self.staged_name, Aside(top=top, below=below, half=known is None))
 
-    def restored(self) -> list[tuple[bytes, int, int, int]]:
-        """The change time that putting back has left."""
+    def restored(self) -> list[tuple[int, int, int]]:
+        """The change time that the apply and putting back have left; none of a file that is not
+        as it was, as the host has changed it since."""
         if "ctime_ns" not in self.intent:
             return []
         try:
@@ -245,11 +247,21 @@ class Leftover:
         except FileNotFoundError:
             return []
         before = self.intent["ctime_ns"]
-        if status.st_ino != self.intent["before"][2] or status.st_ctime_ns == before:
+        if status.st_ctime_ns == before or not matches(
+            self.fd, self.name or b".", self.intent, "before"
+        ):
             return []
-        return [(self.path, status.st_ino, status.st_ctime_ns, before)]
+        if self.operation == "meta" and self.intent["before"][0] == "directory":
+            fd = open_beneath(self.fd, self.name, LOOKUP)
+            try:
+                names = names_in(fd)
+            finally:
+                os.close(fd)
+            if names is None or names != self.intent.get("names"):
+                return []
+        return [(status.st_ino, status.st_ctime_ns, before)]
 
-    def undone(self) -> list[tuple[bytes, int, int, int]]:
+    def undone(self) -> list[tuple[int, int, int]]:
         """The change time that an undo has left, where what it put there is there still."""
         was = self.intent.get("was_ctime_ns")
         if was is None or (self.stages and self.after is None):
@@ -264,7 +276,7 @@ class Leftover:
                 return []
         elif self.operation != "meta" or not self._is_meta_undone(status):
             return []
-        return [(self.path, status.st_ino, status.st_ctime_ns, was)]
+        return [(status.st_ino, status.st_ctime_ns, was)]
 
     def _is_meta_undone(self, status: os.stat_result) -> bool:
         was = self.intent.get("was")

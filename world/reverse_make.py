@@ -38,7 +38,7 @@ from substrate.world.parents import Place
 from substrate.world.plan import Operation, OperationKind
 from substrate.world.refusal import ApplyConflict
 from substrate.world.removal import Stranger
-from substrate.world.restored import add_restored
+from substrate.world.restored import Restored, add_restored, load_restored
 from substrate.world.reverse import (
     NEW,
     clear_away,
@@ -175,13 +175,16 @@ class ReverseMaker(Removing):
             closed=tuple(closed),
         )
         lines = [render_header(header)]
+        restored = load_restored(job.world_directory)
         lines += [
-            render_operation(self._recorded(operation, source, before))
+            render_operation(self._recorded(operation, source, before, restored))
             for operation in job.plan.operations
         ]
         write_lines(reverse_path(job.world_directory, NEW), lines)
 
-    def _recorded(self, operation: Operation, source: LayerSource, before: Before) -> Recorded:
+    def _recorded(
+        self, operation: Operation, source: LayerSource, before: Before, restored: Restored
+    ) -> Recorded:
         number, kind, state = operation.number, operation.kind, operation.change.before
         upper = self._uppers[operation.change.mount]
         after: Entry | None = None
@@ -195,11 +198,17 @@ class ReverseMaker(Removing):
             after = entries.pop(b"")
             self._inodes[number] = after.inode
         start = len(operation.change.path)
-        inner = [
-            (c.path[start:], upper.stager.first_ctime_ns(c.before))
-            for c in operation.removed
-            if copied and c.before
-        ]
+        # A copy will be another inode, for which nothing is known of earlier change times.
+        inner = []
+        for change in operation.removed:
+            if copied and change.before is not None:
+                first = upper.stager.first_ctime_ns(change.before)
+                first = restored.get((change.before.inode, first), first)
+                inner.append((change.path[start:], first))
+        ctime_ns = None
+        if state is not None:
+            ctime_ns = self.job.ctimes[number]
+            ctime_ns = restored.get((state.inode, ctime_ns), ctime_ns)
         displaced = kind in (OperationKind.REPLACE, OperationKind.DELETE)
         return Recorded(
             number=number,
@@ -209,7 +218,7 @@ class ReverseMaker(Removing):
             name=operation.name,
             what=operation.change.what,
             before=before.displaced.get(number),
-            ctime_ns=None if state is None else self.job.ctimes[number],
+            ctime_ns=ctime_ns,
             tree=before.trees.get(number),
             digest=before.digests.get(number),
             kept=(COPIED if copied else MOVED) if displaced else None,
@@ -303,8 +312,8 @@ class _HostStager(Stager):
         self.copied_up = False
         #: attributes as the host has them, by device and inode
         self.raw: dict[tuple[int, int], dict[str, bytes]] = {}
-        #: (path, inode, change time now, before) of files that had to be unlocked for reading
-        self.touched: list[tuple[bytes, int, int, int]] = []
+        #: (inode, change time now, before) of files that had to be unlocked for reading
+        self.touched: list[tuple[int, int, int]] = []
         self._first: dict[tuple[int, int], int] = {}
 
     def _must_be(self, fd: int, name: bytes, state: FileState, relative: bytes) -> None:
@@ -333,9 +342,9 @@ class _HostStager(Stager):
             return fd
 
     def _note_touched(self, relative: bytes, status: os.stat_result, state: FileState) -> None:
-        path, now = self.view.path(relative), status.st_ctime_ns
+        now = status.st_ctime_ns
         key = (status.st_dev, status.st_ino)
-        self.touched.append((path, status.st_ino, now, state.ctime_ns))
+        self.touched.append((status.st_ino, now, state.ctime_ns))
         self._first.setdefault(key, state.ctime_ns)
         state.ctime_ns = self._ctimes[key] = now
 
@@ -497,7 +506,7 @@ class _Upper:
             finally:
                 os.close(fd)
 
-    def finish(self) -> list[tuple[bytes, int, int, int]]:
+    def finish(self) -> list[tuple[int, int, int]]:
         """Gives the directories what the host's have, but for a mode that would keep us from
         moving something in. Gives the change times of the host that this has set."""
         self._leave()

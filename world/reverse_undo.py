@@ -25,7 +25,6 @@ from substrate.world.job import path_in_mount
 from substrate.world.journal import Journal
 from substrate.world.plan import Operation, OperationKind
 from substrate.world.removal import Stranger
-from substrate.world.restored import add_restored
 from substrate.world.reverse import close_directories, retire
 from substrate.world.reverse_check import UndoRefused, UndoReview, review_undo
 from substrate.world.reverse_move import move
@@ -126,8 +125,7 @@ class _PreImages(LayerSource):
             move(fd, operation.name, aside_fd, name, inode, mode)
         finally:
             os.close(fd)
-        status = os.stat(name, dir_fd=aside_fd, follow_symlinks=False)
-        self.job.touched[status.st_dev, status.st_ino] = status.st_ctime_ns
+        self._note_touched(aside_fd, name)
         return self._review.origins[operation.number].digest
 
     def aside(self, operation: Operation, *, half: bool) -> Aside:
@@ -154,8 +152,14 @@ class _PreImages(LayerSource):
         fd = self._directory(operation)
         try:
             move(aside_fd, name, fd, operation.name, inode, mode)
+            self._note_touched(fd, operation.name)
         finally:
             os.close(fd)
+
+    def _note_touched(self, fd: int, name: bytes) -> None:
+        """Other names of it on the host have the same change time."""
+        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        self.job.touched[status.st_dev, status.st_ino] = status.st_ctime_ns
 
 
 class _UsingUp(Removing):
@@ -183,10 +187,9 @@ class _UsingUp(Removing):
 
     def finish(self) -> None:
         self.job.sync_filesystems()
-        add_restored(self.job.world_directory, self._restored())
         retire(self.job.world_directory, self._review.number)
 
-    def _restored(self) -> Iterator[tuple[bytes, int, int, int]]:
+    def change_times(self) -> Iterator[tuple[int, int, int]]:
         """Change times of what is again what it was: the same layers can be applied again."""
         for operation in self._review.plan.operations:
             origin = self._review.origins[operation.number]
@@ -196,12 +199,11 @@ class _UsingUp(Removing):
             status = self._status(operation, relative)
             if status is None or not _is_old(identity_of(status), origin):
                 continue
-            path = operation.change.path
-            yield path, status.st_ino, status.st_ctime_ns, origin.ctime_ns
+            yield status.st_ino, status.st_ctime_ns, origin.ctime_ns
             for inner, ctime_ns in origin.inner:
                 status = self._status(operation, relative + inner)
                 if status is not None:
-                    yield path + inner, status.st_ino, status.st_ctime_ns, ctime_ns
+                    yield status.st_ino, status.st_ctime_ns, ctime_ns
 
     def _status(self, operation: Operation, relative: bytes) -> os.stat_result | None:
         parent, _, name = relative.rpartition(b"/")

@@ -146,37 +146,43 @@ class Window:
 
     # --- after
 
-    def change_times(self) -> list[tuple[bytes, int, int, int]]:
+    def change_times(self) -> list[tuple[int, int, int]]:
         """The change times that we have left, for restored.py: of what is still, or again, the
         same file, and of every directory in which names came and went."""
         job = self.job
         entries = []
-        for operation in self.done:
+        # a rename or a new mode changes the time for every name of a file
+        befores = [o.change.before for o in self.done]
+        done = {(b.dev, b.inode) for b in befores if b is not None}
+        for operation in job.plan.operations:
             before = operation.change.before
             if before is None:
                 continue
-            fd = job.parents.fd(operation)
+            key = (before.dev, before.inode)
+            touched = job.touched.get(key)
+            if key not in done and touched is None:
+                continue
             try:
+                fd = job.parents.fd(operation)
                 status = os.stat(operation.name or b".", dir_fd=fd, follow_symlinks=False)
             except (FileNotFoundError, PermissionError):
                 continue  # gone, or in a directory that the plan closes
-            first = job.ctimes[operation.number]
-            if status.st_ino == before.inode and status.st_ctime_ns != first:
-                entries.append((operation.change.path, before.inode, status.st_ctime_ns, first))
-        known = {path for path, *_ in entries}
+            now, first = status.st_ctime_ns, job.ctimes.get(operation.number)
+            if status.st_ino != before.inode or now == first or first is None:
+                continue
+            if key in done or now == touched:
+                entries.append((before.inode, now, first))
         for mount, parent, inode, ctime_ns in job.parents.first_seen():
-            view = job.views[mount]
             try:
-                fd = open_beneath(view.roots[HOST], parent, LOOKUP)
+                fd = open_beneath(job.views[mount].roots[HOST], parent, LOOKUP)
             except (FileNotFoundError, PermissionError):
                 continue
             try:
                 status = os.fstat(fd)
             finally:
                 os.close(fd)
-            path = view.path(parent)
-            if status.st_ino == inode and status.st_ctime_ns != ctime_ns and path not in known:
-                entries.append((path, inode, status.st_ctime_ns, ctime_ns))
+            if status.st_ino == inode and status.st_ctime_ns != ctime_ns:
+                entries.append((inode, status.st_ctime_ns, ctime_ns))
         return entries
 
 

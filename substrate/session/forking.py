@@ -51,7 +51,8 @@ def fork(held: Held, numbers: Sequence[int]) -> tuple[str, str]:
     # the origin's own hand on the host is no change beside the fork either
     ours = load_restored(origin.world_path)
     if ours:
-        add_restored(files.world_path, ((path, *times) for path, times in ours.items()))
+        times = ((inode, now, before) for (inode, now), before in ours.items())
+        add_restored(files.world_path, times)
     settings = user_settings()
     writer = TraceWriter.create(
         files.fd, files.session_id, durability="command", digest_key=held.opened.key
