@@ -54,7 +54,7 @@ from substrate.world.aspects import (
     differ,
 )
 from substrate.world.bases import Missing, Sides
-from substrate.world.change import ADDED, DELETED, META, MODIFIED, Change, FileState
+from substrate.world.change import DELETED, META, MODIFIED, Change, FileState
 from substrate.world.clock import clock_was_set_back as clock_was_set_back
 from substrate.world.clock import latest_ns
 from substrate.world.clock import tick_ns as tick_ns
@@ -129,7 +129,6 @@ class _MountCheck:
         self.tick = tick_ns()
         deleted = [c for c in plan.changes if c.kind == DELETED and c.mount == index]
         self.deleted = {(c.before.size, c.before.mtime_ns) for c in deleted if c.before}
-        self.added = {c.path for c in plan.changes if c.kind == ADDED and c.mount == index}
         self.start = len(mount.target.rstrip(b"/")) + 1
         self.origins = Origins(self.view, [c.path[self.start :] for c in deleted])
 
@@ -247,11 +246,8 @@ class _MountCheck:
 
     def _directory_is_unchanged(self, relative: bytes) -> bool:
         """Whether no name can have left the host's directory since the world started, but by
-        an apply of ours that was undone. One that the plan makes cannot have lost any; whether
-        the host has deleted the directory itself is a question of its own."""
+        an apply of ours that was undone."""
         parent = relative.rpartition(b"/")[0]
-        if self.view.path(parent) in self.added:
-            return True
         try:
             fd, _none = self.view.open_parent(0, parent)
         except StateError:

@@ -305,7 +305,7 @@ class Stager:
     def _give(self, relative: bytes, state: FileState, fd: int) -> None:
         status = os.fstat(fd)
         if not self._has_owners:
-            self._give_group(relative, status, fd)
+            self._give_group(relative, state, status, fd)
             return
         uid = self._euid if state.uid is None else state.uid
         gid = self._egid if state.gid is None else state.gid
@@ -316,11 +316,15 @@ class Stager:
         except PermissionError:
             self.kept_owner.append(self.view.path(relative))
 
-    def _give_group(self, relative: bytes, status: os.stat_result, fd: int) -> None:
+    def _give_group(
+        self, relative: bytes, state: FileState, status: os.stat_result, fd: int
+    ) -> None:
         """From a world that has one user and one group. A new entry has the owner that the kernel
         gave it, who is the user, and the group of a directory that hands on its own; one that
         replaces another keeps that one's group."""
         before = self.before.get(relative)
+        if before is None and state.uid not in (None, status.st_uid):  # what an undo brings back
+            self.kept_owner.append(self.view.path(relative))
         if before is None or before.gid is None:
             return
         kept = before.uid != status.st_uid
