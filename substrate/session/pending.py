@@ -364,7 +364,12 @@ class Held:
         if planned.changes:
             try:
                 applied = apply_plan(
-                    planned, stack, self.opened.files.world_path, allow_special=allow_special
+                    planned,
+                    stack,
+                    self.opened.files.world_path,
+                    allow_special=allow_special,
+                    # overlayfs lets nobody make a whiteout on it, which a reverse layer needs
+                    keep_reverse=not self.world.layers_at,
                 )
             except ApplyConflict as refused:
                 self._refuse(told, review, "conflicts", refused.conflicts)

@@ -48,7 +48,8 @@ def review(held: Held) -> Reviewed:
     if not numbers:
         raise NothingToUndo(
             f"no apply of world {held.world.name} can be undone",
-            hint="nothing was applied, or what it displaced was collected (`world gc`)",
+            hint="nothing was applied, what it displaced was collected (`world gc`), or the "
+            "world's layers lie on a tmpfs, where an apply keeps nothing",
         )
     number = numbers[-1]
     lines = [
