@@ -119,6 +119,7 @@ class World:
             if probe.stat().st_ctime_ns >= before + 20_000_000:
                 return
             assert time.monotonic() < until
+            time.sleep(0.002)
 
     def outside(self, work: Callable[[], Any]) -> Any:
         if self.flavour != "user":

@@ -172,7 +172,7 @@ def test_killed_at_each_call(scene: Scene, monkeypatch: pytest.MonkeyPatch, act:
     at = 0
     seen = set()
     while True:
-        at += int(os.environ.get("STEP", "1"))
+        at += 1
         scene.start_of(act)
 
         def attempt(at: int = at) -> None:
@@ -207,7 +207,7 @@ def test_each_call_fails_once(
     at = 0
     seen = set()
     while True:
-        at += int(os.environ.get("STEP", "1"))
+        at += 1
         scene.start_of(act)
 
         def attempt(at: int = at) -> None:
@@ -252,7 +252,7 @@ def test_a_recovery_that_is_killed_is_recovered(
     real = getattr(*where)
     finished = False
     while not finished:
-        at += int(os.environ.get("STEP", "1"))
+        at += 1
         scene.start_of(act)
 
         def attempt() -> None:
