@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 
@@ -16,16 +16,29 @@ from substrate.cli.target import Target, pending_target
 from substrate.cli.verb import Verb
 from substrate.session.collect import collect_now_and_then
 from substrate.session.lost_layers import LayersLost
-from substrate.session.pending import Removed, give_up_lost, make_room, open_pending, phrase
+from substrate.session.pending import (
+    Removed,
+    finish,
+    give_up_lost,
+    make_room,
+    open_pending,
+    phrase,
+)
+from substrate.session.restack import RecordLater
 from substrate.session.summary import change_line
 from substrate.values import as_dict
 from substrate.world.change import Summary, summary
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
+    """`outcome`: discarded, planned, kept (the answer was no), unrecorded (on the way, where the
+    disk is too full to record it)."""
+
     world: str
-    outcome: str  # discarded | planned | kept
+    outcome: str
     counts: Summary
     paths: tuple[str, ...]
 
@@ -36,21 +49,32 @@ def run(target: Target, *, dry_run: bool, ask: bool) -> Result:
     Somebody may discard because the disk is full: where not even that can be recorded, the
     layers go first. Or because they are lost: what is known of them is recorded."""
     try:
-        return _run(target, dry_run, ask, None)
+        result = _run(target, dry_run, ask, None)
+        if result.outcome != "unrecorded":
+            return result
     except LayersLost as found:
         if dry_run:
             raise
         lost = give_up_lost(target.home, target.files.session_id, found.lost)
         return _run(target, False, False, lost)
     except OSError as error:
-        if dry_run or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if dry_run or error.errno not in _FULL:
             raise
+        result = None
     name = target.world.name
     question = f"the disk is full; discard world {name} before that is recorded?"
-    if ask and not click.confirm(question, default=False, err=True):
+    if result is None and ask and not click.confirm(question, default=False, err=True):
         return Result(world=name, outcome="kept", counts=Summary(), paths=())
-    removed = make_room(target.home, target.files.session_id, name)
-    return _run(target, False, False, removed)
+    try:
+        removed = make_room(target.home, target.files.session_id)
+        if result is None:
+            return _run(target, False, False, removed)
+        finish(target.home, target.files.session_id)
+        return replace(result, outcome="discarded")
+    except OSError as error:
+        if result is None:
+            raise
+        raise RecordLater(f"world {name} was discarded", error) from error
 
 
 def _run(target: Target, dry_run: bool, ask: bool, removed: Removed | None) -> Result:
@@ -61,9 +85,15 @@ def _run(target: Target, dry_run: bool, ask: bool, removed: Removed | None) -> R
             outcome = "kept"
             question = f"discard world {held.world.name}: {phrase(counts)}?"
             if not ask or click.confirm(question, default=False, err=True):
-                with working("discarding"):
-                    counts = held.discard(removed)
-                outcome = "discarded"
+                try:
+                    with working("discarding"):
+                        counts = held.discard(removed)
+                    outcome = "discarded"
+                except RecordLater as later:
+                    full = isinstance(later.__cause__, OSError) and later.__cause__.errno in _FULL
+                    if removed is not None or not full:
+                        raise
+                    outcome = "unrecorded"
         return Result(
             world=held.world.name,
             outcome=outcome,
