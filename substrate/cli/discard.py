@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from dataclasses import dataclass, replace
 
@@ -14,6 +13,7 @@ from substrate.cli.progress import working
 from substrate.cli.retention import retention_of
 from substrate.cli.target import Target, pending_target
 from substrate.cli.verb import Verb
+from substrate.session import reserve
 from substrate.session.collect import collect_now_and_then
 from substrate.session.lost_layers import LayersLost
 from substrate.session.pending import (
@@ -28,8 +28,6 @@ from substrate.session.restack import RecordLater
 from substrate.session.summary import change_line
 from substrate.values import as_dict
 from substrate.world.change import Summary, summary
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,35 +44,53 @@ class Result:
 def run(target: Target, *, dry_run: bool, ask: bool) -> Result:
     """Discards. Raises SessionBusy, StateError.
 
-    Somebody may discard because the disk is full: where not even that can be recorded, the
-    layers go first. Or because they are lost: what is known of them is recorded."""
+    Somebody may discard because the disk is full: the home has a reserve for that; where even
+    that is taken, the layers go before it is recorded. Or because they are lost: what is known of
+    them is recorded."""
     try:
-        result = _run(target, dry_run, ask, None)
-        if result.outcome != "unrecorded":
-            return result
+        try:
+            result = _run(target, dry_run, ask, None)
+        except OSError as error:
+            if error.errno not in reserve.FULL or not reserve.give_up(target.home.fd):
+                raise
+            result = _run(target, dry_run, ask, None)
     except LayersLost as found:
         if dry_run:
             raise
         lost = give_up_lost(target.home, target.files.session_id, found.lost)
         return _run(target, False, False, lost)
     except OSError as error:
-        if dry_run or error.errno not in _FULL:
+        if dry_run or error.errno not in reserve.FULL:
             raise
-        result = None
+        return _discard_first(target, ask)
+    finally:
+        reserve.keep(target.home.fd)
+    if result.outcome != "unrecorded":
+        return result
+    return _record(target, result)
+
+
+def _discard_first(target: Target, ask: bool) -> Result:
+    """The layers go, then it is recorded."""
     name = target.world.name
     question = f"the disk is full; discard world {name} before that is recorded?"
-    if result is None and ask and not click.confirm(question, default=False, err=True):
+    if ask and not click.confirm(question, default=False, err=True):
         return Result(world=name, outcome="kept", counts=Summary(), paths=())
+    removed = make_room(target.home, target.files.session_id)
+    return _run(target, False, False, removed)
+
+
+def _record(target: Target, result: Result) -> Result:
+    """It was discarded while the disk became full: the rest of it."""
     try:
-        removed = make_room(target.home, target.files.session_id)
-        if result is None:
-            return _run(target, False, False, removed)
+        reserve.give_up(target.home.fd)
+        make_room(target.home, target.files.session_id)
         finish(target.home, target.files.session_id)
-        return replace(result, outcome="discarded")
     except OSError as error:
-        if result is None:
-            raise
-        raise RecordLater(f"world {name} was discarded", error) from error
+        raise RecordLater(f"world {result.world} was discarded", error) from error
+    finally:
+        reserve.keep(target.home.fd)
+    return replace(result, outcome="discarded")
 
 
 def _run(target: Target, dry_run: bool, ask: bool, removed: Removed | None) -> Result:
@@ -90,7 +106,8 @@ def _run(target: Target, dry_run: bool, ask: bool, removed: Removed | None) -> R
                         counts = held.discard(removed)
                     outcome = "discarded"
                 except RecordLater as later:
-                    full = isinstance(later.__cause__, OSError) and later.__cause__.errno in _FULL
+                    cause = later.__cause__
+                    full = isinstance(cause, OSError) and cause.errno in reserve.FULL
                     if removed is not None or not full:
                         raise
                     outcome = "unrecorded"

@@ -205,8 +205,9 @@ def gc_command(
 
     Removes the layers of worlds that were applied or discarded, and of commands that were
     undone, once they are older than `gc.keep` or take more than `gc.quota`; and what killed runs
-    left: applies that were cut short, control groups, probes. What is pending stays, and so do
-    snapshots, what a fork stands on, and the record."""
+    left: applies that were cut short, sessions in which nothing ran, unfinished files, control
+    groups, probes. What is pending stays, and so do snapshots, what a fork stands on, and the
+    record."""
     home = open_existing_home()
     if forget_apply_of is not None:
         done = forget_apply(home, store.resolve_session(home, forget_apply_of))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from substrate.errors import SessionBusy, SubstrateError
-from substrate.session import layer_place, opening, restack, stand_ins, store, swept
+from substrate.session import layer_place, opening, reserve, restack, stand_ins, store, swept
 from substrate.session.fork_bases import used_by_forks
 from substrate.session.history import load_history
 from substrate.session.home import Home
@@ -108,7 +108,7 @@ def collect(home: Home, retention: Retention, *, dry_run: bool) -> list[Collecte
         problem = ""
         if not dry_run:
             try:
-                _remove(home, candidate)
+                _remove_on_any_disk(home, candidate)
             except SessionBusy:
                 continue  # a command runs in that world; the next collection asks again
             except (SubstrateError, OSError) as error:
@@ -125,6 +125,8 @@ def collect(home: Home, retention: Retention, *, dry_run: bool) -> list[Collecte
     found += _dangling_names(home, dry_run)
     found += _probes(home, dry_run)
     found += _cgroups(dry_run)
+    if not dry_run:
+        reserve.keep(home.fd)
     return found
 
 
@@ -236,6 +238,15 @@ def _removable(files: SessionFiles, world: WorldFile, used: int) -> list[int]:
     held = {n for mark in stack_file.snapshots for n in mark.layers}
     held |= set(stack_file.layers)
     return [n for n in on_disk if used < n <= stack_file.known and n not in held]
+
+
+def _remove_on_any_disk(home: Home, candidate: _Candidate) -> None:
+    try:
+        _remove(home, candidate)
+    except OSError as error:
+        if error.errno not in reserve.FULL or not reserve.give_up(home.fd):
+            raise
+        _remove(home, candidate)
 
 
 def _remove(home: Home, candidate: _Candidate) -> None:

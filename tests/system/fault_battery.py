@@ -8,15 +8,19 @@ and tell of it exactly if it happened, and nothing may be left. Used by test_ver
 """
 
 import collections
+import errno
 import json
 import os
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.system.caller import Caller, remove
+from tests.system.fault_server import ALLOCATES
 
 #: the view of a world
 VIEW = "find . -printf '%P %y %#m %l\\n' -type f -exec cat {} + | LC_ALL=C sort"
@@ -57,6 +61,37 @@ class State:
 
     def told_of(self, wanted: str) -> collections.Counter:
         return collections.Counter({k: n for k, n in self.told.items() if k[0] == wanted})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullDisk:
+    """A small filesystem of which nearly all is taken for the time of a block."""
+
+    mounted_at: Path
+
+    @contextmanager
+    def but(self, blocks: int) -> Iterator[None]:
+        """With so many blocks of 4 KiB left."""
+        filler, spare = self.mounted_at / "filler", self.mounted_at / "spare"
+        spare.write_bytes(bytes(blocks * 4096))
+        with open(filler, "wb", buffering=0) as file:
+            for size in (1 << 20, 1 << 16, 4096):
+                try:
+                    while file.write(bytes(size)) == size:
+                        pass
+                except OSError as error:
+                    assert error.errno == errno.ENOSPC
+            os.fsync(file.fileno())
+        spare.unlink()
+        os.sync()
+        try:
+            yield
+        finally:
+            filler.unlink()
+            os.sync()
+
+
+_REMOVALS = frozenset(["unlink", "rmdir"])
 
 
 class Server:
@@ -218,18 +253,44 @@ class Battery:
 
     # --- the faults
 
+    def points(self, fault: str) -> list[int]:
+        """The calls to strike, from 1: all, but of many removals in a row the first and the last
+        ones; a full disk only where that makes a difference."""
+        found, row = [], 0
+        for at, name in enumerate(self.calls, 1):
+            row = row + 1 if name in _REMOVALS else 0
+            ends = any(later not in _REMOVALS for later in self.calls[at : at + 2])
+            if (row > 2 and not ends) or (fault == "full" and name not in ALLOCATES):
+                continue
+            found.append(at)
+        return found
+
     def strike(self, fault: str, at: int) -> str:
         """One fault; `old` or `new`, as the state is afterwards."""
         self.restore()
         status, _, err, _ = self.server.run(*self.scene.verb, fault=fault, at=at)
         where = f"{' '.join(self.scene.verb)}: {fault} at call {at} of {len(self.calls)}: "
         where += f"{self.calls[at - 1]}: {err.decode()}"
-        assert b"Traceback" not in err, where
         assert (status == -9) == (fault == "kill"), f"{where}\nstatus {status}"
+        return self._judge(status, err, where)
+
+    def strike_on(self, full: "FullDisk", blocks: int) -> tuple[str, bytes]:
+        """The verb on a disk that has so many blocks left; what it said."""
+        self.restore()
+        with full.but(blocks):
+            status, _, err, _ = self.server.run(*self.scene.verb)
+        where = f"{' '.join(self.scene.verb)}, {blocks} blocks left: {status}, {err.decode()}"
+        outcome = self._judge(status, err, where)
+        if status not in (0, 1):
+            assert b"No space left on device" in err and b"\nhint: " in err, where
+        return outcome, err
+
+    def _judge(self, status: int, err: bytes, where: str) -> str:
+        assert b"Traceback" not in err, where
         try:
             found = self.look()
         except AssertionError as error:
-            raise AssertionError(f"{where}\n{error}") from None
+            raise AssertionError(f"{where}\n{error}") from error
         if self.scene.collects and found.told == self.new.told:
             # on the record first, then one layer after the other: the next collection goes on
             self._run("world", "gc", "--all")
