@@ -20,7 +20,7 @@ from substrate.session import layer_place, opening, reserve, restack, stand_ins,
 from substrate.session.fork_bases import used_by_forks
 from substrate.session.history import load_history
 from substrate.session.home import Home
-from substrate.session.host_change import unclear_event
+from substrate.session.host_change import unclear_event, unmark
 from substrate.session.opening import Opened
 from substrate.session.pending import finish
 from substrate.session.stack_file import (
@@ -177,6 +177,7 @@ def forget_apply(home: Home, session_id: str) -> bool:
                 ),
             )
         recover(files.world_path, forget=True)
+        unmark(home, session_id)
         restack.settle(files, opened.writer)
         return True
     finally:

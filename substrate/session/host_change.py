@@ -4,7 +4,9 @@ An apply and the undo of one touch three things: files of the host, `world/stack
 trace. What is to become of the stack is written down before the host is touched (`Intended`);
 the journal of the change says how far it came, and goes only when the stack and the trace have
 followed. Whoever opens the session next carries out what was intended if the change came to its
-end, and drops it if not. Not the change itself (world/apply.py, world/reverse_undo.py). Invariant:
+end, and drops it if not. Since a half-changed host concerns every world, the home has a mark of
+each session that changes it, `changing/<session>`, and whatever starts finishes those first
+(`pending.finish_all`). Not the change itself (world/apply.py, world/reverse_undo.py). Invariant:
 after `settle` the trace tells of a change of the host once, if it happened. Spec: world.md §5;
 docs/adr/0005.
 """
@@ -26,7 +28,10 @@ from substrate.world import journal
 from substrate.world.recover import Outcome, Recovered, recover
 
 if TYPE_CHECKING:
+    from substrate.session.home import Home
     from substrate.session.pending import Held
+
+_CHANGING = b"/changing"
 
 
 class Changed(Protocol):
@@ -60,6 +65,7 @@ def change_host(
     (named,) = restack.name_events([event])
     intended = Intended(layers=tuple(numbers), applies=applies, ending=ending, event=named)
     try:
+        mark(held.home, files.session_id)
         if writer.blobs.dirty:
             writer.blobs.sync()  # the event may name one
         held.date([n for n in held.stack.numbers if n not in intended.layers])
@@ -77,6 +83,7 @@ def change_host(
         save_stack_file(files, held.stack_file)
         if not done.left:
             journal.remove_journal(files.world_path)
+            unmark(held.home, files.session_id)
         held.stack_file = restack.tell(files, writer)
     except (OSError, StateError) as error:
         raise restack.RecordLater(f"it was {what}", error) from error
@@ -113,10 +120,43 @@ def settle(held: Held) -> Outcome | None:
         else:  # it was rolled back, or had not begun
             stack_file = replace(stack_file, intended=None)
         save_stack_file(files, stack_file)
+        if finished:
+            held.finished = stack_file.unrecorded[-1][0]
     if finished:
         journal.remove_journal(files.world_path)
+    unmark(held.home, files.session_id)
     held.stack_file = restack.settle(files, held.opened.writer)
     return None if found is None else found.outcome
+
+
+def mark(home: Home, session_id: str) -> None:
+    """The host is being changed by this session. Raises OSError."""
+    os.makedirs(home.path + _CHANGING, mode=0o700, exist_ok=True)
+    path = b"%s%s/%s" % (home.path, _CHANGING, session_id.encode())
+    if not os.path.lexists(path):
+        os.symlink(b"../sessions/" + session_id.encode(), path)
+
+
+def unmark(home: Home, session_id: str) -> None:
+    """It is done, or undone. Raises OSError."""
+    directory = home.path + _CHANGING
+    path = b"%s/%s" % (directory, session_id.encode())
+    if not os.path.lexists(path):
+        return
+    os.unlink(path)
+    try:
+        os.rmdir(directory)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            raise
+
+
+def marked(home: Home) -> list[str]:
+    """The sessions that are changing the host, or were killed while they did. Raises OSError."""
+    try:
+        return sorted(os.fsdecode(name) for name in os.listdir(home.path + _CHANGING))
+    except FileNotFoundError:
+        return []
 
 
 def _carried_out(
@@ -143,6 +183,7 @@ def _give_up(held: Held) -> None:
     held.stack_file = replace(held.stack_file, intended=None)
     try:
         save_stack_file(files, held.stack_file)
+        unmark(held.home, files.session_id)
     except OSError:
         return
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from substrate.errors import StateError, TraceVersionError
+from substrate.errors import SessionBusy, StateError, SubstrateError, TraceVersionError
 from substrate.session import host_change, layer_place, opening, restack, stand_ins, store
 from substrate.session.fork_bases import used_by_forks
 from substrate.session.history import History, load_history
@@ -128,13 +128,21 @@ class WorldOver(StateError):
 
 @contextmanager
 def open_pending(
-    home: Home, session_id: str, *, lenient: bool = False, also_applied: bool = False
+    home: Home,
+    session_id: str,
+    *,
+    lenient: bool = False,
+    also_applied: bool = False,
+    others: bool = True,
 ) -> Iterator[Held]:
     """Takes the session's lock for the time of the block. `lenient`: what is gone of its layers
-    is no error. `also_applied`: a world that was applied is not over either.
+    is no error. `also_applied`: a world that was applied is not over either. `others`: what
+    other worlds began with the host is finished first.
 
     Raises SessionBusy, WorldOver, StateError for an apply that was cut short and cannot be put
     right."""
+    if others:
+        finish_all(home, but=session_id)
     opened = opening.open_existing(home, session_id, durability=_DURABILITY)
     try:
         assert opened.world is not None
@@ -157,10 +165,33 @@ def finish(home: Home, session_id: str) -> Outcome | None:
     """Brings to its end what a killed process began with a world: an apply, the undo of one, its
     own end. Gives what became of the apply."""
     try:
-        with open_pending(home, session_id) as held:
+        with open_pending(home, session_id, others=False) as held:
             return held.recovered
     except WorldOver as over:
         return Outcome.FINISHED if over.finished else None
+
+
+def finish_all(home: Home, *, but: str = "") -> tuple[str, ...]:
+    """Brings to its end what killed processes began with the host, in all worlds (`but` one).
+    Gives notes for a person: what was done, and what cannot be."""
+    notes = []
+    for session_id in host_change.marked(home):
+        if session_id == but:
+            continue
+        if not os.path.lexists(store.session_path(home, session_id)):
+            host_change.unmark(home, session_id)
+            continue
+        try:
+            outcome = finish(home, session_id)
+        except SessionBusy:
+            continue  # it is being done
+        except (SubstrateError, OSError) as error:
+            notes.append(str(error))
+            continue
+        if outcome is not None:
+            what = outcome.value.replace("_", " ")
+            notes.append(f"an apply of another world had been cut short; it was {what}")
+    return tuple(notes)
 
 
 def make_room(home: Home, session_id: str) -> Removed:
@@ -218,6 +249,8 @@ class Held:
         self.opened = opened
         self.world = world
         self.recovered: Outcome | None = None
+        #: the event of what was `recovered` as finished
+        self.finished = ""
         #: layers of a killed supervisor that no `fs_diff` is of yet
         self._left: list[int] = []
         self._lenient = lenient

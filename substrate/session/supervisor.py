@@ -120,6 +120,8 @@ class _OneShot:
         self.home = homes.open_home(homes.default_path(os.environb))
         self.workspace = find_workspace(self.cwd)
         self.host = world_setup.look_at_host()
+        if os.path.lexists(self.home.path + b"/changing"):
+            self._finish_changes()
         self._claim()
         assert self.claimed is not None
         if self.claimed.world is not None and self._is_unfinished():
@@ -161,6 +163,13 @@ class _OneShot:
         self.files = self.claimed.files
         self.stack_file = load_stack_file(self.files)
 
+    def _finish_changes(self) -> None:
+        """A command sees the host as it was before an apply that was killed, or after it, of
+        whatever world that was."""
+        from substrate.session.pending import finish_all
+
+        self.notes = finish_all(self.home)
+
     def _is_unfinished(self) -> bool:
         """Whether an apply was cut short, or the end of the world."""
         found = self.stack_file
@@ -171,8 +180,7 @@ class _OneShot:
         )
 
     def _finish_first(self, claimed: Claimed) -> None:
-        """A command sees the host as it was before an apply that was killed, or after it; where
-        the world is over by that, the command gets a new one."""
+        """Where the world is over by that, the command gets a new one."""
         from substrate.session.pending import finish
 
         self.claimed = None
@@ -192,7 +200,7 @@ class _OneShot:
 
     def _describe(self, backend: str) -> None:
         name = store.name_world(self.home, self.files.session_id)
-        self.world, self.notes = world_setup.describe_world(
+        self.world, notes = world_setup.describe_world(
             self.host,
             self.home,
             self.settings,
@@ -201,6 +209,7 @@ class _OneShot:
             self.workspace,
             self.files.session_id,
         )
+        self.notes = (*self.notes, *notes)
         save_world(self.files, self.world)
 
     def _cut(self) -> None:

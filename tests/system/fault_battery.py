@@ -36,6 +36,7 @@ class Scene:
     before all of it; `verb`: what is run with faults. `halfway`: a verb that does the first of
     the two things that `verb` does. `collects`: it removes layers. `runs`: it is a command, which
     may end between its start and its end: then its view is old or new, and the rest as it may.
+    `first`: is done each time before the verb. `keeps`: what an apply displaced must be there afterwards.
     `killed`: a verb that was killed before the n-th call of a name, which `verb` puts right."""
 
     name: str
@@ -45,6 +46,8 @@ class Scene:
     halfway: tuple[str, ...] = ()
     collects: bool = False
     runs: bool = False
+    keeps: bool = False
+    first: tuple[str, ...] = ()
     killed: tuple[tuple[str, ...], str, int] | None = None
     faults: tuple[str, ...] = ("kill", "error", "full")
 
@@ -208,6 +211,8 @@ class Battery:
             plain = json.loads(path.read_bytes())
             plain["started_ns"] = str(started_ns)
             path.write_text(json.dumps(plain, sort_keys=True, separators=(",", ":")) + "\n")
+        if self.scene.first:
+            self._run(*self.scene.first)
         if self.scene.killed is not None:
             self._kill(*self.scene.killed)
 
@@ -217,7 +222,8 @@ class Battery:
         """Opens the session by a command, lets `world gc` take what was left, looks."""
         caller = self.caller
         worlds: dict[str, object] = {"view": self._run("-c", VIEW)}
-        self._run("world", "gc", *([] if self.scene.collects else ["--all"]))
+        keeps = self.scene.collects or self.scene.keeps
+        self._run("world", "gc", *([] if keeps else ["--all"]))
         self._assert_nothing_left()
         (current,) = (path.resolve() for path in (caller.state / "current").iterdir())
         disk = {}
@@ -356,14 +362,17 @@ def _told(events) -> collections.Counter:
 
 
 def stack_of(world: Path) -> tuple[object, ...]:
-    on_disk = sorted(int(path.name) for path in (world / "layers").iterdir())
+    on_disk = [sorted(int(path.name) for path in (world / "layers").iterdir())]
+    if (world / "reverse").exists():
+        names = [path.name for path in (world / "reverse").iterdir()]
+        on_disk.append(sorted(int(name) for name in names if name.isdigit()))
     path = world / "stack.json"
     if not path.exists():
-        return (on_disk, on_disk, [])
+        return (on_disk, on_disk[0], [])
     plain = json.loads(path.read_bytes())
     assert not plain["unrecorded"], "what was done was not told"
     assert plain["intended"] is None, "an apply was neither given up nor carried out"
-    layers = plain["layers"] + [n for n in on_disk if n > plain["known"]]
+    layers = plain["layers"] + [n for n in on_disk[0] if n > plain["known"]]
     return (on_disk, layers, [(s["name"], s["layers"]) for s in plain["snapshots"]])
 
 
@@ -371,7 +380,7 @@ def leftovers(state: Path, work: Path) -> list[str]:
     """What only a killed process leaves, in the home and on the host."""
     found = []
     for path in state.iterdir():
-        if path.name.startswith(("probe-", "gone-", "trace.jsonl.")):
+        if path.name.startswith(("probe-", "gone-", "changing", "trace.jsonl.", "layers.")):
             found.append(str(path))
     found += [str(path) for path in (state / "current").iterdir() if "." in path.name]
     for link in (state / "worlds").iterdir():
@@ -385,6 +394,9 @@ def leftovers(state: Path, work: Path) -> list[str]:
         for name in os.listdir(world):
             if name.endswith((".new", ".old", ".journal")):
                 found.append(str(world / name))
+        found += [
+            str(world / "reverse" / n) for n in ("new", "old") if (world / "reverse" / n).exists()
+        ]
         found += _unused_segments(world)
     found += [str(path) for path in work.rglob(".substrate-*")]
     return found

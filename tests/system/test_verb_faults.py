@@ -77,9 +77,9 @@ SCENES = (
         verb=("discard", "--yes"),
         faults=("kill", "error"),
     ),
-    Scene(name="apply", host=HOST, before=COMMANDS, verb=("apply",)),
-    Scene(name="apply-span", host=HOST, before=COMMANDS, verb=("apply", "2")),
-    Scene(name="apply-path", host=HOST, before=COMMANDS, verb=("apply", "n4", "a")),
+    Scene(name="apply", host=HOST, before=COMMANDS, verb=("apply",), keeps=True),
+    Scene(name="apply-span", host=HOST, before=COMMANDS, verb=("apply", "2"), keeps=True),
+    Scene(name="apply-path", host=HOST, before=COMMANDS, verb=("apply", "n4", "a"), keeps=True),
 )
 #: the run of a command is a change too: it begins a world, it merges layers
 RUNS = (
@@ -96,6 +96,26 @@ RUNS = (
         runs=True,
         before=tuple(("-c", f"echo {n} > n{n % 7}; rm -f n{(n + 3) % 7}") for n in range(31)),
         verb=("-c", "echo last > last"),
+    ),
+)
+#: an apply is taken back: of a world that goes on, of one that is over. (A copy of what it displaced
+#: would have other inodes: the apply is a part of each turn.)
+UNDOES = (
+    Scene(
+        name="undo-apply-span",
+        host=HOST,
+        before=COMMANDS,
+        first=("apply", "2"),
+        verb=("undo", "--apply", "--yes"),
+        keeps=True,
+    ),
+    Scene(
+        name="undo-apply",
+        host=HOST,
+        before=COMMANDS,
+        first=("apply",),
+        verb=("undo", "--apply", "--yes"),
+        keeps=True,
     ),
 )
 #: whoever puts right what a killed apply left may be killed as well
@@ -132,7 +152,9 @@ def place(idmap):
     base.rmdir()
 
 
-@pytest.mark.parametrize("scene", (*SCENES, *RECOVERIES, *RUNS), ids=lambda scene: scene.name)
+@pytest.mark.parametrize(
+    "scene", (*SCENES, *UNDOES, *RECOVERIES, *RUNS), ids=lambda scene: scene.name
+)
 def test_a_fault_at_each_call_leaves_all_old_or_all_new(place, scene):
     battery = Battery(*place, scene)
     outcomes = {}
