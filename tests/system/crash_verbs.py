@@ -34,6 +34,7 @@ TOLD_BY = {
     "discard": "fs_discard",
     "apply": "fs_apply",
     "apply-span": "fs_apply",
+    "undo-apply": "undo",
 }
 VIEW = "for name in *; do echo $name:$(cat $name); done"
 _NAMES = 5
@@ -44,19 +45,22 @@ View = dict[str, str]
 
 class Model:
     """A world: `commands`, by the number of the layer of each, as the names that it wrote its
-    number to. `stack`, `snapshots`: numbers of layers. `host`: what lies there."""
+    number to. `stack`, `snapshots`: numbers of layers. `host`: what lies there. `applied`: the
+    last layer that was applied by itself, and the host before that, while that can be undone."""
 
     def __init__(self, host: View) -> None:
         self.host = dict(host)
         self.commands: dict[int, list[str]] = {}
         self.stack: list[int] = []
         self.snapshots: dict[str, list[int]] = {}
+        self.applied: tuple[int, View] | None = None
 
     def copy(self) -> "Model":
         new = Model(self.host)
         new.commands = dict(self.commands)
         new.stack = list(self.stack)
         new.snapshots = dict(self.snapshots)
+        new.applied = self.applied
         return new
 
     def written(self, layers: list[int]) -> View:
@@ -148,7 +152,7 @@ class CrashedVerbs:
         session = self._session()
         told, worlds = self._told(session), self._worlds()
         killed = self._kill(kind, words, session)
-        edit = self._edit(new) if kind.startswith("apply") else None
+        edit = self._edit(new) if "apply" in kind else None
         where = f"{' '.join(words)}, {'killed' if killed else 'not killed'}, edit: {edit}"
         try:
             self._look(kind, new, session, told, worlds, edit, killed)
@@ -207,12 +211,15 @@ class CrashedVerbs:
         left = leftovers(self.caller.state, self.caller.work)
         assert not left, f"left behind: {left}"
         delta = self._told(session) - told
-        happened = delta[TOLD_BY[kind]] == 1
+        happened = delta[TOLD_BY[kind]] > 0
         over = happened and kind in ("discard", "apply")
         wanted = {TOLD_BY[kind]: 1, **({"session_end": 1} if over else {})} if happened else {}
+        if kind == "gc":  # layer by layer; what is left is told and taken by the next one
+            self._run("world", "gc", "--all")
+            wanted = {kind: delta[kind]} if happened else {}
         assert delta == wanted, f"told: {delta}"
         assert happened or killed, "it was done, and is not told"
-        model = new if happened else self.model
+        model = new if happened or kind == "gc" else self.model
         if edit is not None:
             model.host |= dict([edit])
         host = {path.name: path.read_text().strip() for path in self.caller.work.iterdir()}
@@ -234,7 +241,7 @@ class CrashedVerbs:
         world = json.loads((session / "world/meta.json").read_bytes())["name"]
         self._run("world", "gc", "--forget-apply", world)
         assert (self.caller.work / edit[0]).read_text() == edit[1], "the edit is lost"
-        told = [e["body"] for e in self.caller.events(session) if e["event_type"] == "fs_apply"]
+        told = [e["body"] for e in self.caller.events(session) if "op" in e["body"]]
         assert told[-1]["outcome"] == "unclear"
         self._run("discard", "--yes")
         self.server.verify([session])
@@ -264,8 +271,9 @@ class CrashedVerbs:
             assert body.get("op") not in ops or "op" not in body, f"told twice: {event}"
             ops.add(body.get("op"))
             if kind == "gc":
-                assert not collected & set(body["layers"]), f"told twice: {event}"
-                collected |= set(body["layers"])
+                gone = {*body["layers"], *(-n for n in body.get("reverse_layers", ()))}
+                assert not collected & gone, f"told twice: {event}"
+                collected |= gone
         return found
 
     def _worlds(self) -> set[str]:
@@ -302,7 +310,7 @@ class CrashedVerbs:
                 layer = self.random.choice(old.stack)
                 new.stack = [n for n in old.stack if n not in old.built_on(layer)]
                 return ("undo", self._span(layer), "--with-deps", "--yes"), new
-            case "snapshot":
+            case "snapshot" if old.applied is None:
                 name = f"s{self.random.randrange(3)}"
                 new.snapshots[name] = list(old.stack)
                 return ("snapshot", name, "--force"), new
@@ -312,9 +320,10 @@ class CrashedVerbs:
                 return ("rollback", name, "--yes"), new
             case "fork" if len(self.forks) < _FORKS:
                 return ("world", "fork"), new
-            case "gc" if old.unheld() and not self.forks:
+            case "gc" if (old.unheld() or old.applied) and not self.forks:
                 for layer in old.unheld():
                     new.commands[layer] = []
+                new.applied = None
                 return ("world", "gc", "--all"), new
             case "discard":
                 return ("discard", "--yes"), new
@@ -325,7 +334,13 @@ class CrashedVerbs:
                 layer = self.random.choice([n for n in old.stack if old.is_alone(n)])
                 new.host |= old.written([layer])
                 new.stack.remove(layer)
+                new.applied = layer, old.host
                 return ("apply", self._span(layer)), new
+            case "undo-apply" if old.applied is not None:
+                layer, new.host = old.applied
+                new.stack = sorted([*old.stack, layer])
+                new.applied = None
+                return ("undo", "--apply", "--yes"), new
         return None
 
     def _span(self, layer: int) -> str:
