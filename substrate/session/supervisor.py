@@ -126,7 +126,6 @@ class _OneShot:
         assert self.claimed is not None
         if self.claimed.world is not None and self._is_unfinished():
             self._finish_first(self.claimed)
-        self.continued = self.claimed.world is not None
         if self.claimed.world is not None:
             self._adopt(self.claimed.world)
         else:
@@ -160,6 +159,7 @@ class _OneShot:
         self.claimed = opening.claim_for_run(
             self.home, self.workspace, self.request.world, fresh=self.request.fresh
         )
+        self.continued = self.claimed.world is not None
         self.files = self.claimed.files
         self.stack_file = load_stack_file(self.files)
 
@@ -569,7 +569,7 @@ class _OneShot:
             self.opened.writer.close()
         elif self.claimed is not None:
             self.claimed.lock.drop()
-        if self.claimed is not None and not self.continued and not self.recorded:
+        if self.claimed is not None and self.claimed.world is None and not self.recorded:
             self._abandon(self.claimed)
         self.arriving.close()
 

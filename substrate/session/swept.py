@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from substrate.errors import SessionBusy, SubstrateError
+from substrate.errors import SubstrateError
 from substrate.session import store
 from substrate.session.history import load_history
 from substrate.session.home import Home
@@ -39,7 +39,7 @@ _LOOKED_AT = 1 << 16  # bytes of a trace in which its first command nearly alway
 class Swept:
     """One thing that was taken away, or would be. `problem`: why it was not."""
 
-    kind: str  # session | unfinished | record
+    kind: str  # session | unfinished (files) | record (what was done and not told)
     what: str
     problem: str = ""
 
@@ -51,9 +51,9 @@ def sweep(home: Home, *, dry_run: bool) -> list[Swept]:
         try:
             for kind, what in _in_session(home, session_id, dry_run):
                 found.append(Swept(kind=kind, what=what))
-        except SessionBusy:
-            continue
-        except (SubstrateError, OSError) as error:
+        except SubstrateError:
+            continue  # in use; or damaged, which is said where its layers are looked at
+        except OSError as error:
             found.append(Swept(kind="unfinished", what=session_id, problem=str(error)))
     for directory, name in _names_of_the_dead(home):
         try:
