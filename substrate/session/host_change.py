@@ -131,21 +131,28 @@ def settle(held: Held) -> Outcome | None:
 
 def mark(home: Home, session_id: str) -> None:
     """The host is being changed by this session. Raises OSError."""
-    os.makedirs(home.path + _CHANGING, mode=0o700, exist_ok=True)
     path = b"%s%s/%s" % (home.path, _CHANGING, session_id.encode())
-    if not os.path.lexists(path):
-        os.symlink(b"../sessions/" + session_id.encode(), path)
+    while not os.path.lexists(path):
+        os.makedirs(home.path + _CHANGING, mode=0o700, exist_ok=True)
+        try:
+            os.symlink(b"../sessions/" + session_id.encode(), path)
+        except FileNotFoundError:
+            continue  # somebody else was done, and took the empty directory away
 
 
 def unmark(home: Home, session_id: str) -> None:
     """It is done, or undone. Raises OSError."""
-    directory = home.path + _CHANGING
-    path = b"%s/%s" % (directory, session_id.encode())
-    if not os.path.lexists(path):
-        return
-    os.unlink(path)
+    path = b"%s%s/%s" % (home.path, _CHANGING, session_id.encode())
+    if os.path.lexists(path):
+        os.unlink(path)
+    if not marked(home):
+        tidy(home)
+
+
+def tidy(home: Home) -> None:
+    """Nobody changes the host: there is no directory then, which is what a run looks for."""
     try:
-        os.rmdir(directory)
+        os.rmdir(home.path + _CHANGING)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
             raise

@@ -191,6 +191,7 @@ def finish_all(home: Home, *, but: str = "") -> tuple[str, ...]:
         if outcome is not None:
             what = outcome.value.replace("_", " ")
             notes.append(f"an apply of another world had been cut short; it was {what}")
+    host_change.tidy(home)
     return tuple(notes)
 
 

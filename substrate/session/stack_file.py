@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 NAME = b"stack.json"
+#: none, or a state of world_file.py
+_ENDINGS = ("", "open", "applied", "discarded")
 _LARGEST = 16 << 20  # bytes that are read of it
 
 
@@ -150,8 +152,8 @@ def _from_plain(plain: dict[str, Any]) -> StackFile:
         snapshots=snapshots,
         applies=_count(plain["applies"]),
         unrecorded=tuple(_event(found) for found in _list(plain["unrecorded"])),
-        intended=_intended(plain.get("intended"), known),
-        ending=_text(plain.get("ending", "")),
+        intended=_intended(plain["intended"], known),
+        ending=_ending(plain["ending"]),
     )
 
 
@@ -173,9 +175,15 @@ def _intended(found: Any, known: int) -> Intended | None:
     return Intended(
         layers=_numbers(found["layers"], known),
         applies=_count(found["applies"]),
-        ending=_text(found["ending"]),
+        ending=_ending(found["ending"]),
         event=_event(found["event"]),
     )
+
+
+def _ending(found: Any) -> str:
+    if found not in _ENDINGS:
+        raise ValueError(f"{found!r} is no state of a world")
+    return str(found)
 
 
 def _count(found: Any, *, least: int = 0) -> int:

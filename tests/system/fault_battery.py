@@ -297,7 +297,7 @@ class Battery:
             found = self.look()
         except AssertionError as error:
             raise AssertionError(f"{where}\n{error}") from error
-        if self.scene.collects and found.told == self.new.told:
+        if self.scene.collects and found.told != self.old.told:
             # on the record first, then one layer after the other: the next collection goes on
             self._run("world", "gc", "--all")
             found = self.look()
@@ -362,9 +362,10 @@ def _told(events) -> collections.Counter:
 
 
 def stack_of(world: Path) -> tuple[object, ...]:
-    on_disk = [sorted(int(path.name) for path in (world / "layers").iterdir())]
-    if (world / "reverse").exists():
-        names = [path.name for path in (world / "reverse").iterdir()]
+    on_disk = []
+    for name in ("layers", "reverse"):
+        path = world / name
+        names = [entry.name for entry in path.iterdir()] if path.exists() else []
         on_disk.append(sorted(int(name) for name in names if name.isdigit()))
     path = world / "stack.json"
     if not path.exists():

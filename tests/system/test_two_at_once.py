@@ -182,7 +182,7 @@ def test_collections_at_once_take_each_layer_once(world):
     _must(world, "undo", "1", "2", "3", "--with-deps", "--yes")
     for status, err in _at_once(world, *[("world", "gc", "--all")] * 4):
         assert status == 0, err
-    assert stack_of(session / "world")[0] == [[4, 5]]
+    assert stack_of(session / "world")[0] == [[4, 5], []]
     told = [e["body"]["layers"] for e in world.events(session) if e["event_type"] == "gc"]
     assert sorted(n for layers in told for n in layers) == [1, 2, 3]
     assert json.loads(_must(world, "diff", "--format", "json"))["counts"]["added"] == 2
