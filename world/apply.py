@@ -63,8 +63,11 @@ def apply(
     *,
     allow_special: bool = False,
     keep_reverse: bool = True,
+    keep_journal: bool = False,
 ) -> Applied:
     """Applies a plan to the host; `keep_reverse`: so that it can be undone (reverse_undo.py).
+    `keep_journal`: the caller removes the journal, when it has written down that it was applied;
+    until then `recover` finds a finished apply.
 
     Raises DangerRefused, ApplyConflict, ApplyDenied, StateError (a layer is not frozen, an
     earlier apply is unfinished) and OSError (the host refused a step); after each of them the
@@ -87,25 +90,32 @@ def apply(
     if denied:
         raise ApplyDenied(denied)
     keeper = ReverseMaker() if keep_reverse and plan.operations else Removing()
-    return run(plan, stack, world_directory, LayerSource(), keeper)
+    return run(plan, stack, world_directory, LayerSource(), keeper, keep_journal=keep_journal)
 
 
 def run(
-    plan: Plan, stack: LayerStack, world_directory: bytes, source: LayerSource, keeper: Removing
+    plan: Plan,
+    stack: LayerStack,
+    world_directory: bytes,
+    source: LayerSource,
+    keeper: Removing,
+    *,
+    keep_journal: bool = False,
 ) -> Applied:
     """Carries a plan out that was checked; for an undo, too. Raises as `apply`."""
     job = Job(plan, stack, world_directory)
     source.start(job)
     keeper.start(job)
     try:
-        return _Apply(job, source, keeper).run()
+        return _Apply(job, source, keeper, keep_journal).run()
     finally:
         keeper.close()
         job.close()
 
 
 class _Apply:
-    def __init__(self, job: Job, source: LayerSource, keeper: Removing) -> None:
+    def __init__(self, job: Job, source: LayerSource, keeper: Removing, keep_journal: bool) -> None:
+        self.keep_journal = keep_journal
         self.job = job
         self.source = source
         self.keeper = keeper
@@ -141,10 +151,12 @@ class _Apply:
                 journal.commit()
             except BaseException as error:
                 said = in_the_way(job.parents.operation, error)
-                self._roll_back(error)
                 try:
+                    self._roll_back(error)
+                    add_restored(job.world_directory, self.window.change_times())
                     journal.remove()
                 except OSError as second:
+                    # all is as it was; `recover` does the rest
                     error.add_note(f"its journal could not be removed: {second}")
                 if self.strangers:
                     raise self._said_strangers(error) from error
@@ -208,8 +220,8 @@ class _Apply:
     # --- when it failed
 
     def _roll_back(self, cause: BaseException) -> None:
-        """Puts every name back, last first, and removes what was staged. What cannot be put
-        back is left with the journal and said in a StateError."""
+        """Puts every name back, last first, and removes what was staged. Raises StateError where
+        something cannot be put back: it is left, with the journal."""
         stuck: list[str] = []
         for operation in reversed(self.window.done):
             try:
@@ -223,7 +235,6 @@ class _Apply:
                 self.keeper.drop()
                 self.strangers += self.job.parents.remove_private()
             self._narrow()
-            add_restored(self.job.world_directory, self.window.change_times())
         except OSError as error:
             stuck.append(str(error))
         if stuck:
@@ -277,7 +288,8 @@ class _Apply:
                 times = [*self.keeper.change_times(), *self.window.change_times()]
                 add_restored(job.world_directory, times)
                 self.keeper.finish()
-                journal.remove()
+                if not self.keep_journal:
+                    journal.remove()
         except (OSError, StateError):
             self.left.append(job.world_directory + b"/" + NAME)
 

@@ -121,5 +121,9 @@ def load_journal(world_directory: bytes) -> list[dict[str, Any]] | None:
     return lines
 
 
+def exists(world_directory: bytes) -> bool:
+    return os.path.lexists(world_directory + b"/" + NAME)
+
+
 def remove_journal(world_directory: bytes) -> None:
     os.unlink(world_directory + b"/" + NAME)

@@ -228,7 +228,8 @@ def load_layers(stack: LayerStack, listed: Sequence[int] = ()) -> LayerStack:
         if gone:
             raise StateError(
                 f"layer {gone[0]} of {os.fsdecode(stack.directory)} is gone",
-                hint="use --fresh for a new world; `substrate log` still shows what was run",
+                hint="end the world with `substrate discard`, or use --fresh for a new one; "
+                "`substrate log` still shows what was run",
                 code="E-LAYER-GONE",
             )
     return replace(stack, layers=(*(Layer(number=number) for number in listed), *newer))

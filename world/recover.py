@@ -68,18 +68,21 @@ class Recovered:
     reverse: int | None = None
 
 
-def recover(world_directory: bytes, *, forget: bool = False) -> Recovered | None:
+def recover(
+    world_directory: bytes, *, forget: bool = False, keep_finished: bool = False
+) -> Recovered | None:
     """Deals with the journal of an interrupted apply; None when there is none.
 
-    `forget` drops the journal of an unclear one and leaves all files as they are. The caller
-    holds the world's lock. Raises OSError, StateError."""
+    `forget` drops the journal of an unclear one and leaves all files as they are.
+    `keep_finished`: the journal of one that is finished stays, for the caller to remove. The
+    caller holds the world's lock. Raises OSError, StateError."""
     lines = load_journal(world_directory)
     if lines is None:
         return None
     if not lines:
         remove_journal(world_directory)
         return Recovered(outcome=Outcome.ROLLED_BACK)
-    recovery = _Recovery(world_directory, lines)
+    recovery = _Recovery(world_directory, lines, keep_finished)
     if forget:
         recovery.forget()
         return Recovered(outcome=Outcome.UNCLEAR)
@@ -126,7 +129,10 @@ def _sorted_out(lines: Iterable[dict[str, Any]]) -> _Lines:
 
 
 class _Recovery:
-    def __init__(self, world_directory: bytes, lines: list[dict[str, Any]]) -> None:
+    def __init__(
+        self, world_directory: bytes, lines: list[dict[str, Any]], keep_finished: bool
+    ) -> None:
+        self.keep_finished = keep_finished
         self.world_directory = world_directory
         self.begin = lines[0]
         self.lines = _sorted_out(lines)
@@ -173,7 +179,8 @@ class _Recovery:
                 self._narrow(line, tuple(line["before"]))
             if self.reverse is not None:
                 clear_away(self.world_directory, NEW)
-        remove_journal(self.world_directory)
+        if not (self.committed and self.keep_finished):
+            remove_journal(self.world_directory)
         return Recovered(
             outcome=Outcome.FINISHED if self.committed else Outcome.ROLLED_BACK,
             left=tuple(self.left),

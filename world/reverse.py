@@ -31,7 +31,7 @@ from substrate.world.reverse_record import load_header
 from substrate.world.usage import Usage
 
 DIRECTORY = b"/reverse"
-NEW, _OLD, _LAST = b"new", b"old", b"last"
+NEW, OLD, _LAST = b"new", b"old", b"last"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,14 +160,12 @@ def close_directories(
 
 def retire(world_directory: bytes, number: int) -> None:
     """Removes a reverse layer, which is gone in one step. Raises OSError."""
-    clear_away(world_directory, _OLD)
+    clear_away(world_directory, OLD)
     try:
-        os.rename(
-            reverse_path(world_directory, b"%d" % number), reverse_path(world_directory, _OLD)
-        )
+        os.rename(reverse_path(world_directory, b"%d" % number), reverse_path(world_directory, OLD))
     except FileNotFoundError:
         return
-    clear_away(world_directory, _OLD)
+    clear_away(world_directory, OLD)
 
 
 def clear_away(world_directory: bytes, name: bytes) -> None:

@@ -48,10 +48,14 @@ class Undone:
 
 
 def undo_apply(
-    world_directory: bytes, number: int, *, reviewed: UndoReview | None = None
+    world_directory: bytes,
+    number: int,
+    *,
+    reviewed: UndoReview | None = None,
+    keep_journal: bool = False,
 ) -> Undone:
     """Undoes the apply whose reverse layer is `number`; the layer is gone afterwards. The caller
-    holds the world's lock.
+    holds the world's lock. `keep_journal`: as of an apply.
 
     Raises UndoRefused (the host was touched, a later apply is in the way), StateError (no such
     layer, it is damaged, an earlier apply is unfinished) and OSError; after each of them the
@@ -59,7 +63,14 @@ def undo_apply(
     review = reviewed or review_undo(world_directory, number)
     if review.conflicts:
         raise UndoRefused(review.conflicts)
-    done = run(review.plan, review.stack, world_directory, _PreImages(review), _UsingUp(review))
+    done = run(
+        review.plan,
+        review.stack,
+        world_directory,
+        _PreImages(review),
+        _UsingUp(review),
+        keep_journal=keep_journal,
+    )
     return Undone(
         identifier=done.identifier,
         number=number,

@@ -33,13 +33,16 @@ from substrate.session.pending import (
     Done,
     Held,
     Review,
+    WorldOver,
     open_pending,
     phrase,
 )
 from substrate.session.summary import change_line
 from substrate.session.undo import Choice, choose
 from substrate.values import as_dict
+from substrate.world.change import Summary
 from substrate.world.conflict import Resolution
+from substrate.world.recover import Outcome
 from substrate.world.resolve import OnConflict
 from substrate.world.scope import is_within
 
@@ -90,8 +93,21 @@ def run(
 ) -> Result:
     """Applies. Raises SessionBusy, StateError, UsageError, NothingFound for what did not
     change."""
-    with open_pending(target.home, target.files.session_id) as held:
-        return _apply(held, wanted, dry_run, allow_special, ask)
+    try:
+        with open_pending(target.home, target.files.session_id) as held:
+            return _apply(held, wanted, dry_run, allow_special, ask)
+    except WorldOver as over:
+        if not over.finished:
+            raise
+    none = Summary()
+    return Result(
+        world=target.world.name,
+        workspace=target.world.workspace,
+        outcome="applied",
+        review=Review(changes=(), counts=none, conflicts=(), dangers=()),
+        done=Done(counts=none, over=True, kept_owner=(), left=()),
+        recovered=str(Outcome.FINISHED.value),
+    )
 
 
 def _apply(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 
@@ -14,9 +13,18 @@ from substrate.cli.progress import working
 from substrate.cli.retention import retention_of
 from substrate.cli.target import Target, pending_target
 from substrate.cli.verb import Verb
+from substrate.session import reserve
 from substrate.session.collect import collect_now_and_then
 from substrate.session.lost_layers import LayersLost
-from substrate.session.pending import Removed, give_up_lost, make_room, open_pending, phrase
+from substrate.session.pending import (
+    Removed,
+    finish,
+    give_up_lost,
+    make_room,
+    open_pending,
+    phrase,
+)
+from substrate.session.restack import RecordLater
 from substrate.session.summary import change_line
 from substrate.values import as_dict
 from substrate.world.change import Summary, summary
@@ -24,8 +32,11 @@ from substrate.world.change import Summary, summary
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
+    """`outcome`: discarded, planned, kept (the answer was no), unrecorded (on the way, where the
+    disk is too full to record it)."""
+
     world: str
-    outcome: str  # discarded | planned | kept
+    outcome: str
     counts: Summary
     paths: tuple[str, ...]
 
@@ -33,24 +44,53 @@ class Result:
 def run(target: Target, *, dry_run: bool, ask: bool) -> Result:
     """Discards. Raises SessionBusy, StateError.
 
-    Somebody may discard because the disk is full: where not even that can be recorded, the
-    layers go first. Or because they are lost: what is known of them is recorded."""
+    Somebody may discard because the disk is full: the home has a reserve for that; where even
+    that is taken, the layers go before it is recorded. Or because they are lost: what is known of
+    them is recorded."""
     try:
-        return _run(target, dry_run, ask, None)
+        try:
+            result = _run(target, dry_run, ask, None)
+        except OSError as error:
+            if error.errno not in reserve.FULL or not reserve.give_up(target.home.fd):
+                raise
+            result = _run(target, dry_run, ask, None)
     except LayersLost as found:
         if dry_run:
             raise
         lost = give_up_lost(target.home, target.files.session_id, found.lost)
         return _run(target, False, False, lost)
     except OSError as error:
-        if dry_run or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if dry_run or error.errno not in reserve.FULL:
             raise
+        return _discard_first(target, ask)
+    finally:
+        reserve.keep(target.home.fd)
+    if result.outcome != "unrecorded":
+        return result
+    return _record(target, result)
+
+
+def _discard_first(target: Target, ask: bool) -> Result:
+    """The layers go, then it is recorded."""
     name = target.world.name
     question = f"the disk is full; discard world {name} before that is recorded?"
     if ask and not click.confirm(question, default=False, err=True):
         return Result(world=name, outcome="kept", counts=Summary(), paths=())
-    removed = make_room(target.home, target.files.session_id, name)
+    removed = make_room(target.home, target.files.session_id)
     return _run(target, False, False, removed)
+
+
+def _record(target: Target, result: Result) -> Result:
+    """It was discarded while the disk became full: the rest of it."""
+    try:
+        reserve.give_up(target.home.fd)
+        make_room(target.home, target.files.session_id)
+        finish(target.home, target.files.session_id)
+    except OSError as error:
+        raise RecordLater(f"world {result.world} was discarded", error) from error
+    finally:
+        reserve.keep(target.home.fd)
+    return replace(result, outcome="discarded")
 
 
 def _run(target: Target, dry_run: bool, ask: bool, removed: Removed | None) -> Result:
@@ -61,9 +101,16 @@ def _run(target: Target, dry_run: bool, ask: bool, removed: Removed | None) -> R
             outcome = "kept"
             question = f"discard world {held.world.name}: {phrase(counts)}?"
             if not ask or click.confirm(question, default=False, err=True):
-                with working("discarding"):
-                    counts = held.discard(removed)
-                outcome = "discarded"
+                try:
+                    with working("discarding"):
+                        counts = held.discard(removed)
+                    outcome = "discarded"
+                except RecordLater as later:
+                    cause = later.__cause__
+                    full = isinstance(cause, OSError) and cause.errno in reserve.FULL
+                    if removed is not None or not full:
+                        raise
+                    outcome = "unrecorded"
         return Result(
             world=held.world.name,
             outcome=outcome,

@@ -15,7 +15,7 @@ from substrate.cli.messages import say
 from substrate.cli.target import open_existing_home
 from substrate.cli.verb import VerbGroup
 from substrate.errors import StateError, SubstrateError, UsageError
-from substrate.session import layer_place, store
+from substrate.session import store
 from substrate.session.collect import disk_bytes
 from substrate.session.fork_bases import refuse_while_forked
 from substrate.session.history import History, load_history
@@ -26,7 +26,6 @@ from substrate.telemetry.trace.lock import SessionLock
 from substrate.telemetry.trace.system import REAL
 from substrate.world.change import summary
 from substrate.world.diff import diff_pending
-from substrate.world.removal import remove_tree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,14 +111,7 @@ def remove(home: Home, session_id: str, *, force: bool) -> None:
             refuse_while_forked(home, session_id, name or session_id)
             if key is not None:
                 store.clear_current(home, key, session_id)
-            layer_place.remove(home, session_id)
-            sessions = os.open(home.path + b"/sessions", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                remove_tree(sessions, session_id.encode())
-            finally:
-                os.close(sessions)
-            if name is not None and store.list_worlds(home).get(name) == session_id:
-                store.forget_world(home, name)
+            store.remove_session(home, session_id)
         finally:
             lock.drop()
     finally:

@@ -12,12 +12,20 @@ from substrate.cli.diff import change_object
 from substrate.cli.messages import say
 from substrate.cli.progress import working
 from substrate.cli.target import Target
+from substrate.errors import SubstrateError
 from substrate.session import undo_apply
 from substrate.session.pending import open_pending, phrase
 from substrate.session.summary import change_line
 from substrate.session.undo_apply import Reviewed
+from substrate.telemetry.trace.events.layers import Undo
 from substrate.values import as_dict
 from substrate.world.reverse_check import UndoRefused
+
+
+class FinishedNow(SubstrateError):
+    """What was asked for has been done: by the call before this one, which was killed."""
+
+    exit_status = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +38,14 @@ class Result:
 
 
 def run(target: Target, *, dry_run: bool, ask: Ask | None) -> Result:
-    """Undoes the apply. Raises SessionBusy, NothingToUndo, StateError."""
+    """Undoes the apply. Raises SessionBusy, NothingToUndo, FinishedNow, StateError."""
     with open_pending(target.home, target.files.session_id, also_applied=True) as held:
+        if held.finished == Undo.event_type:
+            raise FinishedNow(
+                f"an undo of an apply of world {held.world.name} had been cut short; it was "
+                "finished now",
+                hint="again, and it is the apply before that",
+            )
         with working("comparing"):
             reviewed = undo_apply.review(held)
         name = held.world.name

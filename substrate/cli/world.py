@@ -15,12 +15,12 @@ from substrate.cli.progress import working
 from substrate.cli.retention import retention_of
 from substrate.cli.target import open_existing_home, pending_target
 from substrate.cli.verb import VerbGroup
-from substrate.errors import SubstrateError, UsageError
+from substrate.errors import StateError, SubstrateError, UsageError
 from substrate.session import store
 from substrate.session.collect import Collected, Retention, collect, disk_bytes, forget_apply
 from substrate.session.forking import fork, switch_to
 from substrate.session.home import Home
-from substrate.session.pending import open_pending
+from substrate.session.pending import Held, open_pending
 from substrate.session.undo import layers_at
 from substrate.session.world_file import OPEN, WorldFile, load_world
 from substrate.values import replace
@@ -132,6 +132,17 @@ def list_command(everything: bool, form: str) -> int:
     return 0
 
 
+def _switch(held: Held, name: str, session_id: str) -> None:
+    try:
+        switch_to(held, session_id)
+    except OSError as error:
+        raise StateError(
+            f"world {name} is a fork of {held.world.name}, but it could not be made the current "
+            f"one: {error.strerror}",
+            hint=f"use it with --world {name}",
+        ) from error
+
+
 def collected_object(item: Collected) -> dict[str, Any]:
     return {
         "kind": item.kind,
@@ -158,7 +169,7 @@ def fork_command(at: str | None, switch: bool, world: str | None, form: str) -> 
         numbers = layers_at(held.stack.numbers, held.stack_file, held.history(), at)
         name, session_id = fork(held, numbers)
         if switch:
-            switch_to(held, session_id)
+            _switch(held, name, session_id)
     if form != "table":
         fields = {"world": target.world.name, "new_world": name, "session": session_id}
         output.put_object("world.fork", fields, form)
@@ -194,8 +205,9 @@ def gc_command(
 
     Removes the layers of worlds that were applied or discarded, and of commands that were
     undone, once they are older than `gc.keep` or take more than `gc.quota`; and what killed runs
-    left: applies that were cut short, control groups, probes. What is pending stays, and so do
-    snapshots, what a fork stands on, and the record."""
+    left: applies that were cut short, sessions in which nothing ran, unfinished files, control
+    groups, probes. What is pending stays, and so do snapshots, what a fork stands on, and the
+    record."""
     home = open_existing_home()
     if forget_apply_of is not None:
         done = forget_apply(home, store.resolve_session(home, forget_apply_of))

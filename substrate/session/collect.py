@@ -13,13 +13,22 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from substrate.errors import SessionBusy, SubstrateError
-from substrate.session import layer_place, opening, restack, stand_ins, store
+from substrate.session import layer_place, opening, reserve, restack, stand_ins, store, swept
 from substrate.session.fork_bases import used_by_forks
+from substrate.session.history import load_history
 from substrate.session.home import Home
-from substrate.session.pending import open_pending
-from substrate.session.stack_file import StackFile, load_stack_file, with_stack_file
+from substrate.session.host_change import unclear_event, unmark
+from substrate.session.opening import Opened
+from substrate.session.pending import finish
+from substrate.session.stack_file import (
+    StackFile,
+    load_stack_file,
+    save_stack_file,
+    with_stack_file,
+)
 from substrate.session.store import SessionFiles
 from substrate.session.world_file import OPEN, WorldFile, load_world
 from substrate.telemetry.trace.events.layers import Gc
@@ -49,7 +58,7 @@ class Retention:
 class Collected:
     """One thing that was taken away, or would be. `size_bytes`: of the disk, where known."""
 
-    kind: str  # layers | undone | reverse | apply | probe | name | cgroups
+    kind: str  # layers undone reverse apply session unfinished record probe name cgroups
     what: str
     size_bytes: int = 0
     problem: str = ""
@@ -78,7 +87,10 @@ def disk_bytes(path: bytes) -> int:
 
 def collect(home: Home, retention: Retention, *, dry_run: bool) -> list[Collected]:
     """Takes away what is left over; a part that fails is reported and the rest goes on."""
-    found: list[Collected] = []
+    found = [
+        Collected(kind=item.kind, what=item.what, problem=item.problem)
+        for item in swept.sweep(home, dry_run=dry_run)
+    ]
     candidates: list[_Candidate] = []
     forks: dict[str, int] | None = None
     try:
@@ -96,7 +108,7 @@ def collect(home: Home, retention: Retention, *, dry_run: bool) -> list[Collecte
         problem = ""
         if not dry_run:
             try:
-                _remove(home, candidate)
+                _remove_on_any_disk(home, candidate)
             except SessionBusy:
                 continue  # a command runs in that world; the next collection asks again
             except (SubstrateError, OSError) as error:
@@ -113,22 +125,24 @@ def collect(home: Home, retention: Retention, *, dry_run: bool) -> list[Collecte
     found += _dangling_names(home, dry_run)
     found += _probes(home, dry_run)
     found += _cgroups(dry_run)
+    if not dry_run:
+        reserve.keep(home.fd)
     return found
 
 
 def collect_now_and_then(home: Home, retention: Retention) -> None:
     """Collects if that was not done for a day: for verbs that end something. What fails is left
-    to `world gc`, which says it."""
+    to `world gc`, which says it: the verb has done what it was asked for."""
     path = home.path + _STAMP
     now = time.time()
     try:
-        if 0 <= now - os.stat(path).st_mtime < _AUTOMATIC_S:
+        if os.path.exists(path) and 0 <= now - os.stat(path).st_mtime < _AUTOMATIC_S:
             return
-    except FileNotFoundError:
-        pass  # never yet
-    os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-    os.utime(path, (now, now))
-    collect(home, retention, dry_run=False)
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        os.utime(path, (now, now))
+        collect(home, retention, dry_run=False)
+    except (OSError, SubstrateError):
+        return
 
 
 def _due(candidates: Sequence[_Candidate], retention: Retention, now: float) -> list[_Candidate]:
@@ -143,10 +157,29 @@ def _due(candidates: Sequence[_Candidate], retention: Retention, now: float) -> 
 
 
 def forget_apply(home: Home, session_id: str) -> bool:
-    """Drops the journal of an apply that cannot be put right; files stay as they are."""
+    """Drops the journal of an apply that cannot be put right; files stay as they are. It is on
+    the record as one of which nobody knows what it changed."""
     opened = opening.open_existing(home, session_id, durability="command")
     try:
-        return recover(opened.files.world_path, forget=True) is not None
+        files = opened.files
+        if not journal.exists(files.world_path):
+            return False
+        stack_file = load_stack_file(files)
+        if stack_file.intended is not None:
+            event = unclear_event(stack_file.intended)
+            save_stack_file(
+                files,
+                replace(
+                    stack_file,
+                    applies=stack_file.intended.applies,
+                    unrecorded=(*stack_file.unrecorded, event),
+                    intended=None,
+                ),
+            )
+        recover(files.world_path, forget=True)
+        unmark(home, session_id)
+        restack.settle(files, opened.writer)
+        return True
     finally:
         opened.writer.close()
         os.close(opened.files.fd)
@@ -208,33 +241,62 @@ def _removable(files: SessionFiles, world: WorldFile, used: int) -> list[int]:
     return [n for n in on_disk if used < n <= stack_file.known and n not in held]
 
 
+def _remove_on_any_disk(home: Home, candidate: _Candidate) -> None:
+    try:
+        _remove(home, candidate)
+    except OSError as error:
+        if error.errno not in reserve.FULL or not reserve.give_up(home.fd):
+            raise
+        _remove(home, candidate)
+
+
 def _remove(home: Home, candidate: _Candidate) -> None:
     """It is on the record and off the stack before it goes; what a death in between leaves is
     found by the next collection."""
     opened = opening.open_existing(home, candidate.session_id, durability="command")
     try:
-        files, world = opened.files, opened.world
-        assert world is not None
         if candidate.kind == "reverse":
-            extra = (("reverse_layers", [candidate.number]),)
-            gone = Gc(layers=(), size_bytes=candidate.size_bytes, extra=extra)
-            opened.writer.append([gone.event("world")])
-            opened.writer.sync()
-            reverse.remove_reverse(files.world_path, candidate.number)
-            return
-        used = used_by_forks(home).get(candidate.session_id, 0)
-        numbers = _removable(files, world, used)
-        stack_file = restack.settle(files, opened.writer)
-        event = Gc(layers=tuple(numbers), size_bytes=candidate.size_bytes)
-        changed = _without(stack_file, numbers, over=world.state != OPEN)
-        restack.commit(files, opened.writer, changed, [event])
-        stack = with_stack_file(world.bare_stack(files), files, changed)
-        _remove_layers(stack, numbers)
-        if world.layers_at and not layers.list_layers(stack.directory):
-            layer_place.remove(home, candidate.session_id)
+            _remove_reverse(opened, candidate)
+        else:
+            _remove_unheld(home, opened, candidate)
+        opening.close_trace(opened.writer)
     finally:
-        opened.writer.close()
+        opened.writer.close(clean=False)  # nothing is done where it is closed
         os.close(opened.files.fd)
+
+
+def _remove_reverse(opened: Opened, candidate: _Candidate) -> None:
+    files, number = opened.files, candidate.number
+    told = {n for body in _collected(files) for n in body.get("reverse_layers", ())}
+    if number not in told:
+        extra = (("reverse_layers", [number]),)
+        gone = Gc(layers=(), size_bytes=candidate.size_bytes, extra=extra)
+        opened.writer.append([gone.event("world")])
+        opened.writer.sync()
+    reverse.remove_reverse(files.world_path, number)
+
+
+def _remove_unheld(home: Home, opened: Opened, candidate: _Candidate) -> None:
+    files, world = opened.files, opened.world
+    assert world is not None
+    stack_file = restack.settle(files, opened.writer)
+    used = used_by_forks(home).get(candidate.session_id, 0)
+    numbers = _removable(files, world, used)
+    told = {n for body in _collected(files) for n in body["layers"]}
+    untold = tuple(n for n in numbers if n not in told)
+    event = Gc(layers=untold, size_bytes=candidate.size_bytes)
+    changed = _without(stack_file, numbers, over=world.state != OPEN)
+    restack.commit(files, opened.writer, changed, [event] if untold else [])
+    stack = with_stack_file(world.bare_stack(files), files, changed)
+    _remove_layers(stack, numbers)
+    if world.layers_at and not layers.list_layers(stack.directory):
+        layer_place.remove(home, candidate.session_id)
+
+
+def _collected(files: SessionFiles) -> list[dict[str, Any]]:
+    """What is on the record as removed: not all of it need be, where a collection was cut
+    short."""
+    return [line["body"] for line in load_history(files).others if line["event_type"] == "gc"]
 
 
 def _without(stack_file: StackFile, numbers: Sequence[int], *, over: bool) -> StackFile:
@@ -261,11 +323,10 @@ def _interrupted(home: Home, session_id: str, dry_run: bool) -> list[Collected]:
     if dry_run:
         return [Collected(kind="apply", what=session_id)]
     try:
-        with open_pending(home, session_id) as held:
-            outcome = None if held.recovered is None else str(held.recovered.value)
+        outcome = finish(home, session_id)
     except SessionBusy:
         return []  # it is being done
-    return [Collected(kind="apply", what=f"{session_id}: {outcome}")] if outcome else []
+    return [Collected(kind="apply", what=f"{session_id}: {outcome.value}")] if outcome else []
 
 
 def _strays(home: Home, dry_run: bool) -> list[Collected]:

@@ -21,26 +21,35 @@ def used_by_forks(home: Home, *, but: str = "") -> dict[str, int]:
     Raises StateError for a damaged file of a stack, TraceVersionError for a newer one: what
     that needs cannot be known."""
     found: dict[str, int] = {}
-    for session_id in store.list_sessions(home):
-        if session_id == but:
-            continue
-        try:
-            files = store.open_session(home, session_id)
-        except StateError:
-            if os.path.lexists(store.session_path(home, session_id)):
-                raise
-            continue  # it was removed a moment ago
-        try:
-            stack_file = load_stack_file(files)
-        finally:
-            os.close(files.fd)
-        needed = {*stack_file.layers, *(n for m in stack_file.snapshots for n in m.layers)}
-        below = 0
-        for last, owner in stack_file.elsewhere:
-            mine = [n for n in needed if below < n <= last]
-            below = last
-            if mine:
-                found[owner] = max(found.get(owner, 0), *mine)
+    seen: set[str] = {but}
+    # one that is made while we look, of a fork that no longer needs what the new one does
+    while new := [s for s in store.list_sessions(home) if s not in seen]:
+        for session_id in new:
+            seen.add(session_id)
+            for owner, number in _needed(home, session_id):
+                found[owner] = max(found.get(owner, 0), number)
+    return found
+
+
+def _needed(home: Home, session_id: str) -> list[tuple[str, int]]:
+    """(session, highest layer of it) that the stack or a snapshot of this one needs."""
+    try:
+        files = store.open_session(home, session_id)
+    except StateError:
+        if os.path.lexists(store.session_path(home, session_id)):
+            raise
+        return []  # it was removed a moment ago
+    try:
+        stack_file = load_stack_file(files)
+    finally:
+        os.close(files.fd)
+    needed = {*stack_file.layers, *(n for m in stack_file.snapshots for n in m.layers)}
+    found, below = [], 0
+    for last, owner in stack_file.elsewhere:
+        mine = [n for n in needed if below < n <= last]
+        below = last
+        if mine:
+            found.append((owner, max(mine)))
     return found
 
 

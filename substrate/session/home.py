@@ -12,6 +12,7 @@ import pwd
 import time
 
 from substrate.errors import StateError
+from substrate.session import reserve
 from substrate.values import value
 
 TYPE_CHECKING = False
@@ -113,6 +114,7 @@ def _make_parts(fd: int, shown: str) -> None:
     try:
         os.stat(_PARTS[-1], dir_fd=fd)
     except FileNotFoundError:
+        reserve.keep(fd)
         try:
             for part in _PARTS:
                 try:

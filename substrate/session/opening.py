@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 
 from substrate.errors import SessionBusy, StateError
-from substrate.session import layer_place, store
+from substrate.session import store
 from substrate.session.world_file import OPEN, load_world
+from substrate.telemetry.trace.ids import new_session_id
 from substrate.telemetry.trace.lock import SessionLock
 from substrate.telemetry.trace.system import REAL
 from substrate.values import value
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from substrate.session.world_file import WorldFile
     from substrate.telemetry.trace.writer import TraceWriter
     from substrate.world.layers import LayerStack
+
+_ATTEMPTS = 8
 
 
 @value
@@ -68,9 +71,23 @@ def claim(home: Home, session_id: str) -> Claimed:
 
 
 def claim_new(home: Home) -> Claimed:
-    """Makes a session and takes its lock."""
-    files = store.create_session(home)
-    return Claimed(files=files, lock=SessionLock.acquire(REAL, files.fd), world=None)
+    """Makes a session and takes its lock. Until that is held, `world gc` can take it for one
+    that a killed run left (swept.py); then there is another one. Raises OSError."""
+    for _attempt in range(_ATTEMPTS):
+        session_id = new_session_id()
+        try:
+            files = store.create_session(home, session_id)
+            try:
+                lock = SessionLock.acquire(REAL, files.fd)
+            except BaseException:
+                os.close(files.fd)
+                raise
+        except (FileNotFoundError, SessionBusy):
+            if os.path.isdir(store.session_path(home, session_id)):
+                raise
+            continue
+        return Claimed(files=files, lock=lock, world=None)
+    raise StateError("the directory of a new session is removed again and again")
 
 
 def claim_for_run(home: Home, workspace: Workspace, wanted: str | None, *, fresh: bool) -> Claimed:
@@ -147,24 +164,29 @@ def open_trace(home: Home, claimed: Claimed, *, durability: str) -> Opened:
     )
 
 
-def abandon(home: Home, claimed: Claimed, world_name: str | None) -> None:
+def abandon(home: Home, session_id: str) -> None:
     """Takes a new session away again in whose trace nothing was written."""
-    from substrate.world.removal import remove_tree
-
-    if world_name is not None:
-        store.forget_world(home, world_name)
-    layer_place.remove(home, claimed.files.session_id)
-    sessions = os.open(home.path + b"/sessions", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        remove_tree(sessions, claimed.files.session_id.encode())
-    finally:
-        os.close(sessions)
-    store.link_newest(home)
+        store.remove_session(home, session_id)
+    except FileNotFoundError:
+        return  # `world gc` was faster
 
 
 def open_existing(home: Home, session_id: str, *, durability: str) -> Opened:
     """Claims a session and opens its trace."""
     return open_trace(home, claim(home, session_id), durability=durability)
+
+
+def close_trace(writer: TraceWriter) -> None:
+    """Closes the trace and lets go of the session. Raises OSError, StateError where a line of it
+    may be lost."""
+    try:
+        writer.close()
+    except OSError:
+        position = writer.position
+        if position.durable_size != position.size:
+            raise
+        # only the mark of a clean end is missing: the next opening reads the whole trace
 
 
 def left_layers(stack: LayerStack) -> tuple[LayerStack, list[int]]:

@@ -10,14 +10,14 @@ world that was applied stay until `world gc`. Spec: world.md §4, §5.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from substrate.errors import StateError, TraceVersionError
-from substrate.session import layer_place, opening, restack, stand_ins, store
-from substrate.session.fork_bases import refuse_while_forked, used_by_forks
+from substrate.errors import SessionBusy, StateError, SubstrateError, TraceVersionError
+from substrate.session import host_change, layer_place, opening, restack, stand_ins, store
+from substrate.session.fork_bases import used_by_forks
 from substrate.session.history import History, load_history
 from substrate.session.home import Home
 from substrate.session.layer_record import layer_events
@@ -26,9 +26,14 @@ from substrate.session.opening import Opened
 from substrate.session.record import Recorder
 from substrate.session.recorded import check_layers, load_recorded
 from substrate.session.settings import Settings, load_settings, places
-from substrate.session.stack_file import load_stack_file, save_stack_file, with_stack_file
+from substrate.session.stack_file import (
+    StackFile,
+    load_stack_file,
+    save_stack_file,
+    with_stack_file,
+)
 from substrate.session.summary import count_phrase
-from substrate.session.workspace import current_directory
+from substrate.session.workspace import Workspace, current_directory
 from substrate.session.world_file import APPLIED, DISCARDED, OPEN, WorldFile, save_world
 from substrate.telemetry.trace.digests import Digester
 from substrate.telemetry.trace.events import changes as events
@@ -46,7 +51,7 @@ from substrate.world.conflict import Conflict
 from substrate.world.diff import diff_layer, diff_pending
 from substrate.world.layers import LayerStack
 from substrate.world.plan import Danger, Plan
-from substrate.world.recover import Outcome, recover
+from substrate.world.recover import Outcome
 from substrate.world.refusal import ApplyConflict, DangerRefused
 from substrate.world.resolve import OnConflict
 from substrate.world.review import hard_linked, review_plan
@@ -108,67 +113,112 @@ def phrase(counts: Summary) -> str:
     return count_phrase(counts) or "nothing had changed"
 
 
+class WorldOver(StateError):
+    """Nothing is pending: the world was applied or discarded. `finished`: only just now, by
+    bringing an apply to its end that had been cut short."""
+
+    def __init__(self, world: WorldFile, recovered: Outcome | None) -> None:
+        self.finished = world.state == APPLIED and recovered is Outcome.FINISHED
+        short = "an apply of it had been cut short and was finished now; " if self.finished else ""
+        super().__init__(
+            f"world {world.name} is over: {short}it was {world.state}",
+            hint="`substrate world ls` lists the worlds that have something pending",
+        )
+
+
 @contextmanager
 def open_pending(
-    home: Home, session_id: str, *, lenient: bool = False, also_applied: bool = False
+    home: Home,
+    session_id: str,
+    *,
+    lenient: bool = False,
+    also_applied: bool = False,
+    others: bool = True,
 ) -> Iterator[Held]:
     """Takes the session's lock for the time of the block. `lenient`: what is gone of its layers
-    is no error. `also_applied`: a world that was applied is not over either.
+    is no error. `also_applied`: a world that was applied is not over either. `others`: what
+    other worlds began with the host is finished first.
 
-    Raises SessionBusy, StateError for a world that is over or an apply that was cut short and
-    cannot be put right."""
+    Raises SessionBusy, WorldOver, StateError for an apply that was cut short and cannot be put
+    right."""
+    if others:
+        finish_all(home, but=session_id)
     opened = opening.open_existing(home, session_id, durability=_DURABILITY)
     try:
         assert opened.world is not None
-        if opened.world.state != OPEN and not (also_applied and opened.world.state == APPLIED):
-            raise StateError(
-                f"world {opened.world.name} is over: it was {opened.world.state}",
-                hint="`substrate world ls` lists the worlds that have something pending",
-            )
-        held = Held(home, opened, opened.world, lenient=lenient)
+        held = Held(home, opened, opened.world, lenient=lenient or opened.world.state != OPEN)
         held.settle()
+        if held.world.state != OPEN and not (also_applied and held.world.state == APPLIED):
+            raise WorldOver(held.world, held.recovered)
         yield held
+    except BaseException:
+        with suppress(OSError, StateError):  # what happened is said by the error that is on its way
+            opened.writer.close()
+        raise
+    else:
+        opening.close_trace(opened.writer)
     finally:
-        opened.writer.close()
         os.close(opened.files.fd)
 
 
-def put_right(world_path: bytes, name: str) -> Outcome | None:
-    """Rolls an interrupted apply forward or back; None where there was none. The caller holds
-    the session's lock. Raises StateError where files have changed since."""
-    found = recover(world_path)
-    if found is None:
-        return None
-    if found.outcome is Outcome.UNCLEAR:
-        raise StateError(
-            f"an apply of world {name} was cut short, and files changed since: "
-            f"{'; '.join(found.unclear[:5])}",
-            hint=f"put these right by hand, then `substrate world gc --forget-apply {name}`",
-            code="E-APPLY-UNCLEAR",
-        )
-    return found.outcome
+def finish(home: Home, session_id: str) -> Outcome | None:
+    """Brings to its end what a killed process began with a world: an apply, the undo of one, its
+    own end. Gives what became of the apply."""
+    try:
+        with open_pending(home, session_id, others=False) as held:
+            return held.recovered
+    except WorldOver as over:
+        return Outcome.FINISHED if over.finished else None
 
 
-def make_room(home: Home, session_id: str, name: str) -> Removed:
+def finish_all(home: Home, *, but: str = "") -> tuple[str, ...]:
+    """Brings to its end what killed processes began with the host, in all worlds (`but` one).
+    Gives notes for a person: what was done, and what cannot be."""
+    notes = []
+    for session_id in host_change.marked(home):
+        if session_id == but:
+            continue
+        if not os.path.lexists(store.session_path(home, session_id)):
+            host_change.unmark(home, session_id)
+            continue
+        try:
+            outcome = finish(home, session_id)
+        except SessionBusy:
+            continue  # it is being done
+        except (SubstrateError, OSError) as error:
+            notes.append(str(error))
+            continue
+        if outcome is not None:
+            what = outcome.value.replace("_", " ")
+            notes.append(f"an apply of another world had been cut short; it was {what}")
+    host_change.tidy(home)
+    return tuple(notes)
+
+
+def make_room(home: Home, session_id: str) -> Removed:
     """Removes a world's layers where the disk is too full to record that first. The world is
-    still open then, with nothing pending; `discard` ends it."""
-    refuse_while_forked(home, session_id, name)
+    still open then, with nothing pending; `discard` ends it. Layers of a fork's base stay."""
     claimed = opening.claim(home, session_id)
+    files = claimed.files
     try:
         assert claimed.world is not None
-        stack_file = load_stack_file(claimed.files)
-        bare = claimed.world.bare_stack(claimed.files)
-        stack = with_stack_file(bare, claimed.files, stack_file)
+        used = used_by_forks(home).get(session_id, 0)
+        stack_file = load_stack_file(files)
+        bare = claimed.world.bare_stack(files)
+        stack = with_stack_file(bare, files, stack_file)
         removed = Removed(layers=stack.numbers, counts=summary(diff_pending(stack, skip_gone=True)))
         known = max(stack.known, *stack.numbers, 0)
-        layers.discard(stack)
+        for layer in reversed(layers.list_layers(bare.directory)):
+            if layer.number > used:
+                layers.remove_layer(stack, layer.number)
         squash.remove_unused(bare)
         preimages.remove_with_layers(bare.directory)
         emptied = replace(stack_file, known=known, layers=(), elsewhere=(), segments=())
-        save_stack_file(claimed.files, emptied)
+        save_stack_file(files, emptied)
         return removed
     finally:
         claimed.lock.drop()
+        os.close(files.fd)
 
 
 def give_up_lost(home: Home, session_id: str, lost: Lost) -> Removed:
@@ -200,6 +250,8 @@ class Held:
         self.opened = opened
         self.world = world
         self.recovered: Outcome | None = None
+        #: the event of what was `recovered` as finished
+        self.finished = ""
         #: layers of a killed supervisor that no `fs_diff` is of yet
         self._left: list[int] = []
         self._lenient = lenient
@@ -219,11 +271,20 @@ class Held:
         return with_stack_file(bare, self.opened.files, self.stack_file)
 
     def settle(self) -> None:
-        """Rolls an interrupted apply forward or back, tells of what was done to the stack and
-        not told, finds layers that were left in use."""
-        self.recovered = put_right(self.opened.files.world_path, self.world.name)
-        self.stack_file = restack.settle(self.opened.files, self.opened.writer)
+        """Brings to its end what a killed process began: a change of the host, what was done to
+        the stack and not told, the end of the world; and finds layers that were left in use."""
+        self.recovered = host_change.settle(self)
+        wanted = self.stack_file.ending
+        if wanted == OPEN:
+            self.take_up()
+        elif wanted and wanted != self.world.state:
+            self.end(wanted)
+            return
         self.stack, self._left = opening.left_layers(self._read_stack())
+
+    def read_stack_again(self) -> None:
+        """After its file was changed."""
+        self.stack = self._read_stack()
 
     def history(self) -> History:
         return load_history(self.opened.files)
@@ -240,22 +301,42 @@ class Held:
         change with it. Both happen or neither. Raises OSError, StateError for a layer that is
         gone."""
         self.record_left()
-        wanted = frozenset(numbers)
-        self._date([n for n in self.stack.numbers if n not in wanted])
-        segments = tuple(s for s in self.stack.segments if wanted >= set(s.numbers))
-        changed = replace(
-            self.stack_file,
-            known=max(self.stack.known, *self.stack.numbers, 0),
-            layers=tuple(sorted(wanted)),
-            segments=segments,
-            **fields,
-        )
+        self.date([n for n in self.stack.numbers if n not in numbers])
+        changed = replace(self.changed(numbers), **fields)
         bare = self.world.bare_stack(self.opened.files)
         stack = with_stack_file(bare, self.opened.files, changed)  # before it is written
         self.stack_file = restack.commit(self.opened.files, self.opened.writer, changed, bodies)
         self.stack = stack
 
-    def _date(self, numbers: Sequence[int]) -> None:
+    def announce(self, event: Body) -> None:
+        """Writes down, for the trace, what is about to happen outside of the stack; it counts
+        when it has happened (`restack.settle`). Raises OSError."""
+        changed = restack.prepare(self.changed(self.stack.numbers), [event])
+        save_stack_file(self.opened.files, changed)
+
+    def tell_announced(self) -> None:
+        """Tells of what was announced and has happened. Raises OSError, and it is not in the
+        trace then; RecordLater."""
+        writer = self.opened.writer
+        at = writer.position.seq
+        try:
+            self.stack_file = restack.tell(self.opened.files, writer)
+        except (OSError, StateError) as error:
+            if writer.failed or writer.position.seq != at:
+                raise restack.RecordLater("it was done", error) from error
+            raise
+
+    def changed(self, numbers: Iterable[int], base: StackFile | None = None) -> StackFile:
+        """The stack's file (or `base`) with these layers on the stack; every layer is frozen."""
+        wanted = frozenset(numbers)
+        return replace(
+            self.stack_file if base is None else base,
+            known=max(self.stack.known, *self.stack.numbers, 0),
+            layers=tuple(sorted(wanted)),
+            segments=tuple(s for s in self.stack.segments if wanted >= set(s.numbers)),
+        )
+
+    def date(self, numbers: Sequence[int]) -> None:
         """Dates layers that leave the stack: `world gc` keeps them for a while from now on."""
         for number in numbers:
             if self.stack.directory_of(number) == self.stack.directory:
@@ -360,23 +441,6 @@ class Held:
         review, planned = reviewed or self.review(select, numbers)
         stack = self._part(numbers)
         told = _Asked(tuple(paths), tuple(spans), stack.numbers)
-        applied: Applied | None = None
-        if planned.changes:
-            try:
-                applied = apply_plan(
-                    planned,
-                    stack,
-                    self.opened.files.world_path,
-                    allow_special=allow_special,
-                    # overlayfs lets nobody make a whiteout on it, which a reverse layer needs
-                    keep_reverse=not self.world.layers_at,
-                )
-            except ApplyConflict as refused:
-                self._refuse(told, review, "conflicts", refused.conflicts)
-                raise
-            except DangerRefused:
-                self._refuse(told, review, "refused", ())
-                raise
         gone: frozenset[int] = frozenset()
         if select is None and numbers is not None:
             gone = frozenset(n for n in numbers if not self._holds_scratch(n))
@@ -384,18 +448,40 @@ class Held:
         # of layers that stay; without select and numbers, the world is over
         stays = select is not None or (numbers is not None and gone != frozenset(numbers))
         event = self._apply_event(
-            told,
-            review,
-            "applied",
-            review.conflicts,
-            planned.changes if stays else (),
-            reverse=None if applied is None else applied.reverse,
+            told, review, "applied", review.conflicts, planned.changes if stays else ()
         )
-        applies = self.stack_file.applies + (1 if planned.changes else 0)
-        self.restack(rest, [event], applies=applies)
-        over = (select is None and numbers is None) or not self.changes()
+        ending = APPLIED if self._takes_all(review, select, numbers, rest) else ""
+        applied: Applied | None = None
+        if planned.changes:
+            try:
+                applied = host_change.change_host(
+                    self,
+                    event,
+                    rest,
+                    lambda: apply_plan(
+                        planned,
+                        stack,
+                        self.opened.files.world_path,
+                        allow_special=allow_special,
+                        # overlayfs lets nobody make a whiteout on it, which a reverse layer needs
+                        keep_reverse=not self.world.layers_at,
+                        keep_journal=True,
+                    ),
+                    applies=self.stack_file.applies + 1,
+                    ending=ending,
+                    what="applied",
+                )
+            except ApplyConflict as refused:
+                self._refuse(told, review, "conflicts", refused.conflicts)
+                raise
+            except DangerRefused:
+                self._refuse(told, review, "refused", ())
+                raise
+        else:
+            self.restack(rest, [event], ending=ending)
+        over = bool(ending) or not self.changes()
         if over:
-            self._end(APPLIED)
+            self.end(APPLIED)
         return Done(
             counts=review.counts,
             over=over,
@@ -406,6 +492,24 @@ class Held:
     def _holds_scratch(self, number: int) -> bool:
         whole = diff_layer(self.stack, number, include_scratch=True)
         return len(whole) > len(diff_layer(self.stack, number))
+
+    def _takes_all(
+        self,
+        review: Review,
+        select: Callable[[bytes], bool] | None,
+        numbers: Sequence[int] | None,
+        rest: Sequence[int],
+    ) -> bool:
+        """Whether nothing is pending when the plan is carried out."""
+        if select is None and numbers is None:
+            return True
+        if select is None:
+            left = [n for n in rest if n not in (numbers or ())]
+            return not diff_pending(self._part(left), skip_gone=True)
+        if review.conflicts or review.left_out:
+            return False  # what was decided may still differ from the host
+        taken = {(change.mount, change.path) for change in review.changes}
+        return taken >= {(change.mount, change.path) for change in self.changes()}
 
     def _refuse(
         self, told: _Asked, review: Review, outcome: str, conflicts: Sequence[Conflict]
@@ -420,11 +524,9 @@ class Held:
         outcome: str,
         conflicts: Sequence[Conflict],
         applied: Sequence[Change] = (),
-        *,
-        reverse: int | None = None,
     ) -> events.FsApply:
-        """`applied`: what came to the host of layers that stay, for the next apply to know.
-        `reverse`: the layer by which the apply can be undone."""
+        """`applied`: what came to the host of layers that stay, for the next apply to know. The
+        layer by which it can be undone is known when it is done (host_change.py)."""
         listed = conflicts[: events.MAX_ENTRIES]
         extra: list[tuple[str, Any]] = []
         if conflicts:
@@ -445,7 +547,7 @@ class Held:
                 )
                 for c in listed
             ),
-            reverse_layer=reverse,
+            reverse_layer=None,
             outcome=outcome,
             spans=told.spans or None,
             paths=told.paths or None,
@@ -477,15 +579,18 @@ class Held:
             used = max((layer.number for layer in on_disk), default=0)
         event = events.FsDiscard(layers=removed.layers, counts=as_dict(removed.counts))
         self._left.clear()  # nobody asks any more what they hold
-        self.restack([], [event], elsewhere=(), snapshots=())
-        self._end(DISCARDED)
-        squash.remove_unused(self.stack)
-        for layer in reversed(on_disk):
-            if layer.number > used:
-                layers.remove_layer(self.stack, layer.number)
-        preimages.remove_with_layers(self.stack.directory)
-        if not used:
-            layer_place.remove(self.home, self.opened.files.session_id)
+        self.restack([], [event], elsewhere=(), snapshots=(), ending=DISCARDED)
+        self.end(DISCARDED)
+        try:
+            squash.remove_unused(self.stack)
+            for layer in reversed(on_disk):
+                if layer.number > used:
+                    layers.remove_layer(self.stack, layer.number)
+            preimages.remove_with_layers(self.stack.directory)
+            if not used:
+                layer_place.remove(self.home, self.opened.files.session_id)
+        except OSError:
+            return removed.counts  # it is discarded; the rest is left to `world gc`, which says it
         return removed.counts
 
     # --- keep
@@ -507,9 +612,29 @@ class Held:
 
     # --- the end of a world
 
-    def _end(self, state: str) -> None:
-        """`session_end`, the state, and no current world any more: in this order, so that a
-        death in between leaves a world that can be ended again."""
+    def take_up(self) -> None:
+        """The world goes on, if it was over; it is its directory's current one where there is no
+        other. Raises OSError; the next opening does it then."""
+        if self.world.state != OPEN:
+            self.world = replace(self.world, state=OPEN)
+            save_world(self.opened.files, self.world, sync=True)
+        device, _, inode = self.world.workspace_key.partition(b"-")
+        place = Workspace(path=self.world.workspace, device=int(device, 16), inode=int(inode))
+        current = store.current_session(self.home, place)
+        if current is None or not os.path.isdir(store.session_path(self.home, current)):
+            store.set_current(self.home, place, self.opened.files.session_id)
+        self.stack_file = replace(self.stack_file, ending="")
+        save_stack_file(self.opened.files, self.stack_file)
+
+    def end(self, state: str) -> None:
+        """`session_end`, the state, and no current world any more: in this order, so that the
+        next opening can do it again (`StackFile.ending`). Raises RecordLater."""
+        try:
+            self._record_end(state)
+        except (OSError, StateError) as error:
+            raise restack.RecordLater(f"the world was {state}", error) from error
+
+    def _record_end(self, state: str) -> None:
         writer = self.opened.writer
         history = load_history(self.opened.files)
         if history.end is None:
@@ -522,6 +647,6 @@ class Held:
             writer.append([end.event("shell")])
             writer.sync()
         self.world = replace(self.world, state=state)
-        save_world(self.opened.files, self.world)
+        save_world(self.opened.files, self.world, sync=True)
         store.clear_current(self.home, self.world.workspace_key, self.opened.files.session_id)
         stand_ins.remove(self.opened.files.world_path)

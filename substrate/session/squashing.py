@@ -8,7 +8,7 @@ is. Spec: world.md §4.
 from __future__ import annotations
 
 from substrate.session.restack import prepare
-from substrate.session.stack_file import StackFile, boot_id, save_stack_file
+from substrate.session.stack_file import StackFile, boot_id, load_stack_file, save_stack_file
 from substrate.telemetry.trace.events.layers import Squash
 from substrate.values import replace
 from substrate.world.squash import choose, remove_unused, squash
@@ -26,7 +26,7 @@ def make_shallow(
 
     Every layer of the stack is frozen."""
     bodies = []
-    before, note = stack, ""
+    before = stack
     try:
         for merge in choose(stack):
             stack, segment, digest = squash(stack, merge)
@@ -47,7 +47,19 @@ def make_shallow(
         save_stack_file(files, prepared)
     except OSError as error:
         note = f"the world's layers could not be merged: {error.strerror or error}"
-        return before, stack_file, note
+        there = load_stack_file(files)
+        if there == stack_file:
+            return before, stack_file, "; ".join(n for n in (note, _tidy(before)) if n)
+        prepared = there  # only the sync of the file's name failed
     stack = replace(stack, known=prepared.known)
-    remove_unused(stack)
-    return stack, prepared, note
+    return stack, prepared, _tidy(stack)
+
+
+def _tidy(stack: LayerStack) -> str:
+    """Removes segments that are not the stack's, of this time or of a killed one; gives a note
+    where that failed: the next merge tries again."""
+    try:
+        remove_unused(stack)
+    except OSError as error:
+        return f"merged layers that nobody needs could not be removed: {error.strerror or error}"
+    return ""

@@ -5,7 +5,9 @@ added to. It is written by whatever else is done to a stack: undo, rollback, squ
 apply of single commands. Replaced by rename, synced first, so a killed process leaves the old
 stack or the new one. Invariants: every layer up to `known` is frozen; whatever is done to a
 stack comes to the trace: the events stand in `unrecorded` from the rename until they are
-synced there, and the next opening appends those that are not (restack.py). Spec: world.md §4;
+synced there, and the next opening appends those that are not (restack.py). What an apply will
+make of the stack is `intended` from before it touches the host until it is the stack; a world
+that is to be over has its `ending` here before its end is recorded. Spec: world.md §4;
 docs/adr/0005.
 """
 
@@ -15,6 +17,7 @@ import os
 from itertools import pairwise
 
 from substrate.errors import StateError, TraceVersionError
+from substrate.session.store import write_whole
 from substrate.telemetry.trace.ids import is_session_id
 from substrate.telemetry.trace.parsing import parse
 from substrate.telemetry.trace.rfc8785 import CanonicalError, encode
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 NAME = b"stack.json"
+#: none, or a state of world_file.py
+_ENDINGS = ("", "open", "applied", "discarded")
 _LARGEST = 16 << 20  # bytes that are read of it
 
 
@@ -45,11 +50,23 @@ class SnapshotMark:
 
 
 @value
+class Intended:
+    """What becomes of the stack when the apply whose journal is there has come to its end.
+    `event`: (type, body with its `op`)."""
+
+    layers: tuple[int, ...]
+    applies: int
+    ending: str
+    event: tuple[str, dict[str, Any]]
+
+
+@value
 class StackFile:
     """`layers`: on the stack, oldest first, as far as they are `known`. `elsewhere`: (last
     number, session) of a fork's base. `segments` count only in the boot `boot_id`, since
     nothing syncs them. `applies`: how many applies stand. `unrecorded`: (event type, body) of
-    what the trace may lack; each body has an `op` of its own."""
+    what the trace may lack; each body has an `op` of its own. `ending`: the state of world_file.py
+    that the world is to have, whoever opens it next; "" while it goes on."""
 
     known: int = 0
     layers: tuple[int, ...] = ()
@@ -59,6 +76,8 @@ class StackFile:
     snapshots: tuple[SnapshotMark, ...] = ()
     applies: int = 0
     unrecorded: tuple[tuple[str, dict[str, Any]], ...] = ()
+    intended: Intended | None = None
+    ending: str = ""
 
 
 EMPTY = StackFile()
@@ -132,7 +151,9 @@ def _from_plain(plain: dict[str, Any]) -> StackFile:
         boot_id=_text(plain["boot_id"]),
         snapshots=snapshots,
         applies=_count(plain["applies"]),
-        unrecorded=unrecorded,
+        unrecorded=tuple(_event(found) for found in _list(plain["unrecorded"])),
+        intended=_intended(plain["intended"], known),
+        ending=_ending(plain["ending"]),
     )
 
 
@@ -140,6 +161,29 @@ def _list(found: Any) -> list[Any]:
     if type(found) is not list:
         raise ValueError(f"{found!r} is no list")
     return found
+
+
+def _event(found: Any) -> tuple[str, dict[str, Any]]:
+    kind, body = _list(found)
+    _text(body["op"])
+    return _text(kind), dict(body)
+
+
+def _intended(found: Any, known: int) -> Intended | None:
+    if found is None:
+        return None
+    return Intended(
+        layers=_numbers(found["layers"], known),
+        applies=_count(found["applies"]),
+        ending=_ending(found["ending"]),
+        event=_event(found["event"]),
+    )
+
+
+def _ending(found: Any) -> str:
+    if found not in _ENDINGS:
+        raise ValueError(f"{found!r} is no state of a world")
+    return str(found)
 
 
 def _count(found: Any, *, least: int = 0) -> int:
@@ -175,7 +219,8 @@ def _in_order(numbers: Sequence[int], known: int) -> None:
 
 
 def save_stack_file(files: SessionFiles, stack_file: StackFile) -> None:
-    """Writes it in place of the older one. Raises OSError; the older one is there then."""
+    """Writes it in place of the older one. Raises OSError (`write_whole`)."""
+    intended = stack_file.intended
     plain = {
         "format": FORMAT,
         "known": stack_file.known,
@@ -192,22 +237,17 @@ def save_stack_file(files: SessionFiles, stack_file: StackFile) -> None:
         ],
         "applies": stack_file.applies,
         "unrecorded": [[kind, body] for kind, body in stack_file.unrecorded],
+        "ending": stack_file.ending,
+        "intended": None
+        if intended is None
+        else {
+            "layers": list(intended.layers),
+            "applies": intended.applies,
+            "ending": intended.ending,
+            "event": list(intended.event),
+        },
     }
-    path = files.world_path + b"/" + NAME
-    fd = os.open(path + b".new", os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    try:
-        data = memoryview(encode(plain) + b"\n")
-        while data:
-            data = data[os.write(fd, data) :]
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.rename(path + b".new", path)
-    directory = os.open(files.world_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    write_whole(files.world_path + b"/" + NAME, encode(plain) + b"\n", sync=True)
 
 
 def with_stack_file(stack: LayerStack, files: SessionFiles, found: StackFile) -> LayerStack:

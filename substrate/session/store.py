@@ -1,9 +1,13 @@
-"""The sessions in a home: making, naming, finding and removing them.
+"""The sessions in a home: making, naming, finding and removing them, and writing their files.
 
 A session owns one world (shell.md §2). Worlds have short names for people, `w1`, `w2` …,
 never used twice while the older one exists. `current/<device>-<inode>` names the session
 whose world the next command in that directory continues (world.md §4). Names are symlinks
 that substrate itself made; their targets are checked for form before they are used.
+
+Invariant: whoever is killed leaves a file or a name as it was or as it is to be. Beside it can
+lie one that was not finished (`UNFINISHED`, a link's `.<pid>`), and in the home a session that
+was on its way out (`GONE`): `world gc` removes these (swept.py).
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import os
 
 from substrate.errors import StateError, UsageError
+from substrate.session import layer_place
 from substrate.telemetry.trace.ids import is_session_id, new_session_id
 from substrate.values import value
 
@@ -18,6 +23,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from substrate.session.home import Home
     from substrate.session.workspace import Workspace
+
+#: ending of a file that is being written, in the place of the one without it
+UNFINISHED = b".new"
+#: a session that is being removed: `gone-<pid>-<session>` in the home
+GONE = b"gone-"
 
 
 @value
@@ -42,10 +52,10 @@ class SessionFiles:
         return self.path + b"/world/run"
 
 
-def create_session(home: Home) -> SessionFiles:
+def create_session(home: Home, session_id: str | None = None) -> SessionFiles:
     """A new session's directories. The directory of its name is synced by the trace writer."""
-    session_id = new_session_id()
-    path = home.path + b"/sessions/" + session_id.encode()
+    session_id = session_id or new_session_id()
+    path = session_path(home, session_id)
     for part in (b"", b"/world", b"/world/layers", b"/world/run", b"/world/run/root"):
         os.mkdir(path + part, 0o700)
     link_newest(home, session_id)
@@ -60,6 +70,35 @@ def link_newest(home: Home, session_id: str | None = None) -> None:
         _replace_link(link, b"sessions/" + newest.encode() + b"/trace.jsonl")
     elif os.path.lexists(link):
         os.unlink(link)
+
+
+def write_whole(path: bytes, content: bytes, *, sync: bool) -> None:
+    """Puts a file (0600) in place of the older one; `sync`: it is on the disk before that.
+
+    Raises OSError. The older one is there then, but where only the sync of the name failed."""
+    unfinished = path + UNFINISHED
+    try:
+        flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC
+        fd = os.open(unfinished, flags, 0o600)
+        try:
+            left = memoryview(content)
+            while left:
+                left = left[os.write(fd, left) :]
+            if sync:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(unfinished, path)
+    except OSError:
+        if os.path.lexists(unfinished):
+            os.unlink(unfinished)
+        raise
+    if sync:
+        fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def session_path(home: Home, session_id: str) -> bytes:
@@ -118,6 +157,21 @@ def list_worlds(home: Home) -> dict[str, str]:
 def forget_world(home: Home, name: str) -> None:
     """Removes a world's name (its session stays)."""
     os.unlink(home.path + b"/worlds/" + name.encode())
+
+
+def remove_session(home: Home, session_id: str) -> None:
+    """Removes a session and its world's name. It is gone in one step, however long the removal
+    takes. Raises OSError."""
+    from substrate.world.removal import remove_tree
+
+    gone = b"%s%d-%s" % (GONE, os.getpid(), session_id.encode())
+    os.rename(session_path(home, session_id), home.path + b"/" + gone)
+    for name, named in list_worlds(home).items():
+        if named == session_id:
+            forget_world(home, name)
+    link_newest(home)
+    layer_place.remove(home, session_id)
+    remove_tree(home.fd, gone)
 
 
 def resolve_session(home: Home, text: str) -> str:

@@ -111,7 +111,6 @@ class _OneShot:
         self.layer: int | None = None
         self.continued = False
         self.recorded = False  # something of this command stands in the trace
-        self.world_name: str | None = None  # given to a new world
         self.gone = False  # nothing is left of the world
 
     # --- the session, its world and a layer
@@ -121,17 +120,16 @@ class _OneShot:
         self.home = homes.open_home(homes.default_path(os.environb))
         self.workspace = find_workspace(self.cwd)
         self.host = world_setup.look_at_host()
-        self.claimed = opening.claim_for_run(
-            self.home, self.workspace, self.request.world, fresh=self.request.fresh
-        )
-        self.files = self.claimed.files
-        self.continued = self.claimed.world is not None
+        if os.path.lexists(self.home.path + b"/changing"):
+            self._finish_changes()
+        self._claim()
+        assert self.claimed is not None
+        if self.claimed.world is not None and self._is_unfinished():
+            self._finish_first(self.claimed)
         if self.claimed.world is not None:
             self._adopt(self.claimed.world)
-            self._put_right_apply()
         else:
             self._describe(self._backend())
-        self.stack_file = load_stack_file(self.files)
         self.unsettled = bool(self.stack_file.unrecorded)
         stack = with_stack_file(self.world.bare_stack(self.files), self.files, self.stack_file)
         self.stack, self.left = opening.left_layers(stack)
@@ -157,12 +155,39 @@ class _OneShot:
             world = place_again(self.home, self.files, self.host.mounts, world)
         self.world = world
 
-    def _put_right_apply(self) -> None:
-        """A command sees the host as it was before an apply that was killed, or after it."""
-        if os.path.lexists(self.files.world_path + b"/apply.journal"):
-            from substrate.session.pending import put_right
+    def _claim(self) -> None:
+        self.claimed = opening.claim_for_run(
+            self.home, self.workspace, self.request.world, fresh=self.request.fresh
+        )
+        self.continued = self.claimed.world is not None
+        self.files = self.claimed.files
+        self.stack_file = load_stack_file(self.files)
 
-            put_right(self.files.world_path, self.world.name)
+    def _finish_changes(self) -> None:
+        """A command sees the host as it was before an apply that was killed, or after it, of
+        whatever world that was."""
+        from substrate.session.pending import finish_all
+
+        self.notes = finish_all(self.home)
+
+    def _is_unfinished(self) -> bool:
+        """Whether an apply was cut short, or the end of the world."""
+        found = self.stack_file
+        return (
+            found.intended is not None
+            or found.ending != ""
+            or os.path.lexists(self.files.world_path + b"/apply.journal")
+        )
+
+    def _finish_first(self, claimed: Claimed) -> None:
+        """Where the world is over by that, the command gets a new one."""
+        from substrate.session.pending import finish
+
+        self.claimed = None
+        claimed.lock.drop()
+        os.close(claimed.files.fd)
+        finish(self.home, claimed.files.session_id)
+        self._claim()
 
     def _backend(self) -> str:
         if self.settings.world == "disabled":
@@ -174,8 +199,8 @@ class _OneShot:
         return probe.choose_backend(self.home, self.zygote)
 
     def _describe(self, backend: str) -> None:
-        self.world_name = name = store.name_world(self.home, self.files.session_id)
-        self.world, self.notes = world_setup.describe_world(
+        name = store.name_world(self.home, self.files.session_id)
+        self.world, notes = world_setup.describe_world(
             self.host,
             self.home,
             self.settings,
@@ -184,6 +209,7 @@ class _OneShot:
             self.workspace,
             self.files.session_id,
         )
+        self.notes = (*self.notes, *notes)
         save_world(self.files, self.world)
 
     def _cut(self) -> None:
@@ -543,14 +569,14 @@ class _OneShot:
             self.opened.writer.close()
         elif self.claimed is not None:
             self.claimed.lock.drop()
-        if self.claimed is not None and not self.continued and not self.recorded:
+        if self.claimed is not None and self.claimed.world is None and not self.recorded:
             self._abandon(self.claimed)
         self.arriving.close()
 
     def _abandon(self, claimed: Claimed) -> None:
         if self.started is not None:
             self._wait_gone()
-        opening.abandon(self.home, claimed, self.world_name)
+        opening.abandon(self.home, claimed.files.session_id)
 
     def _host_terminal(self) -> HostTerminal | None:
         if self.settings.pty == "never":

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from substrate.errors import StateError
-from substrate.session import store
+from substrate.session.host_change import change_host
 from substrate.session.pending import Held
 from substrate.session.undo import NothingToUndo
-from substrate.session.workspace import Workspace
-from substrate.session.world_file import OPEN, save_world
+from substrate.session.world_file import OPEN
 from substrate.telemetry.trace.events.layers import Undo
-from substrate.values import as_dict, replace
+from substrate.values import as_dict
 from substrate.world.change import Change, Summary, summary
 from substrate.world.layers import list_layers
 from substrate.world.reverse import reverse_numbers
@@ -91,7 +90,6 @@ def _to_come_back(held: Held, line: dict[str, Any]) -> tuple[int, ...]:
 def carry_out(held: Held, reviewed: Reviewed) -> None:
     """Undoes it. Raises UndoRefused where the host was touched since, StateError, OSError; the
     host is as it was then."""
-    undo_apply(held.opened.files.world_path, reviewed.number, reviewed=reviewed.inner)
     event = Undo(
         spans=tuple(reviewed.line["body"].get("spans", ())),
         layers=tuple(reviewed.line["body"]["layers"]),
@@ -102,22 +100,20 @@ def carry_out(held: Held, reviewed: Reviewed) -> None:
             ("counts", as_dict(reviewed.counts)),
         ),
     )
-    _take_up(held)
-    held.restack(
+    over = held.world.state != OPEN
+    change_host(
+        held,
+        event,
         sorted({*held.stack.numbers, *reviewed.layers}),
-        [event],
+        lambda: undo_apply(
+            held.opened.files.world_path,
+            reviewed.number,
+            reviewed=reviewed.inner,
+            keep_journal=True,
+        ),
         applies=max(0, held.stack_file.applies - 1),
+        ending=OPEN if over else "",
+        what="undone",
     )
-
-
-def _take_up(held: Held) -> None:
-    """The world goes on, if it was over."""
-    if held.world.state == OPEN:
-        return
-    held.world = replace(held.world, state=OPEN)
-    save_world(held.opened.files, held.world)
-    device, _, inode = held.world.workspace_key.partition(b"-")
-    place = Workspace(path=held.world.workspace, device=int(device, 16), inode=int(inode))
-    current = store.current_session(held.home, place)
-    if current is None or not os.path.isdir(store.session_path(held.home, current)):
-        store.set_current(held.home, place, held.opened.files.session_id)
+    if over:
+        held.take_up()

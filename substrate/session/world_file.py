@@ -11,6 +11,7 @@ import os
 from substrate.errors import StateError, TraceVersionError
 from substrate.session import layer_place
 from substrate.session.stack_file import load_stack_file, with_stack_file
+from substrate.session.store import write_whole
 from substrate.telemetry.trace.octets import bytes_of, text_or_b64
 from substrate.telemetry.trace.parsing import parse
 from substrate.telemetry.trace.rfc8785 import CanonicalError, encode
@@ -96,8 +97,8 @@ def _is_special(world: WorldFile) -> bool:
     return bool(world.layers_at or world.spines or world.adopted)
 
 
-def save_world(files: SessionFiles, world: WorldFile) -> None:
-    """Writes the description in place of the older one."""
+def save_world(files: SessionFiles, world: WorldFile, *, sync: bool = False) -> None:
+    """Writes the description in place of the older one. Raises OSError."""
     plain: dict[str, Any] = {
         "format": FORMAT if _is_special(world) else _PLAIN_FORMAT,
         "name": world.name,
@@ -128,13 +129,7 @@ def save_world(files: SessionFiles, world: WorldFile) -> None:
         plain["adopted"] = [
             {"mount": index, "top": text_or_b64(top)} for index, top in world.adopted
         ]
-    path = files.world_path + b"/meta.json"
-    fd = os.open(path + b".new", os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, encode(plain) + b"\n")
-    finally:
-        os.close(fd)
-    os.rename(path + b".new", path)
+    write_whole(files.world_path + b"/meta.json", encode(plain) + b"\n", sync=sync)
 
 
 def load_world(files: SessionFiles) -> WorldFile:

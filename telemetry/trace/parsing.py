@@ -182,8 +182,16 @@ def _text(data: bytes) -> str:
 
 def _scan(text: str, start: int, how: _Scanning) -> tuple[Any, int]:
     """The value that begins at `start`, and where it ends."""
+    scan = make_scanner(how)  # type: ignore[arg-type]
     try:
-        return make_scanner(how)(text, start)  # type: ignore[arg-type]
+        try:
+            return scan(text, start)
+        except SystemError:
+            # It takes its error from json.decoder, and where nobody has loaded that, it has none
+            # (raise_errmsg in CPython's Modules/_json.c).
+            import json.decoder  # noqa: F401 - for the scanner
+
+            return scan(text, start)
     except StopIteration as problem:
         raise CanonicalError(f"not JSON: no value at character {problem.value}", "syntax") from None
     except CanonicalError:

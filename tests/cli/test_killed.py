@@ -83,3 +83,36 @@ def test_many_changes_are_checked_against_the_list_in_the_blob(place):
     path.write_text(before)
     found = json.loads(place.run("apply", "--format", "json").stdout)
     assert found["counts"]["added"] == 1500
+
+
+def test_a_damaged_stack_is_refused_and_left_alone(place):
+    place.run("-c", "echo one > one")
+    place.run("snapshot", "here")
+    [stack] = (place.home / "sessions").glob("*/world/stack.json")
+    stack.write_text("{")
+    done = place.run("-c", "echo two", status=125)
+    assert b"stack.json is damaged" in done.stderr
+    assert place.run("undo", "--yes", status=3).stdout == b""
+    done = place.run("world", "gc", "--all", status=3)
+    assert b"stack.json is damaged" in done.stderr
+    assert layer_file(place, "one").read_text() == "one\n"
+    place.run("trace", "verify", "--quiet")
+
+
+def test_an_apply_of_another_world_is_finished_before_a_new_one_begins(place):
+    """A half-changed host is not what a new world is made over."""
+    place.run("-c", "for i in 1 2 3 4 5 6; do echo $i > f$i; done")
+    kill_in_window = "import os, signal, sys; import substrate.world.names as names\n"
+    kill_in_window += "move, count = names.move, iter(range(3, -1, -1))\n"
+    kill_in_window += "def fatal(*a):\n    next(count) or os.kill(os.getpid(), signal.SIGKILL)\n"
+    kill_in_window += "    return move(*a)\nnames.move = fatal\n"
+    kill_in_window += "from substrate.cli.verbs import run_verb; run_verb(['apply'])"
+    done = subprocess.run(
+        [PROGRAM.with_name("python"), "-c", kill_in_window], cwd=place.work, env=place.environ
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert 0 < len(list(place.work.glob("f?"))) < 6
+    assert place.run("--fresh", "-c", "ls").stdout == b""
+    assert not list(place.work.iterdir())
+    assert not (place.home / "changing").exists()
+    assert place.out("diff", "--world", "w1", "--name-only").count("\n") == 6

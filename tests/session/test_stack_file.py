@@ -9,6 +9,7 @@ from substrate.errors import StateError, TraceVersionError
 from substrate.session import restack
 from substrate.session.stack_file import (
     EMPTY,
+    Intended,
     SnapshotMark,
     StackFile,
     load_stack_file,
@@ -30,6 +31,10 @@ WHOLE = StackFile(
     snapshots=(SnapshotMark(name="s", layers=(1, 7), at_us=5, applies=1),),
     applies=2,
     unrecorded=(("undo", {"layers": [3], "op": "0123"}),),
+    intended=Intended(
+        layers=(1, 5), applies=3, ending="", event=("fs_apply", {"layers": [2], "op": "4567"})
+    ),
+    ending="applied",
 )
 
 
@@ -44,6 +49,13 @@ PLAIN = {
     "snapshots": [{"name": "s", "layers": [1, 7], "at_us": 5, "applies": 1}],
     "applies": 2,
     "unrecorded": [["undo", {"layers": [3], "op": "0123"}]],
+    "intended": {
+        "layers": [1, 5],
+        "applies": 3,
+        "ending": "",
+        "event": ["fs_apply", {"layers": [2], "op": "4567"}],
+    },
+    "ending": "applied",
 }
 
 
@@ -135,6 +147,12 @@ BASE = "ses_01a21844-7183-74c6-97e0-1633b1d13abe"
         {"unrecorded": [["undo", {}]]},
         {"unrecorded": [["undo", {"op": 1}]]},
         {"unrecorded": [[1, {"op": "1"}]]},
+        {"ending": None},
+        {"ending": "gone"},
+        {"intended": {}},
+        {"intended": {**PLAIN["intended"], "ending": "gone"}},
+        {"intended": {**PLAIN["intended"], "layers": [9]}},
+        {"intended": {**PLAIN["intended"], "event": ["undo", {}]}},
     ],
     ids=str,
 )

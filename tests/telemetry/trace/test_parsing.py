@@ -287,3 +287,23 @@ def test_importing_the_pure_part_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_is_no_json_is_refused_where_nobody_has_loaded_json():
+    """The scanner takes its error from json.decoder, which `-c` never imports."""
+    code = (
+        "import sys\n"
+        "from substrate.telemetry.trace.parsing import CanonicalError, parse\n"
+        "for text in (b'{', b'{\"a\" 1}', b'\"x', b'[1 2]', b'{\"a\":1,}'):\n"
+        "    assert 'json.decoder' not in sys.modules\n"
+        "    try:\n"
+        "        parse(text)\n"
+        "    except CanonicalError as error:\n"
+        "        assert error.code == 'syntax', error.code\n"
+        "    else:\n"
+        "        raise AssertionError(text)\n"
+        "    for name in ('json.decoder', 'json.scanner', 'json'):\n"
+        "        sys.modules.pop(name, None)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
