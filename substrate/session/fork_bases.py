@@ -12,6 +12,7 @@ from substrate.errors import StateError
 from substrate.session import store
 from substrate.session.home import Home
 from substrate.session.stack_file import load_stack_file
+from substrate.session.world_file import has_world
 
 
 def used_by_forks(home: Home, *, but: str = "") -> dict[str, int]:
@@ -31,6 +32,8 @@ def used_by_forks(home: Home, *, but: str = "") -> dict[str, int]:
                 raise
             continue  # it was removed a moment ago
         try:
+            if not has_world(files):
+                continue  # of a fork that was killed before it was one
             stack_file = load_stack_file(files)
         finally:
             os.close(files.fd)

@@ -137,6 +137,11 @@ def save_world(files: SessionFiles, world: WorldFile) -> None:
     os.rename(path + b".new", path)
 
 
+def has_world(files: SessionFiles) -> bool:
+    """Whether the session has come as far as having one."""
+    return os.path.lexists(files.world_path + b"/meta.json")
+
+
 def load_world(files: SessionFiles) -> WorldFile:
     """Reads a session's world; raises StateError, or TraceVersionError for a newer format."""
     path = files.world_path + b"/meta.json"
