@@ -74,7 +74,7 @@ def _run(units: list[Merge]) -> tuple[int, int]:
             if end - at_start >= FAN_OUT:
                 return at_start, FAN_OUT
             at_start = max(end, at_start + 1)
-    return 0, len(units) // 2
+    return 0, max(2, len(units) // 2)
 
 
 def squash(stack: LayerStack, merge: Merge) -> tuple[LayerStack, Segment, str]:

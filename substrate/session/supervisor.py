@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from substrate.telemetry.trace.events.session import Isolation
     from substrate.world.change import Change
     from substrate.world.handle import World
+    from substrate.world.layers import LayerStack
 
 _WORLD_NUMBER = 1
 
@@ -133,6 +134,8 @@ class _OneShot:
         self.unsettled = bool(self.stack_file.unrecorded)
         stack = with_stack_file(self.world.bare_stack(self.files), self.files, self.stack_file)
         self.stack, self.left = opening.left_layers(stack)
+        #: what the layers that were left are compared with, also when this run sees less
+        self.pending = self.stack
         if self.say is not None and self.stack.layers:
             count = len(self.stack.layers)
             commands = "1 command" if count == 1 else f"{count} commands"
@@ -397,7 +400,7 @@ class _OneShot:
             self.stack_file = tell(self.files, self.opened.writer)
         events.append(recorder.world_start(self.world, below, self.notes, continued=self.continued))
         for number in self.left:
-            events += self._diff_events(number, span=False)[0]
+            events += self._diff_events(self.pending, number, span=False)[0]
         events.append(
             recorder.command_start(
                 spec, self.request.cmd_text, self.layer, withheld, self.isolation
@@ -462,7 +465,7 @@ class _OneShot:
         if self.layer is not None and kept:
             if self.settings.layer_sync:
                 layers.sync_layers(self.stack)
-            events, changes, counts = self._diff_events(self.layer, span=True)
+            events, changes, counts = self._diff_events(self.stack, self.layer, span=True)
         elif self.layer is not None and not empty:
             events, changes = self._thrown_away(self.layer)
         if self.layer is not None and kept and self.settings.pass_through:
@@ -522,12 +525,12 @@ class _OneShot:
         return layers.layer_is_empty(self.stack, number)
 
     def _diff_events(
-        self, number: int, *, span: bool
+        self, stack: LayerStack, number: int, *, span: bool
     ) -> tuple[list[Event], list[Change], DiffCounts]:
         """What a layer changed that no process writes to any more, as events."""
         from substrate.session.layer_record import layer_events
 
-        return layer_events(self.recorder, self.digester, self.stack, number, span=span)
+        return layer_events(self.recorder, self.digester, stack, number, span=span)
 
     def _pass_through(self, number: int) -> list[Event]:
         from substrate.session.pass_through import pass_through

@@ -215,6 +215,17 @@ def test_a_layer_of_a_killed_run_depends_like_any_other(place):
     assert names(place) == []
 
 
+def test_a_look_at_an_earlier_state_records_what_was_left_as_it_is(place):
+    place.run("-c", "true")
+    place.run("snapshot", "start")
+    place.run("-c", "echo one > f")
+    killed(place, "echo two >> f")
+    assert place.run("explore", "start", "--", "ls").stdout == b""
+    assert [e["kind"] for e in place.json("show", "3", "--format", "json")["fs_diff"]] == [
+        "modified"
+    ]
+
+
 # --- where there is nothing to undo, or it cannot be done
 
 

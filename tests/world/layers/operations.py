@@ -29,6 +29,7 @@ Tree = dict[bytes, Entry]
 Patch = dict[bytes, Entry | None]
 
 TOP = b"."
+_LONGEST = b"n" * 255
 NAMES = st.sampled_from([b"a", b"a", b"b", b"b", b"c\n", b"d\xff", b".wh.a", b"longest"])
 PATHS = st.one_of(
     st.lists(NAMES, min_size=1, max_size=3).map(b"/".join),
@@ -75,6 +76,27 @@ def operations(paths: Any = PATHS, anywhere: Any = ANYWHERE) -> Any:
 
 
 OPERATIONS = operations()
+
+
+def operations_on(tree: Tree) -> Any:
+    """One operation about what is in a tree, or could be: most of them can be done."""
+    there = [_spelled(path) for path, entry in tree.items() if path != TOP]
+    tops = [_spelled(path) for path, entry in tree.items() if entry[0] == stat.S_IFDIR]
+    places = [st.builds(_join, st.sampled_from(sorted(tops)), NAMES)]
+    if there:
+        places.append(st.sampled_from(sorted(there)))
+    paths = st.one_of(places)
+    return operations(paths, st.one_of(paths, paths, paths, st.just(TOP)))
+
+
+def _spelled(path: bytes) -> bytes:
+    return b"/".join(b"longest" if part == _LONGEST else part for part in path.split(b"/"))
+
+
+def _join(top: bytes, name: bytes) -> bytes:
+    return name if top == TOP else top + b"/" + name
+
+
 #: every operation that can fail for a tree's sake; what one side refuses the other must too
 _EXPECTED = frozenset(
     (
@@ -358,9 +380,8 @@ def make(top: bytes, tree: Tree) -> None:
 def _place(top: bytes, path: bytes) -> bytes:
     if path == TOP:
         return top
-    return b"/".join(
-        b"n" * 255 if part == b"longest" else part for part in (top, *path.split(b"/"))
-    )
+    parts = (_LONGEST if part == b"longest" else part for part in path.split(b"/"))
+    return b"/".join((top, *parts))
 
 
 def difference(old: Tree, new: Tree) -> Patch:

@@ -63,8 +63,9 @@ class Sessions:
             os.mkdir(self.home + b"/" + part, 0o700)
             os.chown(self.home + b"/" + part, self.uid, self.uid)
 
-    def call(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """`work(home, *arguments)` as the user. An error of substrate is given back, not raised."""
+    def call(self, work: Callable[..., Any], *arguments: Any, dies: bool = False) -> Any:
+        """`work(home, *arguments)` as the user. An error of substrate is given back, not raised.
+        `dies`: the process may end before it can answer; whether it did is the answer then."""
 
         def as_user() -> Any:
             os.environ["HOME"] = str(self.world.base)
@@ -78,7 +79,18 @@ class Sessions:
             except SubstrateError as error:
                 return error
 
-        return in_child(as_user)
+        if not dies:
+            return in_child(as_user)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                as_user()
+                os._exit(1)
+            finally:
+                os._exit(2)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert status in (0, 1)
+        return status == 0
 
     # --- looked at by the tests themselves, as root
 
@@ -312,6 +324,16 @@ def do_gc(home: Home) -> list[str]:
 def changes(home: Home, session: str) -> list[Change]:
     files = store.open_session(home, session)
     return diff_pending(load_world(files).stack(files))
+
+
+def numbers(home: Home, session: str) -> tuple[int, ...]:
+    files = store.open_session(home, session)
+    return load_world(files).stack(files).numbers
+
+
+def lines(home: Home, session: str) -> list[str]:
+    """The types of the events that belong to no command, in order."""
+    return [line["event_type"] for line in load_history(store.open_session(home, session)).others]
 
 
 def events(home: Home, session: str) -> dict[str, int]:

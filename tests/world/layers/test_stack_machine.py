@@ -21,7 +21,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 sys.path.insert(0, str(Path(__file__).parent))
 import sessions
-from operations import OPERATIONS, Operation, Tree, kinds, look, make, perform_all
+from operations import (
+    OPERATIONS,
+    Operation,
+    Tree,
+    kinds,
+    look,
+    make,
+    operations_on,
+    perform_all,
+)
 from sessions import Sessions, folded
 from stacks import said
 
@@ -29,7 +38,6 @@ from substrate.errors import StateError
 from substrate.session.undo import NothingToUndo
 from substrate.telemetry import verifier
 
-COMMAND = st.lists(OPERATIONS, min_size=1, max_size=4)
 SNAPSHOTS = ["s", "t"]
 
 
@@ -90,6 +98,9 @@ class Worlds(RuleBasedStateMachine):
     def here(self) -> Model:
         return self.worlds[self.at % len(self.worlds)]
 
+    def has_stacked(self, count: int) -> bool:
+        return bool(self.worlds) and len(self.here.stack) >= count
+
     def layers(self, model: Model, numbers: list[int]) -> list[dict[bytes, sessions.Statement]]:
         found = []
         for number in numbers:
@@ -148,11 +159,24 @@ class Worlds(RuleBasedStateMachine):
         self.real.world.settle()
         self.begin()
 
-    @rule(listed=COMMAND, killed=st.sampled_from([False, False, False, True]))
-    def command(self, listed: list[Operation], killed: bool) -> None:
+    @rule(data=st.data())
+    def command(self, data: Any) -> None:
+        self.run(data)
+
+    @rule(data=st.data())
+    def another_command(self, data: Any) -> None:
+        self.run(data)
+
+    @rule(data=st.data())
+    def killed_command(self, data: Any) -> None:
+        self.run(data, killed=True)
+
+    def run(self, data: Any, *, killed: bool = False) -> None:
         model = self.here
         self.seed += 1
         before = self.view(model)
+        few = st.lists(operations_on(before), min_size=1, max_size=3)
+        listed: list[Operation] = data.draw(few, label="operations")
         after = self.on_a_copy(before, listed, self.seed)
         number, seen = self.real.command(model.session, listed, self.seed, killed=killed)
         assert seen == after
@@ -180,6 +204,7 @@ class Worlds(RuleBasedStateMachine):
             model.stack = [n for n in before if n not in layers]
             model.tell("undo")
 
+    @precondition(lambda self: self.has_stacked(1))
     @rule()
     def undo_the_last(self) -> None:
         model = self.here
@@ -191,6 +216,7 @@ class Worlds(RuleBasedStateMachine):
             found = self.real.call(sessions.do_undo, model.session, [], False)
             assert isinstance(found, NothingToUndo)
 
+    @precondition(lambda self: self.has_stacked(2))
     @rule(data=st.data(), with_deps=st.booleans())
     def undo_some(self, data: Any, with_deps: bool) -> None:
         model = self.here
@@ -229,6 +255,7 @@ class Worlds(RuleBasedStateMachine):
             model.stack = list(wanted)
             model.tell("rollback")
 
+    @precondition(lambda self: self.has_stacked(2))
     @rule(most=st.integers(1, 3))
     def squash(self, most: int) -> None:
         model = self.here
@@ -236,7 +263,7 @@ class Worlds(RuleBasedStateMachine):
         assert isinstance(made, int), made
         model.tell("squash", made)
 
-    @precondition(lambda self: 0 < len(self.worlds) < 3)
+    @precondition(lambda self: len(self.worlds) < 3 and self.has_stacked(1))
     @rule(data=st.data())
     def fork(self, data: Any) -> None:
         model = self.here
@@ -325,6 +352,7 @@ class Worlds(RuleBasedStateMachine):
         if over:
             self.end(model)
 
+    @precondition(lambda self: self.has_stacked(3))
     @rule()
     def apply_all(self) -> None:
         model = self.here
@@ -334,6 +362,7 @@ class Worlds(RuleBasedStateMachine):
         if self.applied(found, model, wanted):
             self.after_apply(model, True, changed)
 
+    @precondition(lambda self: self.has_stacked(2))
     @rule(data=st.data(), with_deps=st.booleans())
     def apply_some(self, data: Any, with_deps: bool) -> None:
         model = self.here
@@ -353,6 +382,7 @@ class Worlds(RuleBasedStateMachine):
             assert self.view(model) == view
             self.after_apply(model, over, changed)
 
+    @precondition(lambda self: self.has_stacked(1))
     @rule(data=st.data())
     def apply_a_path(self, data: Any) -> None:
         model = self.here
@@ -373,6 +403,7 @@ class Worlds(RuleBasedStateMachine):
         if self.applied(found, model, wanted):
             self.after_apply(model, found[3], True)
 
+    @precondition(lambda self: len(self.worlds) > 1 and self.has_stacked(1))
     @rule()
     def discard(self) -> None:
         model = self.here
@@ -404,8 +435,8 @@ def _machine(flavour_of_it: str) -> Any:
         flavour = flavour_of_it
 
     Machine.TestCase.settings = settings(
-        max_examples=6,
-        stateful_step_count=14,
+        max_examples=8,
+        stateful_step_count=20,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     )
