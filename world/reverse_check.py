@@ -38,7 +38,7 @@ from substrate.world.change import (
 )
 from substrate.world.entry import Entry, all_attributes, read_entry
 from substrate.world.identity import content_digest, fingerprint, identity_of, list_tree
-from substrate.world.layers import LayerStack
+from substrate.world.layers import LayerStack, gone, is_there
 from substrate.world.plan import Operation, OperationKind, Plan
 from substrate.world.reverse import no_reverse, reverse_numbers, reverse_path, reverse_stack
 from substrate.world.reverse_record import MOVED, Record, Recorded, load_record
@@ -124,6 +124,9 @@ def _review(
     conflicts: list[UndoConflict],
     unlocked: Unlocked,
 ) -> UndoReview:
+    for mount in stack.mounts:
+        if not is_there(mount) and any(one.mount == mount.index for one in record.operations):
+            raise gone(mount)
     shared = {c.path for c in conflicts}
     already: list[bytes] = []
     found: list[tuple[Operation, Recorded]] = []

@@ -28,6 +28,7 @@ from substrate.world.identity import Identity, inode_at, inode_of
 from substrate.world.intent import Before
 from substrate.world.job import Job
 from substrate.world.journal import Journal
+from substrate.world.layers import is_there
 from substrate.world.parents import Place
 from substrate.world.plan import Operation, OperationKind
 from substrate.world.removal import Stranger
@@ -38,6 +39,7 @@ from substrate.world.reverse import (
     next_number,
     reverse_path,
     settle,
+    upper_path,
 )
 from substrate.world.reverse_move import lose, probe_name, remove_probe, take
 from substrate.world.reverse_record import (
@@ -82,7 +84,10 @@ class ReverseMaker(Removing):
         clear_away(job.world_directory, NEW)
         os.mkdir(reverse_path(job.world_directory, NEW), 0o700)
         for mount in job.stack.mounts:
-            self._uppers[mount.index] = Upper(job, mount, self._unlocked)
+            if mount.index in job.views or is_there(mount):
+                self._uppers[mount.index] = Upper(job, mount, self._unlocked)
+            else:  # the plan has nothing to do with it
+                os.makedirs(upper_path(job.world_directory, NEW, mount.index), mode=0o700)
         for operation in job.plan.operations:
             upper = self._uppers[operation.change.mount]
             if operation.kind is OperationKind.META:
