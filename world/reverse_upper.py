@@ -40,7 +40,7 @@ class HostStager(Stager):
 
     def __init__(self, view: MountView, unlocked: Unlocked, *, root: int) -> None:
         super().__init__(view, root=root)
-        self._has_owners = True  # these are the host's own, also in a rootless world
+        self.has_owners = True  # these are the host's own, also in a rootless world
         self._unlocked = unlocked
         #: the copy stands for a file that is changed in place: its time counts in a diff
         self.copied_up = False

@@ -93,11 +93,10 @@ def test_the_power_goes(tmp_path: Path, act: str, shared: bool) -> None:
         start = time.monotonic()
         ACTS[act](world, scene.number)
         duration_s = time.monotonic() - start
+        scene.settled("not cut")
         rng = random.Random(4711)
         seen = set()
         for number in range(CUTS):
-            if scene.is_new():
-                (scene.number,) = [scene.number]
             scene.start_of(act)
             os.sync()
             moment_s = duration_s * (number + rng.random()) / CUTS
