@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 from substrate.world.change import FileState
@@ -87,9 +88,10 @@ def digest_of_attributes(attributes: dict[str, bytes]) -> str:
     return total.hexdigest()
 
 
-def read_entry(dir_fd: int, name: bytes) -> tuple[os.stat_result, Entry]:
-    """The entry `name` of a directory, read whole; a file of ours that its mode closes is
-    unlocked for it.
+def read_entry(
+    dir_fd: int, name: bytes, open_file: Callable[[int, bytes], int] = open_layer_file
+) -> tuple[os.stat_result, Entry]:
+    """The entry `name` of a directory, read whole; `open_file` opens a regular file.
 
     Raises OSError (FileNotFoundError when there is none)."""
     text = os.fsdecode(name)
@@ -102,7 +104,7 @@ def read_entry(dir_fd: int, name: bytes) -> tuple[os.stat_result, Entry]:
         attributes = attributes_digest(at(dir_fd, text or "."), follow=False)
         return status, entry_of(status, content, attributes)
     try:
-        fd = open_layer_file(dir_fd, name)
+        fd = open_file(dir_fd, name)
     except PermissionError:
         return status, entry_of(status, UNKNOWN, UNKNOWN)
     try:

@@ -262,7 +262,7 @@ class Leftover:
         return [(status.st_ino, status.st_ctime_ns, before)]
 
     def undone(self) -> list[tuple[int, int, int]]:
-        """The change time that an undo has left, where what it put there is there still."""
+        """The change times that an undo has left, where what it put there is there still."""
         was = self.intent.get("was_ctime_ns")
         if was is None or (self.stages and self.after is None):
             return []
@@ -276,7 +276,16 @@ class Leftover:
                 return []
         elif self.operation != "meta" or not self._is_meta_undone(status):
             return []
-        return [(status.st_ino, status.st_ctime_ns, was)]
+        found = [(status.st_ino, status.st_ctime_ns, was)]
+        for path, ctime_ns in self.intent.get("was_inner", ()):
+            parent, _, name = (self.name + octets(path)).rpartition(b"/")
+            fd = open_beneath(self.fd, parent, LOOKUP)
+            try:
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            finally:
+                os.close(fd)
+            found.append((status.st_ino, status.st_ctime_ns, ctime_ns))
+        return found
 
     def _is_meta_undone(self, status: os.stat_result) -> bool:
         was = self.intent.get("was")

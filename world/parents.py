@@ -23,6 +23,7 @@ from substrate.world.identity import Inode, inode_at, inode_of
 from substrate.world.plan import Operation
 from substrate.world.refusal import host_changed
 from substrate.world.stage import replaced
+from substrate.world.upper import DIRECTORY, FORMAT
 from substrate.world.view import HOST, MountView
 
 #: in a directory of our own, so that nobody can remove it while nothing else is in it
@@ -123,7 +124,7 @@ class Parents:
         made = open_beneath(fd, name, LIST)
         try:
             status = os.fstat(made)
-            if status.st_uid != os.geteuid() or status.st_mode & 0o077 or os.listdir(made):
+            if not _is_ours_alone(status) or os.listdir(made):
                 raise replaced(self._views[place[0]].path(operation.parent))
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             os.close(os.open(_KEEP, flags, 0o600, dir_fd=made))
@@ -152,6 +153,16 @@ class Parents:
                 os.close(fd)
         self._fd = self._aside_fd = -1
         self._place = None
+
+
+def _is_ours_alone(status: os.stat_result) -> bool:
+    kind, private = status.st_mode & FORMAT, not status.st_mode & 0o077
+    return kind == DIRECTORY and status.st_uid == os.geteuid() and private
+
+
+def is_private(parent_fd: int, name: bytes) -> bool:
+    """Whether a directory that nobody but us can have made lies at `name`. Raises OSError."""
+    return _is_ours_alone(os.stat(name, dir_fd=parent_fd, follow_symlinks=False))
 
 
 def open_private(parent_fd: int, name: bytes, inode: Inode) -> tuple[int, bytes]:

@@ -31,8 +31,8 @@ from substrate.world.leftover import (
     is_inode,
     open_place,
 )
-from substrate.world.parents import private_name, remove_private
-from substrate.world.removal import Stranger
+from substrate.world.parents import is_private, private_name, remove_private
+from substrate.world.removal import Stranger, remove_tree
 from substrate.world.restored import add_restored
 from substrate.world.reverse import (
     NEW,
@@ -46,6 +46,7 @@ from substrate.world.reverse import (
 )
 from substrate.world.reverse_move import lose, move, probe_name, remove_probe, take
 from substrate.world.reverse_record import load_header
+from substrate.world.unlocked import relock_left
 from substrate.world.widen import is_closed, narrow, widen
 
 
@@ -76,6 +77,7 @@ def recover(
     `forget` drops the journal of an unclear one and leaves all files as they are.
     `keep_finished`: the journal of one that is finished stays, for the caller to remove. The
     caller holds the world's lock. Raises OSError, StateError."""
+    relock_left(world_directory)
     lines = load_journal(world_directory)
     if lines is None:
         return None
@@ -389,8 +391,8 @@ class _Recovery:
             try:
                 if inode is not None:
                     remove_private(fd, name, ("directory", os.fstat(fd).st_dev, inode))
-                elif found is not None and found[0] == "directory":
-                    remove_private(fd, name, found)  # killed before it was noted
+                elif found is not None and is_private(fd, name):
+                    remove_tree(fd, name)  # cut short before it was noted: nothing of the host's
             except (OSError, StateError):
                 self.left.append(entry.parent.rstrip(b"/") + b"/" + name)
         self.places.close()

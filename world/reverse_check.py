@@ -21,6 +21,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -37,11 +38,12 @@ from substrate.world.change import (
 )
 from substrate.world.entry import Entry, all_attributes, read_entry
 from substrate.world.identity import content_digest, fingerprint, identity_of, list_tree
-from substrate.world.layers import LayerStack
+from substrate.world.layers import LayerStack, gone, is_there
 from substrate.world.plan import Operation, OperationKind, Plan
 from substrate.world.reverse import no_reverse, reverse_numbers, reverse_path, reverse_stack
 from substrate.world.reverse_record import MOVED, Record, Recorded, load_record
 from substrate.world.stage import read_attributes_of
+from substrate.world.unlocked import Unlocked
 from substrate.world.upper import LABELS, at, open_layer_directory, open_layer_file
 from substrate.world.view import HOST, Found, MountView
 
@@ -108,6 +110,23 @@ def review_undo(world_directory: bytes, number: int) -> UndoReview:
         if n > number
     }
     conflicts = list(_shared(record, later))
+    unlocked = Unlocked(world_directory)
+    try:
+        return _review(number, stack, record, conflicts, unlocked)
+    finally:
+        unlocked.close()
+
+
+def _review(
+    number: int,
+    stack: LayerStack,
+    record: Record,
+    conflicts: list[UndoConflict],
+    unlocked: Unlocked,
+) -> UndoReview:
+    for mount in stack.mounts:
+        if not is_there(mount) and any(one.mount == mount.index for one in record.operations):
+            raise gone(mount)
     shared = {c.path for c in conflicts}
     already: list[bytes] = []
     found: list[tuple[Operation, Recorded]] = []
@@ -116,7 +135,7 @@ def review_undo(world_directory: bytes, number: int) -> UndoReview:
             for one in record.operations:
                 if one.mount != mount.index or view.path(one.path) in shared:
                     continue
-                check = _Check(view, one)
+                check = _Check(view, one, unlocked)
                 try:
                     operation = check.run()
                 except _Touched as touched:
@@ -187,8 +206,9 @@ class _Touched(Exception):
 class _Check:
     """One operation of an apply, to be turned round. `inner`: conflicts inside of its tree."""
 
-    def __init__(self, view: MountView, one: Recorded) -> None:
+    def __init__(self, view: MountView, one: Recorded, unlocked: Unlocked) -> None:
         self.view = view
+        self.unlocked = unlocked
         self.one = one
         self.path = view.path(one.path)
         self.inner: list[UndoConflict] = []
@@ -203,7 +223,7 @@ class _Check:
             raise self._unreachable(error) from error
         try:
             try:
-                status, now = read_entry(fd, self.one.name)
+                status, now = self._read_host(fd, self.one.name, self.one.path)
             except (FileNotFoundError, NotADirectoryError):
                 return self._missing(fd)
             except PermissionError as error:
@@ -266,7 +286,7 @@ class _Check:
                 known = self.one.entries.get(path)
                 if known is None:
                     self._inner(path, UndoReason.HOST_CREATED, "the host put it there since")
-                elif not read_entry(fd, name)[1].is_same(known):
+                elif not self._read_host(fd, name, self.one.path + path)[1].is_same(known):
                     self._inner(path, UndoReason.HOST_CHANGED, "the host changed it since")
                 # as `list_tree` sees it: a directory that is closed to us is an empty one
                 if hidden and path.startswith(hidden):
@@ -277,6 +297,14 @@ class _Check:
         except OSError as error:
             raise self._unreachable(error) from error
         return [] if _is_closed(top) else found
+
+    def _read_host(self, fd: int, name: bytes, relative: bytes) -> tuple[os.stat_result, Entry]:
+        target = self.view.mount.target
+
+        def open_file(dir_fd: int, _: bytes) -> int:
+            return self.unlocked.open_file(dir_fd, target, relative)
+
+        return read_entry(fd, name, open_file)
 
     def _inner(self, path: bytes, reason: UndoReason, detail: str) -> None:
         self.inner.append(UndoConflict(path=self.path + path, reason=reason, detail=detail))
@@ -413,13 +441,11 @@ class _Check:
     def _walk(self, source: int) -> Iterator[tuple[bytes, FileState, tuple[int, bytes]]]:
         """(path below with its slash, state, (open directory, name)) of everything in the tree,
         a directory before, and directly before, everything in it. Raises OSError."""
-        root, top = self.view.roots[source], self.one.path
         pending = [b""]
         while pending:
             path = pending.pop()
-            fd, unlocked = open_layer_directory(root, top + path)
-            try:
-                below = []
+            below = []
+            with self._directory(source, self.one.path + path) as fd:
                 for name in sorted(map(os.fsencode, os.listdir(fd))):
                     text = os.fsdecode(name)
                     status = os.stat(text, dir_fd=fd, follow_symlinks=False)
@@ -427,11 +453,22 @@ class _Check:
                     yield path + b"/" + name, state, (fd, name)
                     if state.type == "directory":
                         below.append(path + b"/" + name)
-            finally:
-                os.close(fd)
-                if unlocked is not None:
-                    unlocked.relock()
             pending += reversed(below)
+
+    @contextmanager
+    def _directory(self, source: int, relative: bytes) -> Iterator[int]:
+        root = self.view.roots[source]
+        if source == HOST:
+            with self.unlocked.directory(root, self.view.mount.target, relative) as fd:
+                yield fd
+            return
+        fd, unlocked = open_layer_directory(root, relative)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+            if unlocked is not None:
+                unlocked.relock()
 
     # --- what is wrong
 

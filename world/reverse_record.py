@@ -88,7 +88,7 @@ def render_header(header: Header) -> dict[str, Any]:
         "applied_ns": header.applied_ns,
         "operations": header.operations,
         "xattr_prefix": text(header.xattr_prefix),
-        "mounts": [[m.index, text(m.target)] for m in header.mounts],
+        "mounts": [[m.index, text(m.target), m.inode] for m in header.mounts],
         "closed": [[m, text(p), mode] for m, p, mode in header.closed],
     }
 
@@ -184,7 +184,10 @@ def _header(line: dict[str, Any], directory: bytes) -> Header:
             applied_ns=line["applied_ns"],
             operations=line["operations"],
             xattr_prefix=octets(line["xattr_prefix"]),
-            mounts=tuple(OverlayMount(index=i, target=octets(t)) for i, t in line["mounts"]),
+            mounts=tuple(
+                OverlayMount(index=i, target=octets(t), inode=inode)
+                for i, t, inode in line["mounts"]
+            ),
             closed=tuple((m, octets(p), mode) for m, p, mode in line["closed"]),
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -21,8 +21,8 @@ from substrate.world.beneath import LOOKUP, open_beneath
 from substrate.world.change import Summary, summary
 from substrate.world.displacing import Removing
 from substrate.world.identity import Identity, Inode, identity_of, inode_at
-from substrate.world.job import path_in_mount
-from substrate.world.journal import Journal
+from substrate.world.job import Job, path_in_mount
+from substrate.world.journal import Journal, text
 from substrate.world.plan import Operation, OperationKind
 from substrate.world.removal import Stranger
 from substrate.world.reverse import close_directories, retire
@@ -90,6 +90,11 @@ class _PreImages(LayerSource):
         self._review = review
         self._sources: dict[int, tuple[Inode, int]] = {}
 
+    def start(self, job: Job) -> None:
+        super().start(job)
+        for stager in self.stagers.values():
+            stager.has_owners = True  # these are the host's own, also in a rootless world
+
     def _is_moved(self, operation: Operation) -> bool:
         return self._review.origins[operation.number].kept == MOVED
 
@@ -114,7 +119,9 @@ class _PreImages(LayerSource):
                     after.uid,
                     after.gid,
                 ]
-            elif self._is_moved(operation):
+            elif not self._is_moved(operation):
+                fields["was_inner"] = [[text(path), ctime] for path, ctime in origin.inner]
+            else:
                 fields["source"] = list(origin.before or ())
                 state = operation.after
                 inode = (state.type, state.dev, state.inode)

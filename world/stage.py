@@ -65,7 +65,7 @@ class Stager:
         #: what an entry replaces, by its path: in a rootless world, where every file is the
         #: user's, that tells its group
         self.before: dict[bytes, FileState] = {}
-        self._has_owners = view.stack.xattr_prefix != USER
+        self.has_owners = view.stack.xattr_prefix != USER
         self._euid, self._egid = os.geteuid(), os.getegid()
 
     def stage(
@@ -304,7 +304,7 @@ class Stager:
 
     def _give(self, relative: bytes, state: FileState, fd: int) -> None:
         status = os.fstat(fd)
-        if not self._has_owners:
+        if not self.has_owners:
             self._give_group(relative, state, status, fd)
             return
         uid = self._euid if state.uid is None else state.uid

@@ -22,6 +22,7 @@ from substrate.world import (
     parents,
     recover,
     removal,
+    reverse_check,
     reverse_make,
     reverse_move,
     reverse_undo,
@@ -83,6 +84,9 @@ class Scene:
         """The only staged name there is now."""
         (name,) = [n for n in os.listdir(self.host) if n.startswith(".substrate-")]
         return self.host / name
+
+    def staged_all(self):
+        return [self.host / n for n in os.listdir(self.host) if n.startswith(".substrate-")]
 
     def put_treasure(self, at=None):
         """Renames the stranger's tree onto a name, and what was there away."""
@@ -431,6 +435,75 @@ def test_recovery_puts_no_stranger_back(scene, monkeypatch, change, look):
     assert scene.treasure_is_whole()
     assert scene.staged().is_dir() and (scene.staged() / "inner/gold").exists()
     assert (scene.host / "moved-away").exists()
+
+
+# --- undone
+
+
+def applied(scene):
+    scene.put("file")
+    scene.delete("gone")
+    scene.put("new/dir/leaf")
+    scene.apply()
+    return (scene.host / "file").stat().st_ino
+
+
+@pytest.mark.parametrize("name", ["file", "gone"])
+def test_a_tree_in_place_of_an_old_version_is_not_put_back_into_the_layer(scene, monkeypatch, name):
+    """The undo has staged it, and fails."""
+    applied(scene)
+    before(monkeypatch, window.Window, "verify_all", fail)
+
+    def swap():
+        (staged,) = [p for p in scene.staged_all() if p.is_dir() == (name == "gone")]
+        scene.put_treasure(staged)
+
+    before(monkeypatch, reverse_undo, "inode_at", swap)
+    with pytest.raises(StateError, match="nothing was applied"):
+        reverse_undo.undo_apply(scene.state, 1)
+    assert scene.treasure_is_whole()
+    assert recover.recover(scene.state) is None, "the world is blocked"
+    found = reverse_check.review_undo(scene.state, 1).conflicts
+    assert [(os.path.basename(c.path), c.reason) for c in found] == [(name.encode(), "lost")]
+
+
+@pytest.mark.parametrize("moment", ["named", "moved"])
+def test_a_tree_moved_in_place_of_an_old_version_goes_back(scene, monkeypatch, moment):
+    """Swapped after the comparison, directly before the rename out of a directory of others."""
+    applied(scene)
+    before(monkeypatch, window.Window, "verify_all", fail)
+    moves = []
+
+    def swap():
+        (staged,) = [p for p in scene.staged_all() if p.is_dir()]
+        scene.put_treasure(staged)
+
+    def when(*arguments):
+        moves.append(arguments)
+        return len(moves) == 3  # two are staged, the first of them goes back
+
+    done = before(monkeypatch, reverse_move, "_open_up", swap, when=when)
+    with pytest.raises(StateError):
+        reverse_undo.undo_apply(scene.state, 1)
+    assert done and scene.treasure_is_whole()
+    assert scene.host in next(scene.host.rglob("gold")).parents
+
+
+def test_a_tree_in_place_of_what_an_undo_displaced_stays(scene, monkeypatch):
+    inode = applied(scene)
+    done = before(
+        monkeypatch, displacing, "remove_aside",
+        lambda: scene.put_treasure(next(p for p in scene.staged_all() if p.stat().st_ino == inode)),
+        when=lambda fd, name, aside: aside.top[2] == inode,
+    )  # fmt: skip
+    assert len(reverse_undo.undo_apply(scene.state, 1).left) == 1
+    assert done and scene.treasure_is_whole()
+    assert (scene.host / "file").read_text() == "file of the host"
+    assert recover.recover(scene.state) is None, "the world is blocked"
+
+
+def fail():
+    raise OSError(28, "no space")
 
 
 # --- changes by name

@@ -103,7 +103,7 @@ def left_behind(world: Any) -> list[bytes]:
     """Names of applies and undoes that should be gone."""
     found = [n for n in snapshot(world.host) if b".substrate-" in n]
     state = state_of(world)
-    found += [n for n in os.listdir(state) if b"journal" in n]
+    found += [n for n in os.listdir(state) if b"journal" in n or b"unlocked" in n]
     if os.path.isdir(state + b"/reverse"):
         kept = os.listdir(state + b"/reverse")
         found += [b"reverse/" + n for n in kept if not n.isdigit() and n != b"last"]

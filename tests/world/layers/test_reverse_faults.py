@@ -10,20 +10,26 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import UNPRIVILEGED, become, make_world
-from reversing import apply, left_behind, numbers, recovered, state_of, undo
+from reversing import apply, left_behind, numbers, recovered, refused, state_of, undo
 from test_apply import pending, prepare, put, some_changes, some_host
 from test_apply_faults import Faults, inject
 from trees import Tree, snapshot
 
 from substrate.errors import StateError
+from substrate.world import apply as applying
+from substrate.world import job, unlocked, window
+from substrate.world.conflict import check
+from substrate.world.plan import plan
 from substrate.world.recover import Outcome
 from substrate.world.removal import remove_tree
+from substrate.world.restored import load_restored
 
 ACTS: dict[str, Callable[[Any, int], object]] = {
     "apply": lambda world, number: apply(world),
@@ -237,9 +243,6 @@ def test_a_recovery_that_is_killed_is_recovered(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, act: str, moment: str
 ) -> None:
     """Killed at each of its calls, in turn, until one gets through."""
-    from substrate.world import apply as applying
-    from substrate.world import job, window
-
     faults = Kill()
     inject(faults, monkeypatch)
     at = 0
@@ -313,40 +316,98 @@ def test_killed_at_random_moments(scene: Scene, act: str) -> None:
 def test_edits_after_a_crash_survive_the_recovery(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
-    from substrate.world import apply as applying
-
-    real = applying._Apply._finish
     scene.start_of(act)
-    monkeypatch.setattr(applying._Apply, "_finish", lambda *arguments: os._exit(9))
-    assert in_child(scene, lambda: ACTS[act](scene.world, scene.number)) == 9
-    monkeypatch.setattr(applying._Apply, "_finish", real)
+    crash(scene, monkeypatch, (applying._Apply, "_finish"), act)
     h = os.fsencode(scene.world.host) + b"/"
     put(h + b"a", b"edited after the crash", 0o755)
     put(h + b"d/mine", b"mine")
-    os.unlink(h + b"swap" if act == "apply" else h + b"link")
+    os.unlink(h + (b"swap" if act == "apply" else b"link"))
     edited = {n: e for n, e in scene.look().items() if b".substrate-" not in n}
     found = recovered(scene.world)
     assert found is not None and found.outcome is Outcome.FINISHED
     assert scene.look() == edited
     assert left_behind(scene.world) == []
     if act == "apply":
-        from reversing import refused
-
         assert refused(scene.world, numbers(scene.world)[0]) == {
             b"a": "host_changed",
             b"swap": "host_deleted",
         }
     else:
         assert numbers(scene.world) == []
-        conflicts = conflicts_of(scene.world)
-        assert {b"a", b"link"} <= conflicts
+        assert {b"a", b"link"} <= conflicts_of(scene.world)
+
+
+@pytest.mark.parametrize("scene", ["trusted"], indirect=True)
+@pytest.mark.parametrize("moment", ["staging", "ready"])
+def test_edits_after_a_crash_are_not_taken_for_ours(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The recovery notes change times that are its own; these are not."""
+    scene.start_of("apply")
+    where = (job.Job, "sync_filesystems") if moment == "staging" else (window.Window, "verify_all")
+    crash(scene, monkeypatch, where, "apply")
+    h = os.fsencode(scene.world.host) + b"/"
+    with open(h + b"b", "ab") as stream:
+        stream.write(b"edited after the crash")
+    put(h + b"d/s/mine", b"mine")  # in a directory that the plan changes in place
+    found = recovered(scene.world)
+    assert found is not None and found.outcome is Outcome.ROLLED_BACK
+    assert {b"b", b"s"} <= conflicts_of(scene.world)
+
+
+def crash(scene: Scene, monkeypatch: pytest.MonkeyPatch, where: tuple[Any, str], act: str) -> None:
+    """Killed directly before a step."""
+    with monkeypatch.context() as patch:
+        patch.setattr(*where, lambda *arguments: os._exit(9))
+        assert in_child(scene, lambda: ACTS[act](scene.world, scene.number)) == 9
+
+
+def test_a_file_that_was_opened_up_to_be_read_is_closed_again(
+    user_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while a file of mode 0000 is open for its old version to be copied."""
+    world = user_world
+    prepare(world, lambda h: (put(h + b"closed", b"c", 0), put(h + b"other", b"o", 0)))
+    before = {n: os.lstat(world.host / n).st_mode for n in ("closed", "other")}
+    world.command(lambda root: [os.chmod(root + n, 0o600) for n in (b"/closed", b"/other")])
+    scene = SimpleNamespace(world=world)
+    opened = os.open
+
+    def killed_inside(path: Any, flags: int, *rest: Any, **options: Any) -> int:
+        if (
+            path == b"other"
+            and not flags & os.O_PATH
+            and os.stat(path, dir_fd=options["dir_fd"]).st_mode & 0o400
+        ):
+            os._exit(9)
+        return opened(path, flags, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unlocked, "os", Patched(os, "open", killed_inside))
+        assert in_child(scene, lambda: apply(world)) == 9  # type: ignore[arg-type]
+    assert os.lstat(world.host / "other").st_mode != before["other"]
+    found = recovered(world)
+    assert found is not None and found.outcome is Outcome.ROLLED_BACK
+    assert {n: os.lstat(world.host / n).st_mode for n in before} == before
+    assert left_behind(world) == []
+    assert apply(world).left == ()
+    assert undo(world) == ((), (), ())
+    assert {n: os.lstat(world.host / n).st_mode for n in before} == before
+    assert apply(world).left == ()
+
+
+class Patched:
+    """A module of which one name is another's."""
+
+    def __init__(self, module: Any, name: str, value: Any) -> None:
+        self.__dict__.update(_module=module, _name=name, _value=value)
+
+    def __getattr__(self, name: str) -> Any:
+        return self._value if name == self._name else getattr(self._module, name)
 
 
 def conflicts_of(world: Any) -> set[bytes]:
     """Paths that keep the same layers from being applied again."""
-    from substrate.world.conflict import check
-    from substrate.world.plan import plan
-    from substrate.world.restored import load_restored
-
-    found = check(plan(pending(world), world.stack), world.stack, load_restored(state_of(world)))
+    restored = load_restored(state_of(world))
+    found = check(plan(pending(world), world.stack), world.stack, restored)
     return {os.path.basename(c.path) for c in found}
