@@ -380,7 +380,9 @@ class _Check:
         try:
             fd, unlocked = view.open_parent(_LAYER, one.parent)
         except OSError as error:
-            raise self._lost() from error
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
+                raise self._lost() from error
+            raise
         try:
             name = os.fsdecode(one.name)
             try:
