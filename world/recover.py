@@ -44,7 +44,7 @@ from substrate.world.reverse import (
     settle,
     upper_path,
 )
-from substrate.world.reverse_move import lose, move, probe_name, remove_probe, take
+from substrate.world.reverse_move import lose, move, probe_name, remove_probe, set_mode, take
 from substrate.world.reverse_record import load_header
 from substrate.world.unlocked import relock_left
 from substrate.world.widen import is_closed, narrow, widen
@@ -300,14 +300,17 @@ class _Recovery:
 
     def _give_back(self, entry: Leftover, source: list[Any]) -> None:
         found, aside_fd = entry.inode_aside(), entry.aside_fd
-        if found is None or aside_fd is None:
-            return  # it was not moved out yet
         assert self.undo is not None
-        if not is_inode(found, source):
+        if found is not None and not is_inode(found, source):
             raise Stranger(entry.staged_name)
         layer_fd = self._layer_directory(b"%d" % self.undo, entry)
         try:
-            move(aside_fd, entry.staged_name, layer_fd, entry.name, found, source[5])
+            if found is None or aside_fd is None:  # not moved out yet, or moved back already
+                at_home = inode_at(layer_fd, entry.name)
+                if at_home is not None and is_inode(at_home, source):
+                    set_mode(layer_fd, entry.name, at_home, source[5])
+            else:
+                move(aside_fd, entry.staged_name, layer_fd, entry.name, found, source[5])
         finally:
             os.close(layer_fd)
 

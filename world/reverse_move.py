@@ -29,7 +29,7 @@ def take(
     if found is None:
         if inode_at(layer_fd, layer_name) != aside.top:
             return False
-        _set_mode(layer_fd, layer_name, aside.top, mode)
+        set_mode(layer_fd, layer_name, aside.top, mode)
         return True
     if found != aside.top:
         raise Stranger(name)
@@ -38,7 +38,7 @@ def take(
     if not _is_ours(layer_fd, layer_name, aside):
         names.move(layer_fd, layer_name, aside_fd, name)
         raise Stranger(name)
-    _set_mode(layer_fd, layer_name, aside.top, mode)
+    set_mode(layer_fd, layer_name, aside.top, mode)
     return True
 
 
@@ -53,7 +53,7 @@ def move(
     if inode_at(to_fd, to_name) != inode:
         names.move(to_fd, to_name, from_fd, from_name)
         raise Stranger(from_name)
-    _set_mode(to_fd, to_name, inode, mode)
+    set_mode(to_fd, to_name, inode, mode)
 
 
 def _is_ours(fd: int, name: bytes, aside: Aside) -> bool:
@@ -78,7 +78,8 @@ def _open_up(fd: int, name: bytes, inode: Inode) -> None:
         os.close(top)
 
 
-def _set_mode(fd: int, name: bytes, inode: Inode, mode: int) -> None:
+def set_mode(fd: int, name: bytes, inode: Inode, mode: int) -> None:
+    """Closes a directory again that was opened up to be moved. Raises OSError."""
     if os.geteuid() == 0 or inode[0] != "directory" or mode & _WRITABLE:
         return
     top = open_beneath(fd, name, os.O_PATH | os.O_NOFOLLOW)

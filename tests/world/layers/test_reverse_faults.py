@@ -269,7 +269,7 @@ def test_a_recovery_that_is_killed_is_recovered(
                 setattr(*where, lambda *arguments: os._exit(9))
             ACTS[act](scene.world, scene.number)
 
-        assert in_child(scene, attempt) == 9
+        assert in_child(scene, attempt) == 9, f"after {at - scene.step}"
 
         def recover(at: int = at) -> None:
             faults.arm(at)
@@ -321,11 +321,11 @@ def test_edits_after_a_crash_survive_the_recovery(
     h = os.fsencode(scene.world.host) + b"/"
     put(h + b"a", b"edited after the crash", 0o755)
     put(h + b"d/mine", b"mine")
-    os.unlink(h + (b"swap" if act == "apply" else b"link"))
-    edited = {n: e for n, e in scene.look().items() if b".substrate-" not in n}
+    os.unlink(h + (b"swap" if act == "apply" else b"b"))
+    edited = {n: e for n, e in without_links(scene.look()).items() if b".substrate-" not in n}
     found = recovered(scene.world)
     assert found is not None and found.outcome is Outcome.FINISHED
-    assert scene.look() == edited
+    assert without_links(scene.look()) == edited
     assert left_behind(scene.world) == []
     if act == "apply":
         assert refused(scene.world, numbers(scene.world)[0]) == {
@@ -334,7 +334,12 @@ def test_edits_after_a_crash_survive_the_recovery(
         }
     else:
         assert numbers(scene.world) == []
-        assert {b"a", b"link"} <= conflicts_of(scene.world)
+        assert {b"a", b"b"} <= conflicts_of(scene.world)
+
+
+def without_links(tree: Tree) -> Tree:
+    """Without the first name of each inode: one of ours, as long as the journal stands."""
+    return {name: (*entry[:5], *entry[6:]) for name, entry in tree.items()}
 
 
 @pytest.mark.parametrize("scene", ["trusted"], indirect=True)
@@ -390,8 +395,9 @@ def test_a_file_that_was_opened_up_to_be_read_is_closed_again(
     assert found is not None and found.outcome is Outcome.ROLLED_BACK
     assert {n: os.lstat(world.host / n).st_mode for n in before} == before
     assert left_behind(world) == []
-    assert apply(world).left == ()
-    assert undo(world) == ((), (), ())
+    done = apply(world)
+    assert done.left == ()
+    assert undo(world, done.reverse) == ((), (), ())
     assert {n: os.lstat(world.host / n).st_mode for n in before} == before
     assert apply(world).left == ()
 
