@@ -32,6 +32,8 @@ _UNFINISHED = (store.UNFINISHED, b".old")
 #: links of the home while they are being replaced
 _LINKS = (b"trace.jsonl.", b"layers.")
 _COMMAND = b'"event_type":"command_start"'
+#: what a session tells of before anything is done in it
+_BEFORE_ANYTHING = ("fork", "recovery")
 _LOOKED_AT = 1 << 16  # bytes of a trace in which its first command nearly always begins
 
 
@@ -136,7 +138,7 @@ def _remove_session(home: Home, files: SessionFiles) -> bool:
 
 
 def _never_began(files: SessionFiles) -> bool:
-    """Whether no command ran in it and it is no fork. Raises StateError, TraceCorrupt."""
+    """Whether nothing was done in it and it is no fork. Raises StateError, TraceCorrupt."""
     try:
         with open(files.path + b"/trace.jsonl", "rb") as file:
             start = file.read(_LOOKED_AT)
@@ -148,6 +150,8 @@ def _never_began(files: SessionFiles) -> bool:
         history = load_history(files)
         if history.spans or history.problem is not None:
             return False
+        if any(line["event_type"] not in _BEFORE_ANYTHING for line in history.others):
+            return False  # a fork that was applied or discarded as it was
     whole = os.path.exists(files.world_path + b"/meta.json")
     return not (whole and load_stack_file(files).elsewhere)
 

@@ -226,3 +226,10 @@ def test_what_both_changed_is_a_conflict_for_the_second(forked):
     assert [os.path.basename(c["path"]) for c in found["conflicts"]] == ["f"]
     assert (forked.work / "f").read_text() == "one\ntwo\n"
     forked.run("apply", "in-fork", "--world", "w2")
+
+
+def test_the_record_of_a_fork_that_was_discarded_as_it_was_stays(forked):
+    forked.run("discard", "--world", "w2")
+    forked.run("world", "gc", "--all")
+    assert len(events(forked, "w2", "fs_discard")) == 1
+    forked.run("trace", "verify", "w2", "--quiet")

@@ -150,7 +150,9 @@ def _begin(home: Home, flavour: str, host: bytes) -> tuple[str, str]:
         ),
     )
     opened = opening.open_trace(home, claimed, durability="command")
-    opened.writer.append([Event(event_type="session_start", component="shell", body={})])
+    # a world begins with a command, so that it is none in which nothing ever ran
+    started = Event(event_type="world_start", component="world", body={})
+    opened.writer.append([Event(event_type="session_start", component="shell", body={}), started])
     opened.writer.close()
     return files.session_id, name
 
@@ -342,6 +344,8 @@ def events(home: Home, session: str) -> dict[str, int]:
     assert history.problem is None
     found: dict[str, int] = {}
     for line in history.others:
+        if line["event_type"] == "world_start":
+            continue
         found[line["event_type"]] = found.get(line["event_type"], 0) + 1
     return found
 
