@@ -69,9 +69,11 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class FullDisk:
-    """A small filesystem of which nearly all is taken for the time of a block."""
+    """A small filesystem of which nearly all is taken for the time of a block. `left`: the blocks
+    to try it with."""
 
     mounted_at: Path
+    left: tuple[int, ...]
 
     @contextmanager
     def but(self, blocks: int) -> Iterator[None]:
