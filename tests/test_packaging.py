@@ -54,7 +54,7 @@ def test_wheel_holds_only_substrate(tmp_path):
         ROOT,
         tree,
         symlinks=True,
-        ignore=shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info"),
+        ignore=shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "__pycache__"),
     )
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, tree],

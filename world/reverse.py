@@ -84,7 +84,12 @@ def list_reverse(world_directory: bytes) -> tuple[ReverseLayer, ...]:
         usage = Usage((path,))
         while not usage.done:
             usage.go_on(1.0)
-        header = load_header(path)
+        try:
+            header = load_header(path)
+        except FileNotFoundError:
+            if os.path.isdir(path):
+                raise
+            continue  # it is collected right now
         found.append(
             ReverseLayer(number=number, applied_ns=header.applied_ns, size_bytes=usage.total_bytes)
         )

@@ -214,7 +214,7 @@ def _candidates(home: Home, session_id: str, used: int) -> list[_Candidate]:
             at = os.stat(files.world_path + b"/meta.json").st_mtime
             kind, what = "layers", f"{world.name} ({world.state})"
         else:
-            at = max(os.stat(b"%s/%d" % (path, n)).st_mtime for n in numbers)
+            at = max(_changed_at(b"%s/%d" % (path, n)) for n in numbers)
             kind, what = "undone", f"{world.name}: {_count(len(numbers))}"
         if world.layers_at:
             at = 0.0  # a tmpfs is memory: nothing is kept there for later
@@ -224,6 +224,14 @@ def _candidates(home: Home, session_id: str, used: int) -> list[_Candidate]:
         return found
     finally:
         os.close(files.fd)
+
+
+def _changed_at(path: bytes) -> float:
+    """In seconds; long ago where another collection takes it right now."""
+    try:
+        return os.stat(path).st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _count(number: int) -> str:

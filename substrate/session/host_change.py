@@ -6,9 +6,10 @@ the journal of the change says how far it came, and goes only when the stack and
 followed. Whoever opens the session next carries out what was intended if the change came to its
 end, and drops it if not. Since a half-changed host concerns every world, the home has a mark of
 each session that changes it, `changing/<session>`, and whatever starts finishes those first
-(`pending.finish_all`). Not the change itself (world/apply.py, world/reverse_undo.py). Invariant:
-after `settle` the trace tells of a change of the host once, if it happened. Spec: world.md §5;
-docs/adr/0005.
+(`pending.finish_all`). A world that is taken up again keeps its mark until it is
+(`Held.take_up`): before that no directory leads to it. Not the change itself (world/apply.py,
+world/reverse_undo.py). Invariant: after `settle` the trace tells of a change of the host once, if
+it happened. Spec: world.md §5; docs/adr/0005.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from substrate.errors import StateError, SubstrateError
 from substrate.session import restack
 from substrate.session.stack_file import Intended, StackFile, load_stack_file, save_stack_file
+from substrate.session.world_file import OPEN
 from substrate.telemetry.trace.events.body import Body
 from substrate.telemetry.trace.events.changes import FsApply
 from substrate.values import replace
@@ -83,7 +85,8 @@ def change_host(
         save_stack_file(files, held.stack_file)
         if not done.left:
             journal.remove_journal(files.world_path)
-            unmark(held.home, files.session_id)
+            if ending != OPEN:
+                unmark(held.home, files.session_id)
         held.stack_file = restack.tell(files, writer)
     except (OSError, StateError) as error:
         raise restack.RecordLater(f"it was {what}", error) from error
@@ -124,7 +127,8 @@ def settle(held: Held) -> Outcome | None:
             held.finished = stack_file.unrecorded[-1][0]
     if finished:
         journal.remove_journal(files.world_path)
-    unmark(held.home, files.session_id)
+    if stack_file.ending != OPEN:
+        unmark(held.home, files.session_id)
     held.stack_file = restack.settle(files, held.opened.writer)
     return None if found is None else found.outcome
 

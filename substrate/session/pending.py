@@ -43,7 +43,7 @@ from substrate.telemetry.trace.events.world import LayerCut
 from substrate.telemetry.trace.octets import text_or_b64
 from substrate.telemetry.trace.rfc8785 import encode
 from substrate.values import as_dict, replace
-from substrate.world import layers, preimages, squash
+from substrate.world import journal, layers, preimages, squash
 from substrate.world.apply import Applied
 from substrate.world.apply import apply as apply_plan
 from substrate.world.change import Change, Summary, summary
@@ -625,6 +625,8 @@ class Held:
             store.set_current(self.home, place, self.opened.files.session_id)
         self.stack_file = replace(self.stack_file, ending="")
         save_stack_file(self.opened.files, self.stack_file)
+        if not journal.exists(self.opened.files.world_path):
+            host_change.unmark(self.home, self.opened.files.session_id)
 
     def end(self, state: str) -> None:
         """`session_end`, the state, and no current world any more: in this order, so that the

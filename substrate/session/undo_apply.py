@@ -15,6 +15,7 @@ from typing import Any
 from substrate.errors import StateError
 from substrate.session.host_change import change_host
 from substrate.session.pending import Held
+from substrate.session.restack import RecordLater
 from substrate.session.undo import NothingToUndo
 from substrate.session.world_file import OPEN
 from substrate.telemetry.trace.events.layers import Undo
@@ -89,7 +90,7 @@ def _to_come_back(held: Held, line: dict[str, Any]) -> tuple[int, ...]:
 
 def carry_out(held: Held, reviewed: Reviewed) -> None:
     """Undoes it. Raises UndoRefused where the host was touched since, StateError, OSError; the
-    host is as it was then."""
+    host is as it was then. Raises RecordLater where it was undone, and the rest has to follow."""
     event = Undo(
         spans=tuple(reviewed.line["body"].get("spans", ())),
         layers=tuple(reviewed.line["body"]["layers"]),
@@ -116,4 +117,7 @@ def carry_out(held: Held, reviewed: Reviewed) -> None:
         what="undone",
     )
     if over:
-        held.take_up()
+        try:
+            held.take_up()
+        except (OSError, StateError) as error:
+            raise RecordLater("it was undone", error) from error

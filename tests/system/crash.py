@@ -27,6 +27,7 @@ class Crashes:
         self.kill_zygote = kill_zygote
         self.number = 0
         self.killed = 0
+        self.pids: list[int] = []
         self.length_s = self._length()
 
     def _length(self) -> float:
@@ -108,6 +109,7 @@ class Crashes:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        self.pids.append(process.pid)
         self._wait(process, trace)
         victims = [process.pid]
         if self.random.random() < self.kill_zygote:

@@ -83,9 +83,9 @@ class Model:
         return not others & set(self.commands[layer])
 
     def unheld(self) -> set[int]:
-        return (
-            set(self.commands) - set(self.stack) - {n for s in self.snapshots.values() for n in s}
-        )
+        """Those that nothing holds and that were not collected yet."""
+        there = {n for n, names in self.commands.items() if names}
+        return there - set(self.stack) - {n for s in self.snapshots.values() for n in s}
 
 
 class CrashedVerbs:
@@ -147,7 +147,9 @@ class CrashedVerbs:
         while len(self.model.stack) < 2 or self.random.random() < 0.3:
             self.add_command()
         able = {kind: found for kind in TOLD_BY if (found := self._choose(kind)) is not None}
-        kind = self.random.choice(sorted(able))
+        kinds = sorted(able)
+        weights = [1 / (1 + self.killed[kind]) ** 2 for kind in kinds]
+        (kind,) = self.random.choices(kinds, weights)
         words, new = able[kind]
         session = self._session()
         told, worlds = self._told(session), self._worlds()

@@ -9,6 +9,7 @@ and tell of it exactly if it happened, and nothing may be left. Used by test_ver
 
 import collections
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -68,9 +69,11 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class FullDisk:
-    """A small filesystem of which nearly all is taken for the time of a block."""
+    """A small filesystem of which nearly all is taken for the time of a block. `left`: the blocks
+    to try it with."""
 
     mounted_at: Path
+    left: tuple[int, ...]
 
     @contextmanager
     def but(self, blocks: int) -> Iterator[None]:
@@ -270,6 +273,18 @@ class Battery:
                 continue
             found.append(at)
         return found
+
+    def strike_many(self, fault: str, *, first: int, step: int) -> set[str]:
+        """Every `step`-th point beginning with the one at `first`, the two ends, and each one
+        where old turns into new; what came of them."""
+        points = self.points(fault)
+        chosen = sorted({points[0], *points[first::step], points[-1]})
+        outcomes = {at: self.strike(fault, at) for at in chosen}
+        for one, other in itertools.pairwise(chosen):
+            if outcomes[one] != outcomes[other]:
+                between = points[points.index(one) + 1 : points.index(other)]
+                outcomes |= {at: self.strike(fault, at) for at in between}
+        return set(outcomes.values())
 
     def strike(self, fault: str, at: int) -> str:
         """One fault; `old` or `new`, as the state is afterwards."""

@@ -18,6 +18,7 @@ import errno
 import fcntl
 import functools
 import importlib
+import io
 import json
 import os
 import pkgutil
@@ -87,6 +88,26 @@ class Faults:
 
         return faulty
 
+    def around_files(self, call):
+        """`open`: what a buffer holds is written when it is full, or at the end."""
+        faults = self
+
+        class Raw(io.FileIO):
+            def write(self, content):
+                faults.before("write")
+                return super().write(content)
+
+        @functools.wraps(call)
+        def faulty(file, mode="r", *arguments, **options):
+            if not _writes(file, mode):
+                return call(file, mode, *arguments, **options)
+            assert not arguments and "+" not in mode, "nobody opens a file like this"
+            faults.before("open")
+            buffered = io.BufferedWriter(Raw(file, mode.replace("b", "")))
+            return buffered if "b" in mode else io.TextIOWrapper(buffered, **options)
+
+        return faulty
+
     def inject(self):
         linux = importlib.import_module("substrate.world.linux")
         for name in CALLS:
@@ -96,7 +117,7 @@ class Faults:
         os.open = self.around("open", os.open, _makes)
         os.write = self.around("write", os.write, _to_a_file)
         os.pwrite = self.around("pwrite", os.pwrite, _to_a_file)
-        builtins.open = self.around("open", builtins.open, _writes)
+        builtins.open = self.around_files(builtins.open)
         fcntl.ioctl = self.around("ioctl", fcntl.ioctl, lambda fd, number, *_: number == _FICLONE)
 
 

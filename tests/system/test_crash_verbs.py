@@ -1,12 +1,15 @@
 """Verbs that are killed at random moments: all is old or all is new, and nothing is left
-(world.md §4, §8). The seed is part of the test's name; timing is not."""
+(world.md §4, §8).
+
+A hundred kills, of every verb; scripts/soak-verbs does as many as are asked for. The library's
+apply and undo are killed 200 times more by tests/world/layers/test_reverse_faults.py."""
 
 import pytest
 
 from tests.system.crash_verbs import TOLD_BY, CrashedMerges, CrashedVerbs
 from tests.system.fault_battery import Server
 
-_VERBS, _MERGES = 95, 15  # kills of each backend
+_VERBS, _MERGES = 45, 8  # kills of each backend
 
 
 @pytest.fixture
@@ -18,10 +21,11 @@ def server(caller):
 
 def test_a_killed_verb_is_done_or_not_done(caller, server):
     crashes = CrashedVerbs(caller, server, seed=11)
-    while sum(crashes.killed.values()) < _VERBS:
+    while sum(crashes.killed.values()) < _VERBS or not all(
+        crashes.killed[kind] for kind in TOLD_BY
+    ):
         crashes.strike()
-    assert set(crashes.killed) == set(TOLD_BY)
-    assert crashes.count < 2 * _VERBS, crashes.killed
+        assert crashes.count < 3 * _VERBS, crashes.killed
     assert len(crashes.outcomes) > len(TOLD_BY), crashes.outcomes
 
 

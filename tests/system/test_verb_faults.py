@@ -1,4 +1,9 @@
-"""Every verb that changes a world's stack, with a fault at each of its calls (world.md §4, §8)."""
+"""Every verb that changes a world's stack, with faults at its calls (world.md §4, §8).
+
+`apply` is struck at each call by each kind of fault. The others take too long for that in every
+run: a kind steps over calls and begins at another one than the next kind; where old turns into
+new none is left out. With --every-call (scripts/soak-faults) none is left out anywhere.
+"""
 
 import collections
 import dataclasses
@@ -11,6 +16,8 @@ import pytest
 
 from tests.system.fault_battery import Battery, Scene, Server
 
+#: calls of a journal and of a plan come in short rounds, of which this is no multiple
+STEP = 7
 HOST = "mkdir dir; echo host > a; echo host > dir/x; echo host > gone; echo host > other"
 COMMANDS = (
     ("-c", "echo one > a; echo one > n1; mkdir made"),
@@ -155,11 +162,12 @@ def place(idmap):
 @pytest.mark.parametrize(
     "scene", (*SCENES, *UNDOES, *RECOVERIES, *RUNS), ids=lambda scene: scene.name
 )
-def test_a_fault_at_each_call_leaves_all_old_or_all_new(place, scene):
+def test_a_fault_leaves_all_old_or_all_new(place, scene, every_call):
     battery = Battery(*place, scene)
+    step = 1 if every_call or scene.name == "apply" else STEP
     outcomes = {}
-    for fault in scene.faults:
-        outcomes[fault] = {battery.strike(fault, at) for at in battery.points(fault)}
+    for number, fault in enumerate(scene.faults):
+        outcomes[fault] = battery.strike_many(fault, first=number % step, step=step)
     assert "kill" in outcomes
     if scene.killed is None:
         assert outcomes["kill"] == {"old", "new"}
@@ -216,6 +224,4 @@ def test_every_call_that_changes_something_is_struck(place, name):
         if ours and "__pycache__" not in line and (call != "openat" or makes):
             seen[CALLS[call]] += 1
     counted = collections.Counter(ALIASES.get(call, call) for call in battery.calls)
-    # a file that Python buffers (apply.restored) is written when it is closed
-    buffered = collections.Counter({"write": 1} if name == "apply" else {})
-    assert seen == counted + buffered
+    assert seen == counted
