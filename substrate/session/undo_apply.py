@@ -15,6 +15,7 @@ from typing import Any
 from substrate.errors import StateError
 from substrate.session.host_change import change_host
 from substrate.session.pending import Held
+from substrate.session.stack_file import apply_below
 from substrate.session.undo import NothingToUndo
 from substrate.session.world_file import OPEN
 from substrate.telemetry.trace.events.layers import Undo
@@ -111,7 +112,7 @@ def carry_out(held: Held, reviewed: Reviewed) -> None:
             reviewed=reviewed.inner,
             keep_journal=True,
         ),
-        applies=max(0, held.stack_file.applies - 1),
+        applies=apply_below(held.stack_file),
         ending=OPEN if over else "",
         what="undone",
     )
