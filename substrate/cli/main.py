@@ -154,8 +154,6 @@ def host_error(error: OSError) -> SubstrateError | None:
         errno.ENFILE: "the host has no file descriptors left",
         errno.ENOMEM: "the host has no memory left",
         errno.EAGAIN: "no more processes can be started: ulimit -u, or the cgroup's pids.max",
-        errno.ENOSYS: "this kernel, or a container's filter in front of it, lacks a call that "
-        "substrate needs: `substrate doctor` shows what works here",
         errno.EACCES: "look at the owner and the mode of that place",
         errno.EPERM: "look at the owner and the mode of that place",
         errno.ENOSYS: "this kernel lacks the call, or a seccomp filter on this process hides it: "
@@ -166,6 +164,12 @@ def host_error(error: OSError) -> SubstrateError | None:
         return StateError(
             f"{os.fsdecode(error.filename)} was removed while substrate worked with it",
             hint="SUBSTRATE_HOME belongs to substrate alone; its changes were lost with it",
+        )
+    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.ELOOP) and _was_ours(error.filename):
+        return StateError(
+            f"{os.fsdecode(error.filename)} is not what substrate put there: {error.strerror}",
+            hint="SUBSTRATE_HOME belongs to substrate alone; put it back, or use --fresh for a new "
+            "world",
         )
     if error.errno not in hints:
         return None

@@ -52,11 +52,14 @@ class Target:
 def open_existing_home() -> Home:
     """The home; NothingFound where nothing was ever run."""
     path = homes.default_path(os.environb)
+    hint = "run a command first: substrate -c 'make'"
     if not os.path.lexists(path):
-        raise NothingFound(
-            f"there is no {os.fsdecode(path)} yet", hint="run a command first: substrate -c 'make'"
-        )
-    return homes.open_home(path, create=False)
+        raise NothingFound(f"there is no {os.fsdecode(path)} yet", hint=hint)
+    home = homes.open_home(path, create=False)
+    if not os.listdir(home.fd):  # a new volume of a container
+        os.close(home.fd)
+        raise NothingFound(f"there is nothing in {os.fsdecode(path)} yet", hint=hint)
+    return home
 
 
 def here() -> Workspace:

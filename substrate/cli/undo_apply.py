@@ -102,4 +102,5 @@ def render(result: Result, form: str) -> None:
         f"{phrase(reviewed.counts)}"
     )
     if result.outcome == "undone":
-        say("substrate: what it had applied is pending again")
+        but = ", but for what was undone since" if reviewed.off else ""
+        say(f"substrate: what it had applied is pending again{but}")

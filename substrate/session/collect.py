@@ -27,6 +27,7 @@ from substrate.session.stack_file import (
     StackFile,
     load_stack_file,
     save_stack_file,
+    with_applies,
     with_stack_file,
 )
 from substrate.session.store import SessionFiles
@@ -170,8 +171,7 @@ def forget_apply(home: Home, session_id: str) -> bool:
             save_stack_file(
                 files,
                 replace(
-                    stack_file,
-                    applies=stack_file.intended.applies,
+                    with_applies(stack_file, stack_file.intended.applies),
                     unrecorded=(*stack_file.unrecorded, event),
                     intended=None,
                 ),

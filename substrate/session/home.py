@@ -33,18 +33,19 @@ class Home:
 
 
 def default_path(environ: Mapping[bytes, bytes]) -> bytes:
-    """$SUBSTRATE_HOME, else .substrate in $HOME, else in the password file's home."""
+    """$SUBSTRATE_HOME, else .substrate in $HOME, else in the password file's home; without
+    symlinks, as what is mounted below it for a world is reached through none."""
     given = environ.get(b"SUBSTRATE_HOME")
     if given:
         if not given.startswith(b"/"):
             raise StateError(
                 f"SUBSTRATE_HOME is {os.fsdecode(given)!r}, expected an absolute path", hint=_MOVE
             )
-        return os.path.normpath(given)
+        return os.path.realpath(given)
     user_home = environ.get(b"HOME", b"")
     if not user_home.startswith(b"/"):
         user_home = os.fsencode(pwd.getpwuid(os.geteuid()).pw_dir)
-    return os.path.join(os.path.normpath(user_home), b".substrate")
+    return os.path.realpath(os.path.join(user_home, b".substrate"))
 
 
 def open_home(path: bytes, *, create: bool = True) -> Home:

@@ -21,7 +21,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from substrate.errors import StateError, SubstrateError
 from substrate.session import restack
-from substrate.session.stack_file import Intended, StackFile, load_stack_file, save_stack_file
+from substrate.session.stack_file import (
+    Intended,
+    StackFile,
+    load_stack_file,
+    save_stack_file,
+    with_applies,
+)
 from substrate.session.world_file import OPEN
 from substrate.telemetry.trace.events.body import Body
 from substrate.telemetry.trace.events.changes import FsApply
@@ -59,7 +65,7 @@ def change_host(
     what: str,
 ) -> T:
     """Changes the host by `change`, which leaves its journal. The layers `numbers` are the stack
-    then, `applies` the applies that stand, `ending` what becomes of the world.
+    then, `applies` the newest apply that stands, `ending` what becomes of the world.
 
     `what`: the change as a participle. Raises what `change` raises, and the host is as it was
     then; RecordLater where it was changed and the record could not follow."""
@@ -177,8 +183,7 @@ def _carried_out(
     if kind == FsApply.event_type:
         body = {**body, "reverse_layer": reverse}
     return replace(
-        held.changed(intended.layers, stack_file),
-        applies=intended.applies,
+        with_applies(held.changed(intended.layers, stack_file), intended.applies),
         ending=intended.ending,
         intended=None,
         unrecorded=(*stack_file.unrecorded, (kind, body)),

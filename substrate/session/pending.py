@@ -29,6 +29,7 @@ from substrate.session.settings import Settings, load_settings, places
 from substrate.session.stack_file import (
     StackFile,
     load_stack_file,
+    next_apply,
     save_stack_file,
     with_stack_file,
 )
@@ -467,7 +468,7 @@ class Held:
                         keep_reverse=not self.world.layers_at,
                         keep_journal=True,
                     ),
-                    applies=self.stack_file.applies + 1,
+                    applies=next_apply(self.stack_file),
                     ending=ending,
                     what="applied",
                 )

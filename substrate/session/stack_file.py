@@ -40,8 +40,8 @@ _LARGEST = 16 << 20  # bytes that are read of it
 
 @value
 class SnapshotMark:
-    """A named state: the layers that were on the stack. `applies`: how many applies the world
-    had seen; a state before one cannot be had back while that stands."""
+    """A named state: the layers that were on the stack. `applies`: the newest apply that stood
+    (0: none); the state cannot be had back while another one does."""
 
     name: str
     layers: tuple[int, ...]
@@ -64,7 +64,9 @@ class Intended:
 class StackFile:
     """`layers`: on the stack, oldest first, as far as they are `known`. `elsewhere`: (last
     number, session) of a fork's base. `segments` count only in the boot `boot_id`, since
-    nothing syncs them. `applies`: how many applies stand. `unrecorded`: (event type, body) of
+    nothing syncs them. `applies`: the number of the newest apply that stands, 0 where none does;
+    one that was undone gives its number away again only where no snapshot knows it. `applies_below`:
+    those that stand below it, oldest first. `unrecorded`: (event type, body) of
     what the trace may lack; each body has an `op` of its own. `ending`: the state of world_file.py
     that the world is to have, whoever opens it next; "" while it goes on."""
 
@@ -75,12 +77,30 @@ class StackFile:
     boot_id: str = ""
     snapshots: tuple[SnapshotMark, ...] = ()
     applies: int = 0
+    applies_below: tuple[int, ...] = ()
     unrecorded: tuple[tuple[str, dict[str, Any]], ...] = ()
     intended: Intended | None = None
     ending: str = ""
 
 
 EMPTY = StackFile()
+
+
+def next_apply(stack_file: StackFile) -> int:
+    """The number of an apply that is to come."""
+    return max((stack_file.applies, *(mark.applies for mark in stack_file.snapshots))) + 1
+
+
+def apply_below(stack_file: StackFile) -> int:
+    """The newest apply that stands when the last one is undone; 0 for none."""
+    return max(stack_file.applies_below, default=0)
+
+
+def with_applies(stack_file: StackFile, newest: int) -> StackFile:
+    """With `newest` as the last apply that stands: one that came, or is left after an undo."""
+    standing = (*stack_file.applies_below, stack_file.applies)
+    below = tuple(n for n in standing if 0 < n < newest)
+    return replace(stack_file, applies=newest, applies_below=below)
 
 
 def boot_id() -> str:
@@ -151,6 +171,7 @@ def _from_plain(plain: dict[str, Any]) -> StackFile:
         boot_id=_text(plain["boot_id"]),
         snapshots=snapshots,
         applies=_count(plain["applies"]),
+        applies_below=_below(plain),
         unrecorded=tuple(_event(found) for found in _list(plain["unrecorded"])),
         intended=_intended(plain["intended"], known),
         ending=_ending(plain["ending"]),
@@ -167,6 +188,14 @@ def _event(found: Any) -> tuple[str, dict[str, Any]]:
     kind, body = _list(found)
     _text(body["op"])
     return _text(kind), dict(body)
+
+
+def _below(plain: dict[str, Any]) -> tuple[int, ...]:
+    """An older version counted the applies that stand, without a number for each."""
+    newest = _count(plain["applies"])
+    if "applies_below" not in plain:
+        return tuple(range(1, newest))
+    return _numbers(plain["applies_below"], max(0, newest - 1))
 
 
 def _intended(found: Any, known: int) -> Intended | None:
@@ -236,6 +265,7 @@ def save_stack_file(files: SessionFiles, stack_file: StackFile) -> None:
             for s in stack_file.snapshots
         ],
         "applies": stack_file.applies,
+        "applies_below": list(stack_file.applies_below),
         "unrecorded": [[kind, body] for kind, body in stack_file.unrecorded],
         "ending": stack_file.ending,
         "intended": None

@@ -242,6 +242,14 @@ def look_back(held: Held, name: str) -> Undone:
     where an apply lies between."""
     held.record_left()
     mark = find_snapshot(held, name)
+    standing = (0, *held.stack_file.applies_below, held.stack_file.applies)
+    if mark.applies not in standing:
+        raise StateError(
+            f"snapshot {name!r} was made after an apply that was undone since: its layers alone are "
+            "not that state",
+            hint=f"`substrate explore {name}` shows what its layers are now",
+            code="E-SNAPSHOT-UNDONE",
+        )
     if mark.applies != held.stack_file.applies:
         raise StateError(
             f"since snapshot {name!r} something was applied to the host, which a rollback does "

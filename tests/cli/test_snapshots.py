@@ -174,6 +174,22 @@ def test_a_state_from_before_an_apply_cannot_be_had_back(marked, applied):
     marked.run("-c", "test ! -e i && test -e h && cat f g")
 
 
+def test_a_state_from_after_an_apply_that_was_undone_cannot_be_had_back(marked):
+    """Another apply that stands now is not the one of which the snapshot's layers lack."""
+    marked.run("-c", "echo h > h")
+    marked.run("apply", "3")
+    marked.run("snapshot", "after")
+    marked.run("undo", "--apply")
+    marked.run("apply", "1", "2")
+    done = marked.run("rollback", "after", status=3)
+    assert b"after an apply that was undone" in done.stderr
+    assert b"[E-SNAPSHOT-UNDONE]" in done.stderr
+    marked.run("-c", "cat h")
+    marked.run("undo", "--apply")
+    marked.run("rollback", "before")
+    assert content(marked) == ["one"]
+
+
 def test_a_snapshot_keeps_its_layers_from_gc(marked):
     marked.run("snapshot", "after")
     marked.run("undo")

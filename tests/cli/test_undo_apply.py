@@ -94,6 +94,49 @@ def test_what_was_collected_cannot_be_undone(place):
     assert b"can be undone" in place.run("undo", "--apply", status=1).stderr
 
 
+def test_what_is_on_the_host_alone_is_not_taken_from_it(place):
+    """A quota takes the large layer of an applied command, and leaves what little it displaced."""
+    for words in (("apply", "1"), ("apply",)):
+        place.run("-c", "head -c 300000 /dev/zero > large")
+        place.run("-c", "echo small > small")
+        place.run(*words)
+        removed = place.json("world", "gc", "--quota", "200k", "--format", "json")["removed"]
+        assert [item["kind"] for item in removed] in (["undone"], ["layers"])
+        done = place.run("undo", "--apply", status=1)
+        assert b"its layers were collected" in done.stderr
+        assert (place.work / "large").stat().st_size == 300000
+        place.run("trace", "verify", "--quiet")
+        place.run("discard", status=None)
+        for path in place.work.iterdir():
+            path.unlink()
+        place.run("world", "gc", "--all")
+
+
+def test_an_earlier_apply_is_not_undone_below_a_later_one(place):
+    (place.work / "large").write_bytes(os.urandom(300000))
+    place.run("-c", "echo one > one")
+    place.run("-c", "echo > large")
+    place.run("-c", "echo three > three")
+    place.run("apply", "1")
+    place.run("apply", "2")
+    removed = place.json("world", "gc", "--quota", "200k", "--format", "json")["removed"]
+    assert [item["kind"] for item in removed] == ["reverse"]
+    assert b"what it displaced was collected" in place.run("undo", "--apply", status=1).stderr
+    assert (place.work / "one").exists()
+
+
+def test_a_command_that_was_undone_since_stays_undone(place):
+    place.run("-c", "echo 1 > one")
+    place.run("-c", "echo 2 > two")
+    place.run("apply", "one")
+    place.run("undo")
+    done = place.run("undo", "--apply")
+    assert b"pending again, but for what was undone since" in done.stderr
+    assert place.out("diff", "--name-only").split() == [str(place.work / "one")]
+    place.run("-c", "test ! -e two && cat one")
+    place.run("trace", "verify", "--quiet")
+
+
 def test_it_takes_no_commands(place):
     prepared(place)
     assert b"hint" in place.run("undo", "--apply", "1", status=2).stderr

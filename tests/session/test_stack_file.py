@@ -12,14 +12,18 @@ from substrate.session.stack_file import (
     Intended,
     SnapshotMark,
     StackFile,
+    apply_below,
     load_stack_file,
+    next_apply,
     save_stack_file,
+    with_applies,
     with_stack_file,
 )
 from substrate.session.store import SessionFiles
 from substrate.telemetry.trace.events.layers import Undo
 from substrate.telemetry.trace.ids import new_session_id
 from substrate.telemetry.trace.writer import TraceWriter
+from substrate.values import replace
 from substrate.world.layers import LayerStack, Segment
 
 WHOLE = StackFile(
@@ -29,10 +33,11 @@ WHOLE = StackFile(
     segments=(Segment(identifier=1, numbers=(1, 2)),),
     boot_id="a boot",
     snapshots=(SnapshotMark(name="s", layers=(1, 7), at_us=5, applies=1),),
-    applies=2,
+    applies=4,
+    applies_below=(1, 2),
     unrecorded=(("undo", {"layers": [3], "op": "0123"}),),
     intended=Intended(
-        layers=(1, 5), applies=3, ending="", event=("fs_apply", {"layers": [2], "op": "4567"})
+        layers=(1, 5), applies=5, ending="", event=("fs_apply", {"layers": [2], "op": "4567"})
     ),
     ending="applied",
 )
@@ -47,11 +52,12 @@ PLAIN = {
     "segments": [{"id": 1, "layers": [1, 2], "level": 1}],
     "boot_id": "a boot",
     "snapshots": [{"name": "s", "layers": [1, 7], "at_us": 5, "applies": 1}],
-    "applies": 2,
+    "applies": 4,
+    "applies_below": [1, 2],
     "unrecorded": [["undo", {"layers": [3], "op": "0123"}]],
     "intended": {
         "layers": [1, 5],
-        "applies": 3,
+        "applies": 5,
         "ending": "",
         "event": ["fs_apply", {"layers": [2], "op": "4567"}],
     },
@@ -141,6 +147,10 @@ BASE = "ses_01a21844-7183-74c6-97e0-1633b1d13abe"
         {"snapshots": [SNAPSHOT, SNAPSHOT]},
         {"applies": -1},
         {"applies": None},
+        {"applies_below": None},
+        {"applies_below": [2, 1]},
+        {"applies_below": [1, 4]},
+        {"applies_below": [0]},
         {"unrecorded": {}},
         {"unrecorded": [["undo"]]},
         {"unrecorded": [["undo", []]]},
@@ -163,11 +173,29 @@ def test_a_field_that_is_damaged_is_told(files, fields):
     assert "--fresh" in told.value.hint
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", PLAIN.keys() - {"applies_below"})
 def test_a_field_that_is_missing_is_told(files, name):
     write(files, {key: plain for key, plain in PLAIN.items() if key != name})
     with pytest.raises(StateError, match="is damaged"):
         load_stack_file(files)
+
+
+def test_an_older_version_counted_the_applies(files):
+    write(files, {key: plain for key, plain in PLAIN.items() if key != "applies_below"})
+    assert load_stack_file(files) == replace(WHOLE, applies_below=(1, 2, 3))
+
+
+def test_no_number_of_an_apply_that_a_snapshot_knows_is_used_again():
+    first = with_applies(EMPTY, next_apply(EMPTY))
+    second = with_applies(first, next_apply(first))
+    assert (second.applies, second.applies_below) == (2, (1,))
+    mark = SnapshotMark(name="s", layers=(), at_us=0, applies=2)
+    undone = with_applies(replace(second, snapshots=(mark,)), apply_below(second))
+    assert (undone.applies, undone.applies_below) == (1, ())
+    third = with_applies(undone, next_apply(undone))
+    assert (third.applies, third.applies_below) == (3, (1,))
+    both = with_applies(undone, apply_below(undone))
+    assert (both.applies, both.applies_below) == (0, ())
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"[]", b"null", b"{}", b'{"format":1}\0'])

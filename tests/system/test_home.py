@@ -55,6 +55,44 @@ def test_looking_closes_nothing(caller):
     assert stat.S_IMODE(caller.state.stat().st_mode) == 0o755
 
 
+@pytest.mark.parametrize("verb", [("world", "gc"), ("session", "ls"), ("world", "ls"), ("log",)])
+def test_a_verb_finds_nothing_in_an_empty_one(caller, verb):
+    caller.make_directory(caller.state)
+    caller.state.chmod(0o700)
+    _fails(caller, *verb, says=b"nothing in", status=1)
+    assert os.listdir(caller.state) == []
+
+
+def test_a_home_that_is_reached_by_a_symlink(caller):
+    """/home itself often is one; the root of a world is put together without following any."""
+    caller.make_directory(caller.base / "disk")
+    links = [caller.base / "link", caller.base / "disk" / "again"]
+    links[0].symlink_to("disk")
+    links[1].symlink_to("real")
+    caller.make_directory(caller.base / "disk" / "real")
+    for home in (links[0] / "state", links[0] / "again"):
+        linked = dataclasses.replace(caller, elsewhere=home)
+        done = linked.substrate("-c", f"echo new > new; ls -A {home}; echo ran")
+        assert (done.returncode, done.stdout) == (0, b"ran\n"), done
+        assert linked.substrate("apply", "--yes").returncode == 0
+        assert (caller.work / "new").read_text() == "new\n"
+        assert linked.substrate("undo", "--apply", "--yes").returncode == 0
+        assert not (caller.work / "new").exists()
+        assert linked.substrate("discard", "--yes").returncode == 0
+    links[0].unlink()
+    remove(caller.base / "disk")
+
+
+def test_a_directory_where_a_file_of_ours_should_be(caller):
+    caller.substrate("-c", "echo x > x")
+    caller.substrate("snapshot", "one")
+    stack = caller.sessions()[-1] / "world" / "stack.json"
+    stack.unlink()
+    stack.mkdir()
+    _fails(caller, says=b"is not what substrate put there")
+    _fails(caller, "undo", says=b"is not what substrate put there", status=3)
+
+
 def test_a_home_of_somebody_else_is_refused(caller):
     if os.geteuid() != 0:
         pytest.skip("giving a directory away needs root")
