@@ -145,6 +145,11 @@ def summary(changes: Iterable[Change]) -> Summary:
     return Summary(**counts)
 
 
+def is_time_alone(change: Change) -> bool:
+    """Whether the file is what it was but for its time: touched, or written again as it was."""
+    return change.kind == META and change.what == ("mtime",)
+
+
 def by_path(change: Change) -> bytes:
     """The order of every list of changes: the bytes of the path."""
     return change.path

@@ -120,8 +120,8 @@ def plan_rootless(
 ) -> MountPlan:
     """The plan of `ns-user`; `writable` are the roots, those inside another one drop out.
 
-    Not where a directory on the way from the outer one to it belongs to somebody else: such a
-    directory cannot be copied up (EOVERFLOW), and so nothing below it could be written. Raises
+    Not where it, or a directory on the way from the outer one to it, belongs to somebody else: such
+    a directory cannot be copied up (EOVERFLOW), and so nothing in it could be written. Raises
     HostUnsupported (E-LOWER-SUBMOUNT) where too much lies beside the way to a mount."""
     plan = _Plan(mounts, look, keep_out)
     for root in sorted(dict.fromkeys(writable)):
@@ -139,12 +139,13 @@ def plan_rootless(
 
 def _holds(mounts: tuple[Mount, ...], look: Look, overlay: bytes, here: Mount, root: bytes) -> bool:
     """Whether `root`, which lies on the mount `here`, can be written to in an overlay: all
-    directories that it lies in, below the target, can be copied up."""
+    directories from the target on, and itself, can be copied up."""
     if not is_below(root, overlay) or mount_of(mounts, overlay).mount_id != here.mount_id:
         return False
-    while root != overlay and (root := os.path.dirname(root)) != overlay:
+    while root != overlay:
         if not look.is_mapped(root):
             return False
+        root = os.path.dirname(root)
     return True
 
 

@@ -6,15 +6,15 @@ the executable bit, symlinks, deletions; each entry that it cannot carry (other 
 attributes, directories without a file, FIFOs) is in `Patch.left_out`, so nothing is lost in
 silence. Binary contents are `GIT binary patch` literals (git,
 diff.c: zlib, base 85, 52 bytes a line), which need an index line with the
-full object ids of both sides.
+full object ids of both sides. Lines are aligned as for a merge (merge3.py), whose work is bounded.
 """
 
 from __future__ import annotations
 
 import base64
-import difflib
 import hashlib
 import os
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,9 +28,11 @@ from substrate.world.change import (
     TYPE_CHANGED,
     Change,
     FileState,
+    is_time_alone,
 )
 from substrate.world.gitnames import quote, show
 from substrate.world.layers import LayerStack
+from substrate.world.merge3 import lines_of, matches
 from substrate.world.view import MountView
 
 LETTERS = {
@@ -43,6 +45,8 @@ LETTERS = {
 }
 #: bytes of one side above which a diff for reading says so instead of showing
 READABLE_SIZE = 1 << 20
+_CONTEXT = 3
+TIME_ALONE = "git does not keep mtime"
 _BINARY_PROBE = 8000  # as git: a NUL in the first 8000 bytes (xdiff-interface.c)
 
 
@@ -58,9 +62,7 @@ def render_status(changes: Sequence[Change], base: bytes = b"") -> list[str]:
     """One line a change: git's letter (m for metadata), the quoted name, and what changed."""
     lines = []
     for change in changes:
-        name = quote(_below(change.path, base)).decode()
-        if change.kind == RENAMED and change.old_path is not None:
-            name = f"{quote(_below(change.old_path, base)).decode()} -> {name}"
+        name = _name(change, base)
         tail = f" ({', '.join(change.what)})" if change.kind == META else ""
         lines.append(f"{LETTERS[change.kind]} {name}{_slash(change)}{show(tail.encode())}")
     return lines
@@ -112,8 +114,7 @@ class Renderer:
 
     def unified(self, change: Change, *, limit: int = READABLE_SIZE) -> Iterator[str]:
         """Lines of a unified diff for a person; what cannot be shown is said in a line."""
-        name = quote(_below(change.path, self._base)).decode()
-        yield f"--- {LETTERS[change.kind]} {name}{_slash(change)}"
+        yield f"--- {LETTERS[change.kind]} {_name(change, self._base)}{_slash(change)}"
         for what in change.what:
             # an edit always moves the time of change: it is news only by itself
             if what != "content" and not (what == "mtime" and change.kind != META):
@@ -210,6 +211,14 @@ def _below(path: bytes, base: bytes) -> bytes:
     return path[len(start) :] if base and path.startswith(start) else path
 
 
+def _name(change: Change, base: bytes) -> str:
+    """The quoted name; both of a file that was renamed."""
+    name = quote(_below(change.path, base)).decode()
+    if change.kind == RENAMED and change.old_path is not None:
+        return f"{quote(_below(change.old_path, base)).decode()} -> {name}"
+    return name
+
+
 def _slash(change: Change) -> str:
     state = change.after or change.before
     return "/" if state is not None and state.type == "directory" else ""
@@ -223,10 +232,16 @@ def _aspect(change: Change, what: str) -> str:
     if what == "owner":
         return f"{old.uid}:{old.gid} -> {new.uid}:{new.gid}"
     if what == "mtime":
-        return f"{old.mtime_ns} ns -> {new.mtime_ns} ns"
+        return f"{_time(old.mtime_ns)} -> {_time(new.mtime_ns)}"
     if what == "target":
         return f"{show(old.link or b'')} -> {show(new.link or b'')}"
     return "changed"
+
+
+def _time(time_ns: int) -> str:
+    """As `ls --full-time`: local, to the nanosecond, as two times may lie in one second."""
+    seconds, rest = divmod(time_ns, 10**9)
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))}.{rest:09}"
 
 
 def _content_differs(change: Change) -> bool:
@@ -254,8 +269,11 @@ def _not_carried(change: Change) -> Iterator[str]:
     if not plain and (change.before is None or "mode" in change.what):
         yield f"git keeps only the executable bit of mode {after.mode:04o}"
     for what in change.what:
-        if what in ("owner", "mtime") or what.startswith("xattr:"):
+        if what == "owner" or what.startswith("xattr:"):
             yield f"git does not keep {what}"
+    # what a patch writes is new by its time, too: it is lost only where it is all there is
+    if is_time_alone(change):
+        yield TIME_ALONE
 
 
 def _object_id(content: bytes) -> bytes:
@@ -279,26 +297,39 @@ def _literal(content: bytes) -> bytes:
     return b"".join(lines)
 
 
-def _split_lines(content: bytes) -> list[bytes]:
-    """Lines with their ends, at \\n only (bytes.splitlines would split at \\r too)."""
-    lines = content.split(b"\n")
-    last = lines.pop()
-    return [line + b"\n" for line in lines] + ([last] if last else [])
-
-
 def _hunks(old: bytes, new: bytes) -> Iterator[bytes]:
     """The hunks of a unified diff with three lines of context."""
-    a, b = _split_lines(old), _split_lines(new)
-    matcher = difflib.SequenceMatcher(None, a, b)
-    for group in matcher.get_grouped_opcodes(3):
-        first, last = group[0], group[-1]
-        yield b"@@ -%s +%s @@\n" % (_range(first[1], last[2]), _range(first[3], last[4]))
-        for tag, i1, i2, j1, j2 in group:
-            if tag == "equal":
-                yield from _lines(b" ", a[i1:i2])
-                continue
-            yield from _lines(b"-", a[i1:i2])
-            yield from _lines(b"+", b[j1:j2])
+    a, b = lines_of(old), lines_of(new)
+    for edits in _grouped(a, b):
+        (a0, _, b0, _), (_, a1, _, b1) = edits[0], edits[-1]
+        before, after = min(_CONTEXT, a0), min(_CONTEXT, len(a) - a1)
+        yield b"@@ -%s +%s @@\n" % (
+            _range(a0 - before, a1 + after),
+            _range(b0 - before, b1 + after),
+        )
+        at = a0 - before
+        for a_start, a_end, b_start, b_end in edits:
+            yield from _lines(b" ", a[at:a_start])
+            yield from _lines(b"-", a[a_start:a_end])
+            yield from _lines(b"+", b[b_start:b_end])
+            at = a_end
+        yield from _lines(b" ", a[at : at + after])
+
+
+def _grouped(a: list[bytes], b: list[bytes]) -> Iterator[list[tuple[int, int, int, int]]]:
+    """The edits (lines of `a`, lines of `b` in their place; starts and ends), those together
+    whose context meets."""
+    group: list[tuple[int, int, int, int]] = []
+    at_a = at_b = 0
+    for i, j in (*matches(a, b), (len(a), len(b))):
+        if i > at_a or j > at_b:
+            if group and at_a - group[-1][1] > 2 * _CONTEXT:
+                yield group
+                group = []
+            group.append((at_a, i, at_b, j))
+        at_a, at_b = i + 1, j + 1
+    if group:
+        yield group
 
 
 def _range(start: int, stop: int) -> bytes:

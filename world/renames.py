@@ -55,11 +55,20 @@ def with_renames(changes: Sequence[Change], stack: LayerStack) -> list[Change]:
                 source.before,
                 change.after,
                 change.mount,
-                old_path=source.path,
+                _what(source.before, change.after),
+                source.path,
             )
         result.append(change)
     result.sort(key=by_path)
     return result
+
+
+def _what(before: FileState | None, after: FileState | None) -> tuple[str, ...]:
+    """What else the rename changed of the file; a time is no news beside a new name."""
+    assert before is not None and after is not None
+    owners = (before.uid, before.gid), (after.uid, after.gid)
+    other_owner = owners[0] != owners[1] and None not in owners[0] + owners[1]
+    return ("mode",) * (before.mode != after.mode) + ("owner",) * other_owner
 
 
 def _name(change: Change) -> bytes:

@@ -104,15 +104,38 @@ class Witness:
         self._known[relative] = steady, changed
 
     def _is_the_copied(self, directory: DirectoryView, host_fd: int) -> bool | None:
-        """Whether the layer's copy of a directory is one of the host's that is there now; None
-        where no handle tells."""
-        from substrate.world.origin import name_to_handle, parse_origin
+        """Whether a layer's copy of a directory is one of the host's that is there now; None
+        where no handle tells: overlayfs names the uppermost directory of those below, so where
+        other layers have it, only the oldest names the host's."""
+        from substrate.world.origin import name_to_handle
 
-        fd, mark = directory.fds.get(self._number), directory.view.marks.origin
-        if fd is None or mark not in os.listxattr(fd):
+        host = name_to_handle(host_fd, b"")
+        fd = directory.fds.get(self._number)
+        handle = None if fd is None else self._origin(directory, fd)
+        if handle is None or host is None:
             return None
-        handle = parse_origin(read_attribute(fd, mark))
-        return None if handle is None else handle == name_to_handle(host_fd, b"")
+        if handle == host:
+            return True
+        older = [n for s in directory.sources[1:] if s != HOST for n in self._stack.members(s)]
+        for number in reversed(older):
+            try:
+                fd, unlocked = directory.view.open_parent(number, directory.relative)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # one of a segment that lacks it
+            try:
+                if self._origin(directory, fd) == host:
+                    return True
+            finally:
+                os.close(fd)
+                if unlocked is not None:
+                    unlocked.relock()
+        return None if older else False
+
+    def _origin(self, directory: DirectoryView, fd: int) -> bytes | None:
+        from substrate.world.origin import parse_origin
+
+        mark = directory.view.marks.origin
+        return parse_origin(read_attribute(fd, mark)) if mark in os.listxattr(fd) else None
 
     def _is_later(self, changed_ns: int) -> bool:
         """Whether this may be a change since the layer was made. What lies ahead is from before

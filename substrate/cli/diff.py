@@ -26,14 +26,17 @@ from substrate.session.world_file import OPEN
 from substrate.telemetry.trace.ids import is_span_id
 from substrate.telemetry.trace.octets import bytes_of
 from substrate.values import as_dict
-from substrate.world.change import Change, FileState, summary
+from substrate.world.change import Change, FileState, is_time_alone, summary
 from substrate.world.diff import diff_layer, diff_pending
 from substrate.world.gitnames import quote
 from substrate.world.layers import LayerStack
-from substrate.world.patch import Renderer, render_stat
+from substrate.world.patch import TIME_ALONE, Renderer, render_stat
 from substrate.world.renames import with_renames
 
 _GREEN, _RED, _CYAN, _BOLD, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[36m", "\x1b[1m", "\x1b[0m"
+
+#: files with nothing but another time that the text shows; more of them would hide the rest
+_TIMES_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,17 +179,29 @@ def _put_patch(result: Result, base: bytes) -> None:
     with Renderer(result.stack, base) as renderer:
         patch = renderer.patch(result.changes)
     output.put_lines(patch.text)
-    for path, why in patch.left_out:
+    left_out = [each for each in patch.left_out if each[1] != TIME_ALONE]
+    times = len(patch.left_out) - len(left_out)
+    if times > _TIMES_SHOWN:
+        warn(f"not in the patch: the times of {times} files that have a new one alone")
+    else:
+        left_out = list(patch.left_out)
+    for path, why in left_out:
         warn(f"not in the patch: {os.fsdecode(path)}: {why}")
 
 
 def _put_text(result: Result, base: bytes) -> None:
     assert result.stack is not None
     coloured = has_colour(1)
+    times = sum(map(is_time_alone, result.changes))
     with Renderer(result.stack, base) as renderer:
         for change in result.changes:
+            if times > _TIMES_SHOWN and is_time_alone(change):
+                continue
             for line in renderer.unified(change):
                 output.put(_colour(line) if coloured else line)
+    if times > _TIMES_SHOWN:
+        line = f"--- m {times} files with a new time alone (--stat lists them)"
+        output.put(_colour(line) if coloured else line)
 
 
 def _colour(line: str) -> str:

@@ -20,7 +20,7 @@ from substrate.session.summary import count_phrase
 from substrate.telemetry.trace.files import LOCK
 from substrate.telemetry.trace.lock import parse_owner
 from substrate.values import as_dict
-from substrate.world.change import Summary, summary
+from substrate.world.change import Summary, is_time_alone, summary
 from substrate.world.diff import diff_pending
 from substrate.world.layers import is_there
 
@@ -30,6 +30,7 @@ class Result:
     target: Target
     history: History
     counts: Summary
+    times: int
     writer: str  # clean | in use | not closed
     owner_pid: int | None
     gone: tuple[bytes, ...]  # places that are not what they were, with something pending in them
@@ -41,10 +42,12 @@ def run(world: str | None) -> Result:
     history = load_history(target.files)
     stack, _ = target.frozen_stack()
     writer, pid = writer_state(target.files.fd)
+    changes = diff_pending(stack, skip_gone=True)
     return Result(
         target=target,
         history=history,
-        counts=summary(diff_pending(stack, skip_gone=True)),
+        counts=summary(changes),
+        times=sum(map(is_time_alone, changes)),
         writer=writer,
         owner_pid=pid,
         gone=tuple(
@@ -131,7 +134,7 @@ def render(result: Result, form: str) -> None:
         ("backend", world.backend),
         ("network", network_of(history)),
         ("commands", len(history.spans)),
-        ("pending", count_phrase(result.counts) or "nothing"),
+        ("pending", count_phrase(result.counts, result.times) or "nothing"),
         ("session", result.target.files.session_id),
         ("trace", trace),
         *(("note", note) for note in notes_of(result)),

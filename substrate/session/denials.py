@@ -261,6 +261,15 @@ def _too_large(seen: Seen) -> str:
     return "" if most is None else _file_size(most)
 
 
+def _foreign_directory(seen: Seen) -> str:
+    if seen.backend != "ns-user":
+        return ""
+    return (
+        "what lies in a directory of another user cannot be changed in this world, unless that "
+        "directory is named: --fresh --rw PATH (rw = [...])"
+    )
+
+
 def _no_memory(seen: Seen) -> str:
     most = seen.settings.limits.memory_bytes
     if most is None:
@@ -553,6 +562,19 @@ _RULES: Final = (
         code="file_size_limit",
         patterns=(b"file size limit exceeded", b"file too large"),
         tell=_too_large,
+    ),
+    _Rule(
+        code="foreign_directory",
+        patterns=(b"value too large for defined data type",),
+        tell=_foreign_directory,
+    ),
+    _Rule(
+        code="git_hard_links",
+        patterns=(b"fatal: hardlink different from source at",),
+        tell=_always(
+            "files that another command or the host made get new inode numbers when they are "
+            "linked: git clone --no-hardlinks, or file:// and the path"
+        ),
     ),
     _Rule(
         code="memory_limit",

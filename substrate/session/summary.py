@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from substrate.values import as_dict
-from substrate.world.change import summary
+from substrate.world.change import is_time_alone, summary
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ _VERBS = {
     "renamed": "renamed",
     "meta": "with other attributes",
     "type_changed": "of another type",
+    "times": "with a new time alone",
 }
 _SIGNS = {
     "added": "A",
@@ -40,11 +41,13 @@ MAX_SHOWN = 60
 QUESTION = "apply, keep, discard or show? [a/K/d/s] "
 
 
-def count_phrase(counts: Summary) -> str:
-    """`3 files added, 1 modified`; empty where there is nothing."""
+def count_phrase(counts: Summary, times: int = 0) -> str:
+    """`3 files added, 1 modified`; empty where there is nothing. `times`: those among the ones
+    with other attributes of which the time alone is another."""
     parts: list[str] = []
+    numbers = {**as_dict(counts), "meta": counts.meta - times, "times": times}
     for kind, words in _VERBS.items():
-        number = getattr(counts, kind)
+        number = numbers[kind]
         if number:
             noun = "" if parts else (" file" if number == 1 else " files")
             parts.append(f"{number}{noun} {words}")
@@ -53,7 +56,8 @@ def count_phrase(counts: Summary) -> str:
 
 def summary_line(outcome: Outcome) -> str:
     """The line after a command; empty where there is nothing to say."""
-    phrase = count_phrase(summary(outcome.changes))
+    times = sum(map(is_time_alone, outcome.changes))
+    phrase = count_phrase(summary(outcome.changes), times)
     if outcome.world is None:
         return "substrate: no world: the command ran on the host itself, recorded"
     if not phrase:

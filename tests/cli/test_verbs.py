@@ -34,6 +34,30 @@ def paths(place, *words, **kwargs):
 # --- looking
 
 
+def test_a_rename_is_shown_with_both_names_and_what_else_it_changed(place):
+    (place.work / "old").write_text("content\n")
+    place.run("-c", "mv old new; chmod 755 new")
+    assert place.out("diff") == "--- R old -> new\n    mode: 0644 -> 0755\n"
+    (change,) = place.json("diff", "--json")["changes"]
+    assert (change["kind"], change["what"]) == ("renamed", ["mode"])
+
+
+def test_many_files_of_a_new_time_do_not_hide_the_rest(place):
+    for number in range(12):
+        (place.work / f"f{number}").write_text("same\n")
+    place.run("-c", "touch *; echo more >> f3")
+    lines = place.out("diff").splitlines()
+    assert lines[0] == "--- M f3"
+    assert lines[-1] == "--- m 11 files with a new time alone (--stat lists them)"
+    assert not any("f4" in line for line in lines)
+    assert "m f4 (mtime)" in place.out("diff", "--stat")
+    assert "1 file modified, 11 with a new time alone" in place.out("status")
+    told = place.run("diff", "--patch").stderr.decode()
+    assert told == (
+        "substrate: warning: not in the patch: the times of 11 files that have a new one alone\n"
+    )
+
+
 def test_status_tells_what_is_pending(ran):
     found = ran.json("status", "--format", "json")
     assert found["schema"] == "substrate.status/1"

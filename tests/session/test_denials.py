@@ -59,6 +59,16 @@ TRUE = [
         "or an NFS file system without root privileges?",
         "no_new_privs",
     ),
+    (
+        "mktemp: failed to create file via template ‘/tmp/shared/tmp.XXXXXXXXXX’: Value too large "
+        "for defined data type",
+        "foreign_directory",
+    ),
+    (
+        "fatal: hardlink different from source at "
+        "'c3/.git/objects/1c/99002b20b3c0e11a95c8423601a38fff9b3675'",
+        "git_hard_links",
+    ),
     ("Password: su: Authentication failure", "no_new_privs"),
     ("su: Authentication failure", "no_new_privs"),
     ("pkexec must be setuid root", "no_new_privs"),

@@ -54,6 +54,13 @@ def test_the_line_names_world_and_what_to_do():
     assert summary.summary_line(outcome()) == ""
 
 
+def test_the_line_tells_a_time_alone_from_other_attributes():
+    touched = Change(b"/w/t", "meta", None, None, 0, ("mtime",))
+    closed = Change(b"/w/m", "meta", None, None, 0, ("mode", "mtime"))
+    line = summary.summary_line(outcome(touched, touched, closed))
+    assert ": 1 file with other attributes, 2 with a new time alone (" in line
+
+
 def test_the_line_says_when_there_was_no_world():
     assert "no world" in summary.summary_line(outcome(world=None))
 

@@ -271,6 +271,27 @@ def test_a_sticky_directory_in_a_world_and_after_it(people):
     assert theirs.read_text() == "text\n"
 
 
+def test_a_directory_of_root_that_everybody_writes_to_below_tmp(people):
+    """It cannot be copied up by a user whose world has no id for root; as the workspace, named, or
+    as $TMPDIR it is a place of its own."""
+    users, shared = people
+    user = users[1]
+    with tempfile.TemporaryDirectory(dir="/tmp") as path:
+        os.chmod(path, 0o1777)
+        line = f"echo x > {path}/new && cat {path}/new"
+        for words, options in (
+            (("--rw", path, "-c", line), {"cwd": shared}),
+            (("-c", line), {"cwd": path}),
+        ):
+            done = user.substrate("--fresh", *words, **options)
+            assert (done.returncode, done.stdout) == (0, b"x\n"), done
+        environ = {**user.environ, "TMPDIR": path}
+        done = user.substrate("--fresh", "-c", "mktemp && mktemp -d", cwd=shared, env=environ)
+        assert done.returncode == 0, done
+        assert all(name.startswith(f"{path}/".encode()) for name in done.stdout.split())
+        assert os.listdir(path) == []
+
+
 def test_a_group_s_repository_that_two_members_apply_to(make_caller, ground):
     group = 54400
     shared = ground / "repository"

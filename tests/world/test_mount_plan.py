@@ -77,8 +77,14 @@ def test_a_root_behind_a_foreign_directory_is_overlaid_by_itself():
     assert plan.overlays == (b"/tmp", b"/tmp/shared/mine")
 
 
-def test_the_owner_of_the_roots_themselves_does_not_matter():
-    plan = rootless((b"/tmp", b"/tmp/mine"), Host(foreign=(b"/tmp", b"/tmp/mine")))
+def test_a_root_of_somebody_else_inside_another_one_is_overlaid_by_itself():
+    # nothing can be made in it otherwise: it would have to be copied up
+    plan = rootless((b"/tmp", b"/tmp/open"), Host(foreign=(b"/tmp", b"/tmp/open")))
+    assert plan.overlays == (b"/tmp", b"/tmp/open")
+
+
+def test_the_owner_of_the_outer_root_does_not_matter():
+    plan = rootless((b"/tmp", b"/tmp/mine"), Host(foreign=(b"/tmp",)))
     assert plan.overlays == (b"/tmp",)
 
 

@@ -518,6 +518,25 @@ def test_what_the_host_did_while_the_command_ran(
     judge(world, record, expected)
 
 
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        (h_new_in_tree, holds(d__s__y=WORLDS, d__s__host=HOSTS)),
+        (h_other_old_tree, {"d/s/y": "uncertain"}),
+    ],
+    ids=["another file", "another tree"],
+)
+def test_in_a_directory_that_an_earlier_command_has_a_copy_of(
+    world: Any, host: Callable[[bytes], None], expected: Expected
+) -> None:
+    """The second command's copy of the directory is one of the first's."""
+    record = begin(world)
+    record.command(lambda r, h: put(r + b"d/s/new", WORLDS))
+    record.command(in_turn(w_look, host, w_edit_deep))
+    world.settle()
+    judge(world, record, expected)
+
+
 def test_what_a_record_leaves_out_is_judged_by_times(world: Any) -> None:
     """Scratch: the world did change it, though no record says so."""
     host = os.fsencode(world.host)

@@ -136,6 +136,45 @@ def test_a_missing_newline_stands_on_a_line_of_its_own(trusted_world: Any) -> No
         ]
 
 
+def test_a_large_text_of_repeated_lines_is_compared_in_bounded_time(trusted_world: Any) -> None:
+    """Comparing each line with each that is equal took hours."""
+    world = trusted_world
+    lines = [b"%d\n" % (i * 7919 % 1000) for i in range(60_000)]
+    prepare(world, lambda h: put(h + b"long", b"".join(lines)))
+    changed = [b"x" + line if i % 50 == 0 else line for i, line in enumerate(lines)]
+    run(world, lambda r: put(r + b"long", b"".join(changed)))
+    base = os.fsencode(world.host)
+    with Renderer(world.stack, base) as renderer:
+        (change,) = pending(world)
+        found = list(renderer.unified(change))
+    assert sum(line.startswith("+x") for line in found) == 1200
+
+
+def test_hunks_are_those_of_a_unified_diff(trusted_world: Any) -> None:
+    world = trusted_world
+    lines = [b"%d\n" % i for i in range(30)]
+    prepare(world, lambda h: put(h + b"f", b"".join(lines)))
+    edited = [*lines[:2], b"new\n", *lines[2:8], *lines[9:20], b"other\n", *lines[21:]]
+    run(world, lambda r: put(r + b"f", b"".join(edited)))
+    with Renderer(world.stack, os.fsencode(world.host)) as renderer:
+        (change,) = pending(world)
+        assert list(renderer.unified(change))[1:] == [
+            "@@ -1,12 +1,12 @@",
+            *(" 0", " 1", "+new", " 2", " 3", " 4", " 5", " 6", " 7", "-8", " 9", " 10", " 11"),
+            "@@ -18,7 +18,7 @@",
+            *(" 17", " 18", " 19", "-20", "+other", " 21", " 22", " 23"),
+        ]
+
+
+def test_a_time_is_left_out_where_it_is_all_that_changed(trusted_world: Any) -> None:
+    world = trusted_world
+    prepare(world, make_host)
+    run(world, lambda r: put(r + b"cr", b"new\n"), lambda r: os.utime(r + b"empty"))
+    start = len(os.fsencode(world.host)) + 1
+    left_out = [(p[start:], why) for p, why in patch_of(world).left_out]
+    assert left_out == [(b"empty", "git does not keep mtime")]
+
+
 def test_status_letters(trusted_world: Any) -> None:
     world = trusted_world
     prepare(world, make_host)
