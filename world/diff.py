@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 
 from substrate.errors import StateError
 from substrate.values import replace
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     Digest = Callable[[int], str]
 
 _CHUNK = 1 << 18
+#: of names; os.fsencode looks for them again each time
+_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 
 def diff_layer(
@@ -201,16 +204,22 @@ class _Walk:
         self.limited_here = limited
         seen: set[str] = set()
         for top in tops:
-            for name in directory.names(top):
+            for name, is_file in directory.entries(top):
                 if name in seen:
                     continue
                 seen.add(name)
-                path = start + os.fsencode(name)
+                path = start + name.encode(_ENCODING, _ERRORS)
                 if limited and not self.scope.may_hold(path):
                     continue
-                after, hides = directory.look_up(name, tops)
                 before = directory.look_up(name, base)[0] if base else None
-                self._entry(path, name, directory, before, after, merged and not hides)
+                if is_file:
+                    self._layer_file(path, name, directory, before, top)
+                    continue
+                after, hides = directory.look_up(name, tops)
+                if after is not None and after.status.st_mode & FORMAT == REGULAR:
+                    self._layer_file(path, name, directory, before, after.source)
+                else:
+                    self._entry(path, name, directory, before, after, merged and not hides)
         if merged or not base:
             return
         for source in base:
@@ -218,12 +227,26 @@ class _Walk:
                 if name in seen:
                     continue
                 seen.add(name)
-                path = start + os.fsencode(name)
+                path = start + name.encode(_ENCODING, _ERRORS)
                 if limited and not self.scope.may_hold(path):
                     continue
                 before = directory.look_up(name, base)[0]
                 if before is not None:
                     self._entry(path, name, directory, before, None, False)
+
+    def _layer_file(
+        self, path: bytes, name: str, directory: DirectoryView, before: Found | None, source: int
+    ) -> None:
+        """A name that is a regular file of a layer: opened once for all that is asked of it, since
+        finding a name costs more than what is done by an fd."""
+        fd = open_layer_file(directory.fds[source], name)
+        try:
+            status = os.fstat(fd)
+            if status.st_mode & FORMAT != REGULAR:
+                raise _replaced(path)
+            self._entry(path, name, directory, before, Found(source, status, ()), False, fd)
+        finally:
+            os.close(fd)
 
     def _entry(
         self,
@@ -233,8 +256,10 @@ class _Walk:
         before: Found | None,
         after: Found | None,
         merged: bool,
+        fd: int = -1,
     ) -> None:
-        """One name: what it was and is; `merged`: the base still shows through below it."""
+        """One name: what it was and is; `merged`: the base still shows through below it; `fd`: of
+        `after`, if that is a regular file."""
         was_directory = before is not None and before.status.st_mode & FORMAT == DIRECTORY
         is_directory = after is not None and after.status.st_mode & FORMAT == DIRECTORY
         if not self.limited_here or self.scope.holds(path):
@@ -242,28 +267,22 @@ class _Walk:
                 if before is not None:
                     self._emit(DELETED, path, name, directory, before, None)
             elif before is None:
-                self._check_added(path, name, directory, after)
-                self._emit(ADDED, path, name, directory, None, after)
+                self._check_added(path, fd)
+                self._emit(ADDED, path, name, directory, None, after, new_fd=fd)
                 if self.witness is not None:
                     self.witness.take_new(path, name, directory, after)
             else:
-                self._compare(path, name, directory, before, after)
+                self._compare(path, name, directory, before, after, fd)
         if was_directory or is_directory:
             below = path[len(self.prefix) :]
             tops = after.sources if after is not None and is_directory else ()
             base = before.sources if before is not None and was_directory else ()
             self.pending.append((below, tops, base, merged and is_directory and was_directory))
 
-    def _check_added(self, path: bytes, name: str, directory: DirectoryView, after: Found) -> None:
+    def _check_added(self, path: bytes, fd: int) -> None:
         """A file that is new here can still be one whose data is elsewhere."""
-        if after.status.st_mode & FORMAT == REGULAR and after.status.st_size:
-            fd = open_layer_file(directory.fds[after.source], name)
-            try:
-                names = os.listxattr(fd)
-            finally:
-                os.close(fd)
-            if names:
-                self.marks.refuse_unknown(names, path)
+        if fd >= 0 and (names := os.listxattr(fd)):
+            self.marks.refuse_unknown(names, path)
 
     def _emit(
         self,
@@ -274,155 +293,164 @@ class _Walk:
         before: Found | None,
         after: Found | None,
         what: tuple[str, ...] = (),
+        old_fd: int = -1,
+        new_fd: int = -1,
     ) -> None:
-        states: list[FileState | None] = []
-        for found in (before, after):
-            if found is None:
-                states.append(None)
-                continue
-            fd = directory.fds[found.source]
-            state = self.view.state(found, name, fd)
+        """`old_fd`, `new_fd`: the two where they are regular files and open; the old one is opened
+        where its content is asked for."""
+        old = new = None
+        if before is not None:
+            old = self.view.state(before, name, directory.fds[before.source])
             if self.digest is not None:
-                if self.witness is not None and found is before:
-                    self._show(self.witness, path, name, directory, before, after, state, kind)
-                elif found.status.st_mode & FORMAT == REGULAR:
-                    state.digest = self._digest_of(path, name, fd, found)
-            states.append(state)
-        self.changes.append(Change(path, kind, states[0], states[1], self.view.mount.index, what))
+                self._read_before(old, path, name, directory, before, after, kind, old_fd)
+        if after is not None:
+            new = self.view.state(after, name, directory.fds[after.source])
+            if self.digest is not None and new_fd >= 0:
+                new.digest = self.digest(new_fd)
+        self.changes.append(Change(path, kind, old, new, self.view.mount.index, what))
 
-    def _digest_of(self, path: bytes, name: str, dir_fd: int, found: Found) -> str | None:
-        """None for a file of the host that we may not read."""
-        assert self.digest is not None
-        fd = self._open(path, name, dir_fd, found)
-        if fd < 0:
-            return None
-        try:
-            return self.digest(fd)
-        finally:
-            os.close(fd)
-
-    def _open(self, path: bytes, name: str, dir_fd: int, found: Found) -> int:
-        """A regular file; -1 for one of the host that we may not read."""
-        try:
-            fd = _open_file(dir_fd, name, found.source)
-        except PermissionError:
-            if found.source:
-                raise
-            return -1
-        try:
-            _must_be(fd, found.status, path)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
-
-    def _show(
+    def _read_before(
         self,
-        witness: Witness,
+        state: FileState,
         path: bytes,
         name: str,
         directory: DirectoryView,
         before: Found,
         after: Found | None,
-        state: FileState,
         kind: str,
+        open_fd: int,
     ) -> None:
-        """Digests what was below a change while the witness looks at it."""
+        """Digests what was below a change, and shows it to the witness; no digest of a file of the
+        host that we may not read."""
         assert self.digest is not None
-        fd = -1
-        if before.status.st_mode & FORMAT == REGULAR:
-            fd = self._open(path, name, directory.fds[before.source], before)
+        fd = open_fd
+        if fd < 0 and before.status.st_mode & FORMAT == REGULAR:
+            fd = self._open(name, directory.fds[before.source], before)
         try:
             if fd >= 0:
+                _must_be(fd, before.status, path)
                 state.digest = self.digest(fd)
-            witness.take(path, name, directory, before, after, state, kind, fd)
+            if self.witness is not None:
+                self.witness.take(path, name, directory, before, after, state, kind, fd)
         finally:
-            if fd >= 0:
+            if fd != open_fd:
                 os.close(fd)
 
+    def _open(self, name: str, dir_fd: int, found: Found) -> int:
+        """A regular file, which `_must_be` asks about before anything in it counts; -1 for one of
+        the host that we may not read."""
+        if found.source:
+            return open_layer_file(dir_fd, name)
+        try:
+            return os.open(name, READ, dir_fd=dir_fd)
+        except PermissionError:
+            return -1
+
     def _compare(
-        self, path: bytes, name: str, directory: DirectoryView, before: Found, after: Found
+        self,
+        path: bytes,
+        name: str,
+        directory: DirectoryView,
+        before: Found,
+        after: Found,
+        new_fd: int = -1,
     ) -> None:
+        """`new_fd`: of `after`, if that is a regular file."""
         old, new = before.status, after.status
         kind = new.st_mode & FORMAT
         if old.st_mode & FORMAT != kind:
-            if kind == REGULAR:
-                self._check_added(path, name, directory, after)
-            self._emit(TYPE_CHANGED, path, name, directory, before, after)
+            self._check_added(path, new_fd)
+            self._emit(TYPE_CHANGED, path, name, directory, before, after, new_fd=new_fd)
             return
         if before.source == after.source:
             return
-        what: list[str] = []
-        old_fd, new_fd = directory.fds[before.source], directory.fds[after.source]
+        old_dir = directory.fds[before.source]
         if kind == REGULAR:
-            what = self._compare_files(path, name, directory, before, after)
-        elif kind == SYMLINK:
-            if os.readlink(name, dir_fd=old_fd) != os.readlink(name, dir_fd=new_fd):
+            old_fd = self._open(name, old_dir, before)
+            try:
+                what = self._compare_files(path, before, after, old_fd, new_fd)
+                self._emit_what(path, name, directory, before, after, what, old_fd, new_fd)
+            finally:
+                if old_fd >= 0:
+                    os.close(old_fd)
+            return
+        new_dir = directory.fds[after.source]
+        what = []
+        if kind == SYMLINK:
+            if os.readlink(name, dir_fd=old_dir) != os.readlink(name, dir_fd=new_dir):
                 what.append("target")
         else:
             if kind != DIRECTORY and old.st_rdev != new.st_rdev:
                 what.append("device")
-            what += self._attributes_that_differ(at(old_fd, name), at(new_fd, name), before.source)
+            what += self._attributes_that_differ(
+                at(old_dir, name), at(new_dir, name), before.source
+            )
+        self._emit_what(path, name, directory, before, after, what)
+
+    def _emit_what(
+        self,
+        path: bytes,
+        name: str,
+        directory: DirectoryView,
+        before: Found,
+        after: Found,
+        what: list[str],
+        old_fd: int = -1,
+        new_fd: int = -1,
+    ) -> None:
+        """Lists a change of one file, unless neither `what` nor mode nor owner differ."""
         changed = bool(what) and what[0] in ("content", "target", "device")
-        if kind != SYMLINK and (old.st_mode ^ new.st_mode) & 0o7777:
+        mode = after.status.st_mode
+        if mode & FORMAT != SYMLINK and (before.status.st_mode ^ mode) & 0o7777:
             what.append("mode")
-        if self.has_owners:
-            owner = self._owner(after)
-            if self._owner(before) != owner and -1 not in owner:
-                what.append("owner")
+        if self.has_owners and self._owner_differs(before, after):
+            what.append("owner")
         if what:
             if len(what) > 1 and what != _USUAL:
                 what.sort(key=_aspect_order)
-            kind_of_change = MODIFIED if changed else META
-            self._emit(kind_of_change, path, name, directory, before, after, tuple(what))
+            kind = MODIFIED if changed else META
+            self._emit(kind, path, name, directory, before, after, tuple(what), old_fd, new_fd)
 
     def _compare_files(
-        self, path: bytes, name: str, directory: DirectoryView, before: Found, after: Found
+        self, path: bytes, before: Found, after: Found, old_fd: int, new_fd: int
     ) -> list[str]:
-        """What differs between two regular files, owner and mode apart. Both are opened at
-        once: the attribute calls by fd cost an eighth of those by path.
-
-        A file of the host that we may not read counts as the same when its size and time are
-        (copy-up keeps the time): the world could not read it either."""
+        """What differs between two regular files, owner and mode apart. `old_fd` is -1 for a file
+        of the host that we may not read: it counts as the same when its size and time are
+        (copy-up keeps the time), as the world could not read it either."""
         what: list[str] = []
         old, new = before.status, after.status
-        new_fd = open_layer_file(directory.fds[after.source], name)
-        old_fd = -1
-        try:
-            _must_be(new_fd, new, path)
-            names = os.listxattr(new_fd)
-            if names:
-                self.marks.refuse_unknown(names, path)
-            try:
-                old_fd = _open_file(directory.fds[before.source], name, before.source)
+        names = os.listxattr(new_fd)
+        plain = not names or names == self.marks.usual
+        if not plain:
+            self.marks.refuse_unknown(names, path)
+        later = old.st_mtime_ns != new.st_mtime_ns
+        if old.st_size != new.st_size:
+            what.append("content")
+        elif new.st_size:
+            if old_fd < 0:
+                same = not later
+            else:
                 _must_be(old_fd, old, path)
-            except PermissionError:
-                if before.source:
-                    raise
-            if old.st_size != new.st_size:
+                same = same_bytes(old_fd, new_fd, new.st_size)
+            if not same:
                 what.append("content")
-            elif new.st_size:
-                if old_fd < 0:
-                    same = old.st_mtime_ns == new.st_mtime_ns
-                else:
-                    same = same_bytes(old_fd, new_fd, new.st_size)
-                if not same:
-                    what.append("content")
-            if old_fd >= 0:
-                what += self._attributes_that_differ(old_fd, new_fd, before.source, names)
-            if old.st_mtime_ns != new.st_mtime_ns:
-                what.append("mtime")
-        finally:
-            os.close(new_fd)
-            if old_fd >= 0:
-                os.close(old_fd)
+        if old_fd >= 0 and (os.listxattr(old_fd) or not plain):
+            _must_be(old_fd, old, path)
+            what += self._attributes_that_differ(old_fd, new_fd, before.source, names)
+        if later:
+            what.append("mtime")
         return what
 
-    def _owner(self, found: Found) -> tuple[int, int]:
-        uid, gid = found.status.st_uid, found.status.st_gid
-        if found.source == HOST or self.unshift is None:
-            return uid, gid
-        return self.unshift[uid], self.unshift[gid]
+    def _owner_differs(self, before: Found, after: Found) -> bool:
+        """Whether `after`, which is in a layer, has another owner; one outside the map is none."""
+        old, new = before.status, after.status
+        uid, gid = new.st_uid, new.st_gid
+        old_uid, old_gid = old.st_uid, old.st_gid
+        if self.unshift is not None:
+            uid, gid = self.unshift[uid], self.unshift[gid]
+            if before.source != HOST:
+                old_uid, old_gid = self.unshift[old_uid], self.unshift[old_gid]
+        return (uid != old_uid or gid != old_gid) and uid != -1 and gid != -1
 
     def _attributes_that_differ(
         self,
@@ -457,27 +485,29 @@ def _aspect_order(aspect: str) -> tuple[int, str]:
 
 
 def same_bytes(fd_a: int, fd_b: int, size: int) -> bool:
-    """Whether the rest of two files of about `size` bytes is the same.
+    """Whether two files of about `size` bytes are the same; their positions stay.
 
     One read a file when it is small, with a buffer no larger than needed: Python clears a
     page for each page it asks for."""
     length = min(size + 1, _CHUNK)
+    start = 0
     while True:
-        a, b = os.read(fd_a, length), os.read(fd_b, length)
+        a, b = os.pread(fd_a, length, start), os.pread(fd_b, length, start)
         if a != b:
             return False
         if len(a) < length:
             return True
-
-
-def _open_file(dir_fd: int, name: str, source: int) -> int:
-    return open_layer_file(dir_fd, name) if source else os.open(name, READ, dir_fd=dir_fd)
+        start += length
 
 
 def _must_be(fd: int, status: os.stat_result, path: bytes) -> None:
     opened = os.fstat(fd)
-    if (opened.st_ino, opened.st_dev) != (status.st_ino, status.st_dev):
-        raise StateError(
-            f"{os.fsdecode(path)} was replaced while it was compared",
-            hint="a process still writes there; run the command again when it is quiet",
-        )
+    if opened.st_ino != status.st_ino or opened.st_dev != status.st_dev:
+        raise _replaced(path)
+
+
+def _replaced(path: bytes) -> StateError:
+    return StateError(
+        f"{os.fsdecode(path)} was replaced while it was compared",
+        hint="a process still writes there; run the command again when it is quiet",
+    )

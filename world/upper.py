@@ -37,7 +37,7 @@ ACL = frozenset(("system.posix_acl_access", "system.posix_acl_default"))
 class Marks:
     """The names of one mount's overlay marks. `prefix` is b"trusted." or b"user."."""
 
-    __slots__ = ("_metacopy", "_redirect", "opaque", "origin", "own", "prefix", "whiteout")
+    __slots__ = ("_metacopy", "_redirect", "opaque", "origin", "own", "prefix", "usual", "whiteout")
 
     def __init__(self, prefix: bytes) -> None:
         self.prefix = os.fsdecode(prefix)
@@ -45,6 +45,8 @@ class Marks:
         self.opaque = self.own + "opaque"
         self.origin = self.own + "origin"
         self.whiteout = self.own + "whiteout"
+        #: all names of a file that was copied up and had no attributes
+        self.usual = [self.origin]
         self._metacopy = self.own + "metacopy"
         self._redirect = self.own + "redirect"
 

@@ -109,6 +109,7 @@ class MountView:
         self.mount = mount
         self.marks = Marks(stack.xattr_prefix)
         self.ids = Ids(stack)
+        self._shifts = bool(stack.id_extents)
         self.roots = Roots(stack, mount)
 
     def __enter__(self) -> MountView:
@@ -132,9 +133,10 @@ class MountView:
         kind = status.st_mode & FORMAT
         uid: int | None = status.st_uid
         gid: int | None = status.st_gid
-        if source and self.stack.id_extents:
+        if source and self._shifts:
             uid, gid = self.ids[status.st_uid], self.ids[status.st_gid]
-            uid, gid = (None if uid < 0 else uid), (None if gid < 0 else gid)
+            if uid < 0 or gid < 0:
+                uid, gid = (None if uid < 0 else uid), (None if gid < 0 else gid)
         link = None
         if kind == SYMLINK:
             link = os.fsencode(os.readlink(name, dir_fd=fd))
@@ -246,6 +248,14 @@ class DirectoryView:
         finally:
             if fd >= 0:
                 os.close(fd)
+
+    def entries(self, source: int) -> list[tuple[str, bool]]:
+        """The names in one source as `names` gives them, each with whether the directory says
+        that it is a regular file that no whiteout can be."""
+        if not source or source in self._x:
+            return [(name, False) for name in self.names(source)]
+        with os.scandir(self.fds[source]) as found:
+            return [(entry.name, entry.is_file(follow_symlinks=False)) for entry in found]
 
     def is_whiteout(self, source: int, name: str, status: os.stat_result) -> bool:
         if status.st_mode & FORMAT == CHARACTER:

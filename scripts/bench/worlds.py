@@ -13,6 +13,8 @@ import time
 
 from substrate.session import home as homes
 from substrate.session import probe, store, world_setup
+from substrate.session.covers import covers_of
+from substrate.session.request import TEXT, RunRequest
 from substrate.session.settings import load_settings, places
 from substrate.session.workspace import find_workspace
 from substrate.world import cgroup, cgroup_plan, layers, squash, wire
@@ -22,6 +24,7 @@ from substrate.world.limits import Limits
 from substrate.world.spec import CommandSpec, WorldSpec
 
 NUMBER = 1
+_REQUEST = RunRequest(kind=TEXT, file=b"sh", argv=(b"sh",))
 _PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -42,7 +45,13 @@ class WorldBench:
         self.files = store.create_session(self.home)
         name = store.name_world(self.home, self.files.session_id)
         self.world, _ = world_setup.describe_world(
-            self.host, self.home, self.settings, backend, name, workspace
+            self.host,
+            self.home,
+            self.settings,
+            backend,
+            name,
+            workspace,
+            self.files.session_id,
         )
         self.stack: LayerStack = self.world.stack(self.files)
 
@@ -77,8 +86,9 @@ class WorldBench:
         """A world on the newest layer; with the cgroups of the default limits, or without."""
         chosen = self.groups(limited=False) if groups is None else groups
         ready = world_setup.make_ready(self.world, self.files, self.home, self.stack, self.host)
+        covers = covers_of(self.world, self.home, self.settings, self.host, _REQUEST, ready.bound)
         return world_setup.spec_of(
-            self.world, self.files, self.home, self.stack, self.settings, self.host, chosen, ready
+            self.world, self.files, self.stack, self.settings, self.host, covers, chosen, ready
         )
 
     def groups(self, *, limited: bool) -> cgroup.CgroupSet:

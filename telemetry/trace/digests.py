@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 KEY_BYTES = 32
 _BLOCK_BYTES = 64
 _READ_BYTES = 256 * 1024
+_LEAST_READ_BYTES = 4096
 _MOST_HELD = 64 * 1024
 _INNER = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER = bytes(byte ^ 0x5C for byte in range(256))
@@ -69,9 +70,10 @@ class Digester:
         `fd` must be seekable. The file may change meanwhile: compare the size, and (mtime,
         ctime) from before and after, where that matters.
         """
-        inner, outer = self._halves(os.fstat(fd).st_size)
+        expected = os.fstat(fd).st_size
+        inner, outer = self._halves(expected)
         state = inner.copy()
-        size = _feed(state, fd)
+        size = _feed(state, fd, expected)
         return _finish(state, outer), size
 
     def stream(self) -> StreamDigest:
@@ -123,13 +125,16 @@ def _finish(state: _Hash, outer: _Hash) -> str:
 
 def sha256_fd(fd: int) -> tuple[str, int]:
     """Plain SHA-256 and size, for executables and files of installed packages."""
-    plain = bulk(os.fstat(fd).st_size)
-    size = _feed(plain, fd)
+    expected = os.fstat(fd).st_size
+    plain = bulk(expected)
+    size = _feed(plain, fd, expected)
     return plain.hexdigest(), size
 
 
-def _feed(state: _Hash, fd: int) -> int:
-    buffer = bytearray(_READ_BYTES)
+def _feed(state: _Hash, fd: int, expected: int) -> int:
+    """`expected`: bytes; it only decides how much is read at a time, since to clear a large
+    buffer takes longer than to hash a small file."""
+    buffer = bytearray(min(max(expected, _LEAST_READ_BYTES), _READ_BYTES))
     view = memoryview(buffer)
     size = 0
     while count := os.preadv(fd, [buffer], size):
