@@ -147,6 +147,23 @@ def plain_base(
     return found
 
 
+def plain_aspects(aspects: Aspects) -> dict[str, Any]:
+    """The same of a file whose aspects are known already. Its digest stands beside it."""
+    found: dict[str, Any] = {
+        "type": aspects.type,
+        "mode": aspects.mode,
+        "uid": aspects.uid,
+        "gid": aspects.gid,
+    }
+    if aspects.target is not None:
+        found["target"] = aspects.target
+    if aspects.device:
+        found["device"] = aspects.device
+    if aspects.attributes != "":
+        found["attributes"] = aspects.attributes
+    return found
+
+
 def parse_base(plain: Mapping[str, Any], content: str | None) -> Aspects | str:
     """What `plain_base` gave, or the doubt that stands in its place. Raises TraceCorrupt."""
     doubt = plain.get("unknown")

@@ -1,10 +1,12 @@
 """The three sides of a change: what the world began from, what the host has, what it would get.
 
 Not the noting of the first (witness.py) and not a judgement (keep.py, conflict.py). The base of
-a path is what the oldest layer that changed it was made from, or, once an apply brought the path
-to the host, the oldest one after that. A layer that holds a path without a change of it holds
-what was there, unless the record leaves such paths out (scope.py). Invariant: a base is given only for a stack whose every layer was recorded with
-bases; else nothing is known, and times must do. Spec: world.md §5.
+a path is what the oldest layer that changed it was made from. Once an apply brought the path to the
+host it is what that apply put there, as long as a layer from before it covers the path; where
+those have left the stack the world sees the host itself again. A layer that holds a path without a
+change of it holds what was there, unless the record leaves such paths out (scope.py). Invariant: a
+base is given only for a stack whose every layer was recorded with bases; else nothing is known,
+and times must do. Spec: world.md §5.
 """
 
 from __future__ import annotations
@@ -15,8 +17,18 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from substrate.errors import StateError
-from substrate.world.aspects import REVERTED, Aspects, aspects_of, differ, owns_nothing
-from substrate.world.change import Change, FileState
+from substrate.values import replace
+from substrate.world.aspects import (
+    ATTRIBUTES,
+    MODE,
+    OWNER,
+    REVERTED,
+    Aspects,
+    aspects_of,
+    differ,
+    owns_nothing,
+)
+from substrate.world.change import META, Change, FileState
 from substrate.world.layers import LayerStack
 from substrate.world.scope import Scope
 from substrate.world.stage import read_attributes_of
@@ -42,14 +54,14 @@ class Bases:
 
     `entries`: path → (moment of the record, base) of each layer that changed it, oldest first.
     `layers`: those that were recorded with bases. `applied`: path → the moment of the last
-    apply that brought it to the host while the world went on. `digest`, `keyed`: the digests
+    apply that brought it to the host while the world went on, and what it put there. `digest`, `keyed`: the digests
     that the bases hold, of files by fd and of bytes."""
 
     digest: Callable[[int], str]
     keyed: Callable[[bytes], str]
     entries: Mapping[bytes, Sequence[tuple[int, Base]]] = field(default_factory=dict)
     layers: frozenset[int] = frozenset()
-    applied: Mapping[bytes, int] = field(default_factory=dict)
+    applied: Mapping[bytes, tuple[int, Base]] = field(default_factory=dict)
 
     def tells_of(self, stack: LayerStack) -> bool:
         return self.layers.issuperset(stack.numbers)
@@ -96,22 +108,35 @@ class Sides:
         if not self._tells:
             return Missing.SILENT
         entries = self._bases.entries.get(change.path, ())
-        first = entries[0][1] if entries else None
-        applied = self._bases.applied.get(change.path)
-        if applied is not None:
+        if entries:
+            moment, first = entries[0]
+            applied_at, applied = self._bases.applied.get(change.path, (-2, first))
+            if moment > applied_at:
+                return first
             before = Missing.NOTHING if change.before is None else self.here(change)
-            if first == before or (
-                isinstance(first, Aspects)
-                and isinstance(before, Aspects)
-                and not differ(first, before)
-            ):
-                return REVERTED
-            first = next((base for moment, base in entries if moment > applied), None)
-        if first is not None:
-            return first
+            return REVERTED if _are_same(first, before) else applied
         if not self._scope.holds(change.path):
             return Missing.SILENT
         return Missing.NOTHING if change.after is None else self.there(change)
+
+    def outcome(self, change: Change, content: bytes | None) -> Base:
+        """What the host has once the change is applied, with `content` in place of the world's.
+        Raises OSError, StateError."""
+        if change.after is None:
+            return Missing.NOTHING
+        found = self.there(change)
+        if content is not None:
+            found = replace(found, content=self._bases.keyed(content))
+        if change.kind != META:
+            return found
+        here, what = self.here(change), {w.partition(":")[0] for w in change.what}
+        return replace(
+            here,
+            mode=found.mode if MODE in what else here.mode,
+            uid=found.uid if OWNER in what else here.uid,
+            gid=found.gid if OWNER in what else here.gid,
+            attributes=found.attributes if ATTRIBUTES in what else here.attributes,
+        )
 
     def here(self, change: Change) -> Aspects:
         """The host's file. Raises OSError, StateError for one that was replaced meanwhile."""
@@ -180,6 +205,12 @@ class Sides:
             os.close(fd)
 
 
+def _are_same(a: Base, b: Base) -> bool:
+    if isinstance(a, Aspects) and isinstance(b, Aspects):
+        return not differ(a, b)
+    return a == b
+
+
 def _read_all(fd: int, size: int) -> bytes:
     """The content of a file of `size` bytes, and no more than one beyond."""
     found = b""
@@ -208,3 +239,15 @@ class AllSides:
     def __exit__(self, *_: object) -> None:
         while self._open:
             self._open.popitem()[1].close()
+
+
+def outcomes(
+    changes: Sequence[Change],
+    stack: LayerStack,
+    bases: Bases,
+    contents: Mapping[bytes, bytes],
+) -> list[tuple[bytes, Base]]:
+    """(path, what the host has of it) once a plan with these changes and `contents` was carried
+    out. Raises OSError, StateError."""
+    with AllSides(bases, stack) as sides:
+        return [(c.path, sides.of(c).outcome(c, contents.get(c.path))) for c in changes]

@@ -24,7 +24,7 @@ from substrate.session.layer_record import layer_events
 from substrate.session.lost_layers import Lost, forget_place
 from substrate.session.opening import Opened
 from substrate.session.record import Recorder
-from substrate.session.recorded import check_layers, load_recorded
+from substrate.session.recorded import check_layers, load_recorded, plain_states
 from substrate.session.settings import Settings, load_settings, places
 from substrate.session.stack_file import (
     StackFile,
@@ -47,6 +47,7 @@ from substrate.values import as_dict, replace
 from substrate.world import journal, layers, preimages, squash
 from substrate.world.apply import Applied
 from substrate.world.apply import apply as apply_plan
+from substrate.world.bases import outcomes
 from substrate.world.change import Change, Summary, summary
 from substrate.world.conflict import Conflict
 from substrate.world.diff import diff_layer, diff_pending
@@ -449,7 +450,11 @@ class Held:
         # of layers that stay; without select and numbers, the world is over
         stays = select is not None or (numbers is not None and gone != frozenset(numbers))
         event = self._apply_event(
-            told, review, "applied", review.conflicts, planned.changes if stays else ()
+            told,
+            review,
+            "applied",
+            review.conflicts,
+            self._outcomes(planned, stack) if stays else [],
         )
         ending = APPLIED if self._takes_all(review, select, numbers, rest) else ""
         applied: Applied | None = None
@@ -524,18 +529,18 @@ class Held:
         review: Review,
         outcome: str,
         conflicts: Sequence[Conflict],
-        applied: Sequence[Change] = (),
+        applied: Sequence[dict[str, Any]] = (),
     ) -> events.FsApply:
-        """`applied`: what came to the host of layers that stay, for the next apply to know. The
+        """`applied`: what comes to the host of layers that stay, for the next apply to know. The
         layer by which it can be undone is known when it is done (host_change.py)."""
         listed = conflicts[: events.MAX_ENTRIES]
         extra: list[tuple[str, Any]] = []
         if conflicts:
             extra.append(("conflict_count", len(conflicts)))
         if outcome == "applied" and review.left_out:
-            extra.append(("left_out", self._listed(review.left_out)))
+            extra.append(("left_out", self._listed([text_or_b64(p) for p in review.left_out])))
         if applied:
-            extra.append(("applied", self._listed([c.path for c in applied])))
+            extra.append(("applied", self._listed(applied)))
         return events.FsApply(
             layers=told.layers,
             target=self.world.workspace,
@@ -556,9 +561,14 @@ class Held:
             extra=tuple(extra),
         )
 
-    def _listed(self, paths: Sequence[bytes]) -> object:
-        """Paths for an event: a list, or a blob's reference for more than a line should hold."""
-        plain = [text_or_b64(path) for path in paths]
+    def _outcomes(self, planned: Plan, stack: LayerStack) -> list[dict[str, Any]]:
+        if planned.bases is None:
+            return []
+        return plain_states(outcomes(planned.changes, stack, planned.bases, planned.contents))
+
+    def _listed(self, plain: Sequence[object]) -> object:
+        """A list for an event, or a blob's reference for more than a line should hold."""
+        plain = list(plain)
         whole = encode(plain)
         if len(plain) <= events.MAX_ENTRIES and len(whole) < 128 * 1024:
             return plain

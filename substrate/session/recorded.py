@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from substrate.errors import StateError
+from substrate.errors import StateError, TraceCorrupt
 from substrate.session import store
 from substrate.session.history import History, Line, load_history
 from substrate.session.home import Home
@@ -23,9 +23,9 @@ from substrate.session.stack_file import StackFile
 from substrate.session.store import SessionFiles
 from substrate.telemetry.trace.blob_reader import BlobReader
 from substrate.telemetry.trace.digests import Digester
-from substrate.telemetry.trace.octets import bytes_of
+from substrate.telemetry.trace.octets import bytes_of, text_or_b64
 from substrate.telemetry.trace.parsing import parse
-from substrate.world.aspects import parse_base
+from substrate.world.aspects import Aspects, parse_base, plain_aspects
 from substrate.world.bases import Base, Bases, Missing
 from substrate.world.change import ADDED, Change
 from substrate.world.layers import LayerStack
@@ -95,7 +95,7 @@ class _Found:
         self.digests: Digests = {}
         self.entries: dict[bytes, list[tuple[int, Base]]] = {}
         self.layers: list[int] = []
-        self.applied: dict[bytes, int] = {}
+        self.applied: dict[bytes, tuple[int, Base]] = {}
 
     def take_layers(
         self, files: SessionFiles, history: History, numbers: Iterable[int], *, inherited: bool
@@ -144,13 +144,27 @@ class _Found:
                 and line["body"]["outcome"] == "applied"
                 and line["seq"] not in undone
             ):
-                for path in applied_paths(files, line):
-                    self.applied[path] = line["seq"]
+                for path, state in applied_states(files, line):
+                    self.applied[path] = (line["seq"], state)
 
 
-def applied_paths(files: SessionFiles, line: Line) -> list[bytes]:
-    """The paths that an `fs_apply` of part of a world names: in the line, or in a blob. None
-    where that was erased: what was applied then counts as the host's own change."""
+def plain_states(states: Iterable[tuple[bytes, Base]]) -> list[dict[str, Any]]:
+    """What an apply put on the host, as its event has it."""
+    found = []
+    for path, state in states:
+        entry: dict[str, Any] = {"path": text_or_b64(path)}
+        if isinstance(state, Aspects):
+            entry["state"] = plain_aspects(state)
+            if state.content is not None:
+                entry["digest"] = state.content
+        found.append(entry)
+    return found
+
+
+def applied_states(files: SessionFiles, line: Line) -> list[tuple[bytes, Base]]:
+    """What an `fs_apply` of part of a world put on the host: in the line, or in a blob. Nothing
+    where that was erased: what was applied then counts as the host's own change. Raises
+    TraceCorrupt."""
     listed = line["body"].get("applied", ())
     if isinstance(listed, dict):
         blobs = BlobReader(files.fd)
@@ -160,7 +174,23 @@ def applied_paths(files: SessionFiles, line: Line) -> list[bytes]:
             return []
         finally:
             blobs.close()
-    return [bytes_of(path) for path in listed]
+    return parse_states(listed)
+
+
+def parse_states(listed: Iterable[Any]) -> list[tuple[bytes, Base]]:
+    """What `plain_states` gave. Raises TraceCorrupt."""
+    found: list[tuple[bytes, Base]] = []
+    for entry in listed:
+        if not isinstance(entry, dict) or "path" not in entry:
+            raise TraceCorrupt(f"an applied path of fs_apply is {entry!r:.80}", code="body")
+        plain, base = entry.get("state"), Missing.NOTHING
+        found.append(
+            (
+                bytes_of(entry["path"]),
+                base if plain is None else parse_base(plain, entry.get("digest")),
+            )
+        )
+    return found
 
 
 def check_layers(changes: Iterable[Change], recorded: Digests, stack: LayerStack) -> None:

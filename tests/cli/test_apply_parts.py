@@ -291,3 +291,43 @@ def test_json_lines_of_an_apply(four):
     [line] = four.out("apply", "3", "4", "--format", "jsonl").splitlines()
     found = json.loads(line)
     assert (found["outcome"], found["over"], len(found["spans"])) == ("applied", False, 2)
+
+
+# --- what an apply put on the host, after commands of it were undone
+
+
+@pytest.fixture
+def partly(place):
+    """A file of two commands that was applied while another stays pending; then the second of them
+    was undone."""
+    place.run("-c", "echo x > other")
+    place.run("-c", "echo one > f")
+    place.run("-c", "echo two >> f; chmod 600 f")
+    place.run("apply", "f")
+    place.run("undo", "--yes")
+    return place
+
+
+def test_an_apply_after_an_undo_takes_back_what_was_applied(partly):
+    assert (partly.work / "f").read_text() == "one\ntwo\n"
+    partly.run("apply")
+    assert (partly.work / "f").read_text() == "one\n"
+    assert (partly.work / "f").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("undone", [1, 2])
+def test_what_an_apply_put_there_is_no_change_of_the_hosts(partly, undone):
+    if undone == 2:
+        partly.run("undo", "--yes")
+    partly.run("-c", "echo three >> f")
+    partly.run("apply")
+    lines = ["one", "two", "three"] if undone == 2 else ["one", "three"]
+    assert (partly.work / "f").read_text().split() == lines
+
+
+def test_what_the_host_did_to_it_since_is_a_conflict(partly):
+    with open(partly.work / "f", "a") as file:
+        file.write("host\n")
+    partly.run("-c", "echo three >> f")
+    assert b"the host changed its content" in partly.run("apply", status=1).stdout
+    assert (partly.work / "f").read_text() == "one\ntwo\nhost\n"

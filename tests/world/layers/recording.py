@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from substrate.errors import StateError
+from substrate.session.recorded import parse_states, plain_states
 from substrate.world import apply as applying
 from substrate.world import preimages
 from substrate.world.aspects import parse_base
-from substrate.world.bases import Base, Bases, Missing
+from substrate.world.bases import Base, Bases, Missing, outcomes
 from substrate.world.change import ADDED
 from substrate.world.diff import diff_layer, diff_pending
 from substrate.world.layers import freeze_layer
@@ -42,7 +43,7 @@ class Record:
     world: Any
     entries: dict[bytes, list[tuple[int, Base]]] = field(default_factory=dict)
     layers: list[int] = field(default_factory=list)
-    applied: dict[bytes, int] = field(default_factory=dict)
+    applied: dict[bytes, tuple[int, Base]] = field(default_factory=dict)
     moment: int = 0
 
     @property
@@ -118,12 +119,14 @@ class Record:
         Where one stands nothing may be applied, and the apply itself must say so too."""
         start = len(os.fsencode(self.world.host)) + 1
 
-        def work() -> tuple[list[tuple[bytes, str, str | None]], list[bytes]]:
+        def work() -> tuple[list[tuple[bytes, str, str | None]], list[dict[str, Any]]]:
             found = self.review(on_conflict, select)
             said = [
                 (c.path[start:], c.reason.value, c.resolution and c.resolution.value)
                 for c in found.conflicts
             ]
+            planned = found.plan
+            states = outcomes(planned.changes, self.world.stack, self.bases(), planned.contents)
             try:
                 applying.apply(
                     found.plan, self.world.stack, os.fsencode(self.world.state), **options
@@ -133,12 +136,14 @@ class Record:
                 assert [c.path[start:] for c in refused.conflicts] == standing
                 return said, []
             assert all(resolution is not None for _, _, resolution in said)
-            return said, [c.path for c in found.plan.changes]
+            return said, plain_states(states)
 
-        conflicts, paths = self.world.outside(work)
+        conflicts, brought = self.world.outside(work)
         self.moment += 1
         if select is not None:
-            self.applied.update(dict.fromkeys(paths, self.moment))
+            self.applied.update(
+                {path: (self.moment, state) for path, state in parse_states(brought)}
+            )
         return conflicts
 
     def refused(self) -> str:

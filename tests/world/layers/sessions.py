@@ -76,6 +76,8 @@ class Sessions:
             home = open_home(self.home)
             try:
                 return work(home, *arguments)
+            except WorldOver as over:  # which cannot be pickled
+                return StateError(str(over), code=over.code)
             except SubstrateError as error:
                 return error
 
