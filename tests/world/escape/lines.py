@@ -107,7 +107,7 @@ FILESYSTEM = {
     ),
     "supervisor killed -9 in each apply phase": _row(
         "",
-        "tests.world.layers.test_apply_faults:test_killed_at_each_call_then_recovered",
+        "tests.world.layers.test_apply_faults:test_killed_at_a_call_then_recovered",
         "tests.system.test_crash:test_a_killed_supervisor_leaves_nothing_and_loses_nothing",
     ),
 }
@@ -161,7 +161,7 @@ ROBUSTNESS = {
     ),
     "disk full while staging (nothing applied)": _row(
         "",
-        "tests.world.layers.test_apply_faults:test_each_call_fails_once",
+        "tests.world.layers.test_apply_faults:test_a_call_fails_once",
         f"{_HOSTS}:test_a_full_disk_while_staging_applies_nothing",
     ),
     "two runs on one world": _row(

@@ -1,5 +1,9 @@
-"""Every system call of an apply, an undo and a recovery fails once, or is the last one: all is
-new with a whole reverse layer, or all is old with none, and nothing is left behind."""
+"""System calls of an apply, an undo and a recovery fail once, or are the last one: all is new
+with a whole reverse layer, or all is old with none, and nothing is left behind.
+
+One call in STEP is tried; with --every-call (scripts/soak-faults) each. Each call of the verb
+that changes something is struck in tests/system/test_verb_faults.py.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from conftest import UNPRIVILEGED, become, make_world
 from reversing import apply, left_behind, numbers, recovered, refused, state_of, undo
 from test_apply import pending, prepare, put, some_changes, some_host
-from test_apply_faults import Faults, inject
+from test_apply_faults import STEP, Faults, inject
 from trees import Tree, snapshot
 
 from substrate.errors import StateError
@@ -75,8 +79,6 @@ class Scene:
         self.world = world
         #: old versions are moved, and come back with their inodes
         self.moved = moved
-        #: every call of root's, where all is on one filesystem; one in some of the others
-        self.step = 1 if moved and world.flavour == "trusted" else 7
         prepare(world, more_host)
         self.old = self.look()
         world.command(lambda root: more_changes(root + b"/"))
@@ -174,13 +176,16 @@ class Kill(Faults):
 
 @scenes
 @pytest.mark.parametrize("act", ACTS)
-def test_killed_at_each_call(scene: Scene, monkeypatch: pytest.MonkeyPatch, act: str) -> None:
+def test_killed_at_a_call(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, act: str, every_call: bool
+) -> None:
+    step = 1 if every_call else STEP
     faults = Kill()
     inject(faults, monkeypatch)
     at = 0
     seen = set()
     while True:
-        at += scene.step
+        at += step
         scene.start_of(act)
 
         def attempt(at: int = at) -> None:
@@ -205,13 +210,16 @@ def test_killed_at_each_call(scene: Scene, monkeypatch: pytest.MonkeyPatch, act:
 
 @scenes
 @pytest.mark.parametrize("act", ACTS)
-def test_each_call_fails_once(scene: Scene, monkeypatch: pytest.MonkeyPatch, act: str) -> None:
+def test_a_call_fails_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, act: str, every_call: bool
+) -> None:
+    step = 1 if every_call else STEP
     faults = Faults()
     inject(faults, monkeypatch)
     at = 0
     seen = set()
     while True:
-        at += scene.step
+        at += step
         scene.start_of(act)
 
         def attempt(at: int = at) -> None:
@@ -240,9 +248,10 @@ def test_each_call_fails_once(scene: Scene, monkeypatch: pytest.MonkeyPatch, act
 @pytest.mark.parametrize("moment", ["staging", "window", "committed"])
 @pytest.mark.parametrize("act", ACTS)
 def test_a_recovery_that_is_killed_is_recovered(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, act: str, moment: str
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, act: str, moment: str, every_call: bool
 ) -> None:
-    """Killed at each of its calls, in turn, until one gets through."""
+    """Killed at its calls, in turn, until one gets through."""
+    step = 1 if every_call else STEP
     faults = Kill()
     inject(faults, monkeypatch)
     at = 0
@@ -254,7 +263,7 @@ def test_a_recovery_that_is_killed_is_recovered(
     real = getattr(*where)
     finished = False
     while not finished:
-        at += scene.step
+        at += step
         scene.start_of(act)
 
         def attempt() -> None:
@@ -269,7 +278,7 @@ def test_a_recovery_that_is_killed_is_recovered(
                 setattr(*where, lambda *arguments: os._exit(9))
             ACTS[act](scene.world, scene.number)
 
-        assert in_child(scene, attempt) == 9, f"after {at - scene.step}"
+        assert in_child(scene, attempt) == 9, f"after {at - step}"
 
         def recover(at: int = at) -> None:
             faults.arm(at)

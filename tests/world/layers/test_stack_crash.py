@@ -1,5 +1,8 @@
 """A process that dies at any step of what it does to a stack: afterwards the stack is the old one
 or the new one, and the record tells of it in the second case, once.
+
+One step in STRIDE is tried, and each where the old becomes the new; with --every-call
+(scripts/soak-faults) each.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from stacks import directory
 from substrate.session.home import Home
 from substrate.telemetry import verifier
 
+STRIDE = 5
 #: what changes something on the disk
 _STEPS = (
     "fsync", "link", "mkdir", "mknod", "makedirs", "open", "pwrite", "remove", "rename", "replace",
@@ -96,25 +100,41 @@ def found_afterwards(home: Home, session: str) -> tuple[tuple[int, ...], list[st
     ],
     ids=["undo", "with-deps", "rollback", "snapshot", "squash", "fork"],
 )
-def test_death_at_every_step(
+def test_death_at_a_step(
     world: tuple[Sessions, str],
     work: Callable[..., Any],
     arguments: tuple[Any, ...],
     stack: tuple[int, ...],
     event: str,
+    every_call: bool,
 ) -> None:
     real, session = world
     home, as_it_was = os.fsdecode(real.home), os.fsdecode(real.home) + ".as-it-was"
     subprocess.run(["cp", "-a", home, as_it_was], check=True)
     old, new = ((1, 2, 3, 4), ["snapshot"]), (stack, ["snapshot", event])
-    seen = []
-    while real.call(dying(len(seen), work), session, *arguments, dies=True):
-        seen.append(real.call(found_afterwards, session))
-        assert seen[-1] in (old, new)
-        shutil.rmtree(home)
-        subprocess.run(["cp", "-a", as_it_was, home], check=True)
+    seen: dict[int, tuple[tuple[int, ...], list[str]]] = {}
+
+    def dies_at(step: int) -> bool:
+        died = bool(real.call(dying(step, work), session, *arguments, dies=True))
+        if died:
+            seen[step] = real.call(found_afterwards, session)
+            assert seen[step] in (old, new)
+            shutil.rmtree(home)
+            subprocess.run(["cp", "-a", as_it_was, home], check=True)
+        return died
+
+    stride = 1 if every_call else STRIDE
+    step = 0
+    while dies_at(step):
+        step += stride
     assert real.call(found_afterwards, session) == new
+    shutil.rmtree(home)
+    subprocess.run(["cp", "-a", as_it_was, home], check=True)
+    last = max(step for step, found in seen.items() if found == old)
+    for between in range(last + 1, min(last + stride, step)):
+        if not dies_at(between):
+            break
+    assert new in seen.values()
     # there is one step before which nothing was done, and behind which all is
-    assert seen == sorted(seen, key=lambda found: found == new)
-    assert old in seen
-    assert new in seen
+    found = [seen[step] for step in sorted(seen)]
+    assert found == sorted(found, key=lambda found: found == new)
