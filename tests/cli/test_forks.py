@@ -226,3 +226,21 @@ def test_what_both_changed_is_a_conflict_for_the_second(forked):
     assert [os.path.basename(c["path"]) for c in found["conflicts"]] == ["f"]
     assert (forked.work / "f").read_text() == "one\ntwo\n"
     forked.run("apply", "in-fork", "--world", "w2")
+
+
+def test_an_apply_of_base_layers_that_are_gone_is_not_undone(place):
+    """Nothing keeps a layer of the base that left the fork's stack with an apply."""
+    place.run("-c", "echo one > one")
+    place.run("-c", "echo two > two")
+    place.run("world", "fork")
+    place.run("--world", "w2", "-c", "echo more >> two")
+    place.run("apply", "1", "--with-deps", "--world", "w2")
+    assert os.listdir(place.work) == ["two"]
+    place.run("discard", "--world", "w1")
+    assert layers(place, "w1") == ["1"]
+    done = place.run("undo", "--apply", "--world", "w2", status=1)
+    assert b"its layers were collected" in done.stderr
+    assert (place.work / "two").read_text() == "two\nmore\n"
+    assert names(place, "w2") == ["one"]
+    place.run("apply", "--world", "w2")
+    assert (place.work / "one").exists()
