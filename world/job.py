@@ -36,10 +36,15 @@ class Job:
         return [o for o in self.plan.operations if o.kind in kinds]
 
     def sync_filesystems(self) -> None:
-        """One syncfs(2) for each filesystem that something is changed on. Raises OSError."""
+        """One syncfs(2) for each filesystem that something is changed on; sync(2) where the plan has
+        closed a directory on the way already. Raises OSError."""
         seen: set[int] = set()
         for operation in self.plan.operations:
-            parent_fd = self.parents.fd(operation)
+            try:
+                parent_fd = self.parents.fd(operation)
+            except PermissionError:
+                os.sync()
+                return
             device = self.parents.device
             if device in seen:
                 continue

@@ -18,10 +18,23 @@ import os
 from typing import Any
 
 from substrate.errors import StateError
+from substrate.world.journal_lines import what_is_wrong
 
 NAME = b"apply.journal"
 VERSION = 2
 _READABLE = (1, VERSION)
+
+
+class JournalDamaged(StateError):
+    """A line of a journal is not what an apply wrote."""
+
+    def __init__(self, world_directory: bytes, number: int, why: str) -> None:
+        super().__init__(
+            f"line {number} of {os.fsdecode(world_directory + b'/' + NAME)} is damaged: {why}",
+            hint="look at the files that an apply cut short may have left (.substrate-*), then "
+            "`substrate world gc --forget-apply WORLD`",
+            code="E-JOURNAL-DAMAGED",
+        )
 
 
 def text(path: bytes) -> str:
@@ -98,7 +111,8 @@ class Journal:
 
 
 def load_journal(world_directory: bytes) -> list[dict[str, Any]] | None:
-    """The lines of an unfinished apply, or None. Raises StateError for a foreign journal."""
+    """The lines of an unfinished apply, or None. Raises JournalDamaged, StateError for one of
+    another version."""
     try:
         with open(world_directory + b"/" + NAME, "rb") as stream:
             data = stream.read()
@@ -108,16 +122,18 @@ def load_journal(world_directory: bytes) -> list[dict[str, Any]] | None:
     lines = []
     for number, line in enumerate(whole.splitlines(), 1):
         try:
-            lines.append(json.loads(line))
-        except ValueError as error:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise JournalDamaged(world_directory, number, str(error)) from None
+        if number == 1 and type(found) is dict and found.get("version") not in _READABLE:
             raise StateError(
-                f"line {number} of {os.fsdecode(world_directory + b'/' + NAME)} is damaged: {error}"
-            ) from None
-    if lines and lines[0].get("version") not in _READABLE:
-        raise StateError(
-            f"the apply journal has version {lines[0].get('version')!r}, expected {VERSION} or older",
-            hint="recover it with the version of substrate that wrote it",
-        )
+                f"the apply journal has version {found.get('version')!r}, expected {VERSION} or older",
+                hint="recover it with the version of substrate that wrote it",
+            )
+        wrong = what_is_wrong(found, number)
+        if wrong:
+            raise JournalDamaged(world_directory, number, wrong)
+        lines.append(found)
     return lines
 
 

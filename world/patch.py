@@ -3,7 +3,7 @@
 Not the changes themselves (diff.py). No program of the host is run on what a world wrote
 (world.md §5). Deletions are never cut from a list. A patch carries what git can: contents,
 the executable bit, symlinks, deletions; each entry that it cannot carry (other modes, owners,
-attributes, directories without a file, FIFOs) is in `Patch.left_out`, so nothing is lost in
+attributes, directories without a file, FIFOs, files of more than PATCHABLE_SIZE) is in `Patch.left_out`, so nothing is lost in
 silence. Binary contents are `GIT binary patch` literals (git,
 diff.c: zlib, base 85, 52 bytes a line), which need an index line with the
 full object ids of both sides. Lines are aligned as for a merge (merge3.py), whose work is bounded.
@@ -47,6 +47,9 @@ LETTERS = {
 READABLE_SIZE = 1 << 20
 _CONTEXT = 3
 TIME_ALONE = "git does not keep mtime"
+#: bytes of one side above which a change is left out of a patch: a text needs many times that in
+#: memory, and a sparse file is as large as one likes
+PATCHABLE_SIZE = 64 << 20
 _BINARY_PROBE = 8000  # as git: a NUL in the first 8000 bytes (xdiff-interface.c)
 
 
@@ -150,6 +153,11 @@ class Renderer:
                 continue
             left_out.extend((change.path, why) for why in _not_carried(change))
             sides = (change.before, change.after)
+            largest = max((s.size for s in sides if s is not None and s.type == "file"), default=0)
+            if largest > PATCHABLE_SIZE and _content_differs(change):
+                why = f"{largest} bytes are too many for a patch (limit {PATCHABLE_SIZE})"
+                left_out.append((change.path, why))
+                continue
             if change.kind == RENAMED and change.old_path is not None:
                 assert change.before is not None and change.after is not None
                 parts.append(self._entry(change, change.old_path, change.before, None))

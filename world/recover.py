@@ -21,7 +21,7 @@ from substrate.errors import StateError
 from substrate.world import names
 from substrate.world.beneath import LOOKUP, open_beneath, open_root
 from substrate.world.identity import Identity, identity_of, inode_at
-from substrate.world.journal import load_journal, octets, remove_journal
+from substrate.world.journal import JournalDamaged, load_journal, octets, remove_journal
 from substrate.world.leftover import (
     NOT_MODE,
     Directory,
@@ -39,6 +39,7 @@ from substrate.world.reverse import (
     clear_away,
     close_directories,
     has_record,
+    next_number,
     retire,
     reverse_path,
     settle,
@@ -78,7 +79,17 @@ def recover(
     `keep_finished`: the journal of one that is finished stays, for the caller to remove. The
     caller holds the world's lock. Raises OSError, StateError."""
     relock_left(world_directory)
-    lines = load_journal(world_directory)
+    try:
+        lines = load_journal(world_directory)
+    except JournalDamaged:
+        if not forget:
+            raise
+        if has_record(world_directory, NEW):  # it may hold the only old versions
+            settle(world_directory, next_number(world_directory))
+        else:
+            clear_away(world_directory, NEW)
+        remove_journal(world_directory)
+        return Recovered(outcome=Outcome.UNCLEAR)
     if lines is None:
         return None
     if not lines:

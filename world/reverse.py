@@ -125,7 +125,13 @@ def next_number(world_directory: bytes) -> int:
     # one write of a fixed width: who is killed leaves the old number or the new one
     fd = os.open(directory + b"/" + _LAST, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        highest = int(os.pread(fd, 21, 0) or b"0")
+        try:
+            highest = int(os.pread(fd, 21, 0) or b"0")
+        except ValueError as error:
+            raise StateError(
+                f"{os.fsdecode(directory + b'/' + _LAST)} is damaged: {error}",
+                hint="write the highest number of an apply's reverse layer into it, or 0",
+            ) from error
         number = max([highest, *reverse_numbers(world_directory)]) + 1
         os.pwrite(fd, b"%020d\n" % number, 0)
     finally:

@@ -490,6 +490,8 @@ class _Check:
             errno.ELOOP: "a symlink is in its way now",
             errno.ENOENT: "its directory is gone",
             errno.ENOTDIR: "its directory is gone",
+            errno.EACCES: "a directory above it is closed to you: give it the mode that it had before "
+            "the apply, then undo that again",
         }.get(error.errno or 0, f"it cannot be read: {error.strerror}")
         return _Touched(self.path, UndoReason.HOST_CHANGED, why)
 

@@ -358,5 +358,5 @@ def command(
     )
     render(result, form)
     if result.outcome == "applied":
-        collect_now_and_then(target.home, retention_of())
+        collect_now_and_then(target.home, retention_of)
     return 0 if result.outcome in ("applied", "planned", "nothing") else 1

@@ -151,5 +151,5 @@ def command(dry_run: bool, yes: bool, world: str | None, form: str) -> int:
     result = run(target, dry_run=dry_run, ask=ask)
     render(result, form)
     if result.outcome == "discarded":
-        collect_now_and_then(target.home, retention_of())
+        collect_now_and_then(target.home, retention_of)
     return 1 if result.outcome == "kept" else 0

@@ -165,7 +165,9 @@ def host_error(error: OSError) -> SubstrateError | None:
             f"{os.fsdecode(error.filename)} was removed while substrate worked with it",
             hint="SUBSTRATE_HOME belongs to substrate alone; its changes were lost with it",
         )
-    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.ELOOP) and _was_ours(error.filename):
+    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.ELOOP) and _is_of_a_session(
+        error.filename
+    ):
         return StateError(
             f"{os.fsdecode(error.filename)} is not what substrate put there: {error.strerror}",
             hint="SUBSTRATE_HOME belongs to substrate alone; put it back, or use --fresh for a new "
@@ -184,6 +186,11 @@ def _was_ours(path: str | bytes | int | None) -> bool:
     if not isinstance(path, (str, bytes)):
         return False
     return os.fsencode(path).startswith(default_path(os.environb) + b"/")
+
+
+def _is_of_a_session(path: str | bytes | int | None) -> bool:
+    """Whether a file is one of ours; those of a session are opened by their names in it."""
+    return _was_ours(path) or (isinstance(path, (str, bytes)) and os.fsencode(path)[:1] != b"/")
 
 
 def _bug() -> int:

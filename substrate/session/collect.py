@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,9 +131,10 @@ def collect(home: Home, retention: Retention, *, dry_run: bool) -> list[Collecte
     return found
 
 
-def collect_now_and_then(home: Home, retention: Retention) -> None:
-    """Collects if that was not done for a day: for verbs that end something. What fails is left
-    to `world gc`, which says it: the verb has done what it was asked for."""
+def collect_now_and_then(home: Home, retention_of: Callable[[], Retention]) -> None:
+    """Collects if that was not done for a day: for verbs that end something. What fails, and
+    settings that cannot be read, are left to `world gc`, which says it: the verb has done what it
+    was asked for, which may have taken the current directory away."""
     path = home.path + _STAMP
     now = time.time()
     try:
@@ -141,7 +142,7 @@ def collect_now_and_then(home: Home, retention: Retention) -> None:
             return
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         os.utime(path, (now, now))
-        collect(home, retention, dry_run=False)
+        collect(home, retention_of(), dry_run=False)
     except (OSError, SubstrateError):
         return
 

@@ -67,11 +67,13 @@ def change_host(
     """Changes the host by `change`, which leaves its journal. The layers `numbers` are the stack
     then, `applies` the newest apply that stands, `ending` what becomes of the world.
 
-    `what`: the change as a participle. Raises what `change` raises, and the host is as it was
-    then; RecordLater where it was changed and the record could not follow."""
+    `what`: the change as a participle. Raises what `change` raises, StateError where one of the
+    layers is gone, and the host is as it was then; RecordLater where it was changed and the record
+    could not follow."""
     files, writer = held.opened.files, held.opened.writer
     (named,) = restack.name_events([event])
     intended = Intended(layers=tuple(numbers), applies=applies, ending=ending, event=named)
+    held.refuse_if_gone(intended.layers)
     try:
         mark(held.home, files.session_id)
         if writer.blobs.dirty:

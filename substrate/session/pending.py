@@ -310,6 +310,11 @@ class Held:
         self.stack_file = restack.commit(self.opened.files, self.opened.writer, changed, bodies)
         self.stack = stack
 
+    def refuse_if_gone(self, numbers: Sequence[int]) -> None:
+        """Raises StateError where one of these layers is not there to be the stack."""
+        bare = self.world.bare_stack(self.opened.files)
+        with_stack_file(bare, self.opened.files, self.changed(numbers))
+
     def announce(self, event: Body) -> None:
         """Writes down, for the trace, what is about to happen outside of the stack; it counts
         when it has happened (`restack.settle`). Raises OSError."""

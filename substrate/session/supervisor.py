@@ -17,7 +17,7 @@ from substrate.session import home as homes
 from substrate.session import layer_place, opening, store, world_setup
 from substrate.session.covers import covers_of
 from substrate.session.settings_table import DEFAULT_REQUIRE
-from substrate.session.signals import SignalPipe
+from substrate.session.signals import RecordInterrupted, SignalPipe
 from substrate.session.stack_file import load_stack_file, with_stack_file
 from substrate.session.workspace import current_directory, find_workspace
 from substrate.session.world_file import save_world
@@ -465,7 +465,13 @@ class _OneShot:
         if self.layer is not None and kept:
             if self.settings.layer_sync:
                 layers.sync_layers(self.stack)
-            events, changes, counts = self._diff_events(self.stack, self.layer, span=True)
+            try:
+                events, changes, counts = self._diff_events(self.stack, self.layer, span=True)
+            except RecordInterrupted:
+                # the layer is as a killed supervisor leaves it
+                writer.append([self.recorder.command_end(ended, self.streams, None, denied)])
+                self._wait_gone()
+                raise
         elif self.layer is not None and not empty:
             events, changes = self._thrown_away(self.layer)
         if self.layer is not None and kept and self.settings.pass_through:
@@ -530,7 +536,11 @@ class _OneShot:
         """What a layer changed that no process writes to any more, as events."""
         from substrate.session.layer_record import layer_events
 
-        return layer_events(self.recorder, self.digester, stack, number, span=span)
+        self.arriving.recording(True)
+        try:
+            return layer_events(self.recorder, self.digester, stack, number, span=span)
+        finally:
+            self.arriving.recording(False)
 
     def _pass_through(self, number: int) -> list[Event]:
         from substrate.session.pass_through import pass_through

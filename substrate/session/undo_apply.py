@@ -23,7 +23,7 @@ from substrate.session.world_file import OPEN
 from substrate.telemetry.trace.events.layers import Undo
 from substrate.values import as_dict
 from substrate.world.change import Change, Summary, summary
-from substrate.world.layers import list_layers
+from substrate.world.layers import LayerStack
 from substrate.world.reverse import reverse_numbers
 from substrate.world.reverse_check import UndoConflict, UndoReview, review_undo
 from substrate.world.reverse_undo import undo_apply
@@ -107,13 +107,12 @@ def _to_come_back(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The layers of an apply that left the stack with it, and those that were taken off since.
     Raises NothingToUndo where one of the first is gone: what it holds is on the host alone."""
-    there = {layer.number for layer in list_layers(held.stack.directory)}
-    below = max((last for last, _ in held.stack.elsewhere), default=0)  # of a fork
+    stack = held.stack
     on_stack = set(held.stack.numbers)
     wanted = [n for n in line["body"]["layers"] if n not in on_stack]
     taken = _taken_off([other for other in others if other["seq"] > line["seq"]])
-    lost = [n for n in wanted if n not in taken and n not in there and n > below]
-    if lost:
+    # in a fork, those of its base as well: nothing keeps them where no stack holds them
+    if any(n not in taken and not os.path.isdir(_path(stack, n)) for n in wanted):
         raise NothingToUndo(
             f"the last apply of world {held.world.name} cannot be undone: its layers were collected, "
             "so what it put on the host is there alone",
@@ -121,6 +120,10 @@ def _to_come_back(
             f"{os.fsdecode(held.opened.files.world_path)}/reverse/{line['body']['reverse_layer']}",
         )
     return tuple(n for n in wanted if n not in taken), tuple(n for n in wanted if n in taken)
+
+
+def _path(stack: LayerStack, number: int) -> bytes:
+    return b"%s/%d" % (stack.directory_of(number), number)
 
 
 def _taken_off(later: Sequence[dict[str, Any]]) -> set[int]:

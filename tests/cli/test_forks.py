@@ -233,3 +233,21 @@ def test_the_record_of_a_fork_that_was_discarded_as_it_was_stays(forked):
     forked.run("world", "gc", "--all")
     assert len(events(forked, "w2", "fs_discard")) == 1
     forked.run("trace", "verify", "w2", "--quiet")
+
+
+def test_an_apply_of_base_layers_that_are_gone_is_not_undone(place):
+    """Nothing keeps a layer of the base that left the fork's stack with an apply."""
+    place.run("-c", "echo one > one")
+    place.run("-c", "echo two > two")
+    place.run("world", "fork")
+    place.run("--world", "w2", "-c", "echo more >> two")
+    place.run("apply", "1", "--with-deps", "--world", "w2")
+    assert os.listdir(place.work) == ["two"]
+    place.run("discard", "--world", "w1")
+    assert layers(place, "w1") == ["1"]
+    done = place.run("undo", "--apply", "--world", "w2", status=1)
+    assert b"its layers were collected" in done.stderr
+    assert (place.work / "two").read_text() == "two\nmore\n"
+    assert names(place, "w2") == ["one"]
+    place.run("apply", "--world", "w2")
+    assert (place.work / "one").exists()

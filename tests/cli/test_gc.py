@@ -197,3 +197,13 @@ def test_verbs_that_end_something_collect_now_and_then(undone):
     undone.run("-c", "echo g > g")
     undone.run("discard")  # the second within a day
     assert layers(undone, "w1") == ["1", "2", "3"]
+
+
+def test_what_was_done_is_no_wrong_call_because_of_the_settings(place):
+    """They are read for the collection alone, after it was done."""
+    place.run("-c", "echo a > a")
+    assert b"applied" in place.run("apply", SUBSTRATE_GC_KEEP="nonsense").stderr
+    assert (place.work / "a").exists()
+    place.run("-c", "echo b > b")
+    assert b"discarded" in place.run("discard", SUBSTRATE_GC_QUOTA="nonsense").stderr
+    assert b"nonsense" in place.run("world", "gc", status=2, SUBSTRATE_GC_KEEP="nonsense").stderr

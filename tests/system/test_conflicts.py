@@ -4,6 +4,7 @@ and as a user without rights."""
 import json
 import os
 import signal
+import stat
 import time
 
 import pytest
@@ -249,3 +250,25 @@ def test_what_is_kept_for_merges_goes_with_the_layers(changed):
     assert bases.stat().st_mode & 0o777 == 0o700
     assert changed.substrate("discard").returncode == 0
     assert not bases.exists()
+
+
+@pytest.mark.parametrize("mode", ["000", "400"])
+def test_a_directory_that_is_closed_above_what_was_changed(user, mode):
+    """Its mode is set last, and nothing is looked up through it then."""
+    user.forget()
+    user.call("bash", "-c", "mkdir -p d/m; echo x > d/m/1; echo y > d/m/2")
+    text = f"echo z > d/m/1; rm d/m/2; echo w > d/m/3; chmod {mode} d/m d"
+    assert user.substrate("-c", text).returncode == 0
+    done = user.substrate("apply", "--yes")
+    assert (done.returncode, b"2 with other attributes" in done.stderr) == (0, True)
+    assert stat.S_IMODE((user.work / "d").stat().st_mode) == int(mode, 8)
+    assert (user.work / "d/m/1").read_text() == "z\n"
+    refused = user.substrate("undo", "--apply")
+    assert refused.returncode == 1
+    assert b"is closed to you" in refused.stdout
+    for path in ("d", "d/m"):
+        (user.work / path).chmod(0o755)
+    assert user.substrate("undo", "--apply").returncode == 0
+    assert sorted(os.listdir(user.work / "d/m")) == ["1", "2"]
+    assert (user.work / "d/m/1").read_text() == "x\n"
+    user.verify()

@@ -227,3 +227,23 @@ def test_a_mount_that_has_gone_with_changes_is_told(idmap, passing_mount):
     done = idmap.substrate("-c", "true")
     assert done.returncode == 125
     assert done.stderr.startswith(b"substrate: %s is gone" % os.fsencode(place))
+
+
+def test_a_sparse_file_that_nobody_can_read_through_holds_up_nobody(started, caller):
+    """Terabytes of nothing are made in an instant, and digested in hours."""
+    process = started("-c", "truncate -s 4T big; echo ready")
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=4)
+    process.send_signal(signal.SIGTERM)
+    status, _, said = _finish(process)
+    assert status == 125
+    assert b"[E-RECORD-INTERRUPTED]" in said
+    again = caller.start("-c", "echo again")
+    with pytest.raises(subprocess.TimeoutExpired):
+        again.wait(timeout=4)
+    again.send_signal(signal.SIGINT)
+    status, out, said = _finish(again)
+    assert (status, out, said[:10]) == (125, b"", b"substrate:")
+    assert caller.substrate("discard", "--yes").returncode == 0
+    caller.verify()
+    assert caller.substrate("-c", "ls").stdout == b""

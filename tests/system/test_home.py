@@ -91,6 +91,11 @@ def test_a_directory_where_a_file_of_ours_should_be(caller):
     stack.mkdir()
     _fails(caller, says=b"is not what substrate put there")
     _fails(caller, "undo", says=b"is not what substrate put there", status=3)
+    stack.rmdir()
+    lock = caller.sessions()[-1] / "lock"
+    lock.unlink()
+    lock.mkdir()
+    _fails(caller, "apply", says=b"lock is not what substrate put there", status=3)
 
 
 def test_a_home_of_somebody_else_is_refused(caller):

@@ -16,14 +16,14 @@ from typing import Any
 from conftest import BASE, UNPRIVILEGED, World, in_child, make_world
 from operations import TOP, Entry, Operation, Tree, entry_of, look, perform_all
 
-from substrate.errors import SubstrateError
+from substrate.errors import StateError, SubstrateError
 from substrate.session import opening, restack, store
 from substrate.session.collect import Retention, collect
 from substrate.session.forking import fork
 from substrate.session.history import load_history
 from substrate.session.home import Home, open_home
 from substrate.session.layer_record import layer_events
-from substrate.session.pending import Held, open_pending, user_settings
+from substrate.session.pending import Held, WorldOver, open_pending, user_settings
 from substrate.session.record import Recorder
 from substrate.session.squashing import make_shallow
 from substrate.session.stack_file import load_stack_file, with_stack_file

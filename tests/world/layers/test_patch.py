@@ -202,6 +202,27 @@ def test_a_large_file_is_said_to_be_large(trusted_world: Any) -> None:
     assert lines == ["--- A big", "    5000 bytes: too large to show (limit 4096)"]
 
 
+def test_what_is_too_large_for_a_patch_is_left_out_and_said(trusted_world: Any) -> None:
+    """A sparse file is as large as one likes."""
+    world = trusted_world
+    prepare(world, lambda h: put(h + b"small", b"old\n"))
+
+    def change(r: bytes) -> None:
+        put(r + b"small", b"new\n")
+        put(r + b"sparse", b"")
+        os.truncate(r + b"sparse", (64 << 20) + 1)
+
+    run(world, change)
+    found = patch_of(world)
+    start = len(os.fsencode(world.host)) + 1
+    assert [(p[start:], why) for p, why in found.left_out] == [
+        (b"small", "git does not keep mtime"),
+        (b"sparse", "67108865 bytes are too many for a patch (limit 67108864)"),
+    ]
+    assert b"+new" in found.text
+    assert b"sparse" not in found.text
+
+
 def test_quoting_is_gits() -> None:
     assert quote(b"plain name") == b"plain name"
     assert quote(b'a"b\\c\n\xc3\xa9') == b'"a\\"b\\\\c\\n\\303\\251"'
