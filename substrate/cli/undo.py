@@ -51,7 +51,7 @@ def run(
         with working("comparing"):
             choice = choose(held, spans, with_deps=with_deps)
             undone = look(held, choice)
-        outcome = "planned"
+        outcome = "depends" if choice.others else "planned"
         if not dry_run:
             what = ", ".join(undone.names)
             question = f"undo {what} in world {held.world.name}: {phrase(undone.counts)}?"

@@ -291,3 +291,12 @@ def test_json_lines_of_an_apply(four):
     [line] = four.out("apply", "3", "4", "--format", "jsonl").splitlines()
     found = json.loads(line)
     assert (found["outcome"], found["over"], len(found["spans"])) == ("applied", False, 2)
+
+
+def test_a_path_for_which_the_host_wins_is_not_said_to_be_unchanged(place):
+    (place.work / "f").write_text("one\n")
+    place.run("-c", "echo world > f; echo n > n")
+    (place.work / "f").write_text("host\n")
+    done = place.run("apply", "f", "--on-conflict", "theirs")
+    assert b"nothing was applied: the host's version stays" in done.stderr
+    assert place.json("diff", "--json")["counts"]["modified"] == 1
