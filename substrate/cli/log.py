@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from substrate.cli import output
+from substrate.cli.status import writer_state
 from substrate.cli.target import Target, readable_target
 from substrate.cli.verb import Verb
 from substrate.session.history import History, Span, load_history
@@ -137,6 +138,7 @@ def render(result: Result, form: str) -> None:
         output.put_rows("log", "commands", objects, form)
         return
     rows = []
+    written = writer_state(result.target.files.fd)[0] == "in use"
     for span in result.history.spans:
         took = "" if span.end is None else output.show_duration(span.end["body"]["duration_us"])
         rows.append(
@@ -144,7 +146,7 @@ def render(result: Result, form: str) -> None:
                 span.ordinal,
                 output.show_time(span.start["ts"]),
                 took,
-                exit_text(span),
+                "killed" if span.end is None and not written else exit_text(span),
                 _changes_text(span, became.get(span.span_id, "")),
                 command_text(span),
             )

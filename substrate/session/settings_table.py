@@ -141,7 +141,7 @@ SETTINGS: tuple[Setting, ...] = (
         variable="SUBSTRATE_TIMEOUT",
         flags=_one("--timeout"),
         metavar="TIME",
-        text="end the command after this long: 30, 5m, 1h (exit status 124)",
+        text="end the command after this long: 30, 5m, 1h (exit status 124); 0: never",
     ),
     Setting(
         key="background",
