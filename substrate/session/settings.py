@@ -44,6 +44,7 @@ class Settings:
     shell: bytes
     timeout_s: float | None
     background_s: float
+    wait_s: float
     at_end: str  # ask | keep | apply | discard
     hide: tuple[bytes, ...]
     show: tuple[bytes, ...]
@@ -173,6 +174,7 @@ def _settings(values: dict[str, Any]) -> Settings:
         shell=values["shell"],
         timeout_s=values["timeout"] or None,
         background_s=values["background"],
+        wait_s=values["wait"],
         at_end=values["at_end"],
         hide=values["hide"],
         show=values["show"],

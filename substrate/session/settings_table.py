@@ -153,6 +153,15 @@ SETTINGS: tuple[Setting, ...] = (
         text="how long background processes may go on after the command itself",
     ),
     Setting(
+        key="wait",
+        kind=SECONDS,
+        default=0.0,
+        variable="SUBSTRATE_WAIT",
+        flags=_one("--wait"),
+        metavar="TIME",
+        text="how long to wait for a world in which another command runs",
+    ),
+    Setting(
         key="at_end",
         kind=CHOICE,
         words=("ask", "keep", "apply", "discard"),
