@@ -239,10 +239,10 @@ def render(result: Result, form: str) -> None:
     for danger in review.dangers:
         output.put_visible(f"danger {os.fsdecode(danger.path)}: {danger.reason.value}")
     if result.outcome == "planned":
-        say(f"substrate: world {result.world} would apply: {phrase(review.counts)}")
+        say(f"substrate: world {result.world} would apply: {phrase(review.counts, review.changes)}")
     elif result.outcome == "applied":
         assert result.done is not None
-        say(f"substrate: world {result.world} applied: {phrase(review.counts)}")
+        say(f"substrate: world {result.world} applied: {phrase(review.counts, review.changes)}")
         if not result.done.over:
             say("substrate: the rest of it is still pending")
     elif result.outcome == "depends":

@@ -226,3 +226,14 @@ def test_what_both_changed_is_a_conflict_for_the_second(forked):
     assert [os.path.basename(c["path"]) for c in found["conflicts"]] == ["f"]
     assert (forked.work / "f").read_text() == "one\ntwo\n"
     forked.run("apply", "in-fork", "--world", "w2")
+
+
+def test_the_list_of_worlds_marks_the_current_one(place):
+    place.run("-c", "echo 1 > f")
+    place.run("world", "fork")
+    assert [line.split()[:3] for line in place.out("world", "ls").splitlines()[1:]] == [
+        ["w1", "open", "*"],
+        ["w2", "open", "1"],
+    ]
+    rows = place.json("world", "ls", "--format", "json")["worlds"]
+    assert [row["current"] for row in rows] == [True, False]
