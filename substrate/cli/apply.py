@@ -129,6 +129,8 @@ def _apply(
             return _result(held, "nothing", reviewed[0], None, choice)
     review = reviewed[0]
     if (wanted.paths or select is not None) and not review.changes:
+        if review.conflicts:  # in all of which the host won
+            return _result(held, "nothing", review, None, choice)
         where = os.fsdecode(wanted.paths[0]) if wanted.paths else "what was named"
         raise NothingFound(
             f"nothing is pending at {where}", hint="`substrate diff --name-only` lists what is"
@@ -237,10 +239,10 @@ def render(result: Result, form: str) -> None:
     for danger in review.dangers:
         output.put_visible(f"danger {os.fsdecode(danger.path)}: {danger.reason.value}")
     if result.outcome == "planned":
-        say(f"substrate: world {result.world} would apply: {phrase(review.counts)}")
+        say(f"substrate: world {result.world} would apply: {phrase(review.counts, review.changes)}")
     elif result.outcome == "applied":
         assert result.done is not None
-        say(f"substrate: world {result.world} applied: {phrase(review.counts)}")
+        say(f"substrate: world {result.world} applied: {phrase(review.counts, review.changes)}")
         if not result.done.over:
             say("substrate: the rest of it is still pending")
     elif result.outcome == "depends":
@@ -249,7 +251,8 @@ def render(result: Result, form: str) -> None:
         say("substrate: nothing was applied: other commands touched the same paths")
         say("hint: --with-deps takes them along; or apply all that is pending")
     elif result.outcome == "nothing":
-        say("substrate: nothing was applied: nothing was chosen")
+        why = "the host's version stays" if review.conflicts else "nothing was chosen"
+        say(f"substrate: nothing was applied: {why}")
     elif result.outcome == "conflicts":
         say("substrate: nothing was applied: the host changed beside the world")
         say("hint: look at both, then --on-conflict ours, theirs or merge, or apply other paths")

@@ -99,7 +99,7 @@ def _run(target: Target, dry_run: bool, ask: bool, removed: Removed | None) -> R
         counts, outcome = summary(changes), "planned"
         if not dry_run:
             outcome = "kept"
-            question = f"discard world {held.world.name}: {phrase(counts)}?"
+            question = f"discard world {held.world.name}: {phrase(counts, changes)}?"
             if not ask or click.confirm(question, default=False, err=True):
                 try:
                     with working("discarding"):

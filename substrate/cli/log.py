@@ -11,9 +11,11 @@ from typing import Any
 import click
 
 from substrate.cli import output
+from substrate.cli.status import writer_state
 from substrate.cli.target import Target, readable_target
 from substrate.cli.verb import Verb
 from substrate.session.history import History, Span, load_history
+from substrate.session.world_file import OPEN
 
 _SIGNS = (
     ("added", "+"),
@@ -23,6 +25,10 @@ _SIGNS = (
     ("meta", "m"),
     ("type_changed", "t"),
 )
+
+
+#: what ends layers, and what is said of them then
+_LEAVES = {"undo": "undone", "fs_apply": "applied", "fs_discard": "discarded"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +76,43 @@ def counts_text(span: Span) -> str:
     return " ".join(f"{sign}{counts[kind]}" for kind, sign in _SIGNS if counts.get(kind))
 
 
+def states(result: Result) -> dict[str, str]:
+    """Span id → what became of what the command changed: pending, undone, applied, discarded;
+    no entry where it changed nothing. One that was applied in parts (`apply PATH`, or without its
+    scratch) is pending."""
+    became: dict[int, str] = {}
+    for line in result.history.others:
+        _follow(became, line["event_type"], line["body"])
+    over = "" if result.target.world.state == OPEN else result.target.world.state
+    return {
+        span.span_id: became.get(span.diffs[-1]["body"]["layer"], over or "pending")
+        for span in result.history.spans
+        if span.diffs and any(counts_of(span).values())
+    }
+
+
+def _follow(became: dict[int, str], kind: str, body: dict[str, Any]) -> None:
+    """What an event does to the layers that are not pending."""
+    layers = body.get("layers") or ()
+    if kind == "undo" and "apply_seq" in body:
+        back, left, state = layers, (), ""
+    elif kind == "rollback":
+        back, left, state = body.get("restored") or (), body.get("dropped") or (), "undone"
+    elif kind in _LEAVES and body.get("outcome", "applied") == "applied" and "applied" not in body:
+        back, left, state = (), layers, _LEAVES[kind]
+    else:
+        return
+    for number in back:
+        became.pop(number, None)
+    became.update(dict.fromkeys(left, state))
+
+
+def _changes_text(span: Span, state: str) -> str:
+    """What it changed, and what became of that where it is not pending."""
+    text = counts_text(span)
+    return f"{text} {state}" if state in ("undone", "applied", "discarded") else text
+
+
 def as_object(span: Span) -> dict[str, Any]:
     end = None if span.end is None else span.end["body"]
     return {
@@ -87,10 +130,15 @@ def as_object(span: Span) -> dict[str, Any]:
 
 
 def render(result: Result, form: str) -> None:
+    became = states(result)
     if form != "table":
-        output.put_rows("log", "commands", [as_object(s) for s in result.history.spans], form)
+        objects = [
+            {**as_object(span), "state": became.get(span.span_id)} for span in result.history.spans
+        ]
+        output.put_rows("log", "commands", objects, form)
         return
     rows = []
+    written = writer_state(result.target.files.fd)[0] == "in use"
     for span in result.history.spans:
         took = "" if span.end is None else output.show_duration(span.end["body"]["duration_us"])
         rows.append(
@@ -98,8 +146,8 @@ def render(result: Result, form: str) -> None:
                 span.ordinal,
                 output.show_time(span.start["ts"]),
                 took,
-                exit_text(span),
-                counts_text(span),
+                "killed" if span.end is None and not written else exit_text(span),
+                _changes_text(span, became.get(span.span_id, "")),
                 command_text(span),
             )
         )
@@ -114,7 +162,8 @@ def command(world: str | None, form: str) -> int:
       substrate log
 
     Lists the commands of the current world, oldest first, with how they ended and how many
-    files each changed (+ added, ~ modified, - deleted, > renamed, m attributes, t type)."""
+    files each changed (+ added, ~ modified, - deleted, m attributes, t type). What is not
+    pending any more is marked: undone, applied or discarded."""
     result = run(world)
     render(result, form)
     if result.history.problem is not None:

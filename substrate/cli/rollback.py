@@ -49,7 +49,7 @@ def run(target: Target, name: str, *, dry_run: bool, ask: Ask | None = None) -> 
 def _phrase(undone: Undone) -> str:
     parts = []
     if undone.layers:
-        parts.append(f"{', '.join(undone.names)} undone: {phrase(undone.counts)}")
+        parts.append(f"{', '.join(undone.names)} undone: {phrase(undone.counts, undone.changes)}")
     if undone.restored:
         count = len(undone.restored)
         parts.append(f"{'1 layer' if count == 1 else f'{count} layers'} back")
@@ -75,7 +75,7 @@ def render(result: Result, form: str) -> None:
     if result.outcome == "planned":
         for change in result.undone.changes:
             output.put_visible(change_line(change))
-    words = {"planned": "would go", "kept": "was not rolled", "rolled back": "is"}
+    words = {"planned": "would be", "kept": "stays, and is not", "rolled back": "is"}
     say(
         f"substrate: world {result.world} {words[result.outcome]} back at {result.name}: "
         f"{_phrase(result.undone)}"

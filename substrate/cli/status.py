@@ -31,6 +31,7 @@ class Result:
     history: History
     counts: Summary
     times: int
+    in_use: bool
     writer: str  # clean | in use | not closed
     owner_pid: int | None
     gone: tuple[bytes, ...]  # places that are not what they were, with something pending in them
@@ -40,13 +41,14 @@ def run(world: str | None) -> Result:
     """Looks at the world. Raises NothingFound and what reading raises."""
     target = pending_target(world)
     history = load_history(target.files)
-    stack, _ = target.frozen_stack()
+    stack, in_use = target.frozen_stack()
     writer, pid = writer_state(target.files.fd)
     changes = diff_pending(stack, skip_gone=True)
     return Result(
         target=target,
         history=history,
         counts=summary(changes),
+        in_use=in_use,
         times=sum(map(is_time_alone, changes)),
         writer=writer,
         owner_pid=pid,
@@ -91,7 +93,15 @@ def notes_of(result: Result) -> list[str]:
         f"{os.fsdecode(p)} is gone or replaced: what is pending there is not counted"
         for p in result.gone
     )
-    return [*said, *gone]
+    return [*said, *gone, *_of_a_command_without_end(result)]
+
+
+def _of_a_command_without_end(result: Result) -> tuple[str, ...]:
+    if not result.in_use:
+        return ()
+    if result.writer == "in use":
+        return ("a command is running: what it changes is pending when it has ended",)
+    return ("a command was killed: the next command, apply or undo finds what it changed",)
 
 
 def as_object(result: Result) -> dict[str, Any]:

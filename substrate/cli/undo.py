@@ -51,10 +51,12 @@ def run(
         with working("comparing"):
             choice = choose(held, spans, with_deps=with_deps)
             undone = look(held, choice)
-        outcome = "planned"
+        outcome = "depends" if choice.others else "planned"
         if not dry_run:
             what = ", ".join(undone.names)
-            question = f"undo {what} in world {held.world.name}: {phrase(undone.counts)}?"
+            question = (
+                f"undo {what} in world {held.world.name}: {phrase(undone.counts, undone.changes)}?"
+            )
             try:
                 if choice.others:
                     raise BuiltOn(choice.others, choice.names, "undone")
@@ -98,7 +100,8 @@ def render(result: Result, form: str) -> None:
     if form != "table":
         output.put_object("undo", as_object(result), form)
         return
-    what, counts = ", ".join(result.undone.names), phrase(result.undone.counts)
+    undone = result.undone
+    what, counts = ", ".join(undone.names), phrase(undone.counts, undone.changes)
     if result.outcome in ("planned", "depends"):
         put_others(result.choice)
     if result.outcome == "planned":

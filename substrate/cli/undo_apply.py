@@ -52,7 +52,9 @@ def run(target: Target, *, dry_run: bool, ask: Ask | None) -> Result:
         outcome = "conflicts" if reviewed.conflicts else "planned"
         if not (dry_run or reviewed.conflicts):
             outcome = "kept"
-            question = f"undo the apply of world {name}: {phrase(reviewed.counts)}?"
+            question = (
+                f"undo the apply of world {name}: {phrase(reviewed.counts, reviewed.changes)}?"
+            )
             if ask is None or ask(question):
                 try:
                     with working("undoing"):
@@ -99,7 +101,7 @@ def render(result: Result, form: str) -> None:
     words = {"planned": "would be undone", "kept": "stays", "undone": "was undone"}
     say(
         f"substrate: world {result.world}: the apply {words[result.outcome]}: "
-        f"{phrase(reviewed.counts)}"
+        f"{phrase(reviewed.counts, reviewed.changes)}"
     )
     if result.outcome == "undone":
         but = ", but for what was undone since" if reviewed.off else ""

@@ -13,7 +13,7 @@ from substrate.cli import output
 from substrate.cli.messages import say, warn
 from substrate.cli.progress import working
 from substrate.cli.retention import retention_of
-from substrate.cli.target import open_existing_home, pending_target
+from substrate.cli.target import here, open_existing_home, pending_target
 from substrate.cli.verb import VerbGroup
 from substrate.errors import StateError, SubstrateError, UsageError
 from substrate.session import store
@@ -38,17 +38,26 @@ class Entry:
     pending: int | None
     size_bytes: int
     problem: str = ""
+    is_current: bool = False  # of the directory that we are in
 
 
 def run(home: Home, *, everything: bool) -> list[Entry]:
     """All worlds by number; those that are over and hold no layers only with `everything`."""
     entries = []
+    current = _current(home)
     for name, session_id in store.list_worlds(home).items():
-        entry = _look(home, name, session_id)
+        entry = replace(_look(home, name, session_id), is_current=session_id == current)
         gone = entry.world is not None and entry.world.state != OPEN and not entry.size_bytes
         if everything or not gone:
             entries.append(entry)
     return entries
+
+
+def _current(home: Home) -> str | None:
+    try:
+        return store.current_session(home, here())
+    except SubstrateError:
+        return None  # such as a directory that was deleted: it has none
 
 
 def _look(home: Home, name: str, session_id: str) -> Entry:
@@ -89,6 +98,7 @@ def as_object(entry: Entry) -> dict[str, Any]:
         "workspace": None if world is None else output.as_json(world.workspace),
         "state": "damaged" if world is None else world.state,
         "backend": None if world is None else world.backend,
+        "current": entry.is_current,
         "pending": entry.pending,
         "size_bytes": entry.size_bytes,
         "problem": entry.problem or None,
@@ -106,7 +116,8 @@ def render(entries: list[Entry], form: str) -> None:
             rows.append((entry.name, "damaged", "", "", entry.problem))
             continue
         size = output.show_size(entry.size_bytes)
-        rows.append((entry.name, world.state, entry.pending, size, os.fsdecode(world.workspace)))
+        state = f"{world.state} *" if entry.is_current and world.state == OPEN else world.state
+        rows.append((entry.name, state, entry.pending, size, os.fsdecode(world.workspace)))
     output.put_table(("WORLD", "STATE", "PENDING", "SIZE", "WORKSPACE"), rows)
 
 
@@ -125,7 +136,8 @@ def list_command(everything: bool, form: str) -> int:
     """Example:
       substrate world ls --format jsonl
 
-    Lists the worlds with what is pending in each and what they take on the disk."""
+    Lists the worlds with what is pending in each and what they take on the disk. A * marks the
+    current one of this directory."""
     with working("looking"):
         entries = run(open_existing_home(), everything=everything)
     render(entries, form)

@@ -58,10 +58,12 @@ def claim(home: Home, session_id: str) -> Claimed:
     try:
         lock = SessionLock.acquire(REAL, files.fd)
     except SessionBusy as busy:
+        os.close(files.fd)
         name = next((n for n, s in store.list_worlds(home).items() if s == session_id), session_id)
         raise SessionBusy(
             f"world {name} is in use: {busy}",
-            hint=f"wait for it, or run beside it in a new world with --fresh. {busy.hint}",
+            hint="wait for it, or run beside it in a new world with --fresh; a run waits with "
+            f"--wait TIME. {busy.hint}",
         ) from None
     try:
         return Claimed(files=files, lock=lock, world=load_world(files))

@@ -48,7 +48,7 @@ from substrate.world import journal, layers, preimages, squash
 from substrate.world.apply import Applied
 from substrate.world.apply import apply as apply_plan
 from substrate.world.bases import outcomes
-from substrate.world.change import Change, Summary, summary
+from substrate.world.change import Change, Summary, is_time_alone, summary
 from substrate.world.conflict import Conflict
 from substrate.world.diff import diff_layer, diff_pending
 from substrate.world.layers import LayerStack
@@ -111,8 +111,9 @@ class Removed:
     counts: Summary
 
 
-def phrase(counts: Summary) -> str:
-    return count_phrase(counts) or "nothing had changed"
+def phrase(counts: Summary, changes: Iterable[Change] = ()) -> str:
+    """The counts in words. `changes`: what they count, to tell those of a time alone."""
+    return count_phrase(counts, sum(map(is_time_alone, changes))) or "nothing had changed"
 
 
 class WorldOver(StateError):

@@ -44,6 +44,7 @@ class Settings:
     shell: bytes
     timeout_s: float | None
     background_s: float
+    wait_s: float
     at_end: str  # ask | keep | apply | discard
     hide: tuple[bytes, ...]
     show: tuple[bytes, ...]
@@ -171,8 +172,9 @@ def _settings(values: dict[str, Any]) -> Settings:
         require=values["require"],
         net=values["net"],
         shell=values["shell"],
-        timeout_s=values["timeout"],
+        timeout_s=values["timeout"] or None,
         background_s=values["background"],
+        wait_s=values["wait"],
         at_end=values["at_end"],
         hide=values["hide"],
         show=values["show"],
@@ -189,7 +191,7 @@ def _settings(values: dict[str, Any]) -> Settings:
             open_files=values["limits.open_files"],
             file_size_bytes=values["limits.file_size"],
             disk_bytes=values["limits.disk"],
-            wall_s=values["timeout"],
+            wall_s=values["timeout"] or None,
         ),
         record_max_bytes=values["record_max"],
         durability=values["durability"],

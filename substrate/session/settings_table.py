@@ -141,7 +141,7 @@ SETTINGS: tuple[Setting, ...] = (
         variable="SUBSTRATE_TIMEOUT",
         flags=_one("--timeout"),
         metavar="TIME",
-        text="end the command after this long: 30, 5m, 1h (exit status 124)",
+        text="end the command after this long: 30, 5m, 1h (exit status 124); 0: never",
     ),
     Setting(
         key="background",
@@ -151,6 +151,15 @@ SETTINGS: tuple[Setting, ...] = (
         flags=_one("--background"),
         metavar="TIME",
         text="how long background processes may go on after the command itself",
+    ),
+    Setting(
+        key="wait",
+        kind=SECONDS,
+        default=0.0,
+        variable="SUBSTRATE_WAIT",
+        flags=_one("--wait"),
+        metavar="TIME",
+        text="how long to wait for a world in which another command runs",
     ),
     Setting(
         key="at_end",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _signal
 import os
+import select
 import time
 
 from substrate.errors import StateError
@@ -75,6 +76,18 @@ class SignalPipe:
             return list(os.read(self._read_end, 4096))
         except BlockingIOError:
             return []
+
+    def ends_within(self, seconds: float) -> bool:
+        """Waits, and no longer than until a signal comes that would end a command. Ctrl-Z stops us
+        meanwhile."""
+        poll = select.poll()
+        poll.register(self._read_end, select.POLLIN)
+        if not poll.poll(seconds * 1000):
+            return False
+        arrived = self.read()
+        if _signal.SIGTSTP in arrived:
+            self.stop_group()
+        return any(number in arrived for number in FORWARDED)
 
     def stop_group(self) -> None:
         """Stops our process group as Ctrl-Z would, and returns when it goes on. An orphaned

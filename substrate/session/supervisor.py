@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
-from substrate.errors import HostUnsupported, UsageError
+from substrate.errors import HostUnsupported, SessionBusy, UsageError
 from substrate.session import home as homes
 from substrate.session import layer_place, opening, store, world_setup
 from substrate.session.covers import covers_of
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from substrate.world.layers import LayerStack
 
 _WORLD_NUMBER = 1
+#: between two looks at a world that is in use
+_PAUSE_S = 0.05
 
 
 @value
@@ -159,9 +162,16 @@ class _OneShot:
         self.world = world
 
     def _claim(self) -> None:
-        self.claimed = opening.claim_for_run(
-            self.home, self.workspace, self.request.world, fresh=self.request.fresh
-        )
+        until = time.monotonic() + self.settings.wait_s
+        while True:
+            try:
+                self.claimed = opening.claim_for_run(
+                    self.home, self.workspace, self.request.world, fresh=self.request.fresh
+                )
+                break
+            except SessionBusy:
+                if time.monotonic() >= until or self.arriving.ends_within(_PAUSE_S):
+                    raise
         self.continued = self.claimed.world is not None
         self.files = self.claimed.files
         self.stack_file = load_stack_file(self.files)

@@ -135,8 +135,7 @@ def _busy(text: bytes) -> SessionBusy:
             hint="try again; `fuser` on the session's lock file names the process",
         )
     return SessionBusy(
-        f"another supervisor holds the session: pid {owner.pid}, started {owner.start_ticks} "
-        f"clock ticks after boot",
+        f"another supervisor holds the session: pid {owner.pid}",
         hint=f"see it with `ps -o pid,lstart,args -p {owner.pid}`; end it or wait for it. If no "
         "such process is in sight, it runs in another pid namespace, or a child of it kept "
         "the lock: `fuser` on the session's lock file names the process",

@@ -58,9 +58,9 @@ def find_span(name: str, commands: list[str], others: Iterable[str] = ()) -> str
         if not commands:
             raise UsageError("the session has no command yet")
         return commands[-1]
-    if name.isascii() and name.isdigit() and not name.startswith("0"):
+    if name.isascii() and name.isdigit() and (not name.startswith("0") or name == "0"):
         number = int(name) if len(name) < 16 else len(commands) + 1
-        if number <= len(commands):
+        if 0 < number <= len(commands):
             return commands[number - 1]
         if len(name) < _SHORTEST_END:
             raise UsageError(

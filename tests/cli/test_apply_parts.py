@@ -331,3 +331,12 @@ def test_what_the_host_did_to_it_since_is_a_conflict(partly):
     partly.run("-c", "echo three >> f")
     assert b"the host changed its content" in partly.run("apply", status=1).stdout
     assert (partly.work / "f").read_text() == "one\ntwo\nhost\n"
+
+
+def test_a_path_for_which_the_host_wins_is_not_said_to_be_unchanged(place):
+    (place.work / "f").write_text("one\n")
+    place.run("-c", "echo world > f; echo n > n")
+    (place.work / "f").write_text("host\n")
+    done = place.run("apply", "f", "--on-conflict", "theirs")
+    assert b"nothing was applied: the host's version stays" in done.stderr
+    assert place.json("diff", "--json")["counts"]["modified"] == 1

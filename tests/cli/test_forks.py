@@ -251,3 +251,14 @@ def test_an_apply_of_base_layers_that_are_gone_is_not_undone(place):
     assert names(place, "w2") == ["one"]
     place.run("apply", "--world", "w2")
     assert (place.work / "one").exists()
+
+
+def test_the_list_of_worlds_marks_the_current_one(place):
+    place.run("-c", "echo 1 > f")
+    place.run("world", "fork")
+    assert [line.split()[:3] for line in place.out("world", "ls").splitlines()[1:]] == [
+        ["w1", "open", "*"],
+        ["w2", "open", "1"],
+    ]
+    rows = place.json("world", "ls", "--format", "json")["worlds"]
+    assert [row["current"] for row in rows] == [True, False]

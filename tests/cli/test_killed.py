@@ -36,7 +36,9 @@ def test_a_killed_run_is_told_and_its_changes_stay_pending(killed):
     done = killed.run("diff", "--name-only")
     assert b"was killed" in done.stderr
     assert done.stdout == os.fsencode(killed.work) + b"/one\n"
-    assert "running" in killed.out("log").splitlines()[2]
+    assert "killed" in killed.out("log").splitlines()[2]
+    [note] = killed.json("status", "--format", "json")["notes"]
+    assert note.startswith("a command was killed:")
 
 
 def test_apply_after_a_kill_records_and_applies_what_was_left(killed):

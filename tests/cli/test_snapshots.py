@@ -119,7 +119,7 @@ def test_a_rollback_takes_off_what_came_later(marked):
         f"M {marked.work}/f",
         f"A {marked.work}/g",
     ]
-    assert b"would go back at before: command 2 undone: 1 file added, 1 modified" in done.stderr
+    assert b"would be back at before: command 2 undone: 1 file added, 1 modified" in done.stderr
     assert content(marked) == ["one", "two", "g"]
     done = marked.run("rollback", "before")
     assert not done.stdout

@@ -133,6 +133,51 @@ def test_as_json(three):
     assert len(found["spans"]) == 1
 
 
+def test_a_dry_run_is_refused_as_the_undo_would_be(three):
+    done = three.run("undo", "1", "--dry-run", status=1)
+    assert done.stdout.decode() == f"command 2: {three.work}/f\n"
+    assert b"nothing was undone: later commands touched what command 1 changed" in done.stderr
+    assert names(three) == ["d", "d/new", "f", "old"]
+
+
+def test_the_log_says_what_is_not_pending_any_more(three):
+    def states():
+        rows = three.json("log", "--format", "json")["commands"]
+        return [row["state"] for row in rows]
+
+    three.run("undo")
+    three.run("-c", "true")
+    three.run("-c", "echo x > x")
+    assert states() == ["pending", "pending", "undone", None, "pending"]
+    assert " +2 undone " in three.out("log")
+    three.run("snapshot", "s")
+    three.run("undo", "5")
+    assert states() == ["pending", "pending", "undone", None, "undone"]
+    three.run("rollback", "s")
+    three.run("apply", "5")
+    assert states() == ["pending", "pending", "undone", None, "applied"]
+    three.run("undo", "--apply")
+    assert states() == ["pending", "pending", "undone", None, "pending"]
+    three.run("apply", "x")
+    assert states() == ["pending", "pending", "undone", None, "pending"]
+    three.run("undo", "2")
+    three.run("apply")
+    assert states() == ["applied", "undone", "undone", None, "applied"]
+
+
+def test_the_log_of_a_discarded_world(three):
+    three.run("undo")
+    three.run("discard")
+    rows = three.json("log", "--format", "json")["commands"]
+    assert [row["state"] for row in rows] == ["discarded", "discarded", "undone"]
+
+
+def test_there_is_no_command_0(three):
+    """Though every id may end in it."""
+    done = three.run("undo", "0", status=2)
+    assert b"there is no command 0: the session has 3" in done.stderr
+
+
 def test_scratch_is_taken_back_and_listed_too(place):
     scratch = f"/tmp/substrate-scratch-{os.getpid()}"
     place.run("-c", f"echo x > {scratch}")

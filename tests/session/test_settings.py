@@ -73,6 +73,9 @@ def test_each_layer_is_over_the_one_below(files):
     loaded = files.load(flag("--timeout", "timeout", "4"), SUBSTRATE_TIMEOUT="3")
     assert loaded.settings.timeout_s == 4
     assert loaded.origins["timeout"] == ("flag --timeout",)
+    unlimited = files.load(flag("--timeout", "timeout", "0"), SUBSTRATE_TIMEOUT="3").settings
+    assert unlimited.timeout_s is None
+    assert unlimited.limits.wall_s is None
 
 
 def test_lists_add_up_over_the_layers(files):

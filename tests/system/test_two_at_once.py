@@ -6,6 +6,7 @@ once each, and nobody takes away what the other one is just making."""
 import collections
 import json
 import re
+import subprocess
 
 import pytest
 
@@ -60,6 +61,30 @@ def _is_tidy(caller):
     assert not leftovers(caller.state, caller.work)
     for session in caller.sessions():
         caller.verify(session)
+
+
+def test_commands_at_once_that_wait_for_each_other_all_run_in_one_world(caller):
+    _must(caller, "-c", "echo 0 > f")
+    calls = [("--wait", "60", "-c", f"echo {n} >> f; sleep 0.2") for n in range(4)]
+    assert [status for status, _ in _at_once(caller, *calls)] == [0] * 4
+    assert sorted(_must(caller, "-c", "cat f").split()) == [b"0", b"0", b"1", b"2", b"3"]
+    assert len(caller.sessions()) == 1
+
+
+def test_a_wait_has_an_end(caller):
+    running = caller.start("-c", "echo ready; sleep 60")
+    assert running.stdout.readline() == b"ready\n"
+    done = caller.substrate("--wait", "200ms", "-c", "true")
+    assert done.returncode == 125
+    assert BUSY.match(done.stderr), done.stderr
+    waiting = caller.start("--wait", "1h", "-c", "true")
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.wait(0.5)  # it may not have begun to wait, which the signal outlives
+    waiting.terminate()
+    assert BUSY.match(waiting.communicate(timeout=60)[1])
+    assert waiting.returncode == 125
+    running.terminate()
+    running.communicate(timeout=60)
 
 
 def test_while_a_command_runs_every_verb_is_refused_and_says_why(world):
