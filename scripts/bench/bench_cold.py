@@ -13,6 +13,7 @@ import subprocess
 import sys
 
 import harness
+import try_peer
 from harness import Context, Result, Sample, interleave, spawn
 
 BWRAP = ("bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/", "--dev", "/dev")
@@ -42,14 +43,14 @@ def bench(context: Context) -> list[Result]:
         "substrate --no-world --fresh -c true": lambda: ours("--no-world", "--fresh", "-c", "true"),
     }
     if context.peers:
-        cases |= _peers()
+        cases |= _peers(context.scratch)
     taken = interleave(cases, rounds=context.rounds, seed=context.seed, reference="bash -c true")
     results = context.results("cold", taken, "bash -c true")
     os.chdir("/")
     return results
 
 
-def _peers() -> dict[str, object]:
+def _peers(scratch: str) -> dict[str, object]:
     found: dict[str, object] = {}
     if shutil.which("bwrap"):
         found["bwrap --unshare-all true"] = lambda: spawn((*BWRAP, "bash", "-c", "true"))
@@ -57,8 +58,8 @@ def _peers() -> dict[str, object]:
         found["unshare -Urmpf bash -c true"] = lambda: spawn(
             ("unshare", "-Urmpf", "--mount-proc", "bash", "-c", "true")
         )
-    if shutil.which("try"):
-        found["try -n true"] = lambda: spawn(("try", "-n", "true"))
+    if try_peer.is_here():
+        found["try -n true"] = lambda: try_peer.run(scratch, "-n", "true")
     if shutil.which("srt"):
         found["srt true"] = lambda: spawn(("srt", "true"))
     image = os.environ.get("BENCH_DOCKER_IMAGE", "")
