@@ -1,7 +1,7 @@
 """`substrate -c true` from a cold start: no daemon, full world, durable trace.
 
 Three ways of ours: going on in the directory's world, a new world each time, and no world
-(recording only). The floor is what any Python program pays. bwrap, unshare and bash do less
+(recording only); each in a directory of its own, since the last new one is what `-c` goes on in. The floor is what any Python program pays. bwrap, unshare and bash do less
 than a world: no overlay, no filter, no record; docker starts a container of an image.
 """
 
@@ -21,26 +21,30 @@ BWRAP += ("--proc", "/proc", "--tmpfs", "/run", "--tmpfs", "/tmp")
 
 
 def bench(context: Context) -> list[Result]:
-    work = os.path.join(context.scratch, "work")
-    os.mkdir(work)
-    os.chdir(work)
+    for name in ("on", "new", "bare"):
+        os.mkdir(os.path.join(context.scratch, name))
     environ = dict(os.environ)
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
     environ["SUBSTRATE_HOME"] = os.path.join(context.scratch, "state")
     python = sys.executable
     program = os.path.join(os.path.dirname(python), "substrate")
 
-    def ours(*words: str) -> Sample:
+    def ours(directory: str, *words: str) -> Sample:
+        os.chdir(os.path.join(context.scratch, directory))
         return spawn((program, *words), env=environ)
 
     cases = {
         "bash -c true": lambda: spawn(("bash", "-c", "true")),
         "python3 -c pass": lambda: spawn((python, "-c", "pass")),
         "python3 -I -S -c pass": lambda: spawn((python, "-I", "-S", "-c", "pass")),
-        "substrate -c true": lambda: ours("-c", "true"),
-        "substrate -c true, trace not synced": lambda: ours("--durability", "none", "-c", "true"),
-        "substrate --fresh -c true": lambda: ours("--fresh", "-c", "true"),
-        "substrate --no-world --fresh -c true": lambda: ours("--no-world", "--fresh", "-c", "true"),
+        "substrate -c true": lambda: ours("on", "-c", "true"),
+        "substrate -c true, trace not synced": lambda: ours(
+            "on", "--durability", "none", "-c", "true"
+        ),
+        "substrate --fresh -c true": lambda: ours("new", "--fresh", "-c", "true"),
+        "substrate --no-world --fresh -c true": lambda: ours(
+            "bare", "--no-world", "--fresh", "-c", "true"
+        ),
     }
     if context.peers:
         cases |= _peers(context.scratch)
