@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 
 from substrate.world import linux
 
@@ -83,15 +82,26 @@ def restrict(backend: str) -> int:
     keep = KEPT[backend] & permitted
     may_cut = bool(get_capabilities()[0] >> CAP_SETPCAP & 1)
     if may_cut:
-        for number in _bounding_numbers():
-            if not keep >> number & 1:
-                linux.prctl(linux.PR_CAPBSET_DROP, number)
+        for number in range(64):
+            if not keep >> number & 1 and not _drop_from_bounding(number):
+                break
         if keep == 0:
             linux.prctl(_PR_SET_SECUREBITS, _NOTHING_FROM_IDS)
     linux.prctl(linux.PR_CAP_AMBIENT, linux.PR_CAP_AMBIENT_CLEAR_ALL)
     linux.set_capabilities(keep, keep, 0)
     _check(keep, bounded=may_cut)
     return keep
+
+
+def _drop_from_bounding(number: int) -> bool:
+    """False for one that this kernel does not have."""
+    try:
+        linux.prctl(linux.PR_CAPBSET_DROP, number)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True
 
 
 def _check(keep: int, *, bounded: bool) -> None:
@@ -123,10 +133,7 @@ def get_capabilities() -> tuple[int, int, int]:
     """(effective, permitted, inheritable) of the calling thread as masks: capget(2)."""
     header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
     data = (ctypes.c_uint32 * 6)()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.capget(header, data) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"capget: {os.strerror(number)}")
+    linux.syscall("capget", ctypes.byref(header), ctypes.byref(data))
     low, high = data[:3], data[3:]
     effective, permitted, inheritable = (a | b << 32 for a, b in zip(low, high, strict=True))
     return effective, permitted, inheritable

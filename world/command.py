@@ -86,7 +86,8 @@ def _give_up_rights(world: WorldSpec, step: _Steps) -> None:
     """What does not depend on the command."""
     _signal.set_wakeup_fd(-1)
     for number in _SIGNALS:  # what the zygote ignores would stay ignored through exec
-        _signal.signal(number, _signal.SIG_DFL)
+        if _signal.getsignal(number) != _signal.SIG_DFL:
+            _signal.signal(number, _signal.SIG_DFL)
     os.setsid()
     step("score for the out-of-memory killer")
     _prefer_over_holder()

@@ -11,7 +11,7 @@ import os
 import select
 
 from substrate.errors import HostUnsupported
-from substrate.world import wire
+from substrate.world import linux, wire  # noqa: F401 - linux: we and the zygote both need it
 from substrate.world.spec import to_plain
 
 TYPE_CHECKING = False
@@ -128,7 +128,8 @@ class World:
 class Zygote:
     """The process that starts worlds; fork it early (zygote.py).
 
-    What only the zygote needs is imported in it, while we go on on another CPU."""
+    What only the zygote needs is imported in it, while we go on on another CPU; what both need,
+    before it."""
 
     def __init__(self) -> None:
         self.socket, theirs = wire.pair()

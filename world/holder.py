@@ -83,10 +83,10 @@ def _serve(spec: WorldSpec, end: _socket.socket) -> NoReturn:
             )
         )
     theirs, seat = wire.pair()
+    wire.send(end, wire.READY, fds=(theirs.fileno(),))  # the first command can come meanwhile
+    theirs.close()
     commands = {command.fork_seat(spec, end, program, seat)}
     seat.close()
-    wire.send(end, wire.READY, fds=(theirs.fileno(),))
-    theirs.close()
     poll = select.poll()
     poll.register(end.fileno(), select.POLLIN)
     poll.register(wake_read, select.POLLIN)

@@ -37,9 +37,9 @@ _NAMESPACE = b"u"  # an fd of it
 _NO_CLONE3 = (errno.E2BIG, errno.EINVAL, errno.ENOSYS, errno.EPERM)
 #: finders of sys.meta_path that read no file (importlib.machinery)
 _BUILT_IN = ("BuiltinImporter", "FrozenImporter")
-_ALL = (
-    linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC
-)  # and a cgroup namespace, once the process is in the world's groups
+#: of the first process from its birth; the others it makes itself, while the zygote goes on, and
+#: a cgroup namespace once it is in the world's groups
+_AT_BIRTH = linux.CLONE_NEWNS | linux.CLONE_NEWPID
 
 
 class _Steps:
@@ -52,9 +52,10 @@ class _Steps:
         self.now = name
 
 
-def namespaces(spec: WorldSpec) -> int:
-    """The CLONE_NEW* flags of the world, the user namespace left out."""
-    return _ALL | (linux.CLONE_NEWNET if spec.net == "none" else 0)
+def _other_namespaces(spec: WorldSpec) -> int:
+    """The CLONE_NEW* flags of what is not there from birth."""
+    network = linux.CLONE_NEWNET if spec.net == "none" else 0
+    return linux.CLONE_NEWUTS | linux.CLONE_NEWIPC | network
 
 
 _unprepared: OSError | None = None
@@ -89,7 +90,7 @@ def _launch(spec: WorldSpec, end: _socket.socket, step: _Steps) -> int:
     if spec.backend in ("ns-root-idmap", "ns-root"):
         return _launch_as_root(spec, end, step)
     if spec.backend == "ns-user":
-        return _fork(spec, end, namespaces(spec) | linux.CLONE_NEWUSER, _rootless, step)
+        return _fork(spec, end, _AT_BIRTH | linux.CLONE_NEWUSER, _rootless, step)
     if spec.backend == "none":
         return _fork(spec, end, 0, _bare, step)
     raise ValueError(f"no such world backend: {spec.backend}")
@@ -109,7 +110,7 @@ def _launch_as_root(spec: WorldSpec, end: _socket.socket, step: _Steps) -> int:
         _contained(spec, end, theirs, inner)
 
     try:
-        flags = namespaces(spec) | (linux.CLONE_NEWUSER if mapped else 0)
+        flags = _AT_BIRTH | (linux.CLONE_NEWUSER if mapped else 0)
         pid = _fork(spec, end, flags, body, step)
         theirs.close()
         userns = None
@@ -119,11 +120,14 @@ def _launch_as_root(spec: WorldSpec, end: _socket.socket, step: _Steps) -> int:
             userns = _user_namespace(pid, ours)
         wire.send(ours, _PLACED)
         step("mount overlays")
-        parts = tree.detached_parts(spec, userns)
-        for target, fd in parts:
-            wire.send(ours, _PART, target, fds=(fd,))
-            os.close(fd)
-        wire.send(ours, _PARTS_END)
+        below = tree.Lowest(spec, userxattr=False)
+        try:
+            for target, fd in tree.detached_parts(spec, below, userns):
+                wire.send(ours, _PART, target, fds=(fd,))
+                os.close(fd)
+            wire.send(ours, _PARTS_END)
+        finally:
+            below.detach()
         if userns is not None:
             os.close(userns)
         return pid
@@ -187,6 +191,8 @@ def _die_with_parent() -> None:
 
 def _contained(spec: WorldSpec, end: _socket.socket, parent: _socket.socket, step: _Steps) -> None:
     """Root backends: takes over what the zygote made."""
+    step("namespaces")
+    linux.unshare(_other_namespaces(spec))
     step("wait for the zygote")
     message = _next(parent)
     if message.kind == _NAME_IT:
@@ -203,13 +209,14 @@ def _contained(spec: WorldSpec, end: _socket.socket, parent: _socket.socket, ste
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     _die_with_parent()  # a change of credentials clears it (prctl(2))
     linux.unshare(linux.CLONE_NEWCGROUP)  # its root is the group where we are now
-    step("mount overlays")
     tree.make_private()
+    furniture = tree.Furniture(spec, step)  # while the zygote makes overlays
+    step("mount overlays")
     parts = []
     while (message := _next(parent)).kind == _PART:
         parts.append((message.fields[0], message.fds[0]))
     parent.close()
-    _settle(spec, end, tree.attach_parts(parts), step)
+    _settle(spec, end, tree.attach_parts(parts), furniture, step)
 
 
 def _next(parent: _socket.socket) -> wire.Message:
@@ -236,15 +243,23 @@ def _rootless(spec: WorldSpec, end: _socket.socket, step: _Steps) -> None:
     _write(b"/proc/self/uid_map", b"%d %d 1" % (spec.uid, host_uid))
     _write(b"/proc/self/gid_map", b"%d %d 1" % (spec.gid, host_gid))
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
-    linux.unshare(linux.CLONE_NEWCGROUP)
-    step("mount overlays")
+    step("namespaces")
+    linux.unshare(linux.CLONE_NEWCGROUP | _other_namespaces(spec))
     tree.make_private()
-    _settle(spec, end, tree.overlay_writable_roots(spec), step)
+    furniture = tree.Furniture(spec, step)
+    step("mount overlays")
+    _settle(spec, end, tree.overlay_writable_roots(spec), furniture, step)
 
 
-def _settle(spec: WorldSpec, end: _socket.socket, root_fd: int, step: _Steps) -> None:
+def _settle(
+    spec: WorldSpec,
+    end: _socket.socket,
+    root_fd: int,
+    furniture: tree.Furniture,
+    step: _Steps,
+) -> None:
     """What every pid 1 does once its root is mounted; does not return."""
-    tree.furnish(root_fd, spec, step)
+    tree.furnish(root_fd, furniture, spec, step)
     step("enter the root")
     _import_no_more()
     os.fchdir(root_fd)

@@ -21,6 +21,7 @@ MACHINE = os.uname().machine
 
 # --- call numbers: (x86_64, aarch64); from <asm/unistd_64.h> and <asm-generic/unistd.h>
 _NUMBERS = {
+    "capget": (125, 90),
     "capset": (126, 91),
     "clone": (56, 220),
     "clone3": (435, 435),
@@ -109,15 +110,28 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 _long = ctypes.c_long
-# the window of an apply is ten thousand of these: with its types told once, a call costs half
-_renameat2 = _libc["syscall"]
-_renameat2.restype = ctypes.c_long
-_renameat2.argtypes = (
-    ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint,
-)  # fmt: skip
+
+
+def _typed(*types: Any) -> Any:
+    """syscall(2) for one call that is made often: with its types told once it costs half."""
+    function = _libc["syscall"]
+    function.restype = _long
+    function.argtypes = (_long, *types)
+    return function
+
+
+_int, _text, _unsigned = ctypes.c_int, ctypes.c_char_p, ctypes.c_uint
+_renameat2 = _typed(_int, _text, _int, _text, _unsigned)
+_openat2 = _typed(_int, _text, ctypes.c_void_p, ctypes.c_size_t)
+_open_tree = _typed(_int, _text, _unsigned)
+_move_mount = _typed(_int, _text, _int, _text, _unsigned)
 _RENAMEAT2 = _NUMBERS["renameat2"][_COLUMN]
+_OPENAT2 = _NUMBERS["openat2"][_COLUMN]
+_OPEN_TREE = _NUMBERS["open_tree"][_COLUMN]
+_MOVE_MOUNT = _NUMBERS["move_mount"][_COLUMN]
 _u64 = ctypes.c_uint64
-_prctl = _libc.prctl
+_prctl = _libc["prctl"]
+_prctl.argtypes = (_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
 
 
 def _failed(call: str, detail: str = "") -> OSError:
@@ -187,7 +201,7 @@ def pidfd_send_signal(fd: int, signal_number: int) -> None:
 
 def prctl(option: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> int:
     """prctl(2)."""
-    result = _prctl(option, _long(a), _long(b), _long(c), _long(d))
+    result = _prctl(option, a, b, c, d)
     if result < 0:
         raise _failed("prctl", str(option))
     return int(result)
@@ -320,13 +334,17 @@ def open_tree(path: str | bytes, *, recursive: bool = False, dir_fd: int = AT_FD
     """open_tree(2) OPEN_TREE_CLONE: a detached bind of `path` as an fd."""
     flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (AT_RECURSIVE if recursive else 0)
     empty = AT_EMPTY_PATH if not path else 0
-    return syscall("open_tree", dir_fd, _c(path), flags | empty)
+    fd = _open_tree(_OPEN_TREE, dir_fd, _c(path), flags | empty)
+    if fd < 0:
+        raise _failed("open_tree")
+    return int(fd)
 
 
 def move_mount(fd: int, target: str | bytes, *, dir_fd: int = AT_FDCWD) -> None:
     """move_mount(2): attaches a detached mount at `target`."""
     flags = 0x4 | (0x40 if not target else 0)  # F_EMPTY_PATH, T_EMPTY_PATH
-    syscall("move_mount", fd, b"", dir_fd, _c(target), flags)
+    if _move_mount(_MOVE_MOUNT, fd, b"", dir_fd, _c(target), flags) < 0:
+        raise _failed("move_mount")
 
 
 class _MountAttributes(ctypes.Structure):
@@ -367,7 +385,10 @@ class _OpenHow(ctypes.Structure):
 def openat2(dir_fd: int, path: str | bytes, flags: int, resolve: int, mode: int = 0) -> int:
     """openat2(2), close-on-exec; `resolve` is a mask of RESOLVE_*."""
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
-    return syscall("openat2", dir_fd, _c(path), ctypes.byref(how), 24)
+    fd = _openat2(_OPENAT2, dir_fd, _c(path), ctypes.addressof(how), 24)
+    if fd < 0:
+        raise _failed("openat2")
+    return int(fd)
 
 
 def renameat2(

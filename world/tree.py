@@ -15,7 +15,7 @@ from substrate.world import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from substrate.world.spec import OverlaySpec, WorldSpec
 
@@ -110,7 +110,7 @@ def mount_by_one_option(
         os.close(here)
 
 
-class _Lowest:
+class Lowest:
     """What lies below the layers of an overlay: the host's directory, or a view of it.
 
     overlayfs refuses a lower that is inside another one (ELOOP), and frozen layers usually
@@ -174,30 +174,28 @@ def _is_inside(path: bytes, directory: bytes) -> bool:
     )
 
 
-def detached_parts(spec: WorldSpec, userns_fd: int | None) -> list[tuple[bytes, int]]:
+def detached_parts(
+    spec: WorldSpec, below: Lowest, userns_fd: int | None
+) -> Iterator[tuple[bytes, int]]:
     """Root backends: an overlay of `/`, one more for each writable submount, read-only binds;
     (target, fd of the detached mount), the root first.
 
     Runs in the zygote, in its private mount namespace, as the host's root. With `userns_fd`
-    each lower is an id-mapped view of the host's tree (mount_setattr(2) MOUNT_ATTR_IDMAP)."""
-    below = _Lowest(spec, userxattr=False)
-    parts = []
+    each lower is an id-mapped view of the host's tree (mount_setattr(2) MOUNT_ATTR_IDMAP). The
+    caller detaches what is `below` when nobody waits for that any more."""
     bound = list(spec.bound)
-    try:
-        for number, overlay in enumerate(spec.overlays):
-            while bound and bound[0] < overlay.target:
-                path = bound.pop(0)
-                parts.append((path, _read_only_bind(path, userns_fd)))
-            lowest = overlay.target
-            if userns_fd is not None:
-                fd = linux.open_tree(overlay.target)
-                linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_IDMAP, userns_fd=userns_fd)
-                lowest = below.attach(fd, b"low-%d" % number)
-            parts.append((overlay.target, below.mount(overlay, lowest, number)))
-    finally:
-        below.detach()
-    parts += [(p, _read_only_bind(p, userns_fd)) for p in (*bound, *spec.read_only)]
-    return parts
+    for number, overlay in enumerate(spec.overlays):
+        while bound and bound[0] < overlay.target:
+            path = bound.pop(0)
+            yield path, _read_only_bind(path, userns_fd)
+        lowest = overlay.target
+        if userns_fd is not None:
+            fd = linux.open_tree(overlay.target)
+            linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_IDMAP, userns_fd=userns_fd)
+            lowest = below.attach(fd, b"low-%d" % number)
+        yield overlay.target, below.mount(overlay, lowest, number)
+    for path in (*bound, *spec.read_only):
+        yield path, _read_only_bind(path, userns_fd)
 
 
 def attach_parts(parts: list[tuple[bytes, int]]) -> int:
@@ -219,7 +217,7 @@ def overlay_writable_roots(spec: WorldSpec) -> int:
     linux.mount("/", root, None, linux.MS_BIND | linux.MS_REC)
     attributes = linux.MOUNT_ATTR_RDONLY | NOSUID_NODEV
     linux.mount_setattr(linux.AT_FDCWD, root, set_flags=attributes, recursive=True)
-    below = _Lowest(spec, userxattr=True)
+    below = Lowest(spec, userxattr=True)
     bound = list(spec.bound)
     for number, overlay in enumerate(spec.overlays):
         while bound and bound[0] < overlay.target:
@@ -263,39 +261,57 @@ def _attach_at(root_fd: int, fd: int, target: bytes) -> None:
     os.close(fd)
 
 
-def furnish(root_fd: int, spec: WorldSpec, step: Callable[[str], None]) -> None:
-    """Mounts everything else below the root; `step` is told what is being done."""
+class Furniture:
+    """What every world has besides the host's tree, as detached mounts: `mounts` are (place, fd)
+    in the order in which they are attached, `cover` is the fd of `_cover`."""
 
-    def onto(fd: int, path: bytes) -> None:
-        _attach_at(root_fd, fd, path)
+    __slots__ = ("cover", "mounts")
 
-    step("/dev")
-    onto(_dev(spec), b"/dev")
-    devpts = [("newinstance", None), ("ptmxmode", "0666"), ("mode", "0620")]
-    onto(
-        linux.new_mount("devpts", [*devpts], linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NOEXEC),
-        b"/dev/pts",
-    )
-    for name in _DEVICES:
-        onto(_device(name), b"/dev/" + name)
+    def __init__(self, spec: WorldSpec, step: Callable[[str], None]) -> None:
+        """Needs nothing of the world's root. Runs in the world's own namespaces, with its ids;
+        `step` is told what is being done."""
+        step("/dev")
+        devpts = [("newinstance", None), ("ptmxmode", "0666"), ("mode", "0620")]
+        no_programs = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NOEXEC
+        self.mounts = [
+            (b"/dev", _dev(spec)),
+            (b"/dev/pts", linux.new_mount("devpts", [*devpts], no_programs)),
+            *((b"/dev/" + name, _device(name)) for name in _DEVICES),
+        ]
+        step("/proc")
+        self.cover = _cover()
+        # binds need a source that is attached; the real one covers it there
+        self.mounts.append((b"/proc", os.dup(self.cover)))
+        self.mounts.append((b"/proc", linux.new_mount("proc", [], LOCKED_DOWN)))
+        step("/sys")
+        self.mounts.append((b"/sys", _sys(spec)))
+        step("/run")
+        self.mounts.append((b"/run", _run(spec)))
+
+
+def furnish(
+    root_fd: int, furniture: Furniture, spec: WorldSpec, step: Callable[[str], None]
+) -> None:
+    """Attaches the furniture below the root, and covers what is hidden there; `step` is told what
+    is being done."""
+    for path, fd in furniture.mounts:
+        step("/" + os.fsdecode(path.split(b"/")[1]))
+        try:
+            _attach_at(root_fd, fd, path)
+        except FileNotFoundError:
+            if path != b"/run":
+                raise
+            os.close(fd)  # a host without one, such as a small container, has no services there
     step("/proc")
-    cover_fd = _cover(onto)
-    onto(linux.new_mount("proc", [], LOCKED_DOWN), b"/proc")
     _close_proc(root_fd)
     step("/sys")
-    onto(_sys(spec), b"/sys")
     for path in _SYS_HIDDEN:
-        _lay_over(root_fd, path, cover_fd, b"directory")
-    step("/run")
-    try:
-        onto(_run(spec), b"/run")
-    except FileNotFoundError:
-        pass  # a host without one, such as a small container, has no services there
+        _lay_over(root_fd, path, furniture.cover, b"directory")
     step("hidden paths")
     for path in spec.viewed:
-        _view_again(root_fd, path, cover_fd, userxattr=spec.backend == "ns-user")
-    _hide(root_fd, cover_fd, spec)
-    os.close(cover_fd)
+        _view_again(root_fd, path, furniture.cover, userxattr=spec.backend == "ns-user")
+    _hide(root_fd, furniture.cover, spec)
+    os.close(furniture.cover)
 
 
 def _dev(spec: WorldSpec) -> int:
@@ -325,14 +341,23 @@ def _close_proc(root_fd: int) -> None:
     Not by a list of what is known to be dangerous: a driver may put its own there, and in a
     world without a user namespace its owner, the host's root, is the one inside."""
     proc = open_beneath(root_fd, b"proc", os.O_RDONLY | os.O_DIRECTORY)
-    for entry in os.scandir(proc):
-        name = os.fsencode(entry.name)
-        if name.isdigit() or entry.is_symlink():
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            _read_only_again(root_fd, b"proc/" + name)
-        elif name in _PROC_MASKED or entry.stat(follow_symlinks=False).st_mode & 0o222:
-            _attach_at(root_fd, linux.open_tree(b"dev/null", dir_fd=root_fd), b"proc/" + name)
+    dev = open_beneath(root_fd, b"dev", os.O_PATH)
+    with os.scandir(proc) as entries:
+        for entry in entries:
+            name = os.fsencode(entry.name)
+            if name.isdigit() or entry.is_symlink():
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                fd = linux.open_tree(name, recursive=True, dir_fd=proc)
+                attributes = linux.MOUNT_ATTR_RDONLY | LOCKED_DOWN
+                linux.mount_setattr(fd, set_flags=attributes, recursive=True)
+            elif name in _PROC_MASKED or entry.stat(follow_symlinks=False).st_mode & 0o222:
+                fd = linux.open_tree(b"null", dir_fd=dev)
+            else:
+                continue
+            linux.move_mount(fd, name, dir_fd=proc)  # one name, and no link: none is followed
+            os.close(fd)
+    os.close(dev)
     os.close(proc)
 
 
@@ -347,15 +372,6 @@ def _lay_over(root_fd: int, path: bytes, cover_fd: int, kind: bytes) -> None:
             return
         raise
     fd = linux.open_tree(kind, dir_fd=cover_fd)
-    linux.move_mount(fd, b"", dir_fd=at)
-    os.close(at)
-    os.close(fd)
-
-
-def _read_only_again(root_fd: int, path: bytes) -> None:
-    fd = linux.open_tree(path, recursive=True, dir_fd=root_fd)
-    linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_RDONLY | LOCKED_DOWN, recursive=True)
-    at = open_beneath(root_fd, path, os.O_PATH)
     linux.move_mount(fd, b"", dir_fd=at)
     os.close(at)
     os.close(fd)
@@ -405,15 +421,13 @@ def _keep_resolv_conf(run_fd: int) -> None:
     os.close(fd)
 
 
-def _cover(attach: Callable[[int, bytes], None]) -> int:
-    """A read-only tmpfs with an empty directory and an empty file, both of mode 000: what
-    hidden paths show. Binds need a source that is attached; it lies under the world's /proc,
-    where the real one covers it. Returns its fd."""
+def _cover() -> int:
+    """A detached read-only tmpfs with an empty directory and an empty file, both of mode 000: what
+    hidden paths show. Returns its fd."""
     fd = linux.new_mount("tmpfs", [("mode", "755"), ("size", "4k")], LOCKED_DOWN)
     os.mkdir("directory", 0o000, dir_fd=fd)
     os.close(os.open("file", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o000, dir_fd=fd))
     linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_RDONLY | LOCKED_DOWN)
-    attach(os.dup(fd), b"/proc")
     return fd
 
 

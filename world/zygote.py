@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import _signal
 import _socket
+import gc
 import os
 import select
 
@@ -37,6 +38,7 @@ def serve(socket: _socket.socket) -> NoReturn:
         os.dup2(null, fd)
     holder.hardening_filter()
     launch.prepare()
+    gc.freeze()  # a collection in a child would touch, and so copy, every page of ours
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     _signal.signal(_signal.SIGCHLD, lambda *_: None)
     _signal.set_wakeup_fd(wake_write)

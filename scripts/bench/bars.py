@@ -141,7 +141,11 @@ BARS: tuple[Bar, ...] = (
         bench="diff",
         case="diff, 100000 entries",
         at_most=30,
-        peers=("diff with digests, 100000 entries", "walk and lstat only, 100000 entries"),
+        peers=(
+            "diff with digests, 100000 entries",
+            "walk and lstat only, 100000 entries",
+            "try summary, 1000 entries",
+        ),
     ),
     Bar(
         what="first touch of a lower file",
@@ -157,7 +161,12 @@ BARS: tuple[Bar, ...] = (
         bench="apply",
         case="stage, 10000 files",
         at_most=2.5,
-        peers=("substrate apply, 10000 files", "cp -a, 10000 files", "rsync -a, 10000 files"),
+        peers=(
+            "substrate apply, 10000 files",
+            "cp -a, 10000 files",
+            "rsync -a, 10000 files",
+            "try commit, 10000 files",
+        ),
     ),
     Bar(
         what="apply 10,000 files: exchange window",

@@ -2,7 +2,8 @@
 
 The window is the time in which some names are new and others old. It is the product's own
 step, timed by wrapping it here. Peers copy the same files onto a copy of the same tree; they
-check no conflict, keep no journal and cannot be undone.
+check no conflict, keep no journal and cannot be undone. `try commit` removes and moves each file
+by programs of its own, which takes minutes: it is run once.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ ZYGOTE = Zygote()
 
 import harness  # noqa: E402
 import trees  # noqa: E402
+import try_peer  # noqa: E402
 import worlds  # noqa: E402
 from harness import Context, Result, Sample, in_child  # noqa: E402
 
@@ -53,6 +55,8 @@ def bench(context: Context) -> list[Result]:
             sample = harness.spawn(tuple(word.format(new=new, old=old) for word in argv))
             if number:
                 taken[name].append(sample)
+    if context.peers and try_peer.is_here():
+        taken["try commit"] = [_try_commit(context, script)]
     results = [
         Result(
             "apply",
@@ -77,6 +81,19 @@ def bench(context: Context) -> list[Result]:
     return results
 
 
+def _try_commit(context: Context, script: str) -> Sample:
+    sandbox = try_peer.Sandbox(context.scratch, "try")
+    trees.make(sandbox.host, COUNT)
+    inside = f"{try_peer.PLACE}/{os.path.basename(script)}"
+    sandbox.change(PYTHON, "-I", inside, "modify", sandbox.work, str(COUNT))
+    os.sync()
+    sample = sandbox.commit()
+    left = sum(len(files) for _, _, files in os.walk(sandbox.upper()))
+    if left:
+        raise harness.BenchFailed(f"try committed {COUNT - left} files, expected {COUNT}")
+    return sample
+
+
 def _peers(context: Context) -> dict[str, tuple[str, ...]]:
     found = {"cp -a": ("cp", "-a", "{new}/.", "{old}/")}
     if shutil.which("rsync"):
@@ -88,6 +105,7 @@ def _apply(made: worlds.WorldBench) -> tuple[float, dict[str, float]]:
     from substrate.world import apply as product
     from substrate.world.diff import diff_pending
     from substrate.world.plan import plan
+    from substrate.world.window import Window
 
     parts: dict[str, float] = {}
 
@@ -103,7 +121,7 @@ def _apply(made: worlds.WorldBench) -> tuple[float, dict[str, float]]:
 
     steps = product._Apply
     steps._stage_all = timed("stage", steps._stage_all)  # type: ignore[method-assign]
-    steps._exchange_all = timed("exchange window", steps._exchange_all)  # type: ignore[method-assign]
+    Window.exchange_all = timed("exchange window", Window.exchange_all)  # type: ignore[method-assign]
     start = time.perf_counter()
     planned = plan(diff_pending(made.stack), made.stack)
     parts["diff and plan"] = time.perf_counter() - start

@@ -4,7 +4,8 @@ The changes are made by a real command in a real world (each file is copied up a
 line), the layer is frozen, and `diff_layer` is timed in a fresh process: with digests of both
 sides, as the record needs it, and without. The floor is a bare walk of the upper that stats
 every entry. First touch: opening a lower file for writing in the world, less the same on the
-host.
+host. Peer: `try summary` of the same changes made in `try`; it says added or modified, compares
+no content, and starts programs for each entry, so its largest count is small.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ ZYGOTE = Zygote()
 
 import harness  # noqa: E402
 import trees  # noqa: E402
+import try_peer  # noqa: E402
 import worlds  # noqa: E402
 from harness import Context, Result, in_child, interleave  # noqa: E402
 
@@ -26,6 +28,7 @@ TOUCHED = 2_000
 #: at the largest count a round takes seconds; so many rounds of it are enough
 ROUNDS_AT_LARGEST = 3
 PYTHON = "/usr/bin/python3"
+TRY_COUNTS = (100, 1_000)
 
 
 def bench(context: Context) -> list[Result]:
@@ -93,6 +96,8 @@ def bench(context: Context) -> list[Result]:
             points.setdefault(name, []).append((count, result.median * count))
         if count == 10_000:
             results += _first_touch(context, made, script)
+    if context.peers and try_peer.is_here():
+        results += [_try_summary(context, script, count) for count in TRY_COUNTS]
     for name, found in points.items():
         results.append(
             Result(
@@ -104,6 +109,19 @@ def bench(context: Context) -> list[Result]:
             )
         )
     return results
+
+
+def _try_summary(context: Context, script: str, count: int) -> Result:
+    sandbox = try_peer.Sandbox(context.scratch, f"try{count}")
+    trees.make(sandbox.host, count)
+    inside = f"{try_peer.PLACE}/{os.path.basename(script)}"
+    sandbox.change(PYTHON, "-I", inside, "modify", sandbox.work, str(count))
+    changed = sum(len(files) for _, _, files in os.walk(sandbox.upper()))
+    if changed != count:
+        raise harness.BenchFailed(f"try changed {changed} files, expected {count}")
+    rounds = min(context.rounds, ROUNDS_AT_LARGEST)
+    each = tuple(sandbox.summary().seconds / count * 1e6 for _ in range(rounds))
+    return Result("diff", f"try summary, {count} entries", context.placement, "µs/entry", each)
 
 
 def _mount_of(made: worlds.WorldBench) -> int:
