@@ -22,7 +22,8 @@ AS_ROOT = os.geteuid() == 0
 
 @pytest.fixture(scope="session")
 def base():
-    """A directory that everybody can enter, outside of every home."""
+    """A directory that everybody can enter, outside of every home. A fixture that makes something
+    in it lasts as long: one of several workers may leave a module and come back to it."""
     path = Path(tempfile.mkdtemp(prefix="substrate-system-", dir="/var/tmp"))
     path.chmod(0o755)
     yield path

@@ -129,7 +129,7 @@ echo '#[test] fn works() { assert_eq!(1 + 1, 2); }' > app/tests/works.rs
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def toolchain(base):
     """The directory of cargo and rustc, where every user can run them. Those below root's home
     are linked to a place that everybody can enter."""

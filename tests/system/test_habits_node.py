@@ -73,7 +73,7 @@ def test_npm_over_an_installation_of_the_host(caller):
     assert "app/node_modules/.bin/right" in after
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def other_managers(base):
     """pnpm and yarn, from the registry that npm is set up for."""
     need("node", "npm")

@@ -115,7 +115,7 @@ def test_pip_in_environments_of_the_host_and_of_the_world(caller):
     assert any(path.endswith("habit-3.0.dist-info/RECORD") for path in after)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def packages(base):
     """A directory with pytest, from what the tests themselves run by."""
     folder = base / "pytest"
@@ -140,7 +140,7 @@ def test_pytest_with_its_caches(caller, packages):
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def uv(base):
     """The directory of uv, from the registry that pip is set up for."""
     folder = base / "uv"

@@ -21,7 +21,7 @@ WORKS = {
 NO_APPLY = {errno.ENOSYS: {"syncfs"}, errno.EPERM: {"renameat2", "syncfs"}}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def launcher(base):
     """The launcher where every user can read it."""
     path = base / "without_calls.py"

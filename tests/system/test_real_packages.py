@@ -43,7 +43,7 @@ def _not_here(why):
     (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(why)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def sources(base):
     """The unpacked sources of click and psutil, from the registry that pip is set up for."""
     if shutil.which("gcc") is None:

@@ -34,7 +34,7 @@ def _listing(caller, program="bash"):
     return done.stdout
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def template(base):
     """The tree that every case starts in, once a user: its path and its listing."""
     made = {}
