@@ -244,7 +244,11 @@ class _Walk:
             status = os.fstat(fd)
             if status.st_mode & FORMAT != REGULAR:
                 raise _replaced(path)
-            self._entry(path, name, directory, before, Found(source, status, ()), False, fd)
+            after = Found(source, status, ())
+            if before is None or before.status.st_mode & FORMAT != REGULAR:
+                self._entry(path, name, directory, before, after, False, fd)
+            elif not self.limited_here or self.scope.holds(path):
+                self._compare_files(path, name, directory, before, after, fd)
         finally:
             os.close(fd)
 
@@ -355,7 +359,7 @@ class _Walk:
         after: Found,
         new_fd: int = -1,
     ) -> None:
-        """`new_fd`: of `after`, if that is a regular file."""
+        """Two that are not regular files both. `new_fd`: of `after`, if that is one."""
         old, new = before.status, after.status
         kind = new.st_mode & FORMAT
         if old.st_mode & FORMAT != kind:
@@ -364,17 +368,7 @@ class _Walk:
             return
         if before.source == after.source:
             return
-        old_dir = directory.fds[before.source]
-        if kind == REGULAR:
-            old_fd = self._open(name, old_dir, before)
-            try:
-                what = self._compare_files(path, before, after, old_fd, new_fd)
-                self._emit_what(path, name, directory, before, after, what, old_fd, new_fd)
-            finally:
-                if old_fd >= 0:
-                    os.close(old_fd)
-            return
-        new_dir = directory.fds[after.source]
+        old_dir, new_dir = directory.fds[before.source], directory.fds[after.source]
         what = []
         if kind == SYMLINK:
             if os.readlink(name, dir_fd=old_dir) != os.readlink(name, dir_fd=new_dir):
@@ -412,11 +406,16 @@ class _Walk:
             self._emit(kind, path, name, directory, before, after, tuple(what), old_fd, new_fd)
 
     def _compare_files(
-        self, path: bytes, before: Found, after: Found, old_fd: int, new_fd: int
-    ) -> list[str]:
-        """What differs between two regular files, owner and mode apart. `old_fd` is -1 for a file
-        of the host that we may not read: it counts as the same when its size and time are
-        (copy-up keeps the time), as the world could not read it either."""
+        self,
+        path: bytes,
+        name: str,
+        directory: DirectoryView,
+        before: Found,
+        after: Found,
+        new_fd: int,
+    ) -> None:
+        """Two regular files. One of the host that we may not read counts as the same when its size
+        and time are (copy-up keeps the time): the world could not read it either."""
         what: list[str] = []
         old, new = before.status, after.status
         names = os.listxattr(new_fd)
@@ -424,22 +423,30 @@ class _Walk:
         if not plain:
             self.marks.refuse_unknown(names, path)
         later = old.st_mtime_ns != new.st_mtime_ns
-        if old.st_size != new.st_size:
-            what.append("content")
-        elif new.st_size:
-            if old_fd < 0:
-                same = not later
-            else:
-                _must_be(old_fd, old, path)
-                same = same_bytes(old_fd, new_fd, new.st_size)
-            if not same:
+        is_read = self.digest is not None or (old.st_size == new.st_size != 0)
+        old_fd = -1
+        if is_read or not plain or before.source != HOST or _may_have_attributes(path):
+            old_fd = self._open(name, directory.fds[before.source], before)
+        try:
+            if old.st_size != new.st_size:
                 what.append("content")
-        if old_fd >= 0 and (os.listxattr(old_fd) or not plain):
-            _must_be(old_fd, old, path)
-            what += self._attributes_that_differ(old_fd, new_fd, before.source, names)
-        if later:
-            what.append("mtime")
-        return what
+            elif new.st_size:
+                if old_fd < 0:
+                    same = not later
+                else:
+                    _must_be(old_fd, old, path)
+                    same = same_bytes(old_fd, new_fd, new.st_size)
+                if not same:
+                    what.append("content")
+            if old_fd >= 0 and (os.listxattr(old_fd) or not plain):
+                _must_be(old_fd, old, path)
+                what += self._attributes_that_differ(old_fd, new_fd, before.source, names)
+            if later:
+                what.append("mtime")
+            self._emit_what(path, name, directory, before, after, what, old_fd, new_fd)
+        finally:
+            if old_fd >= 0:
+                os.close(old_fd)
 
     def _owner_differs(self, before: Found, after: Found) -> bool:
         """Whether `after`, which is in a layer, has another owner; one outside the map is none."""
@@ -498,6 +505,14 @@ def same_bytes(fd_a: int, fd_b: int, size: int) -> bool:
         if len(a) < length:
             return True
         start += length
+
+
+def _may_have_attributes(path: bytes) -> bool:
+    """Whether a file of the host has any: one look by its path, which costs half of opening it."""
+    try:
+        return bool(os.listxattr(path, follow_symlinks=False))
+    except OSError:  # a path that is too long, say: whoever opens the file sees
+        return True
 
 
 def _must_be(fd: int, status: os.stat_result, path: bytes) -> None:

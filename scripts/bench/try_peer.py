@@ -3,7 +3,8 @@
 What it is: how its words are run. What it is not: a bench. It overlays each directory of `/`
 by itself, and cannot where something is mounted deeper, as our own scratch is. So a sample runs
 in a mount namespace in which the scratch is all that `/mnt` holds; paths are given as there.
-That takes root, and two more processes for each sample.
+That takes root, and two more processes for each sample. What it warns of, such as places that it
+could not overlay, is thrown away.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import harness
 from harness import Sample
 
 PLACE = "/mnt"
-_ENTER = 'mount --bind "$1" "$2" && cd "$2" && shift 2 && exec "$@"'
+_ENTER = 'mount --bind "$1" "$2" && cd "$2" && shift 2 && exec "$@" 2>/dev/null'
 
 
 def is_here() -> bool:

@@ -89,6 +89,44 @@ def test_attribute_is_meta(world: Any) -> None:
     assert said(world) == [("meta", b"a", ("xattr:user.note",))]
 
 
+def test_an_attribute_that_went_with_the_old_content_is_said(world: Any) -> None:
+    path = host_file(world, b"a", b"old\n")
+    world.outside(lambda: os.setxattr(path, "user.note", b"1"))
+
+    def change(root: bytes) -> None:
+        os.removexattr(root + b"a", "user.note")
+        put(root + b"a", b"longer than it was\n")
+
+    in_world(world, change)
+    assert said(world) == [("modified", b"a", ("content", "mtime", "xattr:user.note"))]
+
+
+def test_an_attribute_that_went_with_nothing_else_is_said(world: Any) -> None:
+    path = host_file(world, b"a", b"")
+    world.outside(lambda: os.setxattr(path, "user.note", b"1"))
+    in_world(world, lambda r: os.removexattr(r + b"a", "user.note"))
+    assert said(world) == [("meta", b"a", ("xattr:user.note",))]
+
+
+def test_both_digests_are_of_the_whole_files(world: Any) -> None:
+    host_file(world, b"a", b"old\n")
+    host_file(world, b"b", b"old\n" * 100_000)
+    in_world(
+        world,
+        lambda r: put(r + b"a", b"new\n"),
+        lambda r: put(r + b"b", b"old\n" * 99_999 + b"new\n"),
+    )
+
+    def read(fd: int) -> str:
+        return os.pread(fd, 1 << 20, os.lseek(fd, 0, os.SEEK_CUR)).decode()
+
+    found = world.outside(lambda: diff.diff_pending(world.stack, digest=read))
+    assert [(c.before.digest, c.after.digest) for c in found] == [
+        ("old\n", "new\n"),
+        ("old\n" * 100_000, "old\n" * 99_999 + "new\n"),
+    ]
+
+
 def test_deleted_file(world: Any) -> None:
     host_file(world, b"a")
     in_world(world, lambda r: os.unlink(r + b"a"))
