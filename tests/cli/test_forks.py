@@ -244,3 +244,24 @@ def test_an_apply_of_base_layers_that_are_gone_is_not_undone(place):
     assert names(place, "w2") == ["one"]
     place.run("apply", "--world", "w2")
     assert (place.work / "one").exists()
+
+
+def test_the_record_of_a_fork_that_was_discarded_stays(forked):
+    forked.run("discard", "--world", "w2")
+    session = session_of(forked, "w2")
+    assert "session" not in {kind for kind, _ in gc(forked)}
+    forked.run("trace", "verify", session, "--quiet")
+
+
+def test_a_fork_that_is_over_without_layers_of_its_own_holds_no_base(forked):
+    forked.run("discard", "--world", "w1")
+    forked.run("apply", "--world", "w2")
+    assert layers(forked, "w1") == ["1", "2"]
+    assert ("layers", "w2 (applied)") in gc(forked)
+    assert gc(forked) == [("layers", "w1 (discarded)")]
+    assert layers(forked, "w1") == []
+    assert gc(forked) == []
+    forked.run("diff", "--world", "w2", status=1)
+    for world in ("w1", "w2"):
+        forked.run("trace", "verify", world, "--quiet")
+        forked.run("session", "rm", world, "--yes")
