@@ -207,7 +207,8 @@ def _candidates(home: Home, session_id: str, used: int) -> list[_Candidate]:
             for layer in reverse.list_reverse(files.world_path)
         ]
         numbers = _removable(files, world, used)
-        if not numbers:
+        # a fork that is over and has no layers of its own still holds those of its base
+        if not numbers and not (world.state != OPEN and load_stack_file(files).elsewhere):
             return found
         path = world.layers_path(files)
         size = sum(disk_bytes(b"%s/%d" % (path, n)) for n in numbers)

@@ -211,7 +211,10 @@ def _refused(error: OSError, what: str) -> StateError:
     where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
     hint = "the host is as it was; put that right, then try again"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        hint = "the host is as it was; make room where the files are to go, then try again"
+        hint = (
+            "the host is as it was; make room where the files are to go, and in SUBSTRATE_HOME, "
+            "which keeps what they displace; then try again"
+        )
     return StateError(f"nothing was {what}: {where}{error.strerror}", hint=hint)
 
 

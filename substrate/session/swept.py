@@ -146,14 +146,17 @@ def _never_began(files: SessionFiles) -> bool:
         start = b""
     if _COMMAND in start:
         return False  # so it is with nearly all of them
+    is_fork = False
     if start:
         history = load_history(files)
         if history.spans or history.problem is not None:
             return False
         if any(line["event_type"] not in _BEFORE_ANYTHING for line in history.others):
             return False  # a fork that was applied or discarded as it was
+        # also one that is over, and has given the layers of its base up
+        is_fork = any(line["event_type"] == "fork" for line in history.others)
     whole = os.path.exists(files.world_path + b"/meta.json")
-    return not (whole and load_stack_file(files).elsewhere)
+    return not (whole and (is_fork or load_stack_file(files).elsewhere))
 
 
 def _unfinished(files: SessionFiles) -> list[tuple[bytes, bytes]]:

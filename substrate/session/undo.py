@@ -162,11 +162,12 @@ def layers_at(
     on_stack: tuple[int, ...], stack_file: StackFile, history: History, at: str | None
 ) -> tuple[int, ...]:
     """The layers of a state: the present one, a snapshot's, or that after a command. Raises
-    UsageError."""
+    UsageError, StateError for a snapshot that cannot be had back."""
     if at is None:
         return on_stack
     for mark in stack_file.snapshots:
         if mark.name == at:
+            _refuse_if_undone(mark, stack_file)
             return mark.layers
     span = history.span(at)
     numbers = [n for s in history.spans[: span.ordinal] if (n := layer_of(s)) is not None]
@@ -237,19 +238,23 @@ def forget_snapshot(held: Held, name: str) -> None:
     held.restack(held.stack.numbers, [event], snapshots=rest)
 
 
+def _refuse_if_undone(mark: SnapshotMark, stack_file: StackFile) -> None:
+    """What the apply had brought to the host is in layers that the snapshot does not name."""
+    if mark.applies not in (0, *stack_file.applies_below, stack_file.applies):
+        raise StateError(
+            f"snapshot {mark.name!r} was made after an apply that was undone since: its layers alone "
+            "are not that state",
+            hint="`substrate log` shows the commands, `substrate undo` takes single ones back",
+            code="E-SNAPSHOT-UNDONE",
+        )
+
+
 def look_back(held: Held, name: str) -> Undone:
     """What a rollback to the snapshot takes off and brings back. Raises UsageError, StateError
     where an apply lies between."""
     held.record_left()
     mark = find_snapshot(held, name)
-    standing = (0, *held.stack_file.applies_below, held.stack_file.applies)
-    if mark.applies not in standing:
-        raise StateError(
-            f"snapshot {name!r} was made after an apply that was undone since: its layers alone are "
-            "not that state",
-            hint=f"`substrate explore {name}` shows what its layers are now",
-            code="E-SNAPSHOT-UNDONE",
-        )
+    _refuse_if_undone(mark, held.stack_file)
     if mark.applies != held.stack_file.applies:
         raise StateError(
             f"since snapshot {name!r} something was applied to the host, which a rollback does "

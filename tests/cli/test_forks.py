@@ -262,3 +262,24 @@ def test_the_list_of_worlds_marks_the_current_one(place):
     ]
     rows = place.json("world", "ls", "--format", "json")["worlds"]
     assert [row["current"] for row in rows] == [True, False]
+
+
+def test_the_record_of_a_fork_that_was_discarded_stays(forked):
+    forked.run("discard", "--world", "w2")
+    session = session_of(forked, "w2")
+    assert "session" not in {kind for kind, _ in gc(forked)}
+    forked.run("trace", "verify", session, "--quiet")
+
+
+def test_a_fork_that_is_over_without_layers_of_its_own_holds_no_base(forked):
+    forked.run("discard", "--world", "w1")
+    forked.run("apply", "--world", "w2")
+    assert layers(forked, "w1") == ["1", "2"]
+    assert ("layers", "w2 (applied)") in gc(forked)
+    assert gc(forked) == [("layers", "w1 (discarded)")]
+    assert layers(forked, "w1") == []
+    assert gc(forked) == []
+    forked.run("diff", "--world", "w2", status=1)
+    for world in ("w1", "w2"):
+        forked.run("trace", "verify", world, "--quiet")
+        forked.run("session", "rm", world, "--yes")

@@ -184,6 +184,10 @@ def test_a_state_from_after_an_apply_that_was_undone_cannot_be_had_back(marked):
     done = marked.run("rollback", "after", status=3)
     assert b"after an apply that was undone" in done.stderr
     assert b"[E-SNAPSHOT-UNDONE]" in done.stderr
+    for words in (("world", "fork", "--at", "after"), ("explore", "after", "--", "ls")):
+        done = marked.run(*words, status=None)
+        assert done.returncode in (3, 125)
+        assert b"[E-SNAPSHOT-UNDONE]" in done.stderr
     marked.run("-c", "cat h")
     marked.run("undo", "--apply")
     marked.run("rollback", "before")
