@@ -301,7 +301,11 @@ def ask_at_terminal(review: Review) -> bool:
 @click.option("--with-deps", is_flag=True, help="With SPAN: also commands that touched the same.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done, touch nothing.")
 @click.option("--yes", is_flag=True, help="Ask nothing; what is dangerous is refused.")
-@click.option("--allow-special", is_flag=True, help="Also setuid files, devices, capabilities.")
+@click.option(
+    "--allow-special",
+    is_flag=True,
+    help="Also what is dangerous: setuid files, devices, git hooks, ...",
+)
 @click.option(
     "--on-conflict",
     type=click.Choice([choice.value for choice in OnConflict]),

@@ -21,7 +21,17 @@ if TYPE_CHECKING:
 
 _CLOCK_REALTIME_COARSE = 5  # <linux/time.h>; Python does not name it
 _PARTS = (b"sessions", b"worlds", b"current", b"keys")
+_INSIDE = (
+    "this is a world already, as SUBSTRATE_PARENT_SPAN says: run the command without substrate "
+    "(worlds are not nested)"
+)
 _MOVE = "set SUBSTRATE_HOME to a directory that you own and can write"
+
+
+def inside_hint() -> str:
+    """What to do where the state is out of reach since this is a command of a world; empty where it
+    is none."""
+    return _INSIDE if b"SUBSTRATE_PARENT_SPAN" in os.environb else ""
 
 
 @value
@@ -66,7 +76,9 @@ def open_home(path: bytes, *, create: bool = True) -> Home:
     except OSError as error:
         if error.errno == errno.ENOENT and not create:
             raise StateError(f"there is no {shown} yet", hint="run a command first") from None
-        raise StateError(f"{shown} cannot be used: {error.strerror}", hint=_MOVE) from error
+        raise StateError(
+            f"{shown} cannot be used: {error.strerror}", hint=inside_hint() or _MOVE
+        ) from error
     try:
         _refuse_others(fd, shown, create=create)
         if create:
@@ -123,4 +135,6 @@ def _make_parts(fd: int, shown: str) -> None:
                 except FileExistsError:
                     continue
         except OSError as error:
-            raise StateError(f"{shown} cannot be used: {error.strerror}", hint=_MOVE) from error
+            raise StateError(
+                f"{shown} cannot be used: {error.strerror}", hint=inside_hint() or _MOVE
+            ) from error

@@ -177,7 +177,8 @@ def remove_session(home: Home, session_id: str) -> None:
 def resolve_session(home: Home, text: str) -> str:
     """The session that a person means: an id, a unique end of one, a world's name or `last`.
 
-    Raises UsageError when it is none or more than one."""
+    Raises UsageError when it is none or more than one; StateError for that of the world which
+    we are in."""
     if is_session_id(text) and os.path.isdir(home.path + b"/sessions/" + text.encode()):
         return text
     worlds = list_worlds(home)
@@ -189,6 +190,11 @@ def resolve_session(home: Home, text: str) -> str:
     found = [session_id for session_id in sessions if len(text) >= 4 and session_id.endswith(text)]
     if len(found) == 1:
         return found[0]
+    if not found and os.environb.get(b"SUBSTRATE_SESSION") == text.encode():
+        from substrate.session.home import inside_hint
+
+        if inside_hint():
+            raise StateError(f"the session {text} is not in sight here", hint=inside_hint())
     what = "names no session" if not found else f"fits {len(found)} sessions"
     raise UsageError(
         f"{text!r} {what}; expected a session id, the end of one, a world such as w3, or last",

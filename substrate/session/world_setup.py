@@ -93,10 +93,10 @@ def describe_world(
 
             repository = repository_elsewhere(workspace.path)
             named += [] if repository is None else [repository]
+        writable = [p for p in (host.user_home, b"/tmp", b"/var/tmp") if os.path.isdir(p)]
         temporary = os.path.realpath(os.environb.get(b"TMPDIR") or b"/tmp")
         if temporary != b"/" and os.path.isdir(temporary) and os.access(temporary, os.W_OK):
-            named.append(temporary)  # where compilers and mktemp(1) write
-        writable = [p for p in (host.user_home, b"/tmp", b"/var/tmp") if os.path.isdir(p)]
+            writable.append(temporary)  # where compilers and mktemp(1) write
         existing = (*map(os.path.realpath, writable), *named)
         _refuse_root_as_workspace(existing)
         keep_out = (*own, *_secret_directories(host.user_home, existing))

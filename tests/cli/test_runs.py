@@ -372,3 +372,13 @@ def test_names_that_are_no_text_come_through(place):
     assert place.run("diff", "--name-only").stdout == os.fsencode(place.work) + b"/\xff\n"
     place.run("apply")
     assert os.listdir(os.fsencode(place.work)) == [b"\xff"]
+
+
+def test_a_world_in_a_world_is_refused_with_the_reason(place):
+    """Its state is hidden there, which is no reason to move it."""
+    done = place.run("-c", f"{PROGRAM} -c true", status=125)
+    assert b"is not in sight here" in done.stderr
+    assert b"hint: this is a world already" in done.stderr
+    done = place.run("-c", f"SUBSTRATE_HOME={place.home} {PROGRAM} -c true", status=125)
+    assert b"cannot be used" in done.stderr
+    assert b"hint: this is a world already" in done.stderr
