@@ -26,23 +26,17 @@ from substrate.cli.target import NothingFound, Target, pending_target, same_worl
 from substrate.cli.undo import others_object, put_others
 from substrate.cli.verb import Verb
 from substrate.errors import UsageError
+from substrate.session import applying
+from substrate.session.applying import Done, Review
 from substrate.session.collect import collect_now_and_then
-from substrate.session.pending import (
-    ApplyConflict,
-    DangerRefused,
-    Done,
-    Held,
-    Review,
-    WorldOver,
-    open_pending,
-    phrase,
-)
+from substrate.session.pending import Held, WorldOver, open_pending, phrase
 from substrate.session.summary import change_line
 from substrate.session.undo import Choice, choose
 from substrate.values import as_dict
 from substrate.world.change import Summary
 from substrate.world.conflict import Resolution
 from substrate.world.recover import Outcome
+from substrate.world.refusal import ApplyConflict, DangerRefused
 from substrate.world.resolve import OnConflict
 from substrate.world.scope import is_within
 
@@ -120,11 +114,11 @@ def _apply(
         numbers = choice.layers
     select = wanted.select
     with working("comparing"):
-        reviewed = held.review(select, numbers, wanted.on_conflict)
+        reviewed = applying.review(held, select, numbers, wanted.on_conflict)
     if wanted.pick is not None and reviewed[0].changes:
         chosen = wanted.pick(reviewed[0].changes, held.stack)
         select = chosen.__contains__
-        reviewed = held.review(select, numbers, wanted.on_conflict)
+        reviewed = applying.review(held, select, numbers, wanted.on_conflict)
         if not chosen:
             return _result(held, "nothing", reviewed[0], None, choice)
     review = reviewed[0]
@@ -144,7 +138,8 @@ def _apply(
             allow_special = ask(review)
         try:
             with working("applying"):
-                done = held.apply(
+                done = applying.apply(
+                    held,
                     select=select,
                     paths=wanted.paths,
                     numbers=numbers,

@@ -15,15 +15,9 @@ from substrate.cli.target import Target, pending_target
 from substrate.cli.verb import Verb
 from substrate.session import reserve
 from substrate.session.collect import collect_now_and_then
+from substrate.session.discarding import Removed, discard, give_up_lost, make_room
 from substrate.session.lost_layers import LayersLost
-from substrate.session.pending import (
-    Removed,
-    finish,
-    give_up_lost,
-    make_room,
-    open_pending,
-    phrase,
-)
+from substrate.session.pending import finish, open_pending, phrase
 from substrate.session.restack import RecordLater
 from substrate.session.summary import change_line
 from substrate.values import as_dict
@@ -103,7 +97,7 @@ def _run(target: Target, dry_run: bool, ask: bool, removed: Removed | None) -> R
             if not ask or click.confirm(question, default=False, err=True):
                 try:
                     with working("discarding"):
-                        counts = held.discard(removed)
+                        counts = discard(held, removed)
                     outcome = "discarded"
                 except RecordLater as later:
                     cause = later.__cause__

@@ -136,18 +136,18 @@ def _say_how_it_failed(outcome: Outcome) -> None:
 
 
 def _settle(outcome: Outcome, at_end: str) -> None:
+    from substrate.session import applying, discarding, pending
     from substrate.session import home as homes
-    from substrate.session import pending
 
     home = homes.open_home(homes.default_path(os.environb), create=False)
     with pending.open_pending(home, outcome.session_id) as held:
         if at_end == "apply":
-            applied = held.apply()
+            applied = applying.apply(held)
             messages.say(f"substrate: applied: {pending.phrase(applied.counts)}")
         elif at_end == "keep":
             held.keep()
         else:
-            counts = held.discard()
+            counts = discarding.discard(held)
             messages.say(f"substrate: discarded: {pending.phrase(counts)}")
 
 

@@ -1,114 +1,47 @@
-"""What is pending in a session's world, brought to the host or thrown away.
+"""A session that a verb works with: its lock is held, and what a killed process began is ended.
 
-Opens the session with its lock, puts right what an interrupted apply left, and writes what
-is done into the trace. Not the mechanics (world/apply.py) nor the looking (history.py).
-Invariants: everything is applied or nothing; what was done is in the trace; a session whose
-world is over has its `session_end`, and its directory no current world. The layers of a
-world that was applied stay until `world gc`. Spec: world.md §4, §5.
+Its stack, what is pending in it, and the end of its world. Not the apply (applying.py), nor the
+discard (discarding.py), nor the looking (history.py). Invariants: what was done is in the trace; a
+session whose world is over has its `session_end`, and its directory no current world. The layers
+of a world that was applied stay until `world gc`. Spec: world.md §4, §5.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
-from substrate.errors import SessionBusy, StateError, SubstrateError, TraceVersionError
-from substrate.session import host_change, layer_place, opening, restack, stand_ins, store
-from substrate.session.fork_bases import used_by_forks
+from substrate.errors import SessionBusy, StateError, SubstrateError
+from substrate.session import host_change, opening, restack, stand_ins, store
 from substrate.session.history import History, load_history
 from substrate.session.home import Home
 from substrate.session.layer_record import layer_events
-from substrate.session.lost_layers import Lost, forget_place
 from substrate.session.opening import Opened
 from substrate.session.record import Recorder
-from substrate.session.recorded import check_layers, load_recorded, plain_states
 from substrate.session.settings import Settings, load_settings, places
 from substrate.session.stack_file import (
     StackFile,
     load_stack_file,
-    next_apply,
     save_stack_file,
     with_stack_file,
 )
 from substrate.session.summary import count_phrase
 from substrate.session.workspace import Workspace, current_directory
-from substrate.session.world_file import APPLIED, DISCARDED, OPEN, WorldFile, save_world
+from substrate.session.world_file import APPLIED, OPEN, WorldFile, save_world
 from substrate.telemetry.trace.digests import Digester
-from substrate.telemetry.trace.events import changes as events
 from substrate.telemetry.trace.events.body import Body
 from substrate.telemetry.trace.events.session import SessionEnd
 from substrate.telemetry.trace.events.world import LayerCut
-from substrate.telemetry.trace.octets import text_or_b64
-from substrate.telemetry.trace.rfc8785 import encode
-from substrate.values import as_dict, replace
-from substrate.world import journal, layers, preimages, squash
-from substrate.world.apply import Applied
-from substrate.world.apply import apply as apply_plan
-from substrate.world.bases import outcomes
-from substrate.world.change import Change, Summary, is_time_alone, summary
-from substrate.world.conflict import Conflict
-from substrate.world.diff import diff_layer, diff_pending
+from substrate.values import replace
+from substrate.world import journal, layers
+from substrate.world.change import Change, Summary, is_time_alone
+from substrate.world.diff import diff_pending
 from substrate.world.layers import LayerStack
-from substrate.world.plan import Danger, Plan
 from substrate.world.recover import Outcome
-from substrate.world.refusal import ApplyConflict, DangerRefused
-from substrate.world.resolve import OnConflict
-from substrate.world.review import hard_linked, review_plan
-
-__all__ = ["ApplyConflict", "DangerRefused", "Done", "Held", "Review", "open_pending", "phrase"]
 
 _DURABILITY = "command"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Review:
-    """What an apply would do. Nothing has been touched."""
-
-    changes: tuple[Change, ...]
-    counts: Summary
-    conflicts: tuple[Conflict, ...]
-    dangers: tuple[Danger, ...]
-    on_conflict: OnConflict = OnConflict.FAIL
-    #: not applied, as they are of one tree with a conflict that the host won
-    left_out: tuple[bytes, ...] = ()
-    #: files of the host whose other names, by hard links, keep what they hold
-    hard_linked: tuple[bytes, ...] = ()
-
-    @property
-    def standing(self) -> tuple[Conflict, ...]:
-        """The conflicts that nothing was decided about: they keep the apply from happening."""
-        return tuple(c for c in self.conflicts if c.resolution is None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
-    """What was applied. `over`: nothing is left, the world has ended. `kept_owner`: paths that
-    stayed ours because we may not give them away."""
-
-    counts: Summary
-    over: bool
-    kept_owner: tuple[bytes, ...]
-    left: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What an apply was asked for, as the trace tells it."""
-
-    paths: tuple[bytes, ...]
-    spans: tuple[str, ...]
-    layers: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Removed:
-    """Layers that were removed before that could be recorded, and what they changed."""
-
-    layers: tuple[int, ...]
-    counts: Summary
 
 
 def phrase(counts: Summary, changes: Iterable[Change] = ()) -> str:
@@ -196,45 +129,6 @@ def finish_all(home: Home, *, but: str = "") -> tuple[str, ...]:
             notes.append(f"an apply of another world had been cut short; it was {what}")
     host_change.tidy(home)
     return tuple(notes)
-
-
-def make_room(home: Home, session_id: str) -> Removed:
-    """Removes a world's layers where the disk is too full to record that first. The world is
-    still open then, with nothing pending; `discard` ends it. Layers of a fork's base stay."""
-    claimed = opening.claim(home, session_id)
-    files = claimed.files
-    try:
-        assert claimed.world is not None
-        used = used_by_forks(home).get(session_id, 0)
-        stack_file = load_stack_file(files)
-        bare = claimed.world.bare_stack(files)
-        stack = with_stack_file(bare, files, stack_file)
-        removed = Removed(layers=stack.numbers, counts=summary(diff_pending(stack, skip_gone=True)))
-        known = max(stack.known, *stack.numbers, 0)
-        for layer in reversed(layers.list_layers(bare.directory)):
-            if layer.number > used:
-                layers.remove_layer(stack, layer.number)
-        squash.remove_unused(bare)
-        preimages.remove_with_layers(bare.directory)
-        emptied = replace(stack_file, known=known, layers=(), elsewhere=(), segments=())
-        save_stack_file(files, emptied)
-        return removed
-    finally:
-        claimed.lock.drop()
-        os.close(files.fd)
-
-
-def give_up_lost(home: Home, session_id: str, lost: Lost) -> Removed:
-    """Has a world forget where its layers lay, which are lost. It is still open then, with
-    nothing pending; `discard` ends it."""
-    claimed = opening.claim(home, session_id)
-    try:
-        assert claimed.world is not None
-        if not layer_place.is_there(claimed.world.layers_at):
-            forget_place(claimed.files, claimed.world)
-        return Removed(layers=lost.layers, counts=lost.counts)
-    finally:
-        claimed.lock.drop()
 
 
 def user_settings() -> Settings:
@@ -358,6 +252,10 @@ class Held:
             layers.freeze_layer(self.stack, self._left[0])
             del self._left[0]
 
+    def forget_left(self) -> None:
+        """Before a discard: nobody asks any more what they hold."""
+        self._left.clear()
+
     def _record_layer(self, number: int) -> None:
         """The `fs_diff` of a layer that a killed supervisor left, which nobody wrote yet."""
         events, _, _ = layer_events(
@@ -372,243 +270,6 @@ class Held:
     def changes(self, *, include_scratch: bool = False) -> list[Change]:
         """All that is pending, against the host as it is now."""
         return diff_pending(self.stack, include_scratch=include_scratch, skip_gone=True)
-
-    # --- apply
-
-    def review(
-        self,
-        select: Callable[[bytes], bool] | None = None,
-        numbers: Sequence[int] | None = None,
-        on_conflict: OnConflict = OnConflict.FAIL,
-    ) -> tuple[Review, Plan]:
-        """What an apply would do, its conflicts, how they are decided and its dangers; of the
-        layers `numbers` alone where they are given. Raises StateError where a layer does not
-        hold what was recorded."""
-        self.record_left()
-        stack = self._part(numbers)
-        files = self.opened.files
-        recorded = load_recorded(self.home, files, self.stack_file, stack, self.opened.key)
-        changes = diff_pending(stack, digest=recorded.bases.digest)
-        found = review_plan(
-            changes,
-            stack,
-            files.world_path,
-            recorded.bases,
-            select,
-            on_conflict,
-            self._kept_texts(),
-        )
-        planned = found.plan
-        check_layers(planned.changes, recorded.digests, stack)
-        review = Review(
-            changes=planned.changes,
-            counts=summary(planned.changes),
-            conflicts=found.conflicts,
-            dangers=planned.dangers,
-            on_conflict=on_conflict,
-            left_out=found.left_out,
-            hard_linked=hard_linked(planned),
-        )
-        return review, planned
-
-    def _kept_texts(self) -> Callable[[str], bytes | None]:
-        """The contents that a merge begins from, by their digest."""
-        sessions = os.path.dirname(self.opened.files.path)
-        worlds = [self.opened.files.world_path]
-        worlds += [
-            b"%s/%s/world" % (sessions, session.encode())
-            for _, session in reversed(self.stack_file.elsewhere)
-        ]
-        directories = [world + b"/" + preimages.NAME for world in worlds]
-        keyed = Digester(self.opened.key).digest_bytes
-        return lambda digest: preimages.load(directories, digest, keyed)
-
-    def _part(self, numbers: Sequence[int] | None) -> LayerStack:
-        if numbers is None:
-            return self.stack
-        wanted = frozenset(numbers)
-        return replace(self.stack, layers=tuple(x for x in self.stack.layers if x.number in wanted))
-
-    def apply(
-        self,
-        *,
-        select: Callable[[bytes], bool] | None = None,
-        paths: Sequence[bytes] = (),
-        numbers: Sequence[int] | None = None,
-        spans: Sequence[str] = (),
-        allow_special: bool = False,
-        reviewed: tuple[Review, Plan] | None = None,
-    ) -> Done:
-        """Applies what is pending, or what `select` takes of it (`paths`: as it was asked for,
-        for the trace), or the layers `numbers` of the commands `spans`, which nothing else on
-        the stack depends on and which leave it then, but for those that hold changes in
-        scratch directories too: these are not applied and stay for the commands to come.
-
-        Raises ApplyConflict, DangerRefused, StateError; nothing is applied then, and the
-        attempt is in the trace."""
-        review, planned = reviewed or self.review(select, numbers)
-        stack = self._part(numbers)
-        told = _Asked(tuple(paths), tuple(spans), stack.numbers)
-        gone: frozenset[int] = frozenset()
-        if select is None and numbers is not None:
-            gone = frozenset(n for n in numbers if not self._holds_scratch(n))
-        rest = [n for n in self.stack.numbers if n not in gone]
-        # of layers that stay; without select and numbers, the world is over
-        stays = select is not None or (numbers is not None and gone != frozenset(numbers))
-        event = self._apply_event(
-            told,
-            review,
-            "applied",
-            review.conflicts,
-            self._outcomes(planned, stack) if stays else [],
-        )
-        ending = APPLIED if self._takes_all(review, select, numbers, rest) else ""
-        applied: Applied | None = None
-        if planned.changes:
-            try:
-                applied = host_change.change_host(
-                    self,
-                    event,
-                    rest,
-                    lambda: apply_plan(
-                        planned,
-                        stack,
-                        self.opened.files.world_path,
-                        allow_special=allow_special,
-                        # overlayfs lets nobody make a whiteout on it, which a reverse layer needs
-                        keep_reverse=not self.world.layers_at,
-                        keep_journal=True,
-                    ),
-                    applies=next_apply(self.stack_file),
-                    ending=ending,
-                    what="applied",
-                )
-            except ApplyConflict as refused:
-                self._refuse(told, review, "conflicts", refused.conflicts)
-                raise
-            except DangerRefused:
-                self._refuse(told, review, "refused", ())
-                raise
-        else:
-            self.restack(rest, [event], ending=ending)
-        over = bool(ending) or not self.changes()
-        if over:
-            self.end(APPLIED)
-        return Done(
-            counts=review.counts,
-            over=over,
-            kept_owner=applied.kept_owner if applied else (),
-            left=applied.left if applied else (),
-        )
-
-    def _holds_scratch(self, number: int) -> bool:
-        whole = diff_layer(self.stack, number, include_scratch=True)
-        return len(whole) > len(diff_layer(self.stack, number))
-
-    def _takes_all(
-        self,
-        review: Review,
-        select: Callable[[bytes], bool] | None,
-        numbers: Sequence[int] | None,
-        rest: Sequence[int],
-    ) -> bool:
-        """Whether nothing is pending when the plan is carried out."""
-        if select is None and numbers is None:
-            return True
-        if select is None:
-            left = [n for n in rest if n not in (numbers or ())]
-            return not diff_pending(self._part(left), skip_gone=True)
-        if review.conflicts or review.left_out:
-            return False  # what was decided may still differ from the host
-        taken = {(change.mount, change.path) for change in review.changes}
-        return taken >= {(change.mount, change.path) for change in self.changes()}
-
-    def _refuse(
-        self, told: _Asked, review: Review, outcome: str, conflicts: Sequence[Conflict]
-    ) -> None:
-        event = self._apply_event(told, review, outcome, conflicts)
-        self.opened.writer.append([event.event("world")])
-
-    def _apply_event(
-        self,
-        told: _Asked,
-        review: Review,
-        outcome: str,
-        conflicts: Sequence[Conflict],
-        applied: Sequence[dict[str, Any]] = (),
-    ) -> events.FsApply:
-        """`applied`: what comes to the host of layers that stay, for the next apply to know. The
-        layer by which it can be undone is known when it is done (host_change.py)."""
-        listed = conflicts[: events.MAX_ENTRIES]
-        extra: list[tuple[str, Any]] = []
-        if conflicts:
-            extra.append(("conflict_count", len(conflicts)))
-        if outcome == "applied" and review.left_out:
-            extra.append(("left_out", self._listed([text_or_b64(p) for p in review.left_out])))
-        if applied:
-            extra.append(("applied", self._listed(applied)))
-        return events.FsApply(
-            layers=told.layers,
-            target=self.world.workspace,
-            counts=as_dict(review.counts),
-            conflicts=tuple(
-                events.Conflict(
-                    path=c.path,
-                    reason=str(c.reason.value),
-                    resolution=None if c.resolution is None else str(c.resolution.value),
-                )
-                for c in listed
-            ),
-            reverse_layer=None,
-            outcome=outcome,
-            spans=told.spans or None,
-            paths=told.paths or None,
-            on_conflict=str(review.on_conflict.value),
-            extra=tuple(extra),
-        )
-
-    def _outcomes(self, planned: Plan, stack: LayerStack) -> list[dict[str, Any]]:
-        if planned.bases is None:
-            return []
-        return plain_states(outcomes(planned.changes, stack, planned.bases, planned.contents))
-
-    def _listed(self, plain: Sequence[object]) -> object:
-        """A list for an event, or a blob's reference for more than a line should hold."""
-        plain = list(plain)
-        whole = encode(plain)
-        if len(plain) <= events.MAX_ENTRIES and len(whole) < 128 * 1024:
-            return plain
-        return self.opened.writer.blobs.put(whole, "application/json").as_json()
-
-    # --- discard
-
-    def discard(self, removed: Removed | None = None) -> Summary:
-        """Ends the world; its changes never reach the host. Returns what they were.
-
-        It is on the record before the layers go, but for those that `make_room` removed. Where it
-        cannot be known what forks stand on, all layers are left to `world gc`."""
-        if removed is None:
-            removed = Removed(layers=self.stack.numbers, counts=summary(self.changes()))
-        on_disk = layers.list_layers(self.stack.directory)
-        try:
-            used = used_by_forks(self.home).get(self.opened.files.session_id, 0)
-        except (StateError, TraceVersionError):
-            used = max((layer.number for layer in on_disk), default=0)
-        event = events.FsDiscard(layers=removed.layers, counts=as_dict(removed.counts))
-        self._left.clear()  # nobody asks any more what they hold
-        self.restack([], [event], elsewhere=(), snapshots=(), ending=DISCARDED)
-        self.end(DISCARDED)
-        try:
-            squash.remove_unused(self.stack)
-            for layer in reversed(on_disk):
-                if layer.number > used:
-                    layers.remove_layer(self.stack, layer.number)
-            preimages.remove_with_layers(self.stack.directory)
-            if not used:
-                layer_place.remove(self.home, self.opened.files.session_id)
-        except OSError:
-            return removed.counts  # it is discarded; the rest is left to `world gc`, which says it
-        return removed.counts
 
     # --- keep
 

@@ -1,7 +1,7 @@
 """What killed processes left in a home: sessions that never began, files that never were whole.
 
 Not what is kept for a while and then collected (collect.py), nor an apply that was cut short
-(pending.py). What was done to a stack and not told is told, also of a world that nobody opens
+(host_change.py). What was done to a stack and not told is told, also of a world that nobody opens
 any more. Nothing that is swept was ever part of a state: a session in which no command ran
 and that is no fork, one that was on its way out, what was being written beside a file, a layer
 or a segment that was being made or removed. Invariants: what somebody works with is left alone

@@ -1,7 +1,7 @@
 """What an apply tells of its changes: pure values in, text and objects out."""
 
 from substrate.cli import apply
-from substrate.session.pending import Review
+from substrate.session.applying import Review
 from substrate.world.change import ADDED, Change, summary
 
 

@@ -17,8 +17,9 @@ from conftest import BASE, UNPRIVILEGED, World, in_child, make_world
 from operations import TOP, Entry, Operation, Tree, entry_of, look, perform_all
 
 from substrate.errors import StateError, SubstrateError
-from substrate.session import opening, restack, store
+from substrate.session import applying, opening, restack, store
 from substrate.session.collect import Retention, collect
+from substrate.session.discarding import discard
 from substrate.session.forking import fork
 from substrate.session.history import load_history
 from substrate.session.home import Home, open_home
@@ -268,10 +269,12 @@ def do_apply(
             def select(path: bytes) -> bool:
                 return path == below or path.startswith(below + b"/")
 
-        reviewed = held.review(select, numbers)
+        reviewed = applying.review(held, select, numbers)
         planned = [c.path for c in reviewed[0].conflicts]
         try:
-            done = held.apply(select=select, numbers=numbers, allow_special=True, reviewed=reviewed)
+            done = applying.apply(
+                held, select=select, numbers=numbers, allow_special=True, reviewed=reviewed
+            )
         except ApplyConflict as error:
             assert planned == [c.path for c in error.conflicts]
             return "conflicts", numbers or (), planned, False
@@ -284,7 +287,7 @@ def do_apply(
 
 
 def do_discard(home: Home, session: str) -> None:
-    with_held(home, session, lambda held: held.discard())
+    with_held(home, session, discard)
 
 
 def do_fork(home: Home, session: str, at: str | None) -> tuple[str, str]:
