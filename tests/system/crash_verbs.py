@@ -154,7 +154,9 @@ class CrashedVerbs:
         session = self._session()
         told, worlds = self._told(session), self._worlds()
         killed = self._kill(kind, words, session)
-        edit = self._edit(new) if "apply" in kind else None
+        # an edit ends the world: not before an apply that can be undone was followed by that
+        edited = "apply" in kind and (kind != "apply-span" or self.killed["undo-apply"] > 0)
+        edit = self._edit(new) if edited else None
         where = f"{' '.join(words)}, {'killed' if killed else 'not killed'}, edit: {edit}"
         try:
             self._look(kind, new, session, told, worlds, edit, killed)
@@ -185,7 +187,8 @@ class CrashedVerbs:
         while process.poll() is None and not lock.stat().st_size:
             assert time.monotonic() < deadline, "it never took the lock"
             time.sleep(0.0002)
-        length = self.lengths.get(kind, 0.1)
+        # what can seldom be tried is not to be over before its first kill
+        length = self.lengths.get(kind, 0.03 if kind == "undo-apply" else 0.1)
         time.sleep(self.random.uniform(0, length))
         if process.poll() is None:
             self.lengths[kind] = length * 1.05
