@@ -38,6 +38,8 @@ class Unlocked:
         self._first: dict[tuple[int, int], int] = {}
         self._touched: list[tuple[int, int, int]] = []
         self._noted = False
+        #: those of which it is not known what became of them
+        self._in_doubt = 0
 
     def first_ctime_ns(self, dev: int, inode: int, ctime_ns: int) -> int:
         """The change time that a file had before we unlocked it; `ctime_ns` if we did not."""
@@ -53,6 +55,7 @@ class Unlocked:
         if os.geteuid() in (0,) or status.st_uid != os.geteuid() or mode & bits == bits:
             raise PermissionError(13, "not ours to read", os.fsdecode(relative))
         self._note(status, target, relative)
+        self._in_doubt += 1
         path = f"/proc/self/fd/{fd}"
         os.chmod(path, mode | bits)
         try:
@@ -63,6 +66,7 @@ class Unlocked:
             self._first.setdefault(key, status.st_ctime_ns)
             self._touched.append((status.st_ino, now, status.st_ctime_ns))
             self.ctimes[key] = now
+            self._in_doubt -= 1
 
     def open_file(self, dir_fd: int, target: bytes, relative: bytes) -> int:
         """A regular file, for reading. Raises OSError."""
@@ -116,11 +120,12 @@ class Unlocked:
         self._noted = True
 
     def close(self) -> None:
-        """Everything is set back. Raises OSError."""
+        """Everything is set back; where that is in doubt, `relock_left` is to look. Raises
+        OSError."""
         if self._touched:
             add_restored(self._world_directory, self._touched)
             self._touched.clear()
-        if self._noted:
+        if self._noted and not self._in_doubt:
             os.unlink(self._world_directory + b"/" + NAME)
             self._noted = False
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from tests.system.caller import Caller, remove
 from tests.system.fault_server import ALLOCATES
@@ -80,14 +81,11 @@ class FullDisk:
         """With so many blocks of 4 KiB left."""
         filler, spare = self.mounted_at / "filler", self.mounted_at / "spare"
         spare.write_bytes(bytes(blocks * 4096))
+        os.sync()  # what was removed before is room only then
         with open(filler, "wb", buffering=0) as file:
-            for size in (1 << 20, 1 << 16, 4096):
-                try:
-                    while file.write(bytes(size)) == size:
-                        pass
-                except OSError as error:
-                    assert error.errno == errno.ENOSPC
-            os.fsync(file.fileno())
+            # ext4 sets more aside for what is not allocated yet than that takes in the end
+            while _fill(file):
+                os.fsync(file.fileno())
         spare.unlink()
         os.sync()
         try:
@@ -95,6 +93,18 @@ class FullDisk:
         finally:
             filler.unlink()
             os.sync()
+
+
+def _fill(file: IO[bytes]) -> int:
+    """Writes until nothing more can be written; how much that was."""
+    start = file.tell()
+    for size in (1 << 20, 1 << 16, 4096, 1024):
+        try:
+            while file.write(bytes(size)) == size:
+                pass
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+    return file.tell() - start
 
 
 _REMOVALS = frozenset(["unlink", "rmdir"])

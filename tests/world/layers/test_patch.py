@@ -216,7 +216,6 @@ def test_what_is_too_large_for_a_patch_is_left_out_and_said(trusted_world: Any) 
     found = patch_of(world)
     start = len(os.fsencode(world.host)) + 1
     assert [(p[start:], why) for p, why in found.left_out] == [
-        (b"small", "git does not keep mtime"),
         (b"sparse", "67108865 bytes are too many for a patch (limit 67108864)"),
     ]
     assert b"+new" in found.text
