@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 
 import pytest
 
@@ -119,26 +120,23 @@ def test_a_tmpfs_of_somebody_else_is_not_used(home, runtime):
 @pytest.mark.skipif(not AS_ROOT, reason="mounting needs root")
 def test_the_first_with_enough_room_is_taken_else_the_largest(home, tmp_path):
     """Real sizes, in a mount namespace of the test's own."""
-    script = """
-        mount -t tmpfs -o mode=1777,size={shm}m shm /dev/shm
-        mount -t tmpfs -o mode=1777,size={tmp}m tmp /tmp
-        exec "$@"
-    """
+    # mounted by the program itself: what it is may lie below /tmp
     program = (
+        "import subprocess, sys;"
         "from substrate.session import layer_place;"
         "from substrate.world.mountinfo import parse_mountinfo;"
+        "mount = ['mount', '-t', 'tmpfs', '-o'];"
+        "[subprocess.run([*mount, f'mode=1777,size={size}m', 'none', at], check=True)"
+        " for at, size in zip(('/dev/shm', '/tmp'), sys.argv[1:])];"
         "mounts = parse_mountinfo(open('/proc/self/mountinfo', 'rb').read());"
         "print(*layer_place._by_room(mounts, {}))"
     )
 
     def order(shm, tmp):
-        words = ["unshare", "--mount", "--propagation", "private", "/bin/sh", "-euc"]
-        import sys
-
+        words = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", program]
         done = subprocess.run(
-            [*words, script.format(shm=shm, tmp=tmp), "sh", sys.executable, "-c", program],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            [*words, str(shm), str(tmp)], capture_output=True, text=True, check=True
+        )
         return [name for name in done.stdout.split() if name in ("b'/dev/shm'", "b'/tmp'")]
 
     assert order(300, 900) == ["b'/dev/shm'", "b'/tmp'"]
