@@ -27,7 +27,7 @@ from substrate.world.plan import Operation, OperationKind
 from substrate.world.removal import Stranger
 from substrate.world.reverse import close_directories, retire
 from substrate.world.reverse_check import UndoRefused, UndoReview, review_undo
-from substrate.world.reverse_move import move
+from substrate.world.reverse_move import move, set_mode
 from substrate.world.reverse_record import MOVED, Recorded
 from substrate.world.source import LayerSource
 from substrate.world.view import HOST
@@ -163,12 +163,14 @@ class _PreImages(LayerSource):
         inode, mode = self._sources[operation.number]
         aside_fd, name = self.job.parents.aside(operation)
         found = inode_at(aside_fd, name)
-        if found is None:
-            return  # it was not moved out
-        if found != inode:
+        if found is not None and found != inode:
             raise Stranger(name)
         fd = self._directory(operation)
         try:
+            if found is None:  # it was not moved out, though perhaps opened up for that
+                if inode_at(fd, operation.name) == inode:
+                    set_mode(fd, operation.name, inode, mode)
+                return
             move(aside_fd, name, fd, operation.name, inode, mode)
             self._note_touched(fd, operation.name)
         finally:
