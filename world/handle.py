@@ -149,12 +149,16 @@ class Zygote:
         we are killed before `start`."""
         self._send(wire.GROUPS, *directories)
 
-    def start(self, spec: WorldSpec) -> World:
-        """Asks for a world and returns at once; `World.wait_ready` waits for it."""
+    def start(self, spec: WorldSpec, lock: int | None = None) -> World:
+        """Asks for a world and returns at once; `World.wait_ready` waits for it. `lock`: an open
+        file that stays open until every process of the world is dead, whoever else is killed;
+        it says which process is the first. The caller closes its own copy."""
         ours, theirs = wire.pair()
         memory = wire.pack_value(to_plain(spec))
         try:
-            self._send(wire.START, fds=(memory, theirs.fileno()))
+            self._send(
+                wire.START, fds=(memory, theirs.fileno(), *(() if lock is None else (lock,)))
+            )
         finally:
             os.close(memory)
             theirs.close()

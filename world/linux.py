@@ -189,6 +189,21 @@ def setns(fd: int, flags: int) -> None:
     syscall("setns", fd, flags)
 
 
+def start_ticks(pid: int) -> int:
+    """When a process started, in clock ticks after boot; 0 for one that is not there: with its
+    pid, what tells it from a later one (proc_pid_stat(5), field 22)."""
+    try:
+        fd = os.open(b"/proc/%d/stat" % pid, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return 0
+    try:
+        return int(os.read(fd, 4096).rpartition(b")")[2].split()[19])
+    except ProcessLookupError:
+        return 0
+    finally:
+        os.close(fd)
+
+
 def pidfd_open(pid: int) -> int:
     """pidfd_open(2): a close-on-exec fd for the process."""
     return syscall("pidfd_open", pid, 0)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 # supervisor → zygote
-START = b"S"  # memfd of the world's spec, the world's end of its socket
+START = b"S"  # memfd of the world's spec, the world's end of its socket, perhaps a lock
 GROUPS = b"C"  # paths of cgroups that are about to be made: removed at the end, whatever happens
 # zygote → supervisor
 GONE = b"G"  # the world number; every process of it is dead and its cgroups are removed

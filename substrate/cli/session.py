@@ -15,7 +15,7 @@ from substrate.cli.messages import say
 from substrate.cli.target import open_existing_home
 from substrate.cli.verb import VerbGroup
 from substrate.errors import StateError, SubstrateError, UsageError
-from substrate.session import store
+from substrate.session import running, store
 from substrate.session.collect import disk_bytes
 from substrate.session.fork_bases import refuse_while_forked
 from substrate.session.history import History, load_history
@@ -107,6 +107,7 @@ def remove(home: Home, session_id: str, *, force: bool) -> None:
     try:
         lock = SessionLock.acquire(REAL, files.fd)
         try:
+            running.wait_until_gone(files)
             name, key = _refuse_pending(files, force)
             refuse_while_forked(home, session_id, name or session_id)
             if key is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from substrate.errors import SessionBusy, StateError
-from substrate.session import store
+from substrate.session import running, store
 from substrate.session.world_file import OPEN, load_world
 from substrate.telemetry.trace.ids import new_session_id
 from substrate.telemetry.trace.lock import SessionLock
@@ -66,6 +66,7 @@ def claim(home: Home, session_id: str) -> Claimed:
             f"--wait TIME. {busy.hint}",
         ) from None
     try:
+        running.wait_until_gone(files)
         return Claimed(files=files, lock=lock, world=load_world(files))
     except BaseException:
         lock.drop()

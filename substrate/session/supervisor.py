@@ -15,7 +15,7 @@ import time
 
 from substrate.errors import HostUnsupported, SessionBusy, UsageError
 from substrate.session import home as homes
-from substrate.session import layer_place, opening, store, world_setup
+from substrate.session import layer_place, opening, running, store, world_setup
 from substrate.session.covers import covers_of
 from substrate.session.settings_table import DEFAULT_REQUIRE
 from substrate.session.signals import RecordInterrupted, SignalPipe
@@ -287,7 +287,11 @@ class _OneShot:
         self.held = limits.enforcement(
             self.settings.limits, limit_plan.versions(), dict(limit_plan.missing)
         )
-        self.started = self.zygote.start(spec)
+        still_running = running.hold(self.files)
+        try:
+            self.started = self.zygote.start(spec, still_running)
+        finally:
+            os.close(still_running)
 
     def _limit_plan(self) -> cgroup_plan.Plan:
         with open("/proc/self/cgroup", "rb") as file:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from substrate.errors import SubstrateError
-from substrate.session import store
+from substrate.session import running, store
 from substrate.session.history import load_history
 from substrate.session.home import Home
 from substrate.session.pending import finish
@@ -115,6 +115,7 @@ def _with_lock(
 ) -> bool:
     lock = SessionLock.acquire(REAL, files.fd)
     try:
+        running.wait_until_gone(files)
         return remove(home, files)
     finally:
         lock.drop()

@@ -89,6 +89,32 @@ def test_a_world_that_is_killed_is_substrates_own_failure(started, caller, victi
     caller.verify()
 
 
+def test_what_still_lives_of_a_killed_supervisors_world_is_waited_for(started, caller):
+    """Nobody holds the session then, but the world's processes still write to its layer."""
+    process = started("-c", "echo ready; while :; do echo more >> log; done")
+    (zygote,) = _children(process.pid)
+    (holder,) = _children(zygote)
+    for pid in (holder, zygote):
+        os.kill(pid, signal.SIGSTOP)
+    process.kill()
+    process.communicate(timeout=30)
+    (log,) = (p for p in caller.state.rglob("log") if p.is_file())
+    before = log.stat().st_size
+    waiting = caller.start("-c", "stat -c %s log; sleep 0.2; stat -c %s log")
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.wait(timeout=1.5)
+    assert log.stat().st_size > before
+    os.kill(zygote, signal.SIGCONT)
+    status, out, err = _finish(waiting)
+    assert (status, err) == (0, b"")
+    first, second = out.split()
+    assert first == second
+    (diff,) = [event for event in caller.events() if event["event_type"] == "fs_diff"]
+    (entry,) = diff["body"]["entries"]
+    assert entry["size"] == int(first)
+    caller.verify()
+
+
 def test_time_is_up_for_a_command_that_ignores_sigterm(started):
     began = time.monotonic()
     process = started(

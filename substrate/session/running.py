@@ -1,0 +1,105 @@
+"""Whether processes of a session's world may still live, though nobody holds the session.
+
+A killed supervisor lets go of its session at once. Its zygote then ends the world, which takes a
+moment: until that is over the world's processes can write to their layer, and one that was being
+started mounts it. So the zygote keeps a second lock, `world/running`, from before it starts the
+world until every process of it is dead (zygote.py), and whoever claims the session waits for
+it. What holds it is an open file, so that no kill leaves it held; and should the zygote be killed
+as well, the file says which process' end to wait for.
+
+Invariant: whoever holds the session's lock and has waited here is alone with the layers.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import time
+
+from substrate.errors import SessionBusy
+from substrate.world import linux
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from substrate.session.store import SessionFiles
+
+_NAME = b"/running"
+_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+#: killing a world takes milliseconds; one that is stuck in the kernel (a dead NFS server) can
+#: stay for good
+PATIENCE_S = 10.0
+_PAUSE_S = 0.002
+
+
+def hold(files: SessionFiles) -> int:
+    """The lock, for `Zygote.start`, whose caller closes its copy then. Only by the holder of the
+    session's lock, who has waited. Raises OSError, SessionBusy."""
+    fd = os.open(files.world_path + _NAME, _FLAGS | os.O_CREAT, 0o600)
+    try:
+        _take(fd)
+        os.ftruncate(fd, 0)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def wait_until_gone(files: SessionFiles) -> None:
+    """Waits until nothing of the session's last world lives; raises SessionBusy, OSError."""
+    try:
+        fd = os.open(files.world_path + _NAME, _FLAGS)
+    except FileNotFoundError:
+        return
+    try:
+        _take(fd)
+    finally:
+        os.close(fd)
+
+
+def _take(fd: int) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while not _is_free(fd):
+        if time.monotonic() >= until:
+            raise _stuck()
+        time.sleep(_PAUSE_S)
+    text = os.pread(fd, 64, 0)
+    if text and not _ends_before(text, until):
+        raise _stuck()
+
+
+def _is_free(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _ends_before(text: bytes, until: float) -> bool:
+    """Whether the process that the file names, "<pid> <start ticks>", is dead by then: with the
+    first process of a pid namespace, all of them (pid_namespaces(7)). A zombie counts as dead."""
+    words = text.split()
+    if len(words) != 2 or not (words[0].isdigit() and words[1].isdigit()):
+        return True  # it was cut short: the zygote died between the fork and the line
+    pid = int(words[0])
+    try:
+        process = linux.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        if linux.start_ticks(pid) != int(words[1]):
+            return True  # another one by now
+        poll = select.poll()
+        poll.register(process, select.POLLIN)
+        return bool(poll.poll(max(0.0, until - time.monotonic()) * 1000))
+    finally:
+        os.close(process)
+
+
+def _stuck() -> SessionBusy:
+    return SessionBusy(
+        "processes of the world's last command have not ended yet, though they were killed",
+        hint="try again; one that waits for a disk or a server that does not answer (state D in "
+        "`ps`) ends when that does. A new world beside it: --fresh",
+    )
