@@ -1,30 +1,32 @@
-"""The child that becomes a command: everything between fork and exec (world.md §2, steps 5-9).
+"""The children that become commands: everything between fork and exec (world.md §2, steps 5-9).
 
-A command begins in a *seat*: a child that the holder forks ahead of the request, which gives
-up its rights at once and waits. The request (wire.RUN) comes to the seat's own socket, so a
-world's first command costs no fork when it is asked for; later ones are forked on request.
-Invariants: rights are cut before the request is read; between HELLO and exec nothing happens
-but waiting for the go; every fd above 2 closes at exec; a command of a world is never exec'd by
-this Python itself (trampoline.py).
+In a world a command begins in a *seat*: a child that the holder forks ahead of the request, which
+gives up its rights at once and becomes the trampoline, that waits for a script (script.py): what
+takes time has happened when the command is known. A command that gets a terminal is forked on
+request and prepared here, and so is one without a world. Invariants: rights are cut before the
+request is read; between HELLO and exec nothing happens but waiting for the go; every fd above 2
+closes at exec; a command of a world is exec'd by the trampoline, and not by this Python.
 """
 
 from __future__ import annotations
 
 import _signal
+import _socket
 import fcntl
 import os
 import resource  # noqa: F401 - here, since in a world it may come from what the world wrote
 import struct
 
-from substrate.world import capabilities, limits, linux, trampoline, wire
+from substrate.values import replace
+from substrate.world import capabilities, limits, linux, script, trampoline, wire
 from substrate.world.spec import CLOSED, TERMINAL, CommandSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _socket
+    from collections.abc import Callable
     from typing import NoReturn
 
-    from substrate.world.spec import WorldSpec
+    from substrate.world.spec import Frame
 
 _TIOCSCTTY = 0x540E
 _TIOCSWINSZ = 0x5414
@@ -42,47 +44,72 @@ class _Steps:
         self.now = name
 
 
-def fork_seat(world: WorldSpec, end: _socket.socket, program: int, seat: _socket.socket) -> int:
-    """Forks a child that waits on `seat` for its RUN; returns its pid. `program`: the fd of
-    trampoline.prepare, -1 without a world."""
-    return _fork(world, end, program, seat, None)
+def fork_seat(
+    frame: Frame,
+    end: _socket.socket,
+    program: int,
+    seat: _socket.socket,
+    before: Callable[[], None],
+) -> int:
+    """Forks a child that does `before` and waits on `seat` for its script; returns its pid.
+    `program`: the fd of trampoline.prepare. Until it waits, a failure is told on `end`."""
+
+    def act(step: _Steps) -> NoReturn:
+        before()
+        _give_up_rights(frame, step)
+        os.chdir("/")  # a root is moved for all that stand in it (pivot_root(2))
+        trampoline.become(program, seat.fileno())
+
+    return _fork(act, end)
 
 
-def fork_command(world: WorldSpec, end: _socket.socket, program: int, message: wire.Message) -> int:
-    """Forks a child for a RUN that is there already; returns its pid."""
-    pid = _fork(world, end, program, None, message)
-    for fd in message.fds:
+def fork_command(frame: Frame, program: int, message: wire.Message) -> int:
+    """Forks a child for a RUN; returns its pid. `program`: -1 without a world."""
+    memory, go, *stdio = message.fds
+    ours = _socket.socket(fileno=go)
+
+    def act(step: _Steps) -> NoReturn:
+        _give_up_rights(frame, step)
+        step("prepare")
+        spec = CommandSpec(**wire.unpack_value(memory))
+        if spec.terminal is not None:
+            step("terminal")
+            slave = _make_terminal(spec.terminal, ours)
+            places = tuple(len(stdio) if s == TERMINAL else s for s in spec.stdio)
+            spec = replace(spec, stdio=places)
+            stdio.append(slave)
+        if program < 0:
+            _exec(spec, ours, stdio, step)
+        step("seat")
+        give, seat = wire.pair()
+        script.hand_over(script.compile_script(spec, len(stdio)), give, ours, stdio)
+        trampoline.become(program, seat.fileno())
+
+    pid = _fork(act, ours)
+    ours.close()
+    for fd in (memory, *stdio):
         os.close(fd)
     return pid
 
 
-def _fork(
-    world: WorldSpec,
-    end: _socket.socket,
-    program: int,
-    seat: _socket.socket | None,
-    message: wire.Message | None,
-) -> int:
+def _fork(act: Callable[[_Steps], NoReturn], tell: _socket.socket) -> int:
     pid = os.fork()
     if pid == 0:
+        # an fd that `act` does not replace
+        tell = _socket.socket(fileno=fcntl.fcntl(tell.fileno(), fcntl.F_DUPFD_CLOEXEC, 10))
         step = _Steps()
         try:
-            _give_up_rights(world, step)
-            if message is None:
-                assert seat is not None
-                message = wire.receive(seat)
-            if message is not None:
-                _become(message, end, program, step)
+            act(step)
         except OSError as error:
-            wire.send(end, wire.FAILED, step.now, error.errno or 0, error.strerror or str(error))
+            wire.send(tell, wire.FAILED, step.now, error.errno or 0, error.strerror or str(error))
         except Exception as error:  # noqa: BLE001 - a process edge: the supervisor reports it
-            wire.send(end, wire.FAILED, step.now, 0, f"internal error: {error!r}")
+            wire.send(tell, wire.FAILED, step.now, 0, f"internal error: {error!r}")
         finally:
             os._exit(_FAILED_STATUS)
     return pid
 
 
-def _give_up_rights(world: WorldSpec, step: _Steps) -> None:
+def _give_up_rights(frame: Frame, step: _Steps) -> None:
     """What does not depend on the command."""
     _signal.set_wakeup_fd(-1)
     for number in _SIGNALS:  # what the zygote ignores would stay ignored through exec
@@ -92,45 +119,20 @@ def _give_up_rights(world: WorldSpec, step: _Steps) -> None:
     step("score for the out-of-memory killer")
     _prefer_over_holder()
     step("credentials")
-    if world.backend != "none":
-        capabilities.restrict(world.backend)
+    if frame.backend != "none":
+        capabilities.restrict(frame.backend)
 
 
-def _become(message: wire.Message, end: _socket.socket, program: int, step: _Steps) -> NoReturn:
-    """Takes the request's form and execs it."""
-    step("prepare")
-    memory, go, *stdio = message.fds
-    spec = CommandSpec(**wire.unpack_value(memory))
-    for number in spec.ignored_signals:
-        _signal.signal(number, _signal.SIG_IGN)
-    step("terminal")
-    master = slave = -1
-    if spec.terminal is not None:
-        master, slave = os.openpty()
-        columns, rows = spec.terminal
-        fcntl.ioctl(slave, _TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        fcntl.ioctl(slave, _TIOCSCTTY, 0)
-    for fd, source in enumerate(spec.stdio):
-        if source == TERMINAL:
-            os.dup2(slave, fd)
-        elif source >= 0:
-            os.dup2(stdio[source], fd)
-        elif source == CLOSED:
-            os.close(fd)
-    step("limits")
-    limits.apply_rlimits(spec.rlimits)
-    os.umask(spec.umask)
-    step(f"chdir {os.fsdecode(spec.cwd)}")
-    os.chdir(spec.cwd)
-    step("hello")
-    wire.send(end, wire.HELLO, fds=(master,) if master >= 0 else ())
-    if os.read(go, 1) != b"g":
-        os._exit(125)
-    linux.mark_close_on_exec(3)
-    step(f"exec {os.fsdecode(spec.file)}")
-    if program >= 0:
-        trampoline.leap(program, go, spec)
-    _exec(spec)
+def _make_terminal(size: tuple[int, int], go: _socket.socket) -> int:
+    """A terminal of `size` (columns, rows) that this session gets; returns its fd. The other side's
+    goes to the supervisor."""
+    master, slave = os.openpty()
+    columns, rows = size
+    fcntl.ioctl(slave, _TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    fcntl.ioctl(slave, _TIOCSCTTY, 0)
+    wire.send(go, wire.MASTER, fds=(master,))
+    os.close(master)
+    return slave
 
 
 def _prefer_over_holder() -> None:
@@ -147,11 +149,29 @@ def _prefer_over_holder() -> None:
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
 
 
-def _exec(spec: CommandSpec) -> NoReturn:
-    """Without a world: execve(2) by this Python, as the trampoline does it."""
+def _exec(spec: CommandSpec, go: _socket.socket, stdio: list[int], step: _Steps) -> NoReturn:
+    """Without a world: what a script does, by this Python (script.py)."""
+    for fd, source in enumerate(spec.stdio):
+        if source >= 0:
+            os.dup2(stdio[source], fd)
+        elif source == CLOSED:
+            os.close(fd)
+    for number in spec.ignored_signals:
+        _signal.signal(number, _signal.SIG_IGN)
+    step("limits")
+    limits.apply_rlimits(spec.rlimits)
+    os.umask(spec.umask)
+    step(f"chdir {os.fsdecode(spec.cwd)}")
+    os.chdir(spec.cwd)
+    step("hello")
+    wire.send(go, wire.HELLO)
+    if os.read(go.fileno(), 1) != b"g":
+        os._exit(125)
+    linux.mark_close_on_exec(3)
+    step(f"exec {os.fsdecode(spec.file)}")
     environ = dict(spec.environ)
     worst: OSError | None = None
-    for file in trampoline.files_to_try(spec):
+    for file in script.files_to_try(spec):
         try:
             os.execve(file, spec.argv, environ)
         except (FileNotFoundError, NotADirectoryError) as error:

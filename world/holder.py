@@ -1,4 +1,5 @@
-"""Pid 1 of a world: it forks the commands, reaps everything, and dies with the supervisor.
+"""Pid 1 of a world, once that is made: it forks the commands, reaps everything, and dies with the
+supervisor.
 
 For the backend `none` the same process serves without namespaces: as a subreaper it still
 knows when the last process is gone and ends what is left.
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import _signal
 import _socket
-import fcntl
 import os
 import select
 
@@ -24,9 +24,10 @@ from substrate.world import command, limits, linux, seccomp, trampoline, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
-    from substrate.world.spec import WorldSpec
+    from substrate.world.spec import Frame
 
 
 #: the version of Landlock that scopes abstract sockets
@@ -50,96 +51,156 @@ def hardening_filter(
     return _filters[key]
 
 
-def hold(spec: WorldSpec, end: _socket.socket) -> NoReturn:
-    """Serves as pid 1 until the supervisor is gone; never returns."""
-    end = _socket.socket(fileno=_move(end.detach()))
-    try:
-        linux.close_range(4)
-        _serve(spec, end)
-    except OSError as error:
-        wire.send(end, wire.FAILED, "hold", error.errno or 0, error.strerror or str(error))
-    except Exception as error:  # noqa: BLE001 - a process edge: the supervisor reports it
-        wire.send(end, wire.FAILED, "hold", 0, repr(error))
-    finally:
-        os._exit(1)
+class Holder:
+    """What is pid 1's own. It is made before the world's files are there, with a seat for the
+    first command; `hold` serves."""
 
+    def __init__(self, frame: Frame, end: _socket.socket) -> None:
+        """Raises OSError."""
+        self._frame, self._end = frame, end
+        self._wake, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        _signal.signal(
+            _signal.SIGINT, _signal.SIG_DFL
+        )  # a handler would let the world signal pid 1
+        _signal.signal(_signal.SIGCHLD, lambda *_: None)
+        _signal.set_wakeup_fd(wake)
+        self._commands: set[int] = set()
+        self._seat = 0  # pid of the one that waits for a command
+        self._door: _socket.socket | None = None  # of that one, until the supervisor has it
+        self._seated = -1  # ends when it has become the trampoline
+        self._program = -1
+        own = [end.fileno(), self._wake, wake]
+        if frame.backend != "none":
+            self._program = trampoline.prepare()
+            self._door = self._make_seat(lambda: harden(frame))
+            own += [self._program, self._door.fileno(), self._seated]
+        self._highest = max(own)
 
-def _serve(spec: WorldSpec, end: _socket.socket) -> NoReturn:
-    wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # a handler would let the world signal pid 1
-    _signal.signal(_signal.SIGCHLD, lambda *_: None)
-    _signal.set_wakeup_fd(wake_write)
-    program = -1
-    if spec.backend != "none":
-        program = trampoline.prepare()
-        limits.refuse_core_dumps()
-        linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-        if spec.net == "host" and linux.landlock_abi() >= SCOPES:
-            # no namespace keeps the world from the host's abstract sockets: X11, D-Bus
-            linux.landlock_scope_abstract_sockets()
-        linux.install_filter(
-            hardening_filter(
-                spec.backend, allow_ptrace=spec.allow_ptrace, allow_userns=spec.allow_userns
-            )
-        )
-    theirs, seat = wire.pair()
-    wire.send(end, wire.READY, fds=(theirs.fileno(),))  # the first command can come meanwhile
-    theirs.close()
-    commands = {command.fork_seat(spec, end, program, seat)}
-    seat.close()
-    poll = select.poll()
-    poll.register(end.fileno(), select.POLLIN)
-    poll.register(wake_read, select.POLLIN)
-    while True:
-        for fd, _ in poll.poll():
-            if fd == wake_read:
-                os.read(wake_read, 4096)
-                _reap(end, commands)
-                continue
-            message = wire.receive(end)
-            if message is None:
-                _end(spec)
-            elif message.kind == wire.RUN:
-                commands.add(command.fork_command(spec, end, program, message))
-            elif message.kind == wire.SIGNAL:
-                _signal_commands(message, commands)
-            elif message.kind == wire.WHO:
-                wire.send(end, wire.NAMES, *[_name(pid) for pid in _others()[:16]])
+    def _make_seat(self, before: Callable[[], None]) -> _socket.socket:
+        door, seat = wire.pair()
+        self._seated, seated = os.pipe2(os.O_CLOEXEC)
+        self._seat = command.fork_seat(self._frame, self._end, self._program, seat, before)
+        os.close(seated)
+        seat.close()
+        return door
 
+    def wait_for_seat(self) -> None:
+        """Waits until the seat needs nothing of the host's tree any more."""
+        os.read(self._seated, 1)
 
-def _move(fd: int) -> int:
-    """Puts 0-2 on /dev/null and `fd` at 3, behind which every other one is closed."""
-    wanted = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64)
-    null = os.open("/dev/null", os.O_RDWR)
-    for standard in range(3):
-        os.dup2(null, standard)
-    os.dup2(wanted, 3, inheritable=False)
-    return 3
-
-
-def _reap(end: _socket.socket, commands: set[int]) -> None:
-    while True:
+    def hold(self) -> NoReturn:
+        """Serves as pid 1 until the supervisor is gone; never returns."""
         try:
-            pid, status, used = os.wait4(-1, os.WNOHANG)
-        except ChildProcessError:
-            wire.send(end, wire.QUIET)
-            return
-        if pid == 0:
-            return
-        if pid in commands:
-            commands.discard(pid)
-            wire.send(
-                end, wire.EXITED, pid, status,
-                int(used.ru_utime * 1_000_000), int(used.ru_stime * 1_000_000), used.ru_maxrss,
-                used.ru_minflt, used.ru_majflt, used.ru_inblock, used.ru_oublock,
-                used.ru_nvcsw, used.ru_nivcsw,
-            )  # fmt: skip
+            linux.close_range(self._highest + 1)
+            harden(self._frame)
+            doors = () if self._door is None else (self._door.fileno(),)
+            wire.send(self._end, wire.READY, fds=doors)
+            if self._door is not None:
+                self._door.close()
+            self._serve()
+        except OSError as error:
+            text = error.strerror or str(error)
+            wire.send(self._end, wire.FAILED, "hold", error.errno or 0, text)
+        except Exception as error:  # noqa: BLE001 - a process edge: the supervisor reports it
+            wire.send(self._end, wire.FAILED, "hold", 0, repr(error))
+        finally:
+            os._exit(1)
+
+    def _serve(self) -> NoReturn:
+        poll = select.poll()
+        poll.register(self._end.fileno(), select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        while True:
+            # what was asked before a process ended is looked at before its end: it may be that
+            # the seat had become a command
+            ready = [fd for fd, _ in poll.poll()]
+            while self._has_message():
+                self._answer()
+            if self._wake in ready:
+                os.read(self._wake, 4096)
+                self._reap()
+
+    def _has_message(self) -> bool:
+        poll = select.poll()
+        poll.register(self._end.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    def _answer(self) -> None:
+        message = wire.receive(self._end)
+        if message is None:
+            _end(self._frame)
+        elif message.kind == wire.TAKEN:
+            if self._seat:
+                self._commands.add(self._seat)
+            self._seat = 0
+        elif message.kind == wire.RUN:
+            self._leave_seat()
+            self._commands.add(command.fork_command(self._frame, self._program, message))
+        elif message.kind == wire.SEAT:
+            self._leave_seat()
+            door = self._make_seat(lambda: None)
+            os.close(self._seated)
+            wire.send(self._end, wire.SEATED, fds=(door.fileno(),))
+            door.close()
+        elif message.kind == wire.SIGNAL:
+            _signal_commands(message, self._commands, self._others())
+        elif message.kind == wire.WHO:
+            wire.send(self._end, wire.NAMES, *[_name(pid) for pid in self._others()[:16]])
+
+    def _leave_seat(self) -> None:
+        """No command comes to the seat."""
+        if self._seat:
+            _kill(self._seat, _signal.SIGKILL)
+            os.waitpid(self._seat, 0)
+            self._seat = 0
+
+    def _others(self) -> list[int]:
+        """The pids of all processes of the world but ours."""
+        return [pid for pid in _all_others() if pid != self._seat]
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status, used = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                wire.send(self._end, wire.QUIET)
+                return
+            if pid == 0:
+                if self._seat and not self._others():
+                    wire.send(self._end, wire.QUIET)
+                return
+            if pid == self._seat:
+                self._seat = 0
+            elif pid in self._commands:
+                self._commands.discard(pid)
+                wire.send(
+                    self._end, wire.EXITED, pid, status,
+                    int(used.ru_utime * 1_000_000), int(used.ru_stime * 1_000_000), used.ru_maxrss,
+                    used.ru_minflt, used.ru_majflt, used.ru_inblock, used.ru_oublock,
+                    used.ru_nvcsw, used.ru_nivcsw,
+                )  # fmt: skip
 
 
-def _end(spec: WorldSpec) -> NoReturn:
+def harden(frame: Frame) -> None:
+    """What pid 1 and every seat keep for good, besides their ids; nothing without a world."""
+    if frame.backend == "none":
+        return
+    limits.refuse_core_dumps()
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    if frame.net == "host" and linux.landlock_abi() >= SCOPES:
+        # no namespace keeps the world from the host's abstract sockets: X11, D-Bus
+        linux.landlock_scope_abstract_sockets()
+    linux.install_filter(
+        hardening_filter(
+            frame.backend, allow_ptrace=frame.allow_ptrace, allow_userns=frame.allow_userns
+        )
+    )
+
+
+def _end(frame: Frame) -> NoReturn:
     """The supervisor is gone: so is everything here."""
-    if spec.backend == "none":  # no pid namespace that would take them along
-        while others := _others():
+    if frame.backend == "none":  # no pid namespace that would take them along
+        while others := _all_others():
             for pid in others:
                 _kill(pid, _signal.SIGKILL)
             try:
@@ -149,10 +210,10 @@ def _end(spec: WorldSpec) -> NoReturn:
     os._exit(0)
 
 
-def _signal_commands(message: wire.Message, commands: set[int]) -> None:
+def _signal_commands(message: wire.Message, commands: set[int], others: list[int]) -> None:
     number, scope = message.number(0), message.text(1)
     if scope == "all":
-        targets = _others()
+        targets = others
     elif scope == "group":
         targets = [-pid for pid in commands]
     else:
@@ -168,7 +229,7 @@ def _kill(pid: int, number: int) -> None:
         return
 
 
-def _others() -> list[int]:
+def _all_others() -> list[int]:
     """The pids of all processes of the world but this one, by /proc: everything in the pid
     namespace as pid 1, else all descendants."""
     me = os.getpid()

@@ -141,12 +141,23 @@ def refuse_core_dumps() -> None:
 
 
 def apply_rlimits(wanted: tuple[tuple[int, int, int], ...]) -> None:
-    """Sets them in this process (in the command, before its exec). A hard limit is only ever
-    lowered: where the host's is lower already, that one stays. Raises OSError, ValueError."""
+    """Sets them in this process. Raises OSError, ValueError."""
     import resource
 
+    for which, soft, hard in within_own(wanted):
+        resource.setrlimit(which, (soft, hard))
+
+
+def within_own(wanted: tuple[tuple[int, int, int], ...]) -> tuple[tuple[int, int, int], ...]:
+    """A hard limit is only ever lowered: where our own is lower already, that one stays."""
+    if not wanted:
+        return ()
+    import resource
+
+    found = []
     for which, soft, hard in wanted:
         _, current = resource.getrlimit(which)
         if current != resource.RLIM_INFINITY:
             hard = min(hard, current)
-        resource.setrlimit(which, (min(soft, hard), hard))
+        found.append((which, min(soft, hard), hard))
+    return tuple(found)

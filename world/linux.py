@@ -190,18 +190,19 @@ def setns(fd: int, flags: int) -> None:
 
 
 def start_ticks(pid: int) -> int:
-    """When a process started, in clock ticks after boot; 0 for one that is not there: with its
-    pid, what tells it from a later one (proc_pid_stat(5), field 22)."""
+    """When a process started, in clock ticks after boot; 0 for one that is not there, or dead and
+    not waited for yet: with its pid, what tells it from a later one (proc_pid_stat(5))."""
     try:
         fd = os.open(b"/proc/%d/stat" % pid, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return 0
     try:
-        return int(os.read(fd, 4096).rpartition(b")")[2].split()[19])
+        fields = os.read(fd, 4096).rpartition(b")")[2].split()
     except ProcessLookupError:
         return 0
     finally:
         os.close(fd)
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 def pidfd_open(pid: int) -> int:

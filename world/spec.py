@@ -32,28 +32,35 @@ class OverlaySpec:
 
 
 @value
-class WorldSpec:
-    """A world to start (world.md §2)."""
+class Frame:
+    """What of a world can be made before its files are known: namespaces, ids, devices, pid 1
+    and a seat for its first command. Worlds of one frame differ in nothing of that."""
 
-    number: int  # names it between supervisor and zygote
     backend: str
-    run_dir: bytes  # private directory with the mount points `root` and `low`
-    overlays: tuple[OverlaySpec, ...]  # outermost first
     id_extents: tuple[tuple[int, int, int], ...]  # (in the world, on the host, count)
     uid: int  # of the command, in the world
     gid: int
-    groups: tuple[int, ...]
     net: str  # "none" | "host"
+    allow_ptrace: bool
+    allow_userns: bool
+    cgroup_unified: bytes  # directory of the version 2 group; b"" for none
+    cgroup_tasks: tuple[bytes, ...]  # `tasks` files of version 1 groups
+
+
+@value
+class WorldSpec:
+    """A world to start (world.md §2)."""
+
+    frame: Frame
+    number: int  # names it between supervisor and zygote
+    run_dir: bytes  # private directory, in which lowers are attached
+    overlays: tuple[OverlaySpec, ...]  # outermost first
     hidden_directories: tuple[bytes, ...]
     hidden_files: tuple[bytes, ...]
     bound: tuple[bytes, ...] = ()  # bound read-only among the overlays, outermost first
     read_only: tuple[bytes, ...]  # bound read-only over everything
     viewed: tuple[bytes, ...]  # directories below these, shown through a read-only overlay
-    cgroup_unified: bytes  # directory of the version 2 group; b"" for none
-    cgroup_tasks: tuple[bytes, ...]  # `tasks` files of version 1 groups
     cgroup_dirs: tuple[bytes, ...]  # to remove when the world is gone
-    allow_ptrace: bool
-    allow_userns: bool
 
 
 @value
@@ -71,14 +78,17 @@ class CommandSpec:
     ignored_signals: tuple[int, ...]
 
 
-def to_plain(spec: WorldSpec | CommandSpec) -> dict[str, Any]:
-    """The spec as built-in types; `WorldSpec(**…)` turns it back after `overlays` are."""
+def to_plain(spec: Frame | WorldSpec | CommandSpec) -> dict[str, Any]:
+    """The spec as built-in types, for `marshal`."""
     plain = as_dict(spec)
     if isinstance(spec, WorldSpec):
+        plain["frame"] = as_dict(spec.frame)
         plain["overlays"] = tuple(as_dict(o) for o in spec.overlays)
     return plain
 
 
 def world_from_plain(plain: dict[str, Any]) -> WorldSpec:
     """The inverse of `to_plain` for a world."""
-    return WorldSpec(**{**plain, "overlays": tuple(OverlaySpec(**o) for o in plain["overlays"])})
+    plain["frame"] = Frame(**plain["frame"])
+    plain["overlays"] = tuple(OverlaySpec(**overlay) for overlay in plain["overlays"])
+    return WorldSpec(**plain)

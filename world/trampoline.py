@@ -1,20 +1,27 @@
-"""The last step to a command: a program of some 150 bytes that execs it and nothing else.
+"""The program in which a command waits, and from which it is exec'd: some 350 bytes.
 
-Why not exec it from here: the kernel opens a script's interpreter (and a binary's) with the eyes
-of the process that calls execve(2), and at that moment /proc/self/exe is still our own Python, on
-a mount of the host's. A file that begins with `#!/proc/self/exe` would run it, and could change
-mode, times and attributes of the host's file from inside, or write it where the kernel lets a
-running program be written (the way of CVE-2019-5736). So Python first becomes this program,
-which lies in a sealed memfd and has only the command's own three fds and the go socket.
+Why not exec a command from Python. The kernel opens a script's interpreter (and a binary's) with
+the eyes of the process that calls execve(2), and at that moment /proc/self/exe would still be our
+own Python, on a mount of the host's. A file that begins with `#!/proc/self/exe` would run it, and
+could change mode, times and attributes of the host's file from inside, or write it where the kernel
+lets a running program be written (the way of CVE-2019-5736). And a Python's memory takes a
+millisecond to be given up; a seat (command.py) has done that before the command is known.
 
-Its words: one byte that is the number of the go socket; the files to try, in order; an empty
-word; then the command's own argv. It marks the socket close-on-exec and tries the files, going on
-where execvp(3) does (ENOENT, ENOTDIR, EACCES). Where none could be exec'd it sends a packet of one
-byte, the errno that says most, and exits with 126. It reads nothing, and holds nothing that is not
-the world's already.
+The program lies in a memfd that nobody can change. It makes itself undumpable, receives one packet
+on fd 3, and maps the file that comes with it (as fd 4) at `BASE`; the packet's 8 bytes are the
+length. What lies there is a script (script.py): entries of eight words, a system call's number and
+its six arguments, and how its result is taken; the list ends where a number is negative. The calls
+are made in their order:
+
+- PLAIN: a result below zero ends it;
+- ONE: any result but 1 ends it without a word (nobody gives the go any more);
+- EXEC: returns only if it failed. As execvp(3) does, it goes on after ENOENT, ENOTDIR, EACCES.
+
+When it ends it says on fd 5 which errno says most and after how many entries, as a wire message of
+kind `x`, and exits with 126. It holds nothing that is not the world's already.
 
 The listing beside the bytes is what they were assembled from; a test assembles it again.
-Sources: execve(2), memfd_create(2), fcntl(2), <asm/unistd_64.h>, <asm-generic/unistd.h>, elf(5).
+Sources: execve(2), recvmsg(2), memfd_create(2), <asm/unistd_64.h>, <asm-generic/unistd.h>, elf(5).
 """
 
 from __future__ import annotations
@@ -30,37 +37,74 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final, NoReturn
 
-    from substrate.world.spec import CommandSpec
-
+#: where a script is mapped; below 2^38, which every configuration of aarch64 has
+BASE: Final = 0x10_0000_0000
+#: how a result is taken
+PLAIN, ONE, EXEC = range(3)
 _CODE: Final = {
     "x86_64": bytes.fromhex(
-        "4c8b2424"  # mov r12, [rsp]
-        "488d5c2408"  # lea rbx, [rsp+8]
-        "4e8d6ce308"  # lea r13, [rbx+r12*8+8]
-        "488b03"  # mov rax, [rbx]
-        "440fb630"  # movzx r14d, byte ptr [rax]
-        "4883c308"  # add rbx, 8
-        "4889dd"  # mov rbp, rbx
-        # words:
-        "488b4500"  # mov rax, [rbp]
-        "4883c508"  # add rbp, 8
-        "803800"  # cmp byte ptr [rax], 0
-        "75f3"  # jne words
-        "4489f7"  # mov edi, r14d
-        "be02000000"  # mov esi, 2
-        "ba01000000"  # mov edx, 1
-        "b848000000"  # mov eax, 72
+        "bf04000000"  # mov edi, 4
+        "31f6"  # xor esi, esi
+        "b89d000000"  # mov eax, 157
         "0f05"  # syscall
         "4531ff"  # xor r15d, r15d
-        # try:
-        "488b3b"  # mov rdi, [rbx]
-        "4883c308"  # add rbx, 8
-        "803f00"  # cmp byte ptr [rdi], 0
-        "742d"  # je end
-        "4889ee"  # mov rsi, rbp
-        "4c89ea"  # mov rdx, r13
-        "b83b000000"  # mov eax, 59
+        "4881ec00010000"  # sub rsp, 256
+        "4c893c24"  # mov [rsp], r15
+        "4c897c2408"  # mov [rsp+8], r15
+        "488d4c2440"  # lea rcx, [rsp+64]
+        "48894c2410"  # mov [rsp+16], rcx
+        "48c744241801000000"  # mov qword ptr [rsp+24], 1
+        "488d542450"  # lea rdx, [rsp+80]
+        "488911"  # mov [rcx], rdx
+        "48c7410808000000"  # mov qword ptr [rcx+8], 8
+        "488d542460"  # lea rdx, [rsp+96]
+        "4889542420"  # mov [rsp+32], rdx
+        "48c744242840000000"  # mov qword ptr [rsp+40], 64
+        "bf03000000"  # mov edi, 3
+        "4889e6"  # mov rsi, rsp
+        "ba00000040"  # mov edx, 0x40000000
+        "b82f000000"  # mov eax, 47
         "0f05"  # syscall
+        "4883f808"  # cmp rax, 8
+        "0f85d4000000"  # jne out
+        "48bf0000000010000000"  # movabs rdi, 0x1000000000
+        "488b742450"  # mov rsi, [rsp+80]
+        "ba03000000"  # mov edx, 3
+        "41ba12000000"  # mov r10d, 0x12
+        "41b804000000"  # mov r8d, 4
+        "4531c9"  # xor r9d, r9d
+        "b809000000"  # mov eax, 9
+        "0f05"  # syscall
+        "4889c3"  # mov rbx, rax
+        "4885c0"  # test rax, rax
+        "0f889e000000"  # js out
+        # next:
+        "488b03"  # mov rax, [rbx]
+        "4885c0"  # test rax, rax
+        "785e"  # js end
+        "488b7b08"  # mov rdi, [rbx+8]
+        "488b7310"  # mov rsi, [rbx+16]
+        "488b5318"  # mov rdx, [rbx+24]
+        "4c8b5320"  # mov r10, [rbx+32]
+        "4c8b4328"  # mov r8, [rbx+40]
+        "4c8b4b30"  # mov r9, [rbx+48]
+        "0f05"  # syscall
+        "8b4b38"  # mov ecx, [rbx+56]
+        "4883c340"  # add rbx, 64
+        "85c9"  # test ecx, ecx
+        "750c"  # jnz special
+        "4885c0"  # test rax, rax
+        "79ce"  # jns next
+        "f7d8"  # neg eax
+        "4189c7"  # mov r15d, eax
+        "eb2d"  # jmp end
+        # special:
+        "83f901"  # cmp ecx, 1
+        "7508"  # jne try
+        "4883f801"  # cmp rax, 1
+        "74bc"  # je next
+        "eb58"  # jmp out
+        # try:
         "f7d8"  # neg eax
         "83f802"  # cmp eax, 2
         "740f"  # je absent
@@ -68,83 +112,124 @@ _CODE: Final = {
         "740a"  # je absent
         "4189c7"  # mov r15d, eax
         "83f80d"  # cmp eax, 13
-        "74d3"  # je try
+        "74a6"  # je next
         "eb0a"  # jmp end
         # absent:
         "4585ff"  # test r15d, r15d
-        "75cc"  # jne try
+        "759f"  # jnz next
         "4189c7"  # mov r15d, eax
-        "ebc7"  # jmp try
+        "eb9a"  # jmp next
         # end:
-        "44893c24"  # mov [rsp], r15d
-        "4489f7"  # mov edi, r14d
+        "c6042478"  # mov byte ptr [rsp], 0x78
+        "c744240105000000"  # mov dword ptr [rsp+1], 5
+        "44887c2405"  # mov [rsp+5], r15b
+        "c1eb06"  # shr ebx, 6
+        "895c2406"  # mov [rsp+6], ebx
+        "bf05000000"  # mov edi, 5
         "4889e6"  # mov rsi, rsp
-        "ba01000000"  # mov edx, 1
+        "ba0a000000"  # mov edx, 10
         "41ba00400000"  # mov r10d, 0x4000
         "4531c0"  # xor r8d, r8d
         "4531c9"  # xor r9d, r9d
         "b82c000000"  # mov eax, 44
         "0f05"  # syscall
+        # out:
         "bf7e000000"  # mov edi, 126
         "b8e7000000"  # mov eax, 231
         "0f05"  # syscall
     ),
     "aarch64": bytes.fromhex(
-        "f30340f9"  # ldr x19, [sp]
-        "f4230091"  # add x20, sp, #8
-        "950e138b"  # add x21, x20, x19, lsl #3
-        "b5220091"  # add x21, x21, #8
-        "898640f8"  # ldr x9, [x20], #8
-        "36014039"  # ldrb w22, [x9]
-        "f70314aa"  # mov x23, x20
-        # words:
-        "e98640f8"  # ldr x9, [x23], #8
-        "29014039"  # ldrb w9, [x9]
-        "c9ffff35"  # cbnz w9, words
-        "e003162a"  # mov w0, w22
-        "410080d2"  # mov x1, #2
+        "800080d2"  # mov x0, #4
+        "010080d2"  # mov x1, #0
+        "e81480d2"  # mov x8, #167
+        "010000d4"  # svc #0
+        "14008052"  # mov w20, #0
+        "ff0304d1"  # sub sp, sp, #256
+        "ff7f00a9"  # stp xzr, xzr, [sp]
+        "e1030191"  # add x1, sp, #64
         "220080d2"  # mov x2, #1
-        "280380d2"  # mov x8, #25
+        "e10b01a9"  # stp x1, x2, [sp, #16]
+        "e3430191"  # add x3, sp, #80
+        "040180d2"  # mov x4, #8
+        "e31304a9"  # stp x3, x4, [sp, #64]
+        "e5830191"  # add x5, sp, #96
+        "060880d2"  # mov x6, #64
+        "e51b02a9"  # stp x5, x6, [sp, #32]
+        "ff1b00f9"  # str xzr, [sp, #48]
+        "600080d2"  # mov x0, #3
+        "e1030091"  # mov x1, sp
+        "0200a852"  # mov w2, #0x40000000
+        "881a80d2"  # mov x8, #212
         "010000d4"  # svc #0
-        "18008052"  # mov w24, #0
+        "1f2000f1"  # cmp x0, #8
+        "e1060054"  # b.ne out
+        "0002c0d2"  # mov x0, #0x1000000000
+        "e12b40f9"  # ldr x1, [sp, #80]
+        "620080d2"  # mov x2, #3
+        "430280d2"  # mov x3, #0x12
+        "840080d2"  # mov x4, #4
+        "050080d2"  # mov x5, #0
+        "c81b80d2"  # mov x8, #222
+        "010000d4"  # svc #0
+        "c005f8b7"  # tbnz x0, #63, out
+        "f30300aa"  # mov x19, x0
+        # next:
+        "680240f9"  # ldr x8, [x19]
+        "8803f8b7"  # tbnz x8, #63, end
+        "608640a9"  # ldp x0, x1, [x19, #8]
+        "628e41a9"  # ldp x2, x3, [x19, #24]
+        "649642a9"  # ldp x4, x5, [x19, #40]
+        "010000d4"  # svc #0
+        "693a40b9"  # ldr w9, [x19, #56]
+        "73020191"  # add x19, x19, #64
+        "89000035"  # cbnz w9, special
+        "e0feffb6"  # tbz x0, #63, next
+        "f403004b"  # neg w20, w0
+        "12000014"  # b end
+        # special:
+        "3f050071"  # cmp w9, #1
+        "81000054"  # b.ne try
+        "1f0400f1"  # cmp x0, #1
+        "20feff54"  # b.eq next
+        "1c000014"  # b out
         # try:
-        "808640f8"  # ldr x0, [x20], #8
-        "09004039"  # ldrb w9, [x0]
-        "29020034"  # cbz w9, end
-        "e10317aa"  # mov x1, x23
-        "e20315aa"  # mov x2, x21
-        "a81b80d2"  # mov x8, #221
-        "010000d4"  # svc #0
         "e903004b"  # neg w9, w0
         "3f090071"  # cmp w9, #2
         "e0000054"  # b.eq absent
         "3f510071"  # cmp w9, #20
         "a0000054"  # b.eq absent
-        "f803092a"  # mov w24, w9
+        "f403092a"  # mov w20, w9
         "3f350071"  # cmp w9, #13
-        "40feff54"  # b.eq try
+        "00fdff54"  # b.eq next
         "04000014"  # b end
         # absent:
-        "18feff35"  # cbnz w24, try
-        "f803092a"  # mov w24, w9
-        "eeffff17"  # b try
+        "d4fcff35"  # cbnz w20, next
+        "f403092a"  # mov w20, w9
+        "e4ffff17"  # b next
         # end:
-        "f8030039"  # strb w24, [sp]
-        "e003162a"  # mov w0, w22
+        "090f8052"  # mov w9, #0x78
+        "e9030039"  # strb w9, [sp]
+        "a9008052"  # mov w9, #5
+        "e91300b8"  # stur w9, [sp, #1]
+        "f4170039"  # strb w20, [sp, #5]
+        "697e0653"  # lsr w9, w19, #6
+        "e96300b8"  # stur w9, [sp, #6]
+        "a00080d2"  # mov x0, #5
         "e1030091"  # mov x1, sp
-        "220080d2"  # mov x2, #1
+        "420180d2"  # mov x2, #10
         "030088d2"  # mov x3, #0x4000
         "040080d2"  # mov x4, #0
         "050080d2"  # mov x5, #0
         "c81980d2"  # mov x8, #206
         "010000d4"  # svc #0
+        # out:
         "c00f80d2"  # mov x0, #126
         "c80b80d2"  # mov x8, #94
         "010000d4"  # svc #0
     ),
 }  # fmt: skip
 _ELF_MACHINE: Final = {"x86_64": 62, "aarch64": 183}
-_BASE: Final = 0x400000
+_IMAGE: Final = 0x400000
 _HEADERS: Final = 64 + 2 * 56
 _F_ADD_SEALS: Final = 1033
 _SEALED: Final = 0x1 | 0x2 | 0x4 | 0x8  # SEAL, SHRINK, GROW, WRITE
@@ -158,9 +243,9 @@ def image(machine: str) -> bytes:
     ident = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)
     header = struct.pack(
         "<16sHHIQQQIHHHHHH",
-        *(ident, 2, _ELF_MACHINE[machine], 1, _BASE + _HEADERS, 64, 0, 0, 64, 56, 2, 64, 0, 0),
+        *(ident, 2, _ELF_MACHINE[machine], 1, _IMAGE + _HEADERS, 64, 0, 0, 64, 56, 2, 64, 0, 0),
     )
-    load = struct.pack("<IIQQQQQQ", 1, 5, 0, _BASE, _BASE, size, size, 0x10000)
+    load = struct.pack("<IIQQQQQQ", 1, 5, 0, _IMAGE, _IMAGE, size, size, 0x10000)
     stack = struct.pack("<IIQQQQQQ", 0x6474E551, 6, 0, 0, 0, 0, 0, 16)
     return header + load + stack + code
 
@@ -197,17 +282,10 @@ def _on_tmpfs(program: bytes) -> int:
     return fd
 
 
-def leap(program: int, go: int, spec: CommandSpec) -> NoReturn:
-    """Becomes the program, which execs the command. Raises OSError where that fails."""
-    os.set_inheritable(go, True)
-    words = (bytes([go]), *files_to_try(spec), b"", *spec.argv)
-    os.execve(program, words, dict(spec.environ))
+def become(program: int, seat: int) -> NoReturn:
+    """Becomes the program, which waits on the socket `seat`. Raises OSError where that fails."""
+    if seat != 3:
+        os.dup2(seat, 3)
+    os.set_inheritable(3, True)
+    os.execve(program, (b"substrate-seat",), {})
     raise AssertionError("execve returned")
-
-
-def files_to_try(spec: CommandSpec) -> tuple[bytes, ...]:
-    """The file itself, or one in each directory of the command's PATH (execvp(3))."""
-    if b"/" in spec.file:
-        return (spec.file,)
-    path = dict(spec.environ).get(b"PATH", b"/usr/local/bin:/usr/bin:/bin")
-    return tuple((directory or b".") + b"/" + spec.file for directory in path.split(b":"))

@@ -1,9 +1,9 @@
-"""The mount tree of a world: overlays, /dev, /proc, /sys, /run and what is hidden.
+"""The files of a world: overlays of the host's tree, and binds of what is not overlaid.
 
-Runs in the world's own mount namespace, before the command exists; nothing here is visible
-on the host. Invariants: targets inside the world are opened by fd without following a
-symlink (an earlier command of the same world could have planted one) and mounted by fd; a
-step that fails, fails the world (world.md §2, §7). Which paths, is decided by the caller.
+Not what every world has besides (scaffold.py). Nothing here is visible on the host. Invariants:
+targets inside the world are opened by fd without following a symlink (an earlier command of
+the same world could have planted one) and mounted by fd; a step that fails, fails the world
+(world.md §2, §7). Which paths, is decided by the caller.
 """
 
 from __future__ import annotations
@@ -15,32 +15,12 @@ from substrate.world import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from substrate.world.spec import OverlaySpec, WorldSpec
 
 NOSUID_NODEV = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV
 LOCKED_DOWN = NOSUID_NODEV | linux.MOUNT_ATTR_NOEXEC
-#: A bind of a device is the host's own inode, whose mode and times its owner could change; that
-#: a mount is read-only does not keep the device itself from being written (mount(8)).
-_DEVICE = linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NOEXEC
-_DEVICES = (b"null", b"zero", b"full", b"random", b"urandom", b"tty")
-_DEV_LINKS = (
-    ("/proc/self/fd", "fd"),
-    ("/proc/self/fd/0", "stdin"),
-    ("/proc/self/fd/1", "stdout"),
-    ("/proc/self/fd/2", "stderr"),
-    ("pts/ptmx", "ptmx"),
-)
-#: Files of /proc that nobody may read in a world. Those that can be written are covered without
-#: being named: what there is, depends on the kernel's drivers.
-_PROC_MASKED = frozenset(
-    b"allocinfo iomem ioports kallsyms kcore keys key-users kmsg kpagecgroup kpagecount kpageflags"
-    b" latency_stats mtrr sched_debug slabinfo sysrq-trigger timer_list timer_stats"
-    b" vmallocinfo".split()
-)
-#: Tables of the firmware, and meters of energy by which other users' work can be measured.
-_SYS_HIDDEN = (b"sys/firmware", b"sys/devices/virtual/powercap")
 
 
 def make_private() -> None:
@@ -198,44 +178,30 @@ def detached_parts(
         yield path, _read_only_bind(path, userns_fd)
 
 
-def attach_parts(parts: list[tuple[bytes, int]]) -> int:
-    """Attaches the parts in this mount namespace, the world's; returns an fd of the root.
-
-    The root lies over /proc of the old tree until that is left: a place that every user can
-    reach, while the directories above the layers are the host's root's alone."""
-    (_, root_fd), *others = parts
-    linux.move_mount(root_fd, b"/proc")
-    for target, fd in others:
-        _attach_at(root_fd, fd, target)
-    return root_fd
+def clone_host() -> int:
+    """Rootless: an fd of a detached, read-only copy of the host's tree with all its mounts."""
+    fd = linux.open_tree(b"/", recursive=True)
+    linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_RDONLY | NOSUID_NODEV, recursive=True)
+    return fd
 
 
-def overlay_writable_roots(spec: WorldSpec) -> int:
-    """Rootless: the host's tree recursively bound and read-only, overlays on the places
-    that may be written. Runs in the world's own namespaces; returns an fd of the root."""
-    root = spec.run_dir + b"/root"
-    linux.mount("/", root, None, linux.MS_BIND | linux.MS_REC)
-    attributes = linux.MOUNT_ATTR_RDONLY | NOSUID_NODEV
-    linux.mount_setattr(linux.AT_FDCWD, root, set_flags=attributes, recursive=True)
+def attach_parts(spec: WorldSpec, root_fd: int) -> None:
+    """Rootless: attaches overlays on the places that may be written, and what is bound, below
+    `root_fd`. Runs in the world's own namespaces."""
     below = Lowest(spec, userxattr=True)
     bound = list(spec.bound)
     for number, overlay in enumerate(spec.overlays):
         while bound and bound[0] < overlay.target:
-            _bind_below(root, bound.pop(0))
+            _bind_below(root_fd, bound.pop(0))
         fd = below.mount(overlay, overlay.lowest or overlay.target, number)
-        over = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        _attach_at(over, fd, overlay.target)
-        os.close(over)
+        attach_at(root_fd, fd, overlay.target)
     for path in (*bound, *spec.read_only):
-        _bind_below(root, path)
-    return os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        _bind_below(root_fd, path)
 
 
-def _bind_below(root: bytes, path: bytes) -> None:
+def _bind_below(root_fd: int, path: bytes) -> None:
     """Binds a path of the host read-only at its place below the root."""
-    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    _attach_at(root_fd, _read_only_bind(path, None), path)
-    os.close(root_fd)
+    attach_at(root_fd, _read_only_bind(path, None), path)
 
 
 def _read_only_bind(path: bytes, userns_fd: int | None) -> int:
@@ -253,210 +219,9 @@ def _read_only_bind(path: bytes, userns_fd: int | None) -> int:
     return fd
 
 
-def _attach_at(root_fd: int, fd: int, target: bytes) -> None:
+def attach_at(root_fd: int, fd: int, target: bytes) -> None:
     """Attaches the detached mount `fd` at a path below the root; closes `fd`."""
     at = open_beneath(root_fd, target, os.O_PATH)
     linux.move_mount(fd, b"", dir_fd=at)
     os.close(at)
     os.close(fd)
-
-
-class Furniture:
-    """What every world has besides the host's tree, as detached mounts: `mounts` are (place, fd)
-    in the order in which they are attached, `cover` is the fd of `_cover`."""
-
-    __slots__ = ("cover", "mounts")
-
-    def __init__(self, spec: WorldSpec, step: Callable[[str], None]) -> None:
-        """Needs nothing of the world's root. Runs in the world's own namespaces, with its ids;
-        `step` is told what is being done."""
-        step("/dev")
-        devpts = [("newinstance", None), ("ptmxmode", "0666"), ("mode", "0620")]
-        no_programs = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NOEXEC
-        self.mounts = [
-            (b"/dev", _dev(spec)),
-            (b"/dev/pts", linux.new_mount("devpts", [*devpts], no_programs)),
-            *((b"/dev/" + name, _device(name)) for name in _DEVICES),
-        ]
-        step("/proc")
-        self.cover = _cover()
-        # binds need a source that is attached; the real one covers it there
-        self.mounts.append((b"/proc", os.dup(self.cover)))
-        self.mounts.append((b"/proc", linux.new_mount("proc", [], LOCKED_DOWN)))
-        step("/sys")
-        self.mounts.append((b"/sys", _sys(spec)))
-        step("/run")
-        self.mounts.append((b"/run", _run(spec)))
-
-
-def furnish(
-    root_fd: int, furniture: Furniture, spec: WorldSpec, step: Callable[[str], None]
-) -> None:
-    """Attaches the furniture below the root, and covers what is hidden there; `step` is told what
-    is being done."""
-    for path, fd in furniture.mounts:
-        step("/" + os.fsdecode(path.split(b"/")[1]))
-        try:
-            _attach_at(root_fd, fd, path)
-        except FileNotFoundError:
-            if path != b"/run":
-                raise
-            os.close(fd)  # a host without one, such as a small container, has no services there
-    step("/proc")
-    _close_proc(root_fd)
-    step("/sys")
-    for path in _SYS_HIDDEN:
-        _lay_over(root_fd, path, furniture.cover, b"directory")
-    step("hidden paths")
-    for path in spec.viewed:
-        _view_again(root_fd, path, furniture.cover, userxattr=spec.backend == "ns-user")
-    _hide(root_fd, furniture.cover, spec)
-    os.close(furniture.cover)
-
-
-def _dev(spec: WorldSpec) -> int:
-    """A detached tmpfs with the entries of a minimal /dev; mounts go on top later."""
-    fd = linux.new_mount("tmpfs", [("mode", "755"), ("size", "64m")], linux.MOUNT_ATTR_NOSUID)
-    for name in _DEVICES:
-        os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=fd))
-    os.mkdir("pts", 0o755, dir_fd=fd)
-    os.mkdir("shm", dir_fd=fd)
-    os.chmod("shm", 0o1777, dir_fd=fd)
-    for target, link in _DEV_LINKS:
-        os.symlink(target, link, dir_fd=fd)
-    return fd
-
-
-def _device(name: bytes) -> int:
-    """A detached bind of one of the host's devices."""
-    fd = linux.open_tree(b"/dev/" + name)
-    linux.mount_setattr(fd, set_flags=_DEVICE)
-    return fd
-
-
-def _close_proc(root_fd: int) -> None:
-    """Of a new /proc only the processes stay as they are: every other directory becomes
-    read-only, every file that could be written or is on the list shows the world's /dev/null.
-
-    Not by a list of what is known to be dangerous: a driver may put its own there, and in a
-    world without a user namespace its owner, the host's root, is the one inside."""
-    proc = open_beneath(root_fd, b"proc", os.O_RDONLY | os.O_DIRECTORY)
-    dev = open_beneath(root_fd, b"dev", os.O_PATH)
-    with os.scandir(proc) as entries:
-        for entry in entries:
-            name = os.fsencode(entry.name)
-            if name.isdigit() or entry.is_symlink():
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                fd = linux.open_tree(name, recursive=True, dir_fd=proc)
-                attributes = linux.MOUNT_ATTR_RDONLY | LOCKED_DOWN
-                linux.mount_setattr(fd, set_flags=attributes, recursive=True)
-            elif name in _PROC_MASKED or entry.stat(follow_symlinks=False).st_mode & 0o222:
-                fd = linux.open_tree(b"null", dir_fd=dev)
-            else:
-                continue
-            linux.move_mount(fd, name, dir_fd=proc)  # one name, and no link: none is followed
-            os.close(fd)
-    os.close(dev)
-    os.close(proc)
-
-
-def _lay_over(root_fd: int, path: bytes, cover_fd: int, kind: bytes) -> None:
-    """Covers a path where it is there. One that is not, or runs through a symlink now, shows
-    nothing of the host: an overlay shows a lower file at its own path only."""
-    flags = os.O_PATH | (os.O_DIRECTORY if kind == b"directory" else os.O_NOFOLLOW)
-    try:
-        at = open_beneath(root_fd, path, flags)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
-            return
-        raise
-    fd = linux.open_tree(kind, dir_fd=cover_fd)
-    linux.move_mount(fd, b"", dir_fd=at)
-    os.close(at)
-    os.close(fd)
-
-
-def _sys(spec: WorldSpec) -> int:
-    """A read-only /sys: a fresh one shows only the world's own network devices; with the
-    host's network namespace a user namespace may only bind the host's (sysfs(5))."""
-    attributes = linux.MOUNT_ATTR_RDONLY | LOCKED_DOWN
-    if spec.net != "host" or spec.backend == "ns-root":
-        return linux.new_mount("sysfs", [], attributes)
-    fd = linux.open_tree("/sys", recursive=True)
-    linux.mount_setattr(fd, set_flags=attributes, recursive=True)
-    return fd
-
-
-def _run(spec: WorldSpec) -> int:
-    """A fresh /run: the host's holds sockets of its services (world.md §3)."""
-    fd = linux.new_mount("tmpfs", [("mode", "755"), ("size", "64m")], NOSUID_NODEV)
-    os.mkdir("lock", dir_fd=fd)
-    os.chmod("lock", 0o1777, dir_fd=fd)
-    os.mkdir("user", 0o755, dir_fd=fd)
-    own = f"user/{spec.uid}"
-    os.mkdir(own, 0o700, dir_fd=fd)
-    if spec.net == "host":
-        _keep_resolv_conf(fd)
-    return fd
-
-
-def _keep_resolv_conf(run_fd: int) -> None:
-    """/etc/resolv.conf often is a link into /run: its text is put where the link points."""
-    target = os.path.realpath(b"/etc/resolv.conf")
-    if not target.startswith(b"/run/"):
-        return
-    try:
-        with open(target, "rb") as source:
-            text = source.read(1 << 20)
-    except FileNotFoundError:
-        return
-    at = run_fd
-    parts = target[len(b"/run/") :].split(b"/")
-    for part in parts[:-1]:
-        os.mkdir(part, 0o755, dir_fd=at)
-        at = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
-    fd = os.open(parts[-1], os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=at)
-    os.write(fd, text)
-    os.close(fd)
-
-
-def _cover() -> int:
-    """A detached read-only tmpfs with an empty directory and an empty file, both of mode 000: what
-    hidden paths show. Returns its fd."""
-    fd = linux.new_mount("tmpfs", [("mode", "755"), ("size", "4k")], LOCKED_DOWN)
-    os.mkdir("directory", 0o000, dir_fd=fd)
-    os.close(os.open("file", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o000, dir_fd=fd))
-    linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_RDONLY | LOCKED_DOWN)
-    return fd
-
-
-def _view_again(root_fd: int, path: bytes, cover_fd: int, *, userxattr: bool) -> None:
-    """Shows a directory of a bind through a read-only overlay of itself.
-
-    A cover on one of the host's own directory entries goes when the host renames something over
-    that entry or removes it; the entries of an overlay are ours alone."""
-    flags = os.O_PATH | os.O_DIRECTORY
-    try:
-        below = open_beneath(root_fd, path, flags)
-    except FileNotFoundError:
-        return
-    empty = os.open(b"directory", flags | os.O_CLOEXEC, dir_fd=cover_fd)
-    os.fchdir(root_fd)  # the world's own /proc is below it; the old one may be out of sight
-    options: list[tuple[str, str | int | None]] = [
-        ("lowerdir", f"proc/self/fd/{below}:proc/self/fd/{empty}")
-    ]
-    if userxattr:
-        options.append(("userxattr", None))
-    view = linux.new_mount("overlay", options, NOSUID_NODEV | linux.MOUNT_ATTR_RDONLY)
-    linux.move_mount(view, b"", dir_fd=below)
-    for fd in (view, empty, below):
-        os.close(fd)
-
-
-def _hide(root_fd: int, cover_fd: int, spec: WorldSpec) -> None:
-    """Covers the hidden paths."""
-    for path in spec.hidden_directories:
-        _lay_over(root_fd, path, cover_fd, b"directory")
-    for path in spec.hidden_files:
-        _lay_over(root_fd, path, cover_fd, b"file")

@@ -18,21 +18,29 @@ if TYPE_CHECKING:
     from typing import Any
 
 # supervisor → zygote
-START = b"S"  # memfd of the world's spec, the world's end of its socket, perhaps a lock
+PREPARE = b"P"  # memfd of a frame, the world's end of its socket
+START = b"S"  # memfd of the spec of the world that was prepared last, perhaps a lock
 GROUPS = b"C"  # paths of cgroups that are about to be made: removed at the end, whatever happens
 # zygote → supervisor
 GONE = b"G"  # the world number; every process of it is dead and its cgroups are removed
 # supervisor → holder
-RUN = b"R"  # memfd of the command's spec, stdin, stdout, stderr (or none for a terminal), go pipe
+RUN = b"R"  # memfd of the command's spec, the go socket, fds for its streams
+SEAT = b"Z"  # asks for SEATED
+TAKEN = b"T"  # the seat is given a command now
 SIGNAL = b"K"  # number, scope "main" | "group" | "all"
 WHO = b"W"  # asks for NAMES
 # world → supervisor
-READY = b"r"  # the holder waits for commands; its pid in SCM_CREDENTIALS
-HELLO = b"h"  # the command waits for its go; with a terminal: the master fd
+READY = b"r"  # the holder waits for commands; its pid in SCM_CREDENTIALS; perhaps a seat's socket
+SEATED = b"s"  # a seat's socket
 EXITED = b"e"  # wait status, user µs, system µs, maxrss KiB, …: see Exited
 QUIET = b"q"  # no process but the holder is left
 NAMES = b"n"  # the names of the processes that are left, 16 at most
 FAILED = b"f"  # step, errno, text
+# command → supervisor, on its go socket; its pid in SCM_CREDENTIALS
+MASTER = b"m"  # the master fd of its terminal
+HELLO = b"h"  # the command waits for its go
+REFUSED = b"x"  # one byte of errno, four of how many entries of its script were done with
+# and FAILED
 
 _MAX = 65536
 _UCRED = struct.Struct("=iII")
@@ -109,10 +117,15 @@ def send(
     fds: tuple[int, ...] = (),
 ) -> None:
     """Sends one message; raises OSError (EPIPE when the other side is gone)."""
+    send_raw(socket, encode(kind, fields), fds)
+
+
+def send_raw(socket: _socket.socket, packet: bytes, fds: tuple[int, ...]) -> None:
+    """Sends one packet; raises OSError (EPIPE when the other side is gone)."""
     ancillary = []
     if fds:
         ancillary.append((_socket.SOL_SOCKET, _SCM_RIGHTS, struct.pack(f"={len(fds)}i", *fds)))
-    socket.sendmsg([encode(kind, fields)], ancillary, 0x4000)  # MSG_NOSIGNAL
+    socket.sendmsg([packet], ancillary, 0x4000)  # MSG_NOSIGNAL
 
 
 def receive(socket: _socket.socket) -> Message | None:

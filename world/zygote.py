@@ -5,7 +5,7 @@ grows with memory, and a forked child would keep the writer's lock alive (trace.
 keeps the host's rights while worlds give theirs up, so it is the one that removes cgroups.
 End of file on its socket means that the supervisor is gone: every world is killed, its
 cgroups are removed, and the zygote ends. The lock of a world is held, as an open file, from
-its START until all its processes are dead; children close theirs when the world is ready.
+its START until all its processes are dead.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ import select
 from substrate.values import value
 from substrate.world import holder, launch, linux, wire
 from substrate.world.cgroup import remove_directories
-from substrate.world.spec import world_from_plain
+from substrate.world.spec import Frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import NoReturn
 
 _QUIETED = (_signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGTSTP)
@@ -40,29 +39,9 @@ def serve(socket: _socket.socket) -> NoReturn:
     for fd in range(3):
         os.dup2(null, fd)
     holder.hardening_filter()
-    launch.prepare()
+    launch.leave_hosts_mounts()
     gc.freeze()  # a collection in a child would touch, and so copy, every page of ours
-    wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    _signal.signal(_signal.SIGCHLD, lambda *_: None)
-    _signal.set_wakeup_fd(wake_write)
-    poll = select.poll()
-    poll.register(socket.fileno(), select.POLLIN)
-    poll.register(wake_read, select.POLLIN)
-    worlds: dict[int, _Started] = {}
-    announced: list[bytes] = []
-    while True:
-        for fd, _ in poll.poll():
-            if fd == wake_read:
-                os.read(wake_read, 4096)
-                _bury(socket, worlds)
-                continue
-            message = wire.receive(socket)
-            if message is None:
-                _end_all(worlds, announced)
-            elif message.kind == wire.GROUPS:
-                announced += message.fields
-            elif message.kind == wire.START:
-                _start(socket, message, worlds)
+    _Zygote(socket).serve()
 
 
 @value
@@ -72,55 +51,88 @@ class _Started:
     lock: tuple[int, ...]  # an fd, or none
 
 
-def _start(socket: _socket.socket, message: wire.Message, worlds: dict[int, _Started]) -> None:
-    memory, end_fd, *lock = message.fds
-    spec = world_from_plain(wire.unpack_value(memory))
-    end = _socket.socket(fileno=end_fd)
-    try:
-        pid = launch.launch(spec, end)
-    except OSError:  # launch has said what
-        remove_directories(spec.cgroup_dirs)
-        _close(lock)
-        wire.send(socket, wire.GONE, spec.number)
-    else:
-        worlds[pid] = _Started(number=spec.number, cgroup_dirs=spec.cgroup_dirs, lock=tuple(lock))
+class _Zygote:
+    def __init__(self, socket: _socket.socket) -> None:
+        self._socket = socket
+        self._wake, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        _signal.signal(_signal.SIGCHLD, lambda *_: None)
+        _signal.set_wakeup_fd(wake)
+        self._prepared: launch.Prepared | None = None
+        self._worlds: dict[int, _Started] = {}  # by the pid of their first process
+        self._announced: list[bytes] = []
+
+    def serve(self) -> NoReturn:
+        poll = select.poll()
+        poll.register(self._socket.fileno(), select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == self._wake:
+                    os.read(fd, 4096)
+                    self._bury()
+                    continue
+                message = wire.receive(self._socket)
+                if message is None:
+                    self._end_all()
+                elif message.kind == wire.GROUPS:
+                    self._announced += message.fields
+                elif message.kind == wire.PREPARE:
+                    self._prepare(message)
+                elif message.kind == wire.START:
+                    self._start(message)
+
+    def _prepare(self, message: wire.Message) -> None:
+        memory, end = message.fds
+        if self._prepared is not None:
+            self._prepared.close()
+        frame = Frame(**wire.unpack_value(memory))
+        self._prepared = launch.Prepared(frame, _socket.socket(fileno=end))
+
+    def _start(self, message: wire.Message) -> None:
+        memory, *lock = message.fds
+        prepared, self._prepared = self._prepared, None
+        assert prepared is not None
+        spec = prepared.start(memory)
+        world = _Started(number=spec.number, cgroup_dirs=spec.cgroup_dirs, lock=tuple(lock))
+        if prepared.pid == 0:
+            self._is_gone(world)
+            return
+        self._worlds[prepared.pid] = world
         for fd in lock:
-            os.pwrite(fd, b"%d %d" % (pid, linux.start_ticks(pid)), 0)
-    end.close()
+            os.pwrite(fd, b"%d %d" % (prepared.pid, linux.start_ticks(prepared.pid)), 0)
 
+    def _bury(self) -> None:
+        """Reaps what has ended; a world whose first process ended is gone."""
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in self._worlds:
+                self._is_gone(self._worlds.pop(pid))
+            elif self._prepared is not None and self._prepared.pid == pid:
+                self._prepared.pid = 0
 
-def _bury(socket: _socket.socket | None, worlds: dict[int, _Started]) -> None:
-    """Reaps what has ended; a world whose process ended is gone: says so."""
-    while True:
+    def _is_gone(self, world: _Started) -> None:
+        remove_directories(world.cgroup_dirs)
+        for fd in world.lock:
+            os.close(fd)
         try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        if pid in worlds:
-            world = worlds.pop(pid)
-            remove_directories(world.cgroup_dirs)
-            _close(world.lock)
-            if socket is not None:
-                try:
-                    wire.send(socket, wire.GONE, world.number)
-                except OSError:
-                    socket = None  # the supervisor is gone too: its end of file comes next
+            wire.send(self._socket, wire.GONE, world.number)
+        except BrokenPipeError:
+            return  # the supervisor is gone too: its end of file comes next
 
-
-def _close(lock: Iterable[int]) -> None:
-    for fd in lock:
-        os.close(fd)
-
-
-def _end_all(worlds: dict[int, _Started], announced: list[bytes]) -> NoReturn:
-    for pid in worlds:
-        os.kill(pid, _signal.SIGKILL)
-    while True:
-        try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
-            break
-    remove_directories(tuple(announced))
-    os._exit(0)
+    def _end_all(self) -> NoReturn:
+        for pid in self._worlds:
+            os.kill(pid, _signal.SIGKILL)
+        if self._prepared is not None:
+            self._prepared.close()
+        while True:
+            try:
+                os.waitpid(-1, 0)
+            except ChildProcessError:
+                break
+        remove_directories(tuple(self._announced))
+        os._exit(0)

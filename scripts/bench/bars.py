@@ -51,12 +51,20 @@ BARS: tuple[Bar, ...] = (
         peers=("substrate --no-world --fresh -c true",),
     ),
     Bar(
-        what="world start by the API, warm zygote, whole life of a world with `true`",
+        what="world start by the API, warm zygote, until `true` in it has ended",
         text="≤ `bwrap --unshare-all`",
         bench="world",
-        case="world, whole life",
+        case="world, `true` ended",
         at_most_of="bwrap --unshare-all true",
         peers=("bwrap --unshare-all true", "unshare -Urmpf --mount-proc true"),
+    ),
+    Bar(
+        what="the same, until nothing of it is left",
+        text="≤ `bwrap --unshare-all`",
+        bench="world",
+        case="world, `true` ended: nothing left",
+        at_most_of="bwrap --unshare-all true: nothing left",
+        peers=("bwrap --unshare-all true: nothing left",),
     ),
     Bar(
         what="warm entry: a further command in a started world",

@@ -124,6 +124,17 @@ class WorldBench:
         return number
 
 
+def wait_for_seat(world: World) -> None:
+    """Has a seat made for the next command."""
+    world.ask_for_seat()
+    while True:
+        message = world.receive()
+        if message is None:
+            raise RuntimeError("the world ended")
+        if message.kind == wire.SEATED:
+            return
+
+
 def command(argv: tuple[str, ...], cwd: bytes) -> CommandSpec:
     """A command with all its standard streams on the one passed fd."""
     words = tuple(os.fsencode(word) for word in argv)
@@ -146,15 +157,15 @@ def run(world: World, argv: tuple[str, ...], cwd: bytes) -> int:
     go = None
     try:
         go = world.run(command(argv, cwd), (null,))
+        hello = go.receive()
+        if hello is None or hello.kind != wire.HELLO:
+            raise RuntimeError(f"the command did not start: {hello and hello.fields}")
+        go.give()
         while True:
             message = world.receive()
             if message is None:
                 raise RuntimeError("the world ended before its command")
-            if message.kind == wire.FAILED:
-                raise RuntimeError(f"{message.text(0)}: {message.text(2)}")
-            if message.kind == wire.HELLO:
-                go.give()
-            elif message.kind == wire.EXITED:
+            if message.kind == wire.EXITED:
                 return os.waitstatus_to_exitcode(message.number(1))
     finally:
         os.close(null)

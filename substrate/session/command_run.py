@@ -53,6 +53,10 @@ class Ended:
     quiet: bool  # no process of it was left when the loop ended
 
 
+def _failure(message: wire.Message) -> tuple[str, int, str]:
+    return message.text(0), message.number(1), message.text(2)
+
+
 class CommandRun:
     """Runs one command; see the module for the order of calls."""
 
@@ -92,15 +96,33 @@ class CommandRun:
         self._go = self.world.run(spec, tuple(self.streams.passed))
         self.streams.close_passed()
         poll = select.poll()
-        poll.register(self.world.fileno(), select.POLLIN)
+        poll.register(self._go.fileno(), select.POLLIN)
         deadline = time.monotonic() + HELLO_TIMEOUT_S
         while not self.pid and self._failed is None:
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 raise StateError(f"the command did not start within {HELLO_TIMEOUT_S:.0f} s")
+            self._hear(self._go.receive())
+        return self._failed is None
+
+    def _hear(self, message: wire.Message | None) -> None:
+        """What the command says before its exec."""
+        if message is None:
+            self._hear_of_end()
+        elif message.kind == wire.MASTER:
+            self._master = message.fds[0]
+        elif message.kind == wire.HELLO:
+            self.pid = message.pid
+        elif message.kind == wire.FAILED:
+            self._failed = _failure(message)
+
+    def _hear_of_end(self) -> None:
+        """The command has ended early: killed, or with the world, which may say why."""
+        while self._failed is None and self._status is None:
             self._receive()
             if self._dead:
                 raise StateError("the world ended before the command started")
-        return self._failed is None
+        if self._failed is None:
+            self._failed = ("start", 0, "it was killed before its exec")
 
     def go(self) -> None:
         """Lets the command exec."""
@@ -153,12 +175,13 @@ class CommandRun:
     def _look_at_exec(self) -> None:
         """Whether it ran at all: a file that cannot be exec'd is found out after the go."""
         assert self._go is not None
-        number = self._go.refused(self.pid) if self._failed is None else None
+        message = self._go.failed(self.pid) if self._failed is None else None
         self._go.close()
-        if number is not None:
+        if message is not None:
+            step, number, text = _failure(message)
             if number == errno.ENOTDIR and b"/" not in self._file:
-                number = errno.ENOENT  # an odd entry of PATH
-            self._failed = (f"exec {os.fsdecode(self._file)}", number, os.strerror(number))
+                number, text = errno.ENOENT, os.strerror(errno.ENOENT)  # an odd entry of PATH
+            self._failed = (step, number, text)
 
     def _limit(self, stage: str, deadline: float | None, background_s: float) -> float | None:
         if stage != "running":
@@ -236,12 +259,8 @@ class CommandRun:
         message = self.world.receive()
         if message is None:
             self._dead = True
-        elif message.kind == wire.HELLO:
-            self.pid = message.pid
-            if message.fds:
-                self._master = message.fds[0]
         elif message.kind == wire.FAILED:
-            self._failed = (message.text(0), message.number(1), message.text(2))
+            self._failed = _failure(message)
         elif message.kind == wire.EXITED:
             self._ended_at = time.monotonic()
             self._status = message.number(1)

@@ -33,7 +33,7 @@ def look(
 ) -> tuple[Denial, ...]:
     """What was denied; `status` is the one that is handed back. Standard output is looked at only
     where the complaint of a failed command may stand there."""
-    if spec.backend == "none" or ended.failed is not None:
+    if spec.frame.backend == "none" or ended.failed is not None:
         return ()
     output = streams.stderr.tail(TAIL_BYTES)
     if status != 0 and (streams.joined or streams.terminal or not output):
@@ -41,11 +41,11 @@ def look(
     used = groups.usage() if groups is not None and groups.directories else None
     return denials(
         Seen(
-            backend=spec.backend,
+            backend=spec.frame.backend,
             settings=settings,
             output=output,
             signal=status - 128 if 128 < status < 160 else None,
-            uid=spec.uid,
+            uid=spec.frame.uid,
             cwd=cwd,
             home=host.user_home,
             hidden=(*spec.hidden_directories, *spec.hidden_files),

@@ -18,7 +18,7 @@ from substrate.values import value
 from substrate.world import layers, mount_plan, mountinfo, wire
 from substrate.world.handle import StartFailed
 from substrate.world.layers import TRUSTED, USER, LayerStack, OverlayMount
-from substrate.world.spec import CommandSpec, OverlaySpec, WorldSpec
+from substrate.world.spec import CommandSpec, Frame, OverlaySpec, WorldSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _probe(
     zygote: Zygote,
 ) -> ProbeResult:
     target = base + b"/lower"
-    for part in (b"", b"/lower", b"/lower/old", b"/layers", b"/run", b"/run/root"):
+    for part in (b"", b"/lower", b"/lower/old", b"/layers", b"/run"):
         os.mkdir(base + part, 0o700)
     rootless = backend == "ns-user"
     uid, gid = os.geteuid(), os.getegid()
@@ -175,8 +175,18 @@ def _probe(
     try:
         stack, layer = layers.create_layer(stack)
         spec = WorldSpec(
+            frame=Frame(
+                backend=backend,
+                id_extents=extents,
+                uid=uid,
+                gid=gid,
+                net="none",
+                allow_ptrace=False,
+                allow_userns=False,
+                cgroup_unified=b"",
+                cgroup_tasks=(),
+            ),
             number=_NUMBER,
-            backend=backend,
             run_dir=base + b"/run",
             overlays=tuple(
                 OverlaySpec(
@@ -187,21 +197,12 @@ def _probe(
                 )
                 for mount in stack.mounts
             ),
-            id_extents=extents,
-            uid=uid,
-            gid=gid,
-            groups=(),
-            net="none",
             hidden_directories=(),
             hidden_files=(),
             bound=planned.read_only,
             viewed=(),
             read_only=(),
-            cgroup_unified=b"",
-            cgroup_tasks=(),
             cgroup_dirs=(),
-            allow_ptrace=False,
-            allow_userns=False,
         )
         writable, old = (target, target + b"/old") if rootless else (b"/tmp", b"")
         _try(spec, writable, old, zygote)
@@ -256,19 +257,27 @@ def _try(spec: WorldSpec, writable: bytes, old: bytes, zygote: Zygote) -> None:
             ),
             (null,),
         )
+        hello = go.receive()
+        if hello is not None and hello.kind == wire.HELLO:
+            go.give()
+            failed = go.receive()
+        else:
+            failed = hello
+        if failed is not None:
+            raise StartFailed(spec.frame.backend, failed.text(0), failed.number(1), failed.text(2))
         while True:
             message = world.receive()
             if message is None:
-                raise StartFailed(spec.backend, "run", 0, "the world ended early")
+                raise StartFailed(spec.frame.backend, "run", 0, "the world ended early")
             if message.kind == wire.FAILED:
-                raise StartFailed(spec.backend, message.text(0), message.number(1), message.text(2))
-            if message.kind == wire.HELLO:
-                go.give()
-            elif message.kind == wire.EXITED:
+                raise StartFailed(
+                    spec.frame.backend, message.text(0), message.number(1), message.text(2)
+                )
+            if message.kind == wire.EXITED:
                 status = os.waitstatus_to_exitcode(message.number(1))
                 if status != 0:
                     raise StartFailed(
-                        spec.backend, "write a file", errno.EIO, f"`sh` ended with {status}"
+                        spec.frame.backend, "write a file", errno.EIO, f"`sh` ended with {status}"
                     )
                 return
     finally:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
 import time
 
 from substrate.errors import SessionBusy
@@ -59,13 +58,10 @@ def wait_until_gone(files: SessionFiles) -> None:
 
 def _take(fd: int) -> None:
     until = time.monotonic() + PATIENCE_S
-    while not _is_free(fd):
+    while not _is_free(fd) or _lives(os.pread(fd, 64, 0)):
         if time.monotonic() >= until:
             raise _stuck()
         time.sleep(_PAUSE_S)
-    text = os.pread(fd, 64, 0)
-    if text and not _ends_before(text, until):
-        raise _stuck()
 
 
 def _is_free(fd: int) -> bool:
@@ -76,25 +72,14 @@ def _is_free(fd: int) -> bool:
     return True
 
 
-def _ends_before(text: bytes, until: float) -> bool:
-    """Whether the process that the file names, "<pid> <start ticks>", is dead by then: with the
-    first process of a pid namespace, all of them (pid_namespaces(7)). A zombie counts as dead."""
+def _lives(text: bytes) -> bool:
+    """Whether the process that the file names, "<pid> <start ticks>", lives: with the first
+    process of a pid namespace, none of the others does (pid_namespaces(7))."""
     words = text.split()
     if len(words) != 2 or not (words[0].isdigit() and words[1].isdigit()):
-        return True  # it was cut short: the zygote died between the fork and the line
-    pid = int(words[0])
-    try:
-        process = linux.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        if linux.start_ticks(pid) != int(words[1]):
-            return True  # another one by now
-        poll = select.poll()
-        poll.register(process, select.POLLIN)
-        return bool(poll.poll(max(0.0, until - time.monotonic()) * 1000))
-    finally:
-        os.close(process)
+        return False  # it was cut short: the zygote died between the fork and the line
+    pid, started = int(words[0]), int(words[1])
+    return started != 0 and linux.start_ticks(pid) == started
 
 
 def _stuck() -> SessionBusy:

@@ -56,7 +56,7 @@ def create_session(home: Home, session_id: str | None = None) -> SessionFiles:
     """A new session's directories. The directory of its name is synced by the trace writer."""
     session_id = session_id or new_session_id()
     path = session_path(home, session_id)
-    for part in (b"", b"/world", b"/world/layers", b"/world/run", b"/world/run/root"):
+    for part in (b"", b"/world", b"/world/layers", b"/world/run"):
         os.mkdir(path + part, 0o700)
     link_newest(home, session_id)
     return open_session(home, session_id)

@@ -134,6 +134,7 @@ class _OneShot:
             self._adopt(self.claimed.world)
         else:
             self._describe(self._backend())
+        self._prepare()
         self.unsettled = bool(self.stack_file.unrecorded)
         stack = with_stack_file(self.world.bare_stack(self.files), self.files, self.stack_file)
         self.stack, self.left = opening.left_layers(stack)
@@ -225,6 +226,15 @@ class _OneShot:
         self.notes = (*self.notes, *notes)
         save_world(self.files, self.world)
 
+    def _prepare(self) -> None:
+        """Has the zygote begin with the world, while we find out what its files are."""
+        self.limit_plan = limit_plan = self._limit_plan()
+        cgroup.sweep(limit_plan)
+        group_name = cgroup.group_name(_WORLD_NUMBER)
+        self.zygote.announce_groups(cgroup.directories(limit_plan, group_name))
+        self.groups = cgroup.create(limit_plan, group_name, nested=self.settings.userns)
+        self.zygote.prepare(world_setup.frame_of(self.world, self.settings, self.groups))
+
     def _cut(self) -> None:
         if len(self.stack.layers) >= layers.MAX_LOWERS and not self.left:
             self._make_shallow()
@@ -261,11 +271,7 @@ class _OneShot:
 
     def start(self) -> None:
         """Asks the zygote for the world; it starts while we open the trace."""
-        limit_plan = self._limit_plan()
-        cgroup.sweep(limit_plan)
-        group_name = cgroup.group_name(_WORLD_NUMBER)
-        self.zygote.announce_groups(cgroup.directories(limit_plan, group_name))
-        self.groups = groups = cgroup.create(limit_plan, group_name, nested=self.settings.userns)
+        assert self.groups is not None
         ready = world_setup.make_ready(self.world, self.files, self.home, self.stack, self.host)
         self.notes = (*self.notes, *ready.notes)
         self.covers = covers_of(
@@ -278,14 +284,14 @@ class _OneShot:
             self.settings,
             self.host,
             self.covers,
-            groups,
+            self.groups,
             ready,
         )
         world_setup.refuse_hidden_cwd(self.cwd, spec)
         shown = (f"{os.fsdecode(path)} was shown on request" for path in self.settings.show)
         self.notes = (*self.notes, *shown)
         self.held = limits.enforcement(
-            self.settings.limits, limit_plan.versions(), dict(limit_plan.missing)
+            self.settings.limits, self.limit_plan.versions(), dict(self.limit_plan.missing)
         )
         still_running = running.hold(self.files)
         try:

@@ -18,7 +18,7 @@ from substrate.values import replace, value
 from substrate.world import hidden, idmap, linux, mount_plan, mountinfo
 from substrate.world.layers import SCRATCH, TRUSTED, USER, gone, is_there
 from substrate.world.scope import cache_roots
-from substrate.world.spec import OverlaySpec, WorldSpec
+from substrate.world.spec import Frame, OverlaySpec, WorldSpec
 
 from .world_file import OPEN, WorldFile
 
@@ -236,25 +236,31 @@ def spec_of(
     )
     orphans = {m.mount_point for m in host.mounts if mountinfo.is_orphan(m)}
     return WorldSpec(
+        frame=frame_of(world, settings, cgroups),
         number=1,
-        backend=world.backend,
         run_dir=files.run_path,
         overlays=overlays,
-        id_extents=world.id_extents,
-        uid=world.uid,
-        gid=world.gid,
-        groups=(),
-        net=settings.net,
         hidden_directories=(*covers.directories, *sorted(orphans)),
         hidden_files=covers.files,
         viewed=covers.viewed,
         bound=tuple(sorted(filter(_exists, {*world.read_only, *ready.bound} - orphans))),
         read_only=tuple(filter(_exists, map(os.path.realpath, settings.ro))),
-        cgroup_unified=cgroups.birthplace,
-        cgroup_tasks=cgroups.tasks,
         cgroup_dirs=cgroups.directories,
+    )
+
+
+def frame_of(world: WorldFile, settings: Settings, cgroups: CgroupSet) -> Frame:
+    """What the zygote needs to begin with a world of which nothing else is known yet."""
+    return Frame(
+        backend=world.backend,
+        id_extents=world.id_extents,
+        uid=world.uid,
+        gid=world.gid,
+        net=settings.net,
         allow_ptrace=settings.ptrace,
         allow_userns=settings.userns,
+        cgroup_unified=cgroups.birthplace,
+        cgroup_tasks=cgroups.tasks,
     )
 
 

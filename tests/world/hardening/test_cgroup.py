@@ -12,7 +12,7 @@ import pytest
 
 from substrate.errors import HostUnsupported
 from substrate.values import replace
-from substrate.world import cgroup, launch, linux
+from substrate.world import cgroup, first, launch, linux
 from substrate.world.cgroup_plan import Hierarchy, Plan, choose
 from substrate.world.limits import Limits
 
@@ -145,14 +145,17 @@ def forked_into(group, *, flags=0, before=lambda: None):
     """What launch.py's fork does with a world's groups: /proc/self/cgroup of the child."""
     read, write = os.pipe()
 
-    def body(spec, end, step):
-        os.write(write, Path("/proc/self/cgroup").read_bytes())
+    def child(files):
+        try:
+            first.join(files)
+            os.write(write, Path("/proc/self/cgroup").read_bytes())
+        finally:
+            os._exit(1)
 
     def fork():
         before()
-        spec = SimpleNamespace(cgroup_unified=group.unified, cgroup_tasks=group.tasks)
-        child = launch._fork(spec, None, flags, body, lambda name: None)
-        os._exit(status(child))
+        frame = SimpleNamespace(cgroup_unified=group.unified, cgroup_tasks=group.tasks)
+        os._exit(status(launch.fork(frame, flags, child, lambda name: None)))
 
     # from a process of its own: the fork is a raw one, which pytest's hooks do not know
     middle = os.fork()
@@ -164,7 +167,7 @@ def forked_into(group, *, flags=0, before=lambda: None):
     os.close(write)
     with open(read, "rb") as file:
         found = file.read().decode()
-    assert status(middle) == 1  # of a body that returned
+    assert status(middle) == 1
     return found
 
 
