@@ -18,6 +18,8 @@ from substrate.world.spec import to_plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from substrate.world.script import Script
     from substrate.world.spec import CommandSpec, Frame, WorldSpec
 
@@ -39,8 +41,11 @@ class Go:
     """A command that is about to start: what it says until its exec, and its go. `give` lets it
     exec, `close` before that ends it. Nobody else can speak for it: the kernel names the sender."""
 
-    def __init__(self, socket: _socket.socket, compiled: Script | None) -> None:
+    def __init__(
+        self, socket: _socket.socket, settle: Callable[[], None], compiled: Script | None
+    ) -> None:
         self._socket = socket
+        self._settle = settle
         self._script = compiled
 
     def fileno(self) -> int:
@@ -59,7 +64,9 @@ class Go:
         return wire.Message(wire.FAILED, fields, message.fds, message.pid)
 
     def give(self) -> None:
-        """Lets the command exec."""
+        """Lets the command exec, once the holder is settled. It can be given before HELLO, where
+        nothing has to happen between. Raises StartFailed where the holder fails, OSError."""
+        self._settle()
         self._socket.send(b"g")
 
     def failed(self, pid: int) -> wire.Message | None:
@@ -83,7 +90,10 @@ class World:
         self.socket = socket
         self.holder_pid = 0
         self.ended = False
+        self._settled = False
         self._seat: _socket.socket | None = None  # for the next command (command.py)
+        self._sitting = 0  # its pid
+        self._idle: set[int] = set()  # pids, in the world, of seats that are no commands
         self._asked = 0  # seats that were asked for, and are not here yet
         self._given_up = 0  # how many of these are of no use, as a command was run meanwhile
 
@@ -92,43 +102,75 @@ class World:
         return self.socket.fileno()
 
     def wait_ready(self) -> None:
-        """Waits until the holder serves; raises StartFailed."""
-        message = self._first(START_TIMEOUT_MS)
+        """Waits until the world's files are there; raises StartFailed."""
+        if not self.holder_pid:
+            self._await(wire.READY)
+
+    def _settle(self) -> None:
+        if not self._settled:
+            self._await(wire.SETTLED)
+
+    def _tell(self, kind: bytes, *fields: int | str, fds: tuple[int, ...] = ()) -> None:
+        """To the holder; one that has ended says so by its socket."""
+        try:
+            wire.send(self.socket, kind, *fields, fds=fds)
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+    def _await(self, kind: bytes) -> None:
+        poll = select.poll()
+        poll.register(self.socket.fileno(), select.POLLIN)
+        backend = self.spec.frame.backend
+        if not poll.poll(START_TIMEOUT_MS):
+            raise StartFailed(backend, "start", 0, f"not ready after {START_TIMEOUT_MS // 1000} s")
+        message = wire.receive(self.socket)
         if message is None:
-            raise StartFailed(self.spec.frame.backend, "start", 0, "its first process ended early")
+            raise StartFailed(backend, "start", 0, "its first process ended early")
         if message.kind == wire.FAILED:
-            raise StartFailed(
-                self.spec.frame.backend, message.text(0), message.number(1), message.text(2)
-            )
-        if message.kind != wire.READY:
+            raise StartFailed(backend, message.text(0), message.number(1), message.text(2))
+        if message.kind != kind:
             raise wire.WireError(f"a new world said {message.kind!r}")
-        self.holder_pid = message.pid
-        self._sit(message)
+        self._notice(message)
 
     def _sit(self, message: wire.Message) -> None:
         if message.fds:
+            self._leave_seat()
             self._seat = _socket.socket(fileno=message.fds[0])
+            self._sitting = message.number(0)
+            self._idle.add(self._sitting)
 
-    def _first(self, timeout_ms: int) -> wire.Message | None:
-        poll = select.poll()
-        poll.register(self.socket.fileno(), select.POLLIN)
-        if not poll.poll(timeout_ms):
-            raise StartFailed(
-                self.spec.frame.backend, "start", 0, f"not ready after {timeout_ms // 1000} s"
-            )
-        return wire.receive(self.socket)
+    def _leave_seat(self) -> None:
+        """Nobody comes to the seat: it ends."""
+        if self._seat is not None:
+            self._seat.close()
+            self._seat = None
 
     def receive(self) -> wire.Message | None:
-        """The next message; None when the world is dead."""
+        """The next message, IGNORED for one that is of no interest; None when the world is dead."""
         message = wire.receive(self.socket)
-        if message is not None and message.kind == wire.SEATED:
+        if message is not None:
+            self._notice(message)
+        return message
+
+    def _notice(self, message: wire.Message) -> None:
+        if message.kind == wire.READY:
+            self.holder_pid = message.pid
+            self._sit(message)
+        elif message.kind == wire.SETTLED:
+            self._settled = True
+        elif message.kind == wire.SEATED:
             self._asked -= 1
+            self._sit(message)
             if self._given_up:
                 self._given_up -= 1
-                os.close(message.fds[0])
-            else:
-                self._sit(message)
-        return message
+                self._leave_seat()
+        elif message.kind == wire.EXITED and message.number(0) in self._idle:
+            self._idle.discard(message.number(0))
+            message.kind = wire.IGNORED
+        elif message.kind == wire.QUIET:
+            left = {message.number(i) for i in range(len(message.fields))}
+            if not left <= self._idle:
+                message.kind = wire.IGNORED
 
     def ask_for_seat(self) -> None:
         """Has a seat made for the next command, which then starts at once; SEATED says that it is
@@ -137,30 +179,43 @@ class World:
         self._asked += 1
 
     def run(self, command: CommandSpec, stdio: tuple[int, ...]) -> Go:
-        """Asks for a command with these fds (indexed by `command.stdio`). Raises OSError."""
+        """Asks for a command with these fds (indexed by `command.stdio`), when the world is ready;
+        it need not be yet. Raises OSError, StartFailed."""
         ours, theirs = wire.pair()
-        seat, self._seat = self._seat, None
         try:
-            if seat is None or command.terminal is not None or _is_closed(seat):
-                self._ask_holder(command, theirs, stdio)
-                self._given_up = self._asked
-                return Go(ours, None)
-            own = replace(command, rlimits=limits.within_own(command.rlimits))
-            compiled = script.compile_script(own, len(stdio))
-            wire.send(self.socket, wire.TAKEN)
-            script.hand_over(compiled, seat, theirs, stdio)
-            return Go(ours, compiled)
-        except (BrokenPipeError, ConnectionResetError):
-            return Go(ours, None)  # it has ended, and the world's socket tells why
+            compiled: Script | None = None
+            if command.terminal is None and self.spec.frame.backend != "none":
+                own = replace(command, rlimits=limits.within_own(command.rlimits))
+                compiled = script.compile_script(own, len(stdio))
+            self.wait_ready()
+            if compiled is not None and self._seat is not None and not _is_closed(self._seat):
+                self._idle.discard(self._sitting)
+                self._give_seat(self._seat, compiled, theirs, stdio)
+                return Go(ours, self._settle, compiled)
+            self._leave_seat()
+            self._given_up = self._asked
+            self._ask_holder(command, theirs, stdio)
+            return Go(ours, self._settle, None)
+        except BaseException:
+            ours.close()
+            raise
         finally:
-            if seat is not None:
-                seat.close()
             theirs.close()
+
+    def _give_seat(
+        self, seat: _socket.socket, compiled: Script, go: _socket.socket, stdio: tuple[int, ...]
+    ) -> None:
+        try:
+            script.hand_over(compiled, seat, go, stdio)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # it has ended in this moment: its go socket is closed
+        finally:
+            self._leave_seat()
 
     def _ask_holder(self, command: CommandSpec, go: _socket.socket, stdio: tuple[int, ...]) -> None:
         memory = wire.pack_value(to_plain(command))
         try:
-            wire.send(self.socket, wire.RUN, fds=(memory, go.fileno(), *stdio))
+            self._tell(wire.RUN, fds=(memory, go.fileno(), *stdio))
         finally:
             os.close(memory)
 

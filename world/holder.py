@@ -64,9 +64,10 @@ class Holder:
         )  # a handler would let the world signal pid 1
         _signal.signal(_signal.SIGCHLD, lambda *_: None)
         _signal.set_wakeup_fd(wake)
-        self._commands: set[int] = set()
-        self._seat = 0  # pid of the one that waits for a command
-        self._door: _socket.socket | None = None  # of that one, until the supervisor has it
+        self._commands: set[int] = set()  # and seats, which may have become commands
+        self._spares: set[int] = set()  # seats that were asked for
+        self._door: _socket.socket | None = None  # of the first seat
+        self._seat = 0
         self._seated = -1  # ends when it has become the trampoline
         self._program = -1
         own = [end.fileno(), self._wake, wake]
@@ -80,6 +81,7 @@ class Holder:
         door, seat = wire.pair()
         self._seated, seated = os.pipe2(os.O_CLOEXEC)
         self._seat = command.fork_seat(self._frame, self._end, self._program, seat, before)
+        self._commands.add(self._seat)
         os.close(seated)
         seat.close()
         return door
@@ -91,12 +93,14 @@ class Holder:
     def hold(self) -> NoReturn:
         """Serves as pid 1 until the supervisor is gone; never returns."""
         try:
+            if self._door is None:
+                wire.send(self._end, wire.READY)
+            else:
+                wire.send(self._end, wire.READY, self._seat, fds=(self._door.fileno(),))
+                self._door.close()
             linux.close_range(self._highest + 1)
             harden(self._frame)
-            doors = () if self._door is None else (self._door.fileno(),)
-            wire.send(self._end, wire.READY, fds=doors)
-            if self._door is not None:
-                self._door.close()
+            wire.send(self._end, wire.SETTLED)
             self._serve()
         except OSError as error:
             text = error.strerror or str(error)
@@ -111,52 +115,29 @@ class Holder:
         poll.register(self._end.fileno(), select.POLLIN)
         poll.register(self._wake, select.POLLIN)
         while True:
-            # what was asked before a process ended is looked at before its end: it may be that
-            # the seat had become a command
-            ready = [fd for fd, _ in poll.poll()]
-            while self._has_message():
-                self._answer()
-            if self._wake in ready:
-                os.read(self._wake, 4096)
-                self._reap()
-
-    def _has_message(self) -> bool:
-        poll = select.poll()
-        poll.register(self._end.fileno(), select.POLLIN)
-        return bool(poll.poll(0))
+            for fd, _ in poll.poll():
+                if fd == self._wake:
+                    os.read(fd, 4096)
+                    self._reap()
+                else:
+                    self._answer()
 
     def _answer(self) -> None:
         message = wire.receive(self._end)
         if message is None:
             _end(self._frame)
-        elif message.kind == wire.TAKEN:
-            if self._seat:
-                self._commands.add(self._seat)
-            self._seat = 0
         elif message.kind == wire.RUN:
-            self._leave_seat()
             self._commands.add(command.fork_command(self._frame, self._program, message))
         elif message.kind == wire.SEAT:
-            self._leave_seat()
             door = self._make_seat(lambda: None)
+            self._spares.add(self._seat)
             os.close(self._seated)
-            wire.send(self._end, wire.SEATED, fds=(door.fileno(),))
+            wire.send(self._end, wire.SEATED, self._seat, fds=(door.fileno(),))
             door.close()
         elif message.kind == wire.SIGNAL:
-            _signal_commands(message, self._commands, self._others())
+            _signal_commands(message, self._commands)
         elif message.kind == wire.WHO:
-            wire.send(self._end, wire.NAMES, *[_name(pid) for pid in self._others()[:16]])
-
-    def _leave_seat(self) -> None:
-        """No command comes to the seat."""
-        if self._seat:
-            _kill(self._seat, _signal.SIGKILL)
-            os.waitpid(self._seat, 0)
-            self._seat = 0
-
-    def _others(self) -> list[int]:
-        """The pids of all processes of the world but ours."""
-        return [pid for pid in _all_others() if pid != self._seat]
+            wire.send(self._end, wire.NAMES, *[_name(pid) for pid in _others()[:16]])
 
     def _reap(self) -> None:
         while True:
@@ -166,12 +147,11 @@ class Holder:
                 wire.send(self._end, wire.QUIET)
                 return
             if pid == 0:
-                if self._seat and not self._others():
-                    wire.send(self._end, wire.QUIET)
+                if self._spares and self._spares.issuperset(_others()):
+                    wire.send(self._end, wire.QUIET, *self._spares)
                 return
-            if pid == self._seat:
-                self._seat = 0
-            elif pid in self._commands:
+            self._spares.discard(pid)
+            if pid in self._commands:
                 self._commands.discard(pid)
                 wire.send(
                     self._end, wire.EXITED, pid, status,
@@ -200,7 +180,7 @@ def harden(frame: Frame) -> None:
 def _end(frame: Frame) -> NoReturn:
     """The supervisor is gone: so is everything here."""
     if frame.backend == "none":  # no pid namespace that would take them along
-        while others := _all_others():
+        while others := _others():
             for pid in others:
                 _kill(pid, _signal.SIGKILL)
             try:
@@ -210,10 +190,10 @@ def _end(frame: Frame) -> NoReturn:
     os._exit(0)
 
 
-def _signal_commands(message: wire.Message, commands: set[int], others: list[int]) -> None:
+def _signal_commands(message: wire.Message, commands: set[int]) -> None:
     number, scope = message.number(0), message.text(1)
     if scope == "all":
-        targets = others
+        targets = _others()
     elif scope == "group":
         targets = [-pid for pid in commands]
     else:
@@ -229,7 +209,7 @@ def _kill(pid: int, number: int) -> None:
         return
 
 
-def _all_others() -> list[int]:
+def _others() -> list[int]:
     """The pids of all processes of the world but this one, by /proc: everything in the pid
     namespace as pid 1, else all descendants."""
     me = os.getpid()

@@ -26,14 +26,15 @@ GONE = b"G"  # the world number; every process of it is dead and its cgroups are
 # supervisor → holder
 RUN = b"R"  # memfd of the command's spec, the go socket, fds for its streams
 SEAT = b"Z"  # asks for SEATED
-TAKEN = b"T"  # the seat is given a command now
 SIGNAL = b"K"  # number, scope "main" | "group" | "all"
 WHO = b"W"  # asks for NAMES
 # world → supervisor
-READY = b"r"  # the holder waits for commands; its pid in SCM_CREDENTIALS; perhaps a seat's socket
-SEATED = b"s"  # a seat's socket
-EXITED = b"e"  # wait status, user µs, system µs, maxrss KiB, …: see Exited
-QUIET = b"q"  # no process but the holder is left
+READY = b"r"  # as SEATED, where there is a seat; the holder's pid in SCM_CREDENTIALS
+SETTLED = b"l"  # the holder has given up what it could do besides: a command may go
+SEATED = b"s"  # a seat's pid in the world, its socket
+EXITED = b"e"  # pid in the world, wait status, user µs, system µs, maxrss KiB, …: see holder
+QUIET = b"q"  # no process is left but the holder and these, which began as seats
+IGNORED = b"-"  # what one of these became that nobody needs to know; never sent (handle.py)
 NAMES = b"n"  # the names of the processes that are left, 16 at most
 FAILED = b"f"  # step, errno, text
 # command → supervisor, on its go socket; its pid in SCM_CREDENTIALS

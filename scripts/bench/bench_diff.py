@@ -28,6 +28,12 @@ TOUCHED = 2_000
 #: at the largest count a round takes seconds; so many rounds of it are enough
 ROUNDS_AT_LARGEST = 3
 PYTHON = "/usr/bin/python3"
+#: the lower, a directory to be made, a command
+_BARE = """
+lower=$0 bare=$1; shift; mkdir -p "$bare/upper" "$bare/work"
+mount -t overlay -o "lowerdir=$lower,upperdir=$bare/upper,workdir=$bare/work,volatile" none "$lower"
+exec "$@"
+"""
 TRY_COUNTS = (100, 1_000)
 
 
@@ -131,8 +137,9 @@ def _mount_of(made: worlds.WorldBench) -> int:
 
 
 def _first_touch(context: Context, made: worlds.WorldBench, script: str) -> list[Result]:
-    """In turn: opening on the host, copying on the host (the floor of a copy-up), the world."""
-    taken: dict[str, list[float]] = {"host": [], "copy": [], "world": []}
+    """In turn: opening on the host, copying there, the world, and an overlay by mount(8) with no
+    world around it and the options of ours, which is what the kernel's copy-up costs."""
+    taken: dict[str, list[float]] = {"host": [], "copy": [], "world": [], "bare": []}
     out = os.path.join(made.work, "seconds")
 
     def seconds(path: str) -> float:
@@ -151,6 +158,10 @@ def _first_touch(context: Context, made: worlds.WorldBench, script: str) -> list
         upper = os.fsdecode(made.stack.upper(layer, _mount_of(made)))
         world = seconds(upper + out.removeprefix(_target_of(made)))
         made.set_aside(layer)
+        if os.geteuid() == 0:
+            bare = os.path.join(context.scratch, f"bare{number}")
+            harness.spawn(("unshare", "-m", "sh", "-c", _BARE, made.work, bare, *words("touch")))
+            taken["bare"].append(seconds(f"{bare}/upper/{os.path.basename(out)}"))
         if number:
             taken["host"].append(host)
             taken["copy"].append(copied)
@@ -161,10 +172,14 @@ def _first_touch(context: Context, made: worlds.WorldBench, script: str) -> list
         return Result("diff", case, context.placement, "µs/file", each, note=made.backend)
 
     pairs = zip(taken["world"], taken["host"], strict=True)
-    return [
+    results = [
         result("first touch of a lower file, above the host's", [w - h for w, h in pairs]),
         result("copying a file on the host", taken["copy"]),
     ]
+    if taken["bare"]:
+        above = [b - h for b, h in zip(taken["bare"][1:], taken["host"], strict=True)]
+        results.append(result("the same in a bare overlay", above))
+    return results
 
 
 def _target_of(made: worlds.WorldBench) -> str:

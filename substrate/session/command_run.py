@@ -117,7 +117,7 @@ class CommandRun:
 
     def _hear_of_end(self) -> None:
         """The command has ended early: killed, or with the world, which may say why."""
-        while self._failed is None and self._status is None:
+        while self._failed is None and self._status is None and not self._quiet:
             self._receive()
             if self._dead:
                 raise StateError("the world ended before the command started")
