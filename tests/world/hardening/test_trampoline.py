@@ -99,7 +99,7 @@ class Seat:
         compiled = script.compile_script(command, len(streams), self.machine)
         script.hand_over(compiled, self.door, theirs, streams)
         theirs.close()
-        return Go(ours, compiled)
+        return Go(ours, lambda: None, compiled)
 
     def status(self):
         self.door.close()
