@@ -17,7 +17,6 @@ import os
 import resource  # noqa: F401 - here, since in a world it may come from what the world wrote
 import struct
 
-from substrate.values import replace
 from substrate.world import capabilities, limits, linux, script, trampoline, wire
 from substrate.world.spec import CLOSED, TERMINAL, CommandSpec
 
@@ -58,7 +57,7 @@ def fork_seat(
         before()
         _give_up_rights(frame, step)
         os.chdir("/")  # a root is moved for all that stand in it (pivot_root(2))
-        trampoline.become(program, seat.fileno())
+        _become_seat(program, seat)
 
     return _fork(act, end)
 
@@ -70,20 +69,16 @@ def fork_command(frame: Frame, program: int, message: wire.Message) -> int:
 
     def act(step: _Steps) -> NoReturn:
         _give_up_rights(frame, step)
-        step("prepare")
-        spec = CommandSpec(**wire.unpack_value(memory))
-        if spec.terminal is not None:
-            step("terminal")
-            slave = _make_terminal(spec.terminal, ours)
-            places = tuple(len(stdio) if s == TERMINAL else s for s in spec.stdio)
-            spec = replace(spec, stdio=places)
-            stdio.append(slave)
         if program < 0:
-            _exec(spec, ours, stdio, step)
+            step("prepare")
+            _exec(CommandSpec(**wire.unpack_value(memory)), ours, stdio, step)
+        if len(message.fields) == 3:
+            step("terminal")
+            stdio.append(_make_terminal(message.number(1), message.number(2), ours))
         step("seat")
         give, seat = wire.pair()
-        script.hand_over(script.compile_script(spec, len(stdio)), give, ours, stdio)
-        trampoline.become(program, seat.fileno())
+        script.hand_over(message.number(0), memory, give, ours, stdio)
+        _become_seat(program, seat)
 
     pid = _fork(act, ours)
     ours.close()
@@ -123,11 +118,16 @@ def _give_up_rights(frame: Frame, step: _Steps) -> None:
         capabilities.restrict(frame.backend)
 
 
-def _make_terminal(size: tuple[int, int], go: _socket.socket) -> int:
-    """A terminal of `size` (columns, rows) that this session gets; returns its fd. The other side's
-    goes to the supervisor."""
+def _become_seat(program: int, seat: _socket.socket) -> NoReturn:
+    """The streams of a seat are its own socket, until it has a command's."""
+    for standard in range(3):
+        os.dup2(seat.fileno(), standard)
+    trampoline.become(program, seat.fileno())
+
+
+def _make_terminal(columns: int, rows: int, go: _socket.socket) -> int:
+    """A terminal that this session gets; returns its fd. The other side's goes to the supervisor."""
     master, slave = os.openpty()
-    columns, rows = size
     fcntl.ioctl(slave, _TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     fcntl.ioctl(slave, _TIOCSCTTY, 0)
     wire.send(go, wire.MASTER, fds=(master,))
@@ -151,8 +151,13 @@ def _prefer_over_holder() -> None:
 
 def _exec(spec: CommandSpec, go: _socket.socket, stdio: list[int], step: _Steps) -> NoReturn:
     """Without a world: what a script does, by this Python (script.py)."""
+    if spec.terminal is not None:
+        step("terminal")
+        stdio.append(_make_terminal(*spec.terminal, go))
     for fd, source in enumerate(spec.stdio):
-        if source >= 0:
+        if source == TERMINAL:
+            os.dup2(stdio[-1], fd)
+        elif source >= 0:
             os.dup2(stdio[source], fd)
         elif source == CLOSED:
             os.close(fd)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from substrate.world.spec import Frame, WorldSpec
 
-    Body = Callable[[Frame, _socket.socket, _socket.socket, "Steps"], None]
+    Body = Callable[[Frame, _socket.socket, _socket.socket, int, "Steps"], None]
 
 # zygote → first process, on a socket of their own
 NAME_IT = b"n"  # asks for an fd of the user namespace
@@ -54,16 +54,26 @@ class Steps:
 
 
 def run(
-    body: Body, frame: Frame, end: _socket.socket, zygote: _socket.socket, groups: list[int]
+    body: Body,
+    frame: Frame,
+    end: _socket.socket,
+    zygote: _socket.socket,
+    program: int,
+    groups: list[int],
 ) -> NoReturn:
-    """The life of the process that was just forked. `groups`: files by which it joins its cgroups. A
-    failure is told on `end`."""
+    """The life of the process that was just forked. `program`: the fd of trampoline.prepare, or -1;
+    `groups`: files by which it joins its cgroups. A failure is told on `end`."""
     step = Steps("cgroups")
     try:
         join(groups)
-        end, zygote = _move_low(end, zygote)
-        linux.close_range(zygote.fileno() + 1)
-        body(frame, end, zygote, step)
+        step("close what was open")
+        kept = [end.fileno(), zygote.fileno(), *(() if program < 0 else (program,))]
+        _move_low(kept)
+        end.detach()
+        zygote.detach()
+        end, zygote = (_socket.socket(fileno=fd) for fd in (3, 4))
+        linux.close_range(3 + len(kept))
+        body(frame, end, zygote, -1 if program < 0 else 5, step)
     except OSError as error:
         wire.send(end, wire.FAILED, step.now, error.errno or 0, error.strerror or str(error))
     except Exception as error:  # noqa: BLE001 - a process edge: the supervisor reports it
@@ -79,7 +89,9 @@ def join(groups: list[int]) -> None:
         os.close(fd)
 
 
-def contained(frame: Frame, end: _socket.socket, zygote: _socket.socket, step: Steps) -> None:
+def contained(
+    frame: Frame, end: _socket.socket, zygote: _socket.socket, program: int, step: Steps
+) -> None:
     """Root backends: takes over the files that the zygote makes."""
     step("namespaces")
     linux.unshare(_other_namespaces(frame))
@@ -100,7 +112,7 @@ def contained(frame: Frame, end: _socket.socket, zygote: _socket.socket, step: S
     _die_with_parent()  # a change of credentials clears it (prctl(2))
     linux.unshare(linux.CLONE_NEWCGROUP)  # its root is the group where we are now
     tree.make_private()
-    holder = _sit_down(frame, end, zygote, step)
+    holder = _sit_down(frame, end, zygote, program, step)
     scaffold = Scaffold(frame, step)
     holder.wait_for_seat()  # it looks at /proc, and must find it
     step("leave the host's tree")
@@ -109,13 +121,16 @@ def contained(frame: Frame, end: _socket.socket, zygote: _socket.socket, step: S
     spec = _wait(zygote, step)
     step("mount overlays")
     root, *parts = _parts(zygote)
+    zygote.close()
     scaffold.take(root[1])
     for target, fd in parts:
         tree.attach_at(root[1], fd, target)
     _settle(spec, scaffold, holder, step)
 
 
-def rootless(frame: Frame, end: _socket.socket, zygote: _socket.socket, step: Steps) -> None:
+def rootless(
+    frame: Frame, end: _socket.socket, zygote: _socket.socket, program: int, step: Steps
+) -> None:
     """Makes the world's files itself."""
     _die_with_parent()
     step("map ids")
@@ -128,24 +143,28 @@ def rootless(frame: Frame, end: _socket.socket, zygote: _socket.socket, step: St
     step("namespaces")
     linux.unshare(linux.CLONE_NEWCGROUP | _other_namespaces(frame))
     tree.make_private()
-    holder = _sit_down(frame, end, zygote, step)
+    holder = _sit_down(frame, end, zygote, program, step)
     step("bind the host's tree")
     root = tree.clone_host()
     scaffold = Scaffold(frame, step)
     _loopback(frame, step)
     spec = _wait(zygote, step)
+    zygote.close()
     step("mount overlays")
     scaffold.take(root)
     tree.attach_parts(spec, root)
     _settle(spec, scaffold, holder, step)
 
 
-def bare(frame: Frame, end: _socket.socket, zygote: _socket.socket, step: Steps) -> None:
+def bare(
+    frame: Frame, end: _socket.socket, zygote: _socket.socket, program: int, step: Steps
+) -> None:
     """No world: a subreaper that runs the commands as they would run without substrate."""
     _die_with_parent()
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
-    holder = _sit_down(frame, end, zygote, step)
+    holder = _sit_down(frame, end, zygote, program, step)
     _wait(zygote, step)
+    zygote.close()
     step("hold")
     holder.hold()
 
@@ -160,22 +179,23 @@ def _die_with_parent() -> None:
     linux.prctl(linux.PR_SET_PDEATHSIG, _signal.SIGKILL)
 
 
-def _sit_down(frame: Frame, end: _socket.socket, zygote: _socket.socket, step: Steps) -> Holder:
+def _sit_down(
+    frame: Frame, end: _socket.socket, zygote: _socket.socket, program: int, step: Steps
+) -> Holder:
     """Forks the seat; imports nothing from then on."""
     step("seat")
     _import_no_more()
-    return Holder(frame, end)
+    return Holder(frame, end, zygote, program)
 
 
-def _move_low(*sockets: _socket.socket) -> list[_socket.socket]:
-    """Puts 0-2 on /dev/null and the sockets at 3 and on."""
-    high = [fcntl.fcntl(socket.detach(), fcntl.F_DUPFD_CLOEXEC, 64) for socket in sockets]
+def _move_low(fds: list[int]) -> None:
+    """Puts 0-2 on /dev/null and these at 3 and on."""
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(fds)) for fd in fds]
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for standard in range(3):
         os.dup2(null, standard)
     for place, fd in enumerate(high, 3):
         os.dup2(fd, place, inheritable=False)
-    return [_socket.socket(fileno=3 + index) for index in range(len(high))]
 
 
 def _import_no_more() -> None:

@@ -67,7 +67,10 @@ class Go:
         """Lets the command exec, once the holder is settled. It can be given before HELLO, where
         nothing has to happen between. Raises StartFailed where the holder fails, OSError."""
         self._settle()
-        self._socket.send(b"g")
+        try:
+            self._socket.send(b"g")
+        except (BrokenPipeError, ConnectionResetError):
+            return  # it was killed: its end tells
 
     def failed(self, pid: int) -> wire.Message | None:
         """FAILED, when command `pid` has ended without its exec; None when that did not fail."""
@@ -109,13 +112,6 @@ class World:
     def _settle(self) -> None:
         if not self._settled:
             self._await(wire.SETTLED)
-
-    def _tell(self, kind: bytes, *fields: int | str, fds: tuple[int, ...] = ()) -> None:
-        """To the holder; one that has ended says so by its socket."""
-        try:
-            wire.send(self.socket, kind, *fields, fds=fds)
-        except (BrokenPipeError, ConnectionResetError):
-            return
 
     def _await(self, kind: bytes) -> None:
         poll = select.poll()
@@ -172,57 +168,72 @@ class World:
             if not left <= self._idle:
                 message.kind = wire.IGNORED
 
-    def ask_for_seat(self) -> None:
+    def ask_for_seat(self) -> bool:
         """Has a seat made for the next command, which then starts at once; SEATED says that it is
-        there. A world's first command has one."""
+        there, or that there can be none. A world's first command has one.
+
+        False where none is made: without a world; and in `ns-root`, where a command has every right
+        to read the program, so that the seat would be dumpable for the moment of its exec."""
+        if self.spec.frame.backend in ("none", "ns-root"):
+            return False
         wire.send(self.socket, wire.SEAT)
         self._asked += 1
+        return True
 
     def run(self, command: CommandSpec, stdio: tuple[int, ...]) -> Go:
         """Asks for a command with these fds (indexed by `command.stdio`), when the world is ready;
         it need not be yet. Raises OSError, StartFailed."""
+        own = replace(command, rlimits=limits.within_own(command.rlimits))
+        compiled: Script | None = None
+        if self.spec.frame.backend != "none":
+            compiled = script.compile_script(own, len(stdio))
         ours, theirs = wire.pair()
         try:
-            compiled: Script | None = None
-            if command.terminal is None and self.spec.frame.backend != "none":
-                own = replace(command, rlimits=limits.within_own(command.rlimits))
-                compiled = script.compile_script(own, len(stdio))
             self.wait_ready()
-            if compiled is not None and self._seat is not None and not _is_closed(self._seat):
-                self._idle.discard(self._sitting)
-                self._give_seat(self._seat, compiled, theirs, stdio)
-                return Go(ours, self._settle, compiled)
-            self._leave_seat()
-            self._given_up = self._asked
-            self._ask_holder(command, theirs, stdio)
-            return Go(ours, self._settle, None)
+            if compiled is None:
+                self._ask_holder(wire.pack_value(to_plain(own)), (), theirs, stdio)
+            else:
+                self._run_script(compiled, own, theirs, stdio)
+            return Go(ours, self._settle, compiled)
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
 
-    def _give_seat(
-        self, seat: _socket.socket, compiled: Script, go: _socket.socket, stdio: tuple[int, ...]
+    def _run_script(
+        self, compiled: Script, command: CommandSpec, go: _socket.socket, stdio: tuple[int, ...]
     ) -> None:
-        try:
-            script.hand_over(compiled, seat, go, stdio)
-        except (BrokenPipeError, ConnectionResetError):
-            return  # it has ended in this moment: its go socket is closed
-        finally:
-            self._leave_seat()
+        memory, length = script.pack(compiled), len(compiled.content)
+        if command.terminal is None and self._seat is not None and not _is_closed(self._seat):
+            self._idle.discard(self._sitting)
+            try:
+                script.hand_over(length, memory, self._seat, go, stdio)
+            except (BrokenPipeError, ConnectionResetError):
+                return  # it has ended in this moment: its go socket is closed
+            finally:
+                os.close(memory)
+                self._leave_seat()
+            return
+        self._given_up = self._asked
+        self._ask_holder(memory, (length, *(command.terminal or ())), go, stdio)
+        self._leave_seat()
 
-    def _ask_holder(self, command: CommandSpec, go: _socket.socket, stdio: tuple[int, ...]) -> None:
-        memory = wire.pack_value(to_plain(command))
+    def _ask_holder(
+        self, memory: int, fields: tuple[int, ...], go: _socket.socket, stdio: tuple[int, ...]
+    ) -> None:
+        """Closes `memory`."""
         try:
-            self._tell(wire.RUN, fds=(memory, go.fileno(), *stdio))
+            wire.send(self.socket, wire.RUN, *fields, fds=(memory, go.fileno(), *stdio))
+        except (BrokenPipeError, ConnectionResetError):
+            return  # it has ended, and the world's socket tells why
         finally:
             os.close(memory)
 
     def signal(self, number: int, scope: str) -> None:
         """Sends a signal to the commands: their `main` process, process `group`, or `all`
         processes of the world."""
-        wire.send(self.socket, wire.SIGNAL, number, scope)
+        wire.send(self.socket, wire.SIGNAL, number, scope, *self._idle)
 
     def close(self) -> None:
         """Ends the world; `Zygote.wait_gone` tells when nothing of it is left."""

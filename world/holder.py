@@ -55,8 +55,11 @@ class Holder:
     """What is pid 1's own. It is made before the world's files are there, with a seat for the
     first command; `hold` serves."""
 
-    def __init__(self, frame: Frame, end: _socket.socket) -> None:
-        """Raises OSError."""
+    def __init__(
+        self, frame: Frame, end: _socket.socket, zygote: _socket.socket, program: int
+    ) -> None:
+        """`zygote` is not for the seat; `program`: the fd of trampoline.prepare, or -1. Raises
+        OSError."""
         self._frame, self._end = frame, end
         self._wake, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         _signal.signal(
@@ -66,39 +69,63 @@ class Holder:
         _signal.set_wakeup_fd(wake)
         self._commands: set[int] = set()  # and seats, which may have become commands
         self._spares: set[int] = set()  # seats that were asked for
-        self._door: _socket.socket | None = None  # of the first seat
-        self._seat = 0
-        self._seated = -1  # ends when it has become the trampoline
+        self._seat: tuple[int, _socket.socket, int] | None = None  # see _make_seat
         self._program = -1
-        own = [end.fileno(), self._wake, wake]
         if frame.backend != "none":
-            self._program = trampoline.prepare()
-            self._door = self._make_seat(lambda: harden(frame))
-            own += [self._program, self._door.fileno(), self._seated]
-        self._highest = max(own)
+            self._program = program if program >= 0 else trampoline.prepare()
+            linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+            if frame.net == "host" and linux.landlock_abi() >= SCOPES:
+                # no namespace keeps the world from the host's abstract sockets: X11, D-Bus. One
+                # scope for all commands, which may use those of each other.
+                linux.landlock_scope_abstract_sockets()
+        if frame.seat:
 
-    def _make_seat(self, before: Callable[[], None]) -> _socket.socket:
+            def before() -> None:
+                zygote.close()
+                harden(frame)
+
+            self._seat = self._make_seat(before, end)
+
+    def _make_seat(
+        self, before: Callable[[], None], tell: _socket.socket | None = None
+    ) -> tuple[int, _socket.socket, int]:
+        """Its pid; the socket on which it is given a command; a pipe that ends when it waits there.
+        A failure is told on `tell`, or by the end of its socket. Raises OSError."""
         door, seat = wire.pair()
-        self._seated, seated = os.pipe2(os.O_CLOEXEC)
-        self._seat = command.fork_seat(self._frame, self._end, self._program, seat, before)
-        self._commands.add(self._seat)
-        os.close(seated)
-        seat.close()
-        return door
+        try:
+            waits, ends = os.pipe2(os.O_CLOEXEC)
+            try:
+                pid = command.fork_seat(self._frame, tell or seat, self._program, seat, before)
+            except OSError:
+                os.close(waits)
+                raise
+            finally:
+                os.close(ends)
+        except OSError:
+            door.close()
+            raise
+        finally:
+            seat.close()
+        self._commands.add(pid)
+        return pid, door, waits
 
     def wait_for_seat(self) -> None:
         """Waits until the seat needs nothing of the host's tree any more."""
-        os.read(self._seated, 1)
+        if self._seat is not None:
+            os.read(self._seat[2], 1)
 
     def hold(self) -> NoReturn:
         """Serves as pid 1 until the supervisor is gone; never returns."""
         try:
-            if self._door is None:
+            if self._seat is None:
                 wire.send(self._end, wire.READY)
             else:
-                wire.send(self._end, wire.READY, self._seat, fds=(self._door.fileno(),))
-                self._door.close()
-            linux.close_range(self._highest + 1)
+                pid, door, waits = self._seat
+                wire.send(self._end, wire.READY, pid, fds=(door.fileno(),))
+                door.close()
+                os.close(waits)
+            if self._frame.backend != "none":
+                _use_own_null()
             harden(self._frame)
             wire.send(self._end, wire.SETTLED)
             self._serve()
@@ -129,15 +156,23 @@ class Holder:
         elif message.kind == wire.RUN:
             self._commands.add(command.fork_command(self._frame, self._program, message))
         elif message.kind == wire.SEAT:
-            door = self._make_seat(lambda: None)
-            self._spares.add(self._seat)
-            os.close(self._seated)
-            wire.send(self._end, wire.SEATED, self._seat, fds=(door.fileno(),))
-            door.close()
+            self._make_spare()
         elif message.kind == wire.SIGNAL:
             _signal_commands(message, self._commands)
         elif message.kind == wire.WHO:
             wire.send(self._end, wire.NAMES, *[_name(pid) for pid in _others()[:16]])
+
+    def _make_spare(self) -> None:
+        """A seat for the next command. Where there can be none the world goes on without."""
+        try:
+            pid, door, waits = self._make_seat(lambda: None)
+        except OSError:
+            wire.send(self._end, wire.SEATED)
+            return
+        os.close(waits)
+        self._spares.add(pid)
+        wire.send(self._end, wire.SEATED, pid, fds=(door.fileno(),))
+        door.close()
 
     def _reap(self) -> None:
         while True:
@@ -161,15 +196,20 @@ class Holder:
                 )  # fmt: skip
 
 
+def _use_own_null() -> None:
+    """Puts 0-2 on the world's /dev/null: the one that the zygote had is the host's own file, which
+    its owner could change."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for standard in range(3):
+        os.dup2(null, standard)
+    os.close(null)
+
+
 def harden(frame: Frame) -> None:
     """What pid 1 and every seat keep for good, besides their ids; nothing without a world."""
     if frame.backend == "none":
         return
     limits.refuse_core_dumps()
-    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-    if frame.net == "host" and linux.landlock_abi() >= SCOPES:
-        # no namespace keeps the world from the host's abstract sockets: X11, D-Bus
-        linux.landlock_scope_abstract_sockets()
     linux.install_filter(
         hardening_filter(
             frame.backend, allow_ptrace=frame.allow_ptrace, allow_userns=frame.allow_userns
@@ -192,12 +232,13 @@ def _end(frame: Frame) -> NoReturn:
 
 def _signal_commands(message: wire.Message, commands: set[int]) -> None:
     number, scope = message.number(0), message.text(1)
+    spared = {message.number(i) for i in range(2, len(message.fields))}
     if scope == "all":
-        targets = _others()
+        targets = [pid for pid in _others() if pid not in spared]
     elif scope == "group":
-        targets = [-pid for pid in commands]
+        targets = [-pid for pid in commands - spared]
     else:
-        targets = list(commands)
+        targets = list(commands - spared)
     for target in targets:
         _kill(target, number)
 

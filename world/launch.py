@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 
-from substrate.world import first, linux, tree, wire
+from substrate.world import first, linux, trampoline, tree, wire
 from substrate.world.spec import world_from_plain
 
 TYPE_CHECKING = False
@@ -36,18 +36,26 @@ _KINDS = {
 }
 
 _no_namespace: OSError | None = None
+_program = -1
 
 
-def leave_hosts_mounts() -> None:
-    """Gives the zygote a mount namespace of its own, in which lowers are attached for the
-    moment in which an overlay takes them. Mounts of the host still come in, ours do not go
-    out. Where that fails there are no root backends: their launch says so."""
-    global _no_namespace
+def get_ready() -> None:
+    """Makes what all worlds have from the zygote.
+
+    A mount namespace of its own, in which lowers are attached for the moment in which an overlay
+    takes them: mounts of the host still come in, ours do not go out. Where that fails there are no
+    root backends; their launch says so. And the program of seats, which belongs to us then, so
+    that a world cannot read it. Where that fails each first process makes one."""
+    global _no_namespace, _program
     try:
         linux.unshare(linux.CLONE_NEWNS)
         linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
     except OSError as error:
         _no_namespace = error
+    try:
+        _program = trampoline.prepare()
+    except OSError:
+        _program = -1
 
 
 class Prepared:
@@ -78,7 +86,7 @@ class Prepared:
             raise _no_namespace
 
         def run(groups: list[int]) -> NoReturn:
-            first.run(body, self.frame, self._end, theirs, groups)
+            first.run(body, self.frame, self._end, theirs, _program, groups)
 
         self.pid = fork(self.frame, flags, run, self._step)
         if body is first.contained:
@@ -104,6 +112,8 @@ class Prepared:
         self._step(step)
         try:
             act()
+        except (BrokenPipeError, ConnectionResetError):
+            self.close()  # the first process has ended, and has said why if it could
         except OSError as error:
             self._failed(error)
 
@@ -114,8 +124,10 @@ class Prepared:
         userns = None if self._userns < 0 else self._userns
         try:
             for target, fd in tree.detached_parts(spec, below, userns):
-                wire.send(self._first, first.PART, target, fds=(fd,))
-                os.close(fd)
+                try:
+                    wire.send(self._first, first.PART, target, fds=(fd,))
+                finally:
+                    os.close(fd)
             wire.send(self._first, first.PARTS_END)
         finally:
             below.detach()

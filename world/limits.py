@@ -14,7 +14,7 @@ Stand-ins, and why they are only that:
 Core dumps: there are none in a world. A limit of 0 does that for files only; where the host's
 core_pattern is a pipe, the kernel starts its program as the host's root and ignores the limit,
 except for the one value 1 (do_coredump in fs/coredump.c, which calls it special). So the limit is 1
-byte, the world's first process sets it for all, and the filter keeps it there (world.seccomp).
+byte, the world's first process and its seats set it for all, and the filter keeps it there (world.seccomp).
 """
 
 from __future__ import annotations

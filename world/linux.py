@@ -67,6 +67,7 @@ MS_NOEXEC = 8
 MS_REMOUNT = 32
 MS_BIND = 4096
 MS_REC = 16384
+MS_UNBINDABLE = 1 << 17
 MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
 MNT_DETACH = 2
@@ -203,6 +204,15 @@ def start_ticks(pid: int) -> int:
     finally:
         os.close(fd)
     return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def boot_id() -> str:
+    """Of this boot of the kernel (random(4))."""
+    fd = os.open("/proc/sys/kernel/random/boot_id", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 64).decode("ascii").strip()
+    finally:
+        os.close(fd)
 
 
 def pidfd_open(pid: int) -> int:
@@ -378,11 +388,12 @@ def mount_setattr(
     *,
     set_flags: int = 0,
     clear_flags: int = 0,
+    propagation: int = 0,
     userns_fd: int = 0,
     recursive: bool = False,
 ) -> None:
     """mount_setattr(2) on the mount at `path` relative to `fd` (itself when empty)."""
-    attributes = _MountAttributes(set_flags, clear_flags, 0, userns_fd)
+    attributes = _MountAttributes(set_flags, clear_flags, propagation, userns_fd)
     flags = (AT_EMPTY_PATH if not path else 0) | (AT_RECURSIVE if recursive else 0)
     syscall("mount_setattr", fd, _c(path), flags, ctypes.byref(attributes), 32)
 

@@ -69,10 +69,13 @@ class Scaffold:
         self._tree = linux.new_mount("tmpfs", [("mode", "755"), ("size", "64k")], tree.LOCKED_DOWN)
         for name in (*self._PLACES, b"cover", b"root"):
             os.mkdir(name, 0o755, dir_fd=self._tree)
-        linux.mount_setattr(self._tree, set_flags=linux.MOUNT_ATTR_RDONLY | tree.LOCKED_DOWN)
-        # over the old tree's /sys: a place that everybody can reach, and of which nothing is
-        # needed any more
-        linux.move_mount(self._tree, b"/sys")
+        linux.mount_setattr(
+            self._tree,
+            set_flags=linux.MOUNT_ATTR_RDONLY | tree.LOCKED_DOWN,
+            propagation=linux.MS_UNBINDABLE,  # what is bound of the host's tree is without it
+        )
+        # over the old root, from which paths start all the same: nothing of the host is covered
+        linux.move_mount(self._tree, b"/")
         for path, fd in mounts:
             tree.attach_at(self._tree, fd, path)
         flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -120,6 +123,8 @@ class Scaffold:
         """Makes the root that was taken the one of every process here; the scaffold goes."""
         os.fchdir(self._root)
         linux.pivot_root_here()
+        for fd in (self._root, self._cover, self._tree):
+            os.close(fd)
 
 
 def _dev() -> int:

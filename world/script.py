@@ -15,7 +15,7 @@ import struct
 from substrate.values import value
 from substrate.world import wire
 from substrate.world.linux import MACHINE
-from substrate.world.spec import CLOSED, NULL
+from substrate.world.spec import CLOSED, NULL, TERMINAL
 from substrate.world.trampoline import BASE, EXEC, ONE, PLAIN
 
 TYPE_CHECKING = False
@@ -64,22 +64,24 @@ class Script:
 
     def failed(self, done: int) -> str:
         """The step that was under way when `done` entries were done with, the failed one among
-        them or not."""
-        return self.steps[max(0, min(done, len(self.steps)) - 1)]
+        them or not; 0 is before the first."""
+        return self.steps[min(done, len(self.steps)) - 1] if done else "seat"
+
+
+def pack(script: Script) -> int:
+    """A memfd that holds it. Raises OSError."""
+    memory = os.memfd_create("substrate-script", os.MFD_CLOEXEC)
+    view = memoryview(script.content)
+    while view:
+        view = view[os.write(memory, view) :]
+    return memory
 
 
 def hand_over(
-    script: Script, seat: _socket.socket, go: _socket.socket, streams: Sequence[int]
+    length: int, memory: int, seat: _socket.socket, go: _socket.socket, streams: Sequence[int]
 ) -> None:
     """Gives a seat its script, the go socket and the fds for its streams. Raises OSError."""
-    memory = os.memfd_create("substrate-script", os.MFD_CLOEXEC)
-    try:
-        view = memoryview(script.content)
-        while view:
-            view = view[os.write(memory, view) :]
-        wire.send_raw(seat, struct.pack("=Q", len(script.content)), (memory, go.fileno(), *streams))
-    finally:
-        os.close(memory)
+    wire.send_raw(seat, struct.pack("=Q", length), (memory, go.fileno(), *streams))
 
 
 class _Call:
@@ -94,7 +96,8 @@ class _Call:
 
 
 def compile_script(command: CommandSpec, passed: int, machine: str = MACHINE) -> Script:
-    """The script for a command without a terminal; `passed`: how many fds come for its streams."""
+    """The script for a command. `passed`: how many fds come for its streams; a terminal's comes
+    behind these."""
     calls = [*_streams(command, passed), *_state(command)]
     calls.append(_Call("hello", "sendto", _GO, wire.HELLO, len(wire.HELLO), _NO_SIGNAL, 0, 0))
     calls.append(_Call("go", "read", _GO, bytes(8), 1, take=ONE))
@@ -111,7 +114,8 @@ def compile_script(command: CommandSpec, passed: int, machine: str = MACHINE) ->
 
 def _streams(command: CommandSpec, passed: int) -> list[_Call]:
     calls = []
-    null = _FIRST_STREAM + passed  # the lowest that is free
+    terminal = 1 if TERMINAL in command.stdio else 0
+    null = _FIRST_STREAM + passed + terminal  # the lowest that is free
     if NULL in command.stdio:
         # the world's own: the seat's is the host's
         calls.append(_Call("streams", "openat", _AT_FDCWD, b"/dev/null", os.O_RDWR, 0))
@@ -119,7 +123,9 @@ def _streams(command: CommandSpec, passed: int) -> list[_Call]:
         if source == CLOSED:
             calls.append(_Call("streams", "close", fd))
         else:
-            come = null if source == NULL else _FIRST_STREAM + source
+            come = {NULL: null, TERMINAL: _FIRST_STREAM + passed}.get(
+                source, _FIRST_STREAM + source
+            )
             calls.append(_Call("streams", "dup3", come, fd, 0))
     return calls
 

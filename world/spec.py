@@ -41,6 +41,7 @@ class Frame:
     uid: int  # of the command, in the world
     gid: int
     net: str  # "none" | "host"
+    seat: bool  # for the first command: one that gets no terminal, in a world
     allow_ptrace: bool
     allow_userns: bool
     cgroup_unified: bytes  # directory of the version 2 group; b"" for none

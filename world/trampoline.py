@@ -37,8 +37,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final, NoReturn
 
-#: where a script is mapped; below 2^38, which every configuration of aarch64 has
-BASE: Final = 0x10_0000_0000
+#: where a script is mapped: far below what the kernel maps, with the smallest address space too
+#: (2^36, aarch64)
+BASE: Final = 0x8_0000_0000
 #: how a result is taken
 PLAIN, ONE, EXEC = range(3)
 _CODE: Final = {
@@ -66,8 +67,8 @@ _CODE: Final = {
         "b82f000000"  # mov eax, 47
         "0f05"  # syscall
         "4883f808"  # cmp rax, 8
-        "0f85d4000000"  # jne out
-        "48bf0000000010000000"  # movabs rdi, 0x1000000000
+        "0f85d9000000"  # jne out
+        "48bf0000000008000000"  # movabs rdi, 0x800000000
         "488b742450"  # mov rsi, [rsp+80]
         "ba03000000"  # mov edx, 3
         "41ba12000000"  # mov r10d, 0x12
@@ -77,7 +78,12 @@ _CODE: Final = {
         "0f05"  # syscall
         "4889c3"  # mov rbx, rax
         "4885c0"  # test rax, rax
-        "0f889e000000"  # js out
+        "7909"  # jns begin
+        "f7d8"  # neg eax
+        "4189c7"  # mov r15d, eax
+        "31db"  # xor ebx, ebx
+        "eb66"  # jmp end
+        # begin:
         # next:
         "488b03"  # mov rax, [rbx]
         "4885c0"  # test rax, rax
@@ -162,8 +168,8 @@ _CODE: Final = {
         "881a80d2"  # mov x8, #212
         "010000d4"  # svc #0
         "1f2000f1"  # cmp x0, #8
-        "e1060054"  # b.ne out
-        "0002c0d2"  # mov x0, #0x1000000000
+        "41070054"  # b.ne out
+        "0001c0d2"  # mov x0, #0x800000000
         "e12b40f9"  # ldr x1, [sp, #80]
         "620080d2"  # mov x2, #3
         "430280d2"  # mov x3, #0x12
@@ -171,7 +177,11 @@ _CODE: Final = {
         "050080d2"  # mov x5, #0
         "c81b80d2"  # mov x8, #222
         "010000d4"  # svc #0
-        "c005f8b7"  # tbnz x0, #63, out
+        "8000f8b6"  # tbz x0, #63, begin
+        "f403004b"  # neg w20, w0
+        "130080d2"  # mov x19, #0
+        "1f000014"  # b end
+        # begin:
         "f30300aa"  # mov x19, x0
         # next:
         "680240f9"  # ldr x8, [x19]
@@ -231,6 +241,8 @@ _CODE: Final = {
 _ELF_MACHINE: Final = {"x86_64": 62, "aarch64": 183}
 _IMAGE: Final = 0x400000
 _HEADERS: Final = 64 + 2 * 56
+#: who may not read a program is not dumpable from its exec on (execve(2), prctl(2) PR_SET_DUMPABLE)
+_UNREADABLE: Final = 0o111
 _F_ADD_SEALS: Final = 1033
 _SEALED: Final = 0x1 | 0x2 | 0x4 | 0x8  # SEAL, SHRINK, GROW, WRITE
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_EXEC = 0x1, 0x2, 0x10
@@ -266,6 +278,7 @@ def prepare() -> int:
             raise
         fd = os.memfd_create("substrate-exec", flags)  # before Linux 6.3 all are executable
     os.write(fd, program)
+    os.fchmod(fd, _UNREADABLE)
     fcntl.fcntl(fd, _F_ADD_SEALS, _SEALED)
     return fd
 
@@ -273,7 +286,7 @@ def prepare() -> int:
 def _on_tmpfs(program: bytes) -> int:
     attributes = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV
     mount = linux.new_mount("tmpfs", [("mode", "755"), ("size", "4k")], attributes)
-    file = os.open("exec", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o555, dir_fd=mount)
+    file = os.open("exec", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, _UNREADABLE, dir_fd=mount)
     os.write(file, program)
     os.close(file)
     linux.mount_setattr(mount, set_flags=linux.MOUNT_ATTR_RDONLY)

@@ -24,14 +24,16 @@ GROUPS = b"C"  # paths of cgroups that are about to be made: removed at the end,
 # zygote → supervisor
 GONE = b"G"  # the world number; every process of it is dead and its cgroups are removed
 # supervisor → holder
-RUN = b"R"  # memfd of the command's spec, the go socket, fds for its streams
+#: memfd of the command's spec, the go socket, fds for its streams; in a world the memfd is of a
+#: script, and the fields are its length and the columns and rows of a terminal, if it gets one
+RUN = b"R"
 SEAT = b"Z"  # asks for SEATED
-SIGNAL = b"K"  # number, scope "main" | "group" | "all"
+SIGNAL = b"K"  # number, scope "main" | "group" | "all", pids in the world that are left alone
 WHO = b"W"  # asks for NAMES
 # world → supervisor
 READY = b"r"  # as SEATED, where there is a seat; the holder's pid in SCM_CREDENTIALS
 SETTLED = b"l"  # the holder has given up what it could do besides: a command may go
-SEATED = b"s"  # a seat's pid in the world, its socket
+SEATED = b"s"  # a seat's pid in the world, its socket; nothing where there could be none
 EXITED = b"e"  # pid in the world, wait status, user µs, system µs, maxrss KiB, …: see holder
 QUIET = b"q"  # no process is left but the holder and these, which began as seats
 IGNORED = b"-"  # what one of these became that nobody needs to know; never sent (handle.py)

@@ -39,7 +39,7 @@ def serve(socket: _socket.socket) -> NoReturn:
     for fd in range(3):
         os.dup2(null, fd)
     holder.hardening_filter()
-    launch.leave_hosts_mounts()
+    launch.get_ready()
     gc.freeze()  # a collection in a child would touch, and so copy, every page of ours
     _Zygote(socket).serve()
 
@@ -83,10 +83,16 @@ class _Zygote:
 
     def _prepare(self, message: wire.Message) -> None:
         memory, end = message.fds
-        if self._prepared is not None:
-            self._prepared.close()
+        self._drop_prepared()
         frame = Frame(**wire.unpack_value(memory))
         self._prepared = launch.Prepared(frame, _socket.socket(fileno=end))
+
+    def _drop_prepared(self) -> None:
+        if self._prepared is not None:
+            self._prepared.close()
+            if self._prepared.pid:
+                os.kill(self._prepared.pid, _signal.SIGKILL)
+            self._prepared = None
 
     def _start(self, message: wire.Message) -> None:
         memory, *lock = message.fds
@@ -99,7 +105,8 @@ class _Zygote:
             return
         self._worlds[prepared.pid] = world
         for fd in lock:
-            os.pwrite(fd, b"%d %d" % (prepared.pid, linux.start_ticks(prepared.pid)), 0)
+            started = linux.start_ticks(prepared.pid)
+            os.pwrite(fd, b"%d %d %s" % (prepared.pid, started, linux.boot_id().encode()), 0)
 
     def _bury(self) -> None:
         """Reaps what has ended; a world whose first process ended is gone."""
@@ -125,10 +132,9 @@ class _Zygote:
             return  # the supervisor is gone too: its end of file comes next
 
     def _end_all(self) -> NoReturn:
+        self._drop_prepared()
         for pid in self._worlds:
             os.kill(pid, _signal.SIGKILL)
-        if self._prepared is not None:
-            self._prepared.close()
         while True:
             try:
                 os.waitpid(-1, 0)

@@ -87,8 +87,17 @@ class WorldBench:
         chosen = self.groups(limited=False) if groups is None else groups
         ready = world_setup.make_ready(self.world, self.files, self.home, self.stack, self.host)
         covers = covers_of(self.world, self.home, self.settings, self.host, _REQUEST, ready.bound)
+        frame = world_setup.frame_of(self.world, self.settings, chosen, terminal=False)
         return world_setup.spec_of(
-            self.world, self.files, self.stack, self.settings, self.host, covers, chosen, ready
+            self.world,
+            self.files,
+            self.stack,
+            self.settings,
+            self.host,
+            covers,
+            chosen,
+            ready,
+            frame,
         )
 
     def groups(self, *, limited: bool) -> cgroup.CgroupSet:
@@ -124,8 +133,9 @@ class WorldBench:
 
 
 def wait_for_seat(world: World) -> None:
-    """Has a seat made for the next command."""
-    world.ask_for_seat()
+    """Has a seat made for the next command, where there can be one."""
+    if not world.ask_for_seat():
+        return
     while True:
         message = world.receive()
         if message is None:

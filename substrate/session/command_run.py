@@ -117,7 +117,7 @@ class CommandRun:
 
     def _hear_of_end(self) -> None:
         """The command has ended early: killed, or with the world, which may say why."""
-        while self._failed is None and self._status is None and not self._quiet:
+        while self._failed is None and self._status is None:
             self._receive()
             if self._dead:
                 raise StateError("the world ended before the command started")
@@ -267,7 +267,8 @@ class CommandRun:
             self._usage = tuple(message.number(i) for i in range(2, len(message.fields)))
             self.streams.end_input()
         elif message.kind == wire.QUIET:
-            self._quiet = True
+            # one that comes before the command's end is of what was there before it
+            self._quiet = self._status is not None
         elif message.kind == wire.NAMES:
             self._names = tuple(message.text(i) for i in range(len(message.fields)))
 

@@ -21,6 +21,8 @@ from substrate.world import layers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from substrate.session.home import Home
     from substrate.session.store import SessionFiles
     from substrate.session.workspace import Workspace
@@ -52,8 +54,9 @@ class Opened:
     recovered: bool
 
 
-def claim(home: Home, session_id: str) -> Claimed:
-    """Takes the lock of a session; raises SessionBusy with what to do, StateError."""
+def claim(home: Home, session_id: str, pause: Callable[[float], bool] | None = None) -> Claimed:
+    """Takes the lock of a session; raises SessionBusy with what to do, StateError. `pause`: as
+    in running.py."""
     files = store.open_session(home, session_id)
     try:
         lock = SessionLock.acquire(REAL, files.fd)
@@ -66,10 +69,14 @@ def claim(home: Home, session_id: str) -> Claimed:
             f"--wait TIME. {busy.hint}",
         ) from None
     try:
-        running.wait_until_gone(files)
+        if pause is None:
+            running.wait_until_gone(files)
+        else:
+            running.wait_until_gone(files, pause)
         return Claimed(files=files, lock=lock, world=load_world(files))
     except BaseException:
         lock.drop()
+        os.close(files.fd)
         raise
 
 
@@ -93,7 +100,14 @@ def claim_new(home: Home) -> Claimed:
     raise StateError("the directory of a new session is removed again and again")
 
 
-def claim_for_run(home: Home, workspace: Workspace, wanted: str | None, *, fresh: bool) -> Claimed:
+def claim_for_run(
+    home: Home,
+    workspace: Workspace,
+    wanted: str | None,
+    *,
+    fresh: bool,
+    pause: Callable[[float], bool] | None = None,
+) -> Claimed:
     """The session that a command runs in: the wanted one, the directory's current one, or a
     new one. A world that was applied or discarded is over; its directory gets a new one."""
     if wanted is not None:
@@ -102,7 +116,7 @@ def claim_for_run(home: Home, workspace: Workspace, wanted: str | None, *, fresh
         session_id = None if fresh else store.current_session(home, workspace)
     if session_id is None or not os.path.isdir(home.path + b"/sessions/" + session_id.encode()):
         return claim_new(home)
-    claimed = claim(home, session_id)
+    claimed = claim(home, session_id, pause)
     if claimed.world is not None and claimed.world.state == OPEN:
         if wanted is not None or claimed.world.workspace == workspace.path:
             return claimed

@@ -181,6 +181,7 @@ def _probe(
                 uid=uid,
                 gid=gid,
                 net="none",
+                seat=True,
                 allow_ptrace=False,
                 allow_userns=False,
                 cgroup_unified=b"",

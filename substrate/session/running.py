@@ -21,6 +21,8 @@ from substrate.world import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from substrate.session.store import SessionFiles
 
 _NAME = b"/running"
@@ -31,12 +33,18 @@ PATIENCE_S = 10.0
 _PAUSE_S = 0.002
 
 
+def _sleep(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
+
+
 def hold(files: SessionFiles) -> int:
     """The lock, for `Zygote.start`, whose caller closes its copy then. Only by the holder of the
     session's lock, who has waited. Raises OSError, SessionBusy."""
     fd = os.open(files.world_path + _NAME, _FLAGS | os.O_CREAT, 0o600)
     try:
-        _take(fd)
+        if not _is_free(fd):
+            raise _stuck()
         os.ftruncate(fd, 0)
     except BaseException:
         os.close(fd)
@@ -44,24 +52,20 @@ def hold(files: SessionFiles) -> int:
     return fd
 
 
-def wait_until_gone(files: SessionFiles) -> None:
-    """Waits until nothing of the session's last world lives; raises SessionBusy, OSError."""
+def wait_until_gone(files: SessionFiles, pause: Callable[[float], bool] = _sleep) -> None:
+    """Waits until nothing of the session's last world lives; raises SessionBusy, OSError. `pause`:
+    waits for some seconds, and says whether to give up."""
     try:
         fd = os.open(files.world_path + _NAME, _FLAGS)
     except FileNotFoundError:
         return
+    until = time.monotonic() + PATIENCE_S
     try:
-        _take(fd)
+        while not _is_free(fd):
+            if time.monotonic() >= until or pause(_PAUSE_S):
+                raise _stuck()
     finally:
         os.close(fd)
-
-
-def _take(fd: int) -> None:
-    until = time.monotonic() + PATIENCE_S
-    while not _is_free(fd) or _lives(os.pread(fd, 64, 0)):
-        if time.monotonic() >= until:
-            raise _stuck()
-        time.sleep(_PAUSE_S)
 
 
 def _is_free(fd: int) -> bool:
@@ -69,17 +73,19 @@ def _is_free(fd: int) -> bool:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    return True
+    return not _lives(os.pread(fd, 128, 0))
 
 
 def _lives(text: bytes) -> bool:
-    """Whether the process that the file names, "<pid> <start ticks>", lives: with the first
-    process of a pid namespace, none of the others does (pid_namespaces(7))."""
+    """Whether the process that the file names, "<pid> <start ticks> <boot id>", lives: with the
+    first process of a pid namespace, none of the others does (pid_namespaces(7))."""
     words = text.split()
-    if len(words) != 2 or not (words[0].isdigit() and words[1].isdigit()):
+    if len(words) != 3 or not (words[0].isdigit() and words[1].isdigit()):
         return False  # it was cut short: the zygote died between the fork and the line
     pid, started = int(words[0]), int(words[1])
-    return started != 0 and linux.start_ticks(pid) == started
+    return (
+        started != 0 and linux.start_ticks(pid) == started and words[2] == linux.boot_id().encode()
+    )
 
 
 def _stuck() -> SessionBusy:

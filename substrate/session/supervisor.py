@@ -167,7 +167,11 @@ class _OneShot:
         while True:
             try:
                 self.claimed = opening.claim_for_run(
-                    self.home, self.workspace, self.request.world, fresh=self.request.fresh
+                    self.home,
+                    self.workspace,
+                    self.request.world,
+                    fresh=self.request.fresh,
+                    pause=self.arriving.ends_within,
                 )
                 break
             except SessionBusy:
@@ -233,7 +237,10 @@ class _OneShot:
         group_name = cgroup.group_name(_WORLD_NUMBER)
         self.zygote.announce_groups(cgroup.directories(limit_plan, group_name))
         self.groups = cgroup.create(limit_plan, group_name, nested=self.settings.userns)
-        self.zygote.prepare(world_setup.frame_of(self.world, self.settings, self.groups))
+        self.frame = world_setup.frame_of(
+            self.world, self.settings, self.groups, terminal=self.terminal is not None
+        )
+        self.zygote.prepare(self.frame)
 
     def _cut(self) -> None:
         if len(self.stack.layers) >= layers.MAX_LOWERS and not self.left:
@@ -286,6 +293,7 @@ class _OneShot:
             self.covers,
             self.groups,
             ready,
+            self.frame,
         )
         world_setup.refuse_hidden_cwd(self.cwd, spec)
         shown = (f"{os.fsdecode(path)} was shown on request" for path in self.settings.show)

@@ -11,7 +11,7 @@ import os
 import pwd
 import time
 
-from substrate.errors import HostUnsupported, StateError
+from substrate.errors import ConfigError, HostUnsupported, StateError
 from substrate.session import layer_place, stand_ins
 from substrate.session.stand_ins import Ready
 from substrate.values import replace, value
@@ -217,6 +217,7 @@ def spec_of(
     covers: Covers,
     cgroups: CgroupSet,
     ready: Ready,
+    frame: Frame,
 ) -> WorldSpec:
     """What the zygote needs to start the world on the newest layer of `stack`."""
     *frozen, newest = [layer.number for layer in stack.layers] or [0]
@@ -236,7 +237,7 @@ def spec_of(
     )
     orphans = {m.mount_point for m in host.mounts if mountinfo.is_orphan(m)}
     return WorldSpec(
-        frame=frame_of(world, settings, cgroups),
+        frame=frame,
         number=1,
         run_dir=files.run_path,
         overlays=overlays,
@@ -244,24 +245,42 @@ def spec_of(
         hidden_files=covers.files,
         viewed=covers.viewed,
         bound=tuple(sorted(filter(_exists, {*world.read_only, *ready.bound} - orphans))),
-        read_only=tuple(filter(_exists, map(os.path.realpath, settings.ro))),
+        read_only=tuple(filter(_exists, _to_bind(settings.ro))),
         cgroup_dirs=cgroups.directories,
     )
 
 
-def frame_of(world: WorldFile, settings: Settings, cgroups: CgroupSet) -> Frame:
-    """What the zygote needs to begin with a world of which nothing else is known yet."""
+def frame_of(world: WorldFile, settings: Settings, cgroups: CgroupSet, *, terminal: bool) -> Frame:
+    """What the zygote needs to begin with a world of which nothing else is known yet. `terminal`:
+    the command gets one."""
     return Frame(
         backend=world.backend,
         id_extents=world.id_extents,
         uid=world.uid,
         gid=world.gid,
         net=settings.net,
+        seat=world.backend != "none" and not terminal,
         allow_ptrace=settings.ptrace,
         allow_userns=settings.userns,
         cgroup_unified=cgroups.birthplace,
         cgroup_tasks=cgroups.tasks,
     )
+
+
+def _to_bind(asked: tuple[bytes, ...]) -> list[bytes]:
+    """The real paths of `asked`, but those in /sys, which no world can write.
+
+    Raises ConfigError for what a world has of its own and not from the host."""
+    paths = [os.path.realpath(path) for path in asked]
+    for path in paths:
+        for own in (b"/dev", b"/proc", b"/run"):
+            if mountinfo.is_below(path, own):
+                raise ConfigError(
+                    f"{os.fsdecode(path)} cannot be shown read-only: a world has "
+                    f"{os.fsdecode(own)} of its own",
+                    hint="leave it out of `ro`",
+                )
+    return [path for path in paths if not mountinfo.is_below(path, b"/sys")]
 
 
 def _exists(path: bytes) -> bool:

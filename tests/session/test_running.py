@@ -26,6 +26,10 @@ def sleeper():
     process.wait()
 
 
+def _line(pid):
+    return b"%d %d %s" % (pid, linux.start_ticks(pid), linux.boot_id().encode())
+
+
 def _say(tmp_path, text):
     (tmp_path / "running").write_bytes(text)
 
@@ -51,7 +55,7 @@ def test_whoever_has_the_open_file_is_waited_for(files, tmp_path, monkeypatch):
 
 
 def test_the_process_that_is_named_is_waited_for(files, tmp_path, sleeper):
-    _say(tmp_path, b"%d %d" % (sleeper.pid, linux.start_ticks(sleeper.pid)))
+    _say(tmp_path, _line(sleeper.pid))
     running.wait_until_gone(files)  # a zombie is dead
     assert sleeper.poll() == 0
     os.close(running.hold(files))
@@ -60,20 +64,34 @@ def test_the_process_that_is_named_is_waited_for(files, tmp_path, sleeper):
 
 def test_the_process_that_is_named_does_not_end(files, tmp_path, sleeper, monkeypatch):
     monkeypatch.setattr(running, "PATIENCE_S", 0.1)
-    _say(tmp_path, b"%d %d" % (sleeper.pid, linux.start_ticks(sleeper.pid)))
-    with pytest.raises(SessionBusy):
-        running.hold(files)
+    _say(tmp_path, _line(sleeper.pid))
+    for act in (running.hold, running.wait_until_gone):
+        with pytest.raises(SessionBusy):
+            act(files)
     assert (tmp_path / "running").read_bytes() != b""
     with open(tmp_path / "running", "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody kept it
 
 
-@pytest.mark.parametrize("text", ["{pid} {later}", "{dead} 5", "", "x y", "7", "{pid}", "1 2 3"])
+def test_whoever_waits_can_give_up(files):
+    held = running.hold(files)
+    waited = []
+    with pytest.raises(SessionBusy):
+        running.wait_until_gone(files, lambda seconds: waited.append(seconds) or len(waited) == 3)
+    assert len(waited) == 3
+    os.close(held)
+
+
+_OTHERS = ["{pid} {later} {boot}", "{dead} 5 {boot}", "{pid} {now} other-boot", "{dead} 0 {boot}"]
+
+
+@pytest.mark.parametrize("text", [*_OTHERS, "", "x y z", "7", "{pid} {now}", "1 2 3 4"])
 def test_other_processes_are_not(files, tmp_path, sleeper, text):
     ended = subprocess.Popen(["true"])
     ended.wait()
-    later = linux.start_ticks(sleeper.pid) + 1
-    _say(tmp_path, text.format(pid=sleeper.pid, later=later, dead=ended.pid).encode())
+    now = linux.start_ticks(sleeper.pid)
+    given = {"pid": sleeper.pid, "now": now, "later": now + 1, "dead": ended.pid}
+    _say(tmp_path, text.format(boot=linux.boot_id(), **given).encode())
     running.wait_until_gone(files)
     assert sleeper.poll() is None
 

@@ -124,6 +124,33 @@ def test_the_terminals_settings_come_back(screen, text, status):
     assert there.settings() == there.before
 
 
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (("run", "--", "no-such-program"), 127, b"no-such-program: No such file or directory"),
+        (("run", "--", "/tmp"), 126, b"/tmp: Permission denied"),
+        (("run", "--", "/bin/echo", "found"), 0, b"found"),
+    ],
+)
+def test_a_program_is_found_or_not(screen, words, status, said):
+    there = screen(*words)
+    there.expect(said)
+    assert there.wait() == status
+
+
+def test_many_commands_end_as_they_end(screen):
+    for number in range(15):
+        there = screen("-c", f"sleep 0.02; exit {number}")
+        assert there.wait() == number
+
+
+def test_a_limit_above_our_own_is_our_own(screen, caller):
+    text = f"ulimit -n 1000; exec {caller.command} --limit open_files=2000 -c 'ulimit -n'"
+    there = screen("-c", text, program="/bin/bash")
+    there.expect(b"1000\r\n")
+    assert there.wait() == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_the_terminals_settings_come_back_after_a_signal_to_substrate(screen, number):
     there = screen("-c", "stty raw -echo; echo ready; exec sleep 60")

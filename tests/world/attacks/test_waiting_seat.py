@@ -44,9 +44,10 @@ def attack(uid, what):
 def test_a_waiting_seat(uid, what):
     found = attack(uid, what)
     assert found["backend"] == ("ns-user" if uid else "ns-root-idmap")
-    seat, opened, control = found["found"]
-    assert int(seat) > 2
+    seen, opened, control = found["found"]
+    assert seen > 10
+    assert found["seats"] > 10
+    # from the moment of its exec on, in which a program that can be read makes one dumpable
     assert opened == []
-    # the same looks at a process of its own
     assert {"mem", "environ", "maps", "fd/0", "root", "cwd"} <= set(control)
     assert found["after"] == [0, 0]

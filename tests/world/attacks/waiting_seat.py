@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 sys.path[:0] = [ROOT, os.path.join(ROOT, "scripts", "bench")]
@@ -20,41 +21,43 @@ import worlds  # noqa: E402
 from substrate.values import replace  # noqa: E402
 from substrate.world import wire  # noqa: E402
 
-#: waits for a second process beside it, attacks it, and leaves what it found in `found`
+#: looks at every new process as soon as it is there, again and again; leaves in `found` what it
+#: could open of those that came, and of a process of its own
 ATTACK = """
-import json, os, subprocess, time
-mine, opened, until = os.getpid(), [], time.monotonic() + 20
-others = []
-while not others and time.monotonic() < until:
-    others = [n for n in os.listdir("/proc") if n.isdigit() and int(n) not in (1, mine)]
-    if others and open(f"/proc/{others[0]}/comm").read().startswith("python"):
-        others = []  # it is on its way
-(seat,) = others
-def look(pid):
-    opened = []
-    for part in ("mem", "environ", "fd/3", "fd/0", "maps", "root", "cwd"):
-        for flags in (os.O_RDWR, os.O_RDONLY):
-            directory = os.O_DIRECTORY if part in ("root", "cwd") else 0
-            try:
-                os.close(os.open(f"/proc/{pid}/{part}", flags | directory))
-                opened.append(part)
-            except OSError:
-                pass
-    try:
-        opened += ["link " + os.readlink(f"/proc/{pid}/{part}") for part in ("exe", "root", "cwd")]
-    except OSError:
-        pass
-    return opened
-opened = look(seat)
-other = subprocess.Popen(["sleep", "20"], stdin=subprocess.DEVNULL)
-control = look(other.pid)
+import json, os, subprocess, sys, time
+PARTS = ("mem", "fd/0", "fd/3", "environ", "maps", "root", "cwd")
+def look(pid, opened):
+    for part in PARTS:
+        try:
+            flags = os.O_RDWR if part == "mem" else os.O_RDONLY
+            if part in ("root", "cwd"):
+                flags |= os.O_DIRECTORY
+            fd = os.open(f"/proc/{pid}/{part}", flags)
+            # those of a zombie can be opened, and are empty
+            if part != "maps" or os.read(fd, 1):
+                opened.add(part)
+            os.close(fd)
+        except OSError:
+            pass
+mine, opened, seen = os.getpid(), set(), set()
+open("ready", "w").close()
+until = time.monotonic() + SECONDS
+while time.monotonic() < until:
+    for pid in [n for n in os.listdir("/proc") if n.isdigit() and int(n) not in (1, mine)]:
+        seen.add(pid)
+        for _ in range(20):
+            look(pid, opened)
+other, control = subprocess.Popen(["sleep", "20"], stdin=subprocess.DEVNULL), set()
+time.sleep(0.2)
+look(other.pid, control)
 other.kill()
 other.wait()
 if KILL:
     os.kill(-1, 9)
-json.dump([seat, opened, control], open("found.part", "w"))
+json.dump([len(seen), sorted(opened), sorted(control)], open("found.part", "w"))
 os.rename("found.part", "found")
 """
+SECONDS = 1.5
 
 
 def begin(world, cwd, text, null):
@@ -83,9 +86,14 @@ def main():
         spec = replace(spec, frame=replace(spec.frame, allow_ptrace=True, allow_userns=True))
     world = made.start(spec)
     null = os.open("/dev/null", os.O_RDWR)
-    go = begin(world, cwd, ATTACK.replace("KILL", str(sys.argv[2] == "kill")), null)
-    world.ask_for_seat()
-    until(world, wire.SEATED)
+    text = ATTACK.replace("KILL", str(sys.argv[2] == "kill")).replace("SECONDS", str(SECONDS))
+    go = begin(world, cwd, text, null)
+    begun, seats = time.monotonic(), 0
+    while time.monotonic() < begun + SECONDS:  # each is dropped by the one that comes next
+        if world.ask_for_seat():
+            until(world, wire.SEATED)
+            seats += 1
+        time.sleep(0.01)
     until(world, wire.EXITED)
     until(world, wire.QUIET)  # though a seat is there
     go.close()
@@ -98,7 +106,8 @@ def main():
             found = path
     made.end(world)
     with open(found, "rb") as file:
-        print(json.dumps({"backend": made.backend, "found": json.load(file), "after": after}))
+        found = json.load(file)
+    print(json.dumps({"backend": made.backend, "seats": seats, "found": found, "after": after}))
     ZYGOTE.close()
 
 

@@ -97,7 +97,9 @@ class Seat:
     def give(self, command, *streams):
         ours, theirs = wire.pair()
         compiled = script.compile_script(command, len(streams), self.machine)
-        script.hand_over(compiled, self.door, theirs, streams)
+        memory = script.pack(compiled)
+        script.hand_over(len(compiled.content), memory, self.door, theirs, streams)
+        os.close(memory)
         theirs.close()
         return Go(ours, lambda: None, compiled)
 
