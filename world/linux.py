@@ -301,11 +301,18 @@ def umount(target: str | bytes, flags: int = MNT_DETACH) -> None:
         raise _failed("umount2", os.fsdecode(target))
 
 
-def pivot_root_here() -> None:
-    """pivot_root(2) of "." onto itself, the old root detached; the new root is the cwd."""
+def pivot_root_here(over: int = 0) -> None:
+    """pivot_root(2) of "." onto itself, the old root detached; the new root is the cwd. `over`: how
+    many mounts lie on the old root. Raises OSError, also where something is left over the new one:
+    it could be reached by `..`. There must be a /dev."""
     syscall("pivot_root", b".", b".")
-    umount(b".")
+    for _ in range(1 + over):
+        umount(b".")  # the topmost
+    here = os.stat(".")
     os.chdir("/")
+    above = os.stat("/dev/..")
+    if (above.st_dev, above.st_ino) != (here.st_dev, here.st_ino):
+        raise OSError(errno.EBUSY, "pivot_root: another tree still lies over the new one")
 
 
 class MountFailed(OSError):

@@ -44,7 +44,7 @@ class Scaffold:
     what every world has besides the host's tree (/dev, /proc, /sys, /run) with what is hidden of
     that, and a place for the root. In the end it is left, with what covers hidden paths."""
 
-    __slots__ = ("_cover", "_moved", "_root", "_tree")
+    __slots__ = ("_cover", "_covered", "_moved", "_root", "_tree")
     _PLACES = (b"dev", b"proc", b"sys", b"run")
 
     def __init__(self, frame: Frame, step: Callable[[str], None]) -> None:
@@ -76,6 +76,7 @@ class Scaffold:
         )
         # over the old root, from which paths start all the same: nothing of the host is covered
         linux.move_mount(self._tree, b"/")
+        self._covered = 1
         for path, fd in mounts:
             tree.attach_at(self._tree, fd, path)
         flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -92,6 +93,7 @@ class Scaffold:
         """Makes the scaffold the root of every process here: nothing of the host is in sight then."""
         os.fchdir(self._tree)
         linux.pivot_root_here()
+        self._covered = 0
 
     def take(self, root_fd: int) -> None:
         """Attaches the detached mount that becomes the world's root."""
@@ -122,7 +124,7 @@ class Scaffold:
     def leave(self) -> None:
         """Makes the root that was taken the one of every process here; the scaffold goes."""
         os.fchdir(self._root)
-        linux.pivot_root_here()
+        linux.pivot_root_here(self._covered)
         for fd in (self._root, self._cover, self._tree):
             os.close(fd)
 

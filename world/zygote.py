@@ -51,6 +51,16 @@ class _Started:
     lock: tuple[int, ...]  # an fd, or none
 
 
+def _sign(lock: int, pid: int) -> None:
+    """Says in the lock which process is the first of its world."""
+    text = b"%d %d %s" % (pid, linux.start_ticks(pid), linux.boot_id().encode())
+    try:
+        os.pwrite(lock, text, 0)
+    except OSError:
+        # a full disk: the lock itself is held all the same, while we live
+        os.ftruncate(lock, 0)
+
+
 class _Zygote:
     def __init__(self, socket: _socket.socket) -> None:
         self._socket = socket
@@ -105,8 +115,7 @@ class _Zygote:
             return
         self._worlds[prepared.pid] = world
         for fd in lock:
-            started = linux.start_ticks(prepared.pid)
-            os.pwrite(fd, b"%d %d %s" % (prepared.pid, started, linux.boot_id().encode()), 0)
+            _sign(fd, prepared.pid)
 
     def _bury(self) -> None:
         """Reaps what has ended; a world whose first process ended is gone."""

@@ -273,6 +273,11 @@ def _to_bind(asked: tuple[bytes, ...]) -> list[bytes]:
     Raises ConfigError for what a world has of its own and not from the host."""
     paths = [os.path.realpath(path) for path in asked]
     for path in paths:
+        if path == b"/":
+            raise ConfigError(
+                "/ as a whole cannot be shown read-only",
+                hint="name the directories that no command should change",
+            )
         for own in (b"/dev", b"/proc", b"/run"):
             if mountinfo.is_below(path, own):
                 raise ConfigError(

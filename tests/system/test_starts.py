@@ -192,7 +192,7 @@ def test_few_descriptors_are_enough(caller, limit):
 def test_what_is_below_sys_can_be_bound(caller):
     """Nothing of what a world is made from covers a path of the host's meanwhile."""
     show = "ls -d /sys/kernel/mm; cat /proc/self/mountinfo"
-    for path in ("/sys/kernel", "/sys", "/"):
+    for path in ("/sys/kernel", "/sys"):
         done = caller.substrate("--ro", path, "-c", show)
         assert (done.returncode, done.stderr) == (0, b""), path
         first, *mounts = done.stdout.decode().splitlines()
@@ -200,7 +200,20 @@ def test_what_is_below_sys_can_be_bound(caller):
         points = [line.split()[4] for line in mounts]
         assert not [p for p in points if re.match(r"(/sys|)/(cover|root/proc|root/usr)$", p)]
         assert not [p for p in points if p.startswith(("/sys/dev/", "/sys/proc", "/sys/root"))]
-    for path in ("/dev/shm", "/proc/sys", "/run/lock"):
+    for path, why in (("/dev/shm", b"of its own"), ("/run/lock", b"of its own"), ("/", b"whole")):
         done = caller.substrate("--ro", path, "-c", "true")
         assert done.returncode == 125
-        assert b"of its own" in done.stderr
+        assert why in done.stderr
+
+
+def test_nothing_lies_over_the_root(every_caller):
+    """Of what the world was made from: the way back up must lead to the world's own root."""
+    show = """
+    stat -c %d:%i / /usr/.. /proc/.. /tmp/../. /dev/pts/../..; cd /usr; stat -c %d:%i ..
+    echo made > ..$PWD_OF/made; test -e $PWD_OF/made && echo here
+    """
+    text = show.replace("$PWD_OF", str(every_caller.work))
+    done = every_caller.substrate("-c", text)
+    *roots, here = done.stdout.split()
+    assert (done.returncode, here, len(set(roots))) == (0, b"here", 1), (roots, done.stderr)
+    assert not (every_caller.work / "made").exists()
