@@ -53,12 +53,15 @@ def selector(
 
 
 def pattern(text: str) -> Selector:
-    """What a pattern matches: absolute paths, and all below what it matches."""
+    """What a pattern matches: absolute paths, and all below what it matches. A mere name matches at
+    every depth, but not directories in which the current one lies: all there would match."""
+    here: list[bytes] = []
     raw = os.fsencode(text)
     if not raw.strip(b"/"):
         raise UsageError(f"{text!r} is no pattern", hint="for example: --include '*.py'")
     if b"/" not in raw.rstrip(b"/") and raw.rstrip(b"/") not in (b".", b".."):
         start, raw = b"(?:.*/)?", raw.rstrip(b"/")
+        here = current_directory().split(b"/")
     else:
         base = [] if raw.startswith(b"/") else current_directory().split(b"/")
         parts: list[bytes] = []
@@ -73,7 +76,16 @@ def pattern(text: str) -> Selector:
         whole = re.compile(start + _translate(raw) + b"(?:/.*)?", re.DOTALL)
     except re.error as error:
         raise UsageError(f"{text!r} is no pattern: {error}", hint="quote it") from error
-    return lambda path: whole.fullmatch(path) is not None
+    return lambda path: whole.fullmatch(_beyond(path, here)) is not None
+
+
+def _beyond(path: bytes, here: list[bytes]) -> bytes:
+    """What of an absolute path is not the way to `here` too."""
+    parts = path.split(b"/")
+    shared = 0
+    while shared < min(len(parts), len(here)) and parts[shared] == here[shared]:
+        shared += 1
+    return b"/" + b"/".join(parts[shared:]) if shared else path
 
 
 def _translate(raw: bytes) -> bytes:

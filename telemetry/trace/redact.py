@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-#: Beginnings of the shapes in `secret_rules`, in lower case.
+#: Beginnings of the shapes in `secret_rules`: as they are (in lower case they would be found in
+#: digests too), and in lower case.
+_EXACT_SHAPES = ("AKIA", "ASIA", "ABIA", "ACCA")
 _SHAPES = (
-    *("akia", "asia", "abia", "acca", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
+    *("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
     *("glpat-", "gldt-", "glrt-", "glcbt-", "glptt-", "glft-", "glsoat-", "gloas-", "xox", "xapp-"),
     *("sk-", "k_live_", "k_test_", "whsec_", "aiza", "gocspx-", "ya29.", "npm_", "pypi-", "hf_"),
     *("sg.", "hvs.", "hvb.", "hvr.", "age-secret-key-", "eyj", "-----begin "),
@@ -44,7 +46,7 @@ def may_hold_secret(text: str) -> bool:
     """False only if no rule can find anything in `text`. Needs no import; some µs."""
     if text in _clean:
         return False
-    found = _suspicious(text.lower())
+    found = _suspicious(text, text.lower())
     if not found and len(text) <= _CLEAN_LONGEST:
         if len(_clean) >= _CLEAN_MOST:
             _clean.clear()
@@ -52,8 +54,11 @@ def may_hold_secret(text: str) -> bool:
     return found
 
 
-def _suspicious(lower: str) -> bool:
+def _suspicious(text: str, lower: str) -> bool:
     if len(lower) >= 12:
+        for shape in _EXACT_SHAPES:
+            if shape in text:
+                return True
         for shape in _SHAPES:
             if shape in lower:
                 return True

@@ -55,6 +55,18 @@ def test_what_a_pattern_matches(here, text, matched, unmatched):
             assert match(path) is expected, name
 
 
+def test_a_name_does_not_match_the_way_to_the_current_directory(tmp_path, monkeypatch):
+    place = tmp_path / "src" / "project"
+    place.mkdir(parents=True)
+    monkeypatch.chdir(place)
+    match = pattern("src")
+    here = os.fsencode(place)
+    for name in ("src", "src/a", "lib/src/a", "../src/a", "../../src2/src/a"):
+        assert match(os.path.normpath(here + b"/" + os.fsencode(name))), name
+    for name in ("a", "lib/a", ".", "../other/a", "../../src2/a"):
+        assert not match(os.path.normpath(here + b"/" + os.fsencode(name))), name
+
+
 def test_a_pattern_from_the_root_matches_there(here):
     match = pattern("/etc/*.conf")
     assert match(b"/etc/a.conf")
