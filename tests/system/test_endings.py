@@ -91,20 +91,22 @@ def test_a_world_that_is_killed_is_substrates_own_failure(started, caller, victi
 
 def test_what_still_lives_of_a_killed_supervisors_world_is_waited_for(started, caller):
     """Nobody holds the session then, but the world's processes still write to its layer."""
-    process = started("-c", "echo ready; while :; do echo more >> log; done")
+    process = started("-c", "echo more > log; echo ready; while :; do echo more >> log; done")
     (zygote,) = _children(process.pid)
     (holder,) = _children(zygote)
     for pid in (holder, zygote):
         os.kill(pid, signal.SIGSTOP)
-    process.kill()
-    process.communicate(timeout=30)
-    (log,) = (p for p in caller.state.rglob("log") if p.is_file())
-    before = log.stat().st_size
-    waiting = caller.start("-c", "stat -c %s log; sleep 0.2; stat -c %s log")
-    with pytest.raises(subprocess.TimeoutExpired):
-        waiting.wait(timeout=1.5)
-    assert log.stat().st_size > before
-    os.kill(zygote, signal.SIGCONT)
+    try:
+        process.kill()
+        process.communicate(timeout=30)
+        (log,) = (p for p in caller.state.rglob("log") if p.is_file())
+        before = log.stat().st_size
+        waiting = caller.start("-c", "stat -c %s log; sleep 0.2; stat -c %s log")
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(timeout=1.5)
+        assert log.stat().st_size > before
+    finally:
+        os.kill(zygote, signal.SIGCONT)
     status, out, err = _finish(waiting)
     assert (status, err) == (0, b"")
     first, second = out.split()
