@@ -158,7 +158,11 @@ BARS: tuple[Bar, ...] = (
         bench="diff",
         case="first touch of a lower file, above the host's",
         at_most=60,
-        peers=("copying a file on the host", "the same in a bare overlay"),
+        peers=(
+            "copying a file on the host",
+            "the same in a bare overlay",
+            "the same above a frozen layer",
+        ),
     ),
     Bar(
         what="apply 10,000 files: stage",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 
 from substrate.world.handle import Zygote
 
@@ -101,7 +102,12 @@ def bench(context: Context) -> list[Result]:
             results.append(result)
             points.setdefault(name, []).append((count, result.median * count))
         if count == 10_000:
-            results += _first_touch(context, made, script)
+            # in a world without layers, as the overlay beside it has none
+            fresh = worlds.WorldBench(os.path.join(context.scratch, "touched"), ZYGOTE)
+            trees.make(fresh.work, count)
+            results += _first_touch(context, fresh, script)
+            above, *_ = _first_touch(context, made, script)
+            results.append(replace(above, case="the same above a frozen layer"))
     if context.peers and try_peer.is_here():
         results += [_try_summary(context, script, count) for count in TRY_COUNTS]
     for name, found in points.items():
