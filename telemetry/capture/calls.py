@@ -217,7 +217,11 @@ _COLUMNS: Final = {"x86_64": 0, "aarch64": 1, "i386": 2}
 
 def number(name: str, machine: str = MACHINE) -> int | None:
     """The number of a call; None where that machine (or `i386`) has none."""
-    return CALLS[name][_COLUMNS[machine]]
+    return _numbers(name)[_COLUMNS[machine]]
+
+
+def _numbers(name: str) -> tuple[int | None, int | None, int | None]:
+    return CALLS[name][:3]
 
 
 def by_number(machine: str = MACHINE, abi: int = NATIVE) -> dict[int, tuple[str, bytes]]:
@@ -227,7 +231,11 @@ def by_number(machine: str = MACHINE, abi: int = NATIVE) -> dict[int, tuple[str,
         found.update((nr, (name, CALLS[name][3])) for name, nr in _I386_OLD.items())
         return found
     column = _COLUMNS[machine]
-    found = {row[column]: (name, row[3]) for name, row in CALLS.items() if row[column] is not None}
+    found = {}
+    for name, row in CALLS.items():
+        nr = _numbers(name)[column]
+        if nr is not None:
+            found[nr] = name, row[3]
     if abi == X32:
         for name, nr in _X32.items():
             found[nr] = name, CALLS[name][3]
