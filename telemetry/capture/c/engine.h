@@ -1,0 +1,233 @@
+/* The capture engine: what its parts share (capture.md §3).
+ *
+ * Two threads a command, both without Python: the tracer (tracer.c), which is the ptracer of the
+ * tree, and the answerer (answer.c), which serves the listener of the seccomp filter. Both read
+ * what the kernel shows of a process (tracee.c), make records of it (record.c) and put them into
+ * one ring (ring.c), which Python empties (module.c). No formatting, hashing or joining of paths
+ * happens here.
+ *
+ * Every byte that comes from a traced process is hostile: lengths are bounded before they are
+ * used, memory is read with process_vm_readv(2), and nothing that was read is ever a format, a
+ * name of a file on our side, or trusted to be the same when it is read again.
+ */
+#ifndef SUBSTRATE_ENGINE_H
+#define SUBSTRATE_ENGINE_H
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* --- records (records.py says what they mean) */
+
+enum kind { CALL = 1, FORK, EXEC, EXIT, LOST, HOLD, GATE, DENIED, TROUBLE };
+enum record_flag { UNOBSERVED = 1, UNREADABLE = 2, RESTARTED = 4, CUT = 8 };
+enum tag {
+    PATH = 1, PATH2, BASE, BASE2, OPENED, ARGV, ADDRESS, EXE, EXEC_NAME, CWD, ROOT, CREDENTIALS,
+    FD, HOW, DATA, PAIR, FILE_ID, PIDS,
+};
+enum loss { LOST_FULL, LOST_MEMORY, LOST_ENDED, LOSSES };
+enum { MOST_PATH = 4096, MOST_ARGV = 256 * 1024, MOST_FDS = 256, MOST_DATA = 512 };
+
+struct head {
+    uint32_t size;
+    uint8_t kind, flags;
+    uint16_t abi;
+    uint32_t tid;
+    int32_t nr;
+    uint64_t time_ns;
+    int64_t result;
+    uint64_t args[6];
+};
+
+/* A record that is being made. Its memory is used again for the next one. */
+struct record {
+    unsigned char *bytes;
+    size_t length, room;
+    bool failed; /* no memory: it is given up, and counted */
+};
+
+struct head *record_begin(struct record *record, enum kind kind, uint32_t tid);
+struct head *record_head(struct record *record);
+void record_item(struct record *record, enum tag tag, unsigned more, const void *bytes, size_t length);
+/* Room for an item of at most `most` bytes; `record_close` says how many it has. */
+unsigned char *record_open(struct record *record, size_t most);
+void record_close(struct record *record, enum tag tag, unsigned more, size_t length);
+void record_free(struct record *record);
+uint64_t now_ns(void);
+
+/* --- shapes (calls.py) */
+
+enum { NO_ARGUMENT = 255, MOST_CALLS = 600 };
+enum shape_flag {
+    OPENS = 1 << 0, MOVES = 1 << 1, ROOTS = 1 << 2, PROGRAM = 1 << 3, HAS_PAIR = 1 << 4,
+    HAS_HOW = 1 << 5, MESSAGE = 1 << 6, MESSAGES = 1 << 7, ADDRESS_OUT = 1 << 8, CLONES = 1 << 9,
+    CLONES_3 = 1 << 10, NAME = 1 << 11, TARGET = 1 << 12, HAS_DATA = 1 << 13,
+    SOCKETCALL = 1 << 14, NEW_SOCKET = 1 << 15,
+};
+struct shape {
+    uint8_t path, dir, path2, dir2, address, extra, level, intent;
+    uint32_t flags, reserved;
+};
+enum abi { NATIVE, ABI_I386, ABI_X32, ABIS };
+struct table {
+    struct shape shapes[MOST_CALLS];
+    uint8_t known[MOST_CALLS];
+};
+
+/* --- the ring */
+
+enum policy { BLOCK, DROP, HALT };
+struct ring {
+    pthread_mutex_t lock;
+    pthread_cond_t space;
+    unsigned char *bytes;
+    size_t size, head, tail; /* head: written so far, tail: read so far; both only grow */
+    enum policy policy;
+    bool open;   /* nobody reads any more: records are lost, and nobody waits */
+    bool halted;
+    int urgent, soft; /* eventfds: much has come, or the end; something has come */
+    bool soft_told, urgent_told;
+    uint64_t lost[LOSSES], untold[LOSSES];
+};
+
+int ring_make(struct ring *ring, size_t size, enum policy policy);
+void ring_put(struct ring *ring, struct record *record);
+void ring_lose(struct ring *ring, enum loss why);
+/* Copies whole records out, at most `most` bytes; returns how many. */
+size_t ring_take(struct ring *ring, unsigned char *into, size_t most);
+size_t ring_waiting(struct ring *ring);
+void ring_shut(struct ring *ring);
+void ring_call(struct ring *ring); /* wakes the reader now */
+void ring_free(struct ring *ring);
+
+/* --- what the kernel shows of a process */
+
+/* A system call as a stop or a notification tells it. */
+struct call {
+    uint32_t tid;
+    enum abi abi;
+    int nr;
+    uint64_t args[6];
+};
+
+ssize_t read_memory(pid_t tid, uint64_t address, void *into, size_t length);
+/* Text up to a NUL, at most `room` bytes without it; -1 where nothing could be read. `cut`: no NUL
+ * was found. */
+ssize_t read_text(pid_t tid, uint64_t address, unsigned char *into, size_t room, bool *cut);
+/* argv at `address`: words with a NUL behind each; -1 where a part of it cannot be read. */
+ssize_t read_argv(pid_t tid, uint64_t address, enum abi abi, unsigned char *into, size_t room, bool *cut);
+/* The text of a link of /proc/<tid>: "cwd", "exe", "fd/7". */
+ssize_t read_link(pid_t tid, const char *name, unsigned char *into, size_t room);
+ssize_t read_fd_link(pid_t tid, int fd, unsigned char *into, size_t room);
+
+struct engine;
+/* Adds what the arguments of a call point to. */
+void describe_entry(struct engine *engine, struct record *record, const struct call *call,
+                    const struct shape *shape);
+/* Adds what only its end tells; `result` is not negative. */
+void describe_exit(struct record *record, const struct call *call, const struct shape *shape,
+                   int64_t result);
+/* Adds what a process is, right after its exec. */
+void describe_program(struct record *record, pid_t tid);
+void describe_pids(struct record *record, pid_t tid);
+const struct shape *shape_of(const struct engine *engine, const struct call *call);
+/* i386's socketcall(2) as the call that it stands for; false where it cannot be read. */
+bool unfold_socketcall(struct call *call);
+
+/* --- the gate */
+
+enum decision { ALLOW = 1, DENY, KILL, ASK };
+enum reason {
+    BY_TABLE = 1, BY_CALLBACK, IS_UNREADABLE, HAS_RACED, IS_UNAPPROVED, TIME_OUT, CLIENT_GONE,
+    IS_DYING,
+};
+enum { MOST_INTERPRETERS = 5 };
+
+struct file_id {
+    uint64_t dev, ino;
+};
+/* What an exec was allowed to run. */
+struct approval {
+    bool there;      /* it was looked at: what runs must be it */
+    bool left;       /* the kernel was expected to refuse it */
+    enum decision decision;
+    unsigned char *name, *argv;
+    size_t name_length, argv_length;
+    bool argv_cut, is_script;
+    struct file_id image; /* of what runs in the end: the last interpreter, or the file itself */
+};
+struct gate_entry {
+    uint32_t length;
+    uint8_t decision;
+    const unsigned char *path;
+};
+struct gate {
+    bool armed;
+    enum decision otherwise;
+    unsigned char *bytes; /* of the table, as Python packed it */
+    struct gate_entry *entries;
+    uint32_t mask; /* entries: a power of two, less one */
+    uint64_t holds; /* how many there were */
+};
+int gate_load(struct gate *gate, const unsigned char *bytes, size_t length, enum decision otherwise);
+void gate_free(struct gate *gate);
+/* Looks at an exec before it happens. Fills `approval`, adds items to `record`. ASK: a callback
+ * has to decide. */
+enum decision gate_look(struct gate *gate, struct record *record, const struct call *call,
+                        const struct shape *shape, struct approval *approval, enum reason *reason);
+/* Whether what runs now is what was allowed. */
+bool gate_matches(pid_t tid, const struct approval *approval);
+void approval_clear(struct approval *approval);
+
+/* --- the engine */
+
+enum step {
+    SEIZE = 1, THREAD, LISTENER, RECEIVE, ANSWER, WAIT, INFORMATION, REGISTERS, RESUME, CHILD,
+};
+
+enum { TASK_BUCKETS = 4096, MOST_ANSWERS = 1024 };
+struct task;
+struct answer {
+    uint64_t hold;
+    enum decision decision;
+    enum reason reason;
+};
+
+struct engine {
+    struct ring ring;
+    struct table *tables[ABIS];
+    uint16_t denied[MOST_CALLS]; /* errno for a call that the filter leaves to us; 0: it goes on */
+    struct gate gate;
+    uint32_t hold_ms;
+    bool everything; /* level `all`: calls without a shape are told too */
+
+    pid_t root;
+    int listener;
+    bool traces, answers;
+    pthread_t tracer, answerer;
+    bool tracer_runs, answerer_runs;
+    atomic_int running; /* threads that have not ended */
+    atomic_bool stopping;
+
+    pthread_mutex_t state; /* of what is below */
+    pthread_cond_t seized;
+    int seize_errno; /* -1: not yet */
+    struct task *tasks[TASK_BUCKETS];
+    size_t task_count;
+    struct answer answered[MOST_ANSWERS];
+    size_t answered_count;
+    int bell; /* eventfd: an answer has come */
+};
+
+void *tracer_main(void *engine);
+void *answerer_main(void *engine);
+void engine_kill(struct engine *engine);
+void engine_ended(struct engine *engine);
+void engine_trouble(struct engine *engine, pid_t tid, enum step step, int number);
+#endif

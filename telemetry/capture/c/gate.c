@@ -1,0 +1,395 @@
+/* The exec gate: what an exec would run, before it happens, and whether that is what runs then
+ * (policy.md §4).
+ *
+ * The first look reads memory and files that other threads can change before the kernel reads
+ * them, so by itself it holds nobody. The second look, at PTRACE_EVENT_EXEC, is at what the kernel
+ * has taken: the name (AT_EXECFN), the argument vector on the new stack, the file that is mapped.
+ * Nothing of the program has run by then. What a path names is found as the process would find
+ * it: in its root, from its directory, symbolic links included (openat2(2) RESOLVE_IN_ROOT). */
+#include "engine.h"
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { AT_THE_CWD = -100, AT_EMPTY = 0x1000, HEAD_OF_SCRIPT = 256, AUX_EXECFN = 31 };
+
+/* --- the table */
+
+static uint32_t hash_of(const unsigned char *path, size_t length)
+{
+    uint32_t hash = 2166136261u; /* FNV-1a */
+    for (size_t i = 0; i < length; i++)
+        hash = (hash ^ path[i]) * 16777619u;
+    return hash;
+}
+
+int gate_load(struct gate *gate, const unsigned char *bytes, size_t length, enum decision otherwise)
+{
+    /* entries: u8 decision, u8 zero, u16 length, path */
+    size_t count = 0;
+    for (size_t at = 0; at < length; count++) {
+        uint16_t size;
+        if (length - at < 4)
+            return EINVAL;
+        memcpy(&size, bytes + at + 2, 2);
+        if (bytes[at] < ALLOW || bytes[at] > ASK || size > length - at - 4)
+            return EINVAL;
+        at += 4 + size;
+    }
+    size_t places = 16;
+    while (places < 2 * count)
+        places *= 2;
+    gate->bytes = malloc(length + 1);
+    gate->entries = calloc(places, sizeof *gate->entries);
+    if (!gate->bytes || !gate->entries)
+        return ENOMEM;
+    memcpy(gate->bytes, bytes, length);
+    gate->mask = places - 1;
+    for (size_t at = 0; at < length;) {
+        uint16_t size;
+        memcpy(&size, gate->bytes + at + 2, 2);
+        const unsigned char *path = gate->bytes + at + 4;
+        uint32_t place = hash_of(path, size) & gate->mask;
+        while (gate->entries[place].path &&
+               !(gate->entries[place].length == size &&
+                 !memcmp(gate->entries[place].path, path, size)))
+            place = (place + 1) & gate->mask;
+        if (!gate->entries[place].path || gate->bytes[at] != ALLOW)
+            gate->entries[place] =
+                (struct gate_entry){.length = size, .decision = gate->bytes[at], .path = path};
+        at += 4 + size;
+    }
+    gate->otherwise = otherwise;
+    gate->armed = true;
+    return 0;
+}
+
+void gate_free(struct gate *gate)
+{
+    free(gate->bytes);
+    free(gate->entries);
+    memset(gate, 0, sizeof *gate);
+}
+
+static enum decision find_entry(const struct gate *gate, const unsigned char *path, size_t length)
+{
+    uint32_t place = hash_of(path, length) & gate->mask;
+    for (; gate->entries[place].path; place = (place + 1) & gate->mask)
+        if (gate->entries[place].length == length &&
+            !memcmp(gate->entries[place].path, path, length))
+            return gate->entries[place].decision;
+    return 0;
+}
+
+/* The stricter of what is said of the whole path and of its last name. */
+static enum decision ask_table(const struct gate *gate, const unsigned char *path, size_t length)
+{
+    size_t name = length;
+    while (name && path[name - 1] != '/')
+        name--;
+    enum decision whole = find_entry(gate, path, length),
+                  last = find_entry(gate, path + name, length - name);
+    if (!whole && !last)
+        return gate->otherwise;
+    if (whole == DENY || last == DENY)
+        return DENY;
+    if (whole == ASK || last == ASK)
+        return ASK;
+    return ALLOW;
+}
+
+/* --- files, as the process would find them */
+
+static int open_proc(pid_t tid, const char *name)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/%s", (int)tid, name);
+    return open(path, O_PATH | O_CLOEXEC);
+}
+
+static int open_in_root(int root, const char *path)
+{
+    struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT};
+    return syscall(SYS_openat2, root, path, &how, sizeof how);
+}
+
+/* O_PATH of what `name` means to the process, relative to `dir`; -1 and errno. */
+static int open_target(pid_t tid, int dir, const unsigned char *name, size_t length, bool follow)
+{
+    char path[2 * MOST_PATH + 2];
+    size_t at = 0;
+    if (!length || name[0] != '/') { /* names of the kernel: from the root of the tree */
+        char link[MOST_PATH + 1], base[32];
+        if (dir == AT_THE_CWD)
+            snprintf(base, sizeof base, "cwd");
+        else
+            snprintf(base, sizeof base, "fd/%d", dir);
+        if (!length) /* AT_EMPTY_PATH: the descriptor itself */
+            return open_proc(tid, base);
+        ssize_t got = read_link(tid, base, (unsigned char *)link, MOST_PATH);
+        if (got < 0)
+            return -1;
+        /* a directory is opened by itself, in case its name is not what it seems; what leads up
+         * from it and through absolute links is found in the root */
+        int directory = open_proc(tid, base);
+        if (directory < 0)
+            return -1;
+        char text[MOST_PATH + 1];
+        memcpy(text, name, length);
+        text[length] = 0;
+        struct open_how how = {
+            .flags = O_PATH | O_CLOEXEC | (follow ? 0 : O_NOFOLLOW), .resolve = RESOLVE_BENEATH,
+        };
+        int found = syscall(SYS_openat2, directory, text, &how, sizeof how);
+        int number = errno;
+        close(directory);
+        if (found >= 0 || (number != EXDEV && number != EAGAIN)) {
+            errno = number;
+            return found;
+        }
+        memcpy(path, link, got);
+        at = got;
+        path[at++] = '/';
+    }
+    memcpy(path + at, name, length);
+    path[at + length] = 0;
+    int root = open_proc(tid, "root");
+    if (root < 0)
+        return -1;
+    int found = open_in_root(root, path);
+    int number = errno;
+    close(root);
+    errno = number;
+    return found;
+}
+
+static bool is_program(int target, struct stat *status)
+{
+    return fstat(target, status) == 0 && S_ISREG(status->st_mode) && status->st_mode & 0111;
+}
+
+/* What a script's first line names (execve(2)); 0: it is none. -1: it cannot be read. */
+static ssize_t interpreter_of(int target, unsigned char *into, size_t room)
+{
+    char path[64], head[HEAD_OF_SCRIPT];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", target);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return -1;
+    ssize_t got = pread(fd, head, sizeof head, 0);
+    close(fd);
+    if (got < 2 || head[0] != '#' || head[1] != '!')
+        return got < 0 ? -1 : 0;
+    ssize_t from = 2, to;
+    while (from < got && (head[from] == ' ' || head[from] == '\t'))
+        from++;
+    for (to = from; to < got; to++)
+        if (head[to] == ' ' || head[to] == '\t' || head[to] == '\n' || head[to] == 0)
+            break;
+    if ((size_t)(to - from) > room)
+        return -1;
+    memcpy(into, head + from, to - from);
+    return to - from;
+}
+
+static bool keep(unsigned char **into, size_t *length, const unsigned char *bytes, size_t size)
+{
+    *into = malloc(size + 1);
+    if (!*into)
+        return false;
+    memcpy(*into, bytes, size);
+    *length = size;
+    return true;
+}
+
+enum decision gate_look(struct gate *gate, struct record *record, const struct call *call,
+                        const struct shape *shape, struct approval *approval, enum reason *reason)
+{
+    static __thread unsigned char name[MOST_PATH + 1], argv[MOST_ARGV];
+    approval_clear(approval);
+    approval->there = true;
+    int dir = shape->dir == NO_ARGUMENT ? AT_THE_CWD : (int)call->args[shape->dir];
+    bool cut;
+    *reason = IS_UNREADABLE;
+    ssize_t length = read_text(call->tid, call->args[shape->path], name, MOST_PATH, &cut);
+    if (length < 0 || cut)
+        return DENY;
+    ssize_t words = read_argv(call->tid, call->args[shape->path + 1], call->abi, argv, MOST_ARGV,
+                              &approval->argv_cut);
+    if (words < 0)
+        return DENY;
+    if (!keep(&approval->name, &approval->name_length, name, length) ||
+        !keep(&approval->argv, &approval->argv_length, argv, words))
+        return DENY;
+    record_item(record, ARGV, approval->argv_cut, argv, words);
+    *reason = BY_TABLE;
+    int target = open_target(call->tid, dir, name, length, true);
+    enum decision decision = ALLOW;
+    for (int depth = 0;; depth++) {
+        struct stat status;
+        if (target < 0 || !is_program(target, &status)) {
+            /* missing, or no program: the kernel says so; if it runs all the same it is killed */
+            if (target >= 0)
+                close(target);
+            approval->left = true;
+            return ALLOW;
+        }
+        unsigned char found[MOST_PATH];
+        char link[64];
+        snprintf(link, sizeof link, "/proc/self/fd/%d", target);
+        ssize_t size = readlink(link, (char *)found, sizeof found);
+        if (size <= 0) {
+            close(target);
+            *reason = IS_UNREADABLE;
+            return DENY;
+        }
+        record_item(record, depth ? OPENED : EXE, depth, found, size);
+        enum decision said = ask_table(gate, found, size);
+        if (said == DENY || said == KILL) {
+            close(target);
+            return DENY;
+        }
+        if (said == ASK)
+            decision = ASK;
+        approval->image = (struct file_id){status.st_dev, status.st_ino};
+        ssize_t next = interpreter_of(target, name, MOST_PATH);
+        close(target);
+        if (next < 0) {
+            /* it may be run and not be read: no script then, the kernel could not read it either
+             * as the caller; as ourselves we might not be allowed to */
+            break;
+        }
+        if (next == 0 || depth == MOST_INTERPRETERS)
+            break;
+        approval->is_script = true;
+        target = open_target(call->tid, AT_THE_CWD, name, next, true);
+    }
+    return decision;
+}
+
+/* --- the second look */
+
+static ssize_t exec_name(pid_t tid, unsigned char *into, size_t room)
+{
+    char path[64];
+    uint64_t aux[2 * 64];
+    bool cut;
+    snprintf(path, sizeof path, "/proc/%d/auxv", (int)tid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    ssize_t length = read(fd, aux, sizeof aux);
+    close(fd);
+    for (ssize_t i = 0; (i + 2) * 8 <= length && aux[i]; i += 2)
+        if (aux[i] == AUX_EXECFN) {
+            ssize_t got = read_text(tid, aux[i + 1], into, room, &cut);
+            return cut ? -1 : got;
+        }
+    /* of a 32-bit program: pairs of 32-bit words */
+    const uint32_t *narrow = (const uint32_t *)aux;
+    for (ssize_t i = 0; (i + 2) * 4 <= length && narrow[i]; i += 2)
+        if (narrow[i] == AUX_EXECFN) {
+            ssize_t got = read_text(tid, narrow[i + 1], into, room, &cut);
+            return cut ? -1 : got;
+        }
+    return -1;
+}
+
+static ssize_t command_line(pid_t tid, unsigned char *into, size_t room)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/cmdline", (int)tid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    size_t length = 0;
+    ssize_t got;
+    while (length < room && (got = read(fd, into + length, room - length)) > 0)
+        length += got;
+    close(fd);
+    return length;
+}
+
+/* Whether what is left of the words, from `now` on, is what is left of those that were told. */
+static bool same_rest(const unsigned char *now, size_t length, const unsigned char *told,
+                      size_t told_length, bool cut)
+{
+    if (cut) /* the last word that was told may go on */
+        return length >= told_length && told_length && !memcmp(now, told, told_length - 1);
+    return length == told_length && !memcmp(now, told, length);
+}
+
+static bool same_words(const unsigned char *now, size_t length, const struct approval *approval,
+                       const unsigned char *name, size_t name_length)
+{
+    const unsigned char *told = approval->argv;
+    size_t told_length = approval->argv_length;
+    if (!approval->is_script) {
+        if (!told_length && length == 1 && now[0] == 0)
+            return true; /* no words at all: the kernel gives an empty one (Linux 5.18) */
+        return same_rest(now, length, told, told_length, approval->argv_cut);
+    }
+    /* For a script the kernel puts, in place of the first word, an interpreter, perhaps its
+     * argument, for each interpreter that is a script itself, and then the script's name. Behind
+     * the first place of the name come the caller's words. */
+    const unsigned char *end = memchr(told, 0, told_length);
+    size_t first = end ? (size_t)(end - told) + 1 : told_length;
+    size_t at = 0;
+    for (int word = 0; word <= 2 * MOST_INTERPRETERS && at < length; word++) {
+        const unsigned char *stop = memchr(now + at, 0, length - at);
+        if (!stop)
+            return false;
+        size_t size = stop - (now + at);
+        bool is_name = word && size == name_length && !memcmp(now + at, name, size);
+        at += size + 1;
+        if (is_name)
+            return same_rest(now + at, length - at, told + first, told_length - first,
+                             approval->argv_cut && told_length > first);
+    }
+    return false;
+}
+
+bool gate_matches(pid_t tid, const struct approval *approval)
+{
+    static __thread unsigned char words[MOST_ARGV + MOST_PATH], name[MOST_PATH + 32];
+    char path[64];
+    struct stat status;
+    if (!approval->there || approval->left || approval->decision != ALLOW)
+        return false;
+    snprintf(path, sizeof path, "/proc/%d/exe", (int)tid);
+    if (stat(path, &status) || status.st_dev != approval->image.dev ||
+        status.st_ino != approval->image.ino)
+        return false;
+    ssize_t length = exec_name(tid, name, sizeof name);
+    if (length < 0)
+        return false;
+    /* execveat(2): /dev/fd/N, or /dev/fd/N/path, stands for a name relative to a descriptor */
+    if (length >= 8 && !memcmp(name, "/dev/fd/", 8) &&
+        !(approval->name_length && approval->name[0] == '/')) {
+        size_t at = 8;
+        while (at < (size_t)length && name[at] >= '0' && name[at] <= '9')
+            at++;
+        if (at < (size_t)length && name[at] == '/')
+            at++;
+        if ((size_t)length - at != approval->name_length ||
+            memcmp(name + at, approval->name, approval->name_length))
+            return false;
+    } else if ((size_t)length != approval->name_length ||
+               memcmp(name, approval->name, approval->name_length)) {
+        return false;
+    }
+    ssize_t got = command_line(tid, words, sizeof words);
+    return got >= 0 && same_words(words, got, approval, name, length);
+}
+
+void approval_clear(struct approval *approval)
+{
+    free(approval->name);
+    free(approval->argv);
+    memset(approval, 0, sizeof *approval);
+}
