@@ -21,7 +21,8 @@ By kind:
            Comes before anything that the new task did, but for backends that cannot tell (bpf
            by two CPUs): the decoder waits for it
     EXEC   an exec that succeeded; args[0]: the tid that called it, where that was no leader.
-           Items: PATH as it was given, ARGV, EXE, CWD, CREDENTIALS, FD...
+           Items: PATH as it was given, ARGV, EXE, EXEC_NAME, CREDENTIALS, FD...; of the command
+           itself CWD and PIDS, too. A working directory is inherited, and moved by chdir(2)
     EXIT   of a task; `result`: wait status (wait(2)), or -1 where it was not seen; args: user µs,
            system µs, maxrss KiB of a leader, args[3]: 1 for a thread that was no leader
     LOST   `result` records could not be written; `nr`: why (LOSSES)
@@ -69,15 +70,15 @@ EXE: Final = 8  # the kernel's path of the program that runs now
 EXEC_NAME: Final = 9  # AT_EXECFN: the name that the kernel was given
 CWD: Final = 10  # the working directory (after the call)
 ROOT: Final = 11  # the root (after the call), where it is not the world's
-#: u32 uid, euid, suid, gid, egid, sgid, no_new_privs, AT_SECURE
+#: u32 uid, euid, gid, egid (of the auxiliary vector: as the program sees them), AT_SECURE, 0
 CREDENTIALS: Final = 12
 #: u32 number, u32 open flags, then its text as /proc shows it; one item for each
 FD: Final = 13
 HOW: Final = 14  # struct open_how
 DATA: Final = 15  # the beginning of what was sent
 PAIR: Final = 16  # two i32
-FILE: Final = 17  # u64 dev, ino, size, mtime_ns of EXE
-PIDS: Final = 18  # u32 in the world, of the task, and of its process
+FILE: Final = 17  # not used
+PIDS: Final = 18  # u32: its number in the world (of FORK: the child's)
 TAGS: Final = (
     *("", "path", "path2", "base", "base2", "opened", "argv", "address", "exe", "exec_name"),
     *("cwd", "root", "credentials", "fd", "how", "data", "pair", "file", "pids"),

@@ -133,9 +133,17 @@ void describe_entry(struct engine *engine, struct record *record, const struct c
 /* Adds what only its end tells; `result` is not negative. */
 void describe_exit(struct record *record, const struct call *call, const struct shape *shape,
                    int64_t result);
-/* Adds what a process is, right after its exec. */
-void describe_program(struct record *record, pid_t tid);
-void describe_pids(struct record *record, pid_t tid);
+/* What the kernel has made of an exec, as it stands in the record. */
+struct image {
+    size_t argv_at, argv_length, name_at, name_length;
+    bool argv_known, argv_cut, name_known;
+};
+/* Adds what a process is, right after its exec: `width` of the words on its stack, in bytes. */
+void describe_program(struct record *record, pid_t tid, uint64_t stack_pointer, size_t width,
+                      struct image *image);
+/* Adds the number of a task in the namespace `pid_space`, or the innermost that it has. */
+void describe_pid(struct record *record, pid_t tid, int pid_space);
+void describe_cwd(struct record *record, pid_t tid);
 const struct shape *shape_of(const struct engine *engine, const struct call *call);
 /* i386's socketcall(2) as the call that it stands for; false where it cannot be read. */
 bool unfold_socketcall(struct call *call);
@@ -182,7 +190,8 @@ void gate_free(struct gate *gate);
 enum decision gate_look(struct gate *gate, struct record *record, const struct call *call,
                         const struct shape *shape, struct approval *approval, enum reason *reason);
 /* Whether what runs now is what was allowed. */
-bool gate_matches(pid_t tid, const struct approval *approval);
+bool gate_matches(pid_t tid, const struct approval *approval, const struct record *record,
+                  const struct image *image);
 void approval_clear(struct approval *approval);
 
 /* --- the engine */

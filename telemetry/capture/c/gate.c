@@ -16,7 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { AT_THE_CWD = -100, AT_EMPTY = 0x1000, HEAD_OF_SCRIPT = 256, AUX_EXECFN = 31 };
+enum { AT_THE_CWD = -100, HEAD_OF_SCRIPT = 256 };
 
 /* --- the table */
 
@@ -274,65 +274,28 @@ enum decision gate_look(struct gate *gate, struct record *record, const struct c
 
 /* --- the second look */
 
-static ssize_t exec_name(pid_t tid, unsigned char *into, size_t room)
-{
-    char path[64];
-    uint64_t aux[2 * 64];
-    bool cut;
-    snprintf(path, sizeof path, "/proc/%d/auxv", (int)tid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return -1;
-    ssize_t length = read(fd, aux, sizeof aux);
-    close(fd);
-    for (ssize_t i = 0; (i + 2) * 8 <= length && aux[i]; i += 2)
-        if (aux[i] == AUX_EXECFN) {
-            ssize_t got = read_text(tid, aux[i + 1], into, room, &cut);
-            return cut ? -1 : got;
-        }
-    /* of a 32-bit program: pairs of 32-bit words */
-    const uint32_t *narrow = (const uint32_t *)aux;
-    for (ssize_t i = 0; (i + 2) * 4 <= length && narrow[i]; i += 2)
-        if (narrow[i] == AUX_EXECFN) {
-            ssize_t got = read_text(tid, narrow[i + 1], into, room, &cut);
-            return cut ? -1 : got;
-        }
-    return -1;
-}
-
-static ssize_t command_line(pid_t tid, unsigned char *into, size_t room)
-{
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/cmdline", (int)tid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return -1;
-    size_t length = 0;
-    ssize_t got;
-    while (length < room && (got = read(fd, into + length, room - length)) > 0)
-        length += got;
-    close(fd);
-    return length;
-}
-
 /* Whether what is left of the words, from `now` on, is what is left of those that were told. */
-static bool same_rest(const unsigned char *now, size_t length, const unsigned char *told,
-                      size_t told_length, bool cut)
+static bool same_rest(const unsigned char *now, size_t length, bool now_cut,
+                      const unsigned char *told, size_t told_length, bool told_cut)
 {
-    if (cut) /* the last word that was told may go on */
-        return length >= told_length && told_length && !memcmp(now, told, told_length - 1);
+    if (now_cut || told_cut) { /* too long to be had whole: what was had of both */
+        size_t shorter = length < told_length ? length : told_length;
+        return shorter && (now_cut || length >= told_length) && !memcmp(now, told, shorter - 1);
+    }
     return length == told_length && !memcmp(now, told, length);
 }
 
-static bool same_words(const unsigned char *now, size_t length, const struct approval *approval,
-                       const unsigned char *name, size_t name_length)
+/* `cut`: there is more than can be compared; then as far as it is there. */
+static bool same_words(const unsigned char *now, size_t length, bool cut,
+                       const struct approval *approval, const unsigned char *name,
+                       size_t name_length)
 {
     const unsigned char *told = approval->argv;
     size_t told_length = approval->argv_length;
     if (!approval->is_script) {
         if (!told_length && length == 1 && now[0] == 0)
             return true; /* no words at all: the kernel gives an empty one (Linux 5.18) */
-        return same_rest(now, length, told, told_length, approval->argv_cut);
+        return same_rest(now, length, cut, told, told_length, approval->argv_cut);
     }
     /* For a script the kernel puts, in place of the first word, an interpreter, perhaps its
      * argument, for each interpreter that is a script itself, and then the script's name. Behind
@@ -348,43 +311,39 @@ static bool same_words(const unsigned char *now, size_t length, const struct app
         bool is_name = word && size == name_length && !memcmp(now + at, name, size);
         at += size + 1;
         if (is_name)
-            return same_rest(now + at, length - at, told + first, told_length - first,
+            return same_rest(now + at, length - at, cut, told + first, told_length - first,
                              approval->argv_cut && told_length > first);
     }
     return false;
 }
 
-bool gate_matches(pid_t tid, const struct approval *approval)
+bool gate_matches(pid_t tid, const struct approval *approval, const struct record *record,
+                  const struct image *image)
 {
-    static __thread unsigned char words[MOST_ARGV + MOST_PATH], name[MOST_PATH + 32];
     char path[64];
     struct stat status;
-    if (!approval->there || approval->left || approval->decision != ALLOW)
+    if (!approval->there || approval->left || approval->decision != ALLOW || record->failed ||
+        !image->name_known || !image->argv_known)
         return false;
     snprintf(path, sizeof path, "/proc/%d/exe", (int)tid);
     if (stat(path, &status) || status.st_dev != approval->image.dev ||
         status.st_ino != approval->image.ino)
         return false;
-    ssize_t length = exec_name(tid, name, sizeof name);
-    if (length < 0)
-        return false;
+    const unsigned char *name = record->bytes + image->name_at,
+                        *words = record->bytes + image->argv_at;
+    size_t at = 0, length = image->name_length;
     /* execveat(2): /dev/fd/N, or /dev/fd/N/path, stands for a name relative to a descriptor */
     if (length >= 8 && !memcmp(name, "/dev/fd/", 8) &&
         !(approval->name_length && approval->name[0] == '/')) {
-        size_t at = 8;
-        while (at < (size_t)length && name[at] >= '0' && name[at] <= '9')
+        at = 8;
+        while (at < length && name[at] >= '0' && name[at] <= '9')
             at++;
-        if (at < (size_t)length && name[at] == '/')
+        if (at < length && name[at] == '/')
             at++;
-        if ((size_t)length - at != approval->name_length ||
-            memcmp(name + at, approval->name, approval->name_length))
-            return false;
-    } else if ((size_t)length != approval->name_length ||
-               memcmp(name, approval->name, approval->name_length)) {
-        return false;
     }
-    ssize_t got = command_line(tid, words, sizeof words);
-    return got >= 0 && same_words(words, got, approval, name, length);
+    if (length - at != approval->name_length || memcmp(name + at, approval->name, length - at))
+        return false;
+    return same_words(words, image->argv_length, image->argv_cut, approval, name, length);
 }
 
 void approval_clear(struct approval *approval)

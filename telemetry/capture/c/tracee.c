@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -131,6 +132,11 @@ static void add_link(struct record *record, pid_t tid, const char *name, enum ta
     ssize_t length = read_link(tid, name, into, MOST_PATH);
     if (length >= 0)
         record_close(record, tag, length == MOST_PATH, length);
+}
+
+void describe_cwd(struct record *record, pid_t tid)
+{
+    add_link(record, tid, "cwd", CWD);
 }
 
 static void add_path(struct record *record, const struct call *call, uint8_t path, uint8_t dir,
@@ -347,7 +353,7 @@ static size_t status_numbers(const char *status, const char *name, uint32_t *int
 
 static bool read_status(pid_t tid, char *into, size_t room)
 {
-    /* the name of the process comes first in it: "Name:\t...", escaped, 64 bytes at most */
+    /* the name of the process comes first in it, and a newline in that is escaped */
     ssize_t length = read_file(tid, "status", (unsigned char *)into, room - 1);
     if (length < 0)
         return false;
@@ -355,59 +361,86 @@ static bool read_status(pid_t tid, char *into, size_t room)
     return true;
 }
 
-static void add_pids(struct record *record, const char *status)
-{
-    uint32_t numbers[32], pids[2];
-    size_t count = status_numbers(status, "\nNSpid:", numbers, 32);
-    if (!count)
-        return;
-    pids[0] = numbers[count - 1];
-    count = status_numbers(status, "\nNStgid:", numbers, 32);
-    if (!count)
-        return;
-    pids[1] = numbers[count - 1];
-    record_item(record, PIDS, 0, pids, sizeof pids);
-}
+#define PID_IN _IOR(0xb7, 0x8, int) /* NS_GET_PID_IN_PIDNS, Linux 6.12 (<linux/nsfs.h>) */
 
-void describe_pids(struct record *record, pid_t tid)
+void describe_pid(struct record *record, pid_t tid, int pid_space)
 {
     char status[4096];
-    if (read_status(tid, status, sizeof status))
-        add_pids(record, status);
-}
-
-enum { AUX_END = 0, AUX_SECURE = 23, AUX_EXECFN = 31 };
-
-static void add_credentials(struct record *record, pid_t tid)
-{
-    char status[4096];
-    uint64_t aux[2 * 64];
-    uint32_t ids[4], out[8] = {0};
-    if (!read_status(tid, status, sizeof status))
-        return;
-    add_pids(record, status);
-    if (status_numbers(status, "\nUid:", ids, 4) == 4)
-        memcpy(out, ids, 12);
-    if (status_numbers(status, "\nGid:", ids, 4) == 4)
-        memcpy(out + 3, ids, 12);
-    if (status_numbers(status, "\nNoNewPrivs:", ids, 1) == 1)
-        out[6] = ids[0];
-    ssize_t length = read_file(tid, "auxv", (unsigned char *)aux, sizeof aux);
-    for (ssize_t i = 0; (i + 2) * 8 <= length && aux[i] != AUX_END; i += 2) {
-        if (aux[i] == AUX_SECURE)
-            out[7] = aux[i + 1];
-        if (aux[i] == AUX_EXECFN) {
-            unsigned char *into = record_open(record, MOST_PATH);
-            bool cut;
-            ssize_t got = into ? read_text(tid, aux[i + 1], into, MOST_PATH, &cut) : -1;
-            if (got >= 0)
-                record_close(record, EXEC_NAME, cut, got);
-        }
+    uint32_t numbers[32], pid;
+    int found = pid_space < 0 ? -1 : ioctl(pid_space, PID_IN, (unsigned long)tid);
+    if (found > 0) {
+        pid = found;
+    } else {
+        if (!read_status(tid, status, sizeof status))
+            return;
+        size_t count = status_numbers(status, "\nNSpid:", numbers, 32);
+        if (!count)
+            return;
+        pid = numbers[count - 1];
     }
-    record_item(record, CREDENTIALS, 0, out, sizeof out);
+    record_item(record, PIDS, 0, &pid, sizeof pid);
 }
 
-static void add_fds(struct record *record, pid_t tid)
+enum { AUX_UID = 11, AUX_SECURE = 23, AUX_EXECFN = 31 };
+
+/* How a file is open, for an item FD. */
+static void add_fd(struct record *record, uint32_t number, uint32_t flags, const void *text,
+                   size_t length)
+{
+    unsigned char *into = record_open(record, length + 8);
+    if (!into)
+        return;
+    memcpy(into, &number, 4);
+    memcpy(into + 4, &flags, 4);
+    memcpy(into + 8, text, length);
+    record_close(record, FD, length >= MOST_PATH, length + 8);
+}
+
+/* The filesystem of pipes without a name, which nothing else lies on. */
+static dev_t pipes_device(void)
+{
+    static _Atomic dev_t known;
+    dev_t device = known;
+    int ends[2];
+    struct stat status;
+    if (!device && pipe2(ends, O_CLOEXEC) == 0) {
+        if (fstat(ends[0], &status) == 0)
+            known = device = status.st_dev;
+        close(ends[0]);
+        close(ends[1]);
+    }
+    return device;
+}
+
+/* One descriptor, by a copy of it: what it is needs no look into /proc but for the name of a
+ * file. False where there is none. */
+static bool add_copied_fd(struct record *record, int process, uint32_t number)
+{
+    int fd = syscall(SYS_pidfd_getfd, process, number, 0);
+    if (fd < 0)
+        return false;
+    struct stat status;
+    char path[64], text[MOST_PATH];
+    int flags = fcntl(fd, F_GETFL);
+    ssize_t length = -1;
+    if (flags >= 0 && fstat(fd, &status) == 0) {
+        if (S_ISSOCK(status.st_mode))
+            length = snprintf(text, sizeof text, "socket:[%llu]", (unsigned long long)status.st_ino);
+        else if (S_ISFIFO(status.st_mode) && status.st_dev == pipes_device())
+            length = snprintf(text, sizeof text, "pipe:[%llu]", (unsigned long long)status.st_ino);
+        else {
+            snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+            length = readlink(path, text, sizeof text);
+        }
+        if (length >= 0)
+            add_fd(record, number, flags, text, length);
+    }
+    close(fd);
+    return length >= 0;
+}
+
+/* All of them, by /proc. */
+static void list_fds(struct record *record, pid_t tid)
 {
     char path[64];
     snprintf(path, sizeof path, "/proc/%d/fd", (int)tid);
@@ -417,57 +450,153 @@ static void add_fds(struct record *record, pid_t tid)
     struct dirent *entry;
     unsigned count = 0;
     while ((entry = readdir(directory))) {
+        unsigned char text[MOST_PATH], info[256];
+        char name[32];
         if (entry->d_name[0] == '.')
             continue;
         if (++count > MOST_FDS) {
             record_head(record)->flags |= CUT;
             break;
         }
-        unsigned char *into = record_open(record, MOST_PATH + 8), info[256];
-        if (!into)
-            break;
-        ssize_t length = readlinkat(dirfd(directory), entry->d_name, (char *)into + 8, MOST_PATH);
+        ssize_t length = readlinkat(dirfd(directory), entry->d_name, (char *)text, sizeof text);
         if (length < 0)
             continue;
-        char name[32];
-        uint32_t words[2] = {strtoul(entry->d_name, NULL, 10), 0};
-        snprintf(name, sizeof name, "fdinfo/%u", words[0]);
+        uint32_t number = strtoul(entry->d_name, NULL, 10), flags = 0;
+        snprintf(name, sizeof name, "fdinfo/%u", number);
         ssize_t got = read_file(tid, name, info, sizeof info - 1);
         if (got > 0) {
             info[got] = 0;
-            char *flags = strstr((char *)info, "flags:");
-            if (flags)
-                words[1] = strtoul(flags + 6, NULL, 8);
+            char *at = strstr((char *)info, "flags:");
+            if (at)
+                flags = strtoul(at + 6, NULL, 8);
         }
-        memcpy(into, words, 8);
-        record_close(record, FD, length == MOST_PATH, length + 8);
+        add_fd(record, number, flags, text, length);
     }
     closedir(directory);
 }
 
-void describe_program(struct record *record, pid_t tid)
+/* What the program has inherited. Most have three; how many there are is the size of /proc's
+ * directory (Linux 6.2; 0 before). */
+static void add_fds(struct record *record, pid_t tid)
 {
-    unsigned char *into = record_open(record, MOST_ARGV);
-    if (into) {
-        ssize_t length = read_file(tid, "cmdline", into, MOST_ARGV);
-        if (length >= 0)
-            record_close(record, ARGV, length == MOST_ARGV, length);
-        if (length == MOST_ARGV)
-            record_head(record)->flags |= CUT;
-    }
-    add_link(record, tid, "exe", EXE);
-    add_link(record, tid, "cwd", CWD);
     char path[64];
-    snprintf(path, sizeof path, "/proc/%d/exe", (int)tid);
     struct stat status;
-    if (stat(path, &status) == 0) {
-        uint64_t id[4] = {
-            status.st_dev, status.st_ino, status.st_size,
-            (uint64_t)status.st_mtim.tv_sec * 1000000000u + status.st_mtim.tv_nsec,
-        };
-        record_item(record, FILE_ID, 0, id, sizeof id);
+    size_t before = record->length;
+    snprintf(path, sizeof path, "/proc/%d/fd", (int)tid);
+    int process = stat(path, &status) ? -1 : (int)syscall(SYS_pidfd_open, tid, 0);
+    if (process >= 0) {
+        int found = 0;
+        for (uint32_t number = 0; number < 3; number++)
+            found += add_copied_fd(record, process, number);
+        close(process);
+        if (found == status.st_size)
+            return;
     }
-    add_credentials(record, tid);
+    if (!record->failed)
+        record->length = before;
+    list_fds(record, tid);
+}
+
+/* --- the stack of a program that has not run yet (exec(2), getauxval(3)) */
+
+struct stack {
+    pid_t tid;
+    uint64_t at; /* of the next word */
+    size_t width, filled, used;
+    unsigned char words[PAGE];
+};
+
+static bool next_word(struct stack *stack, uint64_t *word)
+{
+    if (stack->used == stack->filled) {
+        size_t part = PAGE - (stack->at & (PAGE - 1));
+        if (read_memory(stack->tid, stack->at, stack->words, part) != (ssize_t)part)
+            return false;
+        stack->at += part;
+        stack->filled = part;
+        stack->used = 0;
+    }
+    *word = word_at(stack->words + stack->used, 0, stack->width);
+    stack->used += stack->width;
+    return true;
+}
+
+static void add_argv(struct record *record, pid_t tid, uint64_t from, uint64_t to,
+                     struct image *image)
+{
+    size_t length = to > from ? to - from : 0;
+    image->argv_cut = length > MOST_ARGV;
+    if (image->argv_cut) {
+        length = MOST_ARGV;
+        record_head(record)->flags |= CUT;
+    }
+    unsigned char *into = record_open(record, length);
+    if (!into || (length && read_memory(tid, from, into, length) != (ssize_t)length))
+        return;
+    image->argv_at = record->length + 8;
+    image->argv_length = length;
+    image->argv_known = true;
+    record_close(record, ARGV, image->argv_cut, length);
+}
+
+static void read_stack(struct record *record, pid_t tid, uint64_t stack_pointer, size_t width,
+                       struct image *image)
+{
+    struct stack stack = {.tid = tid, .at = stack_pointer, .width = width};
+    uint64_t count, word, first = 0, last = 0, behind = 0, key;
+    uint32_t ids[4] = {0}, secure = 0;
+    if (!next_word(&stack, &count))
+        return;
+    for (uint64_t i = 0; i < count; i++) {
+        if (!next_word(&stack, &word))
+            return;
+        first = i ? first : word;
+        last = word;
+    }
+    if (!next_word(&stack, &word) || !next_word(&stack, &behind))
+        return;
+    for (word = behind; word;)
+        if (!next_word(&stack, &word))
+            return;
+    if (count && !behind) { /* no environment: up to the end of the last word */
+        unsigned char text[256];
+        bool cut = true;
+        for (behind = last; cut; behind += sizeof text) {
+            ssize_t got = read_text(tid, behind, text, sizeof text, &cut);
+            if (got < 0)
+                return;
+            if (!cut)
+                behind += got + 1 - sizeof text;
+        }
+    }
+    while (next_word(&stack, &key) && key && next_word(&stack, &word)) {
+        if (key >= AUX_UID && key < AUX_UID + 4)
+            ids[key - AUX_UID] = word;
+        if (key == AUX_SECURE)
+            secure = word;
+        if (key == AUX_EXECFN) {
+            bool cut;
+            unsigned char *into = record_open(record, MOST_PATH + 32);
+            ssize_t got = into ? read_text(tid, word, into, MOST_PATH + 32, &cut) : -1;
+            if (got >= 0 && !cut) {
+                image->name_at = record->length + 8;
+                image->name_length = got;
+                image->name_known = true;
+                record_close(record, EXEC_NAME, 0, got);
+            }
+        }
+    }
+    uint32_t out[6] = {ids[0], ids[1], ids[2], ids[3], secure, 0};
+    record_item(record, CREDENTIALS, 0, out, sizeof out);
+    add_argv(record, tid, count ? first : 0, count ? behind : 0, image);
+}
+
+void describe_program(struct record *record, pid_t tid, uint64_t stack_pointer, size_t width,
+                      struct image *image)
+{
+    memset(image, 0, sizeof *image);
+    read_stack(record, tid, stack_pointer, width, image);
+    add_link(record, tid, "exe", EXE);
     add_fds(record, tid);
 }
 

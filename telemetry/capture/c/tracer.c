@@ -7,6 +7,7 @@
  * signals go on as they came; a new task is told before anything that it does; EXITKILL ends the
  * tree with us. */
 #include "engine.h"
+#include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -48,6 +49,7 @@ struct task {
     struct task *next;
     pid_t tid, process;
     bool born;    /* its FORK was told */
+    bool ran;     /* it has exec'd */
     bool waits;   /* it has stopped for the first time, and is not let go before that */
     bool in_call; /* between the entry and the exit of a call */
     struct call call;
@@ -63,6 +65,7 @@ struct tracer {
     struct record scratch;
     size_t held, unborn;
     unsigned tick_us;
+    int pid_space; /* the namespace of the command's pids */
 };
 
 /* --- tasks */
@@ -194,6 +197,25 @@ static bool change_argument_0(pid_t tid, uint64_t word)
     registers.regs[0] = word;
     return ptrace(PTRACE_SETREGSET, tid, (void *)NT_PRSTATUS, &all) == 0;
 #endif
+}
+
+/* The stack pointer of a new program, and how wide its words are. */
+static bool stack_of(pid_t tid, uint64_t *pointer, size_t *width)
+{
+    struct user_regs_struct registers;
+#if defined(__x86_64__)
+    if (ptrace(PTRACE_GETREGS, tid, NULL, &registers))
+        return false;
+    *pointer = registers.rsp;
+    *width = registers.cs == 0x23 ? 4 : 8; /* __USER32_CS; x32 has words of 8 bytes there too */
+#else
+    struct iovec all = {&registers, sizeof registers};
+    if (ptrace(PTRACE_GETREGSET, tid, (void *)NT_PRSTATUS, &all))
+        return false;
+    *pointer = registers.sp;
+    *width = all.iov_len == sizeof registers ? 8 : 4;
+#endif
+    return true;
 }
 
 /* Number and first argument of the call that made a child. */
@@ -391,7 +413,7 @@ static void tell_fork(struct tracer *tracer, pid_t parent, pid_t child, uint64_t
     head->args[0] = flags;
     head->args[1] = thread;
     if (!thread)
-        describe_pids(record, child);
+        describe_pid(record, child, tracer->pid_space);
     ring_put(&tracer->engine->ring, record);
 }
 
@@ -483,9 +505,18 @@ static void on_exec(struct tracer *tracer, struct task *task, pid_t tid)
     head->kind = EXEC;
     head->tid = tid;
     head->args[0] = (pid_t)old == tid ? 0 : old;
-    describe_program(&task->record, tid);
+    struct image image = {0};
+    uint64_t pointer;
+    size_t width;
+    if (stack_of(tid, &pointer, &width))
+        describe_program(&task->record, tid, pointer, width, &image);
+    if (tid == engine->root && !task->ran) {
+        describe_pid(&task->record, tid, tracer->pid_space);
+        describe_cwd(&task->record, tid);
+    }
+    task->ran = true;
     ring_put(&engine->ring, &task->record);
-    if (engine->gate.armed && !gate_matches(tid, &task->approval)) {
+    if (engine->gate.armed && !gate_matches(tid, &task->approval, &task->record, &image)) {
         task->hold = 0;
         tell_gate(tracer, task, KILL,
                   !task->approval.there || task->approval.left ? IS_UNAPPROVED : HAS_RACED);
@@ -659,6 +690,9 @@ void *tracer_main(void *given)
 {
     struct engine *engine = given;
     struct tracer tracer = {.engine = engine, .tick_us = FIRST_TICK_US};
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/ns/pid", (int)engine->root);
+    tracer.pid_space = open(path, O_RDONLY | O_CLOEXEC); /* -1: the long way (tracee.c) */
     struct task *root = add_task(engine, engine->root, engine->root);
     int failed = root ? 0 : ENOMEM;
     if (root)
@@ -693,6 +727,8 @@ void *tracer_main(void *given)
             free_task(&tracer, left);
         }
     record_free(&tracer.scratch);
+    if (tracer.pid_space >= 0)
+        close(tracer.pid_space);
     engine_ended(engine);
     return NULL;
 }
