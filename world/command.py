@@ -149,6 +149,15 @@ def _prefer_over_holder() -> None:
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
 
 
+def _install(program: bytes, flags: int) -> int:
+    """A filter takes a right to administer, or the promise to gain no rights (seccomp(2))."""
+    try:
+        return linux.install_filter(program, flags)
+    except PermissionError:
+        linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+        return linux.install_filter(program, flags)
+
+
 def _exec(spec: CommandSpec, go: _socket.socket, stdio: list[int], step: _Steps) -> NoReturn:
     """Without a world: what a script does, by this Python (script.py)."""
     if spec.terminal is not None:
@@ -168,10 +177,17 @@ def _exec(spec: CommandSpec, go: _socket.socket, stdio: list[int], step: _Steps)
     os.umask(spec.umask)
     step(f"chdir {os.fsdecode(spec.cwd)}")
     os.chdir(spec.cwd)
+    fds: tuple[int, ...] = ()
+    if spec.notify:
+        step("filter")
+        fds = (_install(spec.notify, script.LISTENER),)
     step("hello")
-    wire.send(go, wire.HELLO)
+    wire.send(go, wire.HELLO, fds=fds)
     if os.read(go.fileno(), 1) != b"g":
         os._exit(125)
+    if spec.trace:  # only once there is a tracer: without one its calls answer ENOSYS
+        step("filter")
+        _install(spec.trace, 0)
     linux.mark_close_on_exec(3)
     step(f"exec {os.fsdecode(spec.file)}")
     environ = dict(spec.environ)

@@ -32,21 +32,30 @@ if TYPE_CHECKING:
 
 #: the version of Landlock that scopes abstract sockets
 SCOPES = 6
-_filters: dict[tuple[bool, bool, bool], bytes] = {}
+_filters: dict[tuple[bool, bool, bool, bool], bytes] = {}
 
 
 def hardening_filter(
-    backend: str = "", *, allow_ptrace: bool = False, allow_userns: bool = False
+    backend: str = "",
+    *,
+    allow_ptrace: bool = False,
+    allow_userns: bool = False,
+    observed: bool = False,
 ) -> bytes:
     """The filter of worlds, built once a process: the zygote calls this before it is asked
     for a world.
 
     With `allow_userns` cgroup namespaces are allowed too, but not where the root of a nested
-    user namespace is the host's root by its files: all groups of version 1 would be its own."""
-    key = (allow_ptrace, allow_userns, allow_userns and backend != "ns-root")
+    user namespace is the host's root by its files: all groups of version 1 would be its own.
+    `observed`: of commands that bring a filter for what is evidence (seccomp.evidence)."""
+    key = (allow_ptrace, allow_userns, allow_userns and backend != "ns-root", observed)
     if key not in _filters:
         _filters[key] = seccomp.build_filter(
-            machine=linux.MACHINE, allow_ptrace=key[0], allow_userns=key[1], allow_cgroupns=key[2]
+            machine=linux.MACHINE,
+            allow_ptrace=key[0],
+            allow_userns=key[1],
+            allow_cgroupns=key[2],
+            observed=seccomp.EVIDENCE if observed else frozenset(),
         )
     return _filters[key]
 
@@ -82,7 +91,7 @@ class Holder:
 
             def before() -> None:
                 zygote.close()
-                harden(frame)
+                harden(frame, observed=frame.observed)
 
             self._seat = self._make_seat(before, end)
 
@@ -205,14 +214,19 @@ def _use_own_null() -> None:
     os.close(null)
 
 
-def harden(frame: Frame) -> None:
-    """What pid 1 and every seat keep for good, besides their ids; nothing without a world."""
+def harden(frame: Frame, *, observed: bool = False) -> None:
+    """What pid 1 and every seat keep for good, besides their ids; nothing without a world.
+    `observed`: of a seat whose command brings a filter for what is evidence. Pid 1 itself, and so a
+    command that is forked on request, denies it by its own."""
     if frame.backend == "none":
         return
     limits.refuse_core_dumps()
     linux.install_filter(
         hardening_filter(
-            frame.backend, allow_ptrace=frame.allow_ptrace, allow_userns=frame.allow_userns
+            frame.backend,
+            allow_ptrace=frame.allow_ptrace,
+            allow_userns=frame.allow_userns,
+            observed=observed,
         )
     )
 

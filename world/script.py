@@ -40,7 +40,8 @@ _NUMBERS: Final = {
     "prlimit64": (302, 261),
     "read": (0, 63),
     "rt_sigaction": (13, 134),
-    "sendto": (44, 206),
+    "seccomp": (317, 277),
+    "sendmsg": (46, 211),
     "umask": (95, 166),
 }
 _COLUMNS: Final = {"x86_64": 0, "aarch64": 1}
@@ -49,6 +50,9 @@ _ENTRY: Final = 8 * _WORD
 _AT_FDCWD: Final = -100
 _NO_SIGNAL: Final = 0x4000
 _CLOSE_ON_EXEC: Final = 4
+#: seccomp(2): SECCOMP_SET_MODE_FILTER; flags NEW_LISTENER and WAIT_KILLABLE_RECV (Linux 5.19)
+_SET_FILTER, LISTENER = 1, 1 << 3 | 1 << 5
+_SOL_SOCKET, _SCM_RIGHTS = 1, 1
 #: struct sigaction of the kernel with SIG_IGN; the size of its mask
 _IGNORED: Final = struct.pack("=QQQQ", 1, 0, 0, 0)
 _MASK_SIZE: Final = 8
@@ -84,12 +88,24 @@ def hand_over(
     wire.send_raw(seat, struct.pack("=Q", length), (memory, go.fileno(), *streams))
 
 
+class _Memory:
+    """What an argument points to: words, or bytes as they are. A word that is memory itself is its
+    address."""
+
+    def __init__(self, *parts: int | bytes | _Memory) -> None:
+        self.parts = parts
+
+
 class _Call:
     """One entry. An argument that is text is stored, with a NUL behind it, and its address given;
     a sequence of texts is an array of such addresses that ends with a zero."""
 
     def __init__(
-        self, step: str, name: str, *arguments: int | bytes | Sequence[bytes], take: int = PLAIN
+        self,
+        step: str,
+        name: str,
+        *arguments: int | bytes | Sequence[bytes] | _Memory,
+        take: int = PLAIN,
     ) -> None:
         self.step, self.name, self.arguments = step, name, arguments
         self.take = take
@@ -99,8 +115,15 @@ def compile_script(command: CommandSpec, passed: int, machine: str = MACHINE) ->
     """The script for a command. `passed`: how many fds come for its streams; a terminal's comes
     behind these."""
     calls = [*_streams(command, passed), *_state(command)]
-    calls.append(_Call("hello", "sendto", _GO, wire.HELLO, len(wire.HELLO), _NO_SIGNAL, 0, 0))
+    listener = -1
+    if command.notify:
+        # its fd is the lowest that is free; should it be another one, the message cannot be sent
+        listener = _lowest_free(command, passed)
+        calls.append(_filter(command.notify, LISTENER))
+    calls.append(_Call("hello", "sendmsg", _GO, _message(wire.HELLO, listener), _NO_SIGNAL))
     calls.append(_Call("go", "read", _GO, bytes(8), 1, take=ONE))
+    if command.trace:  # only once there is a tracer: without one its calls answer ENOSYS
+        calls.append(_filter(command.trace, 0))
     calls.append(_Call("exec", "close_range", 3, 0xFFFFFFFF, _CLOSE_ON_EXEC))
     words = list(command.argv)
     environ = [name + b"=" + text for name, text in command.environ]
@@ -110,6 +133,31 @@ def compile_script(command: CommandSpec, passed: int, machine: str = MACHINE) ->
     return Script(
         content=_lay_out(calls, _COLUMNS[machine]), steps=tuple(call.step for call in calls)
     )
+
+
+def _filter(program: bytes, flags: int) -> _Call:
+    return _Call(
+        "filter", "seccomp", _SET_FILTER, flags, _Memory(len(program) // 8, _Memory(program))
+    )
+
+
+def _message(text: bytes, fd: int) -> _Memory:
+    """A struct msghdr with `text`, and an fd beside it (sendmsg(2), cmsg(3))."""
+    vector = _Memory(_Memory(text), len(text))
+    if fd < 0:
+        return _Memory(0, 0, vector, 1, 0, 0, 0)
+    beside = _Memory(struct.pack("=QiiiI", 20, _SOL_SOCKET, _SCM_RIGHTS, fd, 0))
+    return _Memory(0, 0, vector, 1, beside, 24, 0)
+
+
+def _lowest_free(command: CommandSpec, passed: int) -> int:
+    """The fd that the next call gets once the streams are in place: one of 0-2 that is closed, or
+    the one behind all that came."""
+    for fd, source in enumerate(command.stdio):
+        if source == CLOSED:
+            return fd
+    terminal = 1 if TERMINAL in command.stdio else 0
+    return _FIRST_STREAM + passed + terminal + (1 if NULL in command.stdio else 0)
 
 
 def _streams(command: CommandSpec, passed: int) -> list[_Call]:
@@ -165,9 +213,19 @@ def _lay_out(calls: list[_Call], column: int) -> bytes:
         data.extend(bytes(-len(data) % _WORD))
         return at
 
-    def address(argument: int | bytes | Sequence[bytes]) -> int:
+    def place(memory: _Memory) -> int:
+        words = [place(part) if isinstance(part, _Memory) else part for part in memory.parts]
+        at = start + len(data)
+        for word in words:
+            data.extend(word if isinstance(word, bytes) else struct.pack("=Q", word))
+        data.extend(bytes(-len(data) % _WORD))
+        return at
+
+    def address(argument: int | bytes | Sequence[bytes] | _Memory) -> int:
         if isinstance(argument, int):
             return argument
+        if isinstance(argument, _Memory):
+            return place(argument)
         if isinstance(argument, bytes):
             return text(argument)
         if id(argument) not in stored:

@@ -164,8 +164,8 @@ DENIED: Final[dict[str, int]] = {
     ),
 }
 
-#: Denials that are evidence of an attempt to get out (world.md §7): these may be left to the
-#: capture filter, which answers them by notification with the same error.
+#: Denials that are evidence of an attempt to get out (world.md §7): these may be left to a second
+#: filter, which answers them by notification with the same error (`evidence`).
 EVIDENCE: Final = frozenset(
     {
         *_MOUNTS,
@@ -181,6 +181,8 @@ EVIDENCE: Final = frozenset(
             "keyctl",
         ],
         *["init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load"],
+        # denied by their flags
+        *["clone", "unshare"],
     }
 )
 
@@ -247,8 +249,10 @@ def build_filter(
     allowed = 0
     if allow_userns:
         allowed = UNSHARE_NEW_FLAGS & ~(0 if allow_cgroupns else CLONE_NEWCGROUP)
-    chunks["clone"] = _clone(CLONE_NEW_FLAGS & ~allowed)
-    chunks["unshare"] = _unshare(UNSHARE_NEW_FLAGS & ~allowed)
+    if "clone" not in observed:
+        chunks["clone"] = _clone(CLONE_NEW_FLAGS & ~allowed)
+    if "unshare" not in observed:
+        chunks["unshare"] = _unshare(UNSHARE_NEW_FLAGS & ~allowed)
     if tcp_only:
         fast_open = _when_any_bit(MSG_FASTOPEN, _error(errno.EOPNOTSUPP), _allow())
         chunks["sendto"] = chunks["sendmmsg"] = _argument(3, fast_open)
@@ -261,6 +265,31 @@ def build_filter(
         *_search(machine, chunks),
     )
     return b"".join([struct.pack("=HBBI", *instruction) for instruction in program])
+
+
+def evidence(
+    *,
+    machine: str,
+    allow_ptrace: bool = False,
+    allow_userns: bool = False,
+    allow_cgroupns: bool = False,
+) -> tuple[tuple[int, int, int, int], ...]:
+    """What `build_filter` of the same permissions leaves to another filter when it is given
+    `observed=EVIDENCE`: (number, errno to answer, argument, mask); denied where a bit of the mask
+    is set in the low word of the argument, and always where the mask is 0."""
+    lifted = set(_DEBUGGING) if allow_ptrace else set()
+    lifted.update((*_MOUNTS, "setns") if allow_userns else ())
+    allowed = 0
+    if allow_userns:
+        allowed = UNSHARE_NEW_FLAGS & ~(0 if allow_cgroupns else CLONE_NEWCGROUP)
+    masks = {"clone": CLONE_NEW_FLAGS & ~allowed, "unshare": UNSHARE_NEW_FLAGS & ~allowed}
+    found = []
+    for name in sorted(EVIDENCE - lifted):
+        call = number(name, machine)
+        mask = masks.get(name, 0)
+        if call is not None and (mask or name not in masks):
+            found.append((call, DENIED.get(name, errno.EPERM), 0, mask))
+    return tuple(found)
 
 
 # --- chunks: every path through one ends in a return

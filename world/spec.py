@@ -44,6 +44,7 @@ class Frame:
     seat: bool  # for the first command: one that gets no terminal, in a world
     allow_ptrace: bool
     allow_userns: bool
+    observed: bool  # commands bring a filter that denies what is evidence (seccomp.EVIDENCE)
     cgroup_unified: bytes  # directory of the version 2 group; b"" for none
     cgroup_tasks: tuple[bytes, ...]  # `tasks` files of version 1 groups
 
@@ -77,6 +78,10 @@ class CommandSpec:
     terminal: tuple[int, int] | None  # columns, rows: allocate a controlling terminal
     stdio: tuple[int, int, int]  # for 0, 1, 2: which passed fd, or one of these three
     ignored_signals: tuple[int, ...]
+    #: seccomp programs that it installs, b"" for none: the first before HELLO, with which its listener
+    #: comes; the second one, which stops calls for a tracer, after the go
+    notify: bytes = b""
+    trace: bytes = b""
 
 
 def to_plain(spec: Frame | WorldSpec | CommandSpec) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def serve(socket: _socket.socket) -> NoReturn:
     for fd in range(3):
         os.dup2(null, fd)
     holder.hardening_filter()
+    holder.hardening_filter(observed=True)
     launch.get_ready()
     gc.freeze()  # a collection in a child would touch, and so copy, every page of ours
     _Zygote(socket).serve()

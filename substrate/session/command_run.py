@@ -25,6 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from substrate.session.capturing import Capturing
     from substrate.session.disk_watch import DiskWatch
     from substrate.session.streams import Streams
     from substrate.session.terminal import HostTerminal
@@ -66,7 +67,9 @@ class CommandRun:
         own_streams: Streams,
         arriving: signals.SignalPipe,
         terminal: HostTerminal | None,
+        capture: Capturing | None = None,
     ) -> None:
+        self.capture = capture
         self.world = world
         self.streams = own_streams
         self.arriving = arriving
@@ -111,6 +114,9 @@ class CommandRun:
         elif message.kind == wire.MASTER:
             self._master = message.fds[0]
         elif message.kind == wire.HELLO:
+            listener = message.fds[0] if message.fds else None
+            if self.capture is not None and not self.capture.attach(message.pid, listener):
+                return  # it was killed: its end comes next
             self.pid = message.pid
         elif message.kind == wire.FAILED:
             self._failed = _failure(message)
@@ -147,6 +153,9 @@ class CommandRun:
             over = self._dead or self._quiet
             if over and (self._abandoned or self.streams.outputs_done()):
                 break
+            if self._has_lost() and stage == "running":
+                stage, deadline = self._escalate(stage, now, "halt")
+                continue
             # what a command has written waits for its reader as long as a full pipe would
             limit = None if over else self._limit(stage, deadline, background_s)
             if limit is not None and now >= limit:
@@ -171,6 +180,10 @@ class CommandRun:
             background_ended=self._names or (),
             quiet=self._quiet,
         )
+
+    def _has_lost(self) -> bool:
+        """Whether a record was lost, where that ends the command (overflow = halt)."""
+        return self.capture is not None and self.capture.halted()
 
     def _look_at_exec(self) -> None:
         """Whether it ran at all: a file that cannot be exec'd is found out after the go."""
@@ -229,7 +242,12 @@ class CommandRun:
         if not self._dead:
             poll.register(self.world.fileno(), select.POLLIN)
         poll.register(self.arriving.fileno(), select.POLLIN)
+        captured = () if self.capture is None else self.capture.fds(now)
+        for fd in captured:
+            poll.register(fd, select.POLLIN)
         waiting: dict[int, list[tuple[int, int]]] = {}
+        if self.capture is not None and (look := self.capture.next_look(now)) is not None:
+            limit = look if limit is None else min(limit, look)
         timeout = None if limit is None else max(0.0, limit - now)
         for index, pump in enumerate(self.streams.pumps):
             wanted = pump.wants()
@@ -246,6 +264,9 @@ class CommandRun:
         for fd, _ in poll.poll(None if timeout is None else timeout * 1000 + 1):
             if fd == self.arriving.fileno():
                 self._forward()
+            elif fd in captured:
+                assert self.capture is not None
+                self.capture.pump()
             elif fd in watched:
                 watched[fd].broken()
             elif fd in waiting:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 
 from substrate.errors import StateError
-from substrate.session import layer_place, opening, store
+from substrate.session import capturing, layer_place, opening, store
 from substrate.session.pending import Held, user_settings
 from substrate.session.record import Recorder, isolation_of
 from substrate.session.restack import RecordLater
@@ -89,7 +89,9 @@ def _save_stack(held: Held, files: SessionFiles, numbers: Sequence[int]) -> None
 def _begin_trace(writer: TraceWriter, held: Held, event: Fork) -> None:
     settings = user_settings()
     isolation = isolation_of(held.world.backend, settings)
-    writer.append([Recorder(writer, settings).session_start(isolation), event.event("world")])
+    # a command of the fork says in its `coverage` what captures it
+    start = Recorder(writer, settings).session_start(isolation, capturing.OFF)
+    writer.append([start, event.event("world")])
     writer.sync()
 
 

@@ -184,6 +184,7 @@ def _probe(
                 seat=True,
                 allow_ptrace=False,
                 allow_userns=False,
+                observed=False,
                 cgroup_unified=b"",
                 cgroup_tasks=(),
             ),

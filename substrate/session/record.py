@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from substrate.session.capturing import Choice
     from substrate.session.command_run import Ended
     from substrate.session.covers import Covers
     from substrate.session.denials import Denial
@@ -139,7 +140,7 @@ class Recorder:
 
     # --- session and world
 
-    def session_start(self, isolation: Isolation) -> Event:
+    def session_start(self, isolation: Isolation, capture: Choice) -> Event:
         uname = os.uname()
         uid = os.geteuid()
         try:
@@ -158,9 +159,7 @@ class Recorder:
             policy_digest=None,
             isolation=isolation,
             capture=CaptureInForce(
-                backend="off",
-                level="off",
-                blind_spots=("processes, files and connections below a command are not observed",),
+                backend=capture.backend, level=capture.level, blind_spots=capture.blind_spots
             ),
             durability=self.settings.durability,
             overflow=self.settings.overflow,
@@ -224,6 +223,7 @@ class Recorder:
         streams: Streams,
         diff: DiffCounts | None,
         denied: tuple[Denial, ...] = (),
+        summary: dict[str, Any] | None = None,
     ) -> Event:
         status = ended.status
         exit_status = signal_number = None
@@ -239,6 +239,11 @@ class Recorder:
             reason = "background processes ended with the world: " + ", ".join(
                 ended.background_ended
             )
+        extra: list[tuple[str, Any]] = []
+        if denied:
+            extra.append(("denials", [_denial(each) for each in denied]))
+        if summary:
+            extra.append(("summary", summary))
         return CommandEnd(
             duration_us=ended.duration_us,
             rusage=_rusage(ended.usage),
@@ -246,12 +251,12 @@ class Recorder:
             stdout=self._stream(streams.stdout),
             stderr=self._stream(streams.stderr, joined="stdout" if streams.joined else None),
             fs_diff=diff,
-            scopes_used=(),
             ended_by=ended.ended_by,
             exit=exit_status,
             signal=signal_number,
             reason=reason,
-            extra=(("denials", [_denial(each) for each in denied]),) if denied else (),
+            scopes_used=(),
+            extra=tuple(extra),
         ).event("shell", span_id=self.span)
 
     def _stream(self, recording: Recording, joined: str | None = None) -> Stream:

@@ -55,6 +55,10 @@ class Settings:
     env_drop: tuple[bytes, ...]
     env_set: tuple[tuple[bytes, bytes], ...]
     limits: Limits
+    capture: str  # off | exec | files | all
+    capture_backend: str
+    exact_reads: bool
+    lookups: bool
     record_max_bytes: int
     durability: str
     layer_sync: bool
@@ -193,6 +197,10 @@ def _settings(values: dict[str, Any]) -> Settings:
             disk_bytes=values["limits.disk"],
             wall_s=values["timeout"] or None,
         ),
+        capture=values["capture"],
+        capture_backend=values["capture_backend"],
+        exact_reads=values["exact_reads"],
+        lookups=values["lookups"],
         record_max_bytes=values["record_max"],
         durability=values["durability"],
         layer_sync=values["layer_sync"],

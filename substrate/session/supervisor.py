@@ -14,8 +14,8 @@ import os
 import time
 
 from substrate.errors import HostUnsupported, SessionBusy, UsageError
+from substrate.session import capturing, layer_place, opening, running, store, world_setup
 from substrate.session import home as homes
-from substrate.session import layer_place, opening, running, store, world_setup
 from substrate.session.covers import covers_of
 from substrate.session.settings_table import DEFAULT_REQUIRE
 from substrate.session.signals import RecordInterrupted, SignalPipe
@@ -31,6 +31,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from substrate.session.capturing import Capturing
     from substrate.session.command_run import Ended
     from substrate.session.denials import Denial
     from substrate.session.disk_watch import DiskWatch
@@ -112,6 +113,7 @@ class _OneShot:
         self.opened: Opened | None = None
         self.groups: cgroup.CgroupSet | None = None
         self.started: World | None = None
+        self.capture: Capturing | None = None
         self.layer: int | None = None
         self.continued = False
         self.recorded = False  # something of this command stands in the trace
@@ -237,8 +239,18 @@ class _OneShot:
         group_name = cgroup.group_name(_WORLD_NUMBER)
         self.zygote.announce_groups(cgroup.directories(limit_plan, group_name))
         self.groups = cgroup.create(limit_plan, group_name, nested=self.settings.userns)
+        self.choice = capturing.choose(
+            self.home,
+            self.settings,
+            in_world=self.world.backend != "none",
+            terminal=self.terminal is not None,
+        )
         self.frame = world_setup.frame_of(
-            self.world, self.settings, self.groups, terminal=self.terminal is not None
+            self.world,
+            self.settings,
+            self.groups,
+            terminal=self.terminal is not None,
+            observed=self.choice.observed,
         )
         self.zygote.prepare(self.frame)
 
@@ -341,7 +353,9 @@ class _OneShot:
             terminal=self.terminal is not None,
             closed=self.closed_fds,
         )
-        run = CommandRun(self.started, self.streams, self.arriving, self.terminal)
+        if self.choice.level != "off":
+            self.capture = capturing.Capturing(self.choice, settings, self.home, self.frame)
+        run = CommandRun(self.started, self.streams, self.arriving, self.terminal, self.capture)
         spec, withheld = self._command_spec()
         try:
             self.opened.writer.append(self._first_events(spec, withheld))
@@ -353,6 +367,7 @@ class _OneShot:
                 store.set_current(self.home, self.workspace, self.files.session_id)
             if run.prepare(spec):
                 run.go()
+                self._begin_capture()
             return run.wait(
                 timeout_s=settings.timeout_s,
                 background_s=settings.background_s,
@@ -363,6 +378,22 @@ class _OneShot:
         finally:
             if self.terminal is not None:
                 self.terminal.restore()
+
+    def _begin_capture(self) -> None:
+        if self.capture is None:
+            return
+        assert self.opened is not None
+        writer, taken = self.opened.writer, 0
+
+        def number() -> int:
+            """Unique in the session without a count of it: each process has a line of its own, so
+            there are fewer than lines."""
+            nonlocal taken
+            taken += 1
+            return first + taken
+
+        first = writer.position.seq
+        self.capture.begin(writer, self.recorder.span, self.cwd, number)
 
     def _start_failed(self, failed: StartFailed) -> HostUnsupported:
         """Closes the command's span, and forgets that the backend is known to work."""
@@ -418,7 +449,9 @@ class _OneShot:
 
     def _first_events(self, spec: CommandSpec, withheld: tuple[bytes, ...]) -> list[Event]:
         recorder = self.recorder
-        events = [] if self.continued else [recorder.session_start(self.isolation)]
+        events = []
+        if not self.continued:
+            events.append(recorder.session_start(self.isolation, self.choice))
         below = max(0, len(self.stack.layers) - 1)
         if self.stack_file.unrecorded:
             from substrate.session import restack
@@ -465,6 +498,8 @@ class _OneShot:
             terminal=None if self.terminal is None else self.terminal.size(),
             stdio=self.streams.stdio,
             ignored_signals=self.arriving.ignored,
+            notify=b"" if self.capture is None else self.capture.programs.notify,
+            trace=b"" if self.capture is None else self.capture.programs.trace,
         ), withheld
 
     def _own_variables(self) -> dict[bytes, bytes]:
@@ -482,9 +517,12 @@ class _OneShot:
         assert self.started is not None
         denied = self._denials(ended)  # before the control groups go
         self.started.close()
+        captured, summary = ([], {}) if self.capture is None else self.capture.end()
         if not ended.quiet:
             self._wait_gone()  # until then its processes may write
         writer = self.opened.writer
+        if captured:
+            writer.append(captured)
         events: list[Event] = []
         changes: list[Change] = []
         counts: DiffCounts | None = None
@@ -504,7 +542,7 @@ class _OneShot:
             events, changes = self._thrown_away(self.layer)
         if self.layer is not None and kept and self.settings.pass_through:
             events += self._pass_through(self.layer)
-        events.append(self.recorder.command_end(ended, self.streams, counts, denied))
+        events.append(self.recorder.command_end(ended, self.streams, counts, denied, summary))
         writer.append(events)
         self._wait_gone()
         if self.layer is not None:
@@ -602,6 +640,8 @@ class _OneShot:
 
     def release(self) -> None:
         """Ends whatever is still there; called on every way out."""
+        if self.capture is not None:
+            self.capture.close()
         if self.started is not None:
             self.started.close()
         elif self.groups is not None:

@@ -250,9 +250,11 @@ def spec_of(
     )
 
 
-def frame_of(world: WorldFile, settings: Settings, cgroups: CgroupSet, *, terminal: bool) -> Frame:
+def frame_of(
+    world: WorldFile, settings: Settings, cgroups: CgroupSet, *, terminal: bool, observed: bool
+) -> Frame:
     """What the zygote needs to begin with a world of which nothing else is known yet. `terminal`:
-    the command gets one."""
+    the command gets one; `observed`: it brings a filter for what is evidence."""
     return Frame(
         backend=world.backend,
         id_extents=world.id_extents,
@@ -262,6 +264,7 @@ def frame_of(world: WorldFile, settings: Settings, cgroups: CgroupSet, *, termin
         seat=world.backend != "none" and not terminal,
         allow_ptrace=settings.ptrace,
         allow_userns=settings.userns,
+        observed=observed,
         cgroup_unified=cgroups.birthplace,
         cgroup_tasks=cgroups.tasks,
     )

@@ -18,7 +18,7 @@ from substrate.values import value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Any, Final
+    from typing import Final
 
 NAMES: Final = ("hybrid", "notify", "ptrace")
 STEPS: Final = (
@@ -115,10 +115,8 @@ class EngineBackend:
         numbers = [0] * (max(denied, default=-1) + 1)
         for nr, number in denied.items():
             numbers[nr] = number
-        self._engine: Any = Engine(
-            _tables(), struct.pack(f"={len(numbers)}H", *numbers), ring_bytes,
-            POLICIES.index(policy), level == "all",
-        )  # fmt: skip
+        packed = struct.pack(f"={len(numbers)}H", *numbers)
+        self._engine = Engine(_tables(), packed, ring_bytes, POLICIES.index(policy), level == "all")
 
     def arm(self, table: bytes, otherwise: int, hold_ms: int) -> None:
         """Sets up the exec gate, before `attach` (gate.py)."""
@@ -133,21 +131,21 @@ class EngineBackend:
             raise CaptureError(STEPS[step], number, os.strerror(number))
 
     def fileno(self) -> int:
-        return self._engine.fileno()  # type: ignore[no-any-return]
+        return self._engine.fileno()
 
     def soft_fileno(self) -> int:
         """Readable when there is anything to drain, however little."""
-        return self._engine.soft_fileno()  # type: ignore[no-any-return]
+        return self._engine.soft_fileno()
 
     def drain(self) -> bytes:
-        return self._engine.drain()  # type: ignore[no-any-return]
+        return self._engine.drain()
 
     def answer(self, hold: int, decision: int, reason: int) -> bool:
         """Answers a HOLD. False: too many answers wait; again later."""
-        return self._engine.answer(hold, decision, reason)  # type: ignore[no-any-return]
+        return self._engine.answer(hold, decision, reason)
 
     def finished(self) -> bool:
-        return self._engine.finished()  # type: ignore[no-any-return]
+        return self._engine.finished()
 
     def halted(self) -> bool:
         """Whether something was lost under the policy `halt`."""

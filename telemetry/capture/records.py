@@ -20,7 +20,8 @@ By kind:
     FORK   `tid` made `result`; args[0]: clone flags as far as known, args[1]: 1 for a thread.
            Comes before anything that the new task did, but for backends that cannot tell (bpf
            by two CPUs): the decoder waits for it
-    EXEC   an exec that succeeded; args[0]: the tid that called it, where that was no leader.
+    EXEC   an exec that succeeded; args[0]: the tid that called it, where that was no leader;
+           args[1]: 1 where a script was named, and EXE is its interpreter.
            Items: PATH as it was given, ARGV, EXE, EXEC_NAME, CREDENTIALS, FD...; of the command
            itself CWD and PIDS, too. A working directory is inherited, and moved by chdir(2)
     EXIT   of a task; `result`: wait status (wait(2)), or -1 where it was not seen; args: user µs,

@@ -193,6 +193,8 @@ enum decision gate_look(struct gate *gate, struct record *record, const struct c
 bool gate_matches(pid_t tid, const struct approval *approval, const struct record *record,
                   const struct image *image);
 void approval_clear(struct approval *approval);
+/* Whether what was exec'd is a script: the image is not the file that was named. */
+bool runs_script(pid_t tid, const struct record *record, const struct image *image);
 
 /* --- the engine */
 

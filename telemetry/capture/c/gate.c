@@ -352,3 +352,35 @@ void approval_clear(struct approval *approval)
     free(approval->argv);
     memset(approval, 0, sizeof *approval);
 }
+
+bool runs_script(pid_t tid, const struct record *record, const struct image *image)
+{
+    if (record->failed || !image->name_known || !image->argv_known)
+        return false;
+    /* for a script the kernel puts its name behind the interpreter, and perhaps one argument: a
+     * name that does not stand there is none, and nearly all end here */
+    const unsigned char *name = record->bytes + image->name_at,
+                        *words = record->bytes + image->argv_at;
+    size_t at = 0;
+    bool stands = false;
+    for (int word = 0; word <= 2 * MOST_INTERPRETERS && at < image->argv_length; word++) {
+        const unsigned char *end = memchr(words + at, 0, image->argv_length - at);
+        if (!end)
+            break;
+        size_t size = end - (words + at);
+        stands |= word && size == image->name_length && !memcmp(words + at, name, size);
+        at += size + 1;
+    }
+    if (!stands)
+        return false;
+    char path[64];
+    struct stat named, runs;
+    snprintf(path, sizeof path, "/proc/%d/exe", (int)tid);
+    int file = open_target(tid, AT_THE_CWD, name, image->name_length, true);
+    if (file < 0)
+        return true; /* a name of a descriptor that is closed by now: a script's */
+    bool other = fstat(file, &named) == 0 && stat(path, &runs) == 0 &&
+                 (named.st_dev != runs.st_dev || named.st_ino != runs.st_ino);
+    close(file);
+    return other;
+}

@@ -299,7 +299,7 @@ void describe_exit(struct record *record, const struct call *call, const struct 
 {
     if (!shape || result < 0)
         return;
-    if (shape->flags & OPENS)
+    if (shape->flags & (OPENS | NEW_SOCKET))
         add_fd_link(record, call->tid, (int)result, OPENED);
     if (shape->flags & MOVES)
         add_link(record, call->tid, "cwd", CWD);

@@ -510,6 +510,7 @@ static void on_exec(struct tracer *tracer, struct task *task, pid_t tid)
     size_t width;
     if (stack_of(tid, &pointer, &width))
         describe_program(&task->record, tid, pointer, width, &image);
+    record_head(&task->record)->args[1] = runs_script(tid, &task->record, &image);
     if (tid == engine->root && !task->ran) {
         describe_pid(&task->record, tid, tracer->pid_space);
         describe_cwd(&task->record, tid);

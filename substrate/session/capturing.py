@@ -1,0 +1,344 @@
+"""One command's capture, from the filters that it installs to the events of its record.
+
+Theory of operation. `begin` chooses a backend and says which seccomp programs the command installs;
+`attach` takes hold of it while it waits for its go; the supervisor's poll loop calls `pump` when
+`fds` are readable, which empties the ring and writes what is ready to the trace; `end` waits for
+the rest and writes what is said once: coverage, and the summary for `command_end`. Decoding is
+imported while the command runs already. Invariants: what the filter leaves to us is denied while
+the command lives, or the command does not start; what was not seen is said in `coverage`.
+Spec: capture.md §2, §4.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+
+from substrate.errors import HostUnsupported
+from substrate.session import capture_probe
+from substrate.telemetry.capture import engine
+from substrate.telemetry.capture.backend import CaptureError
+from substrate.values import value
+from substrate.world import linux, seccomp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final
+
+    from substrate.session.home import Home
+    from substrate.session.settings import Settings
+    from substrate.telemetry.capture.decode import Decoder
+    from substrate.telemetry.trace.envelope import Event
+    from substrate.telemetry.trace.writer import TraceWriter
+    from substrate.world.spec import Frame
+
+#: between two looks at a ring in which little comes
+_PAUSE_S: Final = 0.1
+#: how long what is left of a world may take to be told
+_END_S: Final = 10.0
+#: the largest program that is digested
+_MOST_DIGESTED: Final = 512 << 20
+
+_NO_READS: Final = "whether an open that only reads went well (--exact-reads)"
+_NO_LOOKUPS: Final = "lookups: stat(2), access(2), readlink(2), getdents(2) (--lookups)"
+_NO_RESULTS: Final = "the results of calls"
+_NO_EVIDENCE: Final = "attempts at what the world denies (mount, setns, ptrace, bpf ...)"
+_NO_RINGS: Final = "nothing of io_uring: programs are told that there is none"
+_NO_GO: Final = "questions to name servers that are not sent by send(2) and its kin"
+
+
+@value
+class Choice:
+    """What is in force. `backend` and `level` are `off` where nothing is captured."""
+
+    backend: str
+    level: str
+    blind_spots: tuple[str, ...]
+    observed: bool  # denials of the world are left to the answerer
+
+
+OFF = Choice(
+    backend="off",
+    level="off",
+    blind_spots=("processes, files and connections below a command are not observed",),
+    observed=False,
+)
+
+
+def choose(home: Home, settings: Settings, *, in_world: bool, terminal: bool) -> Choice:
+    """What this command is captured with. Raises HostUnsupported for a backend that was asked for
+    and cannot be had."""
+    if settings.capture == "off":
+        return OFF
+    asked = settings.capture_backend
+    if asked == "auto":
+        backend = capture_probe.choose(home, debuggers=settings.ptrace)
+        if backend is None:
+            return Choice(
+                backend="off",
+                level="off",
+                blind_spots=(*OFF.blind_spots, _why_none()),
+                observed=False,
+            )
+    else:
+        found = capture_probe.probe(asked)
+        if not found.works:
+            raise HostUnsupported(
+                f"capture backend {asked} does not work here: {found.step}: {found.why}",
+                hint="leave --capture-backend out, or see `substrate doctor`",
+            )
+        backend = asked
+    observed = in_world and backend != "ptrace" and not terminal
+    spots = []
+    if backend == "notify":
+        spots.append(_NO_RESULTS)
+    elif backend == "hybrid" and settings.capture == "files" and not settings.exact_reads:
+        spots.append(_NO_READS)
+    if settings.capture != "exec" and not settings.lookups and settings.capture != "all":
+        spots.append(_NO_LOOKUPS)
+    if in_world and not observed:
+        spots.append(_NO_EVIDENCE)
+    if settings.capture != "exec":
+        spots.append(_NO_GO)
+    return Choice(
+        backend=backend, level=settings.capture, blind_spots=tuple(spots), observed=observed
+    )
+
+
+def _why_none() -> str:
+    if not engine.is_built():
+        return "the capture engine was not built when substrate was installed"
+    return "no capture backend works on this host (`substrate doctor`)"
+
+
+class Capturing:
+    """See the module. Made once a command whose capture is not off."""
+
+    def __init__(self, choice: Choice, settings: Settings, home: Home, frame: Frame) -> None:
+        self.choice = choice
+        self._home = home
+        self._overflow = settings.overflow
+        denied: tuple[tuple[int, int, int, int], ...] = ()
+        if choice.observed:
+            denied = seccomp.evidence(
+                machine=linux.MACHINE,
+                allow_ptrace=frame.allow_ptrace,
+                allow_userns=frame.allow_userns,
+                allow_cgroupns=frame.allow_userns and frame.backend != "ns-root",
+            )
+        self.programs = engine.programs_of(
+            choice.backend,
+            choice.level,
+            denied=tuple((nr, argument, mask) for nr, _, argument, mask in denied),
+            exact_reads=settings.exact_reads,
+            look=settings.lookups,
+        )
+        self._backend = engine.make(
+            choice.backend,
+            choice.level,
+            denied={nr: number for nr, number, _, _ in denied},
+            policy=settings.overflow,
+        )
+        self._decoder: Decoder | None = None
+        self._kept: list[bytes] = []
+        self._next_look = 0.0
+        self._root = -1
+        self._pid = 0
+        self._closed = False
+        self._digests: dict[tuple[int, ...], str] = {}
+        self._hidden = 0
+
+    # --- the command begins
+
+    def attach(self, pid: int, listener: int | None) -> bool:
+        """Takes hold of the waiting command; False where it is not there any more. Raises
+        HostUnsupported."""
+        self._pid = pid
+        try:
+            self._backend.attach(pid, listener)
+            # its root, for the digests of programs; kept only while it runs
+            self._root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        except CaptureError as error:
+            if error.errno == errno.ESRCH:
+                return False
+            capture_probe.forget(self._home)
+            raise HostUnsupported(
+                f"the command cannot be captured: {error.step}: {error.text}",
+                hint="`substrate doctor` shows what works here; --capture off runs without",
+            ) from None
+        return True
+
+    def begin(self, writer: TraceWriter, span: str, cwd: bytes, number: Callable[[], int]) -> None:
+        """Where the events go. Called when the command has its go."""
+        from substrate.telemetry.capture.decode import Decoder, Scope
+
+        self._writer = writer
+        self._span = span
+        self._decoder = Decoder(
+            Scope(
+                root_tid=self._pid,
+                span=span,
+                cwd=cwd,
+                number=number,
+                digest=self._digest,
+                level=self.choice.level,
+                backend=self.choice.backend,
+            )
+        )
+
+    # --- while it runs
+
+    def fds(self, now: float) -> tuple[int, ...]:
+        """What to poll for reading. Little is looked at now and then, much at once."""
+        if self._closed:
+            return ()
+        if now < self._next_look:
+            return (self._backend.fileno(),)
+        return (self._backend.fileno(), self._backend.soft_fileno())
+
+    def next_look(self, now: float) -> float | None:
+        """When `fds` changes by itself."""
+        return self._next_look if now < self._next_look else None
+
+    def pump(self) -> None:
+        """Empties the ring, and writes what is ready."""
+        data = self._backend.drain()
+        self._next_look = time.monotonic() + _PAUSE_S
+        if self._decoder is None:
+            if data:
+                self._kept.append(data)
+            return
+        for kept in self._kept:
+            self._decode(kept)
+        self._kept.clear()
+        if data:
+            self._decode(data)
+
+    def _decode(self, data: bytes) -> None:
+        assert self._decoder is not None
+        self._decoder.feed(data)
+        events = self._decoder.take()
+        if events:
+            self._writer.append(events)
+
+    def finished(self) -> bool:
+        """Whether everything was told."""
+        return self._closed or self._backend.finished()
+
+    def halted(self) -> bool:
+        """Whether a record was lost, where that ends the session."""
+        return not self._closed and self._backend.halted()
+
+    # --- it is over
+
+    def end(self) -> tuple[list[Event], dict[str, Any]]:
+        """What is left to be written, in order, and the summary for `command_end`."""
+        from substrate.telemetry.trace.events.notice import Coverage
+
+        self._wait_finished()
+        if self._decoder is None:
+            self.close()
+            return [], {}
+        decoder = self._decoder
+        events = decoder.finish()
+        lost = {**self._backend.lost()}
+        if not self._backend.finished():
+            lost["unfinished"] = lost.get("unfinished", 0) + 1
+        self.close()
+        spots = list(self.choice.blind_spots)
+        if decoder.unreadable:
+            spots.append(f"{decoder.unreadable} arguments that could not be read")
+        if decoder.cut:
+            spots.append(f"{decoder.cut} texts that were longer than is kept")
+        if decoder.tree.strays:
+            spots.append(f"where {decoder.tree.strays} processes came from")
+        spots += [
+            f"{engine.STEPS[int(step)] if int(step) < len(engine.STEPS) else step} failed "
+            f"{count} times ({os.strerror(-int(number))})"
+            for key, count in sorted(decoder.troubles.items())
+            for step, number in [key.split(":")]
+        ]
+        coverage = Coverage(
+            backend=self.choice.backend,
+            level=self.choice.level,
+            blind_spots=tuple(spots),
+            lost=sum(lost.values()),
+            lost_by=lost or None,
+        )
+        events.append(coverage.event("capture", span_id=self._span))
+        return events, decoder.summary.body()
+
+    def _wait_finished(self) -> None:
+        poll = select.poll()
+        poll.register(self._backend.fileno(), select.POLLIN)
+        until = time.monotonic() + _END_S
+        self.pump()
+        while not self._backend.finished():
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            poll.poll(min(left, _PAUSE_S) * 1000)
+            self.pump()
+
+    def leave_root(self) -> None:
+        """Lets go of the world's files."""
+        if self._root >= 0:
+            os.close(self._root)
+            self._root = -1
+
+    def close(self) -> None:
+        """Ends what is still captured."""
+        self.leave_root()
+        if not self._closed:
+            self._closed = True
+            self._backend.close()
+
+    # --- digests of programs
+
+    def _digest(self, path: bytes) -> str | None:
+        """The SHA-256 of a program, as the world has it now; None where it cannot be read, or has
+        been changed while it was."""
+        if self._root < 0 or not path.startswith(b"/"):
+            return None
+        try:
+            fd = linux.openat2(
+                self._root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY, linux.RESOLVE_IN_ROOT
+            )
+        except OSError:
+            self._hidden += 1
+            return None
+        try:
+            return self._digest_of(fd)
+        except OSError:
+            self._hidden += 1
+            return None
+        finally:
+            os.close(fd)
+
+    def _digest_of(self, fd: int) -> str | None:
+        from substrate.sha256 import bulk
+
+        before = os.fstat(fd)
+        key = _identity(before)
+        if key in self._digests:
+            return self._digests[key]
+        if before.st_mode & 0o170000 != 0o100000 or before.st_size > _MOST_DIGESTED:
+            return None
+        state = bulk(before.st_size)
+        while data := os.read(fd, 1 << 20):
+            state.update(data)
+        if _identity(os.fstat(fd)) != key:
+            return None
+        found = self._digests[key] = state.hexdigest()
+        return found
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return (
+        status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns,
+    )  # fmt: skip

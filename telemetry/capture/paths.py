@@ -1,0 +1,45 @@
+"""Paths as a process named them, made absolute. Logic only; bytes.
+
+What the kernel said of a file (records.OPENED) is better than anything here and is taken first.
+Without it `..` is taken off by its text, which differs from what the kernel does where the name
+before it is a symbolic link: a row keeps the raw path beside such a one.
+"""
+
+from __future__ import annotations
+
+_DELETED = b" (deleted)"
+
+
+def absolute(path: bytes, base: bytes | None, root: bytes = b"") -> bytes:
+    """`path` from the directory `base`, without `.`, `..` and double slashes; as it is where the
+    directory is not known. `root`: of a process that has another one than its world."""
+    if path[:1] == b"/":
+        path = root + path
+    elif base is None:
+        return path
+    else:
+        path = base + b"/" + path if path else base
+    if b"//" not in path and b"/." not in path and (path[-1:] != b"/" or path == b"/"):
+        return path
+    return _without_dots(path)
+
+
+def _without_dots(path: bytes) -> bytes:
+    out: list[bytes] = []
+    for name in path.split(b"/"):
+        if name == b"..":
+            if out:
+                out.pop()
+        elif name and name != b".":
+            out.append(name)
+    return b"/" + b"/".join(out)
+
+
+def has_parent_steps(path: bytes) -> bool:
+    """Whether `..` was taken off by its text."""
+    return b".." in path.split(b"/") if b".." in path else False
+
+
+def is_file_name(link: bytes) -> bool:
+    """Whether a link of /proc/<pid>/fd names a file of the file system."""
+    return link[:1] == b"/" and link[-10:] != _DELETED and link[:7] != b"/memfd:"

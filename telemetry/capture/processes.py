@@ -1,0 +1,98 @@
+"""The processes of a command: who made whom, and where each stands. Logic only.
+
+A *process* is a thread group, with a number of its own in the session (`proc`): the kernel uses
+pids again. What processes can share is a cell: the working directory and root (CLONE_FS).
+Records come in the order of the ring, in which a task is told before what it does; a task that was
+never told (a loss, a backend that cannot order two processors) becomes a process of its own, whose
+parent is not known, so that nothing it did is lost.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CLONE_FS = 0x200
+CLONE_FILES = 0x400
+
+
+class Place:
+    """Where processes that share it stand; `cwd` None: not known."""
+
+    __slots__ = ("cwd", "root")
+
+    def __init__(self, cwd: bytes | None, root: bytes = b"") -> None:
+        self.cwd, self.root = cwd, root
+
+
+class Process:
+    """One thread group. `span`: of its last exec, or of the process it was forked from."""
+
+    __slots__ = (
+        *("files", "host_pid", "open_rows", "parent", "pid", "place", "proc", "span"),
+        *("started", "tasks", "writes"),
+    )
+
+    def __init__(
+        self, proc: int, parent: Process | None, host_pid: int, pid: int, place: Place, span: str
+    ) -> None:
+        self.proc, self.parent, self.host_pid, self.pid = proc, parent, host_pid, pid
+        self.place, self.span = place, span
+        self.tasks = 1
+        self.started = False  # it has exec'd
+        #: rows that may still take another call of the same kind (batches.py)
+        self.open_rows: dict[object, list[object]] = {}
+        self.writes = False  # the direction of these
+        #: descriptor -> path, for backends that cannot ask; shared by CLONE_FILES
+        self.files: dict[int, bytes] = {}
+
+
+class Tree:
+    """All of them, by task. `number()` gives the next `proc`."""
+
+    def __init__(
+        self, root_tid: int, span: str, number: Callable[[], int], cwd: bytes | None = None
+    ) -> None:
+        self._number = number
+        self.root = Process(number(), None, root_tid, 0, Place(cwd), span)
+        self.by_tid: dict[int, Process] = {root_tid: self.root}
+        self.strays = 0  # tasks that nobody told of
+
+    def find(self, tid: int) -> Process:
+        """The process of a task."""
+        found = self.by_tid.get(tid)
+        if found is None:
+            self.strays += 1
+            found = Process(self._number(), None, tid, 0, Place(None), self.root.span)
+            self.by_tid[tid] = found
+        return found
+
+    def knows(self, tid: int) -> bool:
+        return tid in self.by_tid
+
+    def fork(self, parent: Process, tid: int, pid: int, flags: int) -> Process:
+        """A new process."""
+        place = parent.place if flags & CLONE_FS else Place(parent.place.cwd, parent.place.root)
+        made = Process(self._number(), parent, tid, pid, place, parent.span)
+        made.files = parent.files if flags & CLONE_FILES else dict(parent.files)
+        self.by_tid[tid] = made
+        return made
+
+    def thread(self, parent: Process, tid: int) -> None:
+        parent.tasks += 1
+        self.by_tid[tid] = parent
+
+    def moved(self, process: Process, old: int, tid: int) -> None:
+        """A thread that was no leader has exec'd: it has the leader's number now."""
+        self.by_tid.pop(old, None)
+        self.by_tid[tid] = process
+        process.tasks = 1
+
+    def ended(self, tid: int) -> Process | None:
+        """A task has ended; its process, if that has ended with it."""
+        process = self.by_tid.pop(tid, None)
+        if process is None:
+            return None
+        process.tasks -= 1
+        return process if tid == process.host_pid else None
