@@ -22,14 +22,14 @@ the kernel's syscall tables for what is newer than these; tests compare all numb
 
 from __future__ import annotations
 
-import platform
+import os
 import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-MACHINE: Final = platform.machine()
+MACHINE: Final = os.uname().machine
 #: of records: which table a call number belongs to
 NATIVE, I386, X32 = 0, 1, 2
 X32_BIT: Final = 0x40000000

@@ -137,6 +137,8 @@ size_t ring_waiting(struct ring *ring)
 {
     pthread_mutex_lock(&ring->lock);
     size_t waiting = ring->head - ring->tail;
+    for (int why = 0; why < LOSSES; why++)
+        waiting += ring->untold[why] ? sizeof(struct head) : 0;
     pthread_mutex_unlock(&ring->lock);
     return waiting;
 }
@@ -158,6 +160,7 @@ size_t ring_take(struct ring *ring, unsigned char *into, size_t most)
     memcpy(into, ring->bytes + at, first);
     memcpy(into + first, ring->bytes, length - first);
     ring->tail += length;
+    tell_losses(ring); /* these are taken next */
     if (ring->tail == ring->head) {
         quiet(ring->soft, &ring->soft_told);
         quiet(ring->urgent, &ring->urgent_told);
