@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
 
+    from substrate.session.digest_cache import DigestCache
     from substrate.session.home import Home
     from substrate.session.settings import Settings
     from substrate.telemetry.capture.decode import Decoder
+    from substrate.telemetry.trace.digests import Digester
     from substrate.telemetry.trace.envelope import Event
     from substrate.telemetry.trace.writer import TraceWriter
     from substrate.world.spec import Frame
@@ -45,6 +47,7 @@ _MOST_DIGESTED: Final = 512 << 20
 _NO_READS: Final = "whether an open that only reads went well (--exact-reads)"
 _NO_LOOKUPS: Final = "lookups: stat(2), access(2), readlink(2), getdents(2) (--lookups)"
 _NO_RESULTS: Final = "the results of calls"
+_NO_ENDS: Final = "how processes end, what they inherit, and those that make no call"
 _NO_EVIDENCE: Final = "attempts at what the world denies (mount, setns, ptrace, bpf ...)"
 _NO_RINGS: Final = "nothing of io_uring: programs are told that there is none"
 _NO_GO: Final = "questions to name servers that are not sent by send(2) and its kin"
@@ -57,6 +60,7 @@ class Choice:
     backend: str
     level: str
     blind_spots: tuple[str, ...]
+    missing_kinds: tuple[str, ...] = ()  # what an input manifest lacks
     observed: bool  # denials of the world are left to the answerer
 
 
@@ -94,17 +98,23 @@ def choose(home: Home, settings: Settings, *, in_world: bool, terminal: bool) ->
     observed = in_world and backend != "ptrace" and not terminal
     spots = []
     if backend == "notify":
-        spots.append(_NO_RESULTS)
+        spots += [_NO_RESULTS, _NO_ENDS]
     elif backend == "hybrid" and settings.capture == "files" and not settings.exact_reads:
         spots.append(_NO_READS)
+    missing: tuple[str, ...] = ()
     if settings.capture != "exec" and not settings.lookups and settings.capture != "all":
         spots.append(_NO_LOOKUPS)
+        missing = ("stat", "access", "readlink", "getdents")
     if in_world and not observed:
         spots.append(_NO_EVIDENCE)
     if settings.capture != "exec":
         spots.append(_NO_GO)
     return Choice(
-        backend=backend, level=settings.capture, blind_spots=tuple(spots), observed=observed
+        backend=backend,
+        level=settings.capture,
+        blind_spots=tuple(spots),
+        missing_kinds=missing,
+        observed=observed,
     )
 
 
@@ -148,8 +158,9 @@ class Capturing:
         self._root = -1
         self._pid = 0
         self._closed = False
-        self._digests: dict[tuple[int, ...], str] = {}
-        self._hidden = 0
+        self._home_path = home.path
+        self._cache: DigestCache | None = None
+        self._began = 0.0
 
     # --- the command begins
 
@@ -175,8 +186,11 @@ class Capturing:
 
     def begin(self, writer: TraceWriter, span: str, cwd: bytes, number: Callable[[], int]) -> None:
         """Where the events go. Called when the command has its go."""
+        from substrate.session.digest_cache import open_cache
         from substrate.telemetry.capture.decode import Decoder, Scope
 
+        self._began = time.monotonic()
+        self._cache = open_cache(self._home_path)
         self._writer = writer
         self._span = span
         self._decoder = Decoder(
@@ -236,10 +250,17 @@ class Capturing:
 
     # --- it is over
 
-    def end(self) -> tuple[list[Event], dict[str, Any]]:
-        """What is left to be written, in order, and the summary for `command_end`."""
+    def end(self, digester: Digester, *, over: bool) -> tuple[list[Event], dict[str, Any]]:
+        """What is left to be written, in order, and the summary for `command_end`. `over`: no
+        process of the command is left; else what is captured is killed."""
         from substrate.telemetry.trace.events.notice import Coverage
 
+        took_s = time.monotonic() - self._began
+        if not over:
+            if self.can_kill:
+                self._backend.kill()
+            else:
+                self._leave_root()  # the world is gone, and its files are no inputs any more
         self._wait_finished()
         if self._decoder is None:
             self.close()
@@ -249,7 +270,6 @@ class Capturing:
         lost = {**self._backend.lost()}
         if not self._backend.finished():
             lost["unfinished"] = lost.get("unfinished", 0) + 1
-        self.close()
         spots = list(self.choice.blind_spots)
         if decoder.unreadable:
             spots.append(f"{decoder.unreadable} arguments that could not be read")
@@ -271,6 +291,22 @@ class Capturing:
             lost_by=lost or None,
         )
         events.append(coverage.event("capture", span_id=self._span))
+        if self.choice.level != "exec" and self._root >= 0 and self._cache is not None:
+            from substrate.session.inputs import manifest
+
+            events.append(
+                manifest(
+                    decoder.summary,
+                    self._root,
+                    self._cache,
+                    digester,
+                    self._writer,
+                    self._span,
+                    self.choice.missing_kinds,
+                    took_s,
+                )
+            )
+        self.close()
         return events, decoder.summary.body()
 
     def _wait_finished(self) -> None:
@@ -285,15 +321,22 @@ class Capturing:
             poll.poll(min(left, _PAUSE_S) * 1000)
             self.pump()
 
-    def leave_root(self) -> None:
-        """Lets go of the world's files."""
+    @property
+    def can_kill(self) -> bool:
+        """Whether the backend knows the processes, to kill them; else the world's end does."""
+        return self.choice.backend != "notify"
+
+    def _leave_root(self) -> None:
         if self._root >= 0:
             os.close(self._root)
             self._root = -1
 
     def close(self) -> None:
         """Ends what is still captured."""
-        self.leave_root()
+        self._leave_root()
+        if self._cache is not None:
+            self._cache.close()
+            self._cache = None
         if not self._closed:
             self._closed = True
             self._backend.close()
@@ -310,35 +353,29 @@ class Capturing:
                 self._root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY, linux.RESOLVE_IN_ROOT
             )
         except OSError:
-            self._hidden += 1
             return None
         try:
-            return self._digest_of(fd)
+            return self._digest_of(path, fd)
         except OSError:
-            self._hidden += 1
             return None
         finally:
             os.close(fd)
 
-    def _digest_of(self, fd: int) -> str | None:
-        from substrate.sha256 import bulk
+    def _digest_of(self, path: bytes, fd: int) -> str | None:
+        from substrate.session.digest_cache import is_settled, key_of
+        from substrate.telemetry.trace.digests import sha256_fd
 
+        assert self._cache is not None
         before = os.fstat(fd)
-        key = _identity(before)
-        if key in self._digests:
-            return self._digests[key]
         if before.st_mode & 0o170000 != 0o100000 or before.st_size > _MOST_DIGESTED:
             return None
-        state = bulk(before.st_size)
-        while data := os.read(fd, 1 << 20):
-            state.update(data)
-        if _identity(os.fstat(fd)) != key:
+        key = key_of("plain", path, before)
+        found = self._cache.find(key)
+        if found is not None:
+            return found
+        found, size = sha256_fd(fd)
+        if size != before.st_size or key_of("plain", path, os.fstat(fd)) != key:
             return None
-        found = self._digests[key] = state.hexdigest()
+        if is_settled(before, time.time_ns()):
+            self._cache.keep(key, found)
         return found
-
-
-def _identity(status: os.stat_result) -> tuple[int, ...]:
-    return (
-        status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns,
-    )  # fmt: skip

@@ -30,6 +30,7 @@ from substrate.world.spec import CommandSpec
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from substrate.session.capturing import Capturing
     from substrate.session.command_run import Ended
@@ -516,8 +517,13 @@ class _OneShot:
         assert self.opened is not None
         assert self.started is not None
         denied = self._denials(ended)  # before the control groups go
+        captured: list[Event] = []
+        summary: dict[str, Any] = {}
+        if self.capture is not None:
+            if not ended.quiet and not self.capture.can_kill:
+                self.started.close()
+            captured, summary = self.capture.end(self.digester, over=ended.quiet)
         self.started.close()
-        captured, summary = ([], {}) if self.capture is None else self.capture.end()
         if not ended.quiet:
             self._wait_gone()  # until then its processes may write
         writer = self.opened.writer

@@ -329,6 +329,8 @@ class Decoder:
             return
         pid = _WORD.unpack(items[records.PIDS])[0] if len(items.get(records.PIDS, b"")) == 4 else 0
         made = self.tree.fork(parent, child, pid, flags)
+        if records.CWD in items:
+            made.place.cwd = items[records.CWD]
         self.summary.processes += 1
         self._put(
             ProcessFork(
@@ -370,6 +372,8 @@ class Decoder:
             extra.append(("named", text_or_b64(raw)))
         if cut:
             extra.append(("argv_cut", True))
+        if head[2] & records.UNOBSERVED:
+            extra.append(("result", intents.UNOBSERVED))
         if is_script:
             found = self.scope.digest(image)
             if found is not None:
@@ -393,9 +397,8 @@ class Decoder:
             parent_span,
         )
         self.summary.ran(program)
-        self.summary.read.add(program)
-        if is_script:
-            self.summary.read.add(image)
+        for path in (program, image) if is_script else (program,):
+            self.summary.add("exec", path, None, 0)
         self.batches.add(
             process,
             head[6] // 1000,

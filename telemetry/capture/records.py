@@ -23,7 +23,8 @@ By kind:
     EXEC   an exec that succeeded; args[0]: the tid that called it, where that was no leader;
            args[1]: 1 where a script was named, and EXE is its interpreter.
            Items: PATH as it was given, ARGV, EXE, EXEC_NAME, CREDENTIALS, FD...; of the command
-           itself CWD and PIDS, too. A working directory is inherited, and moved by chdir(2)
+           itself CWD and PIDS, too. A working directory is inherited, and moved by chdir(2).
+           UNOBSERVED: seen at its entry only, of a program that is there
     EXIT   of a task; `result`: wait status (wait(2)), or -1 where it was not seen; args: user µs,
            system µs, maxrss KiB of a leader, args[3]: 1 for a thread that was no leader
     LOST   `result` records could not be written; `nr`: why (LOSSES)

@@ -6,7 +6,7 @@ Counts paths, not calls. What was created is known for certain only where the ca
 
 from __future__ import annotations
 
-from substrate.telemetry.capture.intents import UNOBSERVED
+from substrate.telemetry.capture.intents import READS, UNOBSERVED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +35,10 @@ class Summary:
         self.absent: set[bytes] = set()
         self.programs: dict[bytes, int] = {}
         self.endpoints: dict[str, int] = {}
+        #: whose first use was to read them
+        self.inputs: set[bytes] = set()
+        #: what was changed, in any way
+        self.changed: set[bytes] = set()
         self.processes = 0
         self.failed = 0
         self.denied: dict[str, int] = {}
@@ -57,6 +61,15 @@ class Summary:
             if result in ("ENOENT", "ENOTDIR"):
                 self.absent.add(path)
             return
+        if intent in READS:
+            if path not in self.changed and len(self.inputs) < MOST_PATHS:
+                self.inputs.add(path)
+        else:
+            if intent == "readwrite" and path not in self.changed:
+                self.inputs.add(path)
+            self.changed.add(path)
+            if path2 is not None:
+                self.changed.add(path2)
         if intent == "rename":
             self.renamed.add((path, path2 or b""))
             return

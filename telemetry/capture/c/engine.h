@@ -141,6 +141,8 @@ struct image {
 /* Adds what a process is, right after its exec: `width` of the words on its stack, in bytes. */
 void describe_program(struct record *record, pid_t tid, uint64_t stack_pointer, size_t width,
                       struct image *image);
+/* The process of a task, and that one's parent; false where it is not there any more. */
+bool read_parents(pid_t tid, uint32_t *process, uint32_t *parent);
 /* Adds the number of a task in the namespace `pid_space`, or the innermost that it has. */
 void describe_pid(struct record *record, pid_t tid, int pid_space);
 void describe_cwd(struct record *record, pid_t tid);
@@ -193,6 +195,9 @@ enum decision gate_look(struct gate *gate, struct record *record, const struct c
 bool gate_matches(pid_t tid, const struct approval *approval, const struct record *record,
                   const struct image *image);
 void approval_clear(struct approval *approval);
+/* Of an exec that is seen at its entry only: makes the record one of EXEC where there is a program
+ * that can be run, by its own name. */
+void expect_program(struct record *record, const struct call *call, const struct shape *shape);
 /* Whether what was exec'd is a script: the image is not the file that was named. */
 bool runs_script(pid_t tid, const struct record *record, const struct image *image);
 
@@ -220,7 +225,7 @@ struct engine {
 
     pid_t root;
     int listener;
-    bool traces, answers;
+    bool traces;
     pthread_t tracer, answerer;
     bool tracer_runs, answerer_runs;
     atomic_int running; /* threads that have not ended */

@@ -384,3 +384,34 @@ bool runs_script(pid_t tid, const struct record *record, const struct image *ima
     close(file);
     return other;
 }
+
+void expect_program(struct record *record, const struct call *call, const struct shape *shape)
+{
+    static __thread unsigned char name[MOST_PATH + 1], argv[MOST_ARGV];
+    int dir = shape->dir == NO_ARGUMENT ? AT_THE_CWD : (int)call->args[shape->dir];
+    bool cut;
+    ssize_t length = read_text(call->tid, call->args[shape->path], name, MOST_PATH, &cut);
+    if (length < 0 || cut)
+        return;
+    int target = open_target(call->tid, dir, name, length, true);
+    struct stat status;
+    if (target < 0)
+        return;
+    if (is_program(target, &status)) {
+        unsigned char found[MOST_PATH];
+        char link[64];
+        snprintf(link, sizeof link, "/proc/self/fd/%d", target);
+        ssize_t size = readlink(link, (char *)found, sizeof found);
+        if (size > 0) {
+            record_item(record, EXE, 0, found, size);
+            record_head(record)->kind = EXEC;
+            /* arguments of the call stand there: of EXEC they mean other things */
+            memset(record_head(record)->args, 0, sizeof record_head(record)->args);
+            ssize_t words = read_argv(call->tid, call->args[shape->path + 1], call->abi, argv,
+                                      MOST_ARGV, &cut);
+            if (words >= 0)
+                record_item(record, ARGV, cut, argv, words);
+        }
+    }
+    close(target);
+}

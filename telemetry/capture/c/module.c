@@ -225,6 +225,7 @@ static PyObject *engine_attach(Object *self, PyObject *args)
     }
     engine->root = pid;
     engine->listener = listener;
+    engine->traces = traces;
     Py_BEGIN_ALLOW_THREADS
     struct sigaction action = {.sa_handler = nothing};
     sigaction(wake_signal(), &action, NULL);

@@ -361,6 +361,14 @@ static bool read_status(pid_t tid, char *into, size_t room)
     return true;
 }
 
+bool read_parents(pid_t tid, uint32_t *process, uint32_t *parent)
+{
+    char status[4096];
+    return read_status(tid, status, sizeof status) &&
+           status_numbers(status, "\nTgid:", process, 1) == 1 &&
+           status_numbers(status, "\nPPid:", parent, 1) == 1;
+}
+
 #define PID_IN _IOR(0xb7, 0x8, int) /* NS_GET_PID_IN_PIDNS, Linux 6.12 (<linux/nsfs.h>) */
 
 void describe_pid(struct record *record, pid_t tid, int pid_space)
