@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from substrate.session.digest_cache import DigestCache
     from substrate.session.home import Home
     from substrate.session.settings import Settings
-    from substrate.telemetry.capture.decode import Decoder
+    from substrate.telemetry.capture.decode import Decoder, Program
     from substrate.telemetry.trace.digests import Digester
     from substrate.telemetry.trace.envelope import Event
     from substrate.telemetry.trace.writer import TraceWriter
@@ -129,6 +129,7 @@ class Capturing:
 
     def __init__(self, choice: Choice, settings: Settings, home: Home, frame: Frame) -> None:
         self.choice = choice
+        self._frame = frame
         self._home = home
         self._overflow = settings.overflow
         denied: tuple[tuple[int, int, int, int], ...] = ()
@@ -199,7 +200,7 @@ class Capturing:
                 span=span,
                 cwd=cwd,
                 number=number,
-                digest=self._digest,
+                program=self._program,
                 level=self.choice.level,
                 backend=self.choice.backend,
             )
@@ -341,32 +342,48 @@ class Capturing:
             self._closed = True
             self._backend.close()
 
-    # --- digests of programs
+    # --- programs
 
-    def _digest(self, path: bytes) -> str | None:
-        """The SHA-256 of a program, as the world has it now; None where it cannot be read, or has
-        been changed while it was."""
+    def _program(self, path: bytes) -> Program:
+        """What a program's file is, as the world has it now."""
+        from substrate.telemetry.capture.decode import Program
+
+        unknown = Program(digest=None)
         if self._root < 0 or not path.startswith(b"/"):
-            return None
+            return unknown
         try:
             fd = linux.openat2(
                 self._root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY, linux.RESOLVE_IN_ROOT
             )
         except OSError:
-            return None
+            return unknown
         try:
-            return self._digest_of(path, fd)
+            status = os.fstat(fd)
+            return Program(
+                digest=self._digest(path, fd, status),
+                mode=status.st_mode,
+                uid=self._inside(status.st_uid),
+                gid=self._inside(status.st_gid),
+            )
         except OSError:
-            return None
+            return unknown
         finally:
             os.close(fd)
 
-    def _digest_of(self, path: bytes, fd: int) -> str | None:
+    def _inside(self, number: int) -> int:
+        """An id of the host as the world has it."""
+        if self._frame.backend == "ns-root-idmap":
+            for inside, host, count in self._frame.id_extents:
+                if host <= number < host + count:
+                    return inside + number - host
+        return number
+
+    def _digest(self, path: bytes, fd: int, before: os.stat_result) -> str | None:
+        """None where it has been changed while it was read."""
         from substrate.session.digest_cache import is_settled, key_of
         from substrate.telemetry.trace.digests import sha256_fd
 
         assert self._cache is not None
-        before = os.fstat(fd)
         if before.st_mode & 0o170000 != 0o100000 or before.st_size > _MOST_DIGESTED:
             return None
         key = key_of("plain", path, before)

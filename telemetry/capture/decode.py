@@ -19,13 +19,6 @@ from substrate.telemetry.capture.batches import COLUMNS, Batches
 from substrate.telemetry.capture.processes import Tree
 from substrate.telemetry.capture.summary import Summary
 from substrate.telemetry.trace.envelope import Event
-from substrate.telemetry.trace.events.process import (
-    Credentials,
-    InheritedFd,
-    ProcessExit,
-    ProcessFork,
-    ProcessStart,
-)
 from substrate.telemetry.trace.ids import new_span_id
 from substrate.telemetry.trace.octets import text_or_b64
 from substrate.values import value
@@ -48,15 +41,26 @@ _HOW: Final = struct.Struct("=3Q")
 
 
 @value
+class Program:
+    """What is known of a program's file. `digest`: SHA-256, None where it could not be had. `mode`
+    0: nothing is known. `uid`, `gid`: as the program sees them."""
+
+    digest: str | None
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+
+
+@value
 class Scope:
     """What a decoder is told of its command. `number` gives the next `proc` of the session;
-    `digest` a program's SHA-256 by its path in the world, or None."""
+    `program` says what a file is, by its path in the world."""
 
     root_tid: int
     span: str
     cwd: bytes
     number: Callable[[], int]
-    digest: Callable[[bytes], str | None]
+    program: Callable[[bytes], Program]
     level: str = "files"
     backend: str = "hybrid"
 
@@ -138,6 +142,21 @@ class Decoder:
                 _COMPONENT,
                 span_id=process.span,
                 **({} if parent is None else {"parent_span_id": parent}),
+            )
+        )
+
+    def _put_body(
+        self, event_type: str, body: dict[str, Any], process: Process, parent: str | None = None
+    ) -> None:
+        """An event whose body is made here and not by its class: there are three of them for each
+        process. Tests read them by their classes."""
+        self._events.append(
+            Event(
+                event_type=event_type,
+                component=_COMPONENT,
+                body=body,
+                span_id=process.span,
+                parent_span_id=parent,
             )
         )
 
@@ -332,14 +351,15 @@ class Decoder:
         if records.CWD in items:
             made.place.cwd = items[records.CWD]
         self.summary.processes += 1
-        self._put(
-            ProcessFork(
-                proc=made.proc,
-                parent=parent.proc,
-                pid=pid,
-                host_pid=child,
-                extra=(("mono_us", head[6] // 1000),),
-            ),
+        self._put_body(
+            "process_fork",
+            {
+                "proc": made.proc,
+                "parent": parent.proc,
+                "pid": pid,
+                "host_pid": child,
+                "mono_us": head[6] // 1000,
+            },
             parent,
         )
 
@@ -367,35 +387,30 @@ class Decoder:
         process.span = new_span_id()
         process.started = True
         argv, cut = _words(items.get(records.ARGV, b"")), head[2] & records.CUT
-        extra: list[tuple[str, Any]] = [("mono_us", head[6] // 1000)]
+        file = self.scope.program(program)
+        body: dict[str, Any] = {
+            "proc": process.proc,
+            "parent": None if process.parent is None else process.parent.proc,
+            "pid": process.pid,
+            "host_pid": tid,
+            "exe": text_or_b64(program),
+            "exe_digest": file.digest,
+            "argv": [text_or_b64(word) for word in argv],
+            "cwd": text_or_b64(place.cwd or b""),
+            "interpreter": text_or_b64(image) if is_script else None,
+            "credentials": _credentials(items, file),
+            "fds": [_inherited(fd) for fd in items.get(records.FD, ())],
+            "mono_us": head[6] // 1000,
+        }
         if raw != program:
-            extra.append(("named", text_or_b64(raw)))
+            body["named"] = text_or_b64(raw)
         if cut:
-            extra.append(("argv_cut", True))
+            body["argv_cut"] = True
         if head[2] & records.UNOBSERVED:
-            extra.append(("result", intents.UNOBSERVED))
+            body["result"] = intents.UNOBSERVED
         if is_script:
-            found = self.scope.digest(image)
-            if found is not None:
-                extra.append(("interpreter_digest", found))
-        self._put(
-            ProcessStart(
-                proc=process.proc,
-                parent=None if process.parent is None else process.parent.proc,
-                pid=process.pid,
-                host_pid=tid,
-                exe=program,
-                exe_digest=self.scope.digest(program),
-                argv=argv,
-                cwd=place.cwd or b"",
-                interpreter=image if is_script else None,
-                credentials=_credentials(items),
-                fds=tuple(_inherited(fd) for fd in items.get(records.FD, ())),
-                extra=tuple(extra),
-            ),
-            process,
-            parent_span,
-        )
+            body["interpreter_digest"] = self.scope.program(image).digest
+        self._put_body("process_start", body, process, parent_span)
         self.summary.ran(program)
         for path in (program, image) if is_script else (program,):
             self.summary.add("exec", path, None, 0)
@@ -418,22 +433,18 @@ class Decoder:
         if process is None:
             return
         status = head[7]
-        exit_status = signal = None
+        body: dict[str, Any] = {
+            "proc": process.proc,
+            "rusage": None,
+            "mono_us": head[6] // 1000,
+        }
         if status >= 0:
+            body["rusage"] = {"utime_us": head[8], "stime_us": head[9], "maxrss_kib": head[10]}
             if os.WIFSIGNALED(status):
-                signal = os.WTERMSIG(status)
+                body["signal"] = os.WTERMSIG(status)
             else:
-                exit_status = os.WEXITSTATUS(status)
-        self._put(
-            ProcessExit(
-                proc=process.proc,
-                rusage=_usage(head),
-                exit=exit_status,
-                signal=signal,
-                extra=(("mono_us", head[6] // 1000),),
-            ),
-            process,
-        )
+                body["exit"] = os.WEXITSTATUS(status)
+        self._put_body("process_exit", body, process)
 
     # --- network
 
@@ -714,40 +725,44 @@ def _open_flags(name: str, args: list[int], items: dict[int, Any]) -> int | None
     return None
 
 
-def _credentials(items: dict[int, Any]) -> Credentials | None:
+def _credentials(items: dict[int, Any], file: Program) -> dict[str, Any] | None:
+    """With `setid_lost` where the file would have given other ids, and did not: no_new_privs, or a
+    mount that takes the bit away (execve(2))."""
     found = items.get(records.CREDENTIALS, b"")
     if len(found) != _CREDENTIALS.size:
         return None
-    uid, euid, gid, egid, _, lost = _CREDENTIALS.unpack(found)
-    return Credentials(uid=uid, gid=gid, euid=euid, egid=egid, setid_lost=True if lost else None)
+    uid, euid, gid, egid, _, _ = _CREDENTIALS.unpack(found)
+    body = {"uid": uid, "gid": gid, "euid": euid, "egid": egid}
+    if (file.mode & 0o4000 and euid != file.uid) or (
+        file.mode & 0o2010 == 0o2010 and egid != file.gid
+    ):
+        body["setid_lost"] = True
+    return body
 
 
-def _inherited(item: bytes) -> InheritedFd:
+def _inherited(item: bytes) -> dict[str, Any]:
+    """An object InheritedFd (events/process.py)."""
     if len(item) < 8:
-        return InheritedFd(fd=-1, kind="other")
+        return {"fd": -1, "kind": "other"}
     fd, flags = _FD.unpack_from(item)
     text = item[8:]
     mode = ("r", "w", "rw", "rw")[flags & 3]
     if flags & os.O_APPEND and mode == "w":
         mode = "a"
+    body: dict[str, Any] = {"fd": fd, "kind": "other", "mode": mode}
     for prefix, kind in ((b"pipe:[", "pipe"), (b"socket:[", "socket")):
         if text.startswith(prefix):
+            body["kind"] = kind
             inode = text[len(prefix) : -1]
-            number = int(inode) if inode.isdigit() else None
-            return InheritedFd(fd=fd, kind=kind, mode=mode, inode=number)
+            if inode.isdigit() and len(inode) < 16:
+                body["inode"] = int(inode)
+            return body
+    body["path"] = text_or_b64(text)
     if text.startswith((b"/dev/pts/", b"/dev/tty", b"/dev/console")):
-        return InheritedFd(fd=fd, kind="tty", path=text, mode=mode)
-    if text[:1] == b"/":
-        return InheritedFd(fd=fd, kind="file", path=text, mode=mode)
-    return InheritedFd(fd=fd, kind="other", path=text, mode=mode)
-
-
-def _usage(head: tuple[int, ...]) -> Any:
-    from substrate.telemetry.trace.events.command import Rusage
-
-    if head[7] < 0:
-        return None
-    return Rusage(utime_us=head[8], stime_us=head[9], maxrss_kib=head[10])
+        body["kind"] = "tty"
+    elif text[:1] == b"/":
+        body["kind"] = "file"
+    return body
 
 
 def _endpoint(protocol: str, address: Address) -> str:

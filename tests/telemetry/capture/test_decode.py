@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from substrate.telemetry.capture import calls, intents, network, paths, records
-from substrate.telemetry.capture.decode import Decoder, Scope
+from substrate.telemetry.capture.decode import Decoder, Program, Scope
 from substrate.telemetry.capture.records import make_record
 from substrate.telemetry.trace.events import read_body
 from substrate.telemetry.trace.ids import new_span_id
@@ -28,7 +28,7 @@ def decoder(**options):
             span=SPAN,
             cwd=b"/w",
             number=lambda: next(count),
-            digest=lambda path: "d" * 64,
+            program=lambda path: Program(digest="d" * 64, mode=0o104755, uid=9),
             **options,
         )
     )
