@@ -18,9 +18,10 @@ from substrate.cli import output
 from substrate.cli.progress import working
 from substrate.cli.verb import Verb
 from substrate.errors import HostUnsupported, SubstrateError
+from substrate.session import capture_probe, layer_place
 from substrate.session import home as homes
-from substrate.session import layer_place
 from substrate.session.probe import ProbeResult, probe_all
+from substrate.telemetry.capture import engine
 from substrate.world import cgroup, cgroup_plan
 from substrate.world.handle import Zygote
 from substrate.world.limits import Limits
@@ -77,6 +78,7 @@ def run() -> Result:
         os.close(home.fd)
         checks.append(_disk(path))
     checks += _limits()
+    checks += _capture()
     checks += _told()
     return Result(backends=tuple(backends), checks=tuple(checks))
 
@@ -133,6 +135,29 @@ def _limits() -> list[Check]:
     if left:
         listed = ", ".join(map(os.fsdecode, left))
         checks.append(Check(name="cgroups", ok=False, text=f"still busy: {listed}"))
+    return checks
+
+
+def _capture() -> list[Check]:
+    """Each capture backend, with a child of ours."""
+    checks = []
+    if not engine.is_built():
+        checks.append(
+            Check(
+                name="capture engine",
+                ok=False,
+                text="the C extension was not built when substrate was installed: what captures "
+                "without it is many times slower",
+                code="E-NO-ENGINE",
+                remedy="install a C compiler and Python's headers (Debian: gcc python3-dev), then "
+                "install substrate again",
+            )
+        )
+    for found in capture_probe.probe_all():
+        text = capture_probe.TELLS[found.backend]
+        if not found.works:
+            text = f"{found.step}: {found.why}"
+        checks.append(Check(name=f"capture {found.backend}", ok=found.works, text=text))
     return checks
 
 

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 _CACHE = b"/capture"
 #: best first; `notify` sees no results, so it is the last
 ORDER = ("hybrid", "ptrace", "notify")
+#: in a few words, for `doctor`
+TELLS = {
+    "hybrid": "everything, with the results of what changes something",
+    "ptrace": "everything with results, slower",
+    "notify": "what was tried; no results, and no ends of processes",
+}
 _TIMEOUT_MS = 5000
 _LISTENER = 1 << 3 | 1 << 5
 #: what the child of a probe does: a call that only reads, one that changes something
