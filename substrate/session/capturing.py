@@ -45,7 +45,7 @@ _END_S: Final = 10.0
 _MOST_DIGESTED: Final = 512 << 20
 
 _NO_READS: Final = "whether an open that only reads went well (--exact-reads)"
-_NO_LOOKUPS: Final = "lookups: stat(2), access(2), readlink(2), getdents(2) (--lookups)"
+_NO_LOOKUPS: Final = "what is looked up by stat(2), access(2), readlink(2), getdents(2) (--lookups)"
 _NO_RESULTS: Final = "the results of calls"
 _NO_ENDS: Final = "how processes end, what they inherit, and those that make no call"
 _NO_EVIDENCE: Final = "attempts at what the world denies (mount, setns, ptrace, bpf ...)"
