@@ -1,0 +1,63 @@
+"""Which capture backends work here, and what is remembered of it (capture_probe.py)."""
+
+import os
+import sys
+
+import pytest
+
+import substrate.telemetry.capture
+from substrate.session import capture_probe
+from substrate.session.home import open_home
+from substrate.telemetry.capture import engine
+
+
+@pytest.fixture
+def home(tmp_path):
+    opened = open_home(os.fsencode(tmp_path / "home"))
+    yield opened
+    os.close(opened.fd)
+
+
+@pytest.mark.parametrize("backend", engine.NAMES)
+def test_each_backend_is_really_tried(backend):
+    before = set(os.listdir("/proc/self/fd"))
+    found = capture_probe.probe(backend)
+    assert (found.works, found.step, found.why) == (True, "", "")
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_best_is_remembered(home):
+    chosen = capture_probe.choose(home)
+    assert chosen == capture_probe.ORDER[0]
+    with open(home.path + b"/capture") as file:
+        assert file.read().split()[-1] == chosen
+    capture_probe.forget(home)
+    assert not os.path.exists(home.path + b"/capture")
+    capture_probe.forget(home)
+
+
+def test_what_was_remembered_of_another_boot_is_tried_again(home):
+    with open(home.path + b"/capture", "w") as file:
+        file.write("1 another boot notify\n")
+    assert capture_probe.choose(home) == capture_probe.ORDER[0]
+
+
+def test_debuggers_have_room(home):
+    assert capture_probe.choose(home, debuggers=True) == "notify"
+
+
+def test_a_backend_that_sees_nothing_does_not_work(monkeypatch):
+    """Filters that send nothing: everything installs, and nothing is seen."""
+    nothing = engine.Programs(notify=b"", trace=b"")
+    monkeypatch.setattr(engine, "programs_of", lambda *_, **__: nothing)
+    found = capture_probe.probe("ptrace")
+    assert not found.works
+    assert found.step == "records"
+
+
+def test_without_the_engine_it_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "substrate.telemetry.capture._engine", None)
+    monkeypatch.delattr(substrate.telemetry.capture, "_engine", raising=False)
+    assert not engine.is_built()
+    found = capture_probe.probe("hybrid")
+    assert not found.works and found.step == "load"
