@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from substrate.session.digest_cache import DigestCache
     from substrate.session.home import Home
+    from substrate.session.inputs import Inputs
     from substrate.session.settings import Settings
     from substrate.telemetry.capture.decode import Decoder, Program
     from substrate.telemetry.trace.digests import Digester
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 #: between two looks at a ring in which little comes
 _PAUSE_S: Final = 0.1
+#: how long files may be digested before the ring is looked at again
+_SLICE_S: Final = 0.02
 #: how long what is left of a world may take to be told
 _END_S: Final = 10.0
 #: the largest program that is digested
@@ -161,7 +164,9 @@ class Capturing:
         self._closed = False
         self._home_path = home.path
         self._cache: DigestCache | None = None
+        self._inputs: Inputs | None = None
         self._began = 0.0
+        self._began_ns = 0
 
     # --- the command begins
 
@@ -169,6 +174,7 @@ class Capturing:
         """Takes hold of the waiting command; False where it is not there any more. Raises
         HostUnsupported."""
         self._pid = pid
+        self._began_ns = time.time_ns()
         try:
             self._backend.attach(pid, listener)
             # its root, for the digests of programs; kept only while it runs
@@ -185,9 +191,17 @@ class Capturing:
             ) from None
         return True
 
-    def begin(self, writer: TraceWriter, span: str, cwd: bytes, number: Callable[[], int]) -> None:
+    def begin(
+        self,
+        writer: TraceWriter,
+        span: str,
+        cwd: bytes,
+        number: Callable[[], int],
+        digester: Digester,
+    ) -> None:
         """Where the events go. Called when the command has its go."""
         from substrate.session.digest_cache import open_cache
+        from substrate.session.inputs import Inputs
         from substrate.telemetry.capture.decode import Decoder, Scope
 
         self._began = time.monotonic()
@@ -205,6 +219,11 @@ class Capturing:
                 backend=self.choice.backend,
             )
         )
+
+        if self.choice.level != "exec" and self._root >= 0:
+            self._inputs = Inputs(
+                self._decoder.summary, self._root, self._cache, digester, self._began_ns
+            )
 
     # --- while it runs
 
@@ -240,6 +259,8 @@ class Capturing:
         events = self._decoder.take()
         if events:
             self._writer.append(events)
+        if self._inputs is not None:
+            self._inputs.work(time.monotonic() + _SLICE_S)
 
     def finished(self) -> bool:
         """Whether everything was told."""
@@ -251,7 +272,7 @@ class Capturing:
 
     # --- it is over
 
-    def end(self, digester: Digester, *, over: bool) -> tuple[list[Event], dict[str, Any]]:
+    def end(self, *, over: bool) -> tuple[list[Event], dict[str, Any]]:
         """What is left to be written, in order, and the summary for `command_end`. `over`: no
         process of the command is left; else what is captured is killed."""
         from substrate.telemetry.trace.events.notice import Coverage
@@ -292,21 +313,9 @@ class Capturing:
             lost_by=lost or None,
         )
         events.append(coverage.event("capture", span_id=self._span))
-        if self.choice.level != "exec" and self._root >= 0 and self._cache is not None:
-            from substrate.session.inputs import manifest
-
-            events.append(
-                manifest(
-                    decoder.summary,
-                    self._root,
-                    self._cache,
-                    digester,
-                    self._writer,
-                    self._span,
-                    self.choice.missing_kinds,
-                    took_s,
-                )
-            )
+        if self._inputs is not None and self._root >= 0:
+            missing = self.choice.missing_kinds
+            events.append(self._inputs.manifest(self._writer, self._span, missing, took_s))
         self.close()
         return events, decoder.summary.body()
 

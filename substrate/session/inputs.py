@@ -1,11 +1,12 @@
 """The input manifest: what a command depended on (trace.md §4, capture.md §4).
 
-Made when its processes have ended and its files are still there: files that were read, with their
-digests; paths that were looked up and absent; directories that were listed. A file is an input if
-its first use was to read it. One that was changed afterwards, by the command or by somebody else,
-or for which there was no time, stands there as unknown: nothing is guessed. Opens that only read
-tell no result with some backends; such a path is a file that was read if it is there now, and
-else was absent.
+Files that were read, with their digests; paths that were looked up and absent; directories that
+were listed. A file is an input if its first use was to read it. Files are digested soon after they
+were read, while the supervisor has nothing else to do, and the rest when the processes have ended
+and their files are still there. A file that was changed since the command began, by it or by
+somebody else, or for which there was no time, stands there as unknown: nothing is guessed. Opens
+that only read tell no result with some backends; such a path is a file that was read if it is
+there, and else was absent.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import os
 import time
 
 from substrate.session import digest_cache
-from substrate.telemetry.trace.events.inputs import FileRead, InputManifest
+from substrate.telemetry.trace.events.inputs import InputManifest
 from substrate.telemetry.trace.octets import text_or_b64
 from substrate.telemetry.trace.rfc8785 import encode
 from substrate.world import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    from typing import Any, Final
 
     from substrate.session.digest_cache import DigestCache
     from substrate.telemetry.capture.summary import Summary
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 #: in a line; longer lists are a blob
 _MOST_IN_LINE: Final = 1000
-#: how long digesting may take: this, or a quarter of what the command took
+#: how long digesting may take after the command: this, or a share of what the command took
 LEAST_S: Final = 0.5
 _SHARE: Final = 0.25
 #: of /proc and /sys nothing is an input that could be had again
@@ -39,94 +40,119 @@ _UNREAL: Final = (b"/proc/", b"/sys/", b"/dev/")
 _REGULAR, _DIRECTORY, _FORMAT = 0o100000, 0o040000, 0o170000
 
 
-def manifest(
-    summary: Summary,
-    root: int,
-    cache: DigestCache,
-    digester: Digester,
-    writer: TraceWriter,
-    span: str,
-    missing: tuple[str, ...],
-    took_s: float,
-) -> Event:
-    """`root`: an fd of the root that the command saw; `missing`: kinds that were not captured."""
-    until = time.monotonic() + max(LEAST_S, took_s * _SHARE)
-    files: list[FileRead] = []
-    directories = set(summary.listed)
-    absent = set(summary.absent)
-    late = 0
-    for path in sorted(summary.inputs):
+class Inputs:
+    """One command's. `root`: an fd of the root that it sees; `began_ns`: when it began, by the wall
+    clock."""
+
+    def __init__(
+        self, summary: Summary, root: int, cache: DigestCache, digester: Digester, began_ns: int
+    ) -> None:
+        self._summary, self._root, self._cache = summary, root, cache
+        self._digester, self._began_ns = digester, began_ns
+        self._done = 0  # of the list of inputs
+        self._files: list[dict[str, Any]] = []
+        self._absent: set[bytes] = set()
+        self._directories: set[bytes] = set()
+        self._late = 0
+
+    def work(self, until: float) -> None:
+        """Digests what was read so far, until then (monotonic)."""
+        inputs = self._summary.input_list
+        while self._done < len(inputs) and time.monotonic() < until:
+            self._look(inputs[self._done], until)
+            self._done += 1
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to digest."""
+        return self._done < len(self._summary.input_list)
+
+    def _look(self, path: bytes, until: float) -> None:
         if path.startswith(_UNREAL):
-            continue
-        if path in summary.changed:
-            files.append(FileRead(path=path, size=None, digest=None, unknown=True))
-            continue
+            return
         try:
-            fd = linux.openat2(root, path, os.O_PATH, linux.RESOLVE_IN_ROOT)
+            fd = linux.openat2(self._root, path, os.O_PATH, linux.RESOLVE_IN_ROOT)
         except (FileNotFoundError, NotADirectoryError):
-            if path in summary.read:  # it was there
-                files.append(FileRead(path=path, size=None, digest=None, unknown=True))
+            if path in self._summary.read or path in self._summary.changed:
+                self._put(path, None, None)  # it was there
             else:
-                absent.add(path)
-            continue
+                self._absent.add(path)
+            return
         except OSError:
-            files.append(FileRead(path=path, size=None, digest=None, unknown=True))
-            continue
+            self._put(path, None, None)
+            return
         try:
             status = os.fstat(fd)
             kind = status.st_mode & _FORMAT
             if kind == _DIRECTORY:
-                directories.add(path)
+                self._directories.add(path)
             elif kind == _REGULAR:
-                digest = _digest(path, fd, status, cache, digester, until)
-                late += digest is None
-                files.append(
-                    FileRead(
-                        path=path,
-                        size=status.st_size,
-                        digest=digest,
-                        unknown=True if digest is None else None,
-                    )
-                )
+                if path in self._summary.changed or status.st_ctime_ns >= self._began_ns:
+                    self._put(path, None, None)
+                    return
+                digest = self._digest(path, fd, status, until)
+                self._late += digest is None
+                self._put(path, status.st_size, digest)
         finally:
             os.close(fd)
-    kinds = (*missing, *((f"digests of {late} files",) if late else ()))
-    return _event(files, sorted(absent), sorted(directories), kinds, writer, span)
+
+    def _put(self, path: bytes, size: int | None, digest: str | None) -> None:
+        """An object FileRead (events/inputs.py)."""
+        body = {"path": text_or_b64(path), "size": size, "digest": digest}
+        if digest is None:
+            body["unknown"] = True
+        self._files.append(body)
+
+    def _digest(self, path: bytes, fd: int, status: os.stat_result, until: float) -> str | None:
+        key = digest_cache.key_of("keyed", path, status)
+        found = self._cache.find(key)
+        if found is not None or time.monotonic() > until:
+            return found
+        try:
+            file = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            digest, size = self._digester.digest_fd(file)
+            after = os.fstat(file)
+        except OSError:
+            return None
+        finally:
+            os.close(file)
+        same = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if size != status.st_size or (after.st_size, after.st_mtime_ns, after.st_ctime_ns) != same:
+            return None
+        if digest_cache.is_settled(status, time.time_ns()):
+            self._cache.keep(key, digest)
+        return digest
+
+    def manifest(
+        self, writer: TraceWriter, span: str, missing: tuple[str, ...], took_s: float
+    ) -> Event:
+        """The event, when nothing is read any more. `missing`: kinds that were not captured."""
+        summary = self._summary
+        self.work(time.monotonic() + max(LEAST_S, took_s * _SHARE))
+        for path in summary.input_list[self._done :]:
+            self._late += 1
+            self._put(path, None, None)
+        kinds = (*missing, *((f"digests of {self._late} files",) if self._late else ()))
+        return _event(
+            sorted(self._files, key=_by_path),
+            sorted(summary.absent | self._absent),
+            sorted(summary.listed | self._directories),
+            kinds,
+            writer,
+            span,
+        )
 
 
-def _digest(
-    path: bytes,
-    fd: int,
-    status: os.stat_result,
-    cache: DigestCache,
-    digester: Digester,
-    until: float,
-) -> str | None:
-    key = digest_cache.key_of("keyed", path, status)
-    found = cache.find(key)
-    if found is not None or time.monotonic() > until:
-        return found
-    try:
-        file = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        digest, size = digester.digest_fd(file)
-        after = os.fstat(file)
-    except OSError:
-        return None
-    finally:
-        os.close(file)
-    same = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    if size != status.st_size or (after.st_size, after.st_mtime_ns, after.st_ctime_ns) != same:
-        return None
-    if digest_cache.is_settled(status, time.time_ns()):
-        cache.keep(key, digest)
-    return digest
+def _by_path(body: dict[str, Any]) -> str:
+    path = body["path"]
+    return path if type(path) is str else path["b64"]
 
 
 def _event(
-    files: list[FileRead],
+    files: list[dict[str, Any]],
     absent: list[bytes],
     directories: list[bytes],
     missing: tuple[str, ...],
@@ -137,25 +163,16 @@ def _event(
         "files": len(files),
         "absent": len(absent),
         "directories": len(directories),
-        "unknown": sum(1 for file in files if file.unknown),
+        "unknown": sum(1 for file in files if "unknown" in file),
     }
-    if sum((len(files), len(absent), len(directories))) <= _MOST_IN_LINE:
-        body = InputManifest(
-            counts=counts,
-            missing_kinds=missing,
-            files=tuple(files),
-            absent=tuple(absent),
-            directories=tuple(directories),
-        )
+    body: dict[str, Any] = {"counts": counts, "missing_kinds": list(missing)}
+    whole = {
+        "files": files,
+        "absent": [text_or_b64(path) for path in absent],
+        "directories": [text_or_b64(path) for path in directories],
+    }
+    if len(files) + len(absent) + len(directories) <= _MOST_IN_LINE:
+        body.update(whole)
     else:
-        whole = {
-            "files": [file.to_body() for file in files],
-            "absent": [text_or_b64(path) for path in absent],
-            "directories": [text_or_b64(path) for path in directories],
-        }
-        body = InputManifest(
-            counts=counts,
-            missing_kinds=missing,
-            list_=writer.blobs.put(encode(whole), "application/json"),
-        )
-    return body.event("capture", span_id=span)
+        body["list"] = writer.blobs.put(encode(whole), "application/json").as_json()
+    return InputManifest.from_body(body).event("capture", span_id=span)

@@ -394,7 +394,7 @@ class _OneShot:
             return first + taken
 
         first = writer.position.seq
-        self.capture.begin(writer, self.recorder.span, self.cwd, number)
+        self.capture.begin(writer, self.recorder.span, self.cwd, number, self.digester)
 
     def _start_failed(self, failed: StartFailed) -> HostUnsupported:
         """Closes the command's span, and forgets that the backend is known to work."""
@@ -522,7 +522,7 @@ class _OneShot:
         if self.capture is not None:
             if not ended.quiet and not self.capture.can_kill:
                 self.started.close()
-            captured, summary = self.capture.end(self.digester, over=ended.quiet)
+            captured, summary = self.capture.end(over=ended.quiet)
         self.started.close()
         if not ended.quiet:
             self._wait_gone()  # until then its processes may write

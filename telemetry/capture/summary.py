@@ -37,6 +37,7 @@ class Summary:
         self.endpoints: dict[str, int] = {}
         #: whose first use was to read them
         self.inputs: set[bytes] = set()
+        self.input_list: list[bytes] = []  # the same, in their order
         #: what was changed, in any way
         self.changed: set[bytes] = set()
         self.processes = 0
@@ -62,11 +63,10 @@ class Summary:
                 self.absent.add(path)
             return
         if intent in READS:
-            if path not in self.changed and len(self.inputs) < MOST_PATHS:
-                self.inputs.add(path)
+            self._input(path)
         else:
-            if intent == "readwrite" and path not in self.changed:
-                self.inputs.add(path)
+            if intent == "readwrite":
+                self._input(path)
             self.changed.add(path)
             if path2 is not None:
                 self.changed.add(path2)
@@ -83,6 +83,11 @@ class Summary:
         kept = self._sets.get(intent)
         if kept is not None and len(kept) < MOST_PATHS:
             kept.add(path2 if intent == "link" and path2 is not None else path)
+
+    def _input(self, path: bytes) -> None:
+        if path not in self.inputs and path not in self.changed and len(self.inputs) < MOST_PATHS:
+            self.inputs.add(path)
+            self.input_list.append(path)
 
     def ran(self, program: bytes) -> None:
         self.programs[program] = self.programs.get(program, 0) + 1
