@@ -280,6 +280,17 @@ def set_capabilities(effective: int, permitted: int, inheritable: int = 0) -> No
     syscall("capset", ctypes.byref(header), ctypes.byref(data))
 
 
+CAP_SYS_PTRACE = 19
+
+
+def effective_capabilities() -> int:
+    """capget(2) of the calling thread: a bit mask by capability number."""
+    header = (ctypes.c_uint32 * 2)(_CAP_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)()
+    syscall("capget", ctypes.byref(header), ctypes.byref(data))
+    return int(data[0] | data[3] << 32)
+
+
 # --- mounts
 
 

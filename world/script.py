@@ -37,6 +37,7 @@ _NUMBERS: Final = {
     "dup3": (292, 24),
     "execve": (59, 221),
     "openat": (257, 56),
+    "prctl": (157, 167),
     "prlimit64": (302, 261),
     "read": (0, 63),
     "rt_sigaction": (13, 134),
@@ -53,6 +54,7 @@ _CLOSE_ON_EXEC: Final = 4
 #: seccomp(2): SECCOMP_SET_MODE_FILTER; flags NEW_LISTENER and WAIT_KILLABLE_RECV (Linux 5.19)
 _SET_FILTER, LISTENER = 1, 1 << 3 | 1 << 5
 _SOL_SOCKET, _SCM_RIGHTS = 1, 1
+_SET_DUMPABLE: Final = 4
 #: struct sigaction of the kernel with SIG_IGN; the size of its mask
 _IGNORED: Final = struct.pack("=QQQQ", 1, 0, 0, 0)
 _MASK_SIZE: Final = 8
@@ -120,6 +122,8 @@ def compile_script(command: CommandSpec, passed: int, machine: str = MACHINE) ->
         # its fd is the lowest that is free; should it be another one, the message cannot be sent
         listener = _lowest_free(command, passed)
         calls.append(_filter(command.notify, LISTENER))
+    if command.open_to_tracer:
+        calls.append(_Call("tracer", "prctl", _SET_DUMPABLE, 1))
     calls.append(_Call("hello", "sendmsg", _GO, _message(wire.HELLO, listener), _NO_SIGNAL))
     calls.append(_Call("go", "read", _GO, bytes(8), 1, take=ONE))
     if command.trace:  # only once there is a tracer: without one its calls answer ENOSYS

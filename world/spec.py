@@ -82,6 +82,9 @@ class CommandSpec:
     #: comes; the second one, which stops calls for a tracer, after the go
     notify: bytes = b""
     trace: bytes = b""
+    #: it lets itself be traced by its user's processes while it waits for its go: where the
+    #: supervisor has no right to trace what is closed to others (capture.md §3)
+    open_to_tracer: bool = False
 
 
 def to_plain(spec: Frame | WorldSpec | CommandSpec) -> dict[str, Any]:

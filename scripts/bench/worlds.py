@@ -87,7 +87,9 @@ class WorldBench:
         chosen = self.groups(limited=False) if groups is None else groups
         ready = world_setup.make_ready(self.world, self.files, self.home, self.stack, self.host)
         covers = covers_of(self.world, self.home, self.settings, self.host, _REQUEST, ready.bound)
-        frame = world_setup.frame_of(self.world, self.settings, chosen, terminal=False)
+        frame = world_setup.frame_of(
+            self.world, self.settings, chosen, terminal=False, observed=False
+        )
         return world_setup.spec_of(
             self.world,
             self.files,

@@ -332,6 +332,15 @@ class Capturing:
             self.pump()
 
     @property
+    def needs_open(self) -> bool:
+        """Whether we may trace only what is dumpable. What waits in a world is not: nobody there
+        may read the program in which it waits (world/trampoline.py). Who made the world without
+        rights has all rights over it; root needs one of its own, which containers take away."""
+        if self._frame.backend not in ("ns-root", "ns-root-idmap"):
+            return False
+        return not linux.effective_capabilities() >> linux.CAP_SYS_PTRACE & 1
+
+    @property
     def can_kill(self) -> bool:
         """Whether the backend knows the processes, to kill them; else the world's end does."""
         return self.choice.backend != "notify"

@@ -501,6 +501,7 @@ class _OneShot:
             ignored_signals=self.arriving.ignored,
             notify=b"" if self.capture is None else self.capture.programs.notify,
             trace=b"" if self.capture is None else self.capture.programs.trace,
+            open_to_tracer=self.capture is not None and self.capture.needs_open,
         ), withheld
 
     def _own_variables(self) -> dict[bytes, bytes]:

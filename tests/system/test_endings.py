@@ -90,8 +90,12 @@ def test_a_world_that_is_killed_is_substrates_own_failure(started, caller, victi
 
 
 def test_what_still_lives_of_a_killed_supervisors_world_is_waited_for(started, caller):
-    """Nobody holds the session then, but the world's processes still write to its layer."""
-    process = started("-c", "echo more > log; echo ready; while :; do echo more >> log; done")
+    """Nobody holds the session then, but the world's processes still write to its layer: those that
+    are captured end with their tracer."""
+    process = started(
+        *("--capture", "off"),
+        *("-c", "echo more > log; echo ready; while :; do echo more >> log; done"),
+    )
     (zygote,) = _children(process.pid)
     (holder,) = _children(zygote)
     for pid in (holder, zygote):
