@@ -16,9 +16,10 @@ trace.md §6.
 from __future__ import annotations
 
 from _operator import itemgetter  # `operator` itself is a module of Python's, and large
+from itertools import chain
 
 from substrate.telemetry.trace.line import MAX_DEPTH
-from substrate.telemetry.trace.redact import redact_body
+from substrate.telemetry.trace.redact import may_hold_secret, redact_body
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ _PROBE = "x"
 _INERT = frozenset((int, bool, type(None)))
 _TEXT = frozenset((str,))
 _CONTAINERS = frozenset((dict, list, tuple))
+_ROWS = frozenset((list,))
+_CELLS = _INERT | _TEXT
+_ROWS_AT_ONCE = 32
 _PLAIN = _INERT | _TEXT | _CONTAINERS
 
 #: keys that are clean themselves; those in _naming make a secret of a text below them
@@ -108,6 +112,8 @@ def _array_is_clear(items: Sequence[Any], depth: int) -> bool:
     if kinds == _TEXT:
         words = tuple(items)
         return words in _arrays or _words_are_clear(words)
+    if kinds == _ROWS and depth < MAX_DEPTH and _rows_are_clear(items):
+        return True
     if not kinds <= _PLAIN or (depth >= MAX_DEPTH and not kinds.isdisjoint(_CONTAINERS)):
         return False
     for item in items:
@@ -119,6 +125,22 @@ def _array_is_clear(items: Sequence[Any], depth: int) -> bool:
             if not _array_is_clear(item, depth + 1):
                 return False
         elif kind is dict and not is_clear(item, depth + 1):
+            return False
+    return True
+
+
+def _rows_are_clear(rows: Sequence[list[Any]]) -> bool:
+    """Rows of a batch: numbers and texts, a number first, so that no row is an argument list. All
+    texts of some rows are looked at as one: what the redactor would look at in a text, it would
+    look at there as well (redact.may_hold_secret finds by parts and by words)."""
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        some = rows[first : first + _ROWS_AT_ONCE]
+        cells = list(chain.from_iterable(some))
+        if not _CELLS.issuperset(map(type, cells)):
+            return False
+        if not all(row and type(row[0]) is int for row in some):
+            return False
+        if may_hold_secret("\n".join([cell for cell in cells if type(cell) is str])):
             return False
     return True
 

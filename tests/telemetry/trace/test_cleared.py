@@ -88,3 +88,25 @@ def test_one_shape_with_other_texts_is_looked_at_again() -> None:
     assert not cleared.is_clear({"cmd": "mysql --password=hunter2", "n": 1})
     assert cleared.is_clear({"cmd": None, "password": None})
     assert not cleared.is_clear({"cmd": None, "password": "hunter2"})
+
+
+rows = st.lists(st.lists(st.integers(0, 3) | st.none() | words, max_size=6), max_size=80)
+
+
+@settings(max_examples=600, deadline=None)
+@given(rows, st.integers(0, 80), words)
+def test_rows_are_what_the_redactor_gives(made, place, word) -> None:
+    """Many rows without a secret, and one with something in it: as a batch has them."""
+    batch = [[0, "/usr/lib/x", None], *made]
+    batch.insert(min(place, len(batch)), [1, word, word])
+    body = {"columns": ["n", "path"], "rows": batch}
+    assert cleared.redacted(body) == redact_body(body)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(st.text(max_size=30) | words, min_size=1, max_size=40))
+def test_a_look_at_all_texts_finds_what_a_look_at_each_does(texts) -> None:
+    from substrate.telemetry.trace.redact import may_hold_secret
+
+    if not may_hold_secret("\n".join(texts)):
+        assert not any(map(may_hold_secret, texts))
