@@ -116,6 +116,10 @@ class Drawing:
                     )
                 )
 
+    def title(self, words: str, count: int) -> str:
+        """What is drawn, and how many processes that are."""
+        return self._line("", visible(words), f"{count} process{'es' if count != 1 else ''}")
+
     # --- folding
 
     def _groups(self, siblings: list[Process], kinds: dict[int, int]) -> list[_Group]:

@@ -129,10 +129,8 @@ def _draw(span: FoundSpan, roots: list[Process], depth: int | None, everything: 
         over=not span.command or span.end is not None,
     )
     if span.command:
-        count = sum(1 for _ in walk(roots))
-        noun = "process" if count == 1 else "processes"
-        command = words_text(span.start["body"])
-        output.put_visible(f"{span.ordinal}: {command}  ({count} {noun})")
+        text = f"{span.ordinal}: {words_text(span.start['body'])}"
+        output.put(drawing.title(text, sum(1 for _ in walk(roots))))
     for line in drawing.lines(roots):
         output.put(line)
     lost = sum(1 for node, _ in walk(roots) if node.lost_parent)

@@ -102,7 +102,7 @@ class SummaryBuilder:
         self._told: dict[str, Any] | None = None
 
     def take(self, line: dict[str, Any]) -> None:
-        """Raises TraceCorrupt for a body that cannot be read; the line is left out then."""
+        """Raises TraceCorrupt for a body that cannot be read; of a batch, the rows before it count."""
         if not self._lines.has(line):
             return
         kind = line["event_type"]

@@ -87,7 +87,7 @@ class TreeBuilder:
         self._named: dict[int, int] = {}
 
     def take(self, line: dict[str, Any]) -> None:
-        """Raises TraceCorrupt for a body that cannot be read; the line is left out then."""
+        """Raises TraceCorrupt for a body that cannot be read; of a batch, the rows before it count."""
         if not self._lines.has(line):
             return
         kind = line["event_type"]

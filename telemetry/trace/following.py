@@ -15,6 +15,7 @@ the same; four calls of fstat a second are not to be felt. trace.md §2, §5.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections import deque
@@ -65,6 +66,7 @@ class Follower:
         self._durable: Durable | None = None
         self._position = 0
         self._rest = b""
+        self._changed_ns = -1
         #: looks in a row at which the file did not hold
         self._bad = 0
 
@@ -124,7 +126,13 @@ class Follower:
             return self._look_again()
         chunk = os.pread(self._reader.fd, _CHUNK_BYTES, self._position)
         if not chunk:
-            return []
+            changed_ns, self._changed_ns = self._changed_ns, state.st_mtime_ns
+            if changed_ns == state.st_mtime_ns and not self._bad:
+                return []
+            if self._last_line_holds():
+                self._bad = 0
+                return []
+            return self._look_again()
         self._note_durable()
         lines = (self._rest + chunk).split(b"\n")
         rest = lines.pop()
@@ -147,6 +155,7 @@ class Follower:
 
     def _look_again(self) -> list[Line]:
         """Reads the file from its start, and gives what stands where another was followed."""
+        self._note_durable()
         again = _Again(self._known, self._checker.seq, self._durable)
         try:
             again.read(self._reader.fd)
@@ -161,6 +170,16 @@ class Follower:
         if again.differs is not None:
             self._taken_back(again.differs)
         return again.fresh
+
+    def _last_line_holds(self) -> bool:
+        """Whether the last line is the one that was accepted; by its hash so are all before it. Other
+        lines of the same length may stand there: they were written between two looks."""
+        end = self._checker.offset
+        start = max(0, end - MAX_LINE_BYTES - 2)
+        lines = os.pread(self._reader.fd, end - start, start).split(b"\n")
+        if end == 0:
+            return True
+        return len(lines) > 1 and hashlib.sha256(lines[-2]).hexdigest() == self._checker.head
 
     def _start_over(self, offset: int) -> None:
         self._position, self._rest = offset, b""
@@ -177,7 +196,9 @@ class Follower:
             return
         raw = os.pread(self._durable_fd, 128, 0)
         if raw == os.pread(self._durable_fd, 128, 0):  # else it is being written
-            self._durable = parse_durable(raw) or self._durable
+            durable = parse_durable(raw)
+            if durable is not None and durable.size >= (self._durable or durable).size:
+                self._durable = durable
 
     def _wrong(self, code: str, message: str) -> BadLine:
         return BadLine(code, message, self._checker.seq, self._checker.offset, [])
