@@ -66,7 +66,7 @@ HEADINGS = f"{'TIME':>12} {'PROC':>5}  {'WHAT':<12} {'RESULT':<12} {'COUNT':>6} 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One row or event. `proc`: of whom it tells; `mono_us` to `last_us`: when (CLOCK_BOOTTIME).
-    `paths`: in the form of the line. `what`, `result`, `subject`: as people read them."""
+    `told`: of an event what it was, its result, and to what, as people read them."""
 
     line: Line
     row: Row | None
@@ -74,9 +74,7 @@ class Entry:
     mono_us: int
     last_us: int
     failed: bool
-    what: str
-    result: str
-    subject: str
+    told: tuple[str, str, str] = ("", "", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,9 +175,7 @@ class Entries:
             mono_us=line["mono_us"],
             last_us=line["mono_us"],
             failed=failed,
-            what=what,
-            result=result,
-            subject=subject,
+            told=(what, result, subject),
         )
 
 
@@ -187,19 +183,24 @@ class Entries:
 
 
 def _of_row(line: Line, row: Row) -> Entry:
-    error = row.error
-    paths = [output.show_path(octets) for octets in (row.path, row.path2) if octets is not None]
-    call = f"{row.call} {row.flags}" if row.flags else row.call
     return Entry(
         line=line,
         row=row,
         proc=row.proc,
         mono_us=row.mono_us,
         last_us=row.last_us,
-        failed=bool(error),
-        what="failed" if error else _DONE.get(row.intent, row.call),
-        result=error or ("" if row.result is None else str(row.result)),
-        subject=f"{' -> '.join(paths)}  ({call})" if paths else f"({call})",
+        failed=bool(row.error),
+    )
+
+
+def _tell_row(row: Row) -> tuple[str, str, str]:
+    error = row.error
+    paths = [output.show_path(octets) for octets in (row.path, row.path2) if octets is not None]
+    call = f"({row.call} {row.flags})" if row.flags else f"({row.call})"
+    return (
+        "failed" if error else _DONE.get(row.intent, row.call),
+        error or ("" if row.result is None else str(row.result)),
+        f"{' -> '.join(paths)}  {call}" if paths else call,
     )
 
 
@@ -345,9 +346,10 @@ def entry_object(entry: Entry, base_us: int) -> dict[str, Any]:
 def entry_text(entry: Entry, time: str) -> str:
     """For people, to be escaped by who prints it."""
     row = entry.row
+    what, result, subject = entry.told if row is None else _tell_row(row)
     count = "" if row is None or row.count == 1 else f"x{row.count}"
     proc = "-" if entry.proc is None else str(entry.proc)
-    return f"{time:>12} {proc:>5}  {entry.what:<12} {entry.result:<12} {count:>6}  {entry.subject}"
+    return f"{time:>12} {proc:>5}  {what:<12} {result:<12} {count:>6}  {subject}"
 
 
 def offset_text(entry: Entry, base_us: int) -> str:

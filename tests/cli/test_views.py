@@ -1,10 +1,12 @@
 """What capture recorded, through the installed command: `trace show --files` and the like."""
 
 import json
-import resource
+import os
+import subprocess
 
 import pytest
 
+from tests.cli.place import PROGRAM
 from tests.cli.seen_session import SeenSession
 
 
@@ -367,8 +369,23 @@ def test_show_takes_the_sum_that_the_command_ended_with(place, session):
     assert place.json("show", "3", "--format", "json")["capture"]["deleted"] == 1
 
 
+def peak_kib(place, *words):
+    """How much memory a call of the installed command took at its peak."""
+    process = subprocess.Popen(
+        [PROGRAM, *words], cwd=place.work, env=place.environ, stdout=subprocess.DEVNULL
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = status
+    assert status == 0
+    return used.ru_maxrss
+
+
 def test_a_long_record_needs_no_more_memory(place, session):
-    """100,000 rows and 2,000 processes, with room for a small part of their objects."""
+    """100,000 rows and 2,000 processes beside a command with one of each."""
+    session.command()
+    session.start(1, "sh")
+    session.files({"call": "openat", "path": "/w/1", "result": 3, "flags": "O_RDONLY"})
+    session.end()
     session.command()
     session.start(1, "sh")
     for number in range(0, 100_000, 250):
@@ -383,13 +400,16 @@ def test_a_long_record_needs_no_more_memory(place, session):
         session.fork(proc, 1)
     session.end()
     session.close()
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     counted = place.run("trace", "show", "last", "--files", "--format", "jsonl").stdout
     assert counted.count(b"\n") == 100_000
     assert place.out("trace", "show", "last", "--files").count("\n") == 100_001
-    [done] = [place.json("trace", "show", "last", "--files", "--failed", "--format", "json")]
+    done = place.json("trace", "show", "last", "--files", "--failed", "--format", "json")
     assert done["entries"] == []
     assert "100000 read" in place.out("show", "last")
     assert "× 2000 (fork)" in place.out("trace", "tree")
-    grown_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss - before
-    assert grown_kib < 100 * 1024
+    few = peak_kib(place, "trace", "show", "2", "--files")
+    for form in ("table", "json", "jsonl"):
+        many = peak_kib(place, "trace", "show", "3", "--files", "--format", form)
+        assert many - few < 8 * 1024, form
+    assert peak_kib(place, "trace", "tree", "3") - few < 32 * 1024
+    assert peak_kib(place, "show", "3") - few < 32 * 1024
