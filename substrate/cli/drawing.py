@@ -200,6 +200,7 @@ class Drawing:
             found.append(f"cpu {output.show_duration(sum(used))}")
         for name, count in (
             ("read", sum(node.read for node in members)),
+            ("perhaps read", sum(node.perhaps_read for node in members)),
             ("written", sum(node.written for node in members)),
             ("failed", sum(node.failed for node in members)),
             ("connected", sum(node.connections for node in members)),

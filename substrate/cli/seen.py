@@ -20,11 +20,13 @@ from substrate.cli import output
 from substrate.cli.paths import Selector
 from substrate.errors import TraceCorrupt
 from substrate.session.history import Line
+from substrate.telemetry.capture.intents import UNOBSERVED
 from substrate.telemetry.capture.seen_events import (
     NET_TYPES,
     PROCESS_TYPES,
     READ,
     endpoint_of,
+    happened_us,
     read_event,
 )
 from substrate.telemetry.capture.seen_rows import Row, read_rows
@@ -59,6 +61,7 @@ _DONE = {
     "look": "looked up",
     "list": "listed",
     "exec": "executed",
+    "escape": "denied",
 }
 HEADINGS = f"{'TIME':>12} {'PROC':>5}  {'WHAT':<12} {'RESULT':<12} {'COUNT':>6}  SUBJECT"
 
@@ -172,8 +175,8 @@ class Entries:
             line=line,
             row=None,
             proc=proc,
-            mono_us=line["mono_us"],
-            last_us=line["mono_us"],
+            mono_us=(when := happened_us(line)),
+            last_us=when,
             failed=failed,
             told=(what, result, subject),
         )
@@ -229,7 +232,8 @@ def _tell_exit(line: Line) -> tuple[str, str, str, bool]:
 def _tell_connect(line: Line) -> tuple[str, str, str, bool]:
     body = read_event(NetConnect, line)
     domain = body.domain if body.domain is not None else body.name
-    subject = f"{body.protocol} {endpoint_of(domain, body.ip, body.port)}"
+    path = line["body"].get("path")
+    subject = endpoint_of(body.protocol, domain, body.ip, body.port, path)
     if domain is not None and body.ip is not None:
         subject += f" ({body.ip})"
     failed = body.decision == "deny" or _is_error(body.result)
@@ -239,15 +243,14 @@ def _tell_connect(line: Line) -> tuple[str, str, str, bool]:
 
 def _tell_listen(line: Line) -> tuple[str, str, str, bool]:
     body = read_event(NetListen, line)
-    at = endpoint_of(None, body.ip, body.port)
-    if body.path is not None:
-        at = output.show_path(line["body"]["path"])
-    return "listen", body.result or "", f"{body.protocol} {at}", _is_error(body.result)
+    at = endpoint_of(body.protocol, None, body.ip, body.port, body.path)
+    return "listen", body.result or "", at, _is_error(body.result)
 
 
 def _tell_accept(line: Line) -> tuple[str, str, str, bool]:
     body = read_event(NetAccept, line)
-    return "accept", "", f"{body.protocol} {endpoint_of(None, body.ip, body.port)}", False
+    path = line["body"].get("path")
+    return "accept", "", endpoint_of(body.protocol, None, body.ip, body.port, path), False
 
 
 def _tell_dns(line: Line) -> tuple[str, str, str, bool]:
@@ -255,7 +258,7 @@ def _tell_dns(line: Line) -> tuple[str, str, str, bool]:
     subject = f"{output.show_path(line['body']['domain'])} {body.qtype}"
     if body.answers:
         subject += f" -> {', '.join(body.answers)}"
-    failed = body.decision == "deny" or body.rcode != "NOERROR"
+    failed = body.decision == "deny" or body.rcode not in ("NOERROR", UNOBSERVED)
     result = body.decision if body.decision == "deny" else body.rcode
     return "dns", result, _with_rule(subject, body.rule, None), failed
 
@@ -318,8 +321,8 @@ def entry_object(entry: Entry, base_us: int) -> dict[str, Any]:
             "kind": line["event_type"],
             **head,
             "ts": line["ts"],
-            "mono_us": line["mono_us"],
-            "offset_us": line["mono_us"] - base_us,
+            "mono_us": entry.mono_us,
+            "offset_us": entry.mono_us - base_us,
             "proc": entry.proc,
             "failed": entry.failed,
         }

@@ -58,12 +58,14 @@ def seen_object(seen: Seen) -> dict[str, Any]:
         "rows": seen.rows,
         "collapsed": seen.calls - seen.rows,
         "unobserved": seen.unobserved,
+        "denied": seen.denied,
         "coverage": list(seen.coverage),
     }
 
 
 _FILE_WORDS = {
     "read": "read",
+    "perhaps_read": "perhaps read",
     "written": "written",
     "created": "created",
     "deleted": "deleted",
@@ -80,7 +82,10 @@ def seen_pairs(seen: Seen | None) -> list[tuple[str, str]]:
     calls = f"{seen.calls} calls in {seen.rows} rows"
     calls += f", {seen.calls - seen.rows} collapsed" if seen.calls != seen.rows else ""
     calls += f", {seen.failed} failed" if seen.failed else ""
-    calls += f", {seen.unobserved} without a result that was seen" if seen.unobserved else ""
+    calls += f", of {seen.unobserved} the result was not seen" if seen.unobserved else ""
+    if seen.denied:
+        named = ", ".join(f"{name} {count}" for name, count in seen.denied.items())
+        calls += f", denied by the world: {named}"
     return [
         ("processes", f"{seen.processes}{_listed(seen.programs, seen.programs_count)}"),
         ("files", ", ".join(files) or "none"),

@@ -158,6 +158,7 @@ def _object(node: Process, below: int) -> dict[str, Any]:
         "cpu_us": node.cpu_us,
         "maxrss_kib": node.maxrss_kib,
         "read": node.read,
+        "perhaps_read": node.perhaps_read,
         "written": node.written,
         "failed": node.failed,
         "connections": node.connections,

@@ -19,6 +19,8 @@ from substrate.telemetry.trace.events.net import (
 )
 from substrate.telemetry.trace.events.notice import Coverage
 from substrate.telemetry.trace.events.process import ProcessExit, ProcessFork, ProcessStart
+from substrate.telemetry.trace.octets import bytes_of
+from substrate.telemetry.trace.rfc8785 import CanonicalError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,11 +53,35 @@ def read_event(cls: type[_B], line: dict[str, Any]) -> _B:
         raise TraceCorrupt(wrong.args[0], seq=line["seq"], code="body") from wrong
 
 
-def endpoint_of(domain: str | bytes | None, ip: str | None, port: int | None) -> str:
-    """`example.org:443`, `[::1]:80`: the name where it is known, as text."""
-    if isinstance(domain, bytes):
-        domain = domain.decode("utf-8", "surrogateescape")
-    host = domain or ip or ""
+def happened_us(line: dict[str, Any]) -> int:
+    """When it happened (CLOCK_BOOTTIME): bodies say it; the line's own time is that of the writing,
+    which holds where they do not."""
+    told = line["body"].get("mono_us")
+    when: int = told if type(told) is int else line["mono_us"]
+    return when
+
+
+def endpoint_of(
+    protocol: str, domain: str | bytes | None, ip: str | None, port: int | None, path: object = None
+) -> str:
+    """`tcp://example.org:443`, `tcp://[::1]:80`, `unix:/run/x`: by name where it is known, as text.
+    `path`: of a UNIX socket, in the form of a line."""
+    if path is not None:
+        return f"unix:{_text(path)}"
+    host = _text(domain) or ip or ""
     if ":" in host and not domain:
         host = f"[{host}]"
-    return host if port is None else f"{host}:{port}"
+    if not host:
+        return protocol
+    return f"{protocol}://{host}" if port is None else f"{protocol}://{host}:{port}"
+
+
+def _text(item: object) -> str:
+    if isinstance(item, dict):
+        try:
+            item = bytes_of(item)
+        except CanonicalError:
+            return "?"
+    if isinstance(item, bytes):
+        return item.decode("utf-8", "backslashreplace")
+    return item if isinstance(item, str) else ""

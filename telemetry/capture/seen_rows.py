@@ -18,7 +18,7 @@ from substrate.errors import TraceCorrupt
 from substrate.telemetry.trace.octets import bytes_of
 from substrate.telemetry.trace.rfc8785 import CanonicalError
 
-from .seen_intent import INTENTS_OF_ROWS, intent_of
+from .seen_intent import intent_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     Octets = str | dict[str, str]
 
 BATCHES: Final = frozenset(("file_batch", "syscall_batch"))
-UNOBSERVED: Final = "unobserved"
 
 #: columns that are attributes of a row; others are kept beside them
 _KNOWN: Final = frozenset(
@@ -44,7 +43,7 @@ _KNOWN: Final = frozenset(
 class Row:
     """One call, or `count` calls that were collapsed: the first at `mono_us`, the last at
     `last_us` (CLOCK_BOOTTIME). `result`: a number, an errno's name, `unobserved`, or None.
-    `more`: columns that this version does not know."""
+    `intent`: as the row says it; empty where it is not known. `more`: columns that this version does not know."""
 
     mono_us: int
     last_us: int
@@ -70,9 +69,8 @@ class Row:
         result = self.result
         if type(result) is int:
             return errno.errorcode.get(-result, str(result)) if result < 0 else ""
-        if type(result) is str and result != UNOBSERVED:
-            return result
-        return ""
+        # what is no error's name is an address in hexadecimal, or nobody saw it
+        return result if type(result) is str and result[:1] == "E" else ""
 
 
 def read_rows(line: dict[str, Any]) -> Iterator[Row]:
@@ -128,7 +126,7 @@ def _row(line: dict[str, Any], number: int, found: dict[str, Any], unknown: list
         flags=flags,
         result=result,
         count=count,
-        intent=intent if intent in INTENTS_OF_ROWS else "",
+        intent=intent,
         more={name: found[name] for name in unknown},
     )
 

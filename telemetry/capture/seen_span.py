@@ -9,6 +9,7 @@ Memory: a number for each process of the span and for each of its open connectio
 
 from __future__ import annotations
 
+from .seen_events import happened_us
 from .seen_rows import BATCHES
 
 TYPE_CHECKING = False
@@ -71,7 +72,7 @@ class SpanLines:
         if not found:
             return False
         if not self._command and line.get("span_id") == self._span_id and proc != _NONE:
-            self._first = (proc, line["mono_us"])
+            self._first = (proc, happened_us(line))
         if "span_id" in line:
             self._spans.add(line["span_id"])
         self._add(proc)

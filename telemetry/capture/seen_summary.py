@@ -19,9 +19,22 @@ from substrate.telemetry.trace.events.process import ProcessFork, ProcessStart
 from substrate.telemetry.trace.octets import bytes_of
 from substrate.telemetry.trace.rfc8785 import CanonicalError
 
+from .intents import UNOBSERVED
 from .seen_events import endpoint_of, read_event
-from .seen_intent import CREATE, DELETE, LINK, LIST, LOOK, META, READ, READWRITE, RENAME, WRITE
-from .seen_rows import BATCHES, UNOBSERVED, read_rows
+from .seen_intent import (
+    CREATE,
+    DELETE,
+    EXEC,
+    LINK,
+    LIST,
+    LOOK,
+    META,
+    READ,
+    READWRITE,
+    RENAME,
+    WRITE,
+)
+from .seen_rows import BATCHES, read_rows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,21 +45,29 @@ if TYPE_CHECKING:
 
 #: how many programs and endpoints are listed
 LISTED: Final = 32
-#: intent → what it counts as
+#: intent → what it counts as, by the rules of `summary`
 _COUNTED: Final = {
     READ: ("read",),
+    EXEC: ("read",),
     WRITE: ("written",),
     READWRITE: ("read", "written"),
-    CREATE: ("created",),
-    LINK: ("created",),
+    CREATE: ("created", "written"),
+    LINK: ("created", "written"),
     DELETE: ("deleted",),
-    RENAME: ("renamed",),
     META: ("meta",),
     LOOK: ("looked_up",),
-    LIST: ("listed",),
+    LIST: ("looked_up",),
+    RENAME: ("renamed",),
 }
-#: the counts of files that `command_end.summary` has, in the order in which they are shown
-FILE_COUNTS: Final = ("read", "written", "created", "deleted", "renamed", "meta", "looked_up")
+#: the counts of files, in the order in which they are shown; `perhaps_read`: opened to read,
+#: where nobody saw whether that went well
+FILE_COUNTS: Final = (
+    *("read", "perhaps_read", "written", "created", "deleted", "renamed", "meta", "looked_up"),
+)
+#: of an attempt that the world denied
+_ESCAPE: Final = "escape"
+#: those that `command_end.summary` has only where they are not 0
+_LEFT_OUT: Final = ("perhaps_read", "more_programs", "more_endpoints")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,7 +93,7 @@ class Seen:
     """What was seen of a span. `told`: whether the numbers are `command_end`'s own.
 
     `files`: by FILE_COUNTS. `rows`, `calls`: of the batches, `calls` - `rows` were collapsed.
-    `unobserved`: calls whose result nobody saw. `programs`, `endpoints`: in the form of a line."""
+    `unobserved`: calls whose result nobody saw. `denied`: calls that the world denied, by name. `programs`, `endpoints`: in the form of a line."""
 
     told: bool
     processes: int
@@ -85,6 +106,7 @@ class Seen:
     rows: int
     calls: int
     unobserved: int
+    denied: dict[str, int]
     coverage: tuple[dict[str, Any], ...]
 
 
@@ -94,10 +116,12 @@ class SummaryBuilder:
     def __init__(self, lines: SpanLines) -> None:
         self._lines = lines
         self._touched: set[int] = set()
-        self._files = dict.fromkeys((*FILE_COUNTS, "listed"), 0)
+        self._perhaps: set[int] = set()
+        self._files = dict.fromkeys(FILE_COUNTS, 0)
         self._procs: set[int] = set()
         self._programs, self._endpoints = Names(), Names()
         self._failed = self._rows = self._calls = self._unobserved = self._events = 0
+        self._denied: dict[str, int] = {}
         self._coverage: list[dict[str, Any]] = []
         self._told: dict[str, Any] | None = None
 
@@ -121,7 +145,10 @@ class SummaryBuilder:
             self._events += 1
             connect = read_event(NetConnect, line)
             domain = connect.domain if connect.domain is not None else connect.name
-            self._endpoints.add(endpoint_of(domain, connect.ip, connect.port))
+            path = line["body"].get("path")
+            self._endpoints.add(
+                endpoint_of(connect.protocol, domain, connect.ip, connect.port, path)
+            )
         elif kind == "net_listen":
             self._events += 1
             read_event(NetListen, line)
@@ -138,16 +165,35 @@ class SummaryBuilder:
     def _take_row(self, row: Row) -> None:
         self._rows += 1
         self._calls += row.count
+        if row.intent == _ESCAPE:
+            self._denied[row.call] = self._denied.get(row.call, 0) + row.count
         if row.error:
             self._failed += row.count
             return
         if row.result == UNOBSERVED:
             self._unobserved += row.count
+        if row.result == UNOBSERVED and row.intent == READ:
+            # counted as read where another call was seen to read it
+            if self._is_first("read?", row.key):
+                self._perhaps.add(hash(("read", row.key)))
+            return
+        path = row.key
+        if row.path2 is not None and row.intent in (LINK, RENAME):
+            path2 = row.path2 if isinstance(row.path2, str) else row.path2["b64"]
+            path = path2 if row.intent == LINK else f"{path}\0{path2}"
         for what in _COUNTED.get(row.intent, ()):
-            mark = hash((what, row.key))
-            if mark not in self._touched:
-                self._touched.add(mark)
-                self._files[what] += 1
+            self._count(what, path)
+
+    def _count(self, what: str, path: str) -> None:
+        if self._is_first(what, path):
+            self._files[what] += 1
+
+    def _is_first(self, what: str, path: str) -> bool:
+        mark = hash((what, path))
+        if mark in self._touched:
+            return False
+        self._touched.add(mark)
+        return True
 
     def finish(self) -> Seen | None:
         """None where nothing was captured of the span."""
@@ -155,6 +201,7 @@ class SummaryBuilder:
         if told is None and not self._events:
             return None
         programs, endpoints = self._programs, self._endpoints
+        self._files["perhaps_read"] = len(self._perhaps - self._touched)
         counted = Seen(
             told=False,
             processes=len(self._procs),
@@ -167,6 +214,7 @@ class SummaryBuilder:
             rows=self._rows,
             calls=self._calls,
             unobserved=self._unobserved,
+            denied=self._denied,
             coverage=tuple(self._coverage),
         )
         if told is None:
@@ -176,11 +224,12 @@ class SummaryBuilder:
             told=True,
             processes=told["processes"],
             failed=told["failed"],
-            files={name: told[name] for name in FILE_COUNTS},
+            files={name: told.get(name, 0) for name in FILE_COUNTS},
             programs=tuple(told["programs"]),
-            programs_count=max(len(told["programs"]), programs.count),
+            programs_count=len(told["programs"]) + told.get("more_programs", 0),
             endpoints=tuple(told["endpoints"]),
-            endpoints_count=max(len(told["endpoints"]), endpoints.count),
+            endpoints_count=len(told["endpoints"]) + told.get("more_endpoints", 0),
+            denied=told.get("denied", {}),
         )
 
 
@@ -189,9 +238,13 @@ def _summary_of(body: dict[str, Any]) -> dict[str, Any] | None:
     found = body.get("summary")
     if type(found) is not dict:
         return None
-    for name in (*FILE_COUNTS, "processes", "failed"):
-        if type(found.get(name)) is not int or found[name] < 0:
+    for name in (*FILE_COUNTS, *_LEFT_OUT, "processes", "failed"):
+        count = found.get(name, 0 if name in _LEFT_OUT else None)
+        if type(count) is not int or count < 0:
             return None
+    denied = found.get("denied", {})
+    if type(denied) is not dict or not all(type(count) is int for count in denied.values()):
+        return None
     for name in ("programs", "endpoints"):
         if type(found.get(name)) is not list or not all(map(_is_octets, found[name])):
             return None

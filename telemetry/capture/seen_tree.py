@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 
 from substrate.telemetry.trace.events.process import ProcessExit, ProcessFork, ProcessStart
 
-from .seen_events import read_event
+from .intents import UNOBSERVED
+from .seen_events import happened_us, read_event
 from .seen_intent import CREATE, READ, READWRITE, WRITE
 from .seen_rows import BATCHES, read_rows
 
@@ -46,7 +47,8 @@ class Program:
 
 @dataclass(slots=True, kw_only=True)
 class Process:
-    """A node. Times are CLOCK_BOOTTIME µs of its lines. `began_us`, `ended_us`: None where the
+    """A node. Times are CLOCK_BOOTTIME µs. `perhaps_read`: files that it opened to read,
+    where nobody saw whether that went well. `began_us`, `ended_us`: None where the
     event is not there. `exit`, `signal`: as in `process_exit`."""
 
     proc: int
@@ -62,6 +64,7 @@ class Process:
     cpu_us: int | None = None
     maxrss_kib: int | None = None
     read: int = 0
+    perhaps_read: int = 0
     written: int = 0
     failed: int = 0
     connections: int = 0
@@ -157,7 +160,7 @@ class TreeBuilder:
         self._named.setdefault(body.proc, body.parent)
         node.pid, node.host_pid = body.pid, body.host_pid
         if node.began_us is None:
-            node.began_us = line["mono_us"]
+            node.began_us = happened_us(line)
 
     def _start(self, line: dict[str, Any], body: ProcessStart) -> None:
         node = self._node(line, body.proc)
@@ -165,12 +168,12 @@ class TreeBuilder:
             self._named.setdefault(body.proc, body.parent)
         node.pid, node.host_pid = body.pid, body.host_pid
         if node.began_us is None:
-            node.began_us = line["mono_us"]
+            node.began_us = happened_us(line)
         raw = line["body"]
         node.programs.append(
             Program(
                 span_id=line.get("span_id"),
-                began_us=line["mono_us"],
+                began_us=happened_us(line),
                 exe=raw["exe"],
                 argv=tuple(raw["argv"]),
                 cwd=raw["cwd"],
@@ -180,7 +183,7 @@ class TreeBuilder:
 
     def _exit(self, line: dict[str, Any], body: ProcessExit) -> None:
         node = self._node(line, body.proc)
-        node.ended_us = line["mono_us"]
+        node.ended_us = happened_us(line)
         node.exit, node.signal = body.exit, body.signal
         if body.rusage is not None:
             node.cpu_us = body.rusage.utime_us + body.rusage.stime_us
@@ -191,7 +194,10 @@ class TreeBuilder:
         if row.error:
             node.failed += row.count
             return
-        if row.intent in _READS and self._is_first(proc, 0, row.key):
+        if row.intent in _READS and row.result == UNOBSERVED:
+            if self._is_first(proc, 2, row.key):
+                node.perhaps_read += 1
+        elif row.intent in _READS and self._is_first(proc, 0, row.key):
             node.read += 1
         if row.intent in _WRITES and self._is_first(proc, 1, row.key):
             node.written += 1

@@ -34,7 +34,7 @@ class SeenSession:
     """The session of a place in which one command has run. Times (`at`) in µs from `base_us`."""
 
     def __init__(self, place):
-        place.run("-c", "true")
+        place.run("--capture", "off", "-c", "true")
         [self.path] = (place.home / "sessions").iterdir()
         self.trace = self.path / "trace.jsonl"
         lines = list(read_events(self.path))

@@ -99,8 +99,8 @@ def test_the_network_is_shown(place, session):
     assert found[-1]["proc"] == 1  # that of the connection
     text = place.out("trace", "show", "last", "--net")
     assert "example.org A -> 203.0.113.5" in text
-    assert "tcp example.org:443 (203.0.113.5)  [net.allow]" in text
-    assert "tcp [::1]:80" in text
+    assert "tcp://example.org:443 (203.0.113.5)  [net.allow]" in text
+    assert "tcp://[::1]:80" in text
     assert "2.0K in, 10 out, after 1.5s" in text
 
 
@@ -333,17 +333,17 @@ def test_show_sums_up(place, session):
         for name in ("read", "written", "created", "deleted", "renamed", "meta", "looked_up")
     }
     assert counts == {
-        "read": 2, "written": 1, "created": 1, "deleted": 1, "renamed": 1, "meta": 1,
+        "read": 1, "written": 2, "created": 1, "deleted": 1, "renamed": 1, "meta": 1,
         "looked_up": 1,
     }  # fmt: skip
     assert (capture["calls"], capture["rows"], capture["collapsed"]) == (20, 9, 11)
     assert (capture["failed"], capture["unobserved"], capture["processes"]) == (1, 1, 2)
     assert capture["programs"] == ["/usr/bin/bash", "/usr/bin/make"]
-    assert capture["endpoints"] == ["example.org:443"]
+    assert capture["endpoints"] == ["tcp://example.org:443"]
     assert capture["coverage"][0]["backend"] == "hybrid"
     text = place.out("show", "last")
     assert "2: /usr/bin/bash, /usr/bin/make" in text
-    assert "2 read, 1 written, 1 created, 1 deleted, 1 renamed" in text
+    assert "1 read, 1 perhaps read, 2 written, 1 created, 1 deleted, 1 renamed" in text
     assert "20 calls in 9 rows, 11 collapsed, 1 failed" in text
     assert "by hybrid, level files; nothing lost; not seen: io_uring" in text
     assert place.json("show", "1", "--format", "json")["capture"] is None

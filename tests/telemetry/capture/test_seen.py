@@ -37,7 +37,8 @@ def batch(*rows, columns=COLLAPSED_COLUMNS):
         ("openat", None, "read"),
         ("open", "O_WRONLY", "write"),
         ("openat", "O_RDWR", "readwrite"),
-        ("openat", "O_RDWR|O_CREAT|O_TRUNC", "readwrite"),
+        ("openat", "O_RDWR|O_CREAT|O_TRUNC", "write"),
+        ("openat", "O_RDONLY|O_CREAT", "readwrite"),
         ("openat", "O_WRONLY|O_CREAT|O_EXCL", "create"),
         ("openat2", "O_RDWR|O_TMPFILE", "create"),
         ("openat", "O_RDONLY|O_TRUNC", "write"),
@@ -91,11 +92,14 @@ def test_names_are_listed_up_to_a_number():
 @pytest.mark.parametrize(
     ("given_", "text"),
     [
-        (("a.example", "203.0.113.1", 443), "a.example:443"),
-        ((b"\xff.example", None, 1), "\udcff.example:1"),
-        ((None, "2001:db8::1", 80), "[2001:db8::1]:80"),
-        ((None, "203.0.113.1", None), "203.0.113.1"),
-        ((None, None, None), ""),
+        (("tcp", "a.example", "203.0.113.1", 443), "tcp://a.example:443"),
+        (("tcp", b"\xff.example", None, 1), "tcp://\\xff.example:1"),
+        (("udp", None, "2001:db8::1", 80), "udp://[2001:db8::1]:80"),
+        (("tcp", None, "203.0.113.1", None), "tcp://203.0.113.1"),
+        (("unix", None, None, None, "/run/x"), "unix:/run/x"),
+        (("unix", None, None, None, {"b64": "/w=="}), "unix:\\xff"),
+        (("unix", None, None, None, {"b64": 1}), "unix:?"),
+        (("packet", None, None, None), "packet"),
     ],
 )
 def test_endpoints(given_, text):
