@@ -59,7 +59,12 @@ def exit_text(span: Span) -> str:
 
 def command_text(span: Span) -> str:
     """The redacted text of `-c`, else argv."""
-    display = span.start["body"]["display"]
+    return words_text(span.start["body"])
+
+
+def words_text(start: dict[str, Any]) -> str:
+    """The same of the body of a `command_start`."""
+    display = start["display"]
     if display.get("cmd") is not None:
         return output.show_path(display["cmd"])
     return output.show_words(display["argv"])

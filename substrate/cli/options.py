@@ -113,7 +113,7 @@ VERBS = {
     "rollback": "go back to a snapshot",
     "world": "worlds: ls, fork, gc",
     "session": "sessions: ls, show, rm",
-    "trace": "the record: ls, show, tail, verify, scan",
+    "trace": "the record: ls, show, tree, tail, verify, scan",
     "config": "settings and where they come from",
     "doctor": "what works on this host, and what to do about the rest",
     "completion": "completion for bash, zsh and fish",

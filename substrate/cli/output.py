@@ -90,11 +90,26 @@ def put_rows(verb: str, name: str, rows: Sequence[Row], form: str) -> None:
         put_object(verb, row, "jsonl")
 
 
+def put_stream(verb: str, head: Row, name: str, rows: Iterable[Row]) -> None:
+    """One object with `head` and a list called `name`, written as its rows come: they are never
+    all in memory."""
+    # json escapes control characters itself, but not those above ASCII (U+009B, U+202E)
+    escape = on_terminal()
+    whole = json.dumps({"schema": f"substrate.{verb}/1", **head}, ensure_ascii=escape)
+    put(f"{whole[:-1]}, {json.dumps(name)}: [")
+    before = ""
+    for row in rows:
+        if before:
+            put(before + ",")
+        before = json.dumps(row, ensure_ascii=escape)
+    put(f"{before}]}}")
+
+
 def put_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Columns as wide as they must be; the last one is cut at the edge of a terminal."""
     texts = [[visible(str(cell)) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headings, *texts, strict=True)]
-    limit = _width()
+    limit = width()
     bold, plain = ("\x1b[1m", "\x1b[0m") if has_colour(1) else ("", "")
     for number, cells in enumerate([list(headings), *texts]):
         line = "  ".join(
@@ -117,7 +132,8 @@ def on_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
-def _width() -> int:
+def width() -> int:
+    """Columns of the terminal; 0 where there is none."""
     if not on_terminal():
         return 0
     return os.get_terminal_size(sys.stdout.fileno()).columns

@@ -13,11 +13,14 @@ import click
 from substrate.cli import output
 from substrate.cli.log import as_object as span_object
 from substrate.cli.log import command_text, exit_text
+from substrate.cli.messages import warn
+from substrate.cli.show_seen import load_seen, seen_object, seen_pairs
 from substrate.cli.target import NothingFound, Target, named_span
 from substrate.cli.verb import Verb
 from substrate.errors import UsageError
 from substrate.session.history import History, Span
 from substrate.session.recorded import diff_entries
+from substrate.telemetry.capture.seen_summary import Seen
 from substrate.telemetry.trace.blob_reader import BlobReader
 
 _LETTERS = {
@@ -37,6 +40,7 @@ class Result:
     span: Span
     entries: tuple[dict[str, Any], ...]  # of its fs_diff
     isolation: dict[str, Any] | None
+    seen: Seen | None
     problem: Exception | None
 
 
@@ -46,12 +50,14 @@ def run(name: str, world: str | None) -> Result:
     entries: list[dict[str, Any]] = []
     for line in span.diffs:
         entries += diff_entries(target.files, line)
+    seen, unread = load_seen(target, span)
     return Result(
         target=target,
         span=span,
         entries=tuple(entries),
         isolation=_isolation(history, span),
-        problem=history.problem,
+        seen=seen,
+        problem=history.problem or unread,
     )
 
 
@@ -100,6 +106,7 @@ def as_object(result: Result) -> dict[str, Any]:
         "rusage": None if end is None else end["rusage"],
         "streams": {name: None if end is None else end[name] for name in STREAMS},
         "reason": None if end is None else end.get("reason"),
+        "capture": None if result.seen is None else seen_object(result.seen),
         "fs_diff": list(result.entries),
     }
 
@@ -127,6 +134,7 @@ def render(result: Result, form: str) -> None:
                 "environment",
                 f"{len(start['env_names'])} variables, {len(start['env_withheld'])} withheld",
             ),
+            *seen_pairs(result.seen),
             ("layer", "none" if start["layer"] is None else start["layer"]),
             ("changes", len(result.entries) or "none"),
         ]
@@ -185,7 +193,8 @@ def command(span: str, stream: str | None, world: str | None, form: str) -> int:
       substrate show last
       substrate show 3 --stdout | less
 
-    Shows one command: what ran, under which isolation, how it ended, what it changed. SPAN
+    Shows one command: what ran, under which isolation, how it ended, what it changed, and what
+    was captured of it: programs, files by what was done to them, endpoints, losses. SPAN
     is last, a number of `substrate log`, SESSION:NUMBER, or the end of a span's id."""
     if stream is not None and form != "table":
         raise UsageError(f"--{stream} prints bytes, --format {form} an object: give one of them")
@@ -194,4 +203,7 @@ def command(span: str, stream: str | None, world: str | None, form: str) -> int:
         output.put_bytes(stream_bytes(result, stream))
         return 0
     render(result, form)
-    return 3 if result.problem is not None else 0
+    if result.problem is not None:
+        warn(f"there is more that cannot be read: {result.problem}")
+        return 3
+    return 0

@@ -15,6 +15,7 @@ from typing import Any
 
 from substrate.errors import TraceCorrupt, UsageError
 from substrate.session.store import SessionFiles
+from substrate.telemetry.capture.seen_events import CAPTURE_TYPES
 from substrate.telemetry.trace.reader import TraceReader
 from substrate.telemetry.trace.spans import find_span
 
@@ -24,7 +25,7 @@ Line = dict[str, Any]
 @dataclass(slots=True, kw_only=True)
 class Span:
     """One command. `start`, `end`, `diffs`, `cuts` (of its layer): lines of the trace. `closed_by`: `recovery` where
-    its end was never written."""
+    its end was never written. `captured`: whether lines of capture name it."""
 
     ordinal: int
     span_id: str
@@ -33,6 +34,7 @@ class Span:
     diffs: list[Line] = field(default_factory=list)
     cuts: list[Line] = field(default_factory=list)
     closed_by: str | None = None
+    captured: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,6 +89,11 @@ def _killed(found: History, line: Line) -> Span | None:
 
 def _take(found: History, by_id: dict[str, Span], line: Line) -> None:
     kind = line["event_type"]
+    if kind in CAPTURE_TYPES:  # long, and nobody's but the views'
+        named = by_id.get(line.get("span_id", "")) or by_id.get(line.get("parent_span_id", ""))
+        if named is not None:
+            named.captured = True
+        return
     span = by_id.get(line.get("span_id", "")) or _killed(found, line)
     if kind == "command_start":
         span_id = line.get("span_id", "")

@@ -1,4 +1,4 @@
-"""Reading a trace: verify it, iterate over its events, follow it while it is written.
+"""Reading a trace: verify it, iterate over its events. `following.py` goes on as it is written.
 
 The library's fast reader, and the second implementation beside `telemetry/verifier.py`, with
 which it shares error codes and no code. It judges the chain; blobs, notes, amendments and
@@ -15,7 +15,6 @@ import fcntl
 import hashlib
 import os
 import stat
-import time
 from dataclasses import dataclass
 
 from substrate.errors import StateError, TraceCorrupt
@@ -30,7 +29,7 @@ from substrate.telemetry.trace.story import Oddity, Story, Untrue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from typing import Any
 
 VERIFIED, SO_FAR, FAILED, UNUSABLE = "verified", "verified_so_far", "failed", "unusable"
@@ -170,7 +169,7 @@ class TraceReader:
             raise _unreadable(f"{path} is UTF-16, not a trace")
 
     def _neighbour(self, name: str) -> bytes | None:
-        fd = self._open_neighbour(name)
+        fd = self.open_neighbour(name)
         if fd is None:
             return None
         try:
@@ -178,7 +177,8 @@ class TraceReader:
         finally:
             os.close(fd)
 
-    def _open_neighbour(self, name: str) -> int | None:
+    def open_neighbour(self, name: str) -> int | None:
+        """A file beside the trace, open for reading; None where there is none."""
         if self._directory < 0:
             return None
         try:
@@ -190,7 +190,7 @@ class TraceReader:
         return fd
 
     def _has_writer(self) -> bool:
-        fd = self._open_neighbour(LOCK)
+        fd = self.open_neighbour(LOCK)
         if fd is None:
             return False
         try:
@@ -429,41 +429,6 @@ def read_events(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """The events of a trace, each accepted before it is handed out. Raises TraceCorrupt."""
     with TraceReader(path) as reader:
         yield from reader.events()
-
-
-def follow(
-    path: str | os.PathLike[str],
-    *,
-    stopped: Callable[[], bool],
-    poll_s: float = 0.1,
-) -> Iterator[dict[str, Any]]:
-    """The events of a trace, and those that are written from now on, until `stopped()`.
-
-    Looks every `poll_s` seconds, and asks `stopped` as often. Ends behind a seal. An
-    unfinished line is waited for. Raises TraceCorrupt as `read_events`; a writer that took
-    lines back after a failed write is seen as such (E_PREV_HASH or E_SEQ).
-    """
-    with TraceReader(path) as reader:
-        checker = reader.checker
-        rest, position = b"", 0
-        while not stopped():
-            chunk = os.pread(reader.fd, _CHUNK_BYTES, position)
-            if not chunk:
-                if os.fstat(reader.fd).st_size < checker.offset:
-                    raise reader._bad("E_TORN", "the trace became shorter while it was followed")
-                time.sleep(poll_s)
-                continue
-            position += len(chunk)
-            lines = (rest + chunk).split(b"\n")
-            rest = lines.pop()
-            if len(rest) > MAX_LINE_BYTES:
-                raise reader._bad("E_LINE_TOO_LONG", f"longer than {MAX_LINE_BYTES} bytes")
-            if b"\0" in rest:
-                raise reader._bad("E_TORN", "NUL bytes in the last line")
-            for obj in checker.check(lines):
-                yield obj
-                if obj["event_type"] == "chain_seal":
-                    return
 
 
 def _unreadable(message: str) -> StateError:

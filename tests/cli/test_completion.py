@@ -42,6 +42,10 @@ def test_verbs_and_options_come_first(script):
     [
         ("substrate world ", {"ls", "fork", "gc", "--help"}),
         ("substrate trace v", {"verify"}),
+        ("substrate trace t", {"tree", "tail"}),
+        ("substrate trace show --f", {"--files", "--failed", "--format"}),
+        ("substrate trace tail --p", {"--procs", "--proc", "--path"}),
+        ("substrate trace tree --d", {"--depth"}),
         ("substrate trace verify --fin", {"--fingerprint"}),
         ("substrate diff --s", {"--stat", "--scratch", "--session"}),
         ("substrate --net ", {"none", "host"}),

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from substrate.errors import TraceCorrupt, UsageError
 from substrate.telemetry import verifier
 from substrate.telemetry.trace import reader as reader_module
+from substrate.telemetry.trace.following import follow
 from substrate.telemetry.trace.frames import FrameKind, FrameWarning, load_frames
 from substrate.telemetry.trace.merkle import MerkleTree
-from substrate.telemetry.trace.reader import follow, read_events, verify
+from substrate.telemetry.trace.reader import read_events, verify
 from substrate.telemetry.trace.spans import command_spans, find_span, parse_span_name
 from tests.telemetry.verifier.test_cases import CASES
 from tests.telemetry.verifier.trace_maker import Trace, merkle_root, save, span, whole
