@@ -458,15 +458,27 @@ static void on_child(struct tracer *tracer, struct task *task, int event)
     resume(tracer, task, 0);
 }
 
-/* A task whose parent died in the moment of the fork: nobody will tell of it. */
-static void adopt_orphans(struct tracer *tracer, pid_t dead)
+/* Whether somebody who is still there will tell of a task. `exec_of`: a process that has exec'd:
+ * of the threads that it had, none can tell any more. */
+static bool has_teller(struct engine *engine, const struct task *task, pid_t exec_of)
+{
+    uint32_t process, parent;
+    if (!read_parents(task->tid, &process, &parent))
+        return false;
+    pid_t teller = (pid_t)process != task->tid ? (pid_t)process : (pid_t)parent;
+    return teller != exec_of && find_task(engine, teller);
+}
+
+/* Tasks whose parent was killed in the moment of the fork: nobody will tell of them. Called when a
+ * task has ended, or exec'd. */
+static void adopt_orphans(struct tracer *tracer, pid_t by, pid_t exec_of)
 {
     struct engine *engine = tracer->engine;
     for (size_t i = 0; tracer->unborn && i < TASK_BUCKETS; i++)
         for (struct task *task = engine->tasks[i]; task; task = task->next) {
-            if (task->born)
+            if (task->born || has_teller(engine, task, exec_of))
                 continue;
-            tell_fork(tracer, dead, task->tid, 0, false);
+            tell_fork(tracer, by, task->tid, 0, false);
             task->born = true;
             tracer->unborn--;
             if (task->waits) {
@@ -498,6 +510,8 @@ static void on_exec(struct tracer *tracer, struct task *task, pid_t tid)
     if (!task)
         return;
     task->process = tid;
+    if (tracer->unborn)
+        adopt_orphans(tracer, tid, tid);
     if (!task->in_call)
         record_begin(&task->record, EXEC, tid);
     task->in_call = false;
@@ -539,6 +553,8 @@ static void on_end(struct tracer *tracer, pid_t tid, int status, const struct ru
         record_head(&task->record)->flags |= UNOBSERVED;
         ring_put(&engine->ring, &task->record);
     }
+    if (tracer->unborn) /* before the end of who may have made them is told */
+        adopt_orphans(tracer, tid, 0);
     struct record *record = &tracer->scratch;
     struct head *head = record_begin(record, EXIT, tid);
     head->result = status;
@@ -549,8 +565,6 @@ static void on_end(struct tracer *tracer, pid_t tid, int status, const struct ru
     ring_put(&engine->ring, record);
     if (task)
         free_task(tracer, task);
-    if (tracer->unborn)
-        adopt_orphans(tracer, tid);
 }
 
 /* --- holds */

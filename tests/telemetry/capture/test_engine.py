@@ -341,3 +341,23 @@ def test_no_race_gets_a_denied_program_through(tmp_path, rounds):
 def test_shapes_stand_for_their_calls():
     assert calls.shape_of("openat")[:2] == (1, 0)
     assert records.HEAD_SIZE == 80
+
+
+@pytest.mark.parametrize("backend", EXACT)
+def test_everybody_has_a_parent_that_was_told_of(backend):
+    """Children stop before their parents' events come, and others end meanwhile."""
+    script = "for i in 1 2 3 4 5 6 7 8; do (for j in 1 2 3 4 5 6 7 8; do /bin/true & done; wait) & done; wait"
+    for _ in range(3):
+        found = capture(["bash", "-c", script], backend)
+        first = next(record.tid for record in found.records if record.kind == "exec")
+        known, ended = {first}, set()
+        for record in found.records:
+            if record.kind == "fork":
+                assert record.tid in known and record.tid not in ended
+                assert record.result not in known, "told of twice"
+                known.add(record.result)
+            elif record.kind == "exit":
+                assert record.tid in known
+                ended.add(record.tid)
+        assert ended == known
+        assert len(known) == 1 + 8 + 64
