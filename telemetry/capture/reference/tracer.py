@@ -133,7 +133,7 @@ def main() -> NoReturn:
         stops = _prepare()
         control.send(messages.pack(messages.READY))
         _serve(control, traced, output, stops)
-    except SupervisorLeft:
+    except (SupervisorLeft, BrokenPipeError):  # on the socket: before it could be told
         status = 3
     except Untraceable as error:
         step, number, status = error.step, error.errno, 1

@@ -13,6 +13,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -212,3 +213,30 @@ def compiled(directory: Path, source: str, *flags: str) -> str:
         [compiler, "-O1", "-w", "-pthread", *flags, "-o", name, name.with_suffix(".c")], check=True
     )
     return str(name)
+
+
+def without_rights(script: str, *words: str) -> list[str]:
+    """The lines that a Python text writes when a user without any rights runs it: ourselves, or
+    where we are root another one. Our root is its first word."""
+    root = str(Path(__file__).resolve().parents[3])
+    python = [sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1])\n" + script, root]
+    if os.getuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("no setpriv")
+        become = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        look = [sys.executable, "-c", "import pytest, sys; open(sys.argv[1])"]
+        probe = subprocess.run(
+            [*become, *look, f"{root}/pyproject.toml"], cwd="/", capture_output=True, env={}
+        )
+        if probe.returncode:
+            pytest.skip("this Python or this directory can be reached by root only")
+        python = [*become, *python]
+    done = subprocess.run(
+        [*python, *words],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        env={"PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
