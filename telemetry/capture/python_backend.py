@@ -29,21 +29,24 @@ import time
 
 from substrate.telemetry.capture import calls, gate, records
 from substrate.telemetry.capture.backend import CaptureError
+from substrate.telemetry.capture.engine import STEPS
+from substrate.telemetry.capture.holds import parse_hold
 from substrate.telemetry.capture.reference import messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-#: a level beyond calls.FDS: every call, with a stop at each
-EVERY: Final = messages.EVERY_LEVEL
+    from substrate.telemetry.capture.holds import Ask
 
 _START: Final = (
     "import sys; sys.path.extend(sys.argv[1:3]); "
     "from substrate.telemetry.capture.reference.tracer import main; main()"
 )
+_LEVELS: Final = {"exec": f"{calls.EXEC}", "files": f"{calls.EXEC}{calls.FILES}", "all": ""}
 _START_S: Final = 30.0
 _END_S: Final = 5.0
+_ROOM_S: Final = 0.1
 _READ: Final = 1 << 20
 _F_SETPIPE_SZ: Final = 1031
 
@@ -56,32 +59,28 @@ class PythonBackend:
     def __init__(
         self,
         *,
-        level: int = calls.FILES,
+        level: str = "files",
         filtered: bool = True,
-        ask: gate.Gate | None = None,
-        hold_timeout_s: float = 60.0,
+        ask: Ask | None = None,
+        hold_ms: int = gate.HOLD_MS,
     ) -> None:
         """Starts the tracer.
 
-        `level`: calls.EXEC … calls.FDS, or EVERY. `filtered`: the command installs a program that
-        answers RET_TRACE for the calls of that level; False: every call is stopped at, and those
-        of the level are told. `ask` arms the gate: it is called by `drain` for each exec, and what
-        it answers counts, gate.ASK for later (`answer`). Raises CaptureError."""
+        `level`: exec, files or all. `filtered`: the command installs engine.programs_of("python",
+        level).trace; False: every call is stopped at, and those of the level are told. `ask` arms
+        the gate so that it is asked about every exec, by `drain`: what it answers counts, gate.ASK
+        for later (`answer`). Raises CaptureError."""
         self._ask = ask
-        self._every_call = not filtered or level == EVERY
-        self._tail = b""
+        self._tail = self._drained = b""
         self._at_end = False
         self._lost: dict[str, int] = {}
         self._status: int | None = None
+        self._unsent: list[tuple[int, int]] = []
         self._seized = False
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._records, write_end = os.pipe2(os.O_CLOEXEC)
         try:
-            self.tracer_pid = _start(
-                theirs.fileno(),
-                write_end,
-                (self._every_call, level, ask is not None, int(hold_timeout_s * 1000)),
-            )
+            self.tracer_pid = _start(theirs.fileno(), write_end, filtered, _LEVELS[level])
         except BaseException:
             self._control.close()
             os.close(self._records)
@@ -91,6 +90,22 @@ class PythonBackend:
             os.close(write_end)
         os.set_blocking(self._records, False)
         _widen(self._records)
+        if ask is not None:
+            self.arm(b"", gate.ASK, hold_ms)
+
+    def arm(self, table: bytes, otherwise: int, hold_ms: int) -> None:
+        """Sets up the exec gate, before `attach`: gate.pack_table, the decision on what it does
+        not name, and how long a hold may last."""
+        packed = os.memfd_create("table", os.MFD_CLOEXEC)
+        try:
+            os.write(packed, table)
+            os.lseek(packed, 0, os.SEEK_SET)
+            message = messages.pack(messages.ARM, value=otherwise, hold=hold_ms)
+            socket.send_fds(self._control, [message], [packed])
+        except OSError as error:
+            raise CaptureError("arm the gate", error.errno or errno.EIO, str(error)) from error
+        finally:
+            os.close(packed)
 
     def attach(self, pid: int, listener: int | None) -> None:
         if listener is not None:
@@ -108,8 +123,52 @@ class PythonBackend:
         return self._records
 
     def drain(self) -> bytes:
-        if self._at_end:
-            return b""
+        if not self._at_end:
+            fresh = self._read()
+            self._drained += fresh
+            if self._ask is not None:
+                self._answer_holds(fresh)
+        drained, self._drained = self._drained, b""
+        return drained
+
+    def finished(self) -> bool:
+        return self._at_end and not self._drained
+
+    def lost(self) -> dict[str, int]:
+        return dict(self._lost)
+
+    def soft_fileno(self) -> int:
+        """The same: it is readable when there is anything to drain."""
+        return self._records
+
+    def answer(self, hold: int, decision: int, reason: int = gate.BY_CALLBACK) -> bool:
+        """Answers a HOLD. One that is over is none, and all but gate.ALLOW and gate.KILL denies.
+        False: too many answers wait; again later."""
+        return self._say(
+            messages.pack(messages.ANSWER, decision=decision, reason=reason, hold=hold)
+        )
+
+    def halted(self) -> bool:
+        """Nothing is ever dropped, so nothing is halted for it."""
+        return False
+
+    def kill(self) -> None:
+        """SIGKILL to every task that is traced."""
+        if not self._say(messages.pack(messages.KILL)):
+            os.kill(self.tracer_pid, signal.SIGKILL)  # which ends them too
+
+    def close(self) -> None:
+        if self._records < 0:
+            return
+        self._control.close()
+        os.close(self._records)
+        self._records = -1
+        self._at_end, self._drained = True, b""
+        self._reap()
+
+    # --- inside
+
+    def _read(self) -> bytes:
         parts, room = [self._tail], _READ
         while room > 0:
             try:
@@ -126,36 +185,16 @@ class PythonBackend:
         self._tail = data[whole:]
         if self._at_end:
             self._settle()
-        if self._ask is not None:
-            self._answer_holds(data[:whole])
         return data[:whole]
 
-    def finished(self) -> bool:
-        return self._at_end
-
-    def lost(self) -> dict[str, int]:
-        return dict(self._lost)
-
-    def answer(self, number: int, decision: int, reason: int = gate.CALLBACK) -> None:
-        """To a hold that was answered with gate.ASK. One that is over is none. ALLOW and KILL are
-        what they are; all else denies."""
+    def _say(self, message: bytes) -> bool:
         try:
-            self._control.send(
-                messages.pack(messages.ANSWER, decision=decision, reason=reason, hold=number)
-            )
+            self._control.send(message, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
         except (BrokenPipeError, ConnectionResetError):
-            return  # the tracer is gone, and what it held with it
-
-    def close(self) -> None:
-        if self._records < 0:
-            return
-        self._control.close()
-        os.close(self._records)
-        self._records = -1
-        self._at_end = True
-        self._reap()
-
-    # --- inside
+            return True  # the tracer is gone, and all that it traced with it
+        return True
 
     def _expect(self, kind: int, step: str) -> None:
         self._control.settimeout(_START_S)
@@ -171,21 +210,36 @@ class PythonBackend:
             raise CaptureError(step, errno.ESRCH, "the tracer has ended")
         got, _, _, what, _, number = messages.unpack(message)
         if got == messages.FAILED:
-            raise CaptureError(messages.STEPS[what], number, os.strerror(number))
+            raise CaptureError(STEPS[what], number, os.strerror(number))
         if got != kind:
             raise CaptureError(step, errno.EPROTO, f"message {got}, expected {kind}")
 
     def _answer_holds(self, data: bytes) -> None:
         assert self._ask is not None
-        for head, at, end in records.read_records(data):
-            if head[1] != records.HOLD:
-                continue
-            decision = gate.DENY
-            try:
-                decision = self._ask(gate.parse_hold(head, data, at, end))
-            finally:  # also when asking raises: then nothing runs, and the error is the caller's
+        asked = [
+            parse_hold(head, data, at, end)
+            for head, at, end in records.read_records(data)
+            if head[1] == records.HOLD
+        ]
+        answered = 0
+        try:
+            for hold in asked:
+                decision = self._ask(hold)
+                answered += 1
                 if decision != gate.ASK:
-                    self.answer(head[8], decision)
+                    self._unsent.append((hold.number, decision))
+        finally:  # where asking raises nothing runs, and the error is the caller's
+            self._unsent += [(hold.number, gate.DENY) for hold in asked[answered:]]
+            self._send_answers()
+
+    def _send_answers(self) -> None:
+        """What there is room for. Where there is none the tracer is held by a full pipe: the rest
+        goes when that was drained."""
+        while self._unsent:
+            if self.answer(*self._unsent[0]):
+                del self._unsent[0]
+            elif not select.select([], [self._control], [], _ROOM_S)[1]:
+                return
 
     def _settle(self) -> None:
         """At the end of the records: whether it is the tree's."""
@@ -241,14 +295,14 @@ def _widen(pipe: int) -> None:
         return  # the user has too many pipes of that size: it works with this one too
 
 
-def _start(control: int, records_fd: int, settings: tuple[object, ...]) -> int:
+def _start(control: int, records_fd: int, filtered: bool, levels: str) -> int:
     """The pid of a new tracer."""
     package = sys.modules["substrate"].__file__
     assert package is not None
     words = [
         *(sys.executable, "-I", "-S", "-c", _START),
         *(os.path.dirname(os.path.dirname(os.path.abspath(package))), _bindings()),
-        *("3", "4", *[str(int(setting)) for setting in settings]),  # type: ignore[call-overload]
+        *("3", "4", "0" if filtered else "1", levels),
     ]
     # an interpreter whose own library is found that way
     environment = {k: os.environ[k] for k in ("LD_LIBRARY_PATH",) if k in os.environ}

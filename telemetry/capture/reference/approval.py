@@ -82,8 +82,6 @@ class Approval:
     argv: bytes
     #: the kernel's paths of the file and of its interpreters
     programs: tuple[bytes, ...]
-    #: of the file itself
-    file: os.stat_result
 
 
 def find(call: Call) -> Approval:
@@ -133,6 +131,22 @@ def differs(tid: int, approval: Approval) -> str:
     return "" if proc.command_line(tid) == approval.command_line else "argv"
 
 
+def is_script(tid: int, name: bytes, command_line: bytes) -> bool:
+    """Whether what was just loaded is the interpreter of what was named: the kernel has put that
+    name (AT_EXECFN) behind it, and it is another file."""
+    if name not in command_line.split(b"\0")[1 : 2 * _MOST_INTERPRETERS + 1]:
+        return False
+    runs = proc.program_file(tid)
+    try:
+        named = _resolve(tid, name, proc.AT_FDCWD, 0)
+    except OSError:
+        return True  # a descriptor that is closed by now: only a script is named so
+    try:
+        return runs is None or not os.path.samestat(os.fstat(named), runs)
+    finally:
+        os.close(named)
+
+
 def first_line(content: bytes) -> tuple[bytes, bytes | None] | None:
     """(interpreter, its one argument) of a script; None for what the kernel takes for none.
 
@@ -156,7 +170,6 @@ def first_line(content: bytes) -> tuple[bytes, bytes | None] | None:
 
 def _follow(tid: int, target: int, name: bytes, argv: bytes) -> Approval:
     """The interpreters of an open target, as the kernel follows them."""
-    file = os.fstat(target)
     words = argv or b"\0"  # the kernel gives a program one empty word where it was given none
     programs = []
     fd, script = os.dup(target), name
@@ -174,7 +187,6 @@ def _follow(tid: int, target: int, name: bytes, argv: bytes) -> Approval:
                     command_line=words,
                     argv=argv,
                     programs=tuple(programs),
-                    file=file,
                 )
             interpreter, option = line
             front = [interpreter, script] if option is None else [interpreter, option, script]

@@ -14,6 +14,7 @@ Sources: the man pages of the calls; <linux/net.h> for socketcall(2); struct msg
 from __future__ import annotations
 
 import struct
+import sys
 
 from substrate.telemetry.capture import calls, records
 from substrate.telemetry.capture.reference import memory, proc
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
 
     Items = list[tuple[int, bytes]]
 
-#: the most of what is sent, of an address (struct sockaddr_storage), of an open_how, of messages
+#: the most of what is sent (no question to a name server is longer), of an address (struct
+#: sockaddr_storage), of an open_how, of messages (further ones go the same way nearly always)
 MOST_DATA: Final = 512
 MOST_ADDRESS: Final = 128
 MOST_HOW: Final = 64
-MOST_MESSAGES: Final = 64
+MOST_MESSAGES: Final = 8
 
 _PAIR: Final = 8
 
@@ -53,20 +55,20 @@ class Call:
 
     __slots__ = (
         *("abi", "args", "flags", "items", "name", "nr", "refused", "shape", "tid", "time_ns"),
-        "told",
+        "is_evading",
     )
 
     def __init__(self, tid: int, time_ns: int, abi: int, nr: int, args: tuple[int, ...]) -> None:
         if abi == calls.I386:
             args = tuple(argument & 0xFFFFFFFF for argument in args)
         self.tid, self.time_ns, self.abi, self.nr, self.args = tid, time_ns, abi, nr, args
-        #: the arguments of its record
-        self.told = args
         self.name, self.shape = _TABLES[abi].get(nr, ("", ()))
         self.items: Items = []
         self.flags = 0
         #: what the tracer answered instead of the kernel; 0 for nothing
         self.refused = 0
+        #: it would have made a task that is not traced
+        self.is_evading = False
 
     @property
     def is_known(self) -> bool:
@@ -98,14 +100,12 @@ class Call:
             self._descriptor(records.BASE, self.fd(folder))
         if path2 != calls.NONE:
             self._path(records.PATH2, records.BASE2, path2, folder2)
-        if flags & calls.PROGRAM:
-            self._words(path + 1)
         if address != calls.NONE and not flags & calls.ADDRESS_OUT:
             self._address(self.args[address], self.args[address + 1] & 0xFFFFFFFF)
         if flags & calls.HOW:
             self._bytes(records.HOW, self.args[extra], self.args[extra + 1], MOST_HOW)
         if flags & calls.DATA:
-            self._bytes(records.DATA, self.args[1], self.args[2], MOST_DATA)
+            self._data(self.args[1], self.args[2])
         if flags & calls.MESSAGE:
             self._messages(self.args[extra], 1)
         if flags & calls.MESSAGES:
@@ -116,21 +116,16 @@ class Call:
         if result < 0 or not self.shape:
             return
         flags, tid = self.shape[8], self.tid
-        if flags & (calls.OPENS | calls.NEW_SOCKET | calls.ADDRESS_OUT):
+        if flags & (calls.OPENS | calls.NEW_SOCKET):
             self._text(records.OPENED, proc.descriptor(tid, result))
-        if flags & calls.ADDRESS_OUT:
-            self._address_out(self.shape[4])
-        if flags & calls.PAIR:
-            self._pair(self.args[self.shape[5]])
         if flags & calls.MOVES:
             self._text(records.CWD, proc.cwd(tid))
         if flags & calls.ROOTS:
             self._text(records.ROOT, proc.root(tid))
-        if self.level == calls.EXEC and not flags:
-            status = proc.status(tid)
-            if status is not None:
-                secure = proc.is_secure(proc.auxiliary(tid))
-                self.items.append((records.CREDENTIALS, proc.pack_credentials(status, secure)))
+        if flags & calls.ADDRESS_OUT:
+            self._peer(self.shape[4], result)
+        if flags & calls.PAIR:
+            self._bytes(records.PAIR, self.args[self.shape[5]], _PAIR, _PAIR)
 
     def fd(self, index: int) -> int:
         """An argument that is a descriptor: the kernel takes its low 32 bits, as a signed number."""
@@ -140,14 +135,16 @@ class Call:
     def item(self, tag: int) -> bytes | None:
         return next((text for found, text in self.items if found == tag), None)
 
-    def record(self, kind: int, result: int, flags: int = 0) -> bytes:
+    def record(
+        self, kind: int, result: int, flags: int = 0, args: tuple[int, ...] | None = None
+    ) -> bytes:
         return records.make_record(
             kind,
             tid=self.tid,
             time_ns=self.time_ns,
             nr=self.nr - (1 << 32) if self.nr >> 31 else self.nr,
             result=result,
-            args=self.told,
+            args=self.args if args is None else args,
             flags=self.flags | flags,
             abi=self.abi,
             items=tuple(self.items),
@@ -179,100 +176,80 @@ class Call:
         if fd != proc.AT_FDCWD:
             self._text(tag, proc.descriptor(self.tid, fd))
 
-    def _words(self, index: int) -> None:
-        try:
-            words, cut = memory.read_words(
-                self.tid, self.args[index], self.width, records.MOST_ARGV
-            )
-        except Unreadable:
-            self.flags |= records.UNREADABLE
-        else:
-            self.flags |= records.CUT if cut else 0
-            self.items.append((records.ARGV, words))
+    def add_argv(self, words: bytes) -> None:
+        """Where it was read for the gate; else nothing reads it before the kernel did."""
+        self.flags |= records.CUT if len(words) > records.MOST_ARGV else 0
+        self.items.append((records.ARGV, words[: records.MOST_ARGV]))
 
     def _bytes(self, tag: int, at: int, size: int, most: int) -> None:
         if not at or not size:
             return
-        if size > most:
-            self.flags |= records.CUT
         try:
             self.items.append((tag, memory.read(self.tid, at, min(size, most))))
         except Unreadable:
             self.flags |= records.UNREADABLE
 
+    def _data(self, at: int, size: int) -> None:
+        if size > MOST_DATA:
+            return
+        try:
+            self.items.append((records.DATA, memory.read(self.tid, at, size)))
+        except Unreadable:
+            return  # the send fails, and says so
+
     def _address(self, at: int, size: int) -> None:
-        self._bytes(records.ADDRESS, at, size, MOST_ADDRESS)
+        if not size >> 31:  # a negative length is refused
+            self._bytes(records.ADDRESS, at, size, MOST_ADDRESS)
 
-    def _address_out(self, index: int) -> None:
+    def _peer(self, index: int, fd: int) -> None:
+        """Of an accept: as it was told; where nobody asked, as a copy of the socket tells us."""
         at, size_at = self.args[index], self.args[index + 1]
-        if not at or not size_at:
+        if at:
+            try:
+                size = int.from_bytes(memory.read(self.tid, size_at, 4), sys.byteorder)
+            except Unreadable:
+                self.flags |= records.UNREADABLE
+                return
+            self._address(at, size)
             return
-        try:
-            (size,) = struct.unpack("=I", memory.read(self.tid, size_at, 4))
-        except Unreadable:
-            self.flags |= records.UNREADABLE
-            return
-        self._address(at, min(size, MOST_ADDRESS))
-
-    def _pair(self, at: int) -> None:
-        try:
-            pair = memory.read(self.tid, at, _PAIR)
-        except Unreadable:
-            self.flags |= records.UNREADABLE
-            return
-        self.items.append((records.PAIR, pair))
-        for fd in struct.unpack("=ii", pair):
-            self._text(records.OPENED, proc.descriptor(self.tid, fd))
+        address = proc.peer(self.tid, fd)
+        if address:
+            self.items.append((records.ADDRESS, address))
 
     def _messages(self, at: int, count: int) -> None:
-        """ADDRESS and DATA of each message, in their order."""
+        """ADDRESS and DATA of each message, in their order; DATA where it lies in one piece."""
         wide = self.width == 8
-        head = struct.Struct("=QI4xQQ24x" if wide else "=IIII12x")
+        head = struct.Struct("=QI4xQQ" if wide else "=IIII")
         vector = struct.Struct("=QQ" if wide else "=II")
-        step = head.size + (8 if wide else 4) if self.has(calls.MESSAGES) else head.size
-        if count > MOST_MESSAGES:
-            count = MOST_MESSAGES
-            self.flags |= records.CUT
-        for _ in range(count if at else 0):
+        for _ in range(min(count, MOST_MESSAGES)):
             try:
                 name, name_size, parts, part_count = head.unpack(
                     memory.read(self.tid, at, head.size)
                 )
-                if name:
-                    self._address(name, name_size)
-                data = b""
-                while part_count and len(data) < MOST_DATA:
-                    start, size = vector.unpack(memory.read(self.tid, parts, vector.size))
-                    if size > MOST_DATA - len(data):
-                        self.flags |= records.CUT
-                    data += memory.read(self.tid, start, min(size, MOST_DATA - len(data)))
-                    parts += vector.size
-                    part_count -= 1
-                    if part_count > 1024:  # UIO_MAXIOV: the kernel refuses more
-                        break
-                self._text(records.DATA, data)
             except Unreadable:
                 self.flags |= records.UNREADABLE
-            at += step
+                return
+            self._address(name, name_size)
+            if part_count == 1:
+                try:
+                    start, size = vector.unpack(memory.read(self.tid, parts, vector.size))
+                except Unreadable:
+                    return
+                self._data(start, size)
+            at += 64 if wide else 32  # struct mmsghdr
 
     def _unfold(self) -> None:
-        """socketcall(call, args): becomes the shape and the arguments of the call that it stands
-        for. Its record has these arguments from the third place on, as far as there is room; the
-        registers there mean nothing to the call."""
-        which, at = self.args[0], self.args[1]
-        name, count = _SOCKETCALL.get(which, ("", 0))
-        if not name:
-            self.shape = ()
+        """socketcall(call, args): becomes the call that it stands for, with its arguments."""
+        name, count = _SOCKETCALL.get(self.args[0], ("", 0))
+        number = calls.number(name, "i386") if name else None
+        if number is None:
             return
         try:
-            inner = struct.unpack(f"={count}I", memory.read(self.tid, at, 4 * count))
+            inner = struct.unpack(f"={count}I", memory.read(self.tid, self.args[1], 4 * count))
         except Unreadable:
-            self.flags |= records.UNREADABLE
-            self.shape = ()
             return
-        self.shape = calls.shape_of(name)
+        self.nr, self.name, self.shape = number, name, calls.shape_of(name)
         self.args = inner + (0,) * (6 - count)
-        self.told = (which, at, *inner[:4])
 
 
 def _table(abi: int) -> dict[int, tuple[str, tuple[int, ...]]]:

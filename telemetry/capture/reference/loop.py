@@ -6,8 +6,7 @@ they are made. Invariants:
 - A signal is handed on as it came; its siginfo is not touched.
 - A task that was killed while it was looked at (`Gone`) is left to its exit.
 - FORK comes before anything of the new task. FORK and EXIT are in pairs, but for a thread that
-  execs: it goes on as the leader (EXEC tells its old number), and the old leader's EXIT says that
-  its status was not seen.
+  execs: it goes on as the leader, whose number it has from then on (EXEC tells its old one).
 - Where the gate is armed nothing runs that was not approved: an exec is refused, or let in and
   compared before its first instruction.
 
@@ -19,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 import time
 
 from substrate.telemetry.capture import calls, gate, records
@@ -26,6 +26,7 @@ from substrate.telemetry.capture.reference import approval, memory, messages, pr
 from substrate.telemetry.capture.reference import requests as ptrace
 from substrate.telemetry.capture.reference.arguments import Call
 from substrate.telemetry.capture.reference.requests import Gone
+from substrate.telemetry.capture.reference.table import Table
 from substrate.telemetry.capture.reference.tasks import Task, Tasks
 
 TYPE_CHECKING = False
@@ -41,7 +42,6 @@ _SYSCALL_STOP: Final = signal.SIGTRAP | 0x80
 _GROUP_STOPS: Final = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 #: ERESTARTSYS, NOINTR, NOHAND, _RESTARTBLOCK: the kernel's own, which no process ever sees
 _RESTARTS: Final = (-512, -513, -514, -516)
-_NOT_SEEN: Final = -1
 #: How often a held task is looked at for a signal that ends it: nothing else tells of one.
 POLL_S: Final = 0.05
 IDLE, BUSY, OVER = range(3)
@@ -50,10 +50,10 @@ _STATUSES_A_TURN: Final = 128
 
 
 class Untraceable(Exception):
-    """The tree cannot be followed any more; it must end. `step`: messages.STEPS."""
+    """The tree cannot be followed any more; it must end. `step`: a place in engine.STEPS."""
 
     def __init__(self, step: int, number: int) -> None:
-        super().__init__(f"{messages.STEPS[step]}: {os.strerror(number)}")
+        super().__init__(f"step {step}: {os.strerror(number)}")
         self.step, self.errno = step, number
 
 
@@ -68,34 +68,38 @@ class Loop:
     """One command's tree. `write` takes whole records; the caller owns time and waiting."""
 
     def __init__(
-        self,
-        write: Callable[[bytes], None],
-        *,
-        every_call: bool,
-        level: int,
-        armed: bool,
-        hold_s: float,
+        self, write: Callable[[bytes], None], *, every_call: bool, levels: frozenset[int] | None
     ) -> None:
-        """`every_call`: stop at each call, where there is no filter. `level`: of calls that get a
-        record, messages.EVERY_LEVEL for all. `armed`: execs are asked about; `hold_s`: for how
-        long one waits."""
+        """`every_call`: stop at each call, where there is no filter. `levels`: of calls that get a
+        record then (calls.EXEC …); None for all calls, known or not."""
         self._write = write
-        self._every_call, self._level = every_call, level
-        self._armed, self._hold_s = armed, hold_s
+        self._every_call, self._levels = every_call, levels
+        self._table: Table | None = None
+        self._hold_s = 0.0
         self.tasks = Tasks()
         self._holds: dict[int, _Held] = {}
         self._last_hold = 0
         self._next_look_s = 0.0
-        self._world_root = b""
+        self._root = 0
+        self._root_ran = False
 
     # --- what the caller does
+
+    def arm(self, table: Table, hold_s: float) -> None:
+        """Execs are decided from now on; where the table says so one waits, for `hold_s`."""
+        self._table, self._hold_s = table, hold_s
+
+    def kill(self) -> None:
+        """SIGKILL to all that is traced."""
+        for task in list(self.tasks.known.values()):
+            self._kill(task)
 
     def seize(self, pid: int) -> None:
         """Takes a process of one thread that waits before its exec. Raises Untraceable."""
         try:
             ptrace.seize(pid)
             self.tasks.add(pid, pid)
-            self._world_root = proc.root(pid)
+            self._root = pid
             if self._every_call:
                 # it runs free until it has been stopped once; the call in which it waits is begun
                 # again by the kernel
@@ -222,15 +226,18 @@ class Loop:
             self._follow_untraced(task, call)
         if call.has(calls.CLONES_3) and not self._is_followed(call):
             self._refuse(task, -errno.ENOSYS)
-        elif call.has(calls.PROGRAM) and self._armed:
-            self._gate(task, call)
+        elif call.has(calls.PROGRAM) and self._table is not None:
+            self._gate(task, call, self._table)
         else:
             self._resume(task)
 
     def _is_told(self, call: Call) -> bool:
-        if self._level == messages.EVERY_LEVEL or not self._every_call:
+        """Of clones FORK tells, and nothing where they failed."""
+        if call.has(calls.CLONES | calls.CLONES_3):
+            return False
+        if self._levels is None:
             return True
-        return call.is_known and call.level <= self._level
+        return call.is_known and (call.level in self._levels or not self._every_call)
 
     def _call_exit(self, task: Task, result: int) -> None:
         call, task.call = task.call, None
@@ -248,18 +255,15 @@ class Loop:
             # ENOSYS for all that matters; without one it is free
             self._write(
                 records.make_record(
-                    records.TROUBLE, tid=task.tid, time_ns=now_ns(), nr=messages.UNTRACED
+                    records.TROUBLE, tid=task.tid, time_ns=now_ns(), nr=messages.CHILD
                 )
             )
-            raise Untraceable(messages.UNTRACED, errno.EPERM)
-        if not self._is_told(call):
-            self._resume(task)
-            return
-        call.look_at_exit(result)
-        flags = records.RESTARTED if result in _RESTARTS else 0
-        if call.refused and call.has(calls.CLONES_3):
+            raise Untraceable(messages.CHILD, errno.EPERM)
+        if call.is_evading:
             self._write(call.record(records.DENIED, result))
-        elif result < 0 or not call.has(calls.CLONES | calls.CLONES_3):  # FORK tells of those
+        elif self._is_told(call):
+            call.look_at_exit(result)
+            flags = records.RESTARTED if result in _RESTARTS else 0
             self._write(call.record(records.CALL, result, flags))
         self._resume(task)
 
@@ -269,7 +273,7 @@ class Loop:
         try:
             ptrace.set_registers(task.tid, changed)
         except OSError as error:
-            raise Untraceable(messages.REFUSE, error.errno or errno.EIO) from error
+            raise Untraceable(messages.REGISTERS, error.errno or errno.EIO) from error
 
     def _refuse(self, task: Task, result: int) -> None:
         """The call is not made, and answers `result`."""
@@ -283,7 +287,7 @@ class Loop:
             try:
                 ptrace.set_call_number(task.tid, -1, number_set)
             except OSError as error:
-                raise Untraceable(messages.REFUSE, error.errno or errno.EIO) from error
+                raise Untraceable(messages.REGISTERS, error.errno or errno.EIO) from error
         self._resume(task)
 
     def _follow_untraced(self, task: Task, call: Call) -> None:
@@ -298,7 +302,8 @@ class Loop:
             flags = memory.read(call.tid, call.args[0], 8)
         except memory.Unreadable:
             return False
-        return not int.from_bytes(flags, "little") & CLONE_UNTRACED
+        call.is_evading = bool(int.from_bytes(flags, sys.byteorder) & CLONE_UNTRACED)
+        return not call.is_evading
 
     # --- new tasks, and their end
 
@@ -311,24 +316,19 @@ class Loop:
 
     def _clone_flags(self, task: Task, event: int) -> int:
         """As far as known: clone3's are behind a pointer."""
-        call = task.call
+        _, arch, _, _, _ = ptrace.syscall_info(task.tid)
+        table = registers.abi_of(arch, 0)
+        abi = calls.NATIVE if table is None else table[0]
+        nr, first = registers.call_of(ptrace.get_registers(task.tid), abi)
+        machine = "i386" if abi == calls.I386 else calls.MACHINE
+        if nr == calls.number("clone", machine):
+            return first
+        if nr != calls.number("clone3", machine):
+            return _VFORK_FLAGS if event == ptrace.EVENT_VFORK else 0
         try:
-            if call is not None and call.has(calls.CLONES | calls.CLONES_3):
-                abi, first, is_3 = call.abi, call.args[0], call.has(calls.CLONES_3)
-            else:
-                _, arch, _, _, _ = ptrace.syscall_info(task.tid)
-                table = registers.abi_of(arch, 0)
-                abi = calls.NATIVE if table is None else table[0]
-                nr, first = registers.call_of(ptrace.get_registers(task.tid), abi)
-                machine = "i386" if abi == calls.I386 else calls.MACHINE
-                is_3 = nr == calls.number("clone3", machine)
-                if not is_3 and nr != calls.number("clone", machine):
-                    return signal.SIGCHLD | (_VFORK_FLAGS if event == ptrace.EVENT_VFORK else 0)
-            if is_3:
-                first = int.from_bytes(memory.read(task.tid, first, 8), "little")
+            return int.from_bytes(memory.read(task.tid, first, 8), sys.byteorder)
         except memory.Unreadable:
             return 0
-        return first
 
     def _known(self, maker: int, tid: int, flags: int) -> None:
         """A new task: its FORK record, then what came of it already."""
@@ -348,7 +348,9 @@ class Loop:
                 time_ns=now_ns(),
                 result=tid,
                 args=(flags, int(task.is_thread)),
-                items=() if status is None else ((records.PIDS, proc.pack_pids(status)),),
+                items=()
+                if status is None or task.is_thread
+                else ((records.PIDS, proc.pack_pid(status)),),
             )
         )
         for word, usage in self.tasks.take_early(tid):
@@ -371,14 +373,14 @@ class Loop:
         """It ended within a call, and maybe held."""
         if task.hold:
             self._holds.pop(task.hold, None)
-            self._decided(task, task.hold, gate.DENY, gate.SIGNAL)
+            self._decided(task, task.hold, gate.DENY, gate.IS_DYING)
         if task.call is not None and self._is_told(task.call):
             self._write(task.call.record(records.CALL, 0, records.UNOBSERVED))
         task.call, task.hold = None, 0
 
     # --- exec
 
-    def _gate(self, task: Task, call: Call) -> None:
+    def _gate(self, task: Task, call: Call, table: Table) -> None:
         task.approval = None
         try:
             found = approval.find(call)
@@ -386,21 +388,32 @@ class Loop:
             self._resume(task)  # without an approval: what runs all the same is killed
             return
         except approval.NotFound:
-            self._decided(task, 0, gate.DENY, gate.UNREADABLE)
+            self._decided(task, 0, gate.DENY, gate.IS_UNREADABLE)
             self._refuse(task, -errno.EACCES)
             return
-        self._last_hold += 1
-        task.hold = number = self._last_hold
-        self._holds[number] = _Held(task.tid, found, time.monotonic() + self._hold_s)
-        self._write(self._hold_record(call, number, found))
+        call.add_argv(found.argv)
+        call.items.append((records.EXE, found.programs[0]))
+        call.items += [(records.OPENED, program) for program in found.programs[1:]]
+        decision = table.decide(found.programs)
+        if decision == gate.ASK:
+            self._last_hold += 1
+            task.hold = number = self._last_hold
+            self._holds[number] = _Held(task.tid, found, time.monotonic() + self._hold_s)
+            self._write(call.record(records.HOLD, 0, args=(number, *call.args[1:])))
+        elif decision == gate.ALLOW:
+            task.approval = found
+            self._resume(task)
+        else:
+            self._decided(task, 0, gate.DENY, gate.BY_TABLE)
+            self._refuse(task, -errno.EACCES)
 
     def _look_at_hold(self, number: int, now: float) -> None:
         held = self._holds[number]
         status = proc.status(held.tid)
         if status is not None and status.fatal:
-            self.answer(number, gate.DENY, gate.SIGNAL)
+            self.answer(number, gate.DENY, gate.IS_DYING)
         elif now >= held.deadline_s:
-            self.answer(number, gate.DENY, gate.TIMEOUT)
+            self.answer(number, gate.DENY, gate.TIME_OUT)
 
     def _executed(self, task: Task) -> None:
         """Stopped in its new program, before the first instruction of that."""
@@ -409,20 +422,20 @@ class Loop:
         now, leader = self.tasks.replace_by_exec(tgid, former)
         if leader is not None:
             self._cut_short(leader)
-            self._write(_exit_record(leader, _NOT_SEEN, None))
         if now is None:  # the caller was not known yet: its maker's event never came
             now = self.tasks.add(tgid, tgid)
         call, approved = now.call, now.approval
-        now.call = now.approval = None
         self._write(self._exec_record(now, former, call))
-        if self._armed:
-            reason = gate.UNAPPROVED if approved is None else 0
+        if self._table is not None:
+            reason = gate.IS_UNAPPROVED if approved is None else 0
             if approved is not None and approval.differs(tgid, approved):
-                reason = gate.RACED
+                reason = gate.HAS_RACED
             if reason:
                 self._decided(now, 0, gate.KILL, reason)
+                now.call = now.approval = None
                 self._kill(now)
                 return
+        now.call = now.approval = None
         self._resume(now)
 
     def _kill(self, task: Task) -> None:
@@ -435,35 +448,19 @@ class Loop:
     # --- records
 
     def _decided(self, task: Task, number: int, decision: int, reason: int) -> None:
+        call = task.call
+        told = (records.PATH, records.ARGV)
         self._write(
             records.make_record(
                 records.GATE,
                 tid=task.tid,
                 time_ns=now_ns(),
+                nr=-1 if call is None else call.nr,
                 result=decision,
                 args=(number, reason),
+                abi=calls.NATIVE if call is None else call.abi,
+                items=() if call is None else tuple(i for i in call.items if i[0] in told),
             )
-        )
-
-    def _hold_record(self, call: Call, number: int, found: approval.Approval) -> bytes:
-        status = proc.status(call.tid)
-        items = [item for item in call.items if item[0] != records.ARGV]
-        items.append((records.ARGV, found.argv[: records.MOST_ARGV]))
-        items += [(records.EXE, program) for program in found.programs]
-        items.append((records.FILE, proc.pack_file(found.file)))
-        items.append((records.CWD, proc.cwd(call.tid)))
-        if status is not None:
-            secure = proc.is_secure(proc.auxiliary(call.tid))
-            items.append((records.CREDENTIALS, proc.pack_credentials(status, secure)))
-        return records.make_record(
-            records.HOLD,
-            tid=call.tid,
-            time_ns=call.time_ns,
-            nr=call.nr,
-            args=(number,),
-            flags=call.flags | (records.CUT if len(found.argv) > records.MOST_ARGV else 0),
-            abi=call.abi,
-            items=tuple(items),
         )
 
     def _exec_record(self, task: Task, former: int, call: Call | None) -> bytes:
@@ -472,35 +469,33 @@ class Loop:
         if call is not None:
             items += [i for i in call.items if i[0] in (records.PATH, records.BASE)]
             flags = call.flags & records.UNREADABLE
+        vector = proc.auxiliary(tid)
         words = proc.command_line(tid)
+        if name := _exec_name(tid, vector):
+            items.append((records.EXEC_NAME, name))
+        if vector:
+            items.append((records.CREDENTIALS, proc.pack_credentials(vector)))
         if words is not None:
             flags |= records.CUT if len(words) > records.MOST_ARGV else 0
             items.append((records.ARGV, words[: records.MOST_ARGV]))
-        vector = proc.auxiliary(tid)
-        if name := _exec_name(tid, vector):
-            items.append((records.EXEC_NAME, name))
         if exe := proc.exe(tid):
             items.append((records.EXE, exe))
-        if (file := proc.program_file(tid)) is not None:
-            items.append((records.FILE, proc.pack_file(file)))
-        if cwd := proc.cwd(tid):
-            items.append((records.CWD, cwd))
-        root = proc.root(tid)
-        if root and root != self._world_root:
-            items.append((records.ROOT, root))
-        status = proc.status(tid)
-        if status is not None:
-            secure = proc.is_secure(vector)
-            items.append((records.CREDENTIALS, proc.pack_credentials(status, secure)))
-            items.append((records.PIDS, proc.pack_pids(status)))
         descriptors, more = proc.descriptors(tid)
         items += [(records.FD, descriptor) for descriptor in descriptors]
+        if tid == self._root and not self._root_ran:
+            self._root_ran = True
+            status = proc.status(tid)
+            if status is not None:
+                items.append((records.PIDS, proc.pack_pid(status)))
+            if cwd := proc.cwd(tid):
+                items.append((records.CWD, cwd))
+        is_script = bool(name and words and approval.is_script(tid, name, words))
         return records.make_record(
             records.EXEC,
             tid=tid,
             time_ns=now_ns() if call is None else call.time_ns,
             nr=-1 if call is None else call.nr,
-            args=(former if former != tid else 0,),
+            args=(former if former != tid else 0, int(is_script)),
             flags=flags | (records.CUT if more else 0),
             abi=calls.NATIVE if call is None else call.abi,
             items=tuple(items),
@@ -514,10 +509,10 @@ def _exec_name(tid: int, vector: dict[int, int]) -> bytes:
         return b""
 
 
-def _exit_record(task: Task, status: int, usage: struct_rusage | None) -> bytes:
+def _exit_record(task: Task, status: int, usage: struct_rusage) -> bytes:
     """wait4's usage of a leader holds that of children that it has waited for."""
     spent = (0, 0, 0)
-    if usage is not None and not task.is_thread:
+    if not task.is_thread:
         spent = (int(usage.ru_utime * 1e6), int(usage.ru_stime * 1e6), usage.ru_maxrss)
     return records.make_record(
         records.EXIT,

@@ -15,17 +15,15 @@ if TYPE_CHECKING:
 #: u8 kind, u8 decision, u16 reason, u32 pid or step or flags, u64 number of a hold, i64 errno
 MESSAGE: Final = struct.Struct("=BBHIQq")
 
-#: from the supervisor: seize this pid; the answer to a hold
-SEIZE, ANSWER = 1, 2
+#: from the supervisor: a table for the gate (gate.pack_table, in a file that comes along; `value` is
+#: the decision on what it does not name, `hold` how long a hold may last, in ms); seize this pid;
+#: the answer to a hold; kill all that is traced
+ARM, SEIZE, ANSWER, KILL = range(1, 5)
 #: from the tracer: it is there; it has seized; it could not do a step and leaves
 READY, SEIZED, FAILED = 16, 17, 18
 
-#: of FAILED, and `nr` of TROUBLE records
-STEPS: Final = ("", "prepare", "seize", "wait", "resume", "untraced", "refuse", "check", "bug")
-PREPARE, SEIZE_TASK, WAIT, RESUME, UNTRACED, REFUSE, CHECK, BUG = range(1, 9)
-
-#: no level: records of every call, known or not
-EVERY_LEVEL: Final = 255
+#: of FAILED, and `nr` of TROUBLE records: places in engine.STEPS
+SEIZE_TASK, LOOP, WAIT, REGISTERS, RESUME, CHILD = 1, 2, 6, 8, 9, 10
 
 
 def pack(

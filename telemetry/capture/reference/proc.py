@@ -4,11 +4,12 @@ Texts are the kernel's, as the tracer sees them: a path in another mount namespa
 root of that namespace, one below a chroot from the real root. Invariant: whatever is not there any
 more, or may not be read, is b"" or None and never an error: the task can be killed at any moment.
 
-Sources: proc(5), getauxval(3), signal(7).
+Sources: proc(5), getauxval(3), signal(7), pidfd_getfd(2).
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import struct
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
     from typing import Final
 
 AT_FDCWD: Final = -100
-_AT_SECURE, _AT_EXECFN = 23, 31
+_AT_UID, _AT_SECURE, _AT_EXECFN = 11, 23, 31
 _FD: Final = struct.Struct("=II")
-_FILE: Final = struct.Struct("=4Q")
-_CREDENTIALS: Final = struct.Struct("=8I")
-_PIDS: Final = struct.Struct("=2I")
+_CREDENTIALS: Final = struct.Struct("=6I")
+_PID: Final = struct.Struct("=I")
+_PIDFD_THREAD: Final = os.O_EXCL  # since Linux 6.9
+_PIDFD_GETFD: Final = 438
+_libc = ctypes.CDLL(None, use_errno=True)
 #: descriptors told of an exec
-MOST_FDS: Final = 1024
+MOST_FDS: Final = 256
 _MOST_READ: Final = 16 << 20
 
 #: signals that end nothing by themselves
@@ -45,12 +48,8 @@ class Status:
 
     tgid: int
     parent: int
-    #: in the innermost pid namespace: of the task, of its process
+    #: in the innermost pid namespace
     inner_tid: int
-    inner_tgid: int
-    #: uid, euid, suid, gid, egid, sgid
-    ids: tuple[int, ...]
-    no_new_privs: int
     #: pending, not blocked, not ignored, without a handler, and ending the process
     fatal: int
 
@@ -104,15 +103,34 @@ def program_file(tid: int) -> os.stat_result | None:
         return None
 
 
-def pack_file(stat: os.stat_result) -> bytes:
-    """records.FILE."""
-    words = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-    return _FILE.pack(*[word & (1 << 64) - 1 for word in words])
-
-
 def command_line(tid: int) -> bytes | None:
     """The argv that the kernel laid out, each word with a NUL behind it."""
     return _content(f"/proc/{tid}/cmdline")
+
+
+def peer(tid: int, fd: int) -> bytes:
+    """The address at the other end of a socket of the task (struct sockaddr); b"" for unknown."""
+    try:
+        process = os.pidfd_open(tid, _PIDFD_THREAD)
+    except OSError:
+        try:
+            process = os.pidfd_open(tid)
+        except OSError:
+            return b""
+    try:
+        ours = _libc.syscall(_PIDFD_GETFD, process, fd, 0)
+        if ours < 0:
+            return b""
+        try:
+            room = ctypes.create_string_buffer(128)
+            size = ctypes.c_uint32(len(room))
+            if _libc.getpeername(ours, room, ctypes.byref(size)) != 0:
+                return b""
+            return room.raw[: min(size.value, len(room))]
+        finally:
+            os.close(ours)
+    finally:
+        os.close(process)
 
 
 def descriptors(tid: int) -> tuple[list[bytes], bool]:
@@ -158,27 +176,15 @@ def parse_status(content: bytes) -> Status | None:
             tgid=int(fields[b"Tgid"]),
             parent=int(fields[b"PPid"]),
             inner_tid=int(fields.get(b"NSpid", fields[b"Pid"]).split()[-1]),
-            inner_tgid=int(fields.get(b"NStgid", fields[b"Tgid"]).split()[-1]),
-            ids=tuple(
-                int(word)
-                for name in (b"Uid", b"Gid")
-                for word in fields[name].split()[:3]  # the fourth is for file systems
-            ),
-            no_new_privs=int(fields.get(b"NoNewPrivs", b"0")),
             fatal=pending & ~spared & ~caught & ~_HARMLESS,
         )
     except (KeyError, ValueError, IndexError):
         return None
 
 
-def pack_pids(of: Status) -> bytes:
+def pack_pid(of: Status) -> bytes:
     """records.PIDS."""
-    return _PIDS.pack(of.inner_tid, of.inner_tgid)
-
-
-def pack_credentials(of: Status, secure: int) -> bytes:
-    """records.CREDENTIALS."""
-    return _CREDENTIALS.pack(*of.ids, of.no_new_privs, secure)
+    return _PID.pack(of.inner_tid)
 
 
 def auxiliary(tid: int) -> dict[int, int]:
@@ -198,9 +204,10 @@ def parse_auxiliary(content: bytes) -> dict[int, int]:
     return dict(reversed(list(pair.iter_unpack(whole))))
 
 
-def is_secure(vector: dict[int, int]) -> int:
-    """AT_SECURE: the exec gave it rights that its caller has not."""
-    return vector.get(_AT_SECURE, 0) & 1
+def pack_credentials(vector: dict[int, int]) -> bytes:
+    """records.CREDENTIALS."""
+    ids = [vector.get(_AT_UID + i, 0) & 0xFFFFFFFF for i in range(4)]
+    return _CREDENTIALS.pack(*ids, vector.get(_AT_SECURE, 0) & 1, 0)
 
 
 def exec_name_at(vector: dict[int, int]) -> int:

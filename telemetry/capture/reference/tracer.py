@@ -24,6 +24,7 @@ import sys
 from substrate.telemetry.capture import records
 from substrate.telemetry.capture.reference import loop, messages
 from substrate.telemetry.capture.reference.loop import Loop, Untraceable
+from substrate.telemetry.capture.reference.table import parse_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,18 +87,33 @@ def _hear(control: socket.socket, traced: Loop) -> None:
         if not message:
             raise SupervisorLeft
         kind, decision, reason, _value, hold, _errno = messages.unpack(message)
-        if kind != messages.ANSWER:
+        if kind == messages.ANSWER:
+            traced.answer(hold, decision, reason)
+        elif kind == messages.KILL:
+            traced.kill()
+        else:
             raise ValueError(f"message {kind} was not expected now")
-        traced.answer(hold, decision, reason)
+
+
+def _begin(control: socket.socket, traced: Loop) -> None:
+    """What is said before the seizing, and that."""
+    while True:
+        message, fds, _, _ = socket.recv_fds(control, messages.MESSAGE.size + 1, 1)
+        if not message:
+            raise SupervisorLeft
+        kind, _, _, number, hold, _ = messages.unpack(message)
+        if kind == messages.SEIZE:
+            traced.seize(number)
+            control.send(messages.pack(messages.SEIZED))
+            return
+        if kind != messages.ARM or len(fds) != 1:
+            raise ValueError(f"message {kind} with {len(fds)} files was not expected first")
+        with os.fdopen(fds[0], "rb") as packed:
+            traced.arm(parse_table(packed.read(), number), hold / 1000)
 
 
 def _serve(control: socket.socket, traced: Loop, output: Output, stops: int) -> None:
     """From the seizing on, until no task is left."""
-    kind, _, _, pid, _, _ = messages.unpack(control.recv(messages.MESSAGE.size + 1))
-    if kind != messages.SEIZE:
-        raise ValueError(f"message {kind} was not expected first")
-    traced.seize(pid)
-    control.send(messages.pack(messages.SEIZED))
     control.setblocking(False)
     poll = select.poll()
     poll.register(control, select.POLLIN)
@@ -117,21 +133,20 @@ def _serve(control: socket.socket, traced: Loop, output: Output, stops: int) -> 
 
 
 def main() -> NoReturn:
-    """argv: …, control fd, records fd, every call (0 or 1), level, gate (0 or 1), ms of a hold."""
-    control_fd, records_fd, every_call, level, armed, hold_ms = map(int, sys.argv[-6:])
-    control = socket.socket(fileno=control_fd)
-    output = Output(records_fd)
+    """argv: …, control fd, records fd, every call (0 or 1), levels as digits ("" for all calls)."""
+    control_fd, records_fd, every_call, levels = sys.argv[-4:]
+    control = socket.socket(fileno=int(control_fd))
+    output = Output(int(records_fd))
     traced = Loop(
         output.write,
-        every_call=bool(every_call),
-        level=level,
-        armed=bool(armed),
-        hold_s=hold_ms / 1000,
+        every_call=every_call == "1",
+        levels=frozenset(map(int, levels)) if levels else None,
     )
     step, number, status = 0, 0, 0
     try:
         stops = _prepare()
         control.send(messages.pack(messages.READY))
+        _begin(control, traced)
         _serve(control, traced, output, stops)
     except (SupervisorLeft, BrokenPipeError):  # on the socket: before it could be told
         status = 3
@@ -139,7 +154,7 @@ def main() -> NoReturn:
         step, number, status = error.step, error.errno, 1
     except Exception as error:  # noqa: BLE001  the edge of the process: told, and the tree ends
         sys.excepthook(type(error), error, error.__traceback__)
-        step, number, status = messages.BUG, getattr(error, "errno", 0) or errno.EPROTO, 1
+        step, number, status = messages.LOOP, getattr(error, "errno", 0) or errno.EPROTO, 1
     if step:
         _tell(control, output, step, number)
     sys.stderr.flush()
@@ -150,7 +165,7 @@ def _tell(control: socket.socket, output: Output, step: int, number: int) -> Non
     try:
         output.write(
             records.make_record(
-                records.TROUBLE, tid=os.getpid(), time_ns=loop.now_ns(), nr=step, result=-number
+                records.TROUBLE, tid=os.getpid(), time_ns=loop.now_ns(), nr=step, result=number
             )
         )
         output.flush()

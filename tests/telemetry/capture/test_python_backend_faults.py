@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from substrate.telemetry.capture import calls, records
+from substrate.telemetry.capture import records
 from substrate.telemetry.capture.backend import CaptureError
 from substrate.telemetry.capture.python_backend import PythonBackend
 from tests.telemetry.capture.traced_command import (
@@ -227,7 +227,7 @@ def test_torn_records_are_counted():
 
 
 def test_a_level_of_processes_only(tmp_path):
-    found = run(["/bin/sh", "-c", "cat /etc/hostname >/dev/null; :"], level=calls.EXEC)
+    found = run(["/bin/sh", "-c", "cat /etc/hostname >/dev/null; :"], level="exec")
     assert len(found.execs()) == 2
     assert {r.name for r in found.kind(records.CALL)} <= {"execve"}
     assert parse(b"") == []

@@ -15,8 +15,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from substrate.telemetry.capture import calls, gate, records
-from substrate.telemetry.capture.reference import approval, memory, messages, proc, registers, tasks
+from substrate.telemetry.capture import calls, gate, holds, records
+from substrate.telemetry.capture.reference import (
+    approval,
+    memory,
+    messages,
+    proc,
+    registers,
+    table,
+    tasks,
+)
 from substrate.telemetry.capture.reference.arguments import Call
 
 WORD = (1 << 64) - 1
@@ -143,21 +151,21 @@ def test_names_that_the_kernel_keeps():
 def test_our_own_status_and_vector():
     status = proc.status(os.getpid())
     assert (status.tgid, status.parent) == (os.getpid(), os.getppid())
-    assert status.ids == (*os.getresuid(), *os.getresgid())
     assert status.fatal == 0
     vector = proc.auxiliary(os.getpid())
     assert vector[6] == mmap.PAGESIZE  # AT_PAGESZ
+    told = struct.unpack("=6I", proc.pack_credentials(vector))
+    assert told[:4] == (os.getuid(), os.geteuid(), os.getgid(), os.getegid())
     name, cut = memory.read_text(os.getpid(), proc.exec_name_at(vector))
     assert name and not cut
 
 
 def test_a_name_cannot_forge_a_status():
     content = (
-        b"Name:\tx\\nUid:\t0\nTgid:\t5\nPid:\t5\nPPid:\t1\nUid:\t7\t7\t7\t7\nGid:\t8\t8\t8\t8\n"
+        b"Name:\tx\\nTgid:\t0\nTgid:\t5\nPid:\t5\nPPid:\t1\nUid:\t7\t7\t7\t7\nGid:\t8\t8\t8\t8\n"
     )
     content += b"SigPnd:\t0\nShdPnd:\t4001\nSigBlk:\t0\nSigIgn:\t1\nSigCgt:\t0\n"
     status = proc.parse_status(content)
-    assert status.ids == (7, 7, 7, 8, 8, 8)
     assert status.fatal == 0x4000  # SIGTERM; SIGHUP is ignored
     assert proc.parse_status(b"") is None
 
@@ -256,16 +264,33 @@ def messages_of(count: int, parts: int) -> tuple[Call, list]:
 
 
 def test_several_messages():
-    call, _kept = messages_of(2, 3)
+    call, _kept = messages_of(2, 1)
     call.look_at_entry()
     assert [tag for tag, _ in call.items] == [records.ADDRESS, records.DATA] * 2
-    assert call.item(records.DATA) == b"ababab"
-    assert call.flags == 0
-    call, _kept = messages_of(100, 300)
+    assert call.item(records.DATA) == b"ab"
+    call, _kept = messages_of(100, 3)
     call.look_at_entry()
-    assert call.flags == records.CUT
-    assert len(call.items) == 128
-    assert call.item(records.DATA) == b"ab" * 256
+    assert [tag for tag, _ in call.items] == [records.ADDRESS] * 8
+
+
+def test_tables():
+    packed = gate.pack_table(
+        {b"rm": gate.ASK, b"/bin/rm": gate.DENY, b"/bin/ls": gate.ALLOW, b"sh": gate.ALLOW}
+    )
+    known = table.parse_table(packed, gate.ASK)
+    assert known.decide([b"/bin/rm"]) == gate.DENY
+    assert known.decide([b"/opt/rm"]) == gate.ASK
+    assert known.decide([b"/bin/ls"]) == known.decide([b"/x/sh"]) == gate.ALLOW
+    assert known.decide([b"/bin/other"]) == gate.ASK
+    assert known.decide([b"/bin/ls", b"/bin/rm"]) == gate.DENY
+    assert known.decide([]) == gate.DENY
+    twice = table.parse_table(packed + gate.pack_table({b"/bin/ls": gate.DENY}), gate.ALLOW)
+    assert twice.decide([b"/bin/ls"]) == gate.DENY
+    for torn in (packed[:-1], packed[:3], b"\0\0\0\0", bytes([gate.KILL, 0, 0, 0])):
+        with pytest.raises(ValueError, match="entry"):
+            table.parse_table(torn, gate.ASK)
+    with pytest.raises(ValueError, match="no decision"):
+        table.parse_table(b"", 0)
 
 
 def test_early_tasks_wait_for_their_makers():
@@ -288,10 +313,8 @@ def test_an_exec_by_a_thread_replaces_the_leader():
     assert known.replace_by_exec(5, 99) == (None, thread)
 
 
-def test_an_empty_answer_denies():
-    assert gate.DECISIONS[0] == "deny" and gate.REASONS[0] == ""
-    assert len(gate.DECISIONS) == 4 and gate.REASONS[gate.SIGNAL] == "signal"
-    assert messages.unpack(bytes(messages.MESSAGE.size))[1] == gate.DENY
+def test_an_empty_answer_allows_nothing():
+    assert messages.unpack(bytes(messages.MESSAGE.size))[1] != gate.ALLOW
     with pytest.raises(ValueError, match="a message of 5 bytes"):
         messages.unpack(b"short")
 
@@ -304,16 +327,10 @@ def test_holds_are_parsed():
         flags=records.CUT,
         items=(
             *((records.PATH, b"x"), (records.BASE, b"/b"), (records.ARGV, b"a\0\0b\0")),
-            *((records.EXE, b"/s"), (records.EXE, b"/i"), (records.CWD, b"/c")),
-            (records.CREDENTIALS, struct.pack("=8I", *range(8))),
+            *((records.EXE, b"/s"), (records.OPENED, b"/i")),
         ),
     )
     ((head, at, end),) = records.read_records(data)
-    hold = gate.parse_hold(head, data, at, end)
-    assert (hold.number, hold.tid, hold.path, hold.base, hold.cwd) == (3, 9, b"x", b"/b", b"/c")
+    hold = holds.parse_hold(head, data, at, end)
+    assert (hold.number, hold.tid, hold.path, hold.base) == (3, 9, b"x", b"/b")
     assert (hold.argv, hold.cut, hold.programs) == ((b"a", b"", b"b"), True, (b"/s", b"/i"))
-    assert hold.credentials == tuple(range(8))
-    torn = records.make_record(records.HOLD, tid=9, items=((records.CREDENTIALS, b"x"),))
-    ((head, at, end),) = records.read_records(torn)
-    with pytest.raises(records.Torn):
-        gate.parse_hold(head, torn, at, end)

@@ -8,11 +8,11 @@ import subprocess
 
 import pytest
 
-from substrate.telemetry.capture import calls, records
-from substrate.telemetry.capture.python_backend import EVERY, PythonBackend
+from substrate.telemetry.capture import records
+from substrate.telemetry.capture.python_backend import PythonBackend
 from tests.telemetry.capture.traced_command import PYTHON, Traced, compiled, run
 
-MODES = pytest.mark.parametrize("level", [calls.FILES, EVERY], ids=["filter", "every call"])
+MODES = pytest.mark.parametrize("level", ["files", "all"], ids=["filter", "every call"])
 
 
 def untraced(argv: list[str], cwd: object = None) -> tuple[bytes, int]:
@@ -22,9 +22,9 @@ def untraced(argv: list[str], cwd: object = None) -> tuple[bytes, int]:
     return done.stdout, done.returncode
 
 
-def both_ways(argv: list[str], level: int, cwd: object = None) -> bytes:
+def both_ways(argv: list[str], level: str, cwd: object = None) -> bytes:
     """The output, which is the same traced and untraced, as the status is."""
-    found = run(argv, level=level, filtered=level != EVERY, cwd=cwd)
+    found = run(argv, level=level, filtered=level == "files", cwd=cwd)
     assert (found.out, os.waitstatus_to_exitcode(found.status)) == untraced(argv, cwd)
     assert not found.lost
     return found.out
@@ -117,11 +117,11 @@ def test_stops_of_children(tmp_path, level):
 
 @MODES
 def test_a_stop_of_the_whole_command(tmp_path, level):
-    backend = PythonBackend(level=level, filtered=level != EVERY)
+    backend = PythonBackend(level=level, filtered=level == "files")
     script = (
         "import sys, time\nprint('up', flush=True)\nsys.stdin.read(0)\nwhile True: time.sleep(9)"
     )
-    traced = Traced([PYTHON, "-c", script], backend, level=calls.FILES, filtered=level != EVERY)
+    traced = Traced([PYTHON, "-c", script], backend, level=level, filtered=level == "files")
     traced.until(lambda t: t.run.out == b"up\n")
     for _ in range(3):
         os.killpg(traced.pid, signal.SIGSTOP)
@@ -204,7 +204,7 @@ def test_a_program_that_traces_itself_does_not_stop_the_capture(tmp_path, level)
 #include <sys/ptrace.h>
 int main(void) { long r = ptrace(PTRACE_TRACEME, 0, 0, 0); printf("%s\n", strerror(r ? errno : 0)); }
 """
-    found = run([compiled(tmp_path, source)], level=level, filtered=level != EVERY)
+    found = run([compiled(tmp_path, source)], level=level, filtered=level == "files")
     assert (found.status, found.out) == (0, b"Operation not permitted\n")
 
 
@@ -226,7 +226,7 @@ int main(void) {
   return bad;
 }
 """
-    found = run([compiled(tmp_path, source)], level=level, filtered=level != EVERY)
+    found = run([compiled(tmp_path, source)], level=level, filtered=level == "files")
     assert found.status == 0
     made = [record.result for record in found.kind(records.FORK)]
     ended = [record.tid for record in found.kind(records.EXIT)]

@@ -1,7 +1,7 @@
-"""For tests of the python backend: a command with a small seccomp program, run under it.
+"""For tests of the python backend: a command with its seccomp program, run under it.
 
-`run` gives what a supervisor would see: status, output, records. The program here is the least that
-works (every listed call of any machine: RET_TRACE); filters.py makes the real ones.
+`run` gives what a supervisor would see: status, output, records. The command is our own child, and
+its tracer another one of ours.
 """
 
 from __future__ import annotations
@@ -20,36 +20,13 @@ from pathlib import Path
 
 import pytest
 
-from substrate.telemetry.capture import calls, records
+from substrate.telemetry.capture import calls, engine, gate, records
 from substrate.telemetry.capture.python_backend import PythonBackend
 
 PYTHON = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else shutil.which("python3")
-_LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06
-_ALLOW, _TRACE = 0x7FFF0000, 0x7FF00000
 _PR_SET_PTRACER, _PR_SET_NO_NEW_PRIVS = 0x59616D61, 38
 _SECCOMP = {"x86_64": 317, "aarch64": 277}[calls.MACHINE]
 LIMIT_S = 60.0
-
-
-def trace_program(level: int) -> bytes:
-    """RET_TRACE for the calls of a level; calls of another machine and of x32 all of them."""
-    numbers = sorted(
-        nr
-        for nr, (_, shape) in calls.by_number(calls.MACHINE).items()
-        if calls.SHAPE.unpack(shape)[6] <= level
-    )
-    code = [
-        (_LOAD, 0, 0, 4),
-        (_EQUAL, 1, 0, calls.AUDIT_ARCH[calls.MACHINE]),
-        (_RETURN, 0, 0, _TRACE),
-        (_LOAD, 0, 0, 0),
-        (0x35, 0, 1, calls.X32_BIT),
-        (_RETURN, 0, 0, _TRACE),
-    ]
-    for nr in numbers:
-        code += [(_EQUAL, 0, 1, nr), (_RETURN, 0, 0, _TRACE)]
-    code.append((_RETURN, 0, 0, _ALLOW))
-    return b"".join(struct.pack("=HBBI", *one) for one in code)
 
 
 def install(program: bytes) -> None:
@@ -114,13 +91,12 @@ class Run:
 class Traced:
     """A command that was let go under a backend; `run` does all at once."""
 
-    def __init__(self, argv, backend, *, level=calls.FILES, filtered=True, cwd=None, env=None):
+    def __init__(self, argv, backend, *, level="files", filtered=True, cwd=None, env=None):
         self.backend = backend
-        self.level = level
         read_end, self._go = os.pipe()
         self.out, out_write = os.pipe()
         ready, ready_write = os.pipe()
-        program = trace_program(level)
+        program = engine.programs_of("python", level).trace
         self.pid = os.fork()
         if not self.pid:
             try:
@@ -190,14 +166,12 @@ class Traced:
         return self.run
 
 
-def run(argv, *, level=calls.FILES, filtered=True, ask=None, hold_timeout_s=30.0, **more) -> Run:
+def run(argv, *, level="files", filtered=True, ask=None, hold_ms=gate.HOLD_MS, **more) -> Run:
     """A command's whole life under a backend of its own."""
-    backend = PythonBackend(level=level, filtered=filtered, ask=ask, hold_timeout_s=hold_timeout_s)
+    backend = PythonBackend(level=level, filtered=filtered, ask=ask, hold_ms=hold_ms)
     try:
         argv = [os.fsdecode(word) for word in argv]
-        return Traced(
-            argv, backend, level=min(level, calls.FDS), filtered=filtered, **more
-        ).finish()
+        return Traced(argv, backend, level=level, filtered=filtered, **more).finish()
     finally:
         backend.close()
 
