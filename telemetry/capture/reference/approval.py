@@ -61,7 +61,10 @@ _libc_syscall.restype = ctypes.c_long
 
 
 class LeftToKernel(Exception):
-    """The target is missing or not executable: nobody is asked, and nothing may come of it."""
+    """The target is missing or not executable: nobody is asked, and nothing may come of it.
+    `argv`: as it was given, where that was read."""
+
+    argv: bytes | None = None
 
 
 class NotFound(Exception):
@@ -98,12 +101,15 @@ def find(call: Call) -> Approval:
         raise NotFound from None
     if cut:
         raise NotFound
-    target = _open(call.tid, path, folder, flags)
-    name = exec_name(path, folder)
     try:
-        return _follow(call.tid, target, name, argv)
-    finally:
-        os.close(target)
+        target = _open(call.tid, path, folder, flags)
+        try:
+            return _follow(call.tid, target, exec_name(path, folder), argv)
+        finally:
+            os.close(target)
+    except LeftToKernel as left:
+        left.argv = argv
+        raise
 
 
 def exec_name(path: bytes, folder: int) -> bytes:

@@ -384,7 +384,9 @@ class Loop:
         task.approval = None
         try:
             found = approval.find(call)
-        except approval.LeftToKernel:
+        except approval.LeftToKernel as left:
+            if left.argv is not None:
+                call.add_argv(left.argv)
             self._resume(task)  # without an approval: what runs all the same is killed
             return
         except approval.NotFound:
