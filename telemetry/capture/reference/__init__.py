@@ -6,7 +6,7 @@ only `requests` imports it, and nothing but `tracer`, which is started as a prog
 Invariant: whatever goes wrong ends the tracer, and by PTRACE_O_EXITKILL the whole tree with it.
 
 Layout: `tracer` is the program, `loop` waits and decides what each stop means, `tasks` is what is
-known of a task; `arguments` turns a call into items, `approval` compares an exec with what was
-approved; `memory` and `proc` read from a stopped task, `registers` and `requests` change one;
+known of a task; `arguments` turns a call into items; `table` decides about an exec and `approval`
+compares it with what was approved; `memory` and `proc` read from a stopped task, `registers` and `requests` change one;
 `messages` is what the two processes say to each other.
 """
