@@ -7,7 +7,7 @@ from the kernel's syscall tables for what came after Linux 6.1; a test compares 
 
 from __future__ import annotations
 
-from substrate.telemetry.capture.calls import I386, MACHINE, X32, X32_BIT
+from substrate.telemetry.capture.calls import I386, MACHINE, X32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ _known: dict[int, dict[int, str]] = {}
 def name_of(nr: int, abi: int = 0) -> str:
     """The name of a call; `call_<number>` for one that is not known. `abi`: of calls.py."""
     if abi == X32:
-        return name_of(nr & ~X32_BIT)
+        return name_of(nr)
     if abi not in _known:
         _known[abi] = names_of(_I386 if abi == I386 else _OWN[MACHINE])
     return _known[abi].get(nr) or f"call_{nr}"

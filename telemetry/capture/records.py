@@ -7,7 +7,7 @@ A record is a head of 80 bytes and items behind it, in the byte order of the mac
     u8  flags     UNOBSERVED …
     u16 abi       calls.NATIVE, I386 or X32
     u32 tid       of whom it tells, as the host numbers it (the initial pid namespace of the tracer)
-    i32 nr        number of the call; else by kind
+    i32 nr        number of the call (of x32 without its bit); else by kind
     u64 time_ns   CLOCK_BOOTTIME, when it began
     i64 result    of the call, negative errno included; else by kind
     u64 args[6]   as they were at entry

@@ -82,8 +82,10 @@ static void answer_one(struct engine *engine, struct record *record,
 #if defined(__x86_64__)
     if (asked->data.arch == AUDIT_ARCH_I386)
         call.abi = ABI_I386;
-    else if (call.nr & 0x40000000)
+    else if (call.nr & 0x40000000) {
         call.abi = ABI_X32;
+        call.nr &= ~0x40000000;
+    }
 #endif
     for (int i = 0; i < 6; i++)
         call.args[i] = asked->data.args[i];

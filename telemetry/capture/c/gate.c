@@ -118,11 +118,52 @@ static int open_in_root(int root, const char *path)
     return syscall(SYS_openat2, root, path, &how, sizeof how);
 }
 
+static bool begins(const unsigned char *name, size_t length, const char *with, size_t *rest)
+{
+    *rest = strlen(with);
+    return length > *rest && !memcmp(name, with, *rest);
+}
+
+/* The name here of a path to one of the kernel's own links, which openat2(2) does not follow:
+ * `self` would be us. False where it is none. Should the process have something else there, then
+ * what runs differs from what was found. */
+static bool own_link(pid_t tid, const unsigned char *name, size_t length, char *into, size_t room)
+{
+    const char *format = NULL;
+    size_t rest;
+    if (begins(name, length, "/proc/self/", &rest) ||
+        begins(name, length, "/proc/thread-self/", &rest))
+        format = "/proc/%d/%.*s";
+    else if (begins(name, length, "/dev/fd/", &rest))
+        format = "/proc/%d/fd/%.*s";
+    else if (begins(name, length, "/proc/", &rest) && name[rest] >= '0' && name[rest] <= '9') {
+        format = "/proc/%d/root%.*s";
+        rest = 0;
+    }
+    return format && snprintf(into, room, format, (int)tid, (int)(length - rest), name + rest) <
+                         (int)room;
+}
+
+/* A directory's name from the root of the process, where it is below that. */
+static ssize_t below_root(pid_t tid, unsigned char *link, ssize_t length)
+{
+    unsigned char root[MOST_PATH];
+    ssize_t size = read_link(tid, "root", root, sizeof root);
+    if (size <= 1)
+        return size < 0 ? -1 : length;
+    if (length < size || memcmp(link, root, size) || (length > size && link[size] != '/'))
+        return -1;
+    memmove(link, link + size, length - size);
+    return length - size;
+}
+
 /* O_PATH of what `name` means to the process, relative to `dir`; -1 and errno. */
 static int open_target(pid_t tid, int dir, const unsigned char *name, size_t length, bool follow)
 {
     char path[2 * MOST_PATH + 2];
     size_t at = 0;
+    if (own_link(tid, name, length, path, sizeof path))
+        return open(path, O_PATH | O_CLOEXEC);
     if (!length || name[0] != '/') { /* names of the kernel: from the root of the tree */
         char link[MOST_PATH + 1], base[32];
         if (dir == AT_THE_CWD)
@@ -151,6 +192,11 @@ static int open_target(pid_t tid, int dir, const unsigned char *name, size_t len
         if (found >= 0 || (number != EXDEV && number != EAGAIN)) {
             errno = number;
             return found;
+        }
+        got = below_root(tid, (unsigned char *)link, got);
+        if (got < 0) {
+            errno = ENOENT;
+            return -1;
         }
         memcpy(path, link, got);
         at = got;

@@ -613,10 +613,9 @@ void describe_program(struct record *record, pid_t tid, uint64_t stack_pointer, 
 const struct shape *shape_of(const struct engine *engine, const struct call *call)
 {
     const struct table *table = engine->tables[call->abi];
-    int nr = call->abi == ABI_X32 ? call->nr & ~0x40000000 : call->nr;
-    if (!table || nr < 0 || nr >= MOST_CALLS || !table->known[nr])
+    if (!table || call->nr < 0 || call->nr >= MOST_CALLS || !table->known[call->nr])
         return NULL;
-    return &table->shapes[nr];
+    return &table->shapes[call->nr];
 }
 
 bool unfold_socketcall(struct call *call)

@@ -309,7 +309,7 @@ static void on_clone(struct tracer *tracer, struct task *task)
     uint64_t flags = call->args[0];
     if (task->shape->flags & CLONES_3) {
         if (read_memory(task->tid, call->args[0], &flags, sizeof flags) != sizeof flags)
-            flags = 0; /* the kernel cannot read them either */
+            flags = CLONE_UNTRACED; /* what cannot be read is not let through */
         /* the flags are in its memory, and could be changed back: let it use clone(2) */
         if (flags & CLONE_UNTRACED && !refuse_call(tracer, task->tid, ENOSYS))
             return;
@@ -341,8 +341,10 @@ static bool read_call(struct tracer *tracer, struct task *task)
 #if defined(__x86_64__)
     if (info.arch == AUDIT_ARCH_I386)
         call->abi = ABI_I386;
-    else if (call->nr & 0x40000000)
+    else if (call->nr & 0x40000000) {
         call->abi = ABI_X32;
+        call->nr &= ~0x40000000;
+    }
 #endif
     return true;
 }
@@ -500,6 +502,10 @@ static void on_exec(struct tracer *tracer, struct task *task, pid_t tid)
         struct task *caller = take_task(engine, old);
         if (caller) {
             struct task *leader = take_task(engine, tid);
+            if (leader && leader->in_call) { /* it never comes back from it */
+                record_head(&leader->record)->flags |= UNOBSERVED;
+                ring_put(&engine->ring, &leader->record);
+            }
             if (leader)
                 free_task(tracer, leader);
             caller->tid = tid;

@@ -361,3 +361,21 @@ def test_everybody_has_a_parent_that_was_told_of(backend):
                 ended.add(record.tid)
         assert ended == known
         assert len(known) == 1 + 8 + 64
+
+
+def test_the_kernels_own_links_are_programs_too(tmp_path):
+    """/proc/self/exe is the caller's own, and not the tracer's."""
+    script = (
+        "import os, sys\n"
+        "fd = os.open('/bin/echo', os.O_PATH)\n"
+        "for path in ('/proc/self/fd/%d' % fd, '/dev/fd/%d' % fd, '/proc/%d/fd/%d' % (os.getpid(), fd)):\n"
+        "    if os.fork() == 0:\n"
+        "        os.execv(path, ['echo', path[:6]])\n"
+        "    os.wait()\n"
+        "os.execv('/proc/self/exe', ['python', '-I', '-S', '-c', 'print(1)'])\n"
+    )
+    found = capture([sys.executable, "-I", "-S", "-c", script], arm=armed({}))
+    assert found.stdout == b"/proc/\n/dev/f\n/proc/\n1\n", found.stderr
+    assert found.of("gate") == []
+    found = capture([sys.executable, "-I", "-S", "-c", script], arm=armed({b"echo": gate.DENY}))
+    assert found.stdout == b"1\n"
