@@ -12,7 +12,7 @@ import os
 import select
 
 from substrate import __version__
-from substrate.telemetry.capture import engine, records
+from substrate.telemetry.capture import backends, engine, records
 from substrate.telemetry.capture.backend import CaptureError
 from substrate.values import value
 from substrate.world import linux, wire
@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     import _socket
 
     from substrate.session.home import Home
+    from substrate.telemetry.capture.backends import AnyBackend
 
 _CACHE = b"/capture"
 #: best first; `notify` sees no results, so it is the last
-ORDER = ("hybrid", "ptrace", "notify")
+ORDER = ("hybrid", "ptrace", "python", "notify")
 #: in a few words, for `doctor`
 TELLS = {
     "hybrid": "everything, with the results of what changes something",
     "ptrace": "everything with results, slower",
+    "python": "as ptrace, without the compiled engine, and many times slower",
     "notify": "what was tried; no results, and no ends of processes",
 }
 _TIMEOUT_MS = 5000
@@ -99,7 +101,7 @@ def probe(backend: str) -> CaptureProbe:
     """Captures a child of ours."""
     step = "load"
     try:
-        capture = engine.make(backend, "files")
+        capture = backends.make(backend, "files")
     except CaptureError as error:
         return CaptureProbe(backend=backend, works=False, step=step, why=str(error))
     try:
@@ -110,7 +112,7 @@ def probe(backend: str) -> CaptureProbe:
         capture.close()
 
 
-def _probe(backend: str, capture: engine.EngineBackend) -> CaptureProbe:
+def _probe(backend: str, capture: AnyBackend) -> CaptureProbe:
     programs = engine.programs_of(backend, "files")
     ours, theirs = wire.pair()
     pid = os.fork()
@@ -164,7 +166,7 @@ def _act(programs: engine.Programs, theirs: _socket.socket) -> None:
     os._exit(0)
 
 
-def _drain(capture: engine.EngineBackend) -> set[bytes]:
+def _drain(capture: AnyBackend) -> set[bytes]:
     """The paths of all calls that were seen."""
     seen: set[bytes] = set()
     poll = select.poll()

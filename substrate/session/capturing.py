@@ -18,7 +18,7 @@ import time
 
 from substrate.errors import HostUnsupported
 from substrate.session import capture_probe
-from substrate.telemetry.capture import engine
+from substrate.telemetry.capture import backends, engine
 from substrate.telemetry.capture.backend import CaptureError
 from substrate.values import value
 from substrate.world import linux, seccomp
@@ -98,7 +98,7 @@ def choose(home: Home, settings: Settings, *, in_world: bool, terminal: bool) ->
                 hint="leave --capture-backend out, or see `substrate doctor`",
             )
         backend = asked
-    observed = in_world and backend != "ptrace" and not terminal
+    observed = in_world and backend in backends.ANSWER and not terminal
     spots = []
     if backend == "notify":
         spots += [_NO_RESULTS, _NO_ENDS]
@@ -150,7 +150,7 @@ class Capturing:
             exact_reads=settings.exact_reads,
             look=settings.lookups,
         )
-        self._backend = engine.make(
+        self._backend = backends.make(
             choice.backend,
             choice.level,
             denied={nr: number for nr, number, _, _ in denied},

@@ -1,0 +1,30 @@
+"""A backend by its name. Each is imported only when it is asked for."""
+
+from __future__ import annotations
+
+from substrate.telemetry.capture import engine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Final
+
+    from substrate.telemetry.capture.engine import EngineBackend
+    from substrate.telemetry.capture.python_backend import PythonBackend
+
+    AnyBackend = EngineBackend | PythonBackend
+
+NAMES: Final = ("hybrid", "ptrace", "python", "notify")
+#: which of them answer what a world denies and leaves to capture
+ANSWER: Final = ("hybrid", "notify")
+
+
+def make(
+    name: str, level: str, *, denied: Mapping[int, int] | None = None, policy: str = "block"
+) -> AnyBackend:
+    """A backend for one command; see engine.make. Raises CaptureError."""
+    if name == "python":
+        from substrate.telemetry.capture.python_backend import PythonBackend
+
+        return PythonBackend(level=level)
+    return engine.make(name, level, denied=denied, policy=policy)
