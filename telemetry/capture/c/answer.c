@@ -75,26 +75,148 @@ static void introduce(struct engine *engine, struct heard *heard, struct record 
     ring_put(&engine->ring, record);
 }
 
-static void answer_one(struct engine *engine, struct record *record,
-                       const struct seccomp_notif *asked, struct seccomp_notif_resp *response)
+/* An exec that waits for an answer. */
+struct held {
+    struct held *next;
+    uint64_t hold, id, at, looked_at; /* id: of the notification */
+    struct call call;
+    struct approval approval;
+};
+
+struct answerer {
+    struct engine *engine;
+    struct record record, scratch;
+    struct heard heard;
+    struct held *held;
+    struct seccomp_notif_resp *response;
+    size_t response_size;
+};
+
+static void respond(struct answerer *answerer, uint64_t id, uint32_t tid, int number)
 {
+    struct seccomp_notif_resp *response = answerer->response;
+    memset(response, 0, answerer->response_size);
+    response->id = id;
+    response->error = -number;
+    response->flags = number ? 0 : SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+    if (ioctl(answerer->engine->listener, SECCOMP_IOCTL_NOTIF_SEND, response) && errno != ENOENT)
+        engine_trouble(answerer->engine, tid, ANSWER, errno);
+}
+
+/* Here nothing can be looked at again after the exec: a thread of the caller can change what it
+ * named. So this gate keeps mistakes, and nobody who wants past it; it is recorded as racy. */
+static bool gate_exec(struct answerer *answerer, const struct call *call, const struct shape *shape,
+                      uint64_t id, int *denied)
+{
+    struct engine *engine = answerer->engine;
+    struct approval approval = {0};
+    enum reason reason = BY_TABLE;
+    enum decision decision =
+        gate_look(&engine->gate, &answerer->record, call, shape, &approval, &reason);
+    if (decision == ASK && !approval.left) {
+        struct held *held = calloc(1, sizeof *held);
+        if (held) {
+            *held = (struct held){
+                .next = answerer->held, .hold = ++engine->gate.holds, .id = id, .at = now_ns(),
+                .looked_at = now_ns(), .call = *call, .approval = approval,
+            };
+            answerer->held = held;
+            gate_ask(engine, &answerer->record, held->hold);
+            return false;
+        }
+        decision = DENY;
+    }
+    *denied = decision == ALLOW || approval.left ? 0 : EACCES;
+    if (*denied)
+        gate_tell(engine, &answerer->scratch, call, &approval, 0, DENY, reason);
+    approval_clear(&approval);
+    return true;
+}
+
+static void conclude(struct answerer *answerer, struct held *held, enum decision decision,
+                     enum reason reason)
+{
+    struct engine *engine = answerer->engine;
+    gate_tell(engine, &answerer->scratch, &held->call, &held->approval, held->hold, decision, reason);
+    struct head *head = record_begin(&answerer->record, CALL, held->call.tid);
+    const struct shape *shape = shape_of(engine, &held->call);
+    describe_entry(engine, &answerer->record, &held->call, shape);
+    if (decision == ALLOW && shape)
+        expect_program(&answerer->record, &held->call, shape);
+    head = record_head(&answerer->record);
+    head->result = decision == ALLOW ? 0 : -EACCES;
+    head->flags |= decision == ALLOW ? UNOBSERVED : 0;
+    ring_put(&engine->ring, &answerer->record);
+    respond(answerer, held->id, held->call.tid, decision == ALLOW ? 0 : EACCES);
+    struct held **place = &answerer->held;
+    while (*place != held)
+        place = &(*place)->next;
+    *place = held->next;
+    approval_clear(&held->approval);
+    free(held);
+}
+
+static void serve_holds(struct answerer *answerer)
+{
+    struct engine *engine = answerer->engine;
+    struct answer answers[ANSWERS_AT_ONCE];
+    struct held *held, *next;
+    size_t count;
+    do {
+        count = gate_answers(engine, answers);
+        for (size_t i = 0; i < count; i++)
+            for (held = answerer->held; held; held = held->next)
+                if (held->hold == answers[i].hold) {
+                    conclude(answerer, held, answers[i].decision == ALLOW ? ALLOW : DENY,
+                             answers[i].reason);
+                    break;
+                }
+    } while (count == ANSWERS_AT_ONCE);
+    uint64_t now = now_ns();
+    for (held = answerer->held; held; held = next) {
+        next = held->next;
+        if (now - held->at > (uint64_t)engine->hold_ms * 1000000) {
+            conclude(answerer, held, DENY, TIME_OUT);
+        } else if (now - held->looked_at > LOOK_AFTER_MS * 1000000ull) {
+            held->looked_at = now;
+            uint64_t id = held->id;
+            if (is_dying(held->call.tid) ||
+                ioctl(engine->listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &id))
+                conclude(answerer, held, DENY, IS_DYING);
+        }
+    }
+}
+
+static void answer_one(struct answerer *answerer, const struct seccomp_notif *asked)
+{
+    struct engine *engine = answerer->engine;
+    struct record *record = &answerer->record;
     struct call call = {.tid = asked->pid, .nr = asked->data.nr, .abi = NATIVE};
 #if defined(__x86_64__)
-    if (asked->data.arch == AUDIT_ARCH_I386)
+    if (asked->data.arch == AUDIT_ARCH_I386) {
         call.abi = ABI_I386;
-    else if (call.nr & 0x40000000) {
+    } else if (call.nr & 0x40000000) {
         call.abi = ABI_X32;
         call.nr &= ~0x40000000;
     }
 #endif
     for (int i = 0; i < 6; i++)
         call.args[i] = asked->data.args[i];
-    int denied = call.abi == NATIVE && call.nr >= 0 && call.nr < MOST_CALLS ? engine->denied[call.nr] : 0;
+    int denied = call.abi == NATIVE && call.nr >= 0 && call.nr < MOST_CALLS
+                     ? engine->denied[call.nr]
+                     : 0;
     const struct shape *shape = shape_of(engine, &call);
     struct head *head = record_begin(record, denied ? DENIED : CALL, call.tid);
     describe_entry(engine, record, &call, shape);
-    if (!engine->traces && !denied && shape && shape->flags & PROGRAM)
-        expect_program(record, &call, shape);
+    if (!engine->traces && !denied && shape && shape->flags & PROGRAM) {
+        int refused = 0;
+        if (engine->gate.armed && !gate_exec(answerer, &call, shape, asked->id, &refused))
+            return; /* it waits */
+        if (refused)
+            denied = refused;
+        else
+            expect_program(record, &call, shape);
+    }
     head = record_head(record);
     if (denied)
         head->result = -denied;
@@ -104,41 +226,51 @@ static void answer_one(struct engine *engine, struct record *record,
     uint64_t id = asked->id;
     if (ioctl(engine->listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0)
         ring_put(&engine->ring, record);
-    response->id = asked->id;
-    response->val = 0;
-    response->error = -denied;
-    response->flags = denied ? 0 : SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+    respond(answerer, asked->id, call.tid, denied);
+}
+
+/* While something is held there are two things to wait for. */
+static bool wait_next(struct answerer *answerer)
+{
+    struct engine *engine = answerer->engine;
+    while (answerer->held && !atomic_load(&engine->stopping)) {
+        struct pollfd fds[2] = {
+            {.fd = engine->listener, .events = POLLIN}, {.fd = engine->bell, .events = POLLIN},
+        };
+        int ready = poll(fds, 2, LOOK_AFTER_MS);
+        serve_holds(answerer);
+        if (ready > 0 && fds[0].revents)
+            break;
+    }
+    return !atomic_load(&engine->stopping);
 }
 
 void *answerer_main(void *given)
 {
     struct engine *engine = given;
-    struct record record = {0};
-    struct heard heard = {0};
+    struct answerer answerer = {.engine = engine};
     struct seccomp_notif_sizes sizes = {0};
     struct seccomp_notif *asked = NULL;
-    struct seccomp_notif_resp *response = NULL;
-    size_t asked_size = 0, response_size = 0;
+    size_t asked_size = 0;
     if (syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes)) {
         engine_trouble(engine, 0, LISTENER, errno);
         goto out;
     }
     asked_size = sizes.seccomp_notif > sizeof *asked ? sizes.seccomp_notif : sizeof *asked;
-    response_size =
-        sizes.seccomp_notif_resp > sizeof *response ? sizes.seccomp_notif_resp : sizeof *response;
+    answerer.response_size = sizes.seccomp_notif_resp > sizeof(struct seccomp_notif_resp)
+                                 ? sizes.seccomp_notif_resp
+                                 : sizeof(struct seccomp_notif_resp);
     asked = malloc(asked_size);
-    response = malloc(response_size);
-    if (!asked || !response) {
+    answerer.response = malloc(answerer.response_size);
+    if (!asked || !answerer.response) {
         engine_trouble(engine, 0, LISTENER, ENOMEM);
         goto out;
     }
     /* the two of us on one processor (Linux 6.6); without it everything works, and slower */
     ioctl(engine->listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, 1ul);
-    for (;;) {
+    while (wait_next(&answerer)) {
         memset(asked, 0, asked_size);
         if (ioctl(engine->listener, SECCOMP_IOCTL_NOTIF_RECV, asked)) {
-            if (atomic_load(&engine->stopping))
-                break;
             if (errno == EINTR)
                 continue;
             if (errno == ENOENT) { /* it was killed before we took it, or nobody is left */
@@ -150,18 +282,18 @@ void *answerer_main(void *given)
             engine_trouble(engine, 0, RECEIVE, errno);
             break;
         }
-        memset(response, 0, response_size);
         if (!engine->traces)
-            introduce(engine, &heard, &record, asked->pid, 0);
-        answer_one(engine, &record, asked, response);
-        if (ioctl(engine->listener, SECCOMP_IOCTL_NOTIF_SEND, response) && errno != ENOENT)
-            engine_trouble(engine, asked->pid, ANSWER, errno);
+            introduce(engine, &answerer.heard, &answerer.record, asked->pid, 0);
+        answer_one(&answerer, asked);
     }
 out:
-    free(heard.tids);
+    while (answerer.held)
+        conclude(&answerer, answerer.held, DENY, CLIENT_GONE);
+    free(answerer.heard.tids);
     free(asked);
-    free(response);
-    record_free(&record);
+    free(answerer.response);
+    record_free(&answerer.record);
+    record_free(&answerer.scratch);
     /* without a listener every call that the filter sends here gets ENOSYS: nothing gets past */
     close(engine->listener);
     engine->listener = -1;

@@ -207,7 +207,7 @@ enum step {
     SEIZE = 1, THREAD, LISTENER, RECEIVE, ANSWER, WAIT, INFORMATION, REGISTERS, RESUME, CHILD,
 };
 
-enum { TASK_BUCKETS = 4096, MOST_ANSWERS = 1024 };
+enum { TASK_BUCKETS = 4096, MOST_ANSWERS = 1024, ANSWERS_AT_ONCE = 64, LOOK_AFTER_MS = 50 };
 struct task;
 struct answer {
     uint64_t hold;
@@ -240,6 +240,16 @@ struct engine {
     size_t answered_count;
     int bell; /* eventfd: an answer has come */
 };
+
+/* Tells what was decided of an exec; asks the callback, with the record of the call as it is; takes
+ * at most ANSWERS_AT_ONCE answers, and says how many. */
+void gate_tell(struct engine *engine, struct record *record, const struct call *call,
+               const struct approval *approval, uint64_t hold, enum decision decision,
+               enum reason reason);
+void gate_ask(struct engine *engine, struct record *record, uint64_t hold);
+size_t gate_answers(struct engine *engine, struct answer *into);
+/* Whether a signal that will end it waits for a process that is held. */
+bool is_dying(pid_t tid);
 
 void *tracer_main(void *engine);
 void *answerer_main(void *engine);

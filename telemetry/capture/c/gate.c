@@ -9,6 +9,7 @@
 #include "engine.h"
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -460,4 +461,76 @@ void expect_program(struct record *record, const struct call *call, const struct
         }
     }
     close(target);
+}
+
+/* --- what both threads need of it */
+
+void gate_tell(struct engine *engine, struct record *record, const struct call *call,
+               const struct approval *approval, uint64_t hold, enum decision decision,
+               enum reason reason)
+{
+    struct head *head = record_begin(record, GATE, call->tid);
+    head->nr = call->nr;
+    head->abi = call->abi;
+    head->result = decision;
+    head->args[0] = hold;
+    head->args[1] = reason;
+    if (approval->name)
+        record_item(record, PATH, 0, approval->name, approval->name_length);
+    if (approval->argv)
+        record_item(record, ARGV, approval->argv_cut, approval->argv, approval->argv_length);
+    ring_put(&engine->ring, record);
+}
+
+void gate_ask(struct engine *engine, struct record *record, uint64_t hold)
+{
+    struct head *head = record_head(record);
+    uint64_t first = head->args[0];
+    uint8_t kind = head->kind;
+    head->kind = HOLD;
+    head->args[0] = hold;
+    ring_put(&engine->ring, record);
+    head = record_head(record);
+    head->kind = kind;
+    head->args[0] = first;
+    ring_call(&engine->ring);
+}
+
+size_t gate_answers(struct engine *engine, struct answer *into)
+{
+    uint64_t rung;
+    ssize_t done = read(engine->bell, &rung, sizeof rung);
+    (void)done; /* EAGAIN: nobody rang */
+    pthread_mutex_lock(&engine->state);
+    size_t count =
+        engine->answered_count < ANSWERS_AT_ONCE ? engine->answered_count : ANSWERS_AT_ONCE;
+    memcpy(into, engine->answered, count * sizeof *into);
+    engine->answered_count -= count;
+    memmove(engine->answered, engine->answered + count, engine->answered_count * sizeof *into);
+    pthread_mutex_unlock(&engine->state);
+    return count;
+}
+
+bool is_dying(pid_t tid)
+{
+    /* a signal that will end it waits: SIGKILL needs no look, it ends the stop */
+    char path[64], text[4096];
+    snprintf(path, sizeof path, "/proc/%d/status", (int)tid);
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return true;
+    size_t length = fread(text, 1, sizeof text - 1, file);
+    fclose(file);
+    text[length] = 0;
+    uint64_t masks[5] = {0};
+    static const char *const names[] = {"\nSigPnd:", "\nShdPnd:", "\nSigBlk:", "\nSigIgn:", "\nSigCgt:"};
+    for (int i = 0; i < 5; i++) {
+        const char *at = strstr(text, names[i]);
+        if (at)
+            masks[i] = strtoull(at + strlen(names[i]), NULL, 16);
+    }
+    const uint64_t harmless = 1ull << (SIGCHLD - 1) | 1ull << (SIGCONT - 1) | 1ull << (SIGURG - 1) |
+                              1ull << (SIGWINCH - 1) | 1ull << (SIGSTOP - 1) | 1ull << (SIGTSTP - 1) |
+                              1ull << (SIGTTIN - 1) | 1ull << (SIGTTOU - 1);
+    return (masks[0] | masks[1]) & ~(masks[2] | masks[3] | masks[4] | harmless);
 }

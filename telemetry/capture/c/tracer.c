@@ -35,7 +35,7 @@
 enum {
     OPTIONS = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK |
               PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC | PTRACE_O_TRACESECCOMP | PTRACE_O_EXITKILL,
-    FIRST_TICK_US = 100, LAST_TICK_US = 5000, LOOK_AFTER_MS = 50,
+    FIRST_TICK_US = 100, LAST_TICK_US = 5000,
 };
 #if defined(__x86_64__)
 enum { NR_CLONE = 56, NR_CLONE3 = 435, NR_FORK = 57, NR_VFORK = 58 };
@@ -238,30 +238,13 @@ static bool clone_call(pid_t tid, long *nr, uint64_t *first)
     return true;
 }
 
-static void tell_gate(struct tracer *tracer, const struct task *task, enum decision decision,
-                      enum reason reason)
-{
-    struct record *record = &tracer->scratch;
-    struct head *head = record_begin(record, GATE, task->tid);
-    head->nr = task->call.nr;
-    head->abi = task->call.abi;
-    head->result = decision;
-    head->args[0] = task->hold;
-    head->args[1] = reason;
-    if (task->approval.name)
-        record_item(record, PATH, 0, task->approval.name, task->approval.name_length);
-    if (task->approval.argv)
-        record_item(record, ARGV, task->approval.argv_cut, task->approval.argv,
-                    task->approval.argv_length);
-    ring_put(&tracer->engine->ring, record);
-}
-
 /* An exec that was looked at goes on or is refused; it is resumed. */
 static void conclude(struct tracer *tracer, struct task *task, enum decision decision,
                      enum reason reason)
 {
     if (reason != BY_TABLE || decision != ALLOW)
-        tell_gate(tracer, task, decision, reason);
+        gate_tell(tracer->engine, &tracer->scratch, &task->call, &task->approval, task->hold, decision,
+                  reason);
     if (task->hold) {
         task->hold = 0;
         tracer->held--;
@@ -292,15 +275,7 @@ static void gate_exec(struct tracer *tracer, struct task *task)
     task->held_at = task->looked_at = now_ns();
     tracer->held++;
     tracer->tick_us = FIRST_TICK_US;
-    struct head *head = record_head(&task->record);
-    uint64_t first = head->args[0];
-    head->kind = HOLD;
-    head->args[0] = task->hold;
-    ring_put(&engine->ring, &task->record);
-    head = record_head(&task->record);
-    head->kind = CALL;
-    head->args[0] = first;
-    ring_call(&engine->ring);
+    gate_ask(engine, &task->record, task->hold);
 }
 
 static void on_clone(struct tracer *tracer, struct task *task)
@@ -539,7 +514,7 @@ static void on_exec(struct tracer *tracer, struct task *task, pid_t tid)
     ring_put(&engine->ring, &task->record);
     if (engine->gate.armed && !gate_matches(tid, &task->approval, &task->record, &image)) {
         task->hold = 0;
-        tell_gate(tracer, task, KILL,
+        gate_tell(engine, &tracer->scratch, &task->call, &task->approval, 0, KILL,
                   !task->approval.there || task->approval.left ? IS_UNAPPROVED : HAS_RACED);
         approval_clear(&task->approval);
         kill(tid, SIGKILL); /* before it has run one instruction */
@@ -575,53 +550,21 @@ static void on_end(struct tracer *tracer, pid_t tid, int status, const struct ru
 
 /* --- holds */
 
-static bool is_dying(pid_t tid)
-{
-    /* a signal that will end it waits: SIGKILL needs no look, it ends the stop */
-    char path[64], text[4096];
-    snprintf(path, sizeof path, "/proc/%d/status", (int)tid);
-    FILE *file = fopen(path, "re");
-    if (!file)
-        return true;
-    size_t length = fread(text, 1, sizeof text - 1, file);
-    fclose(file);
-    text[length] = 0;
-    uint64_t masks[5] = {0};
-    static const char *const names[] = {"\nSigPnd:", "\nShdPnd:", "\nSigBlk:", "\nSigIgn:", "\nSigCgt:"};
-    for (int i = 0; i < 5; i++) {
-        const char *at = strstr(text, names[i]);
-        if (at)
-            masks[i] = strtoull(at + strlen(names[i]), NULL, 16);
-    }
-    const uint64_t harmless = 1ull << (SIGCHLD - 1) | 1ull << (SIGCONT - 1) | 1ull << (SIGURG - 1) |
-                              1ull << (SIGWINCH - 1) | 1ull << (SIGSTOP - 1) | 1ull << (SIGTSTP - 1) |
-                              1ull << (SIGTTIN - 1) | 1ull << (SIGTTOU - 1);
-    return (masks[0] | masks[1]) & ~(masks[2] | masks[3] | masks[4] | harmless);
-}
-
 static void serve_holds(struct tracer *tracer)
 {
     struct engine *engine = tracer->engine;
-    struct answer answers[64];
+    struct answer answers[ANSWERS_AT_ONCE];
     size_t count;
-    uint64_t rung, now = now_ns();
-    ssize_t done = read(engine->bell, &rung, sizeof rung);
-    (void)done; /* EAGAIN: nobody rang */
+    uint64_t now = now_ns();
     do {
-        pthread_mutex_lock(&engine->state);
-        count = engine->answered_count < 64 ? engine->answered_count : 64;
-        memcpy(answers, engine->answered, count * sizeof *answers);
-        engine->answered_count -= count;
-        memmove(engine->answered, engine->answered + count,
-                engine->answered_count * sizeof *answers);
-        pthread_mutex_unlock(&engine->state);
+        count = gate_answers(engine, answers);
         for (size_t i = 0; i < TASK_BUCKETS && tracer->held; i++)
             for (struct task *task = engine->tasks[i]; task; task = task->next)
                 for (size_t k = 0; k < count; k++)
                     if (task->hold && task->hold == answers[k].hold)
                         conclude(tracer, task, answers[k].decision == ALLOW ? ALLOW : DENY,
                                  answers[k].reason);
-    } while (count == 64);
+    } while (count == ANSWERS_AT_ONCE);
     for (size_t i = 0; i < TASK_BUCKETS && tracer->held; i++)
         for (struct task *task = engine->tasks[i]; task; task = task->next) {
             if (!task->hold)
