@@ -183,6 +183,9 @@ class World:
     def run(self, command: CommandSpec, stdio: tuple[int, ...]) -> Go:
         """Asks for a command with these fds (indexed by `command.stdio`), when the world is ready;
         it need not be yet. Raises OSError, StartFailed."""
+        if self.spec.frame.observed and not command.notify:
+            # the world's own filter lets pass what that one has to deny
+            raise ValueError("a command of an observed world brings a filter for what is evidence")
         own = replace(command, rlimits=limits.within_own(command.rlimits))
         compiled: Script | None = None
         if self.spec.frame.backend != "none":

@@ -251,8 +251,8 @@ def build_filter(
         allowed = UNSHARE_NEW_FLAGS & ~(0 if allow_cgroupns else CLONE_NEWCGROUP)
     if "clone" not in observed:
         chunks["clone"] = _clone(CLONE_NEW_FLAGS & ~allowed)
-    if "unshare" not in observed:
-        chunks["unshare"] = _unshare(UNSHARE_NEW_FLAGS & ~allowed)
+    # by its high word it is refused here in any case
+    chunks["unshare"] = _unshare(0 if "unshare" in observed else UNSHARE_NEW_FLAGS & ~allowed)
     if tcp_only:
         fast_open = _when_any_bit(MSG_FASTOPEN, _error(errno.EOPNOTSUPP), _allow())
         chunks["sendto"] = chunks["sendmmsg"] = _argument(3, fast_open)

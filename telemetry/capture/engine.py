@@ -59,13 +59,13 @@ def programs_of(
             chunks.update(filters.ring_chunks(machine))
         return Programs(notify=filters.program(chunks, machine, foreign=filters.NOTIFY), trace=b"")
     mixed = backend == "hybrid" and level == "files" and not exact_reads
-    stops = filters.trace_chunks(names, machine, reads=not mixed)
+    everything = level == "all"
+    stops = {} if everything else filters.trace_chunks(names, machine, reads=not mixed)
     sends = dict(evidence)
     if mixed:
         sends.update(filters.notify_chunks(("open", "openat"), machine, only_reads=True))
     if not rings:
         stops.update(filters.ring_chunks(machine))
-    everything = level == "all"
     return Programs(
         notify=filters.program(sends, machine) if sends and backend == "hybrid" else b"",
         trace=filters.program(

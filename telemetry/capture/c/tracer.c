@@ -278,7 +278,9 @@ static void gate_exec(struct tracer *tracer, struct task *task)
     gate_ask(engine, &task->record, task->hold);
 }
 
-static void on_clone(struct tracer *tracer, struct task *task)
+/* A child that nobody would tell of (CLONE_UNTRACED) is told of as every other one. False where the
+ * call was refused, or its caller killed. */
+static bool keep_child(struct tracer *tracer, struct task *task)
 {
     struct call *call = &task->call;
     uint64_t flags = call->args[0];
@@ -286,15 +288,15 @@ static void on_clone(struct tracer *tracer, struct task *task)
         if (read_memory(task->tid, call->args[0], &flags, sizeof flags) != sizeof flags)
             flags = CLONE_UNTRACED; /* what cannot be read is not let through */
         /* the flags are in its memory, and could be changed back: let it use clone(2) */
-        if (flags & CLONE_UNTRACED && !refuse_call(tracer, task->tid, ENOSYS))
-            return;
-    } else if (flags & CLONE_UNTRACED &&
-               !change_argument_0(task->tid, flags & ~(uint64_t)CLONE_UNTRACED)) {
-        engine_trouble(tracer->engine, task->tid, REGISTERS, errno);
-        kill(task->tid, SIGKILL);
-        return;
+        return !(flags & CLONE_UNTRACED) || (refuse_call(tracer, task->tid, ENOSYS), false);
     }
-    resume(tracer, task, 0);
+    if (!(flags & CLONE_UNTRACED))
+        return true;
+    if (change_argument_0(task->tid, flags & ~(uint64_t)CLONE_UNTRACED))
+        return true;
+    engine_trouble(tracer->engine, task->tid, REGISTERS, errno);
+    kill(task->tid, SIGKILL);
+    return false;
 }
 
 static bool read_call(struct tracer *tracer, struct task *task)
@@ -335,8 +337,9 @@ static void on_entry(struct tracer *tracer, struct task *task)
     task->shape = shape_of(engine, &task->call);
     if (task->shape && task->shape->flags & SOCKETCALL && unfold_socketcall(&task->call))
         task->shape = shape_of(engine, &task->call);
-    if (task->shape && task->shape->flags & (CLONES | CLONES_3)) {
-        on_clone(tracer, task);
+    if (task->shape && task->shape->flags & (CLONES | CLONES_3) &&
+        (!keep_child(tracer, task) || !engine->everything)) {
+        resume(tracer, task, 0);
         return;
     }
     if (!task->shape && !engine->everything) {

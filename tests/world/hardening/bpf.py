@@ -27,6 +27,8 @@ def run(instructions, nr, arch, args=(0, 0, 0, 0, 0, 0)):
                 at += k
             case 0x15:
                 at += if_true if accumulator == k else if_false
+            case 0x25:
+                at += if_true if accumulator > k else if_false
             case 0x35:
                 at += if_true if accumulator >= k else if_false
             case 0x45:
