@@ -181,6 +181,8 @@ def _exec(spec: CommandSpec, go: _socket.socket, stdio: list[int], step: _Steps)
     if spec.notify:
         step("filter")
         fds = (_install(spec.notify, script.LISTENER),)
+    if spec.open_to_tracer:
+        linux.prctl(linux.PR_SET_DUMPABLE, 1)
     step("hello")
     wire.send(go, wire.HELLO, fds=fds)
     if os.read(go.fileno(), 1) != b"g":

@@ -336,7 +336,7 @@ class Capturing:
         """Whether we may trace only what is dumpable. What waits in a world is not: nobody there
         may read the program in which it waits (world/trampoline.py). Who made the world without
         rights has all rights over it; root needs one of its own, which containers take away."""
-        if self._frame.backend not in ("ns-root", "ns-root-idmap"):
+        if self._frame.backend == "ns-user":
             return False
         return not linux.effective_capabilities() >> linux.CAP_SYS_PTRACE & 1
 

@@ -70,6 +70,7 @@ SOCKETCALL: Final = 1 << 14  # i386: argument 0 says which call, argument 1 poin
 NEW_SOCKET: Final = 1 << 15  # the result is a new socket
 CLOSES: Final = 1 << 16  # `dir` is closed, or all from argument 0 to argument 1
 COPIES: Final = 1 << 17  # the result is a copy of descriptor `dir`
+LISTENS: Final = 1 << 18  # `dir` has an address of its own afterwards
 
 
 def _shape(
@@ -166,7 +167,7 @@ CALLS: Final[dict[str, tuple[int | None, int | None, int | None, bytes]]] = {
     "socketpair": (53, 199, 360, _shape(FILES, I_NET, extra=3, flags=PAIR)),
     "connect": (42, 203, 362, _shape(FILES, I_NET, dir=0, address=1)),
     "bind": (49, 200, 361, _shape(FILES, I_NET, dir=0, address=1)),
-    "listen": (50, 201, 363, _shape(FILES, I_NET, dir=0)),
+    "listen": (50, 201, 363, _shape(FILES, I_NET, dir=0, flags=LISTENS)),
     "accept": (43, 202, None, _shape(FILES, I_NET, dir=0, address=1, flags=ADDRESS_OUT)),
     "accept4": (288, 242, 364, _shape(FILES, I_NET, dir=0, address=1, flags=ADDRESS_OUT)),
     "sendto": (44, 206, 369, _shape(FILES, I_NET, dir=0, address=4, flags=DATA)),

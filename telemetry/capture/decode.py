@@ -483,6 +483,7 @@ class Decoder:
                 if socket.kind == SOCK_DGRAM and address is not None:
                     self._listens(process, time_us, socket, outcome)
         elif name == "listen":
+            socket.bound = address or socket.bound
             self._listens(process, time_us, socket, outcome)
         elif name in ("accept", "accept4"):
             if outcome == intents.UNOBSERVED or type(outcome) is int:

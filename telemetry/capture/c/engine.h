@@ -68,7 +68,7 @@ enum shape_flag {
     OPENS = 1 << 0, MOVES = 1 << 1, ROOTS = 1 << 2, PROGRAM = 1 << 3, HAS_PAIR = 1 << 4,
     HAS_HOW = 1 << 5, MESSAGE = 1 << 6, MESSAGES = 1 << 7, ADDRESS_OUT = 1 << 8, CLONES = 1 << 9,
     CLONES_3 = 1 << 10, NAME = 1 << 11, TARGET = 1 << 12, HAS_DATA = 1 << 13,
-    SOCKETCALL = 1 << 14, NEW_SOCKET = 1 << 15,
+    SOCKETCALL = 1 << 14, NEW_SOCKET = 1 << 15, LISTENS = 1 << 18,
 };
 struct shape {
     uint8_t path, dir, path2, dir2, address, extra, level, intent;

@@ -268,30 +268,35 @@ void describe_entry(struct engine *engine, struct record *record, const struct c
         add_how(record, call, shape->extra);
 }
 
-static void add_peer(struct record *record, const struct call *call, const struct shape *shape,
-                     int fd)
+/* The address of a socket of the process, asked by a copy of it. */
+static void add_name(struct record *record, pid_t tid, int fd,
+                     int (*name)(int, struct sockaddr *, socklen_t *))
 {
     unsigned char bytes[ADDRESS_MOST];
     socklen_t length = sizeof bytes;
-    uint64_t at = call->args[shape->address], length_at = call->args[shape->address + 1];
-    uint32_t told;
-    if (at && read_memory(call->tid, length_at, &told, sizeof told) == sizeof told) {
-        add_address(record, call, at, told);
-        return;
-    }
-    /* it did not ask who it is: we do */
-    int process = syscall(SYS_pidfd_open, call->tid, O_EXCL /* PIDFD_THREAD */);
+    int process = syscall(SYS_pidfd_open, tid, O_EXCL /* PIDFD_THREAD, Linux 6.9 */);
     if (process < 0)
-        process = syscall(SYS_pidfd_open, call->tid, 0);
+        process = syscall(SYS_pidfd_open, tid, 0);
     if (process < 0)
         return;
     int ours = syscall(SYS_pidfd_getfd, process, fd, 0);
     close(process);
     if (ours < 0)
         return;
-    if (getpeername(ours, (struct sockaddr *)bytes, &length) == 0 && length <= sizeof bytes)
+    if (name(ours, (struct sockaddr *)bytes, &length) == 0 && length <= sizeof bytes)
         record_item(record, ADDRESS, 0, bytes, length);
     close(ours);
+}
+
+static void add_peer(struct record *record, const struct call *call, const struct shape *shape,
+                     int fd)
+{
+    uint64_t at = call->args[shape->address], length_at = call->args[shape->address + 1];
+    uint32_t told;
+    if (at && read_memory(call->tid, length_at, &told, sizeof told) == sizeof told)
+        add_address(record, call, at, told);
+    else /* it did not ask who it is: we do */
+        add_name(record, call->tid, fd, getpeername);
 }
 
 void describe_exit(struct record *record, const struct call *call, const struct shape *shape,
@@ -307,6 +312,8 @@ void describe_exit(struct record *record, const struct call *call, const struct 
         add_link(record, call->tid, "root", ROOT);
     if (shape->flags & ADDRESS_OUT)
         add_peer(record, call, shape, (int)result);
+    if (shape->flags & LISTENS)
+        add_name(record, call->tid, (int)call->args[shape->dir], getsockname);
     if (shape->flags & HAS_PAIR) {
         int32_t pair[2];
         if (read_memory(call->tid, call->args[shape->extra], pair, sizeof pair) == sizeof pair)

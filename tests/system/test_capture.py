@@ -1,0 +1,267 @@
+"""Capture through the product: what the trace says of known commands, for every kind of world."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import time
+
+import pytest
+
+BACKENDS = ["hybrid", "ptrace", "python", "notify"]
+TELLING = ["hybrid", "ptrace", "python"]  # with results
+
+
+class Seen:
+    """The newest session's lines, by type."""
+
+    def __init__(self, caller):
+        self.events = caller.events()
+        caller.verify()
+
+    def of(self, event_type):
+        return [event["body"] for event in self.events if event["event_type"] == event_type]
+
+    def lines(self, event_type):
+        return [event for event in self.events if event["event_type"] == event_type]
+
+    def rows(self):
+        found = []
+        for body in self.of("file_batch") + self.of("syscall_batch"):
+            found += [dict(zip(body["columns"], row, strict=True)) for row in body["rows"]]
+        return found
+
+    def paths(self, *intents, failed=False):
+        return {
+            row["path"]
+            for row in self.rows()
+            if row["intent"] in intents
+            and (failed or type(row["result"]) is int or row["result"] == "unobserved")
+        }
+
+
+def run(caller, text, *options, status=0, **more):
+    done = caller.substrate("--fresh", *options, "-c", text, **more)
+    assert done.returncode == status, done.stderr
+    return done, Seen(caller)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_files_are_told(every_caller, backend):
+    caller = every_caller
+    work = str(caller.work)
+    (caller.work / "old").write_text("old")
+    caller.own(caller.work / "old")
+    text = "cat old > new; mv new newer; mkdir d; ln -s x d/link; rm old; cat none; true"
+    _, seen = run(caller, text, "--capture-backend", backend)
+    assert f"{work}/old" in seen.paths("read")
+    assert f"{work}/new" in seen.paths("write")
+    assert f"{work}/old" in seen.paths("delete")
+    assert {f"{work}/d", f"{work}/none"} <= seen.paths("create", "read", failed=True)
+    moved = [row for row in seen.rows() if row["intent"] == "rename"]
+    assert (f"{work}/new", f"{work}/newer") in [(r["path"], r["path2"]) for r in moved]
+    (coverage,) = seen.of("coverage")
+    assert (coverage["backend"], coverage["lost"]) == (backend, 0)
+    if backend != "notify":
+        (missing,) = [
+            r for r in seen.rows() if r["path"] == f"{work}/none" and r["intent"] == "read"
+        ]
+        assert missing["result"] in ("ENOENT", "unobserved")
+
+
+@pytest.mark.parametrize("backend", TELLING)
+def test_processes_are_told(every_caller, backend):
+    text = "sh -c '/bin/true; exit 3'; echo $?; sh -c 'kill -9 $$'; /bin/echo end"
+    done, seen = run(every_caller, text, "--capture-backend", backend)
+    assert done.stdout == b"3\nend\n"
+    starts = seen.lines("process_start")
+    assert [e["body"]["argv"][0] for e in starts] == ["bash", "sh", "/bin/true", "sh", "/bin/echo"]
+    assert starts[0]["parent_span_id"] == seen.lines("command_start")[0]["span_id"]
+    assert starts[2]["parent_span_id"] == starts[1]["span_id"]
+    for event in starts:
+        with open(event["body"]["exe"], "rb") as file:
+            assert event["body"]["exe_digest"] == hashlib.sha256(file.read()).hexdigest()
+    ends = [(b.get("exit"), b.get("signal")) for b in seen.of("process_exit")]
+    # the shell becomes its last command
+    assert sorted(ends, key=str) == [(0, None), (0, None), (3, None), (None, 9)]
+    pids = [b["pid"] for b in seen.of("process_fork")]
+    assert len(set(pids)) == len(pids) and all(0 < pid < 40 for pid in pids)
+
+
+def test_pipelines_are_known_by_what_is_inherited(caller):
+    _, seen = run(caller, "echo x > in; cat < in | tr x y > out")
+    bodies = {body["argv"][0]: body for body in seen.of("process_start")}
+    by_fd = [{f["fd"]: f for f in bodies[name]["fds"]} for name in ("cat", "tr")]
+    assert by_fd[0][0]["path"] == f"{caller.work}/in"
+    assert by_fd[0][1]["inode"] == by_fd[1][0]["inode"]
+    assert (by_fd[1][1]["path"], by_fd[1][1]["mode"]) == (f"{caller.work}/out", "w")
+
+
+def test_a_script_is_told_with_what_runs_it(caller):
+    script = caller.work / "script"
+    script.write_text("#!/bin/sh\nexit 0\n")
+    script.chmod(0o755)
+    caller.own(script)
+    _, seen = run(caller, "./script a")
+    body = seen.of("process_start")[-1]
+    assert (body["exe"], body["named"]) == (str(script), "./script")
+    assert body["interpreter"] == os.path.realpath("/bin/sh")
+    assert body["exe_digest"] == hashlib.sha256(script.read_bytes()).hexdigest()
+
+
+ESCAPES = {
+    "mount": "mount -t tmpfs x /mnt",
+    "unshare": "unshare -m true",
+    "setns": "nsenter -t 1 -m true",
+    "keyctl": "python3 -c 'import ctypes; ctypes.CDLL(None).syscall(250, 0, 0)'",
+    "bpf": "python3 -c 'import ctypes; ctypes.CDLL(None).syscall(321, 0, 0, 0)'",
+    "ptrace": "python3 -c 'import ctypes; ctypes.CDLL(None).ptrace(0, 0, 0, 0)'",
+}
+
+
+@pytest.mark.parametrize("call", ESCAPES)
+def test_attempts_at_what_a_world_denies_are_told(every_caller, call):
+    if os.uname().machine != "x86_64":
+        pytest.skip("numbers of x86_64")
+    text = f"export PATH=/usr/bin:/bin:/usr/sbin:/sbin; {ESCAPES[call]} 2>/dev/null; echo $?"
+    plain = every_caller.substrate("--fresh", "--capture", "off", "-c", text)
+    done, seen = run(every_caller, text)
+    assert done.stdout == plain.stdout
+    tried = [row for row in seen.rows() if row["intent"] == "escape"]
+    if call == "setns":  # nobody may open what it would enter
+        return
+    assert call in {row["call"] for row in tried}
+    assert {row["result"] for row in tried} <= {"EPERM", "ENOSYS"}
+    assert seen.of("command_end")[0]["summary"]["denied"][call] >= 1
+
+
+def test_connections_on_loopback_are_told(caller):
+    script = (
+        "import socket, threading\n"
+        "s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()\n"
+        "t = threading.Thread(target=lambda: s.accept()[0].close()); t.start()\n"
+        "c = socket.create_connection(s.getsockname()); t.join(); print(s.getsockname()[1])\n"
+        "u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.sendto(b'x', ('127.0.0.1', 9))\n"
+    )
+    done, seen = run(caller, f'/usr/bin/python3 -I -c "{script}"')
+    port = int(done.stdout)
+    connects = [(b["ip"], b["port"], b["protocol"]) for b in seen.of("net_connect")]
+    assert ("127.0.0.1", port, "tcp") in connects
+    assert ("127.0.0.1", 9, "udp") in connects
+    assert port in [b["port"] for b in seen.of("net_listen")]
+    assert port in [b.get("local_port") for b in seen.of("net_accept")]
+    assert f"tcp://127.0.0.1:{port}" in seen.of("command_end")[0]["summary"]["endpoints"]
+
+
+def test_inputs_are_digested(caller):
+    (caller.work / "source").write_text("content")
+    (caller.work / "changed").write_text("before")
+    for name in ("source", "changed"):
+        caller.own(caller.work / name)
+    time.sleep(0.02)  # what is not older than the command is unknown
+    text = "cat source changed missing; echo after > changed; echo own > own; cat own; ls . > /dev/null"
+    _, seen = run(caller, text)
+    (manifest,) = seen.of("input_manifest")
+    files = {body["path"]: body for body in manifest["files"]}
+    work = str(caller.work)
+    again = {
+        body["path"]: body for body in run(caller, "cat source")[1].of("input_manifest")[0]["files"]
+    }
+    assert len(files[f"{work}/source"]["digest"]) == 64
+    assert files[f"{work}/source"] == again[f"{work}/source"]
+    assert files[f"{work}/changed"].get("unknown") is True
+    assert f"{work}/own" not in files
+    assert f"{work}/missing" in manifest["absent"]
+    assert work in manifest["directories"]
+
+
+def test_levels(caller):
+    for level, types in (
+        ("off", set()),
+        ("exec", {"process_start", "process_exit"}),
+        ("files", {"process_start", "file_batch", "input_manifest"}),
+        ("all", {"process_start", "file_batch", "syscall_batch", "input_manifest"}),
+    ):
+        _, seen = run(caller, "cat /etc/hostname", "--capture", level)
+        found = {event["event_type"] for event in seen.events}
+        assert types <= found
+        if level == "off":
+            assert not found & {"coverage", "process_start", "file_batch"}
+        (start,) = seen.of("session_start")
+        assert start["capture"]["level"] == level
+    assert {"mmap", "brk", "read", "close"} <= {row["call"] for row in seen.rows()}
+
+
+def test_exact_reads_and_lookups(caller):
+    _, seen = run(caller, "cat none; test -e gone; true", "--exact-reads", "--lookups")
+    rows = {(row["path"], row["intent"], row["result"]) for row in seen.rows()}
+    assert (f"{caller.work}/none", "read", "ENOENT") in rows
+    assert (f"{caller.work}/gone", "look", "ENOENT") in rows
+
+
+def test_without_a_world(idmap, user):
+    for caller in (idmap, user):
+        caller.forget()
+        done = caller.substrate("--fresh", "--no-world", "-c", "echo x > f; cat f; exit 4")
+        assert (done.returncode, done.stdout) == (4, b"x\n"), done.stderr
+        seen = Seen(caller)
+        assert f"{caller.work}/f" in seen.paths("write")
+        assert [b["argv"][0] for b in seen.of("process_start")] == ["bash", "cat"]
+
+
+def test_set_id_programs_that_gain_nothing_say_so(idmap, user):
+    """A copy of `id` that belongs to somebody else, with the bit."""
+    program = idmap.work / "other-id"
+    shutil.copy("/usr/bin/id", program)
+    os.chown(program, user.uid, user.gid)
+    program.chmod(0o4755)
+    done, seen = run(idmap, "./other-id -u")
+    assert done.stdout == b"0\n"
+    body = seen.of("process_start")[-1]
+    assert body["credentials"]["setid_lost"] is True
+    assert (body["credentials"]["euid"], body["credentials"]["uid"]) == (0, 0)
+
+
+def test_everything_captured_ends_with_a_killed_supervisor(caller):
+    process = caller.start(
+        "--fresh", "-c", "(setsid sleep 1000 &) ; echo $$; while :; do /bin/true; done"
+    )
+    assert process.stdout.readline()
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=30)
+    done = caller.substrate("--wait", "10", "-c", "ps -e | grep -c sleep; true")
+    assert done.returncode == 0, done.stderr
+    caller.verify()
+
+
+def test_2000_processes_and_300_threads(caller):
+    text = "i=0; while [ $i -lt 2000 ]; do /bin/true; i=$((i+1)); done"
+    _, seen = run(caller, text, timeout=120)
+    assert len(seen.of("process_start")) == 2001
+    assert len(seen.of("process_exit")) == 2001
+    script = (
+        "import threading\n"
+        "def f(): open('/dev/null', 'w').close()\n"
+        "t = [threading.Thread(target=f) for _ in range(300)]\n"
+        "[x.start() for x in t]; [x.join() for x in t]\n"
+    )
+    _, seen = run(caller, f'/usr/bin/python3 -I -c "{script}"', timeout=120)
+    found = [r for r in seen.rows() if r["path"] == "/dev/null" and r["intent"] == "write"]
+    assert sum(row["count"] for row in found) >= 300
+    assert len({row["tid"] for row in found}) >= 1
+    assert seen.of("coverage")[0]["lost"] == 0
+
+
+def test_names_that_are_no_text(caller):
+    name = b"a\n\xff\x1b[31m"
+    path = os.fsencode(caller.work) + b"/" + name
+    _, seen = run(caller, "printf x > $'a\\n\\xff\\x1b[31m'")
+    found = [row["path"] for row in seen.rows() if type(row["path"]) is dict]
+    import base64
+
+    assert path in [base64.b64decode(one["b64"]) for one in found]
+    listed = caller.substrate("trace", "show", "last", "--files", "--format", "table")
+    assert b"\x1b" not in listed.stdout
+    json.loads(caller.substrate("trace", "tree", "--format", "json").stdout)
