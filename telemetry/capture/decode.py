@@ -438,7 +438,7 @@ class Decoder:
             "rusage": None,
             "mono_us": head[6] // 1000,
         }
-        if status >= 0:
+        if 0 <= status <= 0xFFFF:
             body["rusage"] = {"utime_us": head[8], "stime_us": head[9], "maxrss_kib": head[10]}
             if os.WIFSIGNALED(status):
                 body["signal"] = os.WTERMSIG(status)

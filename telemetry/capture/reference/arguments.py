@@ -124,6 +124,10 @@ class Call:
             self._text(records.ROOT, proc.root(tid))
         if flags & calls.ADDRESS_OUT:
             self._peer(self.shape[4], result)
+        if flags & calls.LISTENS:
+            address = proc.own_address(tid, self.fd(self.shape[1]))
+            if address:
+                self.items.append((records.ADDRESS, address))
         if flags & calls.PAIR:
             self._bytes(records.PAIR, self.args[self.shape[5]], _PAIR, _PAIR)
 

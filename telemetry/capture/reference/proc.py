@@ -18,6 +18,7 @@ from substrate.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Final
 
 AT_FDCWD: Final = -100
@@ -110,6 +111,15 @@ def command_line(tid: int) -> bytes | None:
 
 def peer(tid: int, fd: int) -> bytes:
     """The address at the other end of a socket of the task (struct sockaddr); b"" for unknown."""
+    return _address(tid, fd, _libc.getpeername)
+
+
+def own_address(tid: int, fd: int) -> bytes:
+    """The address of a socket of the task (struct sockaddr); b"" for unknown."""
+    return _address(tid, fd, _libc.getsockname)
+
+
+def _address(tid: int, fd: int, name: Callable[..., int]) -> bytes:
     try:
         process = os.pidfd_open(tid, _PIDFD_THREAD)
     except OSError:
@@ -124,7 +134,7 @@ def peer(tid: int, fd: int) -> bytes:
         try:
             room = ctypes.create_string_buffer(128)
             size = ctypes.c_uint32(len(room))
-            if _libc.getpeername(ours, room, ctypes.byref(size)) != 0:
+            if name(ours, room, ctypes.byref(size)) != 0:
                 return b""
             return room.raw[: min(size.value, len(room))]
         finally:
