@@ -44,6 +44,8 @@ _MAGIC = MAGIC_NUMBER + b"substrate 1\0"
 _HEAD = len(_MAGIC) + 8
 _PREFIX = "substrate."
 _PLACE = "substrate.import_bundle"
+#: modules without Python code
+_COMPILED = ("substrate.telemetry.capture._engine",)
 
 
 class _Loader(SourceFileLoader):  # type: ignore[misc, unused-ignore]
@@ -96,7 +98,7 @@ class ImportCache:
         self, fullname: str, path: Sequence[str] | None, target: object = None
     ) -> ModuleSpec | None:
         """The spec of a module that is here and up to date, else None."""
-        if not fullname.startswith(_PREFIX):
+        if not fullname.startswith(_PREFIX) or fullname in _COMPILED:
             return None
         try:
             within, source, is_package, mtime_ns, size, offset, length = self.index[fullname]

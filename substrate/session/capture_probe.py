@@ -87,7 +87,8 @@ def _key() -> str:
 
 def _remember(home: Home, text: str) -> None:
     temporary = home.path + _CACHE + b".%d" % os.getpid()
-    with open(temporary, "w", encoding="utf-8") as file:
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "w", encoding="utf-8") as file:
         file.write(text)
     os.rename(temporary, home.path + _CACHE)
 

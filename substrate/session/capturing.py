@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
 
-    from substrate.session.digest_cache import DigestCache
+    from substrate.session.digest_cache import DigestCache, NoCache
     from substrate.session.home import Home
     from substrate.session.inputs import Inputs
     from substrate.session.settings import Settings
@@ -163,7 +163,7 @@ class Capturing:
         self._pid = 0
         self._closed = False
         self._home_path = home.path
-        self._cache: DigestCache | None = None
+        self._cache: DigestCache | NoCache | None = None
         self._inputs: Inputs | None = None
         self._began = 0.0
         self._began_ns = 0

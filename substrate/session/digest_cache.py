@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 NAME: Final = b"/digests"
-SLOTS: Final = 1 << 16
+SLOTS: Final = 1 << 15
 WAYS: Final = 4
 _ENTRY: Final = struct.Struct("=16s32s8s8x")
 #: a file that was changed a moment ago may be changed again within one tick of its clock
@@ -60,14 +60,34 @@ class DigestCache:
         self._memory.close()
 
 
-def open_cache(home: bytes) -> DigestCache:
-    """The cache of a home; made, where there is none. Raises OSError."""
+class NoCache:
+    """What stands in where there is no room for one, or the caller's limit of file sizes (ulimit -f)
+    does not allow it: everything is digested again."""
+
+    def find(self, key: bytes) -> str | None:
+        return None
+
+    def keep(self, key: bytes, digest: str) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+def open_cache(home: bytes) -> DigestCache | NoCache:
+    """The cache of a home; made, where there is none. Raises OSError for one that is not to be
+    trusted."""
     size = SLOTS * _ENTRY.size
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(home + NAME, flags, 0o600)
     try:
         if os.fstat(fd).st_size != size:
-            os.ftruncate(fd, size)  # sparse: what was never written takes no room
+            try:
+                os.ftruncate(fd, size)
+                os.posix_fallocate(fd, 0, size)  # a full disk would kill who writes to the mapping
+            except OSError:
+                os.ftruncate(fd, 0)
+                return NoCache()
         return DigestCache(mmap.mmap(fd, size))
     finally:
         os.close(fd)

@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
-    from substrate.session.digest_cache import DigestCache
+    from substrate.session.digest_cache import DigestCache, NoCache
     from substrate.telemetry.capture.summary import Summary
     from substrate.telemetry.trace.digests import Digester
     from substrate.telemetry.trace.envelope import Event
@@ -45,7 +45,12 @@ class Inputs:
     clock."""
 
     def __init__(
-        self, summary: Summary, root: int, cache: DigestCache, digester: Digester, began_ns: int
+        self,
+        summary: Summary,
+        root: int,
+        cache: DigestCache | NoCache,
+        digester: Digester,
+        began_ns: int,
     ) -> None:
         self._summary, self._root, self._cache = summary, root, cache
         self._digester, self._began_ns = digester, began_ns
