@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import select
 import time
 
@@ -20,7 +21,7 @@ from substrate.errors import HostUnsupported
 from substrate.session import capture_probe
 from substrate.telemetry.capture import backends, engine
 from substrate.telemetry.capture.backend import CaptureError
-from substrate.values import value
+from substrate.values import replace, value
 from substrate.world import linux, seccomp
 
 TYPE_CHECKING = False
@@ -47,6 +48,9 @@ _END_S: Final = 10.0
 #: the largest program that is digested
 _MOST_DIGESTED: Final = 512 << 20
 
+#: what a trace may need
+_LEAST_ROOM: Final = 64 << 20
+_NO_ROOM: Final = "the caller's limit of file sizes leaves no room to write it down"
 _NO_READS: Final = "whether an open that only reads went well (--exact-reads)"
 _NO_LOOKUPS: Final = "what is looked up by stat(2), access(2), readlink(2), getdents(2) (--lookups)"
 _NO_RESULTS: Final = "the results of calls"
@@ -80,16 +84,13 @@ def choose(home: Home, settings: Settings, *, in_world: bool, terminal: bool) ->
     and cannot be had."""
     if settings.capture == "off":
         return OFF
+    if _files_are_small():
+        return replace(OFF, blind_spots=(*OFF.blind_spots, _NO_ROOM))
     asked = settings.capture_backend
     if asked == "auto":
         backend = capture_probe.choose(home, debuggers=settings.ptrace)
         if backend is None:
-            return Choice(
-                backend="off",
-                level="off",
-                blind_spots=(*OFF.blind_spots, _why_none()),
-                observed=False,
-            )
+            return replace(OFF, blind_spots=(*OFF.blind_spots, _why_none()))
     else:
         found = capture_probe.probe(asked)
         if not found.works:
@@ -119,6 +120,12 @@ def choose(home: Home, settings: Settings, *, in_world: bool, terminal: bool) ->
         missing_kinds=missing,
         observed=observed,
     )
+
+
+def _files_are_small() -> bool:
+    """Whether the caller's own limit (ulimit -f) would end the trace in the middle."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return soft != resource.RLIM_INFINITY and soft < _LEAST_ROOM
 
 
 def _why_none() -> str:
