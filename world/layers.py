@@ -102,7 +102,8 @@ class LayerStack:
     `id_extents`: (world_first, host_first, count) of the id map that shifts the owners of
     files in uppers; () where an id is itself. `started_ns`: CLOCK_REALTIME at the start of
     the world. `clock_offset_ns`: CLOCK_REALTIME - CLOCK_BOOTTIME at that moment, which lets
-    conflict.py see a clock that was set back; None when unknown. `scratch`: world.md §2."""
+    conflict.py see a clock that was set back; None when unknown. `scratch`: world.md §2.
+    `squash_at`: where the segments lie, if not beside the layers."""
 
     directory: bytes
     mounts: tuple[OverlayMount, ...]
@@ -116,6 +117,7 @@ class LayerStack:
     clock_offset_ns: int | None = None
     workspace: bytes
     scratch: tuple[bytes, ...] = SCRATCH
+    squash_at: bytes = b""
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -138,7 +140,7 @@ class LayerStack:
 
     @property
     def squash_directory(self) -> bytes:
-        return os.path.dirname(self.directory) + b"/squash"
+        return self.squash_at or os.path.dirname(self.directory) + b"/squash"
 
     def sources(self, numbers: Sequence[int]) -> tuple[int, ...]:
         """What to stack for neighbours of the stack, newest first: a segment in place of its
