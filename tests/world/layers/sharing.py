@@ -60,15 +60,22 @@ class _Doing:
     def at(self, path: bytes) -> bytes:
         return self.root + b"/" + path if path else self.root
 
+    def real(self, path: bytes) -> bytes:
+        """Without symlinks among its parents, as the kernel would name it."""
+        parent, _, name = path.rpartition(b"/")
+        resolved = os.path.realpath(self.at(parent))[len(self.root) + 1 :]
+        return resolved + b"/" + name if resolved else name
+
     def do_write(self, path: bytes, content: bytes) -> None:
-        began, there = now_ns(), os.path.lexists(self.at(path))
+        began, path = now_ns(), self.real(path)
+        there = os.path.lexists(self.at(path))
         fd = os.open(self.at(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
         self.say(path, Intent.WRITE if there else Intent.CREATE, began)
         os.write(fd, content)
         os.close(fd)
 
     def do_append(self, path: bytes, content: bytes) -> None:
-        began = now_ns()
+        began, path = now_ns(), self.real(path)
         fd = os.open(self.at(path), os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
         self.say(path, Intent.WRITE, began)
         os.write(fd, content)
@@ -80,17 +87,17 @@ class _Doing:
         self.do_rename(path + b"~", path)
 
     def do_delete(self, path: bytes, _: Any) -> None:
-        began = now_ns()
+        began, path = now_ns(), self.real(path)
         os.unlink(self.at(path))
         self.say(path, Intent.DELETE, began)
 
     def do_mkdir(self, path: bytes, _: Any) -> None:
-        began = now_ns()
+        began, path = now_ns(), self.real(path)
         os.mkdir(self.at(path), 0o755)
         self.say(path, Intent.CREATE, began)
 
     def do_rmdir(self, path: bytes, _: Any) -> None:
-        began = now_ns()
+        began, path = now_ns(), self.real(path)
         os.rmdir(self.at(path))
         self.say(path, Intent.DELETE, began)
 
@@ -104,7 +111,8 @@ class _Doing:
         self.do_rmdir(path, None)
 
     def do_rename(self, path: bytes, to: bytes) -> None:
-        began = now_ns()
+        began, path = now_ns(), self.real(path)
+        to = self.real(to)
         os.rename(self.at(path), self.at(to))
         self.say(path, Intent.MOVE_AWAY, began)
         self.say(to, Intent.MOVE_HERE, began)
@@ -112,24 +120,25 @@ class _Doing:
     def do_mode(self, path: bytes, mode: int) -> None:
         if os.path.islink(self.at(path)):
             return
-        began = now_ns()
+        began, path = now_ns(), self.real(path)
         os.chmod(self.at(path), mode | (0o100 if os.path.isdir(self.at(path)) else 0))
         self.say(path, Intent.META, began)
 
     def do_symlink(self, path: bytes, to: bytes) -> None:
-        began = now_ns()
+        began, path = now_ns(), self.real(path)
         os.symlink(to, self.at(path))
         self.say(path, Intent.LINK, began)
 
     def do_link(self, path: bytes, to: bytes) -> None:
-        began = now_ns()
+        began, path = now_ns(), self.real(path)
+        to = self.real(to)
         os.link(self.at(path), self.at(to), follow_symlinks=False)
         self.say(to, Intent.LINK, began)
 
     def do_attribute(self, path: bytes, content: bytes) -> None:
         if not os.path.isfile(self.at(path)) or os.path.islink(self.at(path)):
             return
-        began = now_ns()
+        began, path = now_ns(), self.real(path)
         os.setxattr(self.at(path), "user.test", content)
         self.say(path, Intent.META, began)
 
