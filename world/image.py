@@ -133,11 +133,22 @@ def _copy_range(source: int, target: int, offset: int, end: int) -> None:
         offset += done
 
 
-class Images:
-    """An upper that is being made at `path`, of copies."""
+def _open_file(dir_fd: int, name: bytes) -> int:
+    return os.open(name, READ, dir_fd=dir_fd)
 
-    def __init__(self, path: bytes, marks: Marks, budget: Budget) -> None:
-        os.makedirs(path, mode=0o700)
+
+class Images:
+    """An upper that is being made at `path`, of copies. `open_file` opens a regular file."""
+
+    def __init__(
+        self,
+        path: bytes,
+        marks: Marks,
+        budget: Budget,
+        open_file: Callable[[int, bytes], int] = _open_file,
+    ) -> None:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        self._open_file = open_file
         self._marks = marks
         self._budget = budget
         self._path = path
@@ -296,7 +307,7 @@ class Images:
         status: os.stat_result,
         like: Callable[[Like], Like],
     ) -> bool:
-        opened = os.open(source, READ, dir_fd=source_fd)
+        opened = self._open_file(source_fd, source)
         try:
             if not _same(status, os.fstat(opened)):
                 return False

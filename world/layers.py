@@ -21,7 +21,7 @@ from substrate.world import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 TRUSTED = b"trusted."
 USER = b"user."
@@ -237,9 +237,15 @@ def load_layers(stack: LayerStack, listed: Sequence[int] = ()) -> LayerStack:
     return replace(stack, layers=(*(Layer(number=number) for number in listed), *newer))
 
 
-def create_layer(stack: LayerStack, *, throw_away: bool = False) -> tuple[LayerStack, Layer]:
+def create_layer(
+    stack: LayerStack,
+    *,
+    throw_away: bool = False,
+    fill: Callable[[bytes], None] | None = None,
+) -> tuple[LayerStack, Layer]:
     """A new, empty top layer: `upper` and `work` for every mount. `throw_away`: it is marked as
-    one of which nothing is to stay, whoever finds it.
+    one of which nothing is to stay, whoever finds it. `fill(directory)` puts into
+    `<directory>/<m>/upper` what it is to hold when it gets its name.
 
     The root of a merged directory takes its mode, owner and attributes from the topmost
     `upper` (else /tmp loses its sticky bit, world.md §2), so each new `upper` is made like
@@ -255,6 +261,8 @@ def create_layer(stack: LayerStack, *, throw_away: bool = False) -> tuple[LayerS
     os.makedirs(unfinished, mode=0o700, exist_ok=True)  # a stack without mounts
     if throw_away:
         os.close(os.open(unfinished + _THROW_AWAY, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    if fill is not None:
+        fill(unfinished)
     os.makedirs(stack.directory, mode=0o700, exist_ok=True)
     os.rename(unfinished, b"%s/%d" % (stack.directory, number))
     layer = Layer(number=number)

@@ -15,6 +15,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from substrate.world.beneath import LIST, open_beneath, open_root
+from substrate.world.change import FileState
 from substrate.world.identity import identity_of
 from substrate.world.layers import LayerStack, OverlayMount
 from substrate.world.soft import Seen
@@ -134,3 +135,12 @@ def seen_of(status: os.stat_result) -> Seen:
     kind, _, inode, size, mtime_ns, mode, uid, gid = identity_of(status)
     ctime_ns = 0 if kind == "directory" else status.st_ctime_ns
     return kind, inode, size, mtime_ns, ctime_ns, mode, uid, gid
+
+
+def seen_of_state(state: FileState) -> Seen:
+    """The same of a state of the host."""
+    is_directory = state.type == "directory"
+    times = (0, 0, 0) if is_directory else (state.size, state.mtime_ns, state.ctime_ns)
+    uid, gid = state.uid, state.gid
+    assert uid is not None and gid is not None
+    return state.type, state.inode, *times, state.mode, uid, gid

@@ -96,7 +96,8 @@ Seen = tuple[str, int, int, int, int, int, int, int]
 class SoftEntry:
     """One path of a soft layer. `mount`: index of its overlay. `why`: it is not KEPT, as the end of
     a sentence. `seen`: the upper's entry when it was kept, None where there was none. `doubt`: why
-    what lay below the layer may not be what the span found (aspects.DOUBTS)."""
+    what lay below the layer may not be what the span found (aspects.DOUBTS). `below`: the host's entry
+    that it was made from, where that is where it came from, as it was when it was kept."""
 
     path: bytes
     mount: int
@@ -107,6 +108,7 @@ class SoftEntry:
     why: str = ""
     seen: Seen | None = None
     doubt: str = ""
+    below: Seen | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,7 +233,7 @@ def render(soft: SoftLayer) -> bytes:
         "undoes": soft.undoes,
         "entries": [
             [text(e.path), e.mount, e.form.value, e.state.value, e.first_ns, e.whole_tree]
-            + [e.why, e.seen and list(e.seen), e.doubt]
+            + [e.why, e.seen and list(e.seen), e.doubt, e.below and list(e.below)]
             for e in soft.entries
         ],
     }
@@ -276,7 +278,7 @@ def _count(found: Any) -> int:
 
 
 def _entry(plain: Any) -> SoftEntry:
-    path, mount, form, state, first_ns, whole_tree, why, seen, doubt = plain
+    path, mount, form, state, first_ns, whole_tree, why, seen, doubt, below = plain
     return SoftEntry(
         path=octets(path),
         mount=_count(mount),
@@ -287,6 +289,7 @@ def _entry(plain: Any) -> SoftEntry:
         why=str(why),
         seen=None if seen is None else _seen(*seen),
         doubt=str(doubt),
+        below=None if below is None else _seen(*below),
     )
 
 
@@ -310,11 +313,11 @@ def load_all(stack: LayerStack, layer: int) -> list[SoftLayer]:
     return [load(b"%s/%d" % (directory, number)) for number in numbers(stack, layer)]
 
 
-def begin(stack: LayerStack, layer: int) -> bytes:
+def begin(stack: LayerStack, layer: int, name: bytes = _UNFINISHED) -> bytes:
     """An empty directory for a soft layer that is being made. One that a killed process left is
     swept. Raises OSError."""
-    sweep(stack, layer)
-    path = directory_of(stack, layer) + b"/" + _UNFINISHED
+    sweep(stack, layer, name)
+    path = directory_of(stack, layer) + b"/" + name
     os.makedirs(path, mode=0o700)
     return path
 
@@ -326,11 +329,11 @@ def commit(unfinished: bytes, soft: SoftLayer) -> None:
     os.rename(unfinished, soft.directory)
 
 
-def sweep(stack: LayerStack, layer: int) -> None:
+def sweep(stack: LayerStack, layer: int, name: bytes = _UNFINISHED) -> None:
     """Removes what a killed process left of a soft layer. Raises OSError."""
     directory = directory_of(stack, layer)
-    if os.path.lexists(directory + b"/" + _UNFINISHED):
-        _remove(directory, _UNFINISHED)
+    if os.path.lexists(directory + b"/" + name):
+        _remove(directory, name)
 
 
 def remove_without_layers(stack: LayerStack) -> None:

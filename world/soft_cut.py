@@ -25,7 +25,7 @@ from substrate.world.change import Change
 from substrate.world.clock import tick_ns
 from substrate.world.image import Budget, Images, Like, TooLarge, Unsettled, like_of, raw_attributes
 from substrate.world.layers import LayerStack, OverlayMount
-from substrate.world.live_upper import LiveUpper, Look, Says, seen_of
+from substrate.world.live_upper import LiveUpper, Look, Says, seen_of, seen_of_state
 from substrate.world.scope import is_within
 from substrate.world.soft import (
     WHOLE_TREE,
@@ -197,9 +197,12 @@ class _Cutter:
             changes = diff_soft(self.stack, made, digest=digest, witness=witness)
         finally:
             witness.close()
+        whole = {c.path: c for c in diff_soft(self.stack, made, include_scratch=True)}
         made = replace(
             made,
-            entries=tuple(_with_doubt(e, witness.bases.get(e.path)) for e in made.entries),
+            entries=tuple(
+                _with_base(e, witness.bases.get(e.path), whole.get(e.path)) for e in made.entries
+            ),
             directory=b"%s/%d" % (soft.directory_of(self.stack, self.layer), number),
         )
         soft.commit(unfinished, made)
@@ -295,9 +298,15 @@ def _entry(item: _Item) -> SoftEntry:
     )
 
 
-def _with_doubt(entry: SoftEntry, base: Mapping[str, Any] | None) -> SoftEntry:
-    doubt = None if base is None else base.get("unknown")
-    return replace(entry, doubt=doubt) if doubt else entry
+def _with_base(
+    entry: SoftEntry, base: Mapping[str, Any] | None, change: Change | None
+) -> SoftEntry:
+    before = None if change is None else change.before
+    return replace(
+        entry,
+        doubt="" if base is None else base.get("unknown", ""),
+        below=None if before is None or before.layer != HOST else seen_of_state(before),
+    )
 
 
 def _spread(items: Sequence[_Item]) -> None:

@@ -161,7 +161,9 @@ class Shared:
         if not world.stack.started_ns:
             world.start()
         number = world.outside(lambda: layers.create_layer(world.stack)[1].number)
-        world.stack = replace(world.stack, layers=(*world.stack.layers, layers.Layer(number=number)))
+        world.stack = replace(
+            world.stack, layers=(*world.stack.layers, layers.Layer(number=number))
+        )
         self.number = number
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()

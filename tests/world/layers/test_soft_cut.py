@@ -61,13 +61,19 @@ def test_two_commands_one_after_the_other(world: World) -> None:
     assert said(world, one) == {"a": "modified", "n": "added", "n/f": "added"}
     second = Span(shared, "second")
     second.act(
-        ("write", b"a", b"333"), ("write", b"n/g", b"2"), ("delete", b"b", None), ("mode", b"n", 0o700)
+        ("write", b"a", b"333"),
+        ("write", b"n/g", b"2"),
+        ("delete", b"b", None),
+        ("mode", b"n", 0o700),
     )
     two = second.cut()
     assert said(world, two) == {"a": "modified", "n/g": "added", "b": "deleted", "n": "meta"}
     by_path = {below(world, c): c for c in two.changes}
     assert by_path["a"].before.size == 2
-    assert by_path["a"].before.digest == next(c for c in one.changes if c.path.endswith(b"/a")).after.digest
+    assert (
+        by_path["a"].before.digest
+        == next(c for c in one.changes if c.path.endswith(b"/a")).after.digest
+    )
     assert stat.S_IMODE(by_path["n"].before.mode) == 0o755
     assert one.refused == two.refused == ()
     shared.end()
@@ -95,7 +101,10 @@ def test_a_directory_that_is_renamed_takes_its_tree_along(world: World) -> None:
     shared = Shared(world)
     first = Span(shared, "first")
     first.act(
-        ("mkdir", b"d", None), ("mkdir", b"d/e", None), ("write", b"d/e/f", b"1"), ("write", b"d/g", b"1")
+        ("mkdir", b"d", None),
+        ("mkdir", b"d/e", None),
+        ("write", b"d/e/f", b"1"),
+        ("write", b"d/g", b"1"),
     )
     assert first.cut() is not None
     second = Span(shared, "second")

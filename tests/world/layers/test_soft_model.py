@@ -24,7 +24,21 @@ from stacks import directory
 from conftest import make_world  # isort: skip
 
 PATHS = st.sampled_from(
-    [b"a", b"b", b"d", b"d/a", b"d/b", b"d/e", b"d/e/a", b"m", b"m/a", b"m/e", b"m/e/a", b"l", b"l/a"]
+    [
+        b"a",
+        b"b",
+        b"d",
+        b"d/a",
+        b"d/b",
+        b"d/e",
+        b"d/e/a",
+        b"m",
+        b"m/a",
+        b"m/e",
+        b"m/e/a",
+        b"l",
+        b"l/a",
+    ]
 )
 
 
@@ -116,16 +130,16 @@ def test_one_after_the_other(flavour: str, commands: list[list[Act]]) -> None:
 
 
 def near(path: bytes, others: set[bytes]) -> bool:
-    return any(
-        path == o or path.startswith(o + b"/") or o.startswith(path + b"/") for o in others
-    )
+    return any(path == o or path.startswith(o + b"/") or o.startswith(path + b"/") for o in others)
 
 
 @pytest.mark.parametrize("flavour", ["trusted", "user"])
 @settings(max_examples=25, deadline=None)
 @given(
     first=st.lists(ACTS, max_size=5),
-    turns=st.lists(st.tuples(st.integers(0, 1), st.lists(ACTS, min_size=1, max_size=3)), max_size=6),
+    turns=st.lists(
+        st.tuples(st.integers(0, 1), st.lists(ACTS, min_size=1, max_size=3)), max_size=6
+    ),
     last=st.lists(ACTS, max_size=3),
 )
 def test_two_at_once(
