@@ -17,6 +17,7 @@ from sharing import Shared, Span, end_all
 
 from substrate.world import soft
 from substrate.world.change import Change
+from substrate.world.open_files import OpenFiles
 from substrate.world.soft_changes import diff_soft
 from substrate.world.soft_cut import Bounds, Cut
 
@@ -246,4 +247,39 @@ def test_paths_that_no_kernel_gives(trusted_world: World, odd: bytes) -> None:
     span.told.append((odd[1:], soft.Intent.WRITE, span.begun_ns))
     cut = span.cut()
     assert said(world, cut) == {"a": "added"}
+    shared.end()
+
+
+@pytest.mark.parametrize("how", ["open", "map"])
+def test_a_file_that_can_still_be_written(world: World, how: str) -> None:
+    shared = Shared(world)
+    span = Span(shared, "span")
+    span.act(("write", b"a", b"1"), ("write", b"b", b"1"))
+    shared.ask(how, b"a")
+    target = os.fsencode(world.host)
+    seen = os.path.dirname(target) + b"/merged"
+
+    def held_by(paths: Any) -> dict[bytes, str]:
+        files = OpenFiles([shared.pid])
+        files._mapped = {p.replace(seen, target): pid for p, pid in files._mapped.items()}
+        return files.held_by({target: shared.root}, paths)
+
+    cut = span.cut(held_by=held_by)
+    assert said(world, cut) == {"b": "added"}
+    assert refused(world, cut) == {"a": f"process {shared.pid} has it open for writing"}
+    shared.end()
+
+
+def test_a_process_that_cannot_be_looked_into_holds_everything(user_world: World) -> None:
+    world = user_world
+    shared = Shared(world)
+    span = Span(shared, "span")
+    span.act(("write", b"a", b"1"))
+
+    def held_by(paths: Any) -> dict[bytes, str]:
+        return OpenFiles([os.getppid()]).held_by({os.fsencode(world.host): shared.root}, paths)
+
+    cut = span.cut(held_by=held_by)
+    assert said(world, cut) == {}
+    assert "cannot be looked into" in refused(world, cut)["a"]
     shared.end()

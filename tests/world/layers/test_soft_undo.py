@@ -153,7 +153,12 @@ def test_it_is_taken_back_in_a_layer_of_its_own(world: World) -> None:
     shared = Shared(world)
     before = shared.look()
     span = Span(shared, "span")
-    span.act(("write", b"a", b"22"), ("remove", b"d", None), ("mkdir", b"n", None), ("write", b"n/f", b"1"))
+    span.act(
+        ("write", b"a", b"22"),
+        ("remove", b"d", None),
+        ("mkdir", b"n", None),
+        ("write", b"n/f", b"1"),
+    )
     cut = span.cut()
     other = Span(shared, "other")
     other.act(("write", b"o", b"stays"))
