@@ -165,6 +165,14 @@ def stack_of(stack: LayerStack, soft: SoftLayer) -> LayerStack:
     return _stacked(stack, below, [soft], (Layer(number=soft.found), Layer(number=soft.left)))
 
 
+def stack_of_all(stack: LayerStack, softs: Iterable[SoftLayer]) -> LayerStack:
+    """All that several soft layers of one layer hold, for whoever reads what their diffs name."""
+    ordered = sorted(softs, key=lambda s: s.number)
+    below = tuple(x for x in stack.layers if x.number < ordered[0].layer)
+    own = tuple(Layer(number=n) for s in ordered for n in (s.found, s.left))
+    return _stacked(stack, below, ordered, own)
+
+
 def stack_of_left(stack: LayerStack, softs: Iterable[SoftLayer]) -> LayerStack:
     """What these spans of one layer left, over the host alone: as for an apply of single layers."""
     ordered = sorted(softs, key=lambda s: s.number)
