@@ -216,9 +216,10 @@ def apply_part(
     spans: tuple[str, ...],
     extra: tuple[tuple[str, Any], ...],
     allow_special: bool,
+    may_end: bool,
 ) -> Done:
     """Applies a plan that was made of another `stack` than the world's, of parts of `layers` which
-    stay. As `apply`."""
+    stay. `may_end`: the world is over where nothing is left. As `apply`."""
     told = _Asked((), spans, layers)
     states = _outcomes(held, planned, stack)
     event = _apply_event(held, told, found, "applied", found.conflicts, states)
@@ -250,7 +251,7 @@ def apply_part(
             raise
     else:
         held.restack(held.stack.numbers, [event])
-    over = not held.changes()
+    over = may_end and not held.changes()
     if over:
         held.end(APPLIED)
     return Done(

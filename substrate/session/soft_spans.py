@@ -25,6 +25,7 @@ from substrate.telemetry.trace.envelope import Event
 from substrate.telemetry.trace.events.command import DiffCounts
 from substrate.telemetry.trace.events.layers import Undo
 from substrate.telemetry.trace.octets import bytes_of
+from substrate.values import replace
 from substrate.world import layers, preimages, soft
 from substrate.world.change import Change, summary
 from substrate.world.dependence import touched
@@ -151,8 +152,9 @@ def named(held: Held, history: History, names: Sequence[str]) -> tuple[Span, ...
     return wanted
 
 
-def _one(held: Held, span: Span) -> SoftLayer:
-    held.record_left()
+def _one(held: Held, span: Span, *, living: bool = False) -> SoftLayer:
+    if not living:
+        held.record_left()
     found = soft_layers(held.stack, span)
     if not found:
         raise NothingToUndo(
@@ -220,10 +222,13 @@ def review_apply(
     history: History,
     select: Callable[[bytes], bool] | None = None,
     on_conflict: OnConflict = OnConflict.FAIL,
+    *,
+    living: bool = False,
 ) -> SoftReview:
-    """What an apply of a command would do, as `applying.review` says it. Raises StateError where its
-    soft layer does not hold what was recorded."""
-    target = _one(held, span)
+    """What an apply of a command would do, as `applying.review` says it. `living`: the layer that it
+    shared is still written to, by a world of the caller's own. Raises StateError where its soft layer
+    does not hold what was recorded."""
+    target = _one(held, span, living=living)
     files = held.opened.files
     recorded = load_recorded_softs(files, history, [target], held.opened.key)
     stack = soft.stack_of_left(held.stack, [target])
@@ -322,11 +327,19 @@ def _apart(
 
 
 def apply(
-    held: Held, span: Span, found: SoftReview, *, allow_special: bool = False
+    held: Held,
+    span: Span,
+    found: SoftReview,
+    *,
+    allow_special: bool = False,
+    living: bool = False,
 ) -> applying.Done:
     """Applies it. The layer stays on the stack, and knows by the record what of it is on the host. As
-    `applying.apply`."""
+    `applying.apply`; `living` as above."""
     number = next(line["body"]["layer"] for line in span.softs)
+    if living:  # it is not frozen, so it is not written down as one of the stack
+        below = tuple(layer for layer in held.stack.layers if layer.number < number)
+        held.stack = replace(held.stack, layers=below)
     return applying.apply_part(
         held,
         found.review,
@@ -336,4 +349,5 @@ def apply(
         spans=(span.span_id,),
         extra=(("soft", True),),
         allow_special=allow_special,
+        may_end=not living,
     )
