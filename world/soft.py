@@ -332,8 +332,14 @@ def begin(stack: LayerStack, layer: int, name: bytes = _UNFINISHED) -> bytes:
 
 def commit(unfinished: bytes, soft: SoftLayer) -> None:
     """Writes the record, and gives the soft layer its name. Raises OSError."""
-    with open(unfinished + b"/" + RECORD, "xb") as stream:
-        stream.write(render(soft))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    fd = os.open(unfinished + b"/" + RECORD, flags, 0o600)
+    try:
+        rest = memoryview(render(soft))
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+    finally:
+        os.close(fd)
     os.rename(unfinished, soft.directory)
 
 

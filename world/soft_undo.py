@@ -18,7 +18,8 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from substrate.errors import StateError
 from substrate.values import replace as replace_value
@@ -83,12 +84,13 @@ class Choice:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Undone:
     """`changes`: of the command, that were taken back. `written`: what the undo itself wrote, for a
-    soft layer of it."""
+    soft layer of it. `left`: names in the world of what could not be taken away."""
 
     changes: tuple[Change, ...]
     refused: Mapping[bytes, str]
     written: tuple[WrittenPath, ...]
     begun_ns: int
+    left: tuple[bytes, ...] = ()
 
 
 def choose(
@@ -444,10 +446,11 @@ def undo_in_world(
         choice = live.narrowed(held_by)
         if not choice.changes:
             raise NothingLeft(choice.refused)
-        live.carry_out(choice)
-        return _undone(choice, begun_ns)
+        left = live.carry_out(choice)
+        return replace(_undone(choice, begun_ns), left=left)
     finally:
-        soft.sweep(stack, choice.soft.layer, _UNDO)
+        with suppress(OSError):  # the next undo sweeps what stays
+            soft.sweep(stack, choice.soft.layer, _UNDO)
 
 
 class _Merged:
@@ -509,20 +512,22 @@ class _Merged:
                 refused.setdefault(path, why)
         return _choice(self.choice.soft, self.choice.changes, refused)
 
-    def carry_out(self, choice: Choice) -> None:
+    def carry_out(self, choice: Choice) -> tuple[bytes, ...]:
+        """Gives the names of what it could not take away afterwards."""
         wanted = {c.path for c in choice.changes}
         paths = {c.path for path, c in self.changes.items() if path in wanted}
         planned = plan(list(self.changes.values()), self.view, select=paths.__contains__)
         if not planned.operations:
-            return
+            return ()
         try:
-            apply.run(planned, self.view, self.directory, LayerSource(), Removing())
+            done = apply.run(planned, self.view, self.directory, LayerSource(), Removing())
         except ApplyConflict as conflict:
             raise _in_the_way(conflict.conflicts[0].path, self.mounts.values()) from conflict
         except OSError as error:
             if error.errno in (errno.EBUSY, errno.ESTALE):
                 raise _in_the_way(error.filename or b"", self.mounts.values()) from error
             raise
+        return tuple(name for name in done.left if not name.startswith(self.directory))
 
 
 def _is_undone(change: Change) -> bool:
