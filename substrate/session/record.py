@@ -344,9 +344,9 @@ class Recorder:
 @value
 class SoftDiff:
     """That an `fs_diff` tells of what `span` wrote in a layer that it shared with others: `number`
-    of the soft layer, `undoes` as of SoftLayer, `refused`: (path, why) of what cannot be told apart."""
+    of the soft layer; `undoes`: of the one that this takes back, and then there is no span; `refused`: (path, why) of what cannot be told apart."""
 
-    span: str
+    span: str | None
     number: int
     shared_with: tuple[str, ...]
     undoes: int = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from substrate.errors import StateError, UsageError
@@ -30,7 +31,9 @@ from substrate.world import layers, preimages, soft
 from substrate.world.change import Change, summary
 from substrate.world.dependence import touched
 from substrate.world.diff import diff_pending
+from substrate.world.handle import World
 from substrate.world.layers import LayerStack
+from substrate.world.open_files import OpenFiles, processes_of
 from substrate.world.plan import Plan
 from substrate.world.resolve import OnConflict
 from substrate.world.review import hard_linked, review_plan
@@ -39,7 +42,14 @@ from substrate.world.soft import SoftLayer, State, WrittenPath, parents
 from substrate.world.soft_changes import diff_soft
 from substrate.world.soft_claims import contested
 from substrate.world.soft_cut import Bounds, Cut, cut_soft_layer
-from substrate.world.soft_undo import Choice, choose, undo_in_layer
+from substrate.world.soft_undo import (
+    Choice,
+    Undone,
+    choose,
+    open_merged,
+    undo_in_layer,
+    undo_in_world,
+)
 from substrate.world.treedigest import layer_digest
 
 
@@ -63,7 +73,6 @@ def cut(
     *,
     begun_ns: int,
     shared_with: Sequence[str],
-    bounds: Bounds | None = None,
     held_by: Callable[[Sequence[bytes]], Mapping[bytes, str]] | None = None,
     undoes: int = 0,
 ) -> CutEvents | None:
@@ -83,14 +92,14 @@ def cut(
         digest=digest,
         keyed=digester.digest_bytes,
         preimages=kept,
-        bounds=bounds,
+        bounds=Bounds(size_bytes=recorder.settings.soft_max_bytes),
         held_by=held_by,
         undoes=undoes,
     )
     if found is None:
         return None
     told = SoftDiff(
-        span=span,
+        span=None if undoes else span,
         number=found.soft.number,
         shared_with=tuple(shared_with),
         undoes=undoes,
@@ -186,21 +195,71 @@ def undo(held: Held, span: Span, choice: Choice) -> tuple[Change, ...]:
     events, _, _ = layer_events(
         Recorder(writer, settings), Digester(held.opened.key), held.stack, layer.number, span=False
     )
-    told = Undo(
+    told = _undo_event(span, layer.number, done)
+    writer.append([told.event("world"), *events])
+    writer.sync()
+    layers.freeze_layer(held.stack, layer.number)
+    return done.changes
+
+
+def undo_living(
+    recorder: Recorder,
+    digester: Digester,
+    stack: LayerStack,
+    world: World,
+    span: Span,
+    target: SoftLayer,
+    others: Callable[[], Mapping[str, Sequence[WrittenPath]]],
+) -> tuple[tuple[Event, ...], Undone]:
+    """Takes a command back in a living world of the caller's own, path by path, and says what the trace
+    is told of it. `others`: as for the cut. Raises NothingLeft, StateError, OSError; the world is as it
+    was then."""
+    choice = choose(stack, target, others())
+    with ExitStack() as opened:
+        root = world.open_root()
+        opened.callback(os.close, root)
+        merged: dict[int, int] = {}
+        for mount in stack.mounts:
+            if any(entry.mount == mount.index for entry in target.entries):
+                merged[mount.index] = fd = open_merged(root, mount)
+                opened.callback(os.close, fd)
+        targets = {m.target: merged[m.index] for m in stack.mounts if m.index in merged}
+
+        def held_by(paths: Sequence[bytes]) -> Mapping[bytes, str]:
+            files = OpenFiles(processes_of(world.holder_pid), world.idle)
+            return files.held_by(targets, paths)
+
+        done = undo_in_world(stack, choice, merged, held_by=held_by)
+        told = _undo_event(span, target.layer, done)
+        own = cut(
+            recorder,
+            digester,
+            stack,
+            target.layer,
+            f"undo of {target.span}",
+            done.written,
+            others,
+            begun_ns=done.begun_ns,
+            shared_with=sorted(others()),
+            held_by=held_by,
+            undoes=target.number,
+        )
+    return (told.event("world"), *(own.events if own else ())), done
+
+
+def _undo_event(span: Span, layer: int, done: Undone) -> Undo:
+    """`layer`: the one in which it was taken back."""
+    return Undo(
         spans=(span.span_id,),
         layers=(),
         with_deps=False,
         extra=(
             ("soft", True),
-            ("layer", layer.number),
+            ("layer", layer),
             ("paths", len(done.changes)),
             ("refused_count", len(done.refused)),
         ),
     )
-    writer.append([told.event("world"), *events])
-    writer.sync()
-    layers.freeze_layer(held.stack, layer.number)
-    return done.changes
 
 
 # --- apply

@@ -64,4 +64,5 @@ def test_two_commands_at_once(uid):
     assert sorted(found["again"]) == [
         ["deleted", "d"], ["deleted", "d/x"], ["deleted", "left"], ["modified", "kept"],
     ]  # fmt: skip
+    assert found["told"] == [["undo", 0], ["fs_diff", 1], ["layer_cut", 0]]
     assert found["leftovers"] == []

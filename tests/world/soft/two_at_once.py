@@ -17,12 +17,18 @@ ZYGOTE = Zygote()
 
 import worlds  # noqa: E402
 
+from substrate.session import opening, soft_spans  # noqa: E402
+from substrate.session.history import Span  # noqa: E402
+from substrate.session.record import Recorder  # noqa: E402
+from substrate.session.world_file import save_world  # noqa: E402
+from substrate.telemetry.trace.digests import Digester  # noqa: E402
+from substrate.values import replace  # noqa: E402
 from substrate.world import soft, wire  # noqa: E402
 from substrate.world.open_files import OpenFiles, processes_of  # noqa: E402
 from substrate.world.scope import is_within  # noqa: E402
 from substrate.world.soft import Intent, WrittenPath  # noqa: E402
 from substrate.world.soft_cut import cut_soft_layer  # noqa: E402
-from substrate.world.soft_undo import choose, open_merged, undo_in_world  # noqa: E402
+from substrate.world.soft_undo import open_merged  # noqa: E402
 
 MAP = """
 import mmap, os, time
@@ -119,6 +125,14 @@ class Real:
         files = OpenFiles(processes_of(self.world.holder_pid), self.world.idle)
         return files.held_by({self.mount.target: self.merged}, paths)
 
+    def record(self):
+        """The trace of the session, as the supervisor of the world has it."""
+        save_world(self.bench.files, self.bench.world)
+        claimed = opening.claim(self.bench.home, self.bench.files.session_id)
+        claimed = replace(claimed, world=None)  # it has no trace yet
+        opened = opening.open_trace(self.bench.home, claimed, durability="none")
+        return Recorder(opened.writer, self.bench.settings), Digester(opened.key), opened
+
     def cut(self, span, begun, written, others):
         found = cut_soft_layer(
             self.bench.stack, self.layer, span, written, lambda: others,
@@ -167,20 +181,20 @@ def main():
     real.make("end-right")
     real.exited()
     _, found["right"] = real.cut("right", began[1], written[1], {"server": server})
-    choice = choose(real.bench.stack, left.soft, {"server": server})
-    done = undo_in_world(
-        real.bench.stack, choice, {real.mount.index: real.merged}, held_by=real.held_by
-    )
+    others = {"server": server}
+    recorder, digester, opened = real.record()
+    told, done = soft_spans.undo_living(
+        recorder, digester, real.bench.stack, real.world, Span(ordinal=1, span_id="left", start={}),
+        left.soft, lambda: others,
+    )  # fmt: skip
+    opened.writer.append(list(told))
+    opened.writer.close()
     start = len(real.work) + 1
     found["undone"] = sorted(os.fsdecode(c.path[start:]) for c in done.changes)
     found["refused"] = {os.fsdecode(p[start:]): why for p, why in done.refused.items()}
     found["now"] = {name: real.read(name) for name in ("left", "both", "d/x", "kept", "right")}
-    again = cut_soft_layer(
-        real.bench.stack, real.layer, "undo", done.written, lambda: {"server": server},
-        begun_ns=done.begun_ns, digest=digest, keyed=keyed, held_by=real.held_by,
-        undoes=left.soft.number,
-    )  # fmt: skip
-    found["again"] = [[c.kind, os.fsdecode(c.path[start:])] for c in again.changes]
+    found["told"] = [[event.event_type, event.body.get("undoes", 0)] for event in told]
+    found["again"] = [[entry["kind"], entry["path"][start:]] for entry in told[1].body["entries"]]
     real.make("stop")
     real.exited()
     real.bench.end(real.world)
