@@ -92,20 +92,31 @@ def cut_soft_layer(
     bounds: Bounds | None = None,
     held_by: Callable[[Sequence[bytes]], Mapping[bytes, str]] | None = None,
     undoes: int = 0,
+    earlier: Sequence[SoftLayer] | None = None,
 ) -> Cut | None:
     """Keeps what `span` wrote in `layer`, which may be mounted; None where nothing of it lies there.
 
     `written`: as capture tells it, one item a path. `others`: what the spans wrote so far that go
     on, or that ended without a soft layer; asked again when all is copied. `begun_ns`: the span's
     start (CLOCK_BOOTTIME). `held_by`: which of these paths can be written still, and by whom, as the end
-    of a sentence (open_files.py). `digest`, `keyed`: as for `diff_layer` and `Witness`.
+    of a sentence (open_files.py). `digest`, `keyed`: as for `diff_layer` and `Witness`. `earlier`: all soft
+    layers of the layer so far, for a caller that has them; else they are read.
 
     Raises OSError, StateError; nothing is left then, and the caller counts the span among `others`
     from there on."""
     unfinished = soft.begin(stack, layer)
     try:
         return _Cutter(
-            stack, layer, span, written, others, begun_ns, bounds or Bounds(), held_by, undoes
+            stack,
+            layer,
+            span,
+            written,
+            others,
+            begun_ns,
+            bounds or Bounds(),
+            held_by,
+            undoes,
+            soft.load_all(stack, layer) if earlier is None else list(earlier),
         ).cut(unfinished, digest, keyed, preimages)
     finally:
         soft.sweep(stack, layer)
@@ -146,11 +157,12 @@ class _Cutter:
         bounds: Bounds,
         held_by: Callable[[Sequence[bytes]], Mapping[bytes, str]] | None,
         undoes: int,
+        earlier: list[SoftLayer],
     ) -> None:
         self.stack, self.layer, self.span = stack, layer, span
         self.written, self.others, self.begun_ns = written, others, begun_ns
         self.bounds, self.held_by, self.undoes = bounds, held_by, undoes
-        self.earlier_softs = soft.load_all(stack, layer)
+        self.earlier_softs = earlier
         self.earlier = Earlier(self.earlier_softs)
         #: inodes of the upper that earlier soft layers have
         self.known = {e.seen[1] for s in self.earlier_softs for e in s.entries if e.seen}
