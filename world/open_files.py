@@ -10,11 +10,13 @@ by capture. Sources: proc(5), proc_pid_fd(5), proc_pid_maps(5). Spec: world.md Â
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection, Iterable, Sequence
 
 from substrate.world import linux
 
 _MOST_PROCESSES = 100_000
+_TRIES, _PAUSE_S = 5, 0.002
 
 
 def processes_of(holder: int) -> list[int]:
@@ -64,13 +66,24 @@ class OpenFiles:
         #: a process that cannot be looked into
         self._closed = 0
         for pid in pids:
+            if not self._is_seen(pid, spared):
+                self._closed = pid
+
+    def _is_seen(self, pid: int, spared: Collection[int]) -> bool:
+        """Whether it could be looked into, has ended, or is one of ours. A command is closed to us for the moment of
+        its start."""
+        for _ in range(_TRIES):
             try:
                 self._look(pid)
+                return True
             except (FileNotFoundError, ProcessLookupError):
-                continue  # it has ended
+                return True
             except PermissionError:
-                if number_inside(pid) not in (0, *spared):
-                    self._closed = pid
+                # dead, and not waited for yet: its files are root's now
+                if not linux.start_ticks(pid) or number_inside(pid) in (0, *spared):
+                    return True
+            time.sleep(_PAUSE_S)
+        return False
 
     def _look(self, pid: int) -> None:
         directory = f"/proc/{pid}/fd"

@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from operations import look
-from sessions import Sessions, with_held
+from sessions import Sessions, do_settle, with_held
 from sharing import Act, Shared, Span, end_all
 from stacks import directory
 from test_soft_cut import write_host
@@ -52,7 +52,9 @@ def place(request: pytest.FixtureRequest) -> Iterator[tuple[Sessions, str, str]]
 Step = tuple[Any, ...]
 
 
-def shared_run(home: Home, world: Any, session: str, steps: list[Step]) -> list[str]:
+def shared_run(
+    home: Home, world: Any, session: str, steps: list[Step], killed: bool = False
+) -> list[str]:
     """`run -- AGENT` whose commands join: one layer, a span each. Gives the ids of the spans."""
     claimed = opening.claim(home, session)
     files, described = claimed.files, claimed.world
@@ -74,7 +76,11 @@ def shared_run(home: Home, world: Any, session: str, steps: list[Step]) -> list[
                 ids.append(spans[name].name)
                 live.append(name)
                 start = Event(
-                    event_type="command_start", component="shell", body=body, span_id=ids[-1]
+                    event_type="command_start",
+                    component="shell",
+                    body=body,
+                    span_id=ids[-1],
+                    parent_span_id=recorder.span,
                 )
                 opened.writer.append([start])
             elif what == "act":
@@ -101,6 +107,8 @@ def shared_run(home: Home, world: Any, session: str, steps: list[Step]) -> list[
                 opened.writer.append([*(found.events if found else ()), end])
     finally:
         end_all()
+    if killed:
+        return ids  # nothing is recorded, frozen or closed
     events, _, _ = layer_events(recorder, digester, world.stack, shared.number, span=True)
     end = Event(
         event_type="command_end", component="shell", body={"exit": 0}, span_id=recorder.span
@@ -194,6 +202,17 @@ def test_the_trace_tells_of_each(place: tuple[Sessions, str, str]) -> None:
     found = real.call(verbs(diff), name, "1")  # the whole
     assert set(paths(real, found["changes"])) == {"a", "b", "c", "d", "d/x", "n"}
     verified(real, session)
+
+
+def test_a_killed_supervisors_layer_is_of_the_command_that_it_was_cut_for(
+    place: tuple[Sessions, str, str],
+) -> None:
+    """The commands that joined it named the same layer."""
+    real, session, _ = place
+    real.call(shared_run, real.world, session, two(), True)
+    real.call(do_settle, session)
+    history = load_history(real.files(session))
+    assert [len(span.diffs) for span in history.spans] == [1, 0, 0]
 
 
 def test_apply_of_one_then_of_all(place: tuple[Sessions, str, str]) -> None:
