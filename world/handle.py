@@ -233,6 +233,28 @@ class World:
         finally:
             os.close(memory)
 
+    def open_root(self) -> int:
+        """An O_PATH fd of the world's root, from its holder. Raises OSError, StartFailed; HostUnsupported
+        where the world has ended."""
+        self.wait_ready()
+        self._settle()
+        ours, theirs = wire.pair()
+        try:
+            wire.send(self.socket, wire.ROOT, fds=(theirs.fileno(),))
+            theirs.close()
+            message = wire.receive(ours)
+        finally:
+            ours.close()
+            theirs.close()
+        if message is None or message.kind != wire.ROOT or len(message.fds) != 1:
+            raise HostUnsupported("the world has ended", hint="its layer can still be undone")
+        return message.fds[0]
+
+    @property
+    def idle(self) -> frozenset[int]:
+        """The pids, in the world, of seats that wait for a command."""
+        return frozenset(self._idle)
+
     def signal(self, number: int, scope: str) -> None:
         """Sends a signal to the commands: their `main` process, process `group`, or `all`
         processes of the world."""

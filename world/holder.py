@@ -168,6 +168,8 @@ class Holder:
             self._make_spare()
         elif message.kind == wire.SIGNAL:
             _signal_commands(message, self._commands)
+        elif message.kind == wire.ROOT:
+            _send_root(message)
         elif message.kind == wire.WHO:
             wire.send(self._end, wire.NAMES, *[_name(pid) for pid in _others()[:16]])
 
@@ -203,6 +205,20 @@ class Holder:
                     used.ru_minflt, used.ru_majflt, used.ru_inblock, used.ru_oublock,
                     used.ru_nvcsw, used.ru_nivcsw,
                 )  # fmt: skip
+
+
+def _send_root(message: wire.Message) -> None:
+    """An fd of the world's root: nobody outside can reach it by /proc without more rights than the
+    world has. It opens nothing by itself (O_PATH)."""
+    answer = _socket.socket(fileno=message.fds[0])
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        wire.send(answer, wire.ROOT, fds=(root,))
+    except (BrokenPipeError, ConnectionResetError):
+        return  # nobody waits any more
+    finally:
+        os.close(root)
+        answer.close()
 
 
 def _use_own_null() -> None:

@@ -21,7 +21,7 @@ from substrate.world import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 TRUSTED = b"trusted."
 USER = b"user."
@@ -102,7 +102,8 @@ class LayerStack:
     `id_extents`: (world_first, host_first, count) of the id map that shifts the owners of
     files in uppers; () where an id is itself. `started_ns`: CLOCK_REALTIME at the start of
     the world. `clock_offset_ns`: CLOCK_REALTIME - CLOCK_BOOTTIME at that moment, which lets
-    conflict.py see a clock that was set back; None when unknown. `scratch`: world.md §2."""
+    conflict.py see a clock that was set back; None when unknown. `scratch`: world.md §2.
+    `squash_at`: where the segments lie, if not beside the layers."""
 
     directory: bytes
     mounts: tuple[OverlayMount, ...]
@@ -116,6 +117,7 @@ class LayerStack:
     clock_offset_ns: int | None = None
     workspace: bytes
     scratch: tuple[bytes, ...] = SCRATCH
+    squash_at: bytes = b""
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -138,7 +140,7 @@ class LayerStack:
 
     @property
     def squash_directory(self) -> bytes:
-        return os.path.dirname(self.directory) + b"/squash"
+        return self.squash_at or os.path.dirname(self.directory) + b"/squash"
 
     def sources(self, numbers: Sequence[int]) -> tuple[int, ...]:
         """What to stack for neighbours of the stack, newest first: a segment in place of its
@@ -235,9 +237,15 @@ def load_layers(stack: LayerStack, listed: Sequence[int] = ()) -> LayerStack:
     return replace(stack, layers=(*(Layer(number=number) for number in listed), *newer))
 
 
-def create_layer(stack: LayerStack, *, throw_away: bool = False) -> tuple[LayerStack, Layer]:
+def create_layer(
+    stack: LayerStack,
+    *,
+    throw_away: bool = False,
+    fill: Callable[[bytes], None] | None = None,
+) -> tuple[LayerStack, Layer]:
     """A new, empty top layer: `upper` and `work` for every mount. `throw_away`: it is marked as
-    one of which nothing is to stay, whoever finds it.
+    one of which nothing is to stay, whoever finds it. `fill(directory)` puts into
+    `<directory>/<m>/upper` what it is to hold when it gets its name.
 
     The root of a merged directory takes its mode, owner and attributes from the topmost
     `upper` (else /tmp loses its sticky bit, world.md §2), so each new `upper` is made like
@@ -253,6 +261,8 @@ def create_layer(stack: LayerStack, *, throw_away: bool = False) -> tuple[LayerS
     os.makedirs(unfinished, mode=0o700, exist_ok=True)  # a stack without mounts
     if throw_away:
         os.close(os.open(unfinished + _THROW_AWAY, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    if fill is not None:
+        fill(unfinished)
     os.makedirs(stack.directory, mode=0o700, exist_ok=True)
     os.rename(unfinished, b"%s/%d" % (stack.directory, number))
     layer = Layer(number=number)

@@ -457,6 +457,18 @@ def syncfs(fd: int) -> None:
         raise _failed("syncfs")
 
 
+class _Statfs(ctypes.Structure):
+    _fields_ = (("type", ctypes.c_long), ("rest", ctypes.c_long * 15))
+
+
+def filesystem_magic(fd: int) -> int:
+    """fstatfs(2): what kind of filesystem an fd lies on (<linux/magic.h>)."""
+    buffer = _Statfs()
+    if _libc.fstatfs(fd, ctypes.byref(buffer)) < 0:
+        raise _failed("fstatfs")
+    return int(buffer.type)
+
+
 def sync_around(directory_fd: int) -> None:
     """Everything dirty of the filesystem that a directory lies on is on disk afterwards, whatever
     kind of fd it is; of all filesystems (sync(2)) where its mode keeps us from opening it."""

@@ -30,6 +30,7 @@ RUN = b"R"
 SEAT = b"Z"  # asks for SEATED
 SIGNAL = b"K"  # number, scope "main" | "group" | "all", pids in the world that are left alone
 WHO = b"W"  # asks for NAMES
+ROOT = b"O"  # a socket, on which an fd of the world's root is sent back, with the same kind
 # world → supervisor
 READY = b"r"  # as SEATED, where there is a seat; the holder's pid in SCM_CREDENTIALS
 SETTLED = b"l"  # the holder has given up what it could do besides: a command may go

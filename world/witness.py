@@ -241,4 +241,8 @@ class Witness:
                 return REPLACED
         elif handle != name_to_handle(directory.fds[HOST], os.fsencode(name)):
             return REPLACED
+        return self._born(directory, name, fd)
+
+    def _born(self, directory: DirectoryView, name: str, fd: int) -> int:
+        """When the entry `name` of the layer's directory `fd` was made; 0 where that is unknown."""
         return linux.birth_time_ns(fd, name) or 0

@@ -26,9 +26,10 @@ from substrate.cli.target import NothingFound, Target, pending_target, same_worl
 from substrate.cli.undo import others_object, put_others
 from substrate.cli.verb import Verb
 from substrate.errors import UsageError
-from substrate.session import applying
+from substrate.session import applying, soft_spans
 from substrate.session.applying import Done, Review
 from substrate.session.collect import collect_now_and_then
+from substrate.session.history import History, Span
 from substrate.session.pending import Held, WorldOver, open_pending, phrase
 from substrate.session.summary import change_line
 from substrate.session.undo import Choice, choose
@@ -57,6 +58,8 @@ class Result:
     done: Done | None
     recovered: str | None
     choice: Choice | None = None
+    #: of a command that shared its layer: path → why it is left out
+    apart: tuple[tuple[bytes, str], ...] = ()
 
     @property
     def outside(self) -> list[bytes]:
@@ -109,6 +112,9 @@ def _apply(
 ) -> Result:
     choice = numbers = None
     if wanted.spans:
+        history = held.history()
+        if shared := soft_spans.named(held, history, wanted.spans):
+            return _apply_soft(held, shared[0], history, wanted, dry_run, allow_special, ask)
         with working("comparing"):
             choice = choose(held, wanted.spans, with_deps=wanted.with_deps, both_ways=True)
         numbers = choice.layers
@@ -156,6 +162,43 @@ def _apply(
     elif review.standing:
         outcome = "conflicts"
     return _result(held, outcome, review, done, choice)
+
+
+def _apply_soft(
+    held: Held,
+    span: Span,
+    history: History,
+    wanted: Wanted,
+    dry_run: bool,
+    allow_special: bool,
+    ask: Ask | None,
+) -> Result:
+    """Of a command that shared its layer: what can be told apart."""
+    if wanted.pick is not None or wanted.with_deps:
+        raise UsageError(
+            f"command {span.ordinal} shared its layer with others: --interactive and --with-deps are "
+            "not for it",
+            hint="name paths, or apply all that is pending",
+        )
+    with working("comparing"):
+        found = soft_spans.review_apply(held, span, history, wanted.select, wanted.on_conflict)
+    review, outcome, done = found.review, "planned", None
+    if not review.changes and not review.conflicts:
+        outcome = "nothing"
+    elif not dry_run:
+        if review.dangers and not review.standing and not allow_special and ask is not None:
+            allow_special = ask(review)
+        try:
+            with working("applying"):
+                done = soft_spans.apply(held, span, found, allow_special=allow_special)
+            outcome = "applied"
+        except ApplyConflict as refused:
+            outcome, review = "conflicts", _with_late(review, refused)
+        except DangerRefused:
+            outcome = "refused"
+    elif review.standing:
+        outcome = "conflicts"
+    return replace(_result(held, outcome, review, done, None), apart=tuple(found.refused.items()))
 
 
 def _with_late(review: Review, refused: ApplyConflict) -> Review:
@@ -209,6 +252,7 @@ def as_object(result: Result) -> dict[str, Any]:
         "spans": None if result.choice is None else list(result.choice.spans),
         "depends": [] if result.choice is None else others_object(result.choice),
         "recovered": result.recovered,
+        "refused": [{"path": output.as_json(p), "why": why} for p, why in result.apart],
     }
 
 
@@ -219,6 +263,8 @@ def render(result: Result, form: str) -> None:
         output.put_object("apply", as_object(result), form)
         return
     review = result.review
+    for path, why in result.apart:
+        output.put_visible(f"refused {os.fsdecode(path)}: {why}")
     if result.outcome == "planned":
         for change in review.changes:
             output.put_visible(change_line(change))
@@ -247,6 +293,8 @@ def render(result: Result, form: str) -> None:
         say("hint: --with-deps takes them along; or apply all that is pending")
     elif result.outcome == "nothing":
         why = "the host's version stays" if review.conflicts else "nothing was chosen"
+        if result.apart:
+            why = "nothing of it can be told apart from what others wrote"
         say(f"substrate: nothing was applied: {why}")
     elif result.outcome == "conflicts":
         say("substrate: nothing was applied: the host changed beside the world")
@@ -361,4 +409,6 @@ def command(
     render(result, form)
     if result.outcome == "applied":
         collect_now_and_then(target.home, retention_of)
+    if result.outcome == "nothing" and result.apart:
+        return 1
     return 0 if result.outcome in ("applied", "planned", "nothing") else 1

@@ -22,16 +22,19 @@ from substrate.cli.verb import Verb
 from substrate.errors import StateError, UsageError
 from substrate.session.history import Span
 from substrate.session.recorded import diff_entries
+from substrate.session.soft_spans import is_soft, refusals, soft_layers
 from substrate.session.world_file import OPEN
 from substrate.telemetry.trace.ids import is_span_id
 from substrate.telemetry.trace.octets import bytes_of
 from substrate.values import as_dict
-from substrate.world.change import Change, FileState, is_time_alone, summary
+from substrate.world import soft
+from substrate.world.change import Change, FileState, by_path, is_time_alone, summary
 from substrate.world.diff import diff_layer, diff_pending
 from substrate.world.gitnames import quote
 from substrate.world.layers import LayerStack
 from substrate.world.patch import TIME_ALONE, Renderer, render_stat
 from substrate.world.renames import with_renames
+from substrate.world.soft_changes import diff_soft
 
 _GREEN, _RED, _CYAN, _BOLD, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[36m", "\x1b[1m", "\x1b[0m"
 
@@ -60,6 +63,9 @@ def run(
     else:
         target, _, span = named_span(span_name, world)
     full, in_use = target.frozen_stack()
+    if span is not None and is_soft(span):
+        # soft layers can be read while the layer that they are of is written to
+        full, in_use = target.world.stack(target.files), False
     stack: LayerStack | None = full
     with working("comparing"):
         if span is None:
@@ -68,6 +74,8 @@ def run(
             found = _of_layer(target, span, full, scratch)
             if found is None:
                 stack, found = None, _recorded(target, span)
+            elif is_soft(span) and found:
+                stack = full = soft.stack_of_all(full, soft_layers(full, span))
             changes = found
         if stack is not None:
             changes = with_renames(changes, full)
@@ -81,6 +89,8 @@ def _of_layer(target: Target, span: Span, stack: LayerStack, scratch: bool) -> l
     """The changes of a command's own layer; None where it is not there any more."""
     if target.world.state != OPEN:
         return None  # the host below it is another one now
+    if is_soft(span):
+        return _of_soft(span, stack, scratch)
     if not span.diffs:
         return []
     number = span.diffs[-1]["body"]["layer"]
@@ -89,9 +99,18 @@ def _of_layer(target: Target, span: Span, stack: LayerStack, scratch: bool) -> l
     return diff_layer(stack, number, include_scratch=scratch)
 
 
+def _of_soft(span: Span, stack: LayerStack, scratch: bool) -> list[Change] | None:
+    """The changes of a command that shared its layer."""
+    softs = soft_layers(stack, span)
+    if not softs:
+        return None
+    changes = [c for each in softs for c in diff_soft(stack, each, include_scratch=scratch)]
+    return sorted(changes, key=by_path)
+
+
 def _recorded(target: Target, span: Span) -> list[Change]:
     changes = []
-    for line in span.diffs:
+    for line in span.diffs or span.softs:
         for entry in diff_entries(target.files, line):
             old = entry.get("from_path")
             changes.append(
@@ -124,8 +143,21 @@ def as_object(result: Result) -> dict[str, Any]:
         "session": result.target.files.session_id,
         "span": None if result.span is None else result.span.span_id,
         "contents": result.stack is not None,
+        **({} if result.span is None else soft_object(result.span)),
         "counts": as_dict(summary(result.changes)),
         "changes": [change_object(change) for change in result.changes],
+    }
+
+
+def soft_object(span: Span) -> dict[str, Any]:
+    """What is told besides of a command that shared its layer."""
+    if not is_soft(span):
+        return {}
+    shared = {name: None for line in span.softs for name in line["body"].get("shared_with", ())}
+    return {
+        "soft": True,
+        "shared_with": list(shared),
+        "refused": [{"path": output.as_json(p), "why": why} for p, why in refusals(span).items()],
     }
 
 
@@ -271,4 +303,6 @@ def command(
         output.put_rows("diff", "changes", [change_object(c) for c in result.changes], form)
     else:
         render(result, how or "text")
+        for path, why in refusals(result.span).items() if result.span is not None else ():
+            warn(f"{os.fsdecode(path)} is not shown: {why}")
     return 0 if result.changes else 1

@@ -22,20 +22,27 @@ from substrate.cli.progress import working
 from substrate.cli.target import Target, pending_target, readable_target, same_world
 from substrate.cli.verb import Verb
 from substrate.errors import UsageError
-from substrate.session.pending import open_pending, phrase
+from substrate.session import soft_spans
+from substrate.session.history import Span
+from substrate.session.pending import Held, open_pending, phrase
 from substrate.session.summary import change_line
 from substrate.session.undo import BuiltOn, Choice, Undone, choose, look, undo
 from substrate.values import as_dict
+from substrate.world.change import summary
+from substrate.world.soft_undo import NothingLeft
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """`outcome`: undone, planned, kept (the answer was no), depends (others build on it)."""
+    """`outcome`: undone, planned, kept (the answer was no), depends (others build on it), refused
+    (nothing of it can be told apart). `refused`: paths of a command that shared its layer that stay,
+    and why."""
 
     world: str
     outcome: str
     undone: Undone
     choice: Choice
+    refused: tuple[tuple[bytes, str], ...] = ()
 
 
 def run(
@@ -48,6 +55,8 @@ def run(
 ) -> Result:
     """Undoes. Raises SessionBusy, NothingToUndo, UsageError, StateError."""
     with open_pending(target.home, target.files.session_id) as held:
+        if spans and (shared := soft_spans.named(held, held.history(), spans)):
+            return _run_soft(held, shared[0], dry_run=dry_run, ask=ask)
         with working("comparing"):
             choice = choose(held, spans, with_deps=with_deps)
             undone = look(held, choice)
@@ -69,6 +78,32 @@ def run(
         return Result(world=held.world.name, outcome=outcome, undone=undone, choice=choice)
 
 
+def _run_soft(held: Held, span: Span, *, dry_run: bool, ask: Ask | None) -> Result:
+    """Of a command that shared its layer: what can be told apart."""
+    with working("comparing"):
+        found = soft_spans.choose_undo(held, span)
+    name, changes, refused = f"command {span.ordinal}", found.changes, found.refused
+    outcome = "planned" if changes else "refused"
+    counts = summary(changes)
+    if changes and not dry_run:
+        outcome = "kept"
+        if ask is None or ask(
+            f"undo {name} in world {held.world.name}: {phrase(counts, changes)}?"
+        ):
+            try:
+                changes = soft_spans.undo(held, span, found)
+                outcome, counts = "undone", summary(changes)
+            except NothingLeft as nothing:
+                outcome, refused = "refused", nothing.refused
+    return Result(
+        world=held.world.name,
+        outcome=outcome,
+        undone=Undone(layers=(), names=(name,), changes=changes, counts=counts),
+        choice=Choice(layers=(), spans=(span.span_id,), others={}, names={}),
+        refused=tuple(refused.items()),
+    )
+
+
 def others_object(choice: Choice) -> list[dict[str, Any]]:
     return [
         {"layer": n, "name": choice.names[n], "paths": [output.as_json(p) for p in paths]}
@@ -86,6 +121,7 @@ def as_object(result: Result) -> dict[str, Any]:
         "counts": as_dict(undone.counts),
         "changes": [change_object(change) for change in undone.changes],
         "depends": others_object(result.choice),
+        "refused": [{"path": output.as_json(p), "why": why} for p, why in result.refused],
     }
 
 
@@ -104,6 +140,11 @@ def render(result: Result, form: str) -> None:
     what, counts = ", ".join(undone.names), phrase(undone.counts, undone.changes)
     if result.outcome in ("planned", "depends"):
         put_others(result.choice)
+    for path, why in result.refused:
+        output.put_visible(f"refused {os.fsdecode(path)}: {why}")
+    if result.outcome == "refused":
+        say(f"substrate: nothing was undone: nothing of {what} can be told apart")
+        return
     if result.outcome == "planned":
         for change in result.undone.changes:
             output.put_visible(change_line(change))

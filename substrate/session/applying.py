@@ -96,7 +96,7 @@ def review(
         recorded.bases,
         select,
         on_conflict,
-        _kept_texts(held),
+        kept_texts(held),
     )
     planned = found.plan
     check_layers(planned.changes, recorded.digests, stack)
@@ -112,7 +112,7 @@ def review(
     return review, planned
 
 
-def _kept_texts(held: Held) -> Callable[[str], bytes | None]:
+def kept_texts(held: Held) -> Callable[[str], bytes | None]:
     """The contents that a merge begins from, by their digest."""
     sessions = os.path.dirname(held.opened.files.path)
     worlds = [held.opened.files.world_path]
@@ -196,6 +196,62 @@ def apply(
     else:
         held.restack(rest, [event], ending=ending)
     over = bool(ending) or not held.changes()
+    if over:
+        held.end(APPLIED)
+    return Done(
+        counts=found.counts,
+        over=over,
+        kept_owner=applied.kept_owner if applied else (),
+        left=applied.left if applied else (),
+    )
+
+
+def apply_part(
+    held: Held,
+    found: Review,
+    planned: Plan,
+    stack: LayerStack,
+    *,
+    layers: tuple[int, ...],
+    spans: tuple[str, ...],
+    extra: tuple[tuple[str, Any], ...],
+    allow_special: bool,
+    may_end: bool,
+) -> Done:
+    """Applies a plan that was made of another `stack` than the world's, of parts of `layers` which
+    stay. `may_end`: the world is over where nothing is left. As `apply`."""
+    told = _Asked((), spans, layers)
+    states = _outcomes(held, planned, stack)
+    event = _apply_event(held, told, found, "applied", found.conflicts, states)
+    event = replace(event, extra=(*event.extra, *extra))
+    applied: Applied | None = None
+    if planned.changes:
+        try:
+            applied = host_change.change_host(
+                held,
+                event,
+                held.stack.numbers,
+                lambda: apply_plan(
+                    planned,
+                    stack,
+                    held.opened.files.world_path,
+                    allow_special=allow_special,
+                    keep_reverse=not held.world.layers_at,
+                    keep_journal=True,
+                ),
+                applies=next_apply(held.stack_file),
+                ending="",
+                what="applied",
+            )
+        except ApplyConflict as refused:
+            _refuse(held, told, found, "conflicts", refused.conflicts)
+            raise
+        except DangerRefused:
+            _refuse(held, told, found, "refused", ())
+            raise
+    else:
+        held.restack(held.stack.numbers, [event])
+    over = may_end and not held.changes()
     if over:
         held.end(APPLIED)
     return Done(

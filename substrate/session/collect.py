@@ -34,7 +34,7 @@ from substrate.session.store import SessionFiles
 from substrate.session.world_file import OPEN, WorldFile, load_world
 from substrate.telemetry.trace.events.layers import Gc
 from substrate.values import replace
-from substrate.world import cgroup, cgroup_plan, journal, layers, preimages, reverse, squash
+from substrate.world import cgroup, cgroup_plan, journal, layers, preimages, reverse, soft, squash
 from substrate.world.layers import LayerStack
 from substrate.world.limits import Limits
 from substrate.world.recover import recover
@@ -323,6 +323,7 @@ def _remove_layers(stack: LayerStack, numbers: Sequence[int]) -> None:
     for number in reversed(numbers):
         layers.remove_layer(stack, number)
     preimages.remove_with_layers(stack.directory)
+    soft.remove_without_layers(stack)
 
 
 def _interrupted(home: Home, session_id: str, dry_run: bool) -> list[Collected]:

@@ -19,7 +19,7 @@ from substrate.session.stack_file import load_stack_file, save_stack_file, with_
 from substrate.session.world_file import DISCARDED
 from substrate.telemetry.trace.events import changes as events
 from substrate.values import as_dict, replace
-from substrate.world import layers, preimages, squash
+from substrate.world import layers, preimages, soft, squash
 from substrate.world.change import Summary, summary
 from substrate.world.diff import diff_pending
 
@@ -50,6 +50,7 @@ def make_room(home: Home, session_id: str) -> Removed:
                 layers.remove_layer(stack, layer.number)
         squash.remove_unused(bare)
         preimages.remove_with_layers(bare.directory)
+        soft.remove_without_layers(bare)
         emptied = replace(stack_file, known=known, layers=(), elsewhere=(), segments=())
         save_stack_file(files, emptied)
         return removed
@@ -93,6 +94,7 @@ def discard(held: Held, removed: Removed | None = None) -> Summary:
             if layer.number > used:
                 layers.remove_layer(held.stack, layer.number)
         preimages.remove_with_layers(held.stack.directory)
+        soft.remove_without_layers(held.stack)
         if not used:
             layer_place.remove(held.home, held.opened.files.session_id)
     except OSError:

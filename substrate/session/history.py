@@ -33,6 +33,8 @@ class Span:
     end: Line | None = None
     diffs: list[Line] = field(default_factory=list)
     cuts: list[Line] = field(default_factory=list)
+    #: the `fs_diff` of each of its soft layers: it shared its layer with others
+    softs: list[Line] = field(default_factory=list)
     closed_by: str | None = None
     captured: bool = False
 
@@ -48,6 +50,8 @@ class History:
     spans: list[Span] = field(default_factory=list)
     #: lines without a span of their own: worlds, recoveries, applies
     others: list[Line] = field(default_factory=list)
+    #: the `fs_diff` of all soft layers
+    softs: list[Line] = field(default_factory=list)
     lines: int = 0
     torn_bytes: int = 0
     problem: TraceCorrupt | None = None
@@ -80,11 +84,24 @@ def load_history(files: SessionFiles) -> History:
 
 def _killed(found: History, line: Line) -> Span | None:
     """The command whose layer a killed supervisor left, for whoever came next to record: the last
-    one that began with it, since a number is given again where a layer stayed empty."""
+    one that began with it, since a number is given again where a layer stayed empty; but none that
+    joined another one in it."""
     if line["event_type"] not in ("fs_diff", "layer_cut"):
         return None
     layer = line["body"]["layer"]
-    return next((s for s in reversed(found.spans) if s.start["body"].get("layer") == layer), None)
+    with_it = {s.span_id: s for s in found.spans if s.start["body"].get("layer") == layer}
+    own = [s for s in with_it.values() if s.start.get("parent_span_id") not in with_it]
+    return next((s for s in reversed(own) if not s.softs), None)
+
+
+def _take_soft(found: History, by_id: dict[str, Span], line: Line) -> None:
+    """What tells of a part of a layer, and is never taken for what tells of all of it."""
+    if line["event_type"] != "fs_diff":
+        return
+    found.softs.append(line)
+    span = by_id.get(line.get("span_id", ""))
+    if span is not None:
+        span.softs.append(line)
 
 
 def _take(found: History, by_id: dict[str, Span], line: Line) -> None:
@@ -93,6 +110,9 @@ def _take(found: History, by_id: dict[str, Span], line: Line) -> None:
         named = by_id.get(line.get("span_id", "")) or by_id.get(line.get("parent_span_id", ""))
         if named is not None:
             named.captured = True
+        return
+    if kind in ("fs_diff", "layer_cut") and line["body"].get("soft"):
+        _take_soft(found, by_id, line)
         return
     span = by_id.get(line.get("span_id", "")) or _killed(found, line)
     if kind == "command_start":

@@ -34,6 +34,7 @@ from substrate.telemetry.trace.events.world import LayerCut, WorldStart
 from substrate.telemetry.trace.ids import new_span_id
 from substrate.telemetry.trace.octets import text_or_b64
 from substrate.telemetry.trace.rfc8785 import encode
+from substrate.values import value
 from substrate.world.change import summary
 from substrate.world.environment import is_secret_name
 from substrate.world.limits import core_leak
@@ -282,38 +283,84 @@ class Recorder:
         bases: Mapping[bytes, dict[str, Any]],
         *,
         span: bool,
+        soft: SoftDiff | None = None,
     ) -> tuple[Event, DiffCounts]:
         """The `fs_diff` event of a layer, and the counts that `command_end` repeats.
 
         `bases`: what changed paths were made from (world/witness.py). `span`: the layer is this
-        command's (not one that a killed supervisor left)."""
+        command's (not one that a killed supervisor left). `soft`: it is what one span of it wrote."""
         counts = summary(changes)
         by_kind = {name: getattr(counts, name) for name in counts.__slots__}  # type: ignore[attr-defined]
         entries = [_entry(change, bases.get(change.path)) for change in changes]
         whole = encode([entry.to_body() for entry in entries])
         digest = _sha256_hex(whole)
+        shared_with = None if soft is None else soft.shared_with
+        extra = () if soft is None else soft.extra()
         if len(entries) <= MAX_ENTRIES and len(whole) < 512 * 1024:
-            body = FsDiff(layer=layer, counts=by_kind, entries=tuple(entries))
+            body = FsDiff(
+                layer=layer,
+                counts=by_kind,
+                entries=tuple(entries),
+                shared_with=shared_with,
+                extra=extra,
+            )
         else:
             body = FsDiff(
                 layer=layer,
                 counts=by_kind,
                 tree_hash=digest,
                 list_=self.writer.blobs.put(whole, _JSON),
+                shared_with=shared_with,
+                extra=extra,
             )
+        span_id = self.span if span else None
         return (
-            body.event("world", span_id=self.span if span else None),
+            body.event("world", span_id=span_id if soft is None else soft.span),
             DiffCounts(digest=digest, **by_kind),
         )
 
-    def layer_cut(self, layer: int, tree_digest: str, changes: int, *, span: bool) -> Event:
-        """`span` as above; a layer of the command is durable where that was asked for."""
+    def layer_cut(
+        self,
+        layer: int,
+        tree_digest: str,
+        changes: int,
+        *,
+        span: bool,
+        soft: SoftDiff | None = None,
+    ) -> Event:
+        """`span`, `soft` as above; a layer of the command is durable where that was asked for."""
+        span_id = self.span if span else None
         return LayerCut(
             layer=layer,
             tree_digest=tree_digest,
             entries=changes,
-            durable=span and self.settings.layer_sync,
-        ).event("world", span_id=self.span if span else None)
+            durable=soft is None and span and self.settings.layer_sync,
+            soft=None if soft is None else True,
+            shared_with=None if soft is None else soft.shared_with,
+            extra=() if soft is None else (("soft_layer", soft.number),),
+        ).event("world", span_id=span_id if soft is None else soft.span)
+
+
+@value
+class SoftDiff:
+    """That an `fs_diff` tells of what `span` wrote in a layer that it shared with others: `number`
+    of the soft layer; `undoes`: of the one that this takes back, and then there is no span; `refused`: (path, why) of what cannot be told apart."""
+
+    span: str | None
+    number: int
+    shared_with: tuple[str, ...]
+    undoes: int = 0
+    refused: tuple[tuple[bytes, str], ...] = ()
+
+    def extra(self) -> tuple[tuple[str, Any], ...]:
+        found: list[tuple[str, Any]] = [("soft", True), ("soft_layer", self.number)]
+        if self.undoes:
+            found.append(("undoes", self.undoes))
+        if self.refused:
+            listed = self.refused[:MAX_ENTRIES]
+            plain = [{"path": text_or_b64(path), "why": _key(why)} for path, why in listed]
+            found += [("refused", plain), ("refused_count", len(self.refused))]
+        return tuple(found)
 
 
 def _denial(denial: Denial) -> dict[str, str]:

@@ -29,6 +29,7 @@ from substrate.world.aspects import Aspects, parse_base, plain_aspects
 from substrate.world.bases import Base, Bases, Missing
 from substrate.world.change import ADDED, Change
 from substrate.world.layers import LayerStack
+from substrate.world.soft import SoftLayer
 
 #: (layer, path) → keyed digest
 Digests = dict[tuple[int, bytes], str]
@@ -78,16 +79,28 @@ def load_recorded(
     history = load_history(files)
     found.take_layers(files, history, [n for n in stack.numbers if n > below], inherited=False)
     found.take_applies(files, history)
-    return Recorded(
-        digests=found.digests,
-        bases=Bases(
-            digest=digest,
-            keyed=digester.digest_bytes,
-            entries=found.entries,
-            layers=frozenset(found.layers),
-            applied=found.applied,
-        ),
-    )
+    return found.recorded(digester, digest)
+
+
+def load_recorded_softs(
+    files: SessionFiles, history: History, softs: Iterable[SoftLayer], key: bytes
+) -> Recorded:
+    """The same of what soft layers left (`stack_of_left`). Raises StateError, TraceCorrupt."""
+    digester = Digester(key)
+    found = _Found()
+    for soft in softs:
+        for line in history.softs:
+            body = line["body"]
+            if (body["layer"], body["soft_layer"]) == (soft.layer, soft.number):
+                found.take_soft(soft.left, line["seq"], diff_entries(files, line))
+    # what an apply of an earlier one brought to the host is what the next was made from anyway
+    return found.recorded(digester, FileDigests(digester))
+
+
+def base_of(entry: dict[str, Any]) -> Base:
+    """What an entry of an `fs_diff` was made from. Raises TraceCorrupt."""
+    plain = entry.get("base")
+    return Missing.NOTHING if plain is None else parse_base(plain, entry.get("digest_before"))
 
 
 class _Found:
@@ -96,6 +109,22 @@ class _Found:
         self.entries: dict[bytes, list[tuple[int, Base]]] = {}
         self.layers: list[int] = []
         self.applied: dict[bytes, tuple[int, Base]] = {}
+
+    def recorded(self, digester: Digester, digest: FileDigests) -> Recorded:
+        return Recorded(
+            digests=self.digests,
+            bases=Bases(
+                digest=digest,
+                keyed=digester.digest_bytes,
+                entries=self.entries,
+                layers=frozenset(self.layers),
+                applied=self.applied,
+            ),
+        )
+
+    def take_soft(self, number: int, moment: int, entries: list[dict[str, Any]]) -> None:
+        if self._take(number, moment, entries):
+            self.layers.append(number)
 
     def take_layers(
         self, files: SessionFiles, history: History, numbers: Iterable[int], *, inherited: bool
@@ -106,12 +135,29 @@ class _Found:
         lines = [line for span in history.spans for line in span.diffs]
         lines += [line for line in history.others if line["event_type"] == "fs_diff"]
         latest = {line["body"]["layer"]: line for line in sorted(lines, key=lambda x: x["seq"])}
+        softs: dict[int, list[Line]] = {}
+        for line in history.softs:
+            softs.setdefault(line["body"]["layer"], []).append(line)
         for layer in numbers:
+            self._take_softs(files, softs.get(layer, ()), inherited)
             if layer in latest:
                 line = latest[layer]
                 moment = -1 if inherited else line["seq"]
                 if self._take(layer, moment, diff_entries(files, line)):
                     self.layers.append(layer)
+
+    def _take_softs(self, files: SessionFiles, lines: Iterable[Line], inherited: bool) -> None:
+        """Soft layers were recorded before the layer that they are views of: what the first of them
+        began from, the layer did. After an apply of such a part that one's record looks at a host
+        that is ours."""
+        seen: set[bytes] = set()
+        for line in lines:
+            for entry in diff_entries(files, line):
+                path = bytes_of(entry["path"])
+                if path not in seen:
+                    seen.add(path)
+                    moment = -1 if inherited else line["seq"]
+                    self.entries.setdefault(path, []).append((moment, base_of(entry)))
 
     def _take(self, layer: int, moment: int, entries: list[dict[str, Any]]) -> bool:
         """False for a record of a version that did not tell of bases."""
@@ -121,12 +167,9 @@ class _Found:
             digest = entry.get("digest_after")
             if digest is not None:
                 self.digests[layer, path] = digest
-            plain = entry.get("base")
-            base: Base = Missing.NOTHING
-            if plain is not None:
-                base = parse_base(plain, entry.get("digest_before"))
-            elif entry["kind"] != ADDED:
+            if entry.get("base") is None and entry["kind"] != ADDED:
                 tells = False
+            base = base_of(entry)
             self.entries.setdefault(path, []).append((moment, base))
         return tells
 

@@ -62,6 +62,7 @@ class Settings:
     record_max_bytes: int
     durability: str
     layer_sync: bool
+    soft_max_bytes: int
     overflow: str
     pty: str
     ptrace: bool
@@ -204,6 +205,7 @@ def _settings(values: dict[str, Any]) -> Settings:
         record_max_bytes=values["record_max"],
         durability=values["durability"],
         layer_sync=values["layer_sync"],
+        soft_max_bytes=values["soft_max"],
         overflow=values["overflow"],
         pty=values["pty"],
         ptrace=values["ptrace"],

@@ -319,6 +319,15 @@ SETTINGS: tuple[Setting, ...] = (
         text="sync what the command changed before its status is handed back",
     ),
     Setting(
+        key="soft_max",
+        kind=SIZE,
+        default=1 << 30,
+        variable="SUBSTRATE_SOFT_MAX",
+        metavar="SIZE",
+        text="what is kept of one command that shares its layer with others; what is beyond cannot be "
+        "undone or applied by itself",
+    ),
+    Setting(
         key="overflow",
         kind=CHOICE,
         words=("block", "drop", "halt"),
