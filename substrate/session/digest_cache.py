@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from typing import Final
 
 NAME: Final = b"/digests"
-SLOTS: Final = 1 << 15
+SLOTS: Final = 1 << 14
 WAYS: Final = 4
 _ENTRY: Final = struct.Struct("=16s32s8s8x")
+#: on its disk, or there is none
+_LEAST_FREE: Final = 32 << 20
 #: a file that was changed a moment ago may be changed again within one tick of its clock
 YOUNG_NS: Final = 2_000_000_000
 
@@ -82,6 +84,9 @@ def open_cache(home: bytes) -> DigestCache | NoCache:
     fd = os.open(home + NAME, flags, 0o600)
     try:
         if os.fstat(fd).st_size != size:
+            disk = os.fstatvfs(fd)
+            if disk.f_bavail * disk.f_frsize < _LEAST_FREE:
+                return NoCache()
             try:
                 os.ftruncate(fd, size)
                 os.posix_fallocate(fd, 0, size)  # a full disk would kill who writes to the mapping
