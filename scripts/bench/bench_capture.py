@@ -4,7 +4,8 @@ A round of a command: untraced at both ends, then in random order each tracer (c
 each backend of ours by itself (`capture NAME`: bare_capture.py, no world and no trace), and as a
 user runs it (`substrate run, NAME`). A ratio is taken within its round. It has everything in it,
 start-up too; `start-up` is a line of its own for each tracer, and `µs` of an act are the slope
-between two counts of it, less the untraced slope of the same round, so that start-up is apart.
+between two counts of it, less the untraced slope of the same round, so that start-up is apart
+(bpftrace starts for seconds: there the small program times its acts, and start-up is the rest).
 
 Before the rounds every tracer runs every command once, unpinned in time: a tracer that fails at
 a command, or needs longer than TRIAL_S for it, is left out of it and says why; what it wrote down
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import bare_capture
 import capture_peers
@@ -45,6 +46,8 @@ TRIAL_S = 10.0
 SLOW = ((4.0, 9), (1.2, 3))
 #: what is counted less often under a tracer that takes long
 HEAVY_PART = 5
+#: of capture_micro.c
+INSIDE = "CAPTURE_MICRO_TIME"
 BUILD_IN_WORLD = "substrate run, in a world"
 
 
@@ -58,6 +61,7 @@ class Subject:
     trial: Callable[[Sequence[str], Mapping[str, str]], Known | None]
     paths: bool = True
     heavy: bool = False
+    slow_start: bool = False
     peak: Callable[[Sequence[str], Mapping[str, str]], int] | None = None
 
 
@@ -216,6 +220,7 @@ def _of_tracer(tracer: Tracer, places: Places, micro: str) -> Subject:
         trial,
         paths=tracer.paths,
         heavy=tracer.heavy,
+        slow_start=tracer.slow_start,
         peak=peak if micro else None,
     )
 
@@ -477,7 +482,13 @@ def _micro(
             results.append(_left(f"µs, {micro.name}: {subject.name}", context, str(why)))
             continue
         cases[subject.name] = lambda s=subject, c=count: s.run(words[c], env)
-        cases[f"{subject.name}, low"] = lambda s=subject: s.run(words[low], env)
+        if not subject.slow_start:
+            cases[f"{subject.name}, low"] = lambda s=subject: s.run(words[low], env)
+        else:
+            inside = places.name()
+            cases[subject.name] = lambda s=subject, f=inside: _timed_inside(
+                f, lambda: s.run(words[high], {**env, INSIDE: f})
+            )
         every |= dict.fromkeys((subject.name, f"{subject.name}, low"), tried.every)
         counts[subject.name] = count
         notes[subject.name] = _note(known, tried.recorded, ())
@@ -496,7 +507,13 @@ def _micro(
         )
     )
     for name, count in counts.items():
-        slope = harness.slopes(taken[f"{name}, low"], taken[name], low, count)
+        samples = taken[name]
+        if samples and "inside" in samples[0].more:
+            slope = {s.round: s.more["inside"] / count for s in samples}
+            start = start_up_ms(samples, slope, count)
+        else:
+            slope = harness.slopes(taken[f"{name}, low"], samples, low, count)
+            start = start_up_ms(taken[f"{name}, low"], slope, low)
         results.append(
             Result(
                 BENCH,
@@ -509,10 +526,15 @@ def _micro(
             )
         )
         if micro.name == capture_workloads.MICROS[0]:
-            start = start_up_ms(taken[f"{name}, low"], slope, low)
             values = tuple(start[n] - bare_start[n] for n in sorted(start.keys() & bare_start))
             results.append(Result(BENCH, f"start-up: {name}", context.placement, "ms", values))
     return results
+
+
+def _timed_inside(report: str, run: Callable[[], Sample]) -> Sample:
+    sample = run()
+    with open(report, encoding="ascii") as file:
+        return replace(sample, more={"inside": float(file.read())})
 
 
 # --- the whole span

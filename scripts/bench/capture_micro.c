@@ -8,6 +8,7 @@
  *   peak REPORT WORD...  runs WORD..., writes its peak of memory in KiB to REPORT
  *   nothing
  *
+ * With CAPTURE_MICRO_TIME=FILE in the environment it writes there how many seconds the acts took.
  * Linked statically, so that an exec of it opens nothing. Status 1: an act failed.
  * `peak`: exec keeps the mark of the memory that it leaves (getrusage(2)), so what a small program
  * forks has a mark of its own, and what a large one spawns has not.
@@ -21,6 +22,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { THREADS = 4 };
@@ -69,39 +71,50 @@ static int peak(char **words) {
     return fclose(report) ? 1 : status;
 }
 
-int main(int argc, char **argv) {
-    const char *verb = argc > 1 ? argv[1] : "";
-    if (!strcmp(verb, "nothing")) return 0;
-    if (!strcmp(verb, "peak") && argc > 3) return peak(argv + 2);
-    if (!strcmp(verb, "exec") && argc == 3) {
-        for (count = atol(argv[2]); count; count--) {
+static int acts(const char *self, const char *verb, const char *where) {
+    char path[4096];
+    struct stat found;
+    if (!strcmp(verb, "exec")) {
+        for (; count; count--) {
             pid_t pid = fork();
-            if (pid == 0) { execl(argv[0], argv[0], "nothing", (char *)NULL); fail(argv[0]); }
+            if (pid == 0) { execl(self, self, "nothing", (char *)NULL); fail(self); }
             if (ended(pid, NULL)) return 1;
         }
-        return 0;
-    }
-    if (argc != 4) return 2;
-    directory = argv[2];
-    count = atol(argv[3]);
-    if (!strcmp(verb, "threads")) { threads(); return 0; }
-    if (!strcmp(verb, "open")) {
-        while (count--) open_and_close(argv[2], O_RDONLY | O_CLOEXEC);
-        return 0;
-    }
-    if (!strcmp(verb, "write")) {
-        char path[4096];
-        snprintf(path, sizeof path, "%s/written", directory);
+    } else if (!strcmp(verb, "threads")) {
+        threads();
+    } else if (!strcmp(verb, "open")) {
+        while (count--) open_and_close(where, O_RDONLY | O_CLOEXEC);
+    } else if (!strcmp(verb, "write")) {
+        snprintf(path, sizeof path, "%s/written", where);
         while (count--) {
             open_and_close(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC);
             if (unlink(path)) fail(path);
         }
-        return 0;
+    } else if (!strcmp(verb, "stat")) {
+        while (count--) if (stat(where, &found)) fail(where);
+    } else {
+        return 2;
     }
-    if (!strcmp(verb, "stat")) {
-        struct stat found;
-        while (count--) if (stat(argv[2], &found)) fail(argv[2]);
-        return 0;
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    const char *verb = argc > 1 ? argv[1] : "", *report = getenv("CAPTURE_MICRO_TIME");
+    struct timespec begin, end;
+    if (!strcmp(verb, "nothing")) return 0;
+    if (!strcmp(verb, "peak") && argc > 3) return peak(argv + 2);
+    if (argc != (strcmp(verb, "exec") ? 4 : 3)) return 2;
+    directory = argv[2];
+    count = atol(argv[argc - 1]);
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    int status = acts(argv[0], verb, argv[2]);
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    if (report && !status) {
+        FILE *file = fopen(report, "w");
+        if (!file) fail(report);
+        fprintf(file, "%.9f\n", (double)(end.tv_sec - begin.tv_sec)
+                                    + (double)(end.tv_nsec - begin.tv_nsec) / 1e9);
+        if (fclose(file)) fail(report);
     }
-    return 2;
+    return status;
 }
