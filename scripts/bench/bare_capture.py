@@ -4,7 +4,7 @@ What it is: `run`, which does for one command what a supervisor does (filters, h
 go, drain until nothing is left) and counts the records, or `known_calls` of them. What it is
 not: it decodes nothing further and writes nothing down. It is written against
 telemetry/capture/backend.py; `plug` is the one place that knows where backends and filters
-come from.
+come from. A backend is made for each sample, as for each command.
 
 The command is forked from this process and waits: it takes no_new_privs, installs the filters,
 writes the number of the listener that one of them has, and reads a byte. Nothing of that may be a
@@ -32,7 +32,7 @@ from capture_workloads import EXEC, OPEN, STAT, UNLINK, Known
 if TYPE_CHECKING:
     from substrate.telemetry.capture.backend import Backend
 
-NEW_LISTENER = 1 << 3  # SECCOMP_FILTER_FLAG_NEW_LISTENER
+NEW_LISTENER = 1 << 3  # SECCOMP_FILTER_FLAG_NEW_LISTENER, as filters.NEW_LISTENER
 _SET_MODE_FILTER = 1  # SECCOMP_SET_MODE_FILTER
 _NR_SECCOMP = {"x86_64": 317, "aarch64": 277}
 _NR_PIDFD_GETFD = 438  # everywhere
@@ -68,11 +68,21 @@ class Plugged:
 def plug(name: str, level: str) -> Plugged:
     """Makes backend `name` (bpf, hybrid, notify, ptrace, python) at `level` for one command.
 
-    TO BE FILLED with the engine: `substrate.telemetry.capture.engine.make(name, level)` gives
-    the Backend, `substrate.telemetry.capture.filters` its programs and their flags. It is
-    timed, and the bench calls it once before that, so that what it imports is there. Raises
-    NotHere."""
-    raise NotHere("this version has no capture engine")
+    It is timed, and the bench calls it once before that, so that what it imports is there.
+    Raises NotHere."""
+    from substrate.telemetry.capture import backends, engine, filters
+    from substrate.telemetry.capture.backend import CaptureError
+
+    if name not in backends.NAMES:
+        raise NotHere(f"this version has no backend {name}")
+    installed = engine.programs_of(name, level)
+    try:
+        backend = backends.make(name, level)
+    except CaptureError as error:
+        raise NotHere(str(error)) from error
+    flags = filters.NEW_LISTENER | filters.WAIT_KILLABLE
+    programs = (Program(installed.notify, flags), Program(installed.trace))
+    return Plugged(backend, tuple(program for program in programs if program.code))
 
 
 @dataclass(frozen=True, slots=True)

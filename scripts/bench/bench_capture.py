@@ -24,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -31,13 +32,14 @@ import bare_capture
 import capture_peers
 import capture_workloads
 import harness
-from capture_peers import STRACE_SAME, Tracer
+from capture_peers import BACKENDS, STRACE_SAME, Tracer
 from capture_workloads import Known, Micro, Workload
 from harness import Context, Result, Sample, interleave, spawn
 
+from substrate.telemetry.capture.backend import CaptureError
+
 BENCH = "capture"
 LEVEL = "files"
-BACKENDS = ("bpf", "hybrid", "notify", "ptrace", "python")
 #: as a user runs it: those that `auto` would choose
 WHOLE_SPAN = ("bpf", "hybrid")
 UNTRACED = "untraced"
@@ -63,6 +65,9 @@ class Subject:
     heavy: bool = False
     slow_start: bool = False
     peak: Callable[[Sequence[str], Mapping[str, str]], int] | None = None
+
+
+Cases = dict[str, Callable[[], Sample | None]]
 
 
 class Left(Exception):
@@ -173,23 +178,31 @@ def same_calls() -> tuple[str, ...]:
 def _subjects(context: Context, places: Places, micro: str) -> tuple[list[Subject], dict[str, str]]:
     subjects: list[Subject] = []
     absent: dict[str, str] = {}
+    chosen = tuple(context.backends)
     if context.peers:
         tracers, absent = capture_peers.found(same_calls(), python=context.tools)
-        subjects += [_of_tracer(tracer, places, micro) for tracer in tracers]
+        absent = {name: why for name, why in absent.items() if is_chosen(name, chosen)}
+        subjects += [_of_tracer(t, places, micro) for t in tracers if is_chosen(t.name, chosen)]
     can_capture = _can_capture()
-    for backend in context.backends or BACKENDS:
+    for backend in (name for name in BACKENDS if is_chosen(name, chosen)):
         try:
             bare_capture.plug(backend, LEVEL).backend.close()
             subjects.append(_bare(backend))
         except bare_capture.NotHere as error:
-            absent[bare_name(backend)] = str(error)
-        if backend not in WHOLE_SPAN and backend not in context.backends:
+            absent[backend] = str(error)
+            continue
+        if backend not in WHOLE_SPAN and backend not in chosen:
             continue
         if can_capture:
             subjects.append(_whole(backend, places, micro))
         else:
             absent[whole_name(backend)] = "`substrate run` has no --capture-backend"
     return subjects, absent
+
+
+def is_chosen(name: str, chosen: Sequence[str]) -> bool:
+    """`strace` chooses all its forms. Nothing chosen: everything."""
+    return not chosen or name in chosen or name.partition(",")[0] in chosen
 
 
 def bare_name(backend: str) -> str:
@@ -242,7 +255,7 @@ def _bare(backend: str) -> Subject:
     def trial(argv: Sequence[str], env: Mapping[str, str]) -> Known | None:
         try:
             done = bare_capture.run(make, argv, env, keep=True)
-        except (bare_capture.Failed, OSError) as error:
+        except (bare_capture.Failed, CaptureError, OSError) as error:
             raise Left(f"failed: {error}") from error
         if done.status:
             raise Left(f"the command ended with {done.status}")
@@ -319,6 +332,29 @@ def recorded_part(known: Known, seen: Known, *, paths: bool) -> float:
     return got / known.total()
 
 
+class Failures:
+    """How often each subject failed in the rounds: others' tracers do now and then, and one of
+    them must not end the bench. What failed gives no sample and is told of in a note."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def guard(self, name: str, run: Callable[[], Sample]) -> Callable[[], Sample | None]:
+        def guarded() -> Sample | None:
+            try:
+                return run()
+            except harness.BenchFailed as error:
+                self.counts[name] += 1
+                print(f"bench:   {name}: {error}", file=sys.stderr, flush=True)
+                return None
+
+        return guarded
+
+    def note(self, name: str) -> tuple[str, ...]:
+        count = self.counts[name]
+        return (f"failed in {count} more runs",) if count else ()
+
+
 def _try(subject: Subject, known: Known, argv: Sequence[str], env: Mapping[str, str]) -> Tried:
     begin = time.monotonic()
     seen = subject.trial(argv, env)
@@ -348,7 +384,8 @@ class Commands:
         def argv() -> tuple[str, ...]:
             return workload.argv(self._places.directory())
 
-        cases: dict[str, Callable[[], Sample]] = {UNTRACED: lambda: spawn(argv(), env=env)}
+        cases: Cases = {UNTRACED: lambda: spawn(argv(), env=env)}
+        failures = Failures()
         every: dict[str, int] = {}
         parts: dict[str, float | None] = {UNTRACED: None}
         results = []
@@ -359,7 +396,7 @@ class Commands:
             except Left as why:
                 results.append(_left(case, context, str(why)))
                 continue
-            cases[subject.name] = lambda s=subject: s.run(argv(), env)
+            cases[subject.name] = failures.guard(subject.name, lambda s=subject: s.run(argv(), env))
             every[subject.name] = tried.every
             parts[subject.name] = tried.recorded
             if tried.recorded is not None:
@@ -368,10 +405,14 @@ class Commands:
             cases, rounds=context.rounds, seed=context.seed, reference=UNTRACED, every=every
         )
         for name, samples in taken.items():
+            if not samples:
+                results.append(_left(f"{workload.name}: {name}", context, "failed in each round"))
+                continue
             ratio = statistics.median(harness.ratios(samples, taken[UNTRACED]))
             against = None
             if STRACE_SAME in taken:
-                against = statistics.median(harness.ratios(samples, taken[STRACE_SAME]))
+                each = harness.ratios(samples, taken[STRACE_SAME])
+                against = statistics.median(each) if each else None
             self._ratios.setdefault(name, []).append((workload, ratio, against))
             results.append(
                 Result(
@@ -381,7 +422,9 @@ class Commands:
                     "ms",
                     tuple(s.seconds * 1000 for s in samples),
                     ratio=1.0 if name == UNTRACED else ratio,
-                    note=_note(workload.known, parts[name], samples),
+                    note="; ".join(
+                        (*_notes(workload.known, parts[name], samples), *failures.note(name))
+                    ),
                 )
             )
         return results
@@ -423,7 +466,7 @@ class Commands:
         ]
 
 
-def _note(known: Known, part: float | None, samples: Sequence[Sample]) -> str:
+def _notes(known: Known, part: float | None, samples: Sequence[Sample]) -> list[str]:
     found = []
     if part is not None:
         found.append(f"recorded {part:.1%} of {known.total():,} known calls")
@@ -434,7 +477,7 @@ def _note(known: Known, part: float | None, samples: Sequence[Sample]) -> str:
         lost = sum(s.more["lost"] for s in samples)
         if lost:
             found.append(f"lost {lost:,.0f}")
-    return "; ".join(found)
+    return found
 
 
 # --- an act by itself
@@ -462,13 +505,14 @@ def _micro(
     words = {
         count: micro.argv(count, places.directory()) for count in (low, high, high // HEAVY_PART)
     }
-    cases: dict[str, Callable[[], Sample]] = {
+    failures = Failures()
+    cases: Cases = {
         UNTRACED: lambda: spawn(words[high], env=env),
         f"{UNTRACED}, low": lambda: spawn(words[low], env=env),
     }
     every: dict[str, int] = {}
     counts: dict[str, int] = {}
-    notes: dict[str, str] = {}
+    notes: dict[str, list[str]] = {}
     peaks: dict[str, int] = {}
     results = []
     for subject in subjects:
@@ -481,17 +525,21 @@ def _micro(
         except Left as why:
             results.append(_left(f"µs, {micro.name}: {subject.name}", context, str(why)))
             continue
-        cases[subject.name] = lambda s=subject, c=count: s.run(words[c], env)
-        if not subject.slow_start:
-            cases[f"{subject.name}, low"] = lambda s=subject: s.run(words[low], env)
-        else:
+        name = subject.name
+        if subject.slow_start:
             inside = places.name()
-            cases[subject.name] = lambda s=subject, f=inside: _timed_inside(
-                f, lambda: s.run(words[high], {**env, INSIDE: f})
+            cases[name] = failures.guard(
+                name,
+                lambda s=subject, f=inside: _timed_inside(
+                    f, lambda: s.run(words[high], {**env, INSIDE: f})
+                ),
             )
-        every |= dict.fromkeys((subject.name, f"{subject.name}, low"), tried.every)
-        counts[subject.name] = count
-        notes[subject.name] = _note(known, tried.recorded, ())
+        else:
+            cases[name] = failures.guard(name, lambda s=subject, c=count: s.run(words[c], env))
+            cases[f"{name}, low"] = failures.guard(name, lambda s=subject: s.run(words[low], env))
+        every |= dict.fromkeys((name, f"{name}, low"), tried.every)
+        counts[name] = count
+        notes[name] = _notes(known, tried.recorded, ())
     taken = interleave(
         cases, rounds=context.rounds, seed=context.seed, reference=UNTRACED, every=every
     )
@@ -522,7 +570,7 @@ def _micro(
                 "µs/event",
                 overhead_us(slope, bare, micro.events),
                 rss_kib=peaks.get(name, 0),
-                note=notes[name],
+                note="; ".join((*notes[name], *failures.note(name))),
             )
         )
         if micro.name == capture_workloads.MICROS[0]:
@@ -552,14 +600,15 @@ def _build(
 
     level = LEVEL if _can_capture() else None
     world = f"{BUILD_IN_WORLD}, capture {level}" if level else f"{BUILD_IN_WORLD}, no capture yet"
-    cases: dict[str, Callable[[], Sample]] = {UNTRACED: lambda: spawn(argv(), env=env)}
-    cases[world] = lambda: spawn(in_world(level, argv()), env=env)
+    failures = Failures()
+    cases: Cases = {UNTRACED: lambda: spawn(argv(), env=env)}
+    cases[world] = failures.guard(world, lambda: spawn(in_world(level, argv()), env=env))
     if level:
         off = f"{BUILD_IN_WORLD}, capture off"
-        cases[off] = lambda: spawn(in_world("off", argv()), env=env)
+        cases[off] = failures.guard(off, lambda: spawn(in_world("off", argv()), env=env))
     for subject in subjects:
         if subject.name == STRACE_SAME or subject.name in map(bare_name, WHOLE_SPAN):
-            cases[subject.name] = lambda s=subject: s.run(argv(), env)
+            cases[subject.name] = failures.guard(subject.name, lambda s=subject: s.run(argv(), env))
     before = os.getcwd()
     os.chdir(work)  # its own world is made for this directory, and goes on from there
     try:
@@ -568,6 +617,9 @@ def _build(
         os.chdir(before)
     results = []
     for name, samples in taken.items():
+        if not samples:
+            results.append(_left(f"{build.name}: {name}", context, "failed in each round"))
+            continue
         each = harness.ratios(samples, taken[UNTRACED])
         results.append(
             Result(
@@ -577,6 +629,7 @@ def _build(
                 "ms",
                 tuple(s.seconds * 1000 for s in samples),
                 ratio=1.0 if name == UNTRACED else statistics.median(each),
+                note="; ".join(failures.note(name)),
             )
         )
         if name != UNTRACED:

@@ -30,6 +30,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 STRACE_SAME = "strace, same calls"
 STRACE_FILE = "strace, same calls, to a file"
 STRACE_ALL = "strace, all calls"
+#: what can be chosen by name: backends of ours, and peers
+BACKENDS = ("bpf", "hybrid", "notify", "ptrace", "python")
+CHOICES = (*BACKENDS, "strace", "python-ptrace", "sandlock", "reprozip", "bpftrace")
 
 
 @dataclass(frozen=True, slots=True)

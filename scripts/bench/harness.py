@@ -73,7 +73,8 @@ class Result:
 class Context:
     """What a bench is given. `scratch`: a directory of its own on a real disk.
 
-    `only`, `backends`: of the capture bench, which workloads and which backends (empty: all).
+    `only`, `backends`: of the capture bench, which workloads, and which backends and peers
+    (empty: all).
     `tools`: the Python of a venv of programs that are not ours ("": none)."""
 
     scratch: str
@@ -208,7 +209,7 @@ def in_child(work: Callable[[], float | tuple[float, dict[str, float]]]) -> Samp
 
 
 def interleave(
-    cases: Mapping[str, Callable[[], Sample]],
+    cases: Mapping[str, Callable[[], Sample | None]],
     *,
     rounds: int,
     seed: int,
@@ -218,7 +219,7 @@ def interleave(
     """Samples of every case: one a round, in random order; two of the reference, at both ends.
 
     One round before them warms caches and is thrown away. `every`: a case that takes long is
-    taken in the first of each so many rounds only, and not before them."""
+    taken in the first of each so many rounds only, and not before them. None is no sample."""
     order = random.Random(seed)
     names = [name for name in cases if name != reference]
     taken: dict[str, list[Sample]] = {name: [] for name in cases}
@@ -228,7 +229,7 @@ def interleave(
         due = [name for name in names if is_due(number, (every or {}).get(name, 1))]
         for name in [*ends, *due, *ends]:
             sample = cases[name]()
-            if number:
+            if number and sample is not None:
                 taken[name].append(replace(sample, round=number))
     return taken
 
