@@ -1,7 +1,7 @@
 """The bars of this version's parts, as data: what, which result, compared how, with whom.
 
-Not here: bars of parts that this version does not have (shim, capture, egress, policy,
-replay, graph, server). Invariant: a bar is judged by one result of the run, and a result that
+Not here: bars of parts that this version does not have (shim, egress, policy, replay, graph,
+server). Invariant: a bar is judged by one result of the run, and a result that
 was not taken leaves the bar "not measured", never met.
 """
 
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
     """`at_most` / `at_least`: the limit in the result's unit. `at_most_of`: the limit is this
-    other result of the same run, times `factor`, plus `plus`. `peers`: results to show."""
+    other result of the same run, times `factor`, plus `plus`. `both`: it has to hold free and
+    pinned to one CPU (`at_most` only). `peers`: results to show."""
 
     what: str
     text: str
@@ -24,7 +25,16 @@ class Bar:
     at_most_of: str = ""
     factor: float = 1.0
     plus: float = 0.0
+    both: bool = False
     peers: tuple[str, ...] = ()
+
+
+_STRACE = ("strace, same calls", "strace, same calls, to a file", "strace, all calls")
+_TRACERS = (*_STRACE, "python-ptrace", "sandlock", "reprozip", "bpftrace")
+
+
+def _of(line: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"{line}: {name}" for name in names)
 
 
 BARS: tuple[Bar, ...] = (
@@ -183,6 +193,64 @@ BARS: tuple[Bar, ...] = (
         bench="apply",
         case="exchange window, 10000 files",
         at_most=0.2,
+    ),
+    *(
+        Bar(
+            what=f"capture `files`, {backend}: the worst whole command against strace with the "
+            "same calls",
+            text="faster in both placements",
+            bench="capture",
+            case=f"worst against strace: capture {backend}",
+            at_most=1.0,
+            both=True,
+            peers=_of("worst of all", *_STRACE),
+        )
+        for backend in ("hybrid", "bpf")
+    ),
+    Bar(
+        what="capture `files`, hybrid: the worst serial command",
+        text="≤ 1.5 × untraced",
+        bench="capture",
+        case="worst of serial: capture hybrid",
+        at_most=1.5,
+        peers=_of("worst of serial", *_TRACERS, "substrate run, hybrid"),
+    ),
+    Bar(
+        what="capture `files`, bpf: the worst whole command",
+        text="≤ 1.15 × untraced",
+        bench="capture",
+        case="worst of all: capture bpf",
+        at_most=1.15,
+        peers=_of("worst of all", *_TRACERS, "substrate run, bpf"),
+    ),
+    *(
+        Bar(
+            what=f"capture, {backend}: an event (opening a file for reading)",
+            text=f"≤ {limit} µs",
+            bench="capture",
+            case=f"µs, open: capture {backend}",
+            at_most=limit,
+            peers=(
+                *_of("µs, open", *_TRACERS),
+                *(f"µs, {act}: capture {backend}" for act in ("write + unlink", "fork + exec")),
+            ),
+        )
+        for backend, limit in (("hybrid", 6), ("bpf", 1.5))
+    ),
+    Bar(
+        what="whole span end to end on a real build (world + capture + trace + diff)",
+        text="≤ 1.25 × untraced",
+        bench="capture",
+        case="real build, ratio: substrate run, in a world, capture files",
+        at_most=1.25,
+        peers=_of(
+            "real build, ratio",
+            "substrate run, in a world, no capture yet",
+            "substrate run, in a world, capture off",
+            "capture hybrid",
+            "capture bpf",
+            "strace, same calls",
+        ),
     ),
     *(
         Bar(

@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 MIN_ROUNDS = 9
@@ -32,17 +32,19 @@ MIN_ROUNDS = 9
 class Sample:
     """One run of one case. `seconds` of wall clock, `rss_kib` peak (0: not taken).
 
-    `more`: other numbers of the same run, by name; they become results of their own."""
+    `more`: other numbers of the same run, by name; they become results of their own. `round`: in
+    which it was taken, from 1; `interleave` says so."""
 
     seconds: float
     rss_kib: int = 0
     more: Mapping[str, float] = field(default_factory=dict)
+    round: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The samples of one case in one placement. `per`: what a sample is divided by (events,
-    entries), 1 for whole runs; `unit` is the unit of `values` after that."""
+    """The samples of one case in one placement, in `unit`. Without any (`values` is empty) it
+    was not taken, and `note` says why."""
 
     bench: str
     case: str
@@ -55,7 +57,8 @@ class Result:
 
     @property
     def median(self) -> float:
-        return statistics.median(self.values)
+        """NaN where nothing was taken."""
+        return statistics.median(self.values) if self.values else math.nan
 
     @property
     def spread(self) -> float:
@@ -68,7 +71,11 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a bench is given. `scratch`: a directory of its own on a real disk."""
+    """What a bench is given. `scratch`: a directory of its own on a real disk.
+
+    `only`, `backends`: of the capture bench, which workloads, and which backends and peers
+    (empty: all).
+    `tools`: the Python of a venv of programs that are not ours ("": none)."""
 
     scratch: str
     placement: str
@@ -76,6 +83,9 @@ class Context:
     seed: int
     peers: bool
     large: bool
+    only: Sequence[str] = ()
+    backends: Sequence[str] = ()
+    tools: str = ""
 
     def results(
         self, bench: str, taken: Mapping[str, Sequence[Sample]], reference: str | None
@@ -97,16 +107,33 @@ class Context:
         return found
 
 
+def by_round(samples: Sequence[Sample]) -> dict[int, float]:
+    """Round -> seconds; their mean where a round has two, as a reference has."""
+    taken: dict[int, list[float]] = {}
+    for sample in samples:
+        taken.setdefault(sample.round, []).append(sample.seconds)
+    return {number: statistics.fmean(seconds) for number, seconds in taken.items()}
+
+
+def ratios(samples: Sequence[Sample], reference: Sequence[Sample]) -> tuple[float, ...]:
+    """Sample / reference of the same round, for each round in which both were taken."""
+    ours, theirs = by_round(samples), by_round(reference)
+    return tuple(ours[n] / theirs[n] for n in sorted(ours.keys() & theirs.keys()))
+
+
+def slopes(
+    low: Sequence[Sample], high: Sequence[Sample], low_count: int, high_count: int
+) -> dict[int, float]:
+    """Round -> seconds for each further thing that is done: what a start costs is not in it."""
+    first, last = by_round(low), by_round(high)
+    return {
+        n: (last[n] - first[n]) / (high_count - low_count)
+        for n in sorted(first.keys() & last.keys())
+    }
+
+
 def _ratio(samples: Sequence[Sample], reference: Sequence[Sample]) -> float:
-    """The reference has two samples a round, all others one."""
-    per_round = len(reference) // 2
-    if len(samples) != per_round:
-        return 1.0
-    each = [
-        s.seconds / ((reference[2 * i].seconds + reference[2 * i + 1].seconds) / 2)
-        for i, s in enumerate(samples)
-    ]
-    return statistics.median(each)
+    return 1.0 if samples is reference else statistics.median(ratios(samples, reference))
 
 
 # --- samples
@@ -121,14 +148,18 @@ def spawn(
     *,
     env: Mapping[str, str] | None = None,
     quiet: bool = True,
+    errors: bool = True,
     status: int = 0,
 ) -> Sample:
     """Runs a command and times it from before its spawn to after its wait.
 
-    Raises BenchFailed unless it ends with `status`. The current directory is ours."""
+    Raises BenchFailed unless it ends with `status`. The current directory is ours. `quiet`: its
+    output goes nowhere; its errors too without `errors`."""
     actions: list[Any] = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
     if quiet:
         actions.append((os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0))
+    if not errors:
+        actions.append((os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0))
     environ = dict(os.environ if env is None else env)
     start = time.perf_counter()
     pid = os.posix_spawnp(argv[0], list(argv), environ, file_actions=actions)
@@ -178,26 +209,34 @@ def in_child(work: Callable[[], float | tuple[float, dict[str, float]]]) -> Samp
 
 
 def interleave(
-    cases: Mapping[str, Callable[[], Sample]],
+    cases: Mapping[str, Callable[[], Sample | None]],
     *,
     rounds: int,
     seed: int,
     reference: str | None = None,
+    every: Mapping[str, int] | None = None,
 ) -> dict[str, list[Sample]]:
     """Samples of every case: one a round, in random order; two of the reference, at both ends.
 
-    One round before them warms caches and is thrown away."""
+    One round before them warms caches and is thrown away. `every`: a case that takes long is
+    taken in the first of each so many rounds only, and not before them. None is no sample."""
     order = random.Random(seed)
     names = [name for name in cases if name != reference]
     taken: dict[str, list[Sample]] = {name: [] for name in cases}
     for number in range(rounds + 1):
         order.shuffle(names)
         ends = [reference] if reference is not None else []
-        for name in [*ends, *names, *ends]:
+        due = [name for name in names if is_due(number, (every or {}).get(name, 1))]
+        for name in [*ends, *due, *ends]:
             sample = cases[name]()
-            if number:
-                taken[name].append(sample)
+            if number and sample is not None:
+                taken[name].append(replace(sample, round=number))
     return taken
+
+
+def is_due(number: int, step: int) -> bool:
+    """Whether a case of each `step`-th round is taken in round `number` (0: the warming one)."""
+    return step == 1 or (number > 0 and (number - 1) % step == 0)
 
 
 # --- placement

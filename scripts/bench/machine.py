@@ -12,6 +12,8 @@ PEERS = {
     "bwrap": ["bwrap", "--version"],
     "unshare": ["unshare", "--version"],
     "strace": ["strace", "-V"],
+    "reprozip": ["reprozip", "--version"],
+    "bpftrace": ["bpftrace", "--version"],
     "docker": ["docker", "version", "--format", "{{.Server.Version}}"],
     "try": ["try", "-v"],
     "srt": ["srt", "--version"],

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PEER_PACKAGES = ("rfc8785", "jcs")
+#: programs of others, for the capture bench: in a venv of their own, where none is in our way and
+#: nothing of a GPL one can be imported
+TOOL_PACKAGES = ("pytest", "python-ptrace", "sandlock")
 
 
 class NotInstalled(Exception):
@@ -58,6 +61,25 @@ def install(checkout: Path, into: Path, python: str, *, peers: bool) -> Product:
         substrate=str(venv / "bin/substrate"),
         version=version.strip(),
     )
+
+
+def install_tools(into: Path, python: str, *, peers: bool) -> tuple[str, dict[str, str]]:
+    """A venv of TOOL_PACKAGES (of pytest only without `peers`) below `into`; its Python, and of
+    each package its version or why it is not there. One that cannot be had is left out."""
+    venv = into / "tools"
+    _run([python, "-m", "venv", str(venv)])
+    inside = str(venv / "bin/python")
+    found = {}
+    for package in TOOL_PACKAGES if peers else TOOL_PACKAGES[:1]:
+        pip = [inside, "-m", "pip", "-q", "--disable-pip-version-check", "install", package]
+        code = f"from importlib.metadata import version; print(version({package!r}))"
+        try:
+            _run(pip)
+            found[package] = _run([inside, "-c", code]).strip()
+        except NotInstalled as error:
+            lines = str(error).strip().splitlines()
+            found[package] = f"could not be installed: {lines[-1] if lines else ''}"
+    return inside, found
 
 
 def _run(argv: list[str]) -> str:

@@ -1,0 +1,282 @@
+"""A capture backend by itself: no world, no trace, no supervisor. What the engine alone costs.
+
+What it is: `run`, which does for one command what a supervisor does (filters, hand-over, attach,
+go, drain until nothing is left) and counts the records, or `known_calls` of them. What it is
+not: it decodes nothing further and writes nothing down. It is written against
+telemetry/capture/backend.py; `plug` is the one place that knows where backends and filters
+come from. A backend is made for each sample, as for each command.
+
+The command is forked from this process and waits: it takes no_new_privs, installs the filters,
+writes the number of the listener that one of them has, and reads a byte. Nothing of that may be a
+call that the filters leave to a tracer, for there is none yet; so the listener is not sent, but
+taken by pidfd_getfd(2) (seccomp(2), no_new_privs in prctl(2)). Python forks slowly; the clock
+of `run` begins before that all the same, at the making of the backend.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import shutil
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from capture_workloads import EXEC, OPEN, STAT, UNLINK, Known
+
+if TYPE_CHECKING:
+    from substrate.telemetry.capture.backend import Backend
+
+NEW_LISTENER = 1 << 3  # SECCOMP_FILTER_FLAG_NEW_LISTENER, as filters.NEW_LISTENER
+_SET_MODE_FILTER = 1  # SECCOMP_SET_MODE_FILTER
+_NR_SECCOMP = {"x86_64": 317, "aarch64": 277}
+_NR_PIDFD_GETFD = 438  # everywhere
+_PR_SET_NO_NEW_PRIVS = 38
+_INSTRUCTION_BYTES = 8
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class NotHere(Exception):
+    """There is no such backend in this version, or not on this host; the text says which."""
+
+
+class Failed(Exception):
+    """The command or its capture did not do what it is timed for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A seccomp program: struct sock_filter[], and the flags that it is installed with."""
+
+    code: bytes
+    flags: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plugged:
+    """A backend that was made for one command, and the filters that the command installs."""
+
+    backend: Backend
+    programs: tuple[Program, ...] = ()
+
+
+def plug(name: str, level: str) -> Plugged:
+    """Makes backend `name` (bpf, hybrid, notify, ptrace, python) at `level` for one command.
+
+    It is timed, and the bench calls it once before that, so that what it imports is there.
+    Raises NotHere."""
+    from substrate.telemetry.capture import backends, engine, filters
+    from substrate.telemetry.capture.backend import CaptureError
+
+    if name not in backends.NAMES:
+        raise NotHere(f"this version has no backend {name}")
+    installed = engine.programs_of(name, level)
+    try:
+        backend = backends.make(name, level)
+    except CaptureError as error:
+        raise NotHere(str(error)) from error
+    flags = filters.NEW_LISTENER | filters.WAIT_KILLABLE
+    programs = (Program(installed.notify, flags), Program(installed.trace))
+    return Plugged(backend, tuple(program for program in programs if program.code))
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What one command gave. `seconds` from the making of the backend until everything was drained."""
+
+    seconds: float
+    status: int
+    records: int
+    size_bytes: int
+    lost: int
+    data: bytes = b""
+
+
+def run(
+    make: Callable[[], Plugged],
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    keep: bool = False,
+) -> Done:
+    """Makes a backend, runs `argv` under it, its output to /dev/null, and closes it.
+
+    `keep`: the records are kept; else they are counted and dropped. Raises Failed, OSError,
+    and what the backend raises; no process of the tree is left then."""
+    pid, command = 0, None
+    start = time.perf_counter()
+    plugged = make()
+    backend = plugged.backend
+    try:
+        pid, command = _fork(plugged.programs, argv, env)
+        backend.attach(pid, _take_listener(pid, command))
+        command.send(b"g")
+        kept, records, size_bytes, recorded = _drain(backend, pid, keep)
+        waited = _wait(pid)
+        pid = 0
+        seconds = time.perf_counter() - start
+        lost = sum(backend.lost().values())
+    finally:
+        if command is not None:
+            command.close()
+        if pid:
+            _kill(pid)
+        backend.close()
+    # an engine that waits for its tracees in this process has reaped it: its record tells
+    status = waited if waited is not None else recorded
+    if status is None:
+        raise Failed("neither the kernel nor a record tells how the command ended")
+    return Done(seconds, status, records, size_bytes, lost, b"".join(kept))
+
+
+def _drain(backend: Backend, pid: int, keep: bool) -> tuple[list[bytes], int, int, int | None]:
+    """(records if they are kept, their number, their bytes, exit status of `pid` if recorded)."""
+    from substrate.telemetry.capture.records import EXIT, HEAD
+
+    kept: list[bytes] = []
+    number = size_bytes = 0
+    status = None
+    poll = select.poll()
+    poll.register(backend.fileno(), select.POLLIN)
+    while True:
+        data = backend.drain()
+        if not data:
+            if backend.finished():
+                return kept, number, size_bytes, status
+            poll.poll()
+            continue
+        size_bytes += len(data)
+        if keep:
+            kept.append(data)
+        at = 0
+        while at < len(data):
+            size, kind, _, _, tid, _, _, result, *_ = HEAD.unpack_from(data, at)
+            if kind == EXIT and tid == pid and result >= 0:
+                status = os.waitstatus_to_exitcode(result)
+            at += size
+            number += 1
+
+
+def _wait(pid: int) -> int | None:
+    try:
+        _, ended = os.waitpid(pid, 0)
+    except ChildProcessError:
+        return None
+    return os.waitstatus_to_exitcode(ended)
+
+
+def _kill(pid: int) -> None:
+    """Ends our own child, unless it was reaped by the backend: then the pid is nobody's."""
+    try:
+        if os.waitpid(pid, os.WNOHANG)[0] == 0:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    except ChildProcessError:
+        return
+
+
+# --- the command's side
+
+
+class _Fprog(ctypes.Structure):
+    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+
+
+def _install(program: Program) -> int:
+    """Of this thread; the listener's fd, or 0. Raises OSError."""
+    fprog = _Fprog(len(program.code) // _INSTRUCTION_BYTES, program.code)
+    number = _NR_SECCOMP[os.uname().machine]
+    arguments = (_SET_MODE_FILTER, ctypes.c_ulong(program.flags), ctypes.byref(fprog))
+    result = int(_LIBC.syscall(number, *arguments))
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "seccomp")
+    return result
+
+
+def _fork(
+    programs: tuple[Program, ...], argv: Sequence[str], env: Mapping[str, str]
+) -> tuple[int, socket.socket]:
+    path = shutil.which(argv[0])
+    if path is None:
+        raise Failed(f"there is no {argv[0]}")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        return pid, ours
+    try:
+        ours.close()
+        null = os.open("/dev/null", os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        listener = -1
+        if programs and _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+            raise OSError(ctypes.get_errno(), "no_new_privs")
+        for program in programs:
+            fd = _install(program)
+            if program.flags & NEW_LISTENER:
+                listener = fd
+        word = b"%d" % listener
+        # read and write, not send and recv: these may be traced
+        os.write(theirs.fileno(), word)
+        if os.read(theirs.fileno(), 1) == b"g":
+            os.execve(path, list(argv), dict(env))
+    except BaseException as error:
+        # the edge of a process: after the fork nothing of the bench may go on
+        os.write(2, f"bench: {type(error).__name__}: {error}\n".encode())
+        raise
+    finally:
+        os._exit(126)
+
+
+def _take_listener(pid: int, command: socket.socket) -> int | None:
+    word = command.recv(16)
+    if not word:
+        raise Failed("the command did not install its filters")
+    if int(word) < 0:
+        return None
+    pidfd = os.pidfd_open(pid)
+    try:
+        fd = int(_LIBC.syscall(_NR_PIDFD_GETFD, pidfd, int(word), 0))
+    finally:
+        os.close(pidfd)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "pidfd_getfd")
+    return fd
+
+
+# --- what was recorded
+
+_KINDS = {
+    **dict.fromkeys(("open", "openat", "openat2", "creat"), OPEN),
+    **dict.fromkeys(("unlink", "unlinkat"), UNLINK),
+    **dict.fromkeys(("stat", "lstat", "newfstatat", "statx"), STAT),
+}
+
+
+def known_calls(data: bytes) -> Known:
+    """The calls of records by (what, last part of the path), as the peers' logs are read."""
+    from substrate.telemetry.capture import calls, records
+
+    names = calls.by_number()
+    seen: Known = Counter()
+    for head, at, end in records.read_records(data):
+        _, kind, flags, _, _, nr, _, result, *_ = head
+        if kind == records.EXEC:
+            what = EXEC
+        elif kind == records.CALL and nr in names and names[nr][0] in _KINDS:
+            what = _KINDS[names[nr][0]]
+            if result < 0 and not flags & records.UNOBSERVED:
+                continue
+        else:
+            continue
+        for tag, _, text in records.read_items(data, at, end):
+            if tag == records.PATH:
+                seen[what, os.fsdecode(text.rpartition(b"/")[2])] += 1
+                break
+    return seen
