@@ -34,7 +34,6 @@ from substrate.telemetry.capture.bpf_program import Limits, Offsets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Final
 
     from substrate.telemetry.capture.bpf_assembler import Assembler
@@ -92,7 +91,9 @@ def _create_map(name: bytes, kind: int, key: int, size: int, entries: int, flags
 
 def _update_map(step: str, fd: int, key: int, what: bytes | ctypes.Array[ctypes.c_char]) -> None:
     keys = ctypes.create_string_buffer(struct.pack("=I", key), 4)
-    values = what if isinstance(what, ctypes.Array) else ctypes.create_string_buffer(what, len(what))
+    values = (
+        what if isinstance(what, ctypes.Array) else ctypes.create_string_buffer(what, len(what))
+    )
     _bpf(
         step,
         _MAP_UPDATE,
@@ -146,8 +147,6 @@ def _missed(program: int) -> int:
     _bpf("info", _INFO, struct.pack("=IIQ", program, 256, ctypes.addressof(info)))
     # struct bpf_prog_info.recursion_misses; 0 on kernels that do not have it
     return int(struct.unpack_from("=Q", info, 208)[0])
-
-
 
 
 class Ring:
@@ -494,7 +493,7 @@ def _leader_of(tid: int) -> int | None:
 
 
 def probe(offsets: Offsets | None = None) -> str:
-    """"" where this backend works, else why it does not: loads, attaches, and watches a child."""
+    """ "" where this backend works, else why it does not: loads, attaches, and watches a child."""
     try:
         backend = BpfBackend(limits=Limits(ring=1 << 16, tasks=64), offsets=offsets)
     except CaptureError as error:
@@ -512,9 +511,7 @@ def probe(offsets: Offsets | None = None) -> str:
         os.write(go, b"x")
         _, status = os.waitpid(child, 0)
         child = 0
-        seen = {
-            (head[1], head[5], head[7]) for head, _, _ in records.read_records(backend.drain())
-        }
+        seen = {(head[1], head[5], head[7]) for head, _, _ in records.read_records(backend.drain())}
         if (records.CALL, calls.number("chdir"), 0) not in seen:
             return "a child's call was not seen"
         if (records.EXIT, 0, status) not in seen or not backend.finished():

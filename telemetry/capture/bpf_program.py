@@ -88,7 +88,7 @@ STATE_SIZE: Final = 64
 _QUIET = 5
 
 # --- a slot: what is known of a call, then the record that it becomes
-_PENDING, _MISSING, _AT, _ENTERED, _SHAPE, _MOVED, _RECORD = 0, 4, 8, 12, 16, 32, 40
+_PENDING, _MISSING, _AT, _ENTERED, _SHAPE, _MOVED, _MESSAGES, _RECORD = 0, 4, 8, 12, 16, 32, 40, 48
 _IN_SLOT, _IN_LONG = 1, 2
 #: of a record's head
 _FLAGS, _ABI, _TID, _NR, _TIME, _RESULT, _ARGS = 5, 6, 8, 12, 16, 24, 32
@@ -96,17 +96,18 @@ _FLAGS, _ABI, _TID, _NR, _TIME, _RESULT, _ARGS = 5, 6, 8, 12, 16, 24, 32
 #: with what the kernel keeps beside it, a slot fills an allocation of 1024 bytes
 SLOT_SIZE: Final = 960
 _SLOT_ROOM = SLOT_SIZE - _RECORD
-_SHORT = 400
+_SHORT = 392
 #: one more than a path can have, so that one of 4095 bytes is known to be whole
 _TEXT = records.MOST_PATH + 8
 LONG_SIZE: Final = _RECORD + records.HEAD_SIZE + 2 * (8 + _TEXT) + 80
 _LONG_ROOM = LONG_SIZE - _RECORD
 _MOST_ADDRESS, _MOST_HOW, _MOST_DATA = 128, 64, 256
 #: of sendmmsg's messages
-_MOST_MESSAGES = 4
+_MOST_MESSAGES = 2
 
 # what could not be read at entry
 _M_PATH, _M_PATH2, _M_ADDRESS, _M_HOW, _M_MESSAGE, _M_DATA = (1 << n for n in range(6))
+_M_ALL = (1 << 6) - 1
 
 _NUMBERS = 1024
 _TABLE = _NUMBERS * calls.SHAPE.size
@@ -117,8 +118,8 @@ _WANTED = 12
 
 _CLONE_THREAD = 0x10000
 _TS_COMPAT = 2
-#: -ERESTARTSYS, -ERESTARTNOINTR, -ERESTARTNOHAND, -ERESTART_RESTARTBLOCK (linux/errno.h)
-_RESTARTS = (-512, -513, -514, -516)
+#: from -ERESTART_RESTARTBLOCK to -ERESTARTSYS (linux/errno.h); -515 between them is no result
+_RESTARTS = (-516, -512)
 
 PROGRAMS: Final = (
     "sys_enter",
@@ -252,10 +253,13 @@ class _Maker:
         a.mov(R2, R6)
         a.load(8, R3, R7, 8)
         a.load(4, R4, FP, -4)
-        a.call_function("entry")
+        a.call_function("head")
+        a.load(4, R1, R6, _PENDING)
+        a.jump_if(R1, "==", 0, "out")
+        self._entry()
         a.label("out")
         self._return()
-        self._entry()
+        self._head()
         return a
 
     def sys_exit(self) -> Assembler:
@@ -296,7 +300,9 @@ class _Maker:
             # 32 bits of a number are all that the kernel looks at; -1 is no call
             a.alu32("mov", R3, R3)
         a.load(4, R4, FP, -4)
-        a.call_function("entry")
+        a.call_function("head")
+        # all that it points to is read where what was missing is read again
+        a.store(4, R6, _MISSING, _M_ALL)
         a.jump_if(R8, "!=", 0, "entered")
         a.load(4, R1, R6, _SHAPE + 8)
         a.alu("and", R1, calls.CLONES | calls.CLONES_3)
@@ -305,7 +311,7 @@ class _Maker:
         a.jump("out")
 
         self._slow_exit()
-        self._entry()
+        self._head()
         return a
 
     def newtask(self) -> Assembler:
@@ -446,12 +452,12 @@ class _Maker:
 
     # --- what a call's entry tells -------------------------------------------------------------
 
-    def _entry(self) -> None:
-        """entry(context, slot, number, tid): makes the slot's record, and `_PENDING`."""
+    def _head(self) -> None:
+        """head(context, slot, number, tid): the record without items; `_PENDING` if it is wanted."""
         a, machine = self.a, self.machine
         start, size = machine.window
         regs = -size - 16  # on the stack, by an offset that is that of the window
-        a.label("entry")
+        a.label("head")
         a.mov(R6, R2)
         a.mov(R7, R3)
         a.store(4, FP, -4, R4)
@@ -462,8 +468,8 @@ class _Maker:
         if machine.i386_args:
             a.mov(R1, R7)
             a.alu("rsh", R1, 30)
-            a.jump_if(R1, "==", 1, "entry.x32")
-        a.jump_if(R7, ">=", _NUMBERS, "entry.none")
+            a.jump_if(R1, "==", 1, "head.x32")
+        a.jump_if(R7, ">=", _NUMBERS, "head.none")
         # Most calls are in no table: go before anything is read.
         a.mov(R1, R7)
         a.alu("lsh", R1, 4)
@@ -473,7 +479,7 @@ class _Maker:
         if machine.i386_args:
             a.load(4, R4, R2, _TABLE + _WANTED)
             a.alu("or", R3, R4)
-        a.jump_if(R3, "==", 0, "entry.none")
+        a.jump_if(R3, "==", 0, "head.none")
         if machine.i386_args:
             a.call(_TASK)
             a.mov(R3, R0)
@@ -483,14 +489,14 @@ class _Maker:
             a.call(_READ_KERNEL)
             a.load(4, R1, FP, -8)
             a.alu("and", R1, _TS_COMPAT)
-            a.jump_if(R1, "==", 0, "entry.abi")
+            a.jump_if(R1, "==", 0, "head.abi")
             a.mov(R9, calls.I386)
-            a.jump("entry.abi")
-            a.label("entry.x32")
+            a.jump("head.abi")
+            a.label("head.x32")
             a.mov(R9, calls.X32)
             a.alu("and", R7, calls.X32_BIT - 1)
-            a.jump_if(R7, ">=", _NUMBERS, "entry.none")
-        a.label("entry.abi")
+            a.jump_if(R7, ">=", _NUMBERS, "head.none")
+        a.label("head.abi")
         self._address(R1, FP, regs)
         a.mov(R2, size)
         a.mov(R3, R8)
@@ -499,7 +505,7 @@ class _Maker:
         if not machine.i386_args:
             a.load(8, R1, FP, regs + _PSTATE - start)
             a.alu("and", R1, _PSTATE_32)
-            a.jump_if(R1, "!=", 0, "entry.none")
+            a.jump_if(R1, "!=", 0, "head.none")
         a.mov(R1, R9)
         a.alu("lsh", R1, 10)
         a.alu("add", R1, R7)
@@ -509,7 +515,7 @@ class _Maker:
         a.load(8, R3, R2, 8)
         a.mov(R1, R3)
         a.alu("rsh", R1, 32)
-        a.jump_if(R1, "==", 0, "entry.none")
+        a.jump_if(R1, "==", 0, "head.none")
         a.load(8, R4, R2, 0)
         a.store(8, R6, _SHAPE, R4)
         a.store(8, R6, _SHAPE + 8, R3)
@@ -526,61 +532,56 @@ class _Maker:
         a.store(4, R6, record + _NR, R7)
         a.store(8, R6, record + _RESULT, 0)
         if machine.i386_args:
-            a.jump_if(R9, "==", calls.I386, "entry.i386")
+            a.jump_if(R9, "==", calls.I386, "head.i386")
         for n, place in enumerate(machine.args):
             a.load(8, R1, FP, regs + place - start)
             a.store(8, R6, record + _ARGS + 8 * n, R1)
         if machine.i386_args:
-            a.jump("entry.args")
-            a.label("entry.i386")
+            a.jump("head.args")
+            a.label("head.i386")
             for n, place in enumerate(machine.i386_args):
                 a.load(4, R1, FP, regs + place - start)
                 a.store(8, R6, record + _ARGS + 8 * n, R1)
-        a.label("entry.args")
+        a.label("head.args")
         a.call(_BOOT_NS)
         a.store(8, R6, record + _TIME, R0)
-        a.mov(R9, records.HEAD_SIZE)
-        self._argument_text(records.PATH, 0, _SLOT_ROOM, _SHORT, "entry.long", _M_PATH)
-        self._argument_text(records.PATH2, 2, _SLOT_ROOM, _SHORT, "entry.long", _M_PATH2)
-        a.load(4, R1, R6, _SHAPE + 8)
-        a.alu("and", R1, _UNUSUAL)
-        a.jump_if(R1, "!=", 0, "entry.unusual")
-        a.load(1, R1, R6, _SHAPE + 4)
-        a.jump_if(R1, "!=", calls.NONE, "entry.unusual")
-        a.store(4, R6, _AT, R9)
-        a.label("entry.none")
+        a.store(4, R6, _AT, records.HEAD_SIZE)
+        a.label("head.none")
         self._return()
 
-        a.label("entry.unusual")
+    def _entry(self) -> None:
+        """What the slot's call points to, when it begins."""
+        a = self.a
+        a.mov(R9, records.HEAD_SIZE)
+        self._argument_text(records.PATH, 0, _SLOT_ROOM, _SHORT, "long", _M_PATH)
+        self._argument_text(records.PATH2, 2, _SLOT_ROOM, _SHORT, "long", _M_PATH2)
+        a.load(4, R1, R6, _SHAPE + 8)
+        a.alu("and", R1, _UNUSUAL)
+        a.jump_if(R1, "!=", 0, "unusual")
+        a.load(1, R1, R6, _SHAPE + 4)
+        a.jump_if(R1, "==", calls.NONE, "out")
+        a.label("unusual")
         self._argument_address(_SLOT_ROOM)
         self._argument_how(_SLOT_ROOM)
         self._argument_data(_SLOT_ROOM)
-        self._argument_messages(again=False)
+        self._argument_messages()
         a.store(4, R6, _AT, R9)
-        self._return()
+        a.jump("out")
 
-        a.label("entry.long")
+        a.label("long")
         a.mov(R9, records.HEAD_SIZE)
         a.store(4, R6, _AT, R9)
         a.store(4, R6, _MISSING, 0)
-        self._to_long("entry.cut")
+        self._to_long("no memory")
         a.mov(R6, R0)
         a.mov(R9, records.HEAD_SIZE)
         self._argument_text(records.PATH, 0, _LONG_ROOM, _TEXT, None, _M_PATH)
         self._argument_text(records.PATH2, 2, _LONG_ROOM, _TEXT, None, _M_PATH2)
         self._argument_how(_LONG_ROOM)
-        a.store(4, R6, _AT, R9)
-        self._return()
-        # There is no memory for the long form: the record keeps what fits.
-        a.label("entry.cut")
-        a.mov(R9, records.HEAD_SIZE)
-        self._argument_text(records.PATH, 0, _SLOT_ROOM, _SHORT, None, _M_PATH)
-        self._argument_text(records.PATH2, 2, _SLOT_ROOM, _SHORT, None, _M_PATH2)
-        a.store(4, R6, _AT, R9)
-        self._return()
-
-        self._messages()
-        self._message()
+        a.jump("out")
+        # there is none for the long form: it is read at the end
+        a.label("no memory")
+        a.store(4, R6, _MISSING, _M_PATH | _M_PATH2 | _M_HOW)
 
     def _argument_text(
         self, tag: int, field: int, room: int, most: int, too_long: str | None, bit: int
@@ -636,131 +637,74 @@ class _Maker:
         self._bytes(records.DATA, room, _MOST_DATA, bit=_M_DATA, cut=False)
         a.label(done)
 
-    def _argument_messages(self, *, again: bool) -> None:
-        a = self.a
-        done = a.fresh("messages")
-        a.load(4, R1, R6, _SHAPE + 8)
-        a.alu("and", R1, calls.MESSAGE | calls.MESSAGES)
-        a.jump_if(R1, "==", 0, done)
-        a.mov(R1, R6)
-        a.mov(R2, R9)
-        a.call_function("messages")
-        if not again:
-            # what was read of some of them is read again with the rest
-            a.load(4, R1, R6, _MISSING)
-            a.alu("and", R1, _M_MESSAGE)
-            a.jump_if(R1, "!=", 0, done)
-        a.mov(R9, R0)
-        a.label(done)
+    def _argument_messages(self) -> None:
+        """Addresses and data of sendmsg, and of the first of sendmmsg's messages.
 
-    def _messages(self) -> None:
-        """messages(slot, size): the new size, with addresses and data of sendmsg or sendmmsg."""
+        Only at entry, and only of native calls: a second place, or a second layout, would double
+        the time of verification, which every command waits for. What is not read is told."""
         a = self.a
-        a.label("messages")
-        a.mov(R6, R1)
-        a.mov(R9, R2)
-        a.load(1, R1, R6, _SHAPE + 5)
-        a.mov(R7, R1)
-        self._load_argument(R8, R1)
-        a.store(8, FP, -8, 1)
-        self._unless(calls.MESSAGES, "messages.counted")
+        done, counted = a.fresh("messages"), a.fresh("messages.counted")
+        missing = a.fresh("messages.missing")
+        self._unless(calls.MESSAGE | calls.MESSAGES, done)
+        a.load(2, R1, R6, _RECORD + _ABI)
+        a.jump_if(R1, "!=", calls.NATIVE, missing)
+        a.mov(R7, 1)
+        self._unless(calls.MESSAGES, counted)
+        a.load(1, R7, R6, _SHAPE + 5)
         a.alu("add", R7, 1)
         self._load_argument(R7, R7)
         a.alu32("mov", R7, R7)
-        a.store(8, FP, -8, R7)
-        a.label("messages.counted")
-        a.load(2, R7, R6, _RECORD + _ABI)
-        for n in range(_MOST_MESSAGES):
-            a.load(8, R1, FP, -8)
-            a.jump_if(R1, "<=", n, "messages.done")
-            a.mov(R1, R6)
-            a.mov(R2, R8)
-            a.mov(R3, R9)
-            a.call_function("message")
-            a.mov(R9, R0)
-            a.alu("add", R8, 64)
-            wide = a.fresh("stride")
-            a.jump_if(R7, "==", calls.NATIVE, wide)
-            a.alu("sub", R8, 32)
-            a.label(wide)
-        a.load(8, R1, FP, -8)
-        a.jump_if(R1, "<=", _MOST_MESSAGES, "messages.done")
+        a.jump_if(R7, "<=", _MOST_MESSAGES, counted)
         self._flag(records.CUT)
-        a.label("messages.done")
-        a.mov(R0, R9)
-        a.exit()
-
-    def _message(self) -> None:
-        """message(slot, struct msghdr, size): the new size."""
-        a = self.a
-        a.label("message")
-        a.mov(R6, R1)
-        a.mov(R8, R2)
-        a.mov(R9, R3)
-        self._address(R1, FP, -32)
-        a.mov(R2, 28)
-        a.mov(R3, R8)
-        a.load(2, R7, R6, _RECORD + _ABI)
-        a.jump_if(R7, "!=", calls.NATIVE, "message.short")
-        a.mov(R2, 32)
-        a.call(_READ_USER)
-        a.jump_if(R0, "!=", 0, "message.missing")
-        a.load(8, R8, FP, -32)
-        a.load(4, R7, FP, -24)
-        a.jump("message.name")
-        # compat_msghdr: u32 each
-        a.label("message.short")
-        a.call(_READ_USER)
-        a.jump_if(R0, "!=", 0, "message.missing")
-        a.load(4, R8, FP, -32)
-        a.load(4, R7, FP, -28)
-        a.load(4, R1, FP, -24)
-        a.load(4, R2, FP, -20)
-        a.store(8, FP, -16, R1)
-        a.store(8, FP, -8, R2)
-        a.label("message.name")
-        self._bytes(records.ADDRESS, _SLOT_ROOM, _MOST_ADDRESS, bit=_M_MESSAGE)
-        a.load(8, R3, FP, -16)
-        a.load(8, R1, FP, -8)
-        a.jump_if(R1, "==", 0, "message.done")
-        self._address(R1, FP, -32)
-        a.load(2, R7, R6, _RECORD + _ABI)
-        a.jump_if(R7, "!=", calls.NATIVE, "message.short vector")
-        a.mov(R2, 16)
-        a.call(_READ_USER)
-        a.jump_if(R0, "!=", 0, "message.missing")
-        a.load(8, R8, FP, -32)
-        a.load(8, R7, FP, -24)
-        a.jump("message.data")
-        a.label("message.short vector")
-        a.mov(R2, 8)
-        a.call(_READ_USER)
-        a.jump_if(R0, "!=", 0, "message.missing")
-        a.load(4, R8, FP, -32)
-        a.load(4, R7, FP, -28)
-        a.label("message.data")
-        self._bytes(records.DATA, _SLOT_ROOM, _MOST_DATA, bit=_M_MESSAGE, cut=False)
-        a.label("message.done")
-        a.mov(R0, R9)
-        a.exit()
-        a.label("message.missing")
+        a.label(counted)
+        # how many there are is forgotten with the rest (see _forget_size)
+        a.store(8, R6, _MESSAGES, R7)
+        for n in range(_MOST_MESSAGES):
+            a.load(8, R1, R6, _MESSAGES)
+            a.jump_if(R1, "<=", n, done)
+            a.load(1, R1, R6, _SHAPE + 5)
+            self._load_argument(R3, R1)
+            # struct msghdr: name, its length, vector, its length
+            a.alu("add", R3, 64 * n)
+            self._read_user(-48, 32, R3, missing)
+            a.load(8, R8, FP, -48)
+            a.load(4, R7, FP, -40)
+            self._bytes(records.ADDRESS, _SLOT_ROOM, _MOST_ADDRESS, bit=_M_MESSAGE)
+            following = a.fresh("message")
+            a.load(8, R1, FP, -24)
+            a.jump_if(R1, "==", 0, following)
+            a.load(8, R3, FP, -32)
+            self._read_user(-48, 16, R3, missing)
+            a.load(8, R8, FP, -48)
+            a.load(8, R7, FP, -40)
+            self._bytes(records.DATA, _SLOT_ROOM, _MOST_DATA, bit=_M_MESSAGE, cut=False)
+            a.label(following)
+        a.jump(done)
+        a.label(missing)
         self._miss(_M_MESSAGE)
-        a.mov(R0, R9)
-        a.exit()
+        a.label(done)
+
+    def _read_user(self, place: int, size: int, base: Register, missing: str) -> None:
+        """To the stack."""
+        a = self.a
+        if base is not R3:
+            a.mov(R3, base)
+        self._address(R1, FP, place)
+        a.mov(R2, size)
+        a.call(_READ_USER)
+        a.jump_if(R0, "!=", 0, missing)
 
     # --- what a call's end adds ----------------------------------------------------------------
 
     def _result(self, room: int) -> None:
         """The result of R8, and the size in R9; away to "slow" with R4 = room if there is more."""
         a = self.a
-        plain, restarted = a.fresh("plain"), a.fresh("restarted")
+        plain = a.fresh("plain")
         a.store(8, R6, _RECORD + _RESULT, R8)
         self._load_size(room, "out")
-        a.jump_if(R8, "s>=", 0, plain)
-        for number in _RESTARTS:
-            a.jump_if(R8, "==", number, restarted)
-        a.jump(plain)
-        a.label(restarted)
+        a.mov(R1, R8)
+        a.alu("add", R1, -_RESTARTS[0])
+        a.jump_if(R1, ">", _RESTARTS[1] - _RESTARTS[0], plain)
         self._flag(records.RESTARTED)
         a.label(plain)
         a.load(4, R1, R6, _MISSING)
@@ -787,17 +731,17 @@ class _Maker:
         a.mov(R3, R6)
         a.call(_READ_KERNEL)
         a.load(8, R6, FP, -32)
-        a.store(8, FP, -40, R7)
-        a.store(8, FP, -48, R8)
-        a.load(4, R1, R6, _MISSING)
-        a.store(8, FP, -56, R1)
-        a.load(4, R1, R6, _SHAPE + 8)
-        a.alu("and", R1, calls.PROGRAM)
-        a.jump_if(R1, "==", 0, "slow.again")
-        a.jump_if(R8, "==", 0, "slow.exec")
+        # From here on all is loaded from there, where the verifier forgets it (_forget_size).
+        self._load_size(_LONG_ROOM, "out")
+        self._unless(calls.PROGRAM, "slow.again")
+        a.load(8, R1, R6, _RECORD + _RESULT)
+        a.jump_if(R1, "==", 0, "slow.exec")
 
         a.label("slow.again")
-        a.store(4, R6, _MISSING, 0)
+        a.load(4, R1, R6, _MISSING)
+        a.store(4, R6, _PENDING, R1)
+        a.alu("and", R1, _M_MESSAGE)
+        a.store(4, R6, _MISSING, R1)
         text = self._argument_text
         for bit, add in (
             (_M_PATH, lambda: text(records.PATH, 0, room, _TEXT, None, _M_PATH)),
@@ -805,15 +749,14 @@ class _Maker:
             (_M_ADDRESS, lambda: self._argument_address(room)),
             (_M_HOW, lambda: self._argument_how(room)),
             (_M_DATA, lambda: self._argument_data(room)),
-            (_M_MESSAGE, lambda: self._argument_messages(again=True)),
         ):
             done = a.fresh("again")
-            a.load(8, R1, FP, -56)
+            a.load(4, R1, R6, _PENDING)
             a.alu("and", R1, bit)
             a.jump_if(R1, "==", 0, done)
             add()
             a.label(done)
-        a.load(8, R1, FP, -48)
+        a.load(8, R1, R6, _RECORD + _RESULT)
         a.jump_if(R1, "s<", 0, "slow.finish")
 
         self._unless(calls.PAIR, "slow.address")
@@ -1006,9 +949,10 @@ class _Maker:
         a.alu("add", to, _RECORD + 8)
 
     def _item(self, tag: int, length: Register, more: Register) -> None:
-        """Its head before the `length` bytes that were read, zeros behind; R9 is the end then."""
+        """Its head before the `length` bytes that were read, zeros behind; R9 is the end then.
+
+        If there is nothing to pad, the shift is by 64, which is by 0."""
         a = self.a
-        padded = a.fresh("padded")
         a.mov(R1, R6)
         a.alu("add", R1, R9)
         a.store(2, R1, _RECORD, tag)
@@ -1016,7 +960,6 @@ class _Maker:
         a.store(4, R1, _RECORD + 4, length)
         a.mov(R2, length)
         a.alu("and", R2, 7)
-        a.jump_if(R2, "==", 0, padded)
         a.mov(R3, length)
         a.alu("and", R3, 0x7FFFFFF8)
         a.alu("add", R1, R3)
@@ -1027,7 +970,6 @@ class _Maker:
         a.alu("lsh", R4, R5)
         a.alu("rsh", R4, R5)
         a.store(8, R1, _RECORD + 8, R4)
-        a.label(padded)
         a.mov(R2, length)
         a.alu("add", R2, 8 + 7)
         a.alu("and", R2, 0x7FFFFFF8)
@@ -1122,12 +1064,8 @@ class _Maker:
 
         Else it would follow each way through the items by itself: 170000 steps instead of 9000."""
         a = self.a
-        bounded = a.fresh("bounded")
         a.store(4, R6, _AT, R9)
-        a.load(4, R9, R6, _AT)
-        a.jump_if(R9, "<=", room, bounded)
-        a.mov(R9, records.HEAD_SIZE)
-        a.label(bounded)
+        self._load_size(room, "out")
 
     def _unless(self, flags: int, otherwise: str) -> None:
         a = self.a
