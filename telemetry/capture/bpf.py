@@ -24,8 +24,8 @@ import ctypes
 import errno
 import mmap
 import os
-import signal
 import struct
+from _signal import SIGKILL, pidfd_send_signal
 from _thread import allocate_lock
 
 from substrate.telemetry.capture import bpf_program, bpf_types, calls, records
@@ -184,14 +184,14 @@ class Ring:
     def empty(self) -> bool:
         return self._written_to[0] == self._position
 
-    def read(self, most: int) -> tuple[list[memoryview], int]:
-        """(records, the position behind them); their memory is ours until `release`.
+    def take(self, most: int) -> bytes:
+        """Records, about `most` bytes of them; their memory is the kernel's again.
 
         Raises CaptureError for lengths that cannot be: the ring is no good any more."""
         start = position = self._position
         written = self._written_to[0]
         if written == position:
-            return [], position
+            return b""
         if not 0 < written - position <= self.size:
             raise CaptureError("ring", errno.EIO, f"written to {written}, read to {position}")
         self._fence()
@@ -212,12 +212,10 @@ class Ring:
         if position > written:
             raise CaptureError("ring", errno.EIO, "a record ends behind what was written")
         self._fence()
-        return [data[a:b] for a, b in places], position
-
-    def release(self, position: int) -> None:
-        """Gives the memory up to there back."""
+        taken = b"".join([data[first:last] for first, last in places])
         self._fence()
         self._position = self._read_to[0] = position
+        return taken
 
     def close(self) -> None:
         for view in (self._read_to, self._written_to, self._data, self._view):
@@ -275,12 +273,13 @@ class BpfBackend:
         ):
             fds[name.decode()] = _create_map(name, kind, key, size, entries, flags)
         _update_map("tables", fds["tables"], 0, tables)
-        for name, program in _programs(offsets, limits).items():
-            self._programs[name] = load_program(name, program.assemble(fds.__getitem__))
+        for tracepoint, program in _programs(offsets, limits).items():
+            code = program.assemble(fds.__getitem__)
+            self._programs[tracepoint] = load_program(tracepoint, code)
         self._state = mmap.mmap(fds["state"], _PAGE, mmap.MAP_SHARED)
         # Calls last: a task that is in the tree before its exit is seen would never leave it.
-        for name in reversed(bpf_program.PROGRAMS):
-            self._links.append(attach_program(name, self._programs[name]))
+        for tracepoint in reversed(bpf_program.PROGRAMS):
+            self._links.append(attach_program(tracepoint, self._programs[tracepoint]))
 
     def attach(self, pid: int, listener: int | None) -> None:
         """backend.Backend. A listener is of no use here: it is closed, and that is an error."""
@@ -309,13 +308,7 @@ class BpfBackend:
         if self._closed:
             return b""
         try:
-            ring = self._mapped()
-            views, position = ring.read(_MOST_DRAINED)
-            out = b"".join(views)
-            for view in views:
-                view.release()
-            if position != ring._position:
-                ring.release(position)
+            out = self._mapped().take(_MOST_DRAINED)
         except CaptureError:
             self._torn += 1
             raise
@@ -412,7 +405,7 @@ class BpfBackend:
         try:
             # The number may be another's by now; one that is still in the tree is not.
             if tid in self._tids():
-                signal.pidfd_send_signal(process, signal.SIGKILL)
+                pidfd_send_signal(process, SIGKILL)
         except ProcessLookupError:
             return
         finally:
@@ -524,5 +517,5 @@ def probe(offsets: Offsets | None = None) -> str:
         os.close(go)
         backend.close()
         if child:
-            os.kill(child, signal.SIGKILL)
+            os.kill(child, SIGKILL)
             os.waitpid(child, 0)

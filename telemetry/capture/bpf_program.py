@@ -743,13 +743,14 @@ class _Maker:
         a.alu("and", R1, _M_MESSAGE)
         a.store(4, R6, _MISSING, R1)
         text = self._argument_text
-        for bit, add in (
+        again: tuple[tuple[int, Callable[[], None]], ...] = (
             (_M_PATH, lambda: text(records.PATH, 0, room, _TEXT, None, _M_PATH)),
             (_M_PATH2, lambda: text(records.PATH2, 2, room, _TEXT, None, _M_PATH2)),
             (_M_ADDRESS, lambda: self._argument_address(room)),
             (_M_HOW, lambda: self._argument_how(room)),
             (_M_DATA, lambda: self._argument_data(room)),
-        ):
+        )
+        for bit, add in again:
             done = a.fresh("again")
             a.load(4, R1, R6, _PENDING)
             a.alu("and", R1, bit)
@@ -1022,12 +1023,8 @@ class _Maker:
         a.call(_LOOKUP)
         a.jump_if(R0, "==", 0, done)
         a.mov(R6, R0)
-        if name == "tree":
-            a.load(4, R1, FP, -4)
-            a.store(4, R6, _RECORD + _TID, R1)
-        else:
-            a.load(4, R1, FP, -4)
-            a.store(4, R6, _RECORD + _TID, R1)
+        a.load(4, R1, FP, -4)
+        a.store(4, R6, _RECORD + _TID, R1)
         a.load_map(R1, name)
         self._address(R2, FP, -4)
         a.mov(R3, R6)
@@ -1179,7 +1176,3 @@ class _Maker:
 
 #: what makes an entry more than its paths
 _UNUSUAL = calls.HOW | calls.DATA | calls.MESSAGE | calls.MESSAGES | calls.SOCKETCALL
-
-
-def assemble(program: Assembler, descriptor_of: Callable[[str], int]) -> bytes:
-    return program.assemble(descriptor_of)
