@@ -26,8 +26,9 @@ Invariants
       verifier has bounded. Reads of its memory never fault pages in, so never wait.
     - The argv of an exec is read from the new program's stack before it runs: it is what the
       kernel has taken, whatever other threads did meanwhile. A script's words begin with its
-      interpreter's. If its path was not readable it is left to EXEC_NAME, never re-read from
-      the new program's memory.
+      interpreter's. A path that was not readable is left out, and never re-read from the new
+      program's memory: EXEC_NAME, the kernel's copy, is the same (execveat relative to a
+      descriptor: with /dev/fd/N before it). An exec that failed has no ARGV.
 Order
     The ring's order is that of reserving, which is exact within a task, and between a FORK and
     the new task, an EXEC's leader's EXIT and the EXEC. Other calls of two CPUs are in the order
@@ -795,6 +796,8 @@ class _Maker:
         a, most = self.a, self.limits.argv
         a.label("slow.exec")
         a.store(1, R6, _RECORD + 4, records.EXEC)
+        # of the path the kernel's own name tells more
+        a.store(4, R6, _MISSING, 0)
         a.load(4, R1, R6, _MOVED)
         a.store(8, R6, _RECORD + _ARGS, R1)
         # the stack: argc, argv[argc], 0; words of 4 bytes if the first 8 are no small number

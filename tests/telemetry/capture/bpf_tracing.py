@@ -33,7 +33,9 @@ def read(data: bytes) -> list[Seen]:
     return [
         Seen(
             *(head[1], head[2], head[3], head[4]),
-            names[head[3]].get(head[5], ("",))[0] if head[1] in (records.CALL, records.EXEC) else "",
+            names[head[3]].get(head[5], ("",))[0]
+            if head[1] in (records.CALL, records.EXEC)
+            else "",
             *(head[6], head[7], head[8:14]),
             tuple(records.read_items(data, at, end)),
         )
