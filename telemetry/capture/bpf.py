@@ -1,0 +1,521 @@
+"""The `bpf` backend: a tree of processes watched by eBPF programs (bpf_program.py).
+
+This module loads and attaches the programs, reads the ring that they write, and answers whether
+the kernel lets us at all (`probe`). It stops no process: nothing that is watched waits for us, so
+what is not read in time is lost, and told as LOST records. Invariants:
+  - everything is a descriptor of ours; when the supervisor ends, in whatever way, it is all gone;
+  - `finished` is not told before all that was written has been drained;
+  - the ring's memory is the kernel's: what it says of lengths is checked, and never believed.
+
+Being current: the programs call a waiting reader after a quiet time (5 ticks), when a quarter of
+the ring is full, and when the last task has ended. Whoever waits on `fileno` longer than a
+fraction of a second looks again by itself: what came soon after a call waits for the next one.
+
+Needed: CAP_BPF and CAP_PERFMON in the initial user namespace, the initial pid namespace (the
+programs know tasks by their numbers there), and /sys/kernel/btf/vmlinux.
+
+Sources: bpf(2); kernel: Documentation/bpf/ringbuf.rst, kernel/bpf/ringbuf.c (the layout of the
+mapped pages, and the bits of a record's head); tools/lib/bpf/ringbuf.c (how it is read).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import struct
+from _signal import SIGKILL, pidfd_send_signal
+from _thread import allocate_lock
+
+from substrate.telemetry.capture import bpf_program, bpf_types, calls, records
+from substrate.telemetry.capture.backend import CaptureError
+from substrate.telemetry.capture.bpf_program import Limits, Offsets
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from substrate.telemetry.capture.bpf_assembler import Assembler
+
+_NR_BPF: Final = {"x86_64": 321, "aarch64": 280}[calls.MACHINE]
+#: enum bpf_cmd
+_MAP_CREATE, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT, _PROG_LOAD, _INFO, _TRACEPOINT = (
+    *(0, 2, 3, 4, 5),
+    *(15, 17),
+)
+_HASH, _ARRAY, _RINGBUF = 1, 2, 27
+_NO_PREALLOC, _MMAPABLE = 1, 1 << 10
+_RAW_TRACEPOINT = 17
+_LICENSE: Final = b"Dual MIT/GPL"
+_ATTR_SIZE: Final = 128
+#: of the verifier's explanation, asked for only after a failure
+_LOG_SIZE: Final = 1 << 20
+#: the initial pid namespace (PROC_PID_INIT_INO)
+_FIRST_PIDS: Final = 0xEFFFFFFC
+
+_BUSY: Final = 1 << 31
+_DISCARDED: Final = 1 << 30
+_RING_HEAD: Final = 8
+_PAGE: Final = mmap.PAGESIZE
+#: one drain hands out about this much at most
+_MOST_DRAINED: Final = 4 << 20
+
+ALL_LEVELS: Final = (calls.EXEC, calls.FILES, calls.LOOK, calls.FDS)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+
+
+def _bpf(step: str, command: int, attributes: bytes) -> int:
+    """bpf(2). Raises CaptureError."""
+    buffer = ctypes.create_string_buffer(attributes, _ATTR_SIZE)
+    found = int(_syscall(_NR_BPF, command, buffer, _ATTR_SIZE))
+    if found < 0:
+        number = ctypes.get_errno()
+        raise CaptureError(step, number, os.strerror(number) + _advice(number))
+    return found
+
+
+def _advice(number: int) -> str:
+    if number == errno.EPERM:
+        return " (bpf(2) needs CAP_BPF and CAP_PERFMON here; kernels before 5.11 also memlock)"
+    return ""
+
+
+def _create_map(name: bytes, kind: int, key: int, size: int, entries: int, flags: int = 0) -> int:
+    attributes = struct.pack("=IIIIIII16s", kind, key, size, entries, flags, 0, 0, name)
+    return _bpf(f"map {name.decode()}", _MAP_CREATE, attributes)
+
+
+def _update_map(step: str, fd: int, key: int, what: bytes | ctypes.Array[ctypes.c_char]) -> None:
+    keys = ctypes.create_string_buffer(struct.pack("=I", key), 4)
+    values = (
+        what if isinstance(what, ctypes.Array) else ctypes.create_string_buffer(what, len(what))
+    )
+    _bpf(
+        step,
+        _MAP_UPDATE,
+        struct.pack("=IIQQQ", fd, 0, ctypes.addressof(keys), ctypes.addressof(values), 0),
+    )
+
+
+def load_program(name: str, code: bytes) -> int:
+    """The descriptor of a raw tracepoint's program. Raises CaptureError with the verifier's log."""
+    text = ctypes.create_string_buffer(code, len(code))
+    license = ctypes.create_string_buffer(_LICENSE)
+
+    def load(level: int, log: int, size: int) -> int:
+        return _bpf(
+            f"program {name}",
+            _PROG_LOAD,
+            struct.pack(
+                "=IIQQIIQII16s",
+                *(_RAW_TRACEPOINT, len(code) // 8),
+                *(ctypes.addressof(text), ctypes.addressof(license)),
+                *(level, size, log, 0, 0, name.encode()[:15]),
+            ),
+        )
+
+    try:
+        return load(0, 0, 0)
+    except CaptureError as error:
+        if error.errno == errno.EPERM:
+            raise
+        first = error
+    log = ctypes.create_string_buffer(_LOG_SIZE)
+    try:
+        return load(1, ctypes.addressof(log), _LOG_SIZE)
+    except CaptureError:
+        lines = log.value.decode("latin-1").strip().splitlines()[-20:]
+    raise CaptureError(first.step, first.errno, "\n".join([first.text, *lines]))
+
+
+def attach_program(name: str, program: int) -> int:
+    label = ctypes.create_string_buffer(name.encode())
+    return _bpf(
+        f"tracepoint {name}",
+        _TRACEPOINT,
+        struct.pack("=QI", ctypes.addressof(label), program),
+    )
+
+
+def _missed(program: int) -> int:
+    """How often the kernel did not run it, because it was running on that CPU."""
+    info = ctypes.create_string_buffer(256)
+    _bpf("info", _INFO, struct.pack("=IIQ", program, 256, ctypes.addressof(info)))
+    # struct bpf_prog_info.recursion_misses; 0 on kernels that do not have it
+    return int(struct.unpack_from("=Q", info, 208)[0])
+
+
+class Ring:
+    """The reader's end of a BPF_MAP_TYPE_RINGBUF: one reader, whole records, in order.
+
+    The kernel's writer stores a record's head, without its busy bit, after its bytes, and the
+    position of writing after a busy head (both with release). So of what is read here, the
+    position must come first, then heads, then bytes. Python orders nothing, and aarch64 may
+    turn two loads round: giving a lock back and taking it again is a full fence on both."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.size = size
+        self._mask = size - 1
+        self._position = 0
+        self._lock = allocate_lock()
+        self._lock.acquire()
+        self._mine = mmap.mmap(fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        # the data are mapped twice, one behind the other: no record is in two pieces
+        try:
+            self._theirs = mmap.mmap(
+                fd, _PAGE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE
+            )
+        except BaseException:
+            self._mine.close()
+            raise
+        self._read_to = memoryview(self._mine).cast("Q")
+        self._view = memoryview(self._theirs)
+        self._written_to = self._view[:8].cast("Q")
+        self._data = self._view[_PAGE:]
+
+    def _fence(self) -> None:
+        self._lock.release()
+        self._lock.acquire()
+
+    def empty(self) -> bool:
+        return self._written_to[0] == self._position
+
+    def take(self, most: int) -> bytes:
+        """Records, about `most` bytes of them; their memory is the kernel's again.
+
+        Raises CaptureError for lengths that cannot be: the ring is no good any more."""
+        start = position = self._position
+        written = self._written_to[0]
+        if written == position:
+            return b""
+        if not 0 < written - position <= self.size:
+            raise CaptureError("ring", errno.EIO, f"written to {written}, read to {position}")
+        self._fence()
+        data, mask, unpack = self._data, self._mask, _RING_WORD.unpack_from
+        places: list[tuple[int, int]] = []
+        add = places.append
+        end = min(written, start + most)
+        while position < end:
+            at = position & mask
+            (length,) = unpack(data, at)
+            if length >= _DISCARDED:
+                if length & _BUSY:
+                    break
+                length ^= _DISCARDED
+            else:
+                add((at + _RING_HEAD, at + _RING_HEAD + length))
+            position += (length + _RING_HEAD + 7) & ~7
+        if position > written:
+            raise CaptureError("ring", errno.EIO, "a record ends behind what was written")
+        self._fence()
+        taken = b"".join([data[first:last] for first, last in places])
+        self._fence()
+        self._position = self._read_to[0] = position
+        return taken
+
+    def close(self) -> None:
+        for view in (self._read_to, self._written_to, self._data, self._view):
+            view.release()
+        self._mine.close()
+        self._theirs.close()
+
+
+_RING_WORD: Final = struct.Struct("=I")
+
+
+class BpfBackend:
+    """backend.Backend. Making it loads and attaches everything; `attach` names the tree's root."""
+
+    name = "bpf"
+
+    def __init__(
+        self,
+        *,
+        levels: tuple[int, ...] = ALL_LEVELS,
+        limits: Limits | None = None,
+        offsets: Offsets | None = None,
+    ) -> None:
+        """`offsets`: of this kernel, where they were found before (`load_offsets`: 2 ms)."""
+        self._limits = limits or Limits()
+        self._fds: dict[str, int] = {}
+        self._programs: dict[str, int] = {}
+        self._links: list[int] = []
+        self._ring: Ring | None = None
+        self._state: mmap.mmap | None = None
+        self._told = {"full": 0, "memory": 0}
+        self._torn = 0
+        self._attached = False
+        self._closed = False
+        try:
+            if os.stat("/proc/self/ns/pid").st_ino != _FIRST_PIDS:
+                raise CaptureError(
+                    "pid namespace", errno.EPERM, "tasks are known by numbers of the first one only"
+                )
+            self._load(levels, offsets or load_offsets())
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, levels: tuple[int, ...], offsets: Offsets) -> None:
+        limits, fds = self._limits, self._fds
+        tables = bpf_program.make_tables(levels)
+        for name, kind, key, size, entries, flags in (
+            (b"ring", _RINGBUF, 0, 0, limits.ring, 0),
+            (b"tree", _HASH, 4, bpf_program.SLOT_SIZE, limits.tasks, _NO_PREALLOC),
+            (b"long", _HASH, 4, bpf_program.LONG_SIZE, limits.tasks, _NO_PREALLOC),
+            (b"scratch", _ARRAY, 4, limits.scratch, _count_cpus(), 0),
+            (b"tables", _ARRAY, 4, len(tables), 1, 0),
+            (b"state", _ARRAY, 4, bpf_program.STATE_SIZE, 1, _MMAPABLE),
+        ):
+            fds[name.decode()] = _create_map(name, kind, key, size, entries, flags)
+        _update_map("tables", fds["tables"], 0, tables)
+        for tracepoint, program in _programs(offsets, limits).items():
+            code = program.assemble(fds.__getitem__)
+            self._programs[tracepoint] = load_program(tracepoint, code)
+        self._state = mmap.mmap(fds["state"], _PAGE, mmap.MAP_SHARED)
+        # Calls last: a task that is in the tree before its exit is seen would never leave it.
+        for tracepoint in reversed(bpf_program.PROGRAMS):
+            self._links.append(attach_program(tracepoint, self._programs[tracepoint]))
+
+    def attach(self, pid: int, listener: int | None) -> None:
+        """backend.Backend. A listener is of no use here: it is closed, and that is an error."""
+        if listener is not None:
+            os.close(listener)
+            raise CaptureError("attach", errno.EINVAL, "this backend installs no filter")
+        if self._attached or self._state is None:
+            raise CaptureError("attach", errno.EBUSY, "a backend is for one command")
+        try:
+            threads = os.listdir(f"/proc/{pid}/task")
+        except OSError as error:
+            raise CaptureError("attach", errno.ESRCH, f"no process {pid}") from error
+        if len(threads) != 1:
+            raise CaptureError("attach", errno.EINVAL, f"{pid} has {len(threads)} threads")
+        self._attached = True
+        self._put_state(bpf_program.STARTED, 1)
+        _update_map("attach", self._fds["tree"], pid, bytes(bpf_program.SLOT_SIZE))
+        # It may have died in between: then nothing will ever take it out of the tree.
+        if _is_dead(pid) and self._get_state(bpf_program.ENDED) == 0:
+            raise CaptureError("attach", errno.ESRCH, f"process {pid} has ended")
+
+    def fileno(self) -> int:
+        return self._fds["ring"]
+
+    def drain(self) -> bytes:
+        if self._closed:
+            return b""
+        try:
+            out = self._mapped().take(_MOST_DRAINED)
+        except CaptureError:
+            self._torn += 1
+            raise
+        return out + self._losses() if self._has_losses() else out
+
+    def _mapped(self) -> Ring:
+        # Not before it is needed: mapping costs a millisecond, which the command need not wait for.
+        if self._ring is None:
+            self._ring = Ring(self._fds["ring"], self._limits.ring)
+        return self._ring
+
+    def _has_losses(self) -> bool:
+        told = self._told
+        return (
+            self._get_state(bpf_program.FULL) != told["full"]
+            or self._get_state(bpf_program.MEMORY) != told["memory"]
+        )
+
+    def _losses(self) -> bytes:
+        """LOST records of what was not told before."""
+        out = []
+        for why, place in (("full", bpf_program.FULL), ("memory", bpf_program.MEMORY)):
+            count = self._get_state(place)
+            new = count - self._told[why]
+            self._told[why] = count
+            if new:
+                out.append(
+                    records.make_record(
+                        records.LOST, tid=0, nr=records.LOSSES.index(why), result=new
+                    )
+                )
+        return b"".join(out)
+
+    def finished(self) -> bool:
+        if self._closed:
+            return True
+        ended = self._get_state(bpf_program.ENDED)
+        return (
+            self._attached
+            and self._get_state(bpf_program.STARTED) == ended
+            and self._mapped().empty()
+            and not self._has_losses()
+        )
+
+    def lost(self) -> dict[str, int]:
+        """`full`: records; `memory`: tasks, with all that these did and started; `torn`: of both."""
+        found = {}
+        if self._state is not None:
+            found = {
+                "full": self._get_state(bpf_program.FULL),
+                "memory": self._get_state(bpf_program.MEMORY),
+            }
+        found["torn"] = self._torn + sum(_missed(fd) for fd in self._programs.values())
+        return {why: count for why, count in found.items() if count}
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._attached:
+            self._kill_tree()
+        for fd in (*self._links, *self._programs.values()):
+            os.close(fd)
+        if self._ring is not None:
+            self._ring.close()
+        if self._state is not None:
+            self._state.close()
+        for fd in self._fds.values():
+            os.close(fd)
+        self._links, self._programs, self._fds = [], {}, {}
+        self._ring = self._state = None
+
+    def _kill_tree(self) -> None:
+        """Ends what is left of the tree; it is still watched, so nothing that it starts is missed.
+
+        Twice as often as tasks can be, at most: a task that is forking while it is killed."""
+        for _ in range(64):
+            left = self._tids()
+            if not left:
+                return
+            for tid in left:
+                self._kill(tid)
+
+    def _kill(self, tid: int) -> None:
+        leader = _leader_of(tid)
+        if leader is None:
+            return
+        try:
+            process = os.pidfd_open(leader)
+        except OSError as error:
+            if error.errno in (errno.ESRCH, errno.EINVAL):
+                return
+            raise
+        try:
+            # The number may be another's by now; one that is still in the tree is not.
+            if tid in self._tids():
+                pidfd_send_signal(process, SIGKILL)
+        except ProcessLookupError:
+            return
+        finally:
+            os.close(process)
+
+    def _tids(self) -> set[int]:
+        """The tasks of the tree."""
+        found: set[int] = set()
+        key, following = ctypes.create_string_buffer(4), ctypes.create_string_buffer(4)
+        at = 0
+        while len(found) <= self._limits.tasks:
+            attributes = struct.pack(
+                "=IIQQQ", self._fds["tree"], 0, at, ctypes.addressof(following), 0
+            )
+            try:
+                _bpf("tree", _MAP_NEXT, attributes)
+            except CaptureError as error:
+                if error.errno == errno.ENOENT:
+                    break
+                raise
+            key.raw = following.raw
+            at = ctypes.addressof(key)
+            found.add(struct.unpack("=I", key.raw)[0])
+        return found
+
+    def _get_state(self, place: int) -> int:
+        if self._state is None:
+            return 0
+        return int(struct.unpack_from("=Q", self._state, place)[0])
+
+    def _put_state(self, place: int, number: int) -> None:
+        assert self._state is not None
+        struct.pack_into("=Q", self._state, place, number)
+
+
+#: what was assembled last, for the commands of one session
+_assembled: tuple[Offsets, Limits, dict[str, Assembler]] | None = None
+
+
+def _programs(offsets: Offsets, limits: Limits) -> dict[str, Assembler]:
+    global _assembled
+    if _assembled is None or _assembled[:2] != (offsets, limits):
+        _assembled = offsets, limits, bpf_program.make_programs(offsets, limits)
+    return _assembled[2]
+
+
+def load_offsets() -> Offsets:
+    """Those of the running kernel; the same until it is booted again. Raises CaptureError."""
+    try:
+        return bpf_program.find_offsets(bpf_types.Types())
+    except bpf_types.TypesUnknown as error:
+        raise CaptureError("kernel types", errno.ENOTSUP, str(error)) from error
+
+
+def _count_cpus() -> int:
+    """One more than the highest number that a CPU can have."""
+    with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:
+        return int(file.read().replace(",", "-").split("-")[-1]) + 1
+
+
+def _is_dead(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] in (b"Z", b"X", b"x")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def _leader_of(tid: int) -> int | None:
+    try:
+        with open(f"/proc/{tid}/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"Tgid:"):
+                    return int(line.split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return None
+
+
+def probe(offsets: Offsets | None = None) -> str:
+    """ "" where this backend works, else why it does not: loads, attaches, and watches a child."""
+    try:
+        backend = BpfBackend(limits=Limits(ring=1 << 16, tasks=64), offsets=offsets)
+    except CaptureError as error:
+        return str(error)
+    ready, go = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        try:
+            os.read(ready, 1)
+            os.chdir(b"/")
+        finally:
+            os._exit(0)
+    try:
+        backend.attach(child, None)
+        os.write(go, b"x")
+        _, status = os.waitpid(child, 0)
+        child = 0
+        seen = {(head[1], head[5], head[7]) for head, _, _ in records.read_records(backend.drain())}
+        if (records.CALL, calls.number("chdir"), 0) not in seen:
+            return "a child's call was not seen"
+        if (records.EXIT, 0, status) not in seen or not backend.finished():
+            return "a child's end was not seen"
+        return ""
+    except (CaptureError, records.Torn) as error:
+        return str(error)
+    finally:
+        os.close(ready)
+        os.close(go)
+        backend.close()
+        if child:
+            os.kill(child, SIGKILL)
+            os.waitpid(child, 0)

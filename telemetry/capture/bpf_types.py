@@ -1,0 +1,124 @@
+"""Where members of kernel structures lie, as the running kernel itself says (BTF).
+
+Not a BTF library: it finds the first structure of a name, and members that are no bit fields, and
+reads only as much of /sys/kernel/btf/vmlinux as that needs (all of it is 5 MB, and this is on the
+way of a command). Invariant: an offset comes from the kernel's own description, or TypesUnknown
+says what is missing; nothing is guessed.
+
+The type section is searched for the name's number instead of walked (100000 types); what is
+found must look like a structure whose members have names and lie inside it.
+
+Sources: Documentation/bpf/btf.rst; <linux/btf.h>.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+VMLINUX: Final = "/sys/kernel/btf/vmlinux"
+_MAGIC: Final = 0xEB9F
+_HEADER: Final = struct.Struct("<HBBIIIII")
+_TYPE: Final = struct.Struct("<III")
+_STRUCT: Final = 4
+#: what is read of each section at first: core types lie there; then four times as much
+_FIRST_BYTES: Final = 256 * 1024
+
+
+class TypesUnknown(Exception):
+    """The kernel does not describe what is needed."""
+
+
+class Types:
+    """The description of one kernel. Raises TypesUnknown, also for bytes that are none."""
+
+    def __init__(self, path: str = VMLINUX) -> None:
+        self._path = path
+        self._known: dict[bytes, dict[bytes, int]] = {}
+        self._read(_FIRST_BYTES)
+
+    def _read(self, most: int) -> None:
+        path = self._path
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise TypesUnknown(f"{path}: {error.strerror}") from error
+        try:
+            head = os.pread(fd, _HEADER.size, 0)
+            if len(head) < _HEADER.size:
+                raise TypesUnknown(f"{path} has {len(head)} bytes")
+            magic, version, _, size, types_at, types, texts_at, texts = _HEADER.unpack(head)
+            if magic != _MAGIC or version != 1:
+                raise TypesUnknown(f"{path} is no BTF of version 1 for this machine")
+            self._types = _read_at(fd, size + types_at, min(most, types))
+            self._texts = _read_at(fd, size + texts_at, min(most, texts))
+        finally:
+            os.close(fd)
+        self._most, self._whole = most, most >= max(types, texts)
+
+    def members(self, name: bytes) -> dict[bytes, int]:
+        """Member -> offset in bytes; without bit fields and members that begin inside a byte."""
+        found = self._known.get(name)
+        while found is None:
+            found = self._find(name)
+            if found is None:
+                if self._whole:
+                    raise TypesUnknown(f"{self._path} knows no struct {name.decode()}")
+                self._read(self._most * 4)
+        self._known[name] = found
+        return found
+
+    def offset(self, name: bytes, member: bytes) -> int:
+        found = self.members(name)
+        if member not in found:
+            raise TypesUnknown(f"struct {name.decode()} has no member {member.decode()}")
+        return found[member]
+
+    def _find(self, name: bytes) -> dict[bytes, int] | None:
+        number = self._texts.find(b"\0" + name + b"\0") + 1
+        if number == 0:
+            return None
+        pattern = struct.pack("<I", number)
+        at = self._types.find(pattern)
+        while at >= 0:
+            if at % 4 == 0 and at + _TYPE.size <= len(self._types):
+                members = self._structure(at)
+                if members:
+                    return members
+            at = self._types.find(pattern, at + 1)
+        return None
+
+    def _structure(self, at: int) -> dict[bytes, int] | None:
+        _, info, size = _TYPE.unpack_from(self._types, at)
+        count, kind, has_fields = info & 0xFFFF, info >> 24 & 0x1F, info >> 31
+        if kind != _STRUCT or info & 0x60FF0000 or at + 12 + 12 * count > len(self._types):
+            return None
+        found = {}
+        for text, _, place in _TYPE.iter_unpack(self._types[at + 12 : at + 12 + 12 * count]):
+            if has_fields:
+                place, width = place & 0xFFFFFF, place >> 24
+            else:
+                width = 0
+            if place > size * 8 or text >= len(self._texts):
+                return None
+            if not width and place % 8 == 0 and text:
+                end = self._texts.find(0, text)
+                if end < 0:
+                    return None
+                found[self._texts[text:end]] = place // 8
+        return found
+
+
+def _read_at(fd: int, at: int, size: int) -> bytes:
+    parts = []
+    while size > 0:
+        part = os.pread(fd, size, at)
+        if not part:
+            break
+        parts.append(part)
+        at, size = at + len(part), size - len(part)
+    return b"".join(parts)
