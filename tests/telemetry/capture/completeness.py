@@ -25,7 +25,6 @@ from tests.telemetry.capture.facts import (
     Kind,
 )
 
-
 T = TypeVar("T")
 
 

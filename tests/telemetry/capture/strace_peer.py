@@ -150,6 +150,7 @@ class _Telling:
     def facts(self) -> tuple[Fact, ...]:
         for at, is_end, happening in self._moments():
             if isinstance(happening, Ended):
+                self._place(happening.tid)  # one that made no call has a birth, too
                 self._found(at, Fact(kind=Kind.EXIT, tid=happening.tid, result=happening.status))
                 self.places.pop(happening.tid, None)
             elif isinstance(happening, Superseded):

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.telemetry.capture.completeness import Told, find_faults
-from tests.telemetry.capture.facts import Captured, Capture, Fact, Kind
+from tests.telemetry.capture.facts import Capture, Captured, Fact, Kind
 
 SOURCES = Path(__file__).parent / "tracees"
 BROKEN, MISSING = 99, 77  # tell.h
