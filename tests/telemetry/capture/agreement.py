@@ -11,9 +11,10 @@ What is left out of the comparison, and why:
 - forks and exits: so too; a command's processes show in their execs;
 - names by chance, and numbers of processes in paths, are replaced by what they are (`NAMES`);
 - calls that one of the two does not look at; level `files` must be looked at by both;
-- the result of an open for reading, where a capture declares that it does not see it; the path is
-  compared all the same.
-Addresses in memory are in none of these facts, so that their randomisation needs no care.
+- results that a capture declares not to see (`Blind`): the calls are compared all the same, and
+  whether an exec succeeded is such a result.
+Addresses in memory are in none of these facts. node alone looks at its own (V8 opens its binary or
+does not, as its code happens to lie), and runs without their randomisation.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Command:
 
 def seen_in(captured: Captured, looked_at: frozenset[str]) -> frozenset[Seen]:
     """The set of what happened, as far as `looked_at` goes."""
-    found = set()
+    found: set[Seen] = set()
     for fact in captured.facts:
         if fact.kind is Kind.EXEC:
             found.add(("exec", _named(fact.path), None, result_class(fact)))
@@ -77,7 +78,7 @@ def find_disagreements(
     """What only one of the two saw, a line each; none where they agree."""
     faults = []
     for name, captured in zip(names, (one, other), strict=True):
-        if lacking := COMPARED - captured.calls - NEWEST:
+        if lacking := COMPARED - captured.calls - captured.unseen - NEWEST:
             faults.append(f"{name} does not look at {', '.join(sorted(lacking))}")
         if lost := sum(captured.lost.values()):
             faults.append(f"{name} lost {lost} records")
@@ -96,23 +97,31 @@ NEWEST = frozenset({"fchmodat2", "setxattrat", "removexattrat"})
 
 def _only(mine: frozenset[Seen], theirs: frozenset[Seen], them: Captured, name: str) -> list[str]:
     """What is in `mine` and has no match in `theirs`."""
-    loose = {row[:3] for row in theirs if row[3] == "unobserved"} if _is_blind(them) else set()
-    their_names = {row[:3] for row in theirs}
+    unobserved = {_what(row) for row in theirs if row[3] == "unobserved"}
+    their_names = {_what(row) for row in theirs}
     only = []
     for row in mine - theirs:
         call, path, path2, result = row
-        if row[:3] in loose and call in OPENS:
+        if _what(row) in unobserved and _may_be_unobserved(call, them):
             continue
-        # unobserved here: that they saw the call at all is what can be compared
-        if result == "unobserved" and call in OPENS and row[:3] in their_names:
+        # unobserved here: that they saw the call at all is what can be compared; whether it may be
+        # unobserved is asked where their side is compared
+        if result == "unobserved" and _what(row) in their_names:
             continue
         texts = [repr(text) for text in (path, path2) if text is not None]
         only.append(f"only {name}: {call} {' '.join(texts)} {result}")
     return sorted(only)
 
 
-def _is_blind(captured: Captured) -> bool:
-    return bool(captured.blind & {Blind.READ_RESULTS, Blind.RESULTS})
+def _what(row: Seen) -> tuple[str, bytes | None, bytes | None]:
+    """Without the result; an exec that succeeded is no other call than one that did not."""
+    return "exec" if row[0] in ("execve", "execveat") else row[0], row[1], row[2]
+
+
+def _may_be_unobserved(call: str, them: Captured) -> bool:
+    if Blind.RESULTS in them.blind:
+        return True
+    return Blind.READ_RESULTS in them.blind and call in OPENS
 
 
 def command_env(directory: Path) -> Mapping[bytes, bytes]:
@@ -134,6 +143,10 @@ def command_env(directory: Path) -> Mapping[bytes, bytes]:
         "TZ": "UTC0",
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_CONFIG_GLOBAL": "/dev/null",
+        # else a file is read again where a rename took place in another second
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "core.trustctime",
+        "GIT_CONFIG_VALUE_0": "false",
         "PYTHONHASHSEED": "0",
         **who,
     }
@@ -225,8 +238,11 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         name="node",
-        argv=("/usr/bin/node", "-e", "require('fs').writeFileSync('n', 'x')"),
-        needs=("/usr/bin/node",),
+        argv=(
+            *("/usr/bin/setarch", "-R"),
+            *("/usr/bin/node", "-e", "require('fs').writeFileSync('n', 'x')"),
+        ),
+        needs=("/usr/bin/node", "/usr/bin/setarch"),
         prepare=_nothing,
         at_least=12,
     ),

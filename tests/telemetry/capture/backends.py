@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tests.telemetry.capture.engine_capture import EngineCapture, engine_missing
 from tests.telemetry.capture.facts import Capture
 from tests.telemetry.capture.strace_peer import StraceCapture
 
@@ -32,4 +33,7 @@ BACKENDS: tuple[Backend, ...] = (
         lambda: StraceCapture("strace-plain", seccomp_bpf=False),
         strace_missing,
     ),
+    Backend("hybrid", lambda: EngineCapture("hybrid"), engine_missing, no_new_privs=True),
+    Backend("ptrace", lambda: EngineCapture("ptrace"), engine_missing, no_new_privs=True),
+    Backend("notify", lambda: EngineCapture("notify"), engine_missing, no_new_privs=True),
 )

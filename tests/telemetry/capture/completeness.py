@@ -35,6 +35,7 @@ class Told:
     fact: Fact
     writes: bool = False  #: an open for writing
     spot: str = ""  #: required, unless this blind spot is declared
+    got_argv: tuple[bytes, ...] | None = None  #: of an exec: what the new program got
 
 
 def nothing(_: Fact) -> bool:
@@ -54,7 +55,9 @@ def find_faults(
     kernel begin interrupted calls again, and sees only their last end."""
     told = [_as_seen(item, captured) for item in told if _is_required(item, captured)]
     faults = _find_emptiness(told, captured)
-    got = [_without_results(fact, captured) for fact in captured.facts if _is_compared(fact)]
+    got = [
+        _without_results(fact, captured) for fact in captured.facts if _is_compared(fact, captured)
+    ]
     faults += _find_births(got, captured)
     missing = 0
     expected_of, got_of = _by_task(told, lambda item: item.fact.tid), _by_task(got, lambda f: f.tid)
@@ -89,7 +92,7 @@ class _Row:
                 ahead += 1
             if ahead == at < len(told):
                 at += 1
-            elif may_also(fact) or _is_begun_again(fact, got[index + 1 :], restarts):
+            elif may_also(fact) or _is_begun_again(fact, got, index + 1, restarts, captured):
                 continue
             elif ahead < len(told):
                 self._lack(told[at:ahead])
@@ -112,10 +115,14 @@ def _is_required(item: Told, captured: Captured) -> bool:
         return False
     if item.fact.kind is Kind.EXIT and Blind.EXITS in captured.blind:
         return False
+    if item.fact.kind is Kind.CALL and item.fact.call in captured.unseen:
+        return False
     return item.spot not in captured.blind
 
 
-def _is_compared(fact: Fact) -> bool:
+def _is_compared(fact: Fact, captured: Captured) -> bool:
+    if fact.kind is Kind.FORK:  # some may be seen by what a child does later
+        return Blind.FORKS not in captured.blind
     return fact.kind is not Kind.CALL or fact.call in COMPARED
 
 
@@ -165,13 +172,23 @@ def _by_task(items: Iterable[T], tid_of: Callable[[T], int]) -> dict[int, list[T
     return found
 
 
-def _is_begun_again(fact: Fact, later: list[Fact], restarts: bool) -> bool:
+def _is_begun_again(
+    fact: Fact, got: list[Fact], following_at: int, restarts: bool, captured: Captured
+) -> bool:
     """Whether this is an interrupted call of which the program saw only the next go."""
-    if fact.kind is not Kind.CALL or fact.result not in RESTARTS or not later:
+    if fact.kind is not Kind.CALL:
         return False
-    if fact.result != ERESTARTNOINTR and not restarts:
+    if fact.result is None:  # nobody knows that it was interrupted
+        if not restarts or not _may_lack_result(fact, captured):
+            return False
+        before = got[following_at - 2] if following_at > 1 else fact
+        if (before.call, before.path, before.result) == (fact.call, fact.path, None):
+            return True
+    elif fact.result not in RESTARTS or (fact.result != ERESTARTNOINTR and not restarts):
         return False
-    following = later[0]
+    if following_at >= len(got):
+        return False
+    following = got[following_at]
     if fact.call in ("clone", "clone3", "fork", "vfork"):
         return following.kind is Kind.FORK or following.call == fact.call
     return (following.call, following.path) == (fact.call, fact.path)
@@ -186,10 +203,16 @@ def _agree(item: Told, got: Fact, captured: Captured) -> bool:
         and _agree_on_text(told.path, got.path, got.cut)
         and _agree_on_text(told.path2, got.path2, got.cut)
         and _agree_on_result(item, got, captured)
-        and _agree_on_words(told.argv, got)
-        and told.addresses == got.addresses
+        and _agree_on_words(item, got, captured)
+        and _agree_on_addresses(told, got, captured)
         and (told.data is None or got.data is None or _agree_on_text(told.data, got.data, got.cut))
     )
+
+
+def _agree_on_addresses(told: Fact, got: Fact, captured: Captured) -> bool:
+    if told.call in ("accept", "accept4") and Blind.RESULTS in captured.blind:
+        return got.addresses == ()  # who it is, is part of the result
+    return told.addresses == got.addresses
 
 
 def _agree_on_text(told: bytes | None, got: bytes | None, cut: bool) -> bool:
@@ -199,23 +222,34 @@ def _agree_on_text(told: bytes | None, got: bytes | None, cut: bool) -> bool:
     return told == got or (cut and bool(got) and told.startswith(got))
 
 
-def _agree_on_words(told: tuple[bytes, ...] | None, got: Fact) -> bool:
-    if told is None or got.kind is not Kind.EXEC:
+def _agree_on_words(item: Told, got: Fact, captured: Captured) -> bool:
+    if got.kind is not Kind.EXEC:
         return True
+    if item.fact.argv is None:  # an exec that failed, and looks like one that did not
+        return Blind.RESULTS in captured.blind
+    told = [words for words in (item.fact.argv, item.got_argv) if words is not None]
+    return any(_are_words(words, got) for words in told)
+
+
+def _are_words(told: tuple[bytes, ...], got: Fact) -> bool:
     if got.argv is None:
         return False
-    if got.argv == told or (not got.argv and told == (b"",)):  # the kernel's own word
+    if got.argv == told:
         return True
     ours, theirs = (b"".join(word + b"\0" for word in words) for words in (told, got.argv))
     return got.cut and len(got.argv) > 0 and ours.startswith(theirs.removesuffix(b"\0"))
 
 
+def _may_lack_result(got: Fact, captured: Captured, *, writes: bool = False) -> bool:
+    if Blind.RESULTS in captured.blind:
+        return got.kind is not Kind.EXIT
+    return Blind.READ_RESULTS in captured.blind and got.call in OPENS and not writes
+
+
 def _agree_on_result(item: Told, got: Fact, captured: Captured) -> bool:
     told = item.fact.result
     if got.result is None:
-        if Blind.RESULTS in captured.blind:
-            return got.kind is not Kind.EXIT
-        return Blind.READ_RESULTS in captured.blind and got.call in OPENS and not item.writes
+        return _may_lack_result(got, captured, writes=item.writes)
     if told == -errno.EINTR and got.kind is Kind.CALL:
         return got.result == told or got.result in RESTARTS - {ERESTARTNOINTR}
     return told == got.result

@@ -15,6 +15,8 @@ strace's text; tracees.py makes them of what a program tells of itself. The rule
   descriptor); None where there is none or the memory could not be read. A call that acts on a
   descriptor has the descriptor's path, None for what is no file (sockets, pipes). The target text
   of a symbolic link is raw. An EXEC of a file without a name has the kernel's (`/memfd:x (deleted)`).
+- `argv` of an EXEC is what the call was given, or what the new program got: the kernel puts the
+  interpreter in front of a script's, and an empty word where there was none.
 - `result` is the kernel's own, also the numbers that no program sees: ERESTARTSYS and its like.
   None: not observed, or the task died in the call.
 - `addresses` of what the call names or is given: `inet:127.0.0.1:80`, `inet6:[::1]:80`,
@@ -60,6 +62,7 @@ class Blind(enum.StrEnum):
     EXITS = "exits"
     UNTRACED = "untraced"  #: a child made with CLONE_UNTRACED, but not the clone that made it
     IO_URING = "io_uring"
+    PEERLESS = "peerless"  #: sendto without an address, on a connected socket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +87,7 @@ class Captured:
     facts: tuple[Fact, ...]
     status: int  #: wait status of the command itself
     calls: frozenset[str]  #: what it looks at
+    unseen: frozenset[str] = frozenset()  #: what it declares not to look at, of the compared
     blind: frozenset[Blind] = frozenset()
     lost: Mapping[str, int] = field(default_factory=dict)  #: as Backend.lost() says
 

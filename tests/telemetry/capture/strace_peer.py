@@ -253,7 +253,14 @@ class _Telling:
             return
         for argument in entry.arguments:
             if isinstance(argument, Fd) and argument.number == "AT_FDCWD":
-                place.cwd = argument.path
+                place.cwd = _named(argument, place)
+
+
+def _named(directory: Fd, place: _Place) -> bytes:
+    """A working directory that has no name any more has its last one."""
+    if place.cwd is not None and directory.path == place.cwd + b" (deleted)":
+        return place.cwd
+    return directory.path
 
 
 def _flags_of(entry: Entry) -> str:
@@ -272,7 +279,7 @@ def _path(
     begins: bytes | None = place.cwd
     if dir_at != calls.NONE:
         directory = _argument(arguments, dir_at)
-        begins = directory.path if isinstance(directory, Fd) else None
+        begins = _named(directory, place) if isinstance(directory, Fd) else None
         if begins is not None and not begins.startswith(b"/"):
             begins = None  # a socket, a pipe
     if path_at == calls.NONE:
@@ -288,7 +295,7 @@ def _path(
 def _words(value: Value | None) -> tuple[tuple[bytes, ...] | None, bool]:
     if not isinstance(value, Group):
         return ((), False) if value == Word("NULL") else (None, False)
-    words = []
+    words: list[bytes] = []
     for item in value.items:
         if not isinstance(item.value, Text):
             return tuple(words), True

@@ -183,6 +183,28 @@ def test_what_is_cut_is_a_beginning():
     assert find_faults(told(EXEC, EXIT), captured(words, EXIT)) == []
 
 
+def test_without_results_an_interrupted_open_is_seen_more_than_once():
+    unseen = replace(FAILED, result=None)
+    blind = frozenset({Blind.READ_RESULTS})
+    often = captured(EXEC, unseen, unseen, unseen, EXIT, blind=blind)
+    assert find_faults(told(EXEC, FAILED, EXIT), often, restarts=True) == []
+    assert find_faults(told(EXEC, FAILED, EXIT), often)
+    assert find_faults(told(EXEC, OPEN, EXIT), often, restarts=True)
+
+
+def test_words_are_those_of_the_call_or_of_the_program():
+    script = Told(fact=EXEC, got_argv=(b"sh", b"p", b"x"))
+    for argv, right in (((b"p", b"x"), True), ((b"sh", b"p", b"x"), True), ((b"sh",), False)):
+        got = captured(replace(EXEC, argv=argv), EXIT)
+        assert (find_faults([script, *told(EXIT)], got) == []) is right
+
+
+def test_a_call_that_is_declared_unseen_is_not_required():
+    less = captured(EXEC, EXIT, calls=COMPARED - {"sendto"}, unseen=frozenset({"sendto"}))
+    assert find_faults(told(EXEC, SENT, EXIT), less) == []
+    assert find_faults(told(EXEC, SENT, RENAME, EXIT), less)
+
+
 def test_an_interrupted_call_is_begun_again_by_the_kernel_or_seen_by_the_program():
     once, twice = told(EXEC, FAILED, EXIT), captured(EXEC, AGAIN, AGAIN, FAILED, EXIT)
     assert find_faults(once, twice, restarts=True) == []

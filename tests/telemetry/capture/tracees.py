@@ -159,16 +159,27 @@ def read_told(text: bytes) -> tuple[Told, ...]:
 
 
 def _told(line: dict[str, object]) -> Told:
-    spot, writes = line.pop("spot", ""), line.pop("writes", False)
+    spot, writes, got = line.pop("spot", ""), line.pop("writes", False), line.pop("got_argv", None)
     fields: dict[str, object] = {"kind": Kind(str(line.pop("kind")))}
     for name, value in line.items():
         if name in ("path", "path2", "data") and value is not None:
             fields[name] = str(value).encode("latin-1")
-        elif name in ("argv", "addresses") and isinstance(value, list):
-            fields[name] = tuple(str(word).encode("latin-1") for word in value)
+        elif name in ("argv", "addresses"):
+            fields[name] = _words(value)
         else:
             fields[name] = value
-    return Told(fact=Fact(**fields), writes=bool(writes), spot=str(spot))  # type: ignore[arg-type]
+    return Told(
+        fact=Fact(**fields),  # type: ignore[arg-type]
+        writes=bool(writes),
+        spot=str(spot),
+        got_argv=None if got is None else _words(got),
+    )
+
+
+def _words(value: object) -> tuple[bytes, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r:.80} is no list of words")
+    return tuple(str(word).encode("latin-1") for word in value)
 
 
 @contextlib.contextmanager
@@ -256,7 +267,7 @@ CASES: tuple[Case, ...] = (
             ("clone", 20, 60),
             ("parent", 5, 15),
             ("untraced", 3, 11),
-            ("stop", 2, 12),
+            ("stop", 2, 16),
             ("kill", 3, 14),
             ("daemon", 1, 8),
             ("many", 1000, 2000),
@@ -300,8 +311,8 @@ CASES: tuple[Case, ...] = (
         for way, least in (("inet", 30), ("inet6", 30), ("datagram", 20), ("unix", 20), ("odd", 10))
     ),
     Case(name="network dns", words=("dns", "{port}", "a.name.example"), at_least=6),
-    Case(name="storm restart", words=("restart", "300"), restarts=True, at_least=600),
-    Case(name="storm interrupt", words=("interrupt", "300"), at_least=600),
+    Case(name="storm restart", words=("restart", "300"), restarts=True, at_least=900),
+    Case(name="storm interrupt", words=("interrupt", "300"), at_least=900),
     *(
         Case(name=f"places {way}", words=(way,), at_least=least)
         for way, least in (("cwd", 25), ("dirfd", 12), ("deep", 25), ("gone", 6))

@@ -87,7 +87,8 @@ static void streams(int family) {
 static void sent(int fd, const char *data, union any *at) {
     long n = syscall(SYS_sendto, fd, data, strlen(data), 0, at, at ? size_of(at) : 0);
     TELL(.kind = "call", .call = "sendto", .result = must("sendto", n), .data = data,
-         .data_size = strlen(data), .address = {at ? address_of(at, size_of(at)) : NULL});
+         .data_size = strlen(data), .address = {at ? address_of(at, size_of(at)) : NULL},
+         .spot = at ? NULL : "peerless");
 }
 
 static void datagrams(int family) {

@@ -99,14 +99,21 @@ static void child_untraced(void) {
     ended(pid, 0);
 }
 
+/* The child goes on only when its parent has seen it continue: an end would hide that. */
 static void stopped(void) {
+    int ends[2], status;
+    char byte;
+    WANT(0, DO(pipe2, NULL, NULL, ends, 0));
     pid_t pid = fork();
-    int status;
     if (!pid) {
+        /* a group of its own, with a parent in the session: an orphan ignores SIGTSTP */
+        if (setpgid(0, 0)) broken("setpgid", -errno);
         open_here("before the stop");
         raise(SIGSTOP);
+        WANT(1, read(ends[0], &byte, 1));
         open_here("after the stop");
         raise(SIGTSTP);
+        WANT(1, read(ends[0], &byte, 1));
         leave(0);
     }
     forked(pid);
@@ -118,8 +125,11 @@ static void stopped(void) {
         WANT(0, kill(pid, SIGCONT));
         WANT(pid, waitpid(pid, &status, WCONTINUED));
         if (!WIFCONTINUED(status)) broken("continue", status);
+        WANT(1, write(ends[1], "c", 1));
     }
     ended(pid, 0);
+    close(ends[0]);
+    close(ends[1]);
 }
 
 static void killed(void) {

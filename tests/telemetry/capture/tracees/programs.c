@@ -31,9 +31,18 @@ static void failing(void) {
     broken("execve", -errno);
 }
 
-static void script(void) { become("./script", (char *[]){"./script", "open=a", NULL}); }
-static void script_word(void) { become("./script-word", (char *[]){"odd name", "b c", NULL}); }
-static void nested(void) { become("sub/nested", (char *[]){"sub/nested", "open=c", NULL}); }
+#define WORDS(...) ((char *[]){__VA_ARGS__, NULL})
+static void script(void) {
+    become_script("./script", WORDS("./script", "open=a"), WORDS("./target", "./script", "open=a"));
+}
+static void script_word(void) {
+    become_script("./script-word", WORDS("odd name", "b c"),
+                  WORDS("./target", "open=b", "./script-word", "b c"));
+}
+static void nested(void) {
+    become_script("sub/nested", WORDS("sub/nested", "open=c"),
+                  WORDS("./target", "./script", "sub/nested", "open=c"));
+}
 static void through_loader(void) {
     become(loader, (char *[]){(char *)loader, "./dynamic", "open=target", NULL});
 }
@@ -69,7 +78,7 @@ static void by_directory(void) {
 
 static void no_words(void) {
     /* the kernel itself puts an empty word there */
-    TELL(.kind = "exec", .path = P("./target"), .argv = (char *[]){"", NULL});
+    TELL(.kind = "exec", .path = P("./target"), .argv = (char *[]){NULL}, .got_argv = WORDS(""));
     syscall(SYS_execve, "./target", (char *[]){NULL}, environ);
     broken("execve", -errno);
 }

@@ -60,6 +60,8 @@ int main(int argc, char **argv) {
         snprintf(name, sizeof name, "storm-%ld", i % 11);
         long fd = DO(openat, P(name), NULL, AT_FDCWD, name, O_RDWR | (i & 1 ? 0 : O_CREAT), 0600);
         if (fd >= 0) close((int)fd);
+        fd = DO(openat, P("."), NULL, AT_FDCWD, ".", O_RDONLY);
+        close((int)must("an open that no signal interrupts", fd));
         WANT(-ENOENT, DO(unlinkat, P("absent"), NULL, AT_FDCWD, "absent", 0));
     }
     if (!signals) broken("no signal came", 0);

@@ -45,7 +45,8 @@ struct fact {
     const char *kind, *call, *path, *path2;
     long result;
     int tid;             /* 0: the caller */
-    char **argv;         /* of an exec */
+    char **argv;         /* of an exec: as the call was given it */
+    char **got_argv;     /* as the new program got it, where the kernel puts other words there */
     const char *address[8];
     const char *data;    /* what was sent */
     size_t data_size;
@@ -116,6 +117,18 @@ static void line_number(struct line *line, const char *name, long number) {
     line_add(line, text);
 }
 
+static void line_words(struct line *line, const char *name, char **words) {
+    if (!words) return;
+    line_add(line, ", \"");
+    line_add(line, name);
+    line_add(line, "\": [");
+    for (char **word = words; *word; word++) {
+        if (word != words) line_add(line, ", ");
+        line_text(line, *word, strlen(*word));
+    }
+    line_add(line, "]");
+}
+
 /* One write each: stdout is a file opened for appending, lines of many tasks never mix. */
 static void tell_fact(struct fact fact) {
     int saved = errno;
@@ -128,14 +141,8 @@ static void tell_fact(struct fact fact) {
     if (fact.pathless) line_add(&line, ", \"path\": null");
     if (fact.path2) line_member(&line, "path2", fact.path2, strlen(fact.path2));
     line_number(&line, "result", fact.result);
-    if (fact.argv) {
-        line_add(&line, ", \"argv\": [");
-        for (char **word = fact.argv; *word; word++) {
-            if (word != fact.argv) line_add(&line, ", ");
-            line_text(&line, *word, strlen(*word));
-        }
-        line_add(&line, "]");
-    }
+    line_words(&line, "argv", fact.argv);
+    line_words(&line, "got_argv", fact.got_argv);
     if (fact.address[0]) {
         line_add(&line, ", \"addresses\": [");
         for (int i = 0; i < 8 && fact.address[i]; i++) {
@@ -216,10 +223,13 @@ static void __attribute__((noreturn)) leave(int status) {
     _exit(status);
 }
 /* An exec that succeeds. */
-static void __attribute__((noreturn)) become(const char *path, char **argv) {
-    TELL(.kind = "exec", .path = P(path), .argv = argv);
+static void __attribute__((noreturn)) become_script(const char *path, char **argv, char **got) {
+    TELL(.kind = "exec", .path = P(path), .argv = argv, .got_argv = got);
     execve(path, argv, environ);
     broken("execve", -errno);
+}
+static inline void __attribute__((noreturn)) become(const char *path, char **argv) {
+    become_script(path, argv, NULL);
 }
 static void forked(long child) {
     TELL(.kind = "fork", .result = must("fork", child));
