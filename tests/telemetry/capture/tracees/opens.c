@@ -41,7 +41,7 @@ static void failures(void) {
 }
 
 static long openat2_(int fd, const char *raw, const char *path, uint64_t flags, uint64_t resolve) {
-    struct open_how how = {.flags = flags, .resolve = resolve};
+    struct open_how how = {.flags = flags, .mode = flags & O_CREAT ? 0600 : 0, .resolve = resolve};
     return DO(openat2, path, NULL, fd, raw, &how, sizeof how);
 }
 
@@ -53,7 +53,7 @@ static void resolving(void) {
     WANT(-EXDEV, openat2_((int)dir, "../loop-1", P("shut/../loop-1"), O_RDONLY, RESOLVE_BENEATH));
     WANT(-EXDEV, openat2_(AT_FDCWD, "way out/passwd", P("way out/passwd"), O_RDONLY, RESOLVE_BENEATH));
     /* an absolute path below a descriptor that stands for the root is told as it was given */
-    close((int)must("in root", openat2_((int)dir, "/file", "/file", O_WRONLY, RESOLVE_IN_ROOT)));
+    close((int)must("in root", openat2_((int)dir, "/in", "/in", O_WRONLY | O_CREAT, RESOLVE_IN_ROOT)));
     close((int)must("plain", openat2_(AT_FDCWD, "sign", P("sign"), O_RDWR, 0)));
     struct open_how how = {.flags = O_RDONLY};
     WANT(-EINVAL, DO(openat2, P("sign"), NULL, AT_FDCWD, "sign", &how, 8));
