@@ -1,0 +1,39 @@
+"""The backends that the batteries run against. One more is one more line in `BACKENDS`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.telemetry.capture.engine_capture import EngineCapture, engine_missing
+from tests.telemetry.capture.facts import Capture
+from tests.telemetry.capture.strace_peer import StraceCapture
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """`missing`: what of this host it lacks, in words; None where it can run. `no_new_privs`: a
+    command gets no rights of setuid programs under it (prctl(2))."""
+
+    name: str
+    make: Callable[[], Capture]
+    missing: Callable[[], str | None]
+    no_new_privs: bool = False
+
+
+def strace_missing() -> str | None:
+    return None if os.access("/usr/bin/strace", os.X_OK) else "strace is not installed"
+
+
+BACKENDS: tuple[Backend, ...] = (
+    Backend("strace", StraceCapture, strace_missing, no_new_privs=True),
+    Backend(
+        "strace-plain",
+        lambda: StraceCapture("strace-plain", seccomp_bpf=False),
+        strace_missing,
+    ),
+    Backend("hybrid", lambda: EngineCapture("hybrid"), engine_missing, no_new_privs=True),
+    Backend("ptrace", lambda: EngineCapture("ptrace"), engine_missing, no_new_privs=True),
+    Backend("notify", lambda: EngineCapture("notify"), engine_missing, no_new_privs=True),
+)
