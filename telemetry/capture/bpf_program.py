@@ -199,7 +199,7 @@ _PSTATE, _PSTATE_32 = 264, 0x10
 class Limits:
     """Sizes in bytes and numbers; `tasks`: living at one time."""
 
-    ring: int = 4 << 20
+    ring: int = 8 << 20
     tasks: int = 16384
     argv: int = 32768
 
