@@ -202,10 +202,12 @@ static void answer_one(struct answerer *answerer, const struct seccomp_notif *as
 #endif
     for (int i = 0; i < 6; i++)
         call.args[i] = asked->data.args[i];
+    const struct shape *shape = shape_of(engine, &call);
+    if (shape && shape->flags & SOCKETCALL && unfold_socketcall(&call))
+        shape = shape_of(engine, &call);
     int denied = call.abi == NATIVE && call.nr >= 0 && call.nr < MOST_CALLS
                      ? engine->denied[call.nr]
                      : 0;
-    const struct shape *shape = shape_of(engine, &call);
     struct head *head = record_begin(record, denied ? DENIED : CALL, call.tid);
     describe_entry(engine, record, &call, shape);
     if (!engine->traces && !denied && shape && shape->flags & PROGRAM) {

@@ -195,6 +195,8 @@ enum decision gate_look(struct gate *gate, struct record *record, const struct c
 bool gate_matches(pid_t tid, const struct approval *approval, const struct record *record,
                   const struct image *image);
 void approval_clear(struct approval *approval);
+/* Whether an open of what a process names may have to wait: a FIFO, a device. */
+bool may_wait(pid_t tid, int dir, uint64_t path);
 /* Of an exec that is seen at its entry only: makes the record one of EXEC where there is a program
  * that can be run, by its own name. */
 void expect_program(struct record *record, const struct call *call, const struct shape *shape);

@@ -534,3 +534,19 @@ bool is_dying(pid_t tid)
                               1ull << (SIGTTIN - 1) | 1ull << (SIGTTOU - 1);
     return (masks[0] | masks[1]) & ~(masks[2] | masks[3] | masks[4] | harmless);
 }
+
+bool may_wait(pid_t tid, int dir, uint64_t path)
+{
+    unsigned char name[MOST_PATH + 1];
+    bool cut;
+    struct stat status;
+    ssize_t length = read_text(tid, path, name, MOST_PATH, &cut);
+    if (length <= 0 || cut)
+        return false;
+    int target = open_target(tid, dir, name, length, true);
+    if (target < 0)
+        return false;
+    bool waits = fstat(target, &status) || S_ISFIFO(status.st_mode) || S_ISCHR(status.st_mode);
+    close(target);
+    return waits;
+}

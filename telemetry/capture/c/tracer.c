@@ -385,6 +385,31 @@ static void on_return(struct tracer *tracer, struct task *task)
 
 /* --- new tasks */
 
+/* A signal that comes before the answerer has taken a notification ends the wait for it as if the
+ * call had been interrupted: a handler without SA_RESTART would let an open(2) of a file fail with
+ * EINTR, which no kernel does. So such a call is begun again whatever the handler says
+ * (-ERESTARTNOINTR in place of -ERESTARTSYS, which the kernel reads after this stop). Opens of what
+ * can make one wait, FIFOs and devices, are left alone. Only x86_64 lets a tracer decide it. */
+static void keep_whole(const struct tracer *tracer, const struct task *task)
+{
+#if defined(__x86_64__)
+    enum { INTERRUPTED = -512, AGAIN = -513, OPEN_2 = 2, OPEN_AT = 257 };
+    struct user_regs_struct registers;
+    if (tracer->engine->listener < 0 || ptrace(PTRACE_GETREGS, task->tid, NULL, &registers) ||
+        (long long)registers.rax != INTERRUPTED ||
+        (registers.orig_rax != OPEN_2 && registers.orig_rax != OPEN_AT))
+        return;
+    bool at = registers.orig_rax == OPEN_AT;
+    if (may_wait(task->tid, at ? (int)registers.rdi : -100, at ? registers.rsi : registers.rdi))
+        return;
+    registers.rax = AGAIN;
+    ptrace(PTRACE_SETREGS, task->tid, NULL, &registers);
+#else
+    (void)tracer;
+    (void)task;
+#endif
+}
+
 static void tell_fork(struct tracer *tracer, pid_t parent, pid_t child, uint64_t flags, bool thread)
 {
     struct record *record = &tracer->scratch;
@@ -645,8 +670,10 @@ static void on_stop(struct tracer *tracer, pid_t tid, int status)
     case 0:
         if (signal == (SIGTRAP | 0x80))
             on_return(tracer, task);
-        else
+        else {
+            keep_whole(tracer, task);
             resume(tracer, task, signal);
+        }
         return;
     default:
         resume(tracer, task, 0);

@@ -164,7 +164,10 @@ class _Telling:
             path2=path2 if records.PATH2 in items.texts else None,
             result=result,
             argv=_words(items),
-            addresses=tuple(_address(address) for address in items.addresses),
+            # where a socket listens is no argument of the call
+            addresses=()
+            if name == "listen"
+            else tuple(_address(address) for address in items.addresses),
             data=items.data[0] if items.data and flags & calls.DATA else None,
             abi=abi,
             cut=items.cut,

@@ -19,19 +19,12 @@ STRACE_GETS_WRONG = {
     ("strace", "threads exec"): UnknownLine,
 }
 
-NO_PLACE = "after a chdir whose result it does not see, notify takes the old directory on"
 #: (backend, case): what a backend is known to get wrong, to be mended or declared
 KNOWN = {
-    ("hybrid", "processes crowd"): "a sibling's end is taken for that of an unborn task's parent",
-    ("ptrace", "processes crowd"): "a sibling's end is taken for that of an unborn task's parent",
-    ("hybrid", "storm interrupt"): "a signal before a notification is received ends it with EINTR",
     ("notify", "storm interrupt"): "a signal before a notification is received ends it with EINTR",
-    ("notify", "compat i386"): "socketcall is not taken apart",
+    ("notify", "places gone"): "the kernel's name of a directory that was removed says so",
+    ("notify", "places chroot"): "after a chroot whose result it does not see",
     ("notify", "threads exec"): "an exec is seen at its entry only, by the thread's number",
-    **{
-        ("notify", name): NO_PLACE
-        for name in ("threads cwd", *(f"places {way}" for way in ("cwd", "deep", "gone", "chroot")))
-    },
 }
 
 
