@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from capture_workloads import EXEC, OPEN, STAT, UNLINK, Known
+from capture_workloads import EXEC, OPEN, UNLINK, Known
 
 if TYPE_CHECKING:
     from substrate.telemetry.capture.backend import Backend
@@ -255,7 +255,6 @@ def _take_listener(pid: int, command: socket.socket) -> int | None:
 _KINDS = {
     **dict.fromkeys(("open", "openat", "openat2", "creat"), OPEN),
     **dict.fromkeys(("unlink", "unlinkat"), UNLINK),
-    **dict.fromkeys(("stat", "lstat", "newfstatat", "statx"), STAT),
 }
 
 
