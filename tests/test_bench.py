@@ -238,8 +238,13 @@ def test_the_worst_command_is_told_with_its_name(harness: ModuleType, capture: M
     assert "worst against strace: strace, same calls" not in worst
 
 
-def test_a_tracer_that_takes_long_is_run_less_often(capture: ModuleType) -> None:
-    assert [capture.Tried(s, None).every for s in (1.0, 2.0, 5.0)] == [1, 3, 9]
+def test_a_peer_that_takes_long_is_run_less_often_and_strace_never(capture: ModuleType) -> None:
+    def subject(*, heavy: bool) -> object:
+        return capture.Subject("a", lambda *_: None, lambda *_: None, heavy=heavy)
+
+    tried = [capture.Tried(seconds, None) for seconds in (1.0, 2.0, 5.0)]
+    assert [t.every(subject(heavy=True)) for t in tried] == [1, 3, 9]
+    assert [t.every(subject(heavy=False)) for t in tried] == [1, 1, 1]
 
 
 def test_a_tracer_that_hangs_is_left_out_and_ended(

@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from capture_workloads import EXEC, OPEN, STAT, UNLINK, Known
+from capture_workloads import EXEC, OPEN, UNLINK, Known
 
 if TYPE_CHECKING:
     from substrate.telemetry.capture.backend import Backend
@@ -38,6 +38,7 @@ _NR_SECCOMP = {"x86_64": 317, "aarch64": 277}
 _NR_PIDFD_GETFD = 438  # everywhere
 _PR_SET_NO_NEW_PRIVS = 38
 _INSTRUCTION_BYTES = 8
+_LOOK_AGAIN_MS = 100
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -73,16 +74,29 @@ def plug(name: str, level: str) -> Plugged:
     from substrate.telemetry.capture import backends, engine, filters
     from substrate.telemetry.capture.backend import CaptureError
 
-    if name not in backends.NAMES:
-        raise NotHere(f"this version has no backend {name}")
-    installed = engine.programs_of(name, level)
     try:
+        if name == "bpf":
+            return Plugged(_make_bpf(level))
+        if name not in backends.NAMES:
+            raise NotHere(f"this version has no backend {name}")
         backend = backends.make(name, level)
     except CaptureError as error:
         raise NotHere(str(error)) from error
+    installed = engine.programs_of(name, level)
     flags = filters.NEW_LISTENER | filters.WAIT_KILLABLE
     programs = (Program(installed.notify, flags), Program(installed.trace))
     return Plugged(backend, tuple(program for program in programs if program.code))
+
+
+def _make_bpf(level: str) -> Backend:
+    """With the descriptors, which strace does not need: it cannot look paths up at a stop, so its
+    reader follows closes and copies. No lookups, as the other backends."""
+    from substrate.telemetry.capture import calls
+    from substrate.telemetry.capture.bpf import BpfBackend
+
+    if level != "files":
+        raise NotHere(f"backend bpf is measured at level files, not {level}")
+    return BpfBackend(levels=(calls.EXEC, calls.FILES, calls.FDS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +162,7 @@ def _drain(backend: Backend, pid: int, keep: bool) -> tuple[list[bytes], int, in
         if not data:
             if backend.finished():
                 return kept, number, size_bytes, status
-            poll.poll()
+            poll.poll(_LOOK_AGAIN_MS)  # what bpf tells soon after a call it does not announce
             continue
         size_bytes += len(data)
         if keep:
@@ -255,7 +269,6 @@ def _take_listener(pid: int, command: socket.socket) -> int | None:
 _KINDS = {
     **dict.fromkeys(("open", "openat", "openat2", "creat"), OPEN),
     **dict.fromkeys(("unlink", "unlinkat"), UNLINK),
-    **dict.fromkeys(("stat", "lstat", "newfstatat", "statx"), STAT),
 }
 
 

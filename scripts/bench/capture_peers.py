@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from capture_workloads import EXEC, OPEN, STAT, UNLINK, Known
+from capture_workloads import EXEC, OPEN, UNLINK, Known
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 STRACE_SAME = "strace, same calls"
@@ -58,7 +58,6 @@ _KINDS = {
     **dict.fromkeys(("open", "openat", "openat2", "creat"), OPEN),
     **dict.fromkeys(("execve", "execveat"), EXEC),
     **dict.fromkeys(("unlink", "unlinkat"), UNLINK),
-    **dict.fromkeys(("stat", "lstat", "newfstatat", "statx"), STAT),
 }
 
 

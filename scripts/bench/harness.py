@@ -66,7 +66,7 @@ class Result:
         if len(self.values) < 4 or not self.median:
             return 0.0
         low, _, high = statistics.quantiles(self.values, n=4)
-        return (high - low) / 2 / self.median
+        return (high - low) / 2 / abs(self.median)
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,7 @@ def render_terminal(run: Run) -> str:
             rss = f"  {r.rss_kib / 1024:.0f} MiB" if r.rss_kib else ""
             lines.append(
                 f"  {r.case:<{width}}  {r.placement:<4} {figure(r):>9} {r.unit:<10}"
-                f" ±{r.spread * 100:3.0f} %{ratio}{rss}{'  ' + r.note if r.note else ''}"
+                f" {spread(r):<7}{ratio}{rss}{'  ' + r.note if r.note else ''}"
             )
     lines.append("\nbars")
     for bar in BARS:
