@@ -15,6 +15,7 @@ import errno
 import os
 import resource
 import select
+import struct
 import time
 
 from substrate.errors import HostUnsupported
@@ -51,6 +52,9 @@ _MOST_DIGESTED: Final = 512 << 20
 #: what a trace may need
 _LEAST_ROOM: Final = 64 << 20
 _NO_ROOM: Final = "the caller's limit of file sizes leaves no room to write it down"
+#: as an item FILE has it (records.py)
+_FILE: Final = struct.Struct("=3Q")
+
 _NO_READS: Final = "whether an open that only reads went well (--exact-reads)"
 _NO_LOOKUPS: Final = "what is looked up by stat(2), access(2), readlink(2), getdents(2) (--lookups)"
 _NO_RESULTS: Final = "the results of calls"
@@ -392,6 +396,7 @@ class Capturing:
                 mode=status.st_mode,
                 uid=self._inside(status.st_uid),
                 gid=self._inside(status.st_gid),
+                file=_FILE.pack(status.st_dev, status.st_ino, status.st_ctime_ns),
             )
         except OSError:
             return unknown

@@ -16,7 +16,7 @@ import time
 
 from substrate.session import digest_cache
 from substrate.telemetry.trace.events.inputs import InputManifest
-from substrate.telemetry.trace.octets import text_or_b64
+from substrate.telemetry.trace.octets import bytes_of, text_or_b64
 from substrate.telemetry.trace.rfc8785 import encode
 from substrate.world import linux
 
@@ -101,6 +101,28 @@ class Inputs:
         finally:
             os.close(fd)
 
+    def _is_below_moved(self, path: bytes) -> bool:
+        """Whether a directory above it was renamed or replaced by the command: the name may lead to
+        another file, which nobody read."""
+        moved = self._summary.moved
+        above = path.rpartition(b"/")[0]
+        while above:
+            if above in moved:
+                return True
+            above = above.rpartition(b"/")[0]
+        return False
+
+    def _forget_moved(self) -> None:
+        """What was looked at by a name that may have led elsewhere by then is not known."""
+        if not self._summary.moved:
+            return
+        for body in self._files:
+            if body["digest"] is not None and self._is_below_moved(bytes_of(body["path"])):
+                body.update(size=None, digest=None, unknown=True)
+        for path in [path for path in self._absent if self._is_below_moved(path)]:
+            self._absent.discard(path)
+            self._put(path, None, None)
+
     def _put(self, path: bytes, size: int | None, digest: str | None) -> None:
         """An object FileRead (events/inputs.py)."""
         body = {"path": text_or_b64(path), "size": size, "digest": digest}
@@ -140,6 +162,7 @@ class Inputs:
         for path in summary.input_list[self._done :]:
             self._late += 1
             self._put(path, None, None)
+        self._forget_moved()
         kinds = (*missing, *((f"digests of {self._late} files",) if self._late else ()))
         return _event(
             sorted(self._files, key=_by_path),

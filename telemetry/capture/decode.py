@@ -43,12 +43,17 @@ _HOW: Final = struct.Struct("=3Q")
 @value
 class Program:
     """What is known of a program's file. `digest`: SHA-256, None where it could not be had. `mode`
-    0: nothing is known. `uid`, `gid`: as the program sees them."""
+    0: nothing is known. `uid`, `gid`: as the program sees them. `file`: which one it is, as an item
+    FILE says it."""
 
     digest: str | None
     mode: int = 0
     uid: int = 0
     gid: int = 0
+    file: bytes = b""
+
+
+_UNKNOWN: Final = Program(digest=None)
 
 
 @value
@@ -387,7 +392,8 @@ class Decoder:
         process.span = new_span_id()
         process.started = True
         argv, cut = _words(items.get(records.ARGV, b"")), head[2] & records.CUT
-        file = self.scope.program(program)
+        files = items.get(records.FILE, [])
+        file = self._program(program, files[int(is_script) :])
         body: dict[str, Any] = {
             "proc": process.proc,
             "parent": None if process.parent is None else process.parent.proc,
@@ -409,7 +415,7 @@ class Decoder:
         if head[2] & records.UNOBSERVED:
             body["result"] = intents.UNOBSERVED
         if is_script:
-            body["interpreter_digest"] = self.scope.program(image).digest
+            body["interpreter_digest"] = self._program(image, files).digest
         self._put_body("process_start", body, process, parent_span)
         self.summary.ran(program)
         for path in (program, image) if is_script else (program,):
@@ -424,6 +430,12 @@ class Decoder:
             0,
             raw=raw if raw != program else None,
         )
+
+    def _program(self, path: bytes, ran: list[bytes]) -> Program:
+        """What a program's file is; nothing where its name leads to another file by now, or to
+        one that was changed. `ran`: the items FILE from that of the file that ran on."""
+        found = self.scope.program(path)
+        return found if ran and found.file == ran[0] else _UNKNOWN
 
     def _span_above(self, process: Process) -> str:
         return self.scope.span if process.parent is None else process.parent.span
@@ -664,7 +676,7 @@ _WORDS: Final = calls.INTENTS
 _SHAPES: Final[dict[bytes, tuple[int, ...]]] = {}
 _FLAGS_TEXTS: Final[dict[int, str]] = {}
 #: items that there may be several of
-_MANY: Final = (records.FD, records.DATA)
+_MANY: Final = (records.FD, records.DATA, records.FILE)
 
 
 def _unpack(packed: bytes) -> tuple[int, ...]:

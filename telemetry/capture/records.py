@@ -22,7 +22,7 @@ By kind:
            by two CPUs): the decoder waits for it
     EXEC   an exec that succeeded; args[0]: the tid that called it, where that was no leader;
            args[1]: 1 where a script was named, and EXE is its interpreter.
-           Items: PATH as it was given, ARGV, EXE, EXEC_NAME, CREDENTIALS, FD...; of the command
+           Items: PATH as it was given, ARGV, EXE, EXEC_NAME, CREDENTIALS, FILE..., FD...; of the command
            itself CWD and PIDS, too. A working directory is inherited, and moved by chdir(2).
            UNOBSERVED: seen at its entry only, of a program that is there
     EXIT   of a task; `result`: wait status (wait(2)), or -1 where it was not seen; args: user µs,
@@ -79,7 +79,8 @@ FD: Final = 13
 HOW: Final = 14  # struct open_how
 DATA: Final = 15  # the beginning of what was sent
 PAIR: Final = 16  # two i32
-FILE: Final = 17  # not used
+#: u64 device, inode, ctime in ns: which file EXE is; of a script a second one says which file that is
+FILE: Final = 17
 PIDS: Final = 18  # u32: its number in the world (of FORK: the child's)
 TAGS: Final = (
     *("", "path", "path2", "base", "base2", "opened", "argv", "address", "exe", "exec_name"),

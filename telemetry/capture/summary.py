@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 MOST_NAMED: Final = 32
 #: how many paths of a kind are kept apart; further ones are counted by calls
 MOST_PATHS: Final = 1_000_000
+_MOVES: Final = frozenset(("rename", "delete", "create", "link"))
 
 
 class Summary:
@@ -40,6 +41,8 @@ class Summary:
         self.input_list: list[bytes] = []  # the same, in their order
         #: what was changed, in any way
         self.changed: set[bytes] = set()
+        #: names that lead to something else since then: what lies below them, too
+        self.moved: set[bytes] = set()
         self.processes = 0
         self.failed = 0
         self.denied: dict[str, int] = {}
@@ -70,6 +73,10 @@ class Summary:
             self.changed.add(path)
             if path2 is not None:
                 self.changed.add(path2)
+            if intent in _MOVES:
+                self.moved.add(path)
+                if path2 is not None:
+                    self.moved.add(path2)
         if intent == "rename":
             self.renamed.add((path, path2 or b""))
             return

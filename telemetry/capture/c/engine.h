@@ -146,6 +146,9 @@ bool read_parents(pid_t tid, uint32_t *process, uint32_t *parent);
 /* Adds the number of a task in the namespace `pid_space`, or the innermost that it has. */
 void describe_pid(struct record *record, pid_t tid, int pid_space);
 void describe_cwd(struct record *record, pid_t tid);
+/* Adds which file that is: a name can be given to another one before anybody looks. */
+struct stat;
+void describe_file(struct record *record, const struct stat *status);
 const struct shape *shape_of(const struct engine *engine, const struct call *call);
 /* i386's socketcall(2) as the call that it stands for; false where it cannot be read. */
 bool unfold_socketcall(struct call *call);
@@ -200,8 +203,9 @@ bool may_wait(pid_t tid, int dir, uint64_t path);
 /* Of an exec that is seen at its entry only: makes the record one of EXEC where there is a program
  * that can be run, by its own name. */
 void expect_program(struct record *record, const struct call *call, const struct shape *shape);
-/* Whether what was exec'd is a script: the image is not the file that was named. */
-bool runs_script(pid_t tid, const struct record *record, const struct image *image);
+/* Whether what was exec'd is a script: the image is not the file that was named. Adds which file
+ * the script is. */
+bool runs_script(pid_t tid, struct record *record, const struct image *image);
 
 /* --- the engine */
 

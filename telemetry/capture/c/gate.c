@@ -400,7 +400,7 @@ void approval_clear(struct approval *approval)
     memset(approval, 0, sizeof *approval);
 }
 
-bool runs_script(pid_t tid, const struct record *record, const struct image *image)
+bool runs_script(pid_t tid, struct record *record, const struct image *image)
 {
     if (record->failed || !image->name_known || !image->argv_known)
         return false;
@@ -429,6 +429,8 @@ bool runs_script(pid_t tid, const struct record *record, const struct image *ima
     bool other = fstat(file, &named) == 0 && stat(path, &runs) == 0 &&
                  (named.st_dev != runs.st_dev || named.st_ino != runs.st_ino);
     close(file);
+    if (other)
+        describe_file(record, &named);
     return other;
 }
 
@@ -451,6 +453,7 @@ void expect_program(struct record *record, const struct call *call, const struct
         ssize_t size = readlink(link, (char *)found, sizeof found);
         if (size > 0) {
             record_item(record, EXE, 0, found, size);
+            describe_file(record, &status);
             record_head(record)->kind = EXEC;
             /* arguments of the call stand there: of EXEC they mean other things */
             memset(record_head(record)->args, 0, sizeof record_head(record)->args);

@@ -139,6 +139,15 @@ void describe_cwd(struct record *record, pid_t tid)
     add_link(record, tid, "cwd", CWD);
 }
 
+void describe_file(struct record *record, const struct stat *status)
+{
+    uint64_t words[3] = {
+        status->st_dev, status->st_ino,
+        (uint64_t)status->st_ctim.tv_sec * 1000000000u + status->st_ctim.tv_nsec,
+    };
+    record_item(record, FILE_ID, 0, words, sizeof words);
+}
+
 /* `moves`: where the process stands is not followed, so a relative path says it. */
 static void add_path(struct record *record, const struct call *call, uint8_t path, uint8_t dir,
                      enum tag tag, enum tag base, bool relative, bool moves)
@@ -611,9 +620,14 @@ static void read_stack(struct record *record, pid_t tid, uint64_t stack_pointer,
 void describe_program(struct record *record, pid_t tid, uint64_t stack_pointer, size_t width,
                       struct image *image)
 {
+    char path[64];
+    struct stat status;
     memset(image, 0, sizeof *image);
     read_stack(record, tid, stack_pointer, width, image);
     add_link(record, tid, "exe", EXE);
+    snprintf(path, sizeof path, "/proc/%d/exe", (int)tid);
+    if (stat(path, &status) == 0)
+        describe_file(record, &status);
     add_fds(record, tid);
 }
 

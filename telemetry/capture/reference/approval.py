@@ -137,18 +137,20 @@ def differs(tid: int, approval: Approval) -> str:
     return "" if proc.command_line(tid) == approval.command_line else "argv"
 
 
-def is_script(tid: int, name: bytes, command_line: bytes) -> bool:
-    """Whether what was just loaded is the interpreter of what was named: the kernel has put that
-    name (AT_EXECFN) behind it, and it is another file."""
+def find_script(tid: int, name: bytes, command_line: bytes) -> tuple[bool, os.stat_result | None]:
+    """Whether what was just loaded is the interpreter of what was named, and the file of that name,
+    where it can be looked at: the kernel has put the name (AT_EXECFN) behind the interpreter, and
+    it is another file."""
     if name not in command_line.split(b"\0")[1 : 2 * _MOST_INTERPRETERS + 1]:
-        return False
+        return False, None
     runs = proc.program_file(tid)
     try:
         named = _resolve(tid, name, proc.AT_FDCWD, 0)
     except OSError:
-        return True  # a descriptor that is closed by now: only a script is named so
+        return True, None  # a descriptor that is closed by now: only a script is named so
     try:
-        return runs is None or not os.path.samestat(os.fstat(named), runs)
+        found = os.fstat(named)
+        return (False, None) if runs and os.path.samestat(found, runs) else (True, found)
     finally:
         os.close(named)
 

@@ -482,6 +482,8 @@ class Loop:
             items.append((records.ARGV, words[: records.MOST_ARGV]))
         if exe := proc.exe(tid):
             items.append((records.EXE, exe))
+        if runs := proc.program_file(tid):
+            items.append((records.FILE, proc.pack_file(runs)))
         descriptors, more = proc.descriptors(tid)
         items += [(records.FD, descriptor) for descriptor in descriptors]
         if tid == self._root and not self._root_ran:
@@ -491,7 +493,11 @@ class Loop:
                 items.append((records.PIDS, proc.pack_pid(status)))
             if cwd := proc.cwd(tid):
                 items.append((records.CWD, cwd))
-        is_script = bool(name and words and approval.is_script(tid, name, words))
+        is_script, script = (
+            approval.find_script(tid, name, words) if name and words else (False, None)
+        )
+        if script:
+            items.append((records.FILE, proc.pack_file(script)))
         return records.make_record(
             records.EXEC,
             tid=tid,

@@ -26,6 +26,7 @@ _AT_UID, _AT_SECURE, _AT_EXECFN = 11, 23, 31
 _FD: Final = struct.Struct("=II")
 _CREDENTIALS: Final = struct.Struct("=6I")
 _PID: Final = struct.Struct("=I")
+_FILE: Final = struct.Struct("=3Q")
 _PIDFD_THREAD: Final = os.O_EXCL  # since Linux 6.9
 _PIDFD_GETFD: Final = 438
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -195,6 +196,11 @@ def parse_status(content: bytes) -> Status | None:
 def pack_pid(of: Status) -> bytes:
     """records.PIDS."""
     return _PID.pack(of.inner_tid)
+
+
+def pack_file(of: os.stat_result) -> bytes:
+    """records.FILE."""
+    return _FILE.pack(of.st_dev, of.st_ino, of.st_ctime_ns)
 
 
 def auxiliary(tid: int) -> dict[int, int]:

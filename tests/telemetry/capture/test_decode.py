@@ -28,7 +28,7 @@ def decoder(**options):
             span=SPAN,
             cwd=b"/w",
             number=lambda: next(count),
-            program=lambda path: Program(digest="d" * 64, mode=0o104755, uid=9),
+            program=lambda path: Program(digest="d" * 64, mode=0o104755, uid=9, file=b"one"),
             **options,
         )
     )
@@ -181,6 +181,7 @@ def test_a_script_names_its_interpreter():
     items = (
         (records.PATH, b"./s"), (records.EXE, b"/usr/bin/dash"), (records.ARGV, b"/bin/sh\0./s\0"),
         (records.CREDENTIALS, struct.pack("=6I", 1, 2, 3, 4, 0, 1)),
+        (records.FILE, b"another"), (records.FILE, b"one"),
         (records.FD, struct.pack("=2I", 0, 0) + b"/etc/x"),
         (records.FD, struct.pack("=2I", 1, 0o2001) + b"/log"),
         (records.FD, struct.pack("=2I", 2, 1) + b"pipe:[77]"),
@@ -188,12 +189,20 @@ def test_a_script_names_its_interpreter():
     _, events = run(make_record(records.EXEC, tid=ROOT, args=(0, 1), items=items))
     body = next(e for e in events if e.event_type == "process_start").body
     assert (body["exe"], body["interpreter"]) == ("/w/s", "/usr/bin/dash")
+    assert (body["exe_digest"], body["interpreter_digest"]) == ("d" * 64, None)
     assert body["credentials"] == {"uid": 1, "euid": 2, "gid": 3, "egid": 4, "setid_lost": True}
     assert body["fds"] == [
         {"fd": 0, "kind": "file", "path": "/etc/x", "mode": "r"},
         {"fd": 1, "kind": "file", "path": "/log", "mode": "a"},
         {"fd": 2, "kind": "pipe", "inode": 77, "mode": "w"},
     ]
+
+
+def test_a_file_that_took_the_name_of_a_program_is_not_digested_for_it():
+    for told, digest in ((b"one", "d" * 64), (b"another", None), (None, None)):
+        items = [(records.EXE, b"/bin/x")] + ([] if told is None else [(records.FILE, told)])
+        _, events = run(make_record(records.EXEC, tid=ROOT, items=tuple(items)))
+        assert events[0].body["exe_digest"] == digest
 
 
 def inet(ip, port):
