@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: the version of Landlock that scopes abstract sockets
 SCOPES = 6
+#: between two looks at what is left
+_PAUSE_MS = 2
 _filters: dict[tuple[bool, bool, bool, bool], bytes] = {}
 
 
@@ -250,14 +252,21 @@ def harden(frame: Frame, *, observed: bool = False) -> None:
 def _end(frame: Frame) -> NoReturn:
     """The supervisor is gone: so is everything here."""
     if frame.backend == "none":  # no pid namespace that would take them along
-        while others := _others():
-            for pid in others:
-                _kill(pid, _signal.SIGKILL)
-            try:
-                os.waitpid(-1, 0)
-            except ChildProcessError:
-                break
+        end_below()
     os._exit(0)
+
+
+def end_below() -> None:
+    """Kills all processes below this one until none is left that it may kill. A look at what there
+    is misses what is forked meanwhile, so there are more until nothing is found."""
+    pause = select.poll()
+    while any([_kill(pid, _signal.SIGKILL) for pid in _others()]):
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        pause.poll(_PAUSE_MS)
 
 
 def _signal_commands(message: wire.Message, commands: set[int]) -> None:
@@ -273,11 +282,13 @@ def _signal_commands(message: wire.Message, commands: set[int]) -> None:
         _kill(target, number)
 
 
-def _kill(pid: int, number: int) -> None:
+def _kill(pid: int, number: int) -> bool:
+    """False where it is gone, or has more rights than we: set-user-id programs without a world."""
     try:
         os.kill(pid, number)
-    except ProcessLookupError:
-        return
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def _others() -> list[int]:

@@ -145,6 +145,8 @@ class _Zygote:
         self._drop_prepared()
         for pid in self._worlds:
             os.kill(pid, _signal.SIGKILL)
+        # without a world nothing goes along with its first process: what that left is ours now
+        holder.end_below()
         while True:
             try:
                 os.waitpid(-1, 0)

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     Chunk = tuple[Instruction, ...]
 
 ALLOW: Final = 0x7FFF0000
-TRACE: Final = 0x7FF00000
+#: beside the action, so that a stop for our filter differs from one for a program's own
+OURS: Final = 0x5353
+TRACE: Final = 0x7FF00000 | OURS
 NOTIFY: Final = 0x7FC00000
 ERRNO: Final = 0x00050000
 

@@ -36,6 +36,7 @@ enum {
     OPTIONS = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK |
               PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC | PTRACE_O_TRACESECCOMP | PTRACE_O_EXITKILL,
     FIRST_TICK_US = 100, LAST_TICK_US = 5000,
+    OUR_STOP = 0x5353, /* filters.py, OURS: SECCOMP_RET_DATA of our filter */
 };
 #if defined(__x86_64__)
 enum { NR_CLONE = 56, NR_CLONE3 = 435, NR_FORK = 57, NR_VFORK = 58 };
@@ -299,7 +300,8 @@ static bool keep_child(struct tracer *tracer, struct task *task)
     return false;
 }
 
-static bool read_call(struct tracer *tracer, struct task *task)
+/* `ours`: the filter that stopped it is ours, and not one of the program's own. */
+static bool read_call(struct tracer *tracer, struct task *task, bool *ours)
 {
     struct ptrace_syscall_info info;
     memset(&info, 0, sizeof info);
@@ -309,6 +311,7 @@ static bool read_call(struct tracer *tracer, struct task *task)
         return false;
     }
     struct call *call = &task->call;
+    *ours = info.op != PTRACE_SYSCALL_INFO_SECCOMP || info.seccomp.ret_data == OUR_STOP;
     call->tid = task->tid;
     call->nr = info.op == PTRACE_SYSCALL_INFO_SECCOMP ? info.seccomp.nr : info.entry.nr;
     for (int i = 0; i < 6; i++)
@@ -329,15 +332,18 @@ static bool read_call(struct tracer *tracer, struct task *task)
 static void on_entry(struct tracer *tracer, struct task *task)
 {
     struct engine *engine = tracer->engine;
+    bool ours;
     task->in_call = false;
-    if (!read_call(tracer, task)) {
+    if (!read_call(tracer, task, &ours)) {
         resume(tracer, task, 0);
         return;
     }
+    if (!ours && !refuse_call(tracer, task->tid, ENOSYS)) /* as where nobody traces (seccomp(2)) */
+        return;
     task->shape = shape_of(engine, &task->call);
     if (task->shape && task->shape->flags & SOCKETCALL && unfold_socketcall(&task->call))
         task->shape = shape_of(engine, &task->call);
-    if (task->shape && task->shape->flags & (CLONES | CLONES_3) &&
+    if (ours && task->shape && task->shape->flags & (CLONES | CLONES_3) &&
         (!keep_child(tracer, task) || !engine->everything)) {
         resume(tracer, task, 0);
         return;
@@ -349,7 +355,7 @@ static void on_entry(struct tracer *tracer, struct task *task)
     record_begin(&task->record, CALL, task->tid);
     describe_entry(engine, &task->record, &task->call, task->shape);
     task->in_call = true;
-    if (engine->gate.armed && task->shape && task->shape->flags & PROGRAM)
+    if (ours && engine->gate.armed && task->shape && task->shape->flags & PROGRAM)
         gate_exec(tracer, task);
     else
         resume(tracer, task, 0);

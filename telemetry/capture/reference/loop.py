@@ -22,6 +22,7 @@ import sys
 import time
 
 from substrate.telemetry.capture import calls, gate, records
+from substrate.telemetry.capture.filters import OURS
 from substrate.telemetry.capture.reference import approval, memory, messages, proc, registers
 from substrate.telemetry.capture.reference import requests as ptrace
 from substrate.telemetry.capture.reference.arguments import Call
@@ -209,10 +210,24 @@ class Loop:
         kind, arch, nr, args, result = ptrace.syscall_info(task.tid)
         if kind == ptrace.INFO_EXIT:
             self._call_exit(task, result)
+        elif kind == ptrace.INFO_SECCOMP and ptrace.event_message(task.tid) != OURS:
+            self._stopped_by_itself(task, arch, nr, args)
         elif kind == ptrace.INFO_NONE or task.call is not None:
             self._resume(task)  # the filter's stop behind the entry stop of the same call
         else:
             self._call_entry(task, arch, nr, args)
+
+    def _stopped_by_itself(self, task: Task, arch: int, nr: int, args: tuple[int, ...]) -> None:
+        """By a filter of the program's own, which wants a tracer of its own: there is none, and the
+        call gets what it would get where nobody traces (seccomp(2))."""
+        if task.call is None:
+            table = registers.abi_of(arch, nr)
+            if table is None:
+                raise Untraceable(messages.WAIT, errno.ENOEXEC)
+            task.call = Call(task.tid, now_ns(), *table, args)
+            if self._is_told(task.call):
+                task.call.look_at_entry()
+        self._refuse(task, -errno.ENOSYS)
 
     def _call_entry(self, task: Task, arch: int, nr: int, args: tuple[int, ...]) -> None:
         table = registers.abi_of(arch, nr)
