@@ -6,7 +6,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.telemetry.capture.engine_capture import EngineCapture, engine_missing
+from tests.telemetry.capture.engine_capture import (
+    EngineCapture,
+    PythonCapture,
+    engine_missing,
+    python_missing,
+)
+
 from tests.telemetry.capture.facts import Capture
 from tests.telemetry.capture.strace_peer import StraceCapture
 
@@ -35,5 +41,6 @@ BACKENDS: tuple[Backend, ...] = (
     ),
     Backend("hybrid", lambda: EngineCapture("hybrid"), engine_missing, no_new_privs=True),
     Backend("ptrace", lambda: EngineCapture("ptrace"), engine_missing, no_new_privs=True),
+    Backend("python", PythonCapture, python_missing, no_new_privs=True),
     Backend("notify", lambda: EngineCapture("notify"), engine_missing, no_new_privs=True),
 )

@@ -24,6 +24,7 @@ KNOWN = {
     ("notify", "storm interrupt"): "a signal before a notification is received ends it with EINTR",
     ("notify", "places gone"): "the kernel's name of a directory that was removed says so",
     ("notify", "places chroot"): "after a chroot whose result it does not see",
+    ("python", "pointers"): "of a path without an end it gives the beginning, as if it were whole",
     ("notify", "threads exec"): "an exec is seen at its entry only, by the thread's number",
 }
 

@@ -157,6 +157,10 @@ class Traced:
     def seen(self) -> list[Record]:
         return parse(self._data)
 
+    def raw(self) -> bytes:
+        """All records so far."""
+        return self._data
+
     def finish(self) -> Run:
         self.until(lambda t: t.backend.finished() and t.out < 0)
         _, self.run.status = os.waitpid(self.pid, 0)

@@ -1,12 +1,13 @@
-"""The C engine as a capture: its binary records made into Facts.
+"""The backends of ours as captures: their binary records made into Facts.
 
 It reads the records themselves and not what the decoder makes of them, so that what is compared
-is what the engine saw; the working directory and root of each process, which records tell only
+is what a backend saw; the working directory and root of each process, which records tell only
 where they change, are kept here as the records tell them.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import sys
@@ -15,13 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from substrate.telemetry.capture import calls, engine, filters, records
+from substrate.telemetry.capture.python_backend import PythonBackend
 from tests.telemetry.capture.captured import Running
 from tests.telemetry.capture.facts import Blind, Captured, Fact, Kind, join_path
+from tests.telemetry.capture.traced_command import Traced
 
 #: what each cannot see, as capture.md §2 declares it
 BLIND: Mapping[str, frozenset[Blind]] = {
     "hybrid": frozenset({Blind.READ_RESULTS, Blind.PEERLESS}),
     "ptrace": frozenset({Blind.PEERLESS}),
+    "python": frozenset({Blind.PEERLESS}),
     "notify": frozenset({Blind.RESULTS, Blind.FORKS, Blind.EXITS, Blind.PEERLESS}),
 }
 #: forks are told by events, so that those which fail are not
@@ -53,6 +57,38 @@ class EngineCapture:
             blind=BLIND[self.name],
             lost=done.lost,
         )
+
+
+class PythonCapture:
+    """The reference, in a process of its own."""
+
+    name = "python"
+
+    def __call__(
+        self, argv: list[bytes], env: Mapping[bytes, bytes], cwd: Path, stdout: int
+    ) -> Captured:
+        backend = PythonBackend(level="files")
+        try:
+            traced = Traced(argv, backend, cwd=cwd, env=env)
+            done = traced.finish()
+        finally:
+            backend.close()
+        view = memoryview(done.out)
+        while view:
+            view = view[os.write(stdout, view) :]
+        return Captured(
+            facts=tuple(_Telling(bytes(cwd), done.pid).facts(traced.raw())),
+            status=done.status,
+            calls=frozenset(filters.names_of("files")),
+            unseen=UNSEEN,
+            blind=BLIND[self.name],
+            lost=done.lost,
+        )
+
+
+def python_missing() -> str | None:
+    found = importlib.util.find_spec("ptrace")
+    return None if found is not None else "python-ptrace is not installed"
 
 
 def _become_stdout(stdout: int) -> None:
@@ -90,6 +126,7 @@ class _Telling:
             items = _read_items(raw, at, end)
             kind, flags, abi, tid, nr, result = head[1], *head[2:6], head[7]
             args = head[8:14]
+            items.cut |= bool(flags & records.CUT)
             if kind == records.EXEC:
                 self.began = True
                 yield self._exec(tid, args, items, bool(flags & records.UNOBSERVED))
