@@ -260,7 +260,7 @@ def end_below() -> None:
     """Kills all processes below this one until none is left that it may kill. A look at what there
     is misses what is forked meanwhile, so there are more until nothing is found."""
     pause = select.poll()
-    while any([_kill(pid, _signal.SIGKILL) for pid in _others()]):
+    while sum(_kill(pid, _signal.SIGKILL) for pid in _others()):
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass

@@ -6,14 +6,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.telemetry.capture.engine_capture import (
+from tests.telemetry.capture.facts import Capture
+from tests.telemetry.capture.record_capture import (
     EngineCapture,
     PythonCapture,
     engine_missing,
     python_missing,
 )
-
-from tests.telemetry.capture.facts import Capture
 from tests.telemetry.capture.strace_peer import StraceCapture
 
 
