@@ -55,7 +55,10 @@ _NO_ROOM: Final = "the caller's limit of file sizes leaves no room to write it d
 #: as an item FILE has it (records.py)
 _FILE: Final = struct.Struct("=3Q")
 
-_NO_READS: Final = "whether an open that only reads went well (--exact-reads)"
+_NO_READS: Final = (
+    "whether an open that only reads went well, and opens of FIFOs that a signal ended at once "
+    "(--exact-reads)"
+)
 _NO_LOOKUPS: Final = "what is looked up by stat(2), access(2), readlink(2), getdents(2) (--lookups)"
 _NO_RESULTS: Final = "the results of calls"
 _NO_ENDS: Final = (
