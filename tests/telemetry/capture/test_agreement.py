@@ -17,15 +17,6 @@ from tests.telemetry.capture.backends import strace_missing
 from tests.telemetry.capture.facts import COMPARED
 from tests.telemetry.capture.strace_peer import StraceCapture
 
-#: (backend, command): what a backend is known to get wrong
-KNOWN = {
-    (
-        "notify",
-        name,
-    ): "after a chdir whose result it does not see, notify takes the old directory on"
-    for name in ("git", "shell")
-}
-
 
 def run(command, capture, directory):
     """In a new directory of the same name each time."""
@@ -47,8 +38,6 @@ def test_a_backend_sees_what_strace_sees(command, capture, tmp_path):
         pytest.skip(reason)
     if lacking := [path for path in command.needs if not os.path.exists(path)]:
         pytest.skip(f"not installed: {', '.join(lacking)}")
-    if reason := KNOWN.get((capture.name, command.name)):
-        pytest.xfail(reason)
     directory = tmp_path / "run"
     peer = run(command, StraceCapture(looks=True), directory)
     theirs = run(command, capture, directory)
