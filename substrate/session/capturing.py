@@ -58,7 +58,10 @@ _FILE: Final = struct.Struct("=3Q")
 _NO_READS: Final = "whether an open that only reads went well (--exact-reads)"
 _NO_LOOKUPS: Final = "what is looked up by stat(2), access(2), readlink(2), getdents(2) (--lookups)"
 _NO_RESULTS: Final = "the results of calls"
-_NO_ENDS: Final = "how processes end, what they inherit, and those that make no call"
+_NO_ENDS: Final = (
+    "how processes end, what they inherit, and those that make no call; whose child one is whose "
+    "parent has ended"
+)
 _NO_EVIDENCE: Final = "attempts at what the world denies (mount, setns, ptrace, bpf ...)"
 _NO_RINGS: Final = "nothing of io_uring: programs are told that there is none"
 _NO_GO: Final = "questions to name servers that are not sent by send(2) and its kin"

@@ -148,8 +148,10 @@ void describe_file(struct record *record, const struct stat *status)
     record_item(record, FILE_ID, 0, words, sizeof words);
 }
 
+/* `moves`: nobody tells whether a change of the working directory went well, so it is told each
+ * time. */
 static void add_path(struct record *record, const struct call *call, uint8_t path, uint8_t dir,
-                     enum tag tag, enum tag base, bool relative)
+                     enum tag tag, enum tag base, bool relative, bool moves)
 {
     uint64_t address = call->args[path];
     int fd = dir == NO_ARGUMENT ? AT_THE_CWD : (int)call->args[dir];
@@ -173,6 +175,8 @@ static void add_path(struct record *record, const struct call *call, uint8_t pat
         record_head(record)->flags |= CUT;
     if (relative && !absolute && fd != AT_THE_CWD)
         add_fd_link(record, call->tid, fd, base);
+    else if (relative && !absolute && moves)
+        add_link(record, call->tid, "cwd", base);
 }
 
 static void add_address(struct record *record, const struct call *call, uint64_t address,
@@ -250,7 +254,6 @@ static void add_how(struct record *record, const struct call *call, uint8_t at)
 void describe_entry(struct engine *engine, struct record *record, const struct call *call,
                     const struct shape *shape)
 {
-    (void)engine;
     struct head *head = record_head(record);
     head->nr = call->nr;
     head->abi = call->abi;
@@ -260,11 +263,11 @@ void describe_entry(struct engine *engine, struct record *record, const struct c
     bool relative = !(shape->flags & NAME);
     if (shape->path != NO_ARGUMENT)
         add_path(record, call, shape->path, shape->dir, PATH, BASE,
-                 relative && !(shape->flags & TARGET));
+                 relative && !(shape->flags & TARGET), !engine->traces);
     else if (shape->dir != NO_ARGUMENT && (int)call->args[shape->dir] >= 0)
         add_fd_link(record, call->tid, (int)call->args[shape->dir], BASE);
     if (shape->path2 != NO_ARGUMENT)
-        add_path(record, call, shape->path2, shape->dir2, PATH2, BASE2, true);
+        add_path(record, call, shape->path2, shape->dir2, PATH2, BASE2, true, !engine->traces);
     if (shape->address != NO_ARGUMENT && !(shape->flags & ADDRESS_OUT))
         add_address(record, call, call->args[shape->address], call->args[shape->address + 1]);
     if (shape->flags & HAS_DATA)
