@@ -62,8 +62,8 @@ _NO_READS: Final = (
 _NO_LOOKUPS: Final = "what is looked up by stat(2), access(2), readlink(2), getdents(2) (--lookups)"
 _NO_RESULTS: Final = "the results of calls"
 _NO_ENDS: Final = (
-    "how processes end, what they inherit, those that make no call, and where paths begin after "
-    "chroot(2) or in a directory that was removed"
+    "how processes end, what they inherit, those that make no call, whose child one is whose parent "
+    "has ended, and where paths begin after chroot(2) or in a directory that was removed"
 )
 _NO_EVIDENCE: Final = "attempts at what the world denies (mount, setns, ptrace, bpf ...)"
 _NO_RINGS: Final = "nothing of io_uring: programs are told that there is none"

@@ -54,17 +54,21 @@ static bool hear(struct heard *heard, uint32_t tid)
 }
 
 /* Tells where a task comes from, the first time that it is heard of: its process, or the parent of
- * that. What was between it and the command, and made no call, is told first. A number that is
- * used again for another process is taken for the first one: nobody tells of ends here. */
+ * that. What was between it and the command, and made no call, is told first. One whose parent has
+ * ended has come to `above`, the parent of the command itself, and is told as the command's own:
+ * nothing outside of the tree is. A number that is used again for another process is taken for the
+ * first one: nobody tells of ends here. */
 static void introduce(struct engine *engine, struct heard *heard, struct record *record,
-                      uint32_t tid, int depth)
+                      uint32_t tid, uint32_t above, int depth)
 {
     uint32_t process, parent;
     if ((pid_t)tid == engine->root || depth > 64 || !hear(heard, tid) ||
         !read_parents(tid, &process, &parent))
         return;
     bool thread = process != tid;
-    introduce(engine, heard, record, thread ? process : parent, depth + 1);
+    if (parent == above || parent <= 1)
+        parent = engine->root;
+    introduce(engine, heard, record, thread ? process : parent, above, depth + 1);
     struct head *head = record_begin(record, FORK, thread ? process : parent);
     head->result = tid;
     head->args[1] = thread;
@@ -254,6 +258,9 @@ void *answerer_main(void *given)
     struct seccomp_notif_sizes sizes = {0};
     struct seccomp_notif *asked = NULL;
     size_t asked_size = 0;
+    uint32_t process, above = 0;
+    if (!read_parents(engine->root, &process, &above))
+        above = 0; /* it was killed: nobody will be heard of */
     if (syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes)) {
         engine_trouble(engine, 0, LISTENER, errno);
         goto out;
@@ -285,7 +292,7 @@ void *answerer_main(void *given)
             break;
         }
         if (!engine->traces)
-            introduce(engine, &answerer.heard, &answerer.record, asked->pid, 0);
+            introduce(engine, &answerer.heard, &answerer.record, asked->pid, above, 0);
         answer_one(&answerer, asked);
     }
 out:

@@ -148,7 +148,8 @@ void describe_file(struct record *record, const struct stat *status)
     record_item(record, FILE_ID, 0, words, sizeof words);
 }
 
-/* `moves`: where the process stands is not followed, so a relative path says it. */
+/* `moves`: nobody tells whether a change of the working directory went well, so it is told each
+ * time. */
 static void add_path(struct record *record, const struct call *call, uint8_t path, uint8_t dir,
                      enum tag tag, enum tag base, bool relative, bool moves)
 {
