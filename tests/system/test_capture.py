@@ -265,3 +265,23 @@ def test_names_that_are_no_text(caller):
     listed = caller.substrate("trace", "show", "last", "--files", "--format", "table")
     assert b"\x1b" not in listed.stdout
     json.loads(caller.substrate("trace", "tree", "--format", "json").stdout)
+
+
+@pytest.mark.parametrize("debugger", ["strace", "gdb"])
+def test_debuggers_work_inside_where_they_are_allowed(caller, debugger):
+    """They get what a tracer of ours would take: capture is by notification then."""
+    if shutil.which(debugger) is None:
+        pytest.skip(f"{debugger} is not installed")
+    words = {
+        "strace": "strace -f -e trace=execve sh -c '/bin/true; exit 3' 2>&1; echo $?",
+        "gdb": "gdb -q -nx -batch -ex run -ex 'print $_exitcode' --args sh -c 'exit 3' 2>&1; echo $?",
+    }[debugger]
+    done, seen = run(caller, f"export PATH=/usr/bin:/bin; {words}", "--ptrace", timeout=120)
+    if debugger == "strace":
+        assert b'execve("/bin/true"' in done.stdout
+        assert done.stdout.endswith(b"\n3\n")
+    else:
+        assert b"$1 = 3" in done.stdout
+    (coverage,) = seen.of("coverage")
+    assert coverage["backend"] == "notify"
+    assert debugger in {body["argv"][0] for body in seen.of("process_start")}
