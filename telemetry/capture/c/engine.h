@@ -153,9 +153,16 @@ bool read_parents(pid_t tid, uint32_t *process, uint32_t *parent);
 /* Adds the number of a task in the namespace `pid_space`, or the innermost that it has. */
 void describe_pid(struct record *record, pid_t tid, int pid_space);
 void describe_cwd(struct record *record, pid_t tid);
+/* What the kernel knows of a file without asking who serves it: a server that is traced, too, could
+ * not answer while we wait for it (statx(2), AT_STATX_DONT_SYNC). `name` is relative to `dir`, or
+ * "" for `dir` itself; numbers are as stat(2) has them. */
+struct file_status {
+    uint64_t dev, ino, changed_ns;
+    uint32_t mode;
+};
+bool read_file_status(int dir, const char *name, struct file_status *status);
 /* Adds which file that is: a name can be given to another one before anybody looks. */
-struct stat;
-void describe_file(struct record *record, const struct stat *status);
+void describe_file(struct record *record, const struct file_status *status);
 const struct shape *shape_of(const struct engine *engine, const struct call *call);
 /* Its arguments as its kind of call has them. */
 void narrow_call(struct call *call);
@@ -249,7 +256,8 @@ struct engine {
     bool everything; /* level `all`: calls without a shape are told too */
 
     pid_t root;
-    int listener;
+    int listener; /* -1 from when its thread ends on */
+    bool listens; /* there was one */
     bool traces;
     pthread_t tracer, answerer;
     bool tracer_runs, answerer_runs;

@@ -245,9 +245,9 @@ static int open_target(pid_t tid, int dir, const unsigned char *name, size_t len
     return found;
 }
 
-static bool is_program(const struct stat *status)
+static bool is_program(const struct file_status *status)
 {
-    return S_ISREG(status->st_mode) && status->st_mode & 0111;
+    return S_ISREG(status->mode) && status->mode & 0111;
 }
 
 /* --- scripts: as the kernel takes their first line apart (fs/binfmt_script.c) */
@@ -378,13 +378,13 @@ static bool look_at_file(struct gate *gate, struct record *record, int target, i
                          struct approval *approval, struct first_line *line,
                          enum decision *decision, enum reason *reason)
 {
-    struct stat status;
+    struct file_status status;
     unsigned char found[MOST_PATH];
     char link[64];
     int script = -1;
     ssize_t size = -1;
     snprintf(link, sizeof link, "/proc/self/fd/%d", target);
-    bool known = fstat(target, &status) == 0;
+    bool known = read_file_status(target, "", &status);
     bool program = known && is_program(&status);
     if (program)
         size = readlink(link, (char *)found, sizeof found);
@@ -405,7 +405,7 @@ static bool look_at_file(struct gate *gate, struct record *record, int target, i
     enum decision said = ask_table(gate, found, size);
     if (strictness(said) > strictness(*decision))
         *decision = said;
-    approval->image = (struct file_id){status.st_dev, status.st_ino};
+    approval->image = (struct file_id){status.dev, status.ino};
     return *decision != DENY && script && depth < MOST_INTERPRETERS;
 }
 
@@ -481,13 +481,13 @@ bool gate_matches(pid_t tid, const struct approval *approval, const struct recor
                   const struct image *image)
 {
     char path[64];
-    struct stat status;
+    struct file_status status;
     if (!approval->there || approval->left || approval->decision != ALLOW || record->failed ||
         !image->name_known || !image->argv_known)
         return false;
     snprintf(path, sizeof path, "/proc/%d/exe", (int)tid);
-    if (stat(path, &status) || status.st_dev != approval->image.dev ||
-        status.st_ino != approval->image.ino)
+    if (!read_file_status(AT_FDCWD, path, &status) || status.dev != approval->image.dev ||
+        status.ino != approval->image.ino)
         return false;
     const unsigned char *name = record->bytes + image->name_at,
                         *words = record->bytes + image->argv_at;
@@ -535,13 +535,13 @@ bool runs_script(pid_t tid, struct record *record, const struct image *image)
     if (!stands)
         return false;
     char path[64];
-    struct stat named, runs;
+    struct file_status named, runs;
     snprintf(path, sizeof path, "/proc/%d/exe", (int)tid);
     int file = open_target(tid, AT_THE_CWD, name, image->name_length, true);
     if (file < 0)
         return true; /* a name of a descriptor that is closed by now: a script's */
-    bool other = fstat(file, &named) == 0 && stat(path, &runs) == 0 &&
-                 (named.st_dev != runs.st_dev || named.st_ino != runs.st_ino);
+    bool other = read_file_status(file, "", &named) && read_file_status(AT_FDCWD, path, &runs) &&
+                 (named.dev != runs.dev || named.ino != runs.ino);
     close(file);
     if (other)
         describe_file(record, &named);
@@ -557,10 +557,10 @@ void expect_program(struct record *record, const struct call *call, const struct
     if (length < 0 || cut)
         return;
     int target = open_target(call->tid, dir, name, length, true);
-    struct stat status;
+    struct file_status status;
     if (target < 0)
         return;
-    if (fstat(target, &status) == 0 && is_program(&status)) {
+    if (read_file_status(target, "", &status) && is_program(&status)) {
         unsigned char found[MOST_PATH];
         char link[64];
         snprintf(link, sizeof link, "/proc/self/fd/%d", target);
@@ -659,14 +659,15 @@ bool may_wait(pid_t tid, int dir, uint64_t path)
 {
     unsigned char name[MOST_PATH + 1];
     bool cut;
-    struct stat status;
+    struct file_status status;
     ssize_t length = read_text(tid, path, name, MOST_PATH, &cut);
     if (length <= 0 || cut)
         return false;
     int target = open_target(tid, dir, name, length, true);
     if (target < 0)
         return false;
-    bool waits = fstat(target, &status) || S_ISFIFO(status.st_mode) || S_ISCHR(status.st_mode);
+    bool waits = !read_file_status(target, "", &status) || S_ISFIFO(status.mode) ||
+                 S_ISCHR(status.mode);
     close(target);
     return waits;
 }

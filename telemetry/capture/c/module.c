@@ -256,6 +256,7 @@ static PyObject *engine_attach(Object *self, PyObject *args)
     }
     engine->root = pid;
     engine->listener = listener;
+    engine->listens = listener >= 0;
     engine->traces = traces;
     self->attaching = true;
     Py_BEGIN_ALLOW_THREADS

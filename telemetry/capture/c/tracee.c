@@ -132,12 +132,22 @@ void describe_cwd(struct record *record, pid_t tid)
     add_link(record, tid, "cwd", CWD);
 }
 
-void describe_file(struct record *record, const struct stat *status)
+bool read_file_status(int dir, const char *name, struct file_status *status)
 {
-    uint64_t words[3] = {
-        status->st_dev, status->st_ino,
-        (uint64_t)status->st_ctim.tv_sec * 1000000000u + status->st_ctim.tv_nsec,
-    };
+    struct statx found;
+    if (statx(dir, name, AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_MODE | STATX_INO | STATX_CTIME,
+              &found))
+        return false;
+    status->dev = makedev(found.stx_dev_major, found.stx_dev_minor);
+    status->ino = found.stx_ino;
+    status->changed_ns = (uint64_t)found.stx_ctime.tv_sec * 1000000000u + found.stx_ctime.tv_nsec;
+    status->mode = found.stx_mode;
+    return true;
+}
+
+void describe_file(struct record *record, const struct file_status *status)
+{
+    uint64_t words[3] = {status->dev, status->ino, status->changed_ns};
     record_item(record, FILE_ID, 0, words, sizeof words);
 }
 
@@ -435,24 +445,21 @@ static dev_t pipes_device(void)
 }
 
 /* One descriptor, by a copy of it: what it is needs no look into /proc but for the name of a
- * file. False where there is none. A server of files that is traced itself must not be asked
- * (AT_STATX_DONT_SYNC): it could not answer while we wait for it. */
+ * file. False where there is none. */
 static bool add_copied_fd(struct record *record, int process, uint32_t number)
 {
     int fd = syscall(SYS_pidfd_getfd, process, number, 0);
     if (fd < 0)
         return false;
-    struct statx status;
+    struct file_status status;
     char path[64], text[MOST_PATH];
     int flags = fcntl(fd, F_GETFL);
     ssize_t length = -1;
-    if (flags >= 0 && statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO,
-                            &status) == 0) {
-        if (S_ISSOCK(status.stx_mode))
-            length = snprintf(text, sizeof text, "socket:[%llu]", (unsigned long long)status.stx_ino);
-        else if (S_ISFIFO(status.stx_mode) &&
-                 makedev(status.stx_dev_major, status.stx_dev_minor) == pipes_device())
-            length = snprintf(text, sizeof text, "pipe:[%llu]", (unsigned long long)status.stx_ino);
+    if (flags >= 0 && read_file_status(fd, "", &status)) {
+        if (S_ISSOCK(status.mode))
+            length = snprintf(text, sizeof text, "socket:[%llu]", (unsigned long long)status.ino);
+        else if (S_ISFIFO(status.mode) && status.dev == pipes_device())
+            length = snprintf(text, sizeof text, "pipe:[%llu]", (unsigned long long)status.ino);
         else {
             snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
             length = readlink(path, text, sizeof text);
@@ -620,12 +627,12 @@ void describe_program(struct record *record, pid_t tid, uint64_t stack_pointer, 
                       struct image *image)
 {
     char path[64];
-    struct stat status;
+    struct file_status status;
     memset(image, 0, sizeof *image);
     read_stack(record, tid, stack_pointer, width, image);
     add_link(record, tid, "exe", EXE);
     snprintf(path, sizeof path, "/proc/%d/exe", (int)tid);
-    if (stat(path, &status) == 0)
+    if (read_file_status(AT_FDCWD, path, &status))
         describe_file(record, &status);
     add_fds(record, tid);
 }

@@ -486,7 +486,7 @@ static void keep_whole(const struct tracer *tracer, const struct task *task)
 #if defined(__x86_64__)
     enum { INTERRUPTED = -512, AGAIN = -513, OPEN_2 = 2, OPEN_AT = 257 };
     struct user_regs_struct registers;
-    if (tracer->engine->listener < 0 || ptrace(PTRACE_GETREGS, task->tid, NULL, &registers) ||
+    if (!tracer->engine->listens || ptrace(PTRACE_GETREGS, task->tid, NULL, &registers) ||
         (long long)registers.rax != INTERRUPTED ||
         (registers.orig_rax != OPEN_2 && registers.orig_rax != OPEN_AT))
         return;
