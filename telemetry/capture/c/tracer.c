@@ -42,6 +42,7 @@ enum {
               PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC | PTRACE_O_TRACESECCOMP | PTRACE_O_EXITKILL,
     FIRST_TICK_US = 100, LAST_TICK_US = 5000,
     OUR_STOP = 0x5353, /* filters.py, OURS: SECCOMP_RET_DATA of our filter */
+    MOST_EVENTS = 64, /* between two looks at what is held: in a busy tree there is always another one */
     /* how long nobody tells of a task before it is looked for who could, and before it is let go */
     ORPHAN_MS = 50, LOST_MS = 1000,
 };
@@ -73,7 +74,7 @@ struct tracer {
     struct engine *engine;
     struct record scratch;
     size_t held, unborn;
-    unsigned tick_us;
+    unsigned tick_us, events; /* how many came since the holds were served */
     int pid_space; /* the namespace of the command's pids */
     int timer;     /* ends a wait while a task is not told of; -1: there is none */
     bool timer_runs;
@@ -799,15 +800,18 @@ static pid_t wait_next(struct tracer *tracer, int *status, struct rusage *used)
             errno = EINTR;
             return -1;
         }
-        pid_t tid = wait4(-1, status, __WALL | __WNOTHREAD | WNOHANG, used);
-        if (tid != 0) {
-            tracer->tick_us = FIRST_TICK_US;
-            return tid;
+        if (tracer->events++ < MOST_EVENTS) {
+            pid_t tid = wait4(-1, status, __WALL | __WNOTHREAD | WNOHANG, used);
+            if (tid != 0) {
+                tracer->tick_us = FIRST_TICK_US;
+                return tid;
+            }
+            struct pollfd bell = {.fd = tracer->engine->bell, .events = POLLIN};
+            struct timespec tick = {.tv_nsec = tracer->tick_us * 1000l};
+            if (ppoll(&bell, 1, &tick, NULL) == 0 && tracer->tick_us < LAST_TICK_US)
+                tracer->tick_us *= 2;
         }
-        struct pollfd bell = {.fd = tracer->engine->bell, .events = POLLIN};
-        struct timespec tick = {.tv_nsec = tracer->tick_us * 1000l};
-        if (ppoll(&bell, 1, &tick, NULL) == 0 && tracer->tick_us < LAST_TICK_US)
-            tracer->tick_us *= 2;
+        tracer->events = 0;
         serve_holds(tracer);
         if (tracer->unborn)
             adopt_late(tracer);
