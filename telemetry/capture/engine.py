@@ -61,6 +61,9 @@ def programs_of(
     mixed = backend == "hybrid" and level == "files" and not exact_reads
     everything = level == "all"
     stops = {} if everything else filters.trace_chunks(names, machine, reads=not mixed)
+    stops.update(
+        filters.listener_chunks(machine, otherwise=filters.TRACE if everything else filters.ALLOW)
+    )
     sends = dict(evidence)
     if mixed:
         sends.update(filters.notify_chunks(("open", "openat"), machine, only_reads=True))

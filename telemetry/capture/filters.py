@@ -163,8 +163,8 @@ def names_of(level: str, *, look: bool = False, fds: bool = False) -> tuple[str,
 def trace_chunks(
     names: Iterable[str], machine: str = MACHINE, *, reads: bool = True, evade: bool = True
 ) -> dict[int, Chunk]:
-    """Calls that stop for the tracer. `reads`: opens that only read, too. `evade`: watches clone
-    calls for flags that would hide a child from it."""
+    """Calls that stop for the tracer. `reads`: opens that only read, too. `evade`: leaves
+    no way to make a child that would be hidden from it."""
     stop, chunks = answer(TRACE), {}
     for name in names:
         nr = number(name, machine)
@@ -175,8 +175,12 @@ def trace_chunks(
             if not evade:
                 continue
             chunk = when_any_bit(0, CLONE_UNTRACED, stop, allow())
-        elif name == "clone3" and not evade:
-            continue
+        elif name == "clone3":
+            # its flags are in memory, which another thread changes after any look at them: there
+            # is none, as on a kernel before 5.3, and libc uses clone (world/seccomp.py does the same)
+            if not evade:
+                continue
+            chunk = answer(ERRNO | errno.ENOSYS)
         elif name in _OPEN_FLAGS_AT and not reads:
             chunk = when_any_bit(_OPEN_FLAGS_AT[name], OPEN_CHANGES, stop, allow())
         else:
@@ -217,6 +221,13 @@ def ring_chunks(machine: str = MACHINE) -> dict[int, Chunk]:
     """io_uring works past every filter: programs get the answer of a kernel without it."""
     nr = number_of_io_uring_setup(machine)
     return {nr: answer(ERRNO | errno.ENOSYS)}
+
+
+def listener_chunks(machine: str = MACHINE, *, otherwise: int = ALLOW) -> dict[int, Chunk]:
+    """A program's own listener would be asked in place of the tracer, since a notification wins over a
+    trace, and could let everything go on unseen: there is one already, it is told, as beside ours."""
+    nr = {"x86_64": 317, "aarch64": 277}[machine]
+    return {nr: when_any_bit(1, NEW_LISTENER, answer(ERRNO | errno.EBUSY), answer(otherwise))}
 
 
 def number_of_io_uring_setup(machine: str = MACHINE) -> int:

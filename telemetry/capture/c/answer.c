@@ -53,23 +53,20 @@ static bool hear(struct heard *heard, uint32_t tid)
     return true;
 }
 
-/* Tells where a task comes from, the first time that it is heard of: its process, or the parent of
- * that. What was between it and the command, and made no call, is told first. One whose parent has
- * ended has come to `above`, the parent of the command itself, and is told as the command's own:
- * nothing outside of the tree is. A number that is used again for another process is taken for the
- * first one: nobody tells of ends here. */
-static void introduce(struct engine *engine, struct heard *heard, struct record *record,
-                      uint32_t tid, uint32_t above, int depth)
+static bool is_heard(const struct heard *heard, uint32_t tid)
 {
-    uint32_t process, parent;
-    if ((pid_t)tid == engine->root || depth > 64 || !hear(heard, tid) ||
-        !read_parents(tid, &process, &parent))
-        return;
-    bool thread = process != tid;
-    if (parent == above || parent <= 1)
-        parent = engine->root;
-    introduce(engine, heard, record, thread ? process : parent, above, depth + 1);
-    struct head *head = record_begin(record, FORK, thread ? process : parent);
+    if (!heard->room)
+        return false;
+    for (size_t at = (tid + 1) & (heard->room - 1); heard->tids[at]; at = (at + 1) & (heard->room - 1))
+        if (heard->tids[at] == tid + 1)
+            return true;
+    return false;
+}
+
+static void tell_made(struct engine *engine, struct record *record, uint32_t by, uint32_t tid,
+                      bool thread)
+{
+    struct head *head = record_begin(record, FORK, by);
     head->result = tid;
     head->args[1] = thread;
     if (!thread) {
@@ -77,6 +74,40 @@ static void introduce(struct engine *engine, struct heard *heard, struct record 
         describe_cwd(record, tid);
     }
     ring_put(&engine->ring, record);
+}
+
+/* Tells where a task comes from, the first time that it is heard of: its process, or the parent of
+ * that. What was between it and the command, and made no call, is told first. One that is no
+ * descendant any more (a daemon) comes from the command: who has taken it in is none of its
+ * tree, and not to be told of. A number that is used again for another process is taken for the first
+ * one: nobody tells of ends here. */
+static void introduce(struct engine *engine, struct heard *heard, struct record *record,
+                      uint32_t tid)
+{
+    enum { MOST_BETWEEN = 64 };
+    uint32_t made[MOST_BETWEEN], by[MOST_BETWEEN], at = tid, root = engine->root;
+    bool thread[MOST_BETWEEN];
+    size_t count = 0;
+    if (tid == root || is_heard(heard, tid))
+        return;
+    do {
+        uint32_t process, parent;
+        if (!read_parents(at, &process, &parent))
+            break;
+        made[count] = at;
+        thread[count] = process != at;
+        at = by[count] = thread[count] ? process : parent;
+        count++;
+    } while (at && at != root && !is_heard(heard, at) && count < MOST_BETWEEN);
+    if (!count)
+        return;
+    if (at != root && !is_heard(heard, at)) {
+        count = thread[0] && count > 1 ? 2 : 1;
+        by[count - 1] = root;
+    }
+    while (count--)
+        if (hear(heard, made[count]))
+            tell_made(engine, record, by[count], made[count], thread[count]);
 }
 
 /* An exec that waits for an answer. */
@@ -92,6 +123,7 @@ struct answerer {
     struct record record, scratch;
     struct heard heard;
     struct held *held;
+    size_t held_count;
     struct seccomp_notif_resp *response;
     size_t response_size;
 };
@@ -107,6 +139,12 @@ static void respond(struct answerer *answerer, uint64_t id, uint32_t tid, int nu
         engine_trouble(answerer->engine, tid, ANSWER, errno);
 }
 
+/* Whether who asked still waits: else the memory that was read may have been another process'. */
+static bool is_there(const struct answerer *answerer, uint64_t id)
+{
+    return ioctl(answerer->engine->listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0;
+}
+
 /* Here nothing can be looked at again after the exec: a thread of the caller can change what it
  * named. So this gate keeps mistakes, and nobody who wants past it; it is recorded as racy. */
 static bool gate_exec(struct answerer *answerer, const struct call *call, const struct shape *shape,
@@ -118,17 +156,21 @@ static bool gate_exec(struct answerer *answerer, const struct call *call, const 
     enum decision decision =
         gate_look(&engine->gate, &answerer->record, call, shape, &approval, &reason);
     if (decision == ASK && !approval.left) {
-        struct held *held = calloc(1, sizeof *held);
-        if (held) {
+        struct held *held = answerer->held_count < MOST_HELD ? calloc(1, sizeof *held) : NULL;
+        uint64_t hold = engine->gate.holds + 1;
+        if (held && gate_ask(engine, &answerer->record, hold)) {
             *held = (struct held){
-                .next = answerer->held, .hold = ++engine->gate.holds, .id = id, .at = now_ns(),
+                .next = answerer->held, .hold = hold, .id = id, .at = now_ns(),
                 .looked_at = now_ns(), .call = *call, .approval = approval,
             };
             answerer->held = held;
-            gate_ask(engine, &answerer->record, held->hold);
+            answerer->held_count++;
+            engine->gate.holds = hold;
             return false;
         }
+        free(held);
         decision = DENY;
+        reason = CLIENT_GONE;
     }
     *denied = decision == ALLOW || approval.left ? 0 : EACCES;
     if (*denied)
@@ -150,12 +192,15 @@ static void conclude(struct answerer *answerer, struct held *held, enum decision
     head = record_head(&answerer->record);
     head->result = decision == ALLOW ? 0 : -EACCES;
     head->flags |= decision == ALLOW ? UNOBSERVED : 0;
-    ring_put(&engine->ring, &answerer->record);
+    if (is_there(answerer, held->id))
+        ring_put(&engine->ring, &answerer->record);
+    record_rest(&answerer->record);
     respond(answerer, held->id, held->call.tid, decision == ALLOW ? 0 : EACCES);
     struct held **place = &answerer->held;
     while (*place != held)
         place = &(*place)->next;
     *place = held->next;
+    answerer->held_count--;
     approval_clear(&held->approval);
     free(held);
 }
@@ -183,9 +228,7 @@ static void serve_holds(struct answerer *answerer)
             conclude(answerer, held, DENY, TIME_OUT);
         } else if (now - held->looked_at > LOOK_AFTER_MS * 1000000ull) {
             held->looked_at = now;
-            uint64_t id = held->id;
-            if (is_dying(held->call.tid) ||
-                ioctl(engine->listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &id))
+            if (is_dying(held->call.tid) || !is_there(answerer, held->id))
                 conclude(answerer, held, DENY, IS_DYING);
         }
     }
@@ -203,9 +246,16 @@ static void answer_one(struct answerer *answerer, const struct seccomp_notif *as
         call.abi = ABI_X32;
         call.nr &= ~0x40000000;
     }
+#else
+    if (asked->data.arch != AUDIT_ARCH_AARCH64) { /* of 32 bits: no table knows it, so it is not there */
+        engine_trouble(engine, call.tid, RECEIVE, ENOEXEC);
+        respond(answerer, asked->id, call.tid, ENOSYS);
+        return;
+    }
 #endif
     for (int i = 0; i < 6; i++)
         call.args[i] = asked->data.args[i];
+    narrow_call(&call);
     const struct shape *shape = shape_of(engine, &call);
     if (shape && shape->flags & SOCKETCALL && unfold_socketcall(&call))
         shape = shape_of(engine, &call);
@@ -228,27 +278,36 @@ static void answer_one(struct answerer *answerer, const struct seccomp_notif *as
         head->result = -denied;
     else
         head->flags |= UNOBSERVED;
-    /* gone while we read: the memory may have been another process' */
-    uint64_t id = asked->id;
-    if (ioctl(engine->listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0)
+    if (is_there(answerer, asked->id))
         ring_put(&engine->ring, record);
+    record_rest(record);
     respond(answerer, asked->id, call.tid, denied);
 }
 
-/* While something is held there are two things to wait for. */
+/* Waits for a notification; false where none comes any more. To receive one does not do as a wait:
+ * before Linux 6.11 it does not end with the last process. The bell is ours where no tracer has it. */
 static bool wait_next(struct answerer *answerer)
 {
     struct engine *engine = answerer->engine;
-    while (answerer->held && !atomic_load(&engine->stopping)) {
+    while (!atomic_load(&engine->stopping)) {
         struct pollfd fds[2] = {
             {.fd = engine->listener, .events = POLLIN}, {.fd = engine->bell, .events = POLLIN},
         };
-        int ready = poll(fds, 2, LOOK_AFTER_MS);
-        serve_holds(answerer);
-        if (ready > 0 && fds[0].revents)
-            break;
+        int ready = poll(fds, engine->traces ? 1 : 2, answerer->held ? LOOK_AFTER_MS : -1);
+        if (answerer->held || (ready > 0 && fds[1].revents))
+            serve_holds(answerer);
+        if (ready <= 0)
+            continue;
+        if (fds[0].revents & POLLNVAL) {
+            engine_trouble(engine, 0, RECEIVE, EBADF);
+            return false;
+        }
+        if (fds[0].revents & POLLIN)
+            return true;
+        if (fds[0].revents & POLLHUP)
+            return false;
     }
-    return !atomic_load(&engine->stopping);
+    return false;
 }
 
 void *answerer_main(void *given)
@@ -258,9 +317,6 @@ void *answerer_main(void *given)
     struct seccomp_notif_sizes sizes = {0};
     struct seccomp_notif *asked = NULL;
     size_t asked_size = 0;
-    uint32_t process, above = 0;
-    if (!read_parents(engine->root, &process, &above))
-        above = 0; /* it was killed: nobody will be heard of */
     if (syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes)) {
         engine_trouble(engine, 0, LISTENER, errno);
         goto out;
@@ -280,19 +336,13 @@ void *answerer_main(void *given)
     while (wait_next(&answerer)) {
         memset(asked, 0, asked_size);
         if (ioctl(engine->listener, SECCOMP_IOCTL_NOTIF_RECV, asked)) {
-            if (errno == EINTR)
+            if (errno == EINTR || errno == ENOENT) /* ENOENT: it was killed before we took it */
                 continue;
-            if (errno == ENOENT) { /* it was killed before we took it, or nobody is left */
-                struct pollfd end = {.fd = engine->listener, .events = POLLIN};
-                if (poll(&end, 1, 0) >= 0 && end.revents & POLLHUP)
-                    break;
-                continue;
-            }
             engine_trouble(engine, 0, RECEIVE, errno);
             break;
         }
         if (!engine->traces)
-            introduce(engine, &answerer.heard, &answerer.record, asked->pid, above, 0);
+            introduce(engine, &answerer.heard, &answerer.record, asked->pid);
         answer_one(&answerer, asked);
     }
 out:

@@ -33,6 +33,8 @@ enum tag {
 };
 enum loss { LOST_FULL, LOST_MEMORY, LOST_ENDED, LOSSES };
 enum { MOST_PATH = 4096, MOST_ARGV = 256 * 1024, MOST_FDS = 256, MOST_DATA = 512 };
+/* a record keeps so much memory for the next one: of ten thousand tasks each has one */
+enum { KEPT_ROOM = 16 * 1024 };
 
 struct head {
     uint32_t size;
@@ -49,7 +51,8 @@ struct head {
 struct record {
     unsigned char *bytes;
     size_t length, room;
-    bool failed; /* no memory: it is given up, and counted */
+    bool failed;       /* no memory: it is given up, and counted */
+    struct head spare; /* takes what is said of a record without memory; no record is made of it */
 };
 
 struct head *record_begin(struct record *record, enum kind kind, uint32_t tid);
@@ -58,6 +61,8 @@ void record_item(struct record *record, enum tag tag, unsigned more, const void 
 /* Room for an item of at most `most` bytes; `record_close` says how many it has. */
 unsigned char *record_open(struct record *record, size_t most);
 void record_close(struct record *record, enum tag tag, unsigned more, size_t length);
+/* It was put: gives back what a long one took. */
+void record_rest(struct record *record);
 void record_free(struct record *record);
 uint64_t now_ns(void);
 
@@ -97,11 +102,14 @@ struct ring {
 };
 
 int ring_make(struct ring *ring, size_t size, enum policy policy);
-void ring_put(struct ring *ring, struct record *record);
+/* False where it was lost; that is counted. */
+bool ring_put(struct ring *ring, struct record *record);
 void ring_lose(struct ring *ring, enum loss why);
-/* Copies whole records out, at most `most` bytes; returns how many. */
-size_t ring_take(struct ring *ring, unsigned char *into, size_t most);
-size_t ring_waiting(struct ring *ring);
+/* Bytes of the records that are there, notes of losses included. */
+size_t ring_ready(struct ring *ring);
+/* Copies `ready` bytes out, which ring_ready told of. There is one reader. */
+void ring_take(struct ring *ring, unsigned char *into, size_t ready);
+bool ring_empty(struct ring *ring);
 void ring_shut(struct ring *ring);
 void ring_call(struct ring *ring); /* wakes the reader now */
 void ring_free(struct ring *ring);
@@ -124,7 +132,6 @@ ssize_t read_text(pid_t tid, uint64_t address, unsigned char *into, size_t room,
 ssize_t read_argv(pid_t tid, uint64_t address, enum abi abi, unsigned char *into, size_t room, bool *cut);
 /* The text of a link of /proc/<tid>: "cwd", "exe", "fd/7". */
 ssize_t read_link(pid_t tid, const char *name, unsigned char *into, size_t room);
-ssize_t read_fd_link(pid_t tid, int fd, unsigned char *into, size_t room);
 
 struct engine;
 /* Adds what the arguments of a call point to. */
@@ -146,10 +153,19 @@ bool read_parents(pid_t tid, uint32_t *process, uint32_t *parent);
 /* Adds the number of a task in the namespace `pid_space`, or the innermost that it has. */
 void describe_pid(struct record *record, pid_t tid, int pid_space);
 void describe_cwd(struct record *record, pid_t tid);
+/* What the kernel knows of a file without asking who serves it: a server that is traced, too, could
+ * not answer while we wait for it (statx(2), AT_STATX_DONT_SYNC). `name` is relative to `dir`, or
+ * "" for `dir` itself; numbers are as stat(2) has them. */
+struct file_status {
+    uint64_t dev, ino, changed_ns;
+    uint32_t mode;
+};
+bool read_file_status(int dir, const char *name, struct file_status *status);
 /* Adds which file that is: a name can be given to another one before anybody looks. */
-struct stat;
-void describe_file(struct record *record, const struct stat *status);
+void describe_file(struct record *record, const struct file_status *status);
 const struct shape *shape_of(const struct engine *engine, const struct call *call);
+/* Its arguments as its kind of call has them. */
+void narrow_call(struct call *call);
 /* i386's socketcall(2) as the call that it stands for; false where it cannot be read. */
 bool unfold_socketcall(struct call *call);
 
@@ -160,7 +176,11 @@ enum reason {
     BY_TABLE = 1, BY_CALLBACK, IS_UNREADABLE, HAS_RACED, IS_UNAPPROVED, TIME_OUT, CLIENT_GONE,
     IS_DYING,
 };
-enum { MOST_INTERPRETERS = 5 };
+enum {
+    MOST_INTERPRETERS = 5,
+    LINE_OF_SCRIPT = 256, /* so much of a first line the kernel reads (BINPRM_BUF_SIZE) */
+    MOST_BEFORE = MOST_INTERPRETERS * (LINE_OF_SCRIPT + 1),
+};
 
 struct file_id {
     uint64_t dev, ino;
@@ -174,6 +194,9 @@ struct approval {
     size_t name_length, argv_length;
     bool argv_cut, is_script;
     struct file_id image; /* of what runs in the end: the last interpreter, or the file itself */
+    /* of a script: the words that the kernel puts before its name, each with a NUL behind */
+    unsigned char *before;
+    size_t before_length;
 };
 struct gate_entry {
     uint32_t length;
@@ -187,6 +210,7 @@ struct gate {
     struct gate_entry *entries;
     uint32_t mask; /* entries: a power of two, less one */
     uint64_t holds; /* how many there were */
+    unsigned char *words; /* room for an argument vector that is looked at */
 };
 int gate_load(struct gate *gate, const unsigned char *bytes, size_t length, enum decision otherwise);
 void gate_free(struct gate *gate);
@@ -214,6 +238,8 @@ enum step {
 };
 
 enum { TASK_BUCKETS = 4096, MOST_ANSWERS = 1024, ANSWERS_AT_ONCE = 64, LOOK_AFTER_MS = 50 };
+/* so many execs wait at once; one more is denied: each keeps its argument vector with us */
+enum { MOST_HELD = 512 };
 struct task;
 struct answer {
     uint64_t hold;
@@ -230,12 +256,16 @@ struct engine {
     bool everything; /* level `all`: calls without a shape are told too */
 
     pid_t root;
-    int listener;
+    int listener; /* -1 from when its thread ends on */
+    bool listens; /* there was one */
     bool traces;
     pthread_t tracer, answerer;
     bool tracer_runs, answerer_runs;
     atomic_int running; /* threads that have not ended */
     atomic_bool stopping;
+    atomic_bool killing; /* whoever stops now is killed: see engine_kill */
+    int wake_signal;     /* ends a wait of a thread of ours, and does nothing else */
+    pid_t owner;         /* the process that made it: a child that was forked has no threads of ours */
 
     pthread_mutex_t state; /* of what is below */
     pthread_cond_t seized;
@@ -248,11 +278,11 @@ struct engine {
 };
 
 /* Tells what was decided of an exec; asks the callback, with the record of the call as it is; takes
- * at most ANSWERS_AT_ONCE answers, and says how many. */
+ * at most ANSWERS_AT_ONCE answers, and says how many. gate_ask: false where the question is lost. */
 void gate_tell(struct engine *engine, struct record *record, const struct call *call,
                const struct approval *approval, uint64_t hold, enum decision decision,
                enum reason reason);
-void gate_ask(struct engine *engine, struct record *record, uint64_t hold);
+bool gate_ask(struct engine *engine, struct record *record, uint64_t hold);
 size_t gate_answers(struct engine *engine, struct answer *into);
 /* Whether a signal that will end it waits for a process that is held. */
 bool is_dying(pid_t tid);

@@ -17,7 +17,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { AT_THE_CWD = -100, HEAD_OF_SCRIPT = 256 };
+enum { AT_THE_CWD = -100, MOST_TABLE = 64 << 20, TRIES = 1000 };
 
 /* --- the table */
 
@@ -29,25 +29,41 @@ static uint32_t hash_of(const unsigned char *path, size_t length)
     return hash;
 }
 
+/* What may be said of a program before it runs, from the laxest on; KILL comes after it only. */
+static int strictness(enum decision decision)
+{
+    return decision == ALLOW ? 1 : decision == ASK ? 2 : decision == DENY ? 3 : 0;
+}
+
+static bool is_answer(int decision)
+{
+    return strictness(decision) > 0;
+}
+
 int gate_load(struct gate *gate, const unsigned char *bytes, size_t length, enum decision otherwise)
 {
     /* entries: u8 decision, u8 zero, u16 length, path */
     size_t count = 0;
+    if (length > MOST_TABLE)
+        return EINVAL;
     for (size_t at = 0; at < length; count++) {
         uint16_t size;
         if (length - at < 4)
             return EINVAL;
         memcpy(&size, bytes + at + 2, 2);
-        if (bytes[at] < ALLOW || bytes[at] > ASK || size > length - at - 4)
+        if (!is_answer(bytes[at]) || size > length - at - 4)
             return EINVAL;
         at += 4 + size;
     }
     size_t places = 16;
     while (places < 2 * count)
         places *= 2;
+    if (!is_answer(otherwise))
+        return EINVAL;
     gate->bytes = malloc(length + 1);
     gate->entries = calloc(places, sizeof *gate->entries);
-    if (!gate->bytes || !gate->entries)
+    gate->words = malloc(MOST_ARGV);
+    if (!gate->bytes || !gate->entries || !gate->words)
         return ENOMEM;
     memcpy(gate->bytes, bytes, length);
     gate->mask = places - 1;
@@ -60,7 +76,7 @@ int gate_load(struct gate *gate, const unsigned char *bytes, size_t length, enum
                !(gate->entries[place].length == size &&
                  !memcmp(gate->entries[place].path, path, size)))
             place = (place + 1) & gate->mask;
-        if (!gate->entries[place].path || gate->bytes[at] != ALLOW)
+        if (strictness(gate->bytes[at]) > strictness(gate->entries[place].decision))
             gate->entries[place] =
                 (struct gate_entry){.length = size, .decision = gate->bytes[at], .path = path};
         at += 4 + size;
@@ -74,6 +90,7 @@ void gate_free(struct gate *gate)
 {
     free(gate->bytes);
     free(gate->entries);
+    free(gate->words);
     memset(gate, 0, sizeof *gate);
 }
 
@@ -97,11 +114,7 @@ static enum decision ask_table(const struct gate *gate, const unsigned char *pat
                   last = find_entry(gate, path + name, length - name);
     if (!whole && !last)
         return gate->otherwise;
-    if (whole == DENY || last == DENY)
-        return DENY;
-    if (whole == ASK || last == ASK)
-        return ASK;
-    return ALLOW;
+    return strictness(whole) > strictness(last) ? whole : last;
 }
 
 /* --- files, as the process would find them */
@@ -110,13 +123,28 @@ static int open_proc(pid_t tid, const char *name)
 {
     char path[64];
     snprintf(path, sizeof path, "/proc/%d/%s", (int)tid, name);
-    return open(path, O_PATH | O_CLOEXEC);
+    int fd = open(path, O_PATH | O_CLOEXEC);
+    if (fd < 0 && (errno == EACCES || errno == ENOENT))
+        errno = EPERM; /* it is we who may not: of the program that says nothing (is_refusal) */
+    return fd;
 }
 
+/* EAGAIN: somebody somewhere renamed or mounted something while `..` was followed (openat2(2)). */
 static int open_in_root(int root, const char *path)
 {
     struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT};
-    return syscall(SYS_openat2, root, path, &how, sizeof how);
+    int found = -1;
+    errno = EAGAIN;
+    for (int i = 0; i < TRIES && found < 0 && errno == EAGAIN; i++)
+        found = syscall(SYS_openat2, root, path, &how, sizeof how);
+    return found;
+}
+
+/* Whether the kernel would refuse to run what was not found, and why. Everything else is a trouble
+ * of ours, and no reason to believe that it will. */
+static bool is_refusal(int number)
+{
+    return number == ENOENT || number == ENOTDIR || number == EACCES || number == ENAMETOOLONG;
 }
 
 static bool begins(const unsigned char *name, size_t length, const char *with, size_t *rest)
@@ -163,6 +191,10 @@ static int open_target(pid_t tid, int dir, const unsigned char *name, size_t len
 {
     char path[2 * MOST_PATH + 2];
     size_t at = 0;
+    if (length > MOST_PATH) { /* AT_EXECFN stands in memory that others can write to */
+        errno = ENAMETOOLONG;
+        return -1;
+    }
     if (own_link(tid, name, length, path, sizeof path))
         return open(path, O_PATH | O_CLOEXEC);
     if (!length || name[0] != '/') { /* names of the kernel: from the root of the tree */
@@ -174,8 +206,6 @@ static int open_target(pid_t tid, int dir, const unsigned char *name, size_t len
         if (!length) /* AT_EMPTY_PATH: the descriptor itself */
             return open_proc(tid, base);
         ssize_t got = read_link(tid, base, (unsigned char *)link, MOST_PATH);
-        if (got < 0)
-            return -1;
         /* a directory is opened by itself, in case its name is not what it seems; what leads up
          * from it and through absolute links is found in the root */
         int directory = open_proc(tid, base);
@@ -194,9 +224,9 @@ static int open_target(pid_t tid, int dir, const unsigned char *name, size_t len
             errno = number;
             return found;
         }
-        got = below_root(tid, (unsigned char *)link, got);
-        if (got < 0) {
-            errno = ENOENT;
+        got = got < 0 ? -1 : below_root(tid, (unsigned char *)link, got);
+        if (got < 0) { /* it has no name in that root, or none that the kernel can say */
+            errno = EXDEV;
             return -1;
         }
         memcpy(path, link, got);
@@ -215,34 +245,104 @@ static int open_target(pid_t tid, int dir, const unsigned char *name, size_t len
     return found;
 }
 
-static bool is_program(int target, struct stat *status)
+static bool is_program(const struct file_status *status)
 {
-    return fstat(target, status) == 0 && S_ISREG(status->st_mode) && status->st_mode & 0111;
+    return S_ISREG(status->mode) && status->mode & 0111;
 }
 
-/* What a script's first line names (execve(2)); 0: it is none. -1: it cannot be read. */
-static ssize_t interpreter_of(int target, unsigned char *into, size_t room)
+/* --- scripts: as the kernel takes their first line apart (fs/binfmt_script.c) */
+
+struct first_line {
+    char text[LINE_OF_SCRIPT + 1]; /* zeros behind what was read */
+    const char *interpreter, *argument; /* NULL: there is none */
+};
+
+static bool is_blank(char c)
 {
-    char path[64], head[HEAD_OF_SCRIPT];
+    return c == ' ' || c == '\t';
+}
+
+/* The first that is not blank, or that is one or a NUL; NULL where there is none up to `last`. */
+static char *skip_blanks(char *at, const char *last)
+{
+    while (at <= last && is_blank(*at))
+        at++;
+    return at <= last ? at : NULL;
+}
+
+static char *next_end(char *at, const char *last)
+{
+    while (at <= last && *at && !is_blank(*at))
+        at++;
+    return at <= last ? at : NULL;
+}
+
+/* False: it is no script, or one that the kernel refuses. */
+static bool parse_first_line(struct first_line *line)
+{
+    char *text = line->text, *last = text + LINE_OF_SCRIPT - 1;
+    line->interpreter = line->argument = NULL;
+    if (text[0] != '#' || text[1] != '!')
+        return false;
+    char *end = memchr(text, '\n', strnlen(text, LINE_OF_SCRIPT));
+    if (!end) {
+        end = skip_blanks(text + 2, last);
+        if (!end || !next_end(end, last))
+            return false; /* the name may be longer */
+        end = last;
+    }
+    while (is_blank(end[-1]))
+        end--;
+    char *name = skip_blanks(text + 2, end);
+    if (!name || name == end)
+        return false;
+    char *gap = next_end(name, end);
+    char *argument = gap && *gap ? skip_blanks(gap, end) : NULL;
+    *end = 0;
+    if (argument)
+        *gap = 0;
+    line->interpreter = name;
+    line->argument = argument;
+    return *name != 0;
+}
+
+/* Reads the first line of a file: 1 for a script, 0 for none, -1 and errno. */
+static int read_first_line(int target, struct first_line *line)
+{
+    char path[64];
+    memset(line, 0, sizeof *line);
     snprintf(path, sizeof path, "/proc/self/fd/%d", target);
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0)
-        return -1;
-    ssize_t got = pread(fd, head, sizeof head, 0);
+    if (fd < 0) /* it may be run and not be read: then the kernel reads it, and we compare */
+        return errno == EACCES || errno == EPERM ? 0 : -1;
+    ssize_t got = pread(fd, line->text, LINE_OF_SCRIPT, 0);
+    int number = errno;
     close(fd);
-    if (got < 2 || head[0] != '#' || head[1] != '!')
-        return got < 0 ? -1 : 0;
-    ssize_t from = 2, to;
-    while (from < got && (head[from] == ' ' || head[from] == '\t'))
-        from++;
-    for (to = from; to < got; to++)
-        if (head[to] == ' ' || head[to] == '\t' || head[to] == '\n' || head[to] == 0)
-            break;
-    if ((size_t)(to - from) > room)
-        return -1;
-    memcpy(into, head + from, to - from);
-    return to - from;
+    errno = number;
+    return got < 0 ? -1 : parse_first_line(line);
 }
+
+/* The kernel puts an interpreter, and perhaps its argument, before the words that are there. */
+static bool put_before(struct approval *approval, const struct first_line *line)
+{
+    unsigned char words[LINE_OF_SCRIPT + 2];
+    size_t name = strlen(line->interpreter) + 1,
+           argument = line->argument ? strlen(line->argument) + 1 : 0;
+    if (!approval->before)
+        approval->before = malloc(MOST_BEFORE);
+    if (!approval->before || name + argument > sizeof words ||
+        approval->before_length + name + argument > MOST_BEFORE)
+        return false;
+    memcpy(words, line->interpreter, name);
+    if (argument)
+        memcpy(words + name, line->argument, argument);
+    memmove(approval->before + name + argument, approval->before, approval->before_length);
+    memcpy(approval->before, words, name + argument);
+    approval->before_length += name + argument;
+    return true;
+}
+
+/* --- the first look */
 
 static bool keep(unsigned char **into, size_t *length, const unsigned char *bytes, size_t size)
 {
@@ -254,69 +354,91 @@ static bool keep(unsigned char **into, size_t *length, const unsigned char *byte
     return true;
 }
 
+/* What the process says it wants to run. False where that cannot be read, or kept. */
+static bool read_request(struct gate *gate, struct record *record, const struct call *call,
+                         const struct shape *shape, struct approval *approval)
+{
+    unsigned char name[MOST_PATH];
+    bool cut;
+    ssize_t length = read_text(call->tid, call->args[shape->path], name, sizeof name, &cut);
+    if (length < 0 || cut)
+        return false;
+    ssize_t words = read_argv(call->tid, call->args[shape->path + 1], call->abi, gate->words,
+                              MOST_ARGV, &approval->argv_cut);
+    if (words < 0 || !keep(&approval->name, &approval->name_length, name, length) ||
+        !keep(&approval->argv, &approval->argv_length, gate->words, words))
+        return false;
+    record_item(record, ARGV, approval->argv_cut, gate->words, words);
+    return true;
+}
+
+/* Asks the table of one file. Takes `target`; fills `line` where it is a script. False where
+ * nothing further is to be looked at: then `decision` is the last word. */
+static bool look_at_file(struct gate *gate, struct record *record, int target, int depth,
+                         struct approval *approval, struct first_line *line,
+                         enum decision *decision, enum reason *reason)
+{
+    struct file_status status;
+    unsigned char found[MOST_PATH];
+    char link[64];
+    int script = -1;
+    ssize_t size = -1;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", target);
+    bool known = read_file_status(target, "", &status);
+    bool program = known && is_program(&status);
+    if (program)
+        size = readlink(link, (char *)found, sizeof found);
+    if (size > 0)
+        script = read_first_line(target, line);
+    close(target);
+    if (known && !program) { /* the kernel says so; if it runs all the same it is killed */
+        approval->left = true;
+        *decision = ALLOW;
+        return false;
+    }
+    if (size <= 0 || script < 0) {
+        *reason = IS_UNREADABLE;
+        *decision = DENY;
+        return false;
+    }
+    record_item(record, depth ? OPENED : EXE, depth, found, size);
+    enum decision said = ask_table(gate, found, size);
+    if (strictness(said) > strictness(*decision))
+        *decision = said;
+    approval->image = (struct file_id){status.dev, status.ino};
+    return *decision != DENY && script && depth < MOST_INTERPRETERS;
+}
+
 enum decision gate_look(struct gate *gate, struct record *record, const struct call *call,
                         const struct shape *shape, struct approval *approval, enum reason *reason)
 {
-    static __thread unsigned char name[MOST_PATH + 1], argv[MOST_ARGV];
     approval_clear(approval);
     approval->there = true;
-    int dir = shape->dir == NO_ARGUMENT ? AT_THE_CWD : (int)call->args[shape->dir];
-    bool cut;
     *reason = IS_UNREADABLE;
-    ssize_t length = read_text(call->tid, call->args[shape->path], name, MOST_PATH, &cut);
-    if (length < 0 || cut)
+    if (!read_request(gate, record, call, shape, approval))
         return DENY;
-    ssize_t words = read_argv(call->tid, call->args[shape->path + 1], call->abi, argv, MOST_ARGV,
-                              &approval->argv_cut);
-    if (words < 0)
-        return DENY;
-    if (!keep(&approval->name, &approval->name_length, name, length) ||
-        !keep(&approval->argv, &approval->argv_length, argv, words))
-        return DENY;
-    record_item(record, ARGV, approval->argv_cut, argv, words);
     *reason = BY_TABLE;
-    int target = open_target(call->tid, dir, name, length, true);
+    int dir = shape->dir == NO_ARGUMENT ? AT_THE_CWD : (int)call->args[shape->dir];
+    int target = open_target(call->tid, dir, approval->name, approval->name_length, true);
     enum decision decision = ALLOW;
     for (int depth = 0;; depth++) {
-        struct stat status;
-        if (target < 0 || !is_program(target, &status)) {
-            /* missing, or no program: the kernel says so; if it runs all the same it is killed */
-            if (target >= 0)
-                close(target);
-            approval->left = true;
-            return ALLOW;
+        struct first_line line;
+        if (target < 0) {
+            /* missing: the kernel says so; if it runs all the same it is killed */
+            approval->left = is_refusal(errno);
+            *reason = approval->left ? BY_TABLE : IS_UNREADABLE;
+            return approval->left ? ALLOW : DENY;
         }
-        unsigned char found[MOST_PATH];
-        char link[64];
-        snprintf(link, sizeof link, "/proc/self/fd/%d", target);
-        ssize_t size = readlink(link, (char *)found, sizeof found);
-        if (size <= 0) {
-            close(target);
+        if (!look_at_file(gate, record, target, depth, approval, &line, &decision, reason))
+            return decision;
+        approval->is_script = true;
+        if (!put_before(approval, &line)) {
             *reason = IS_UNREADABLE;
             return DENY;
         }
-        record_item(record, depth ? OPENED : EXE, depth, found, size);
-        enum decision said = ask_table(gate, found, size);
-        if (said == DENY || said == KILL) {
-            close(target);
-            return DENY;
-        }
-        if (said == ASK)
-            decision = ASK;
-        approval->image = (struct file_id){status.st_dev, status.st_ino};
-        ssize_t next = interpreter_of(target, name, MOST_PATH);
-        close(target);
-        if (next < 0) {
-            /* it may be run and not be read: no script then, the kernel could not read it either
-             * as the caller; as ourselves we might not be allowed to */
-            break;
-        }
-        if (next == 0 || depth == MOST_INTERPRETERS)
-            break;
-        approval->is_script = true;
-        target = open_target(call->tid, AT_THE_CWD, name, next, true);
+        target = open_target(call->tid, AT_THE_CWD, (const unsigned char *)line.interpreter,
+                             strlen(line.interpreter), true);
     }
-    return decision;
 }
 
 /* --- the second look */
@@ -344,37 +466,28 @@ static bool same_words(const unsigned char *now, size_t length, bool cut,
             return true; /* no words at all: the kernel gives an empty one (Linux 5.18) */
         return same_rest(now, length, cut, told, told_length, approval->argv_cut);
     }
-    /* For a script the kernel puts, in place of the first word, an interpreter, perhaps its
-     * argument, for each interpreter that is a script itself, and then the script's name. Behind
-     * the first place of the name come the caller's words. */
+    /* In place of the caller's first word stand the interpreters and the script's name. */
     const unsigned char *end = memchr(told, 0, told_length);
-    size_t first = end ? (size_t)(end - told) + 1 : told_length;
-    size_t at = 0;
-    for (int word = 0; word <= 2 * MOST_INTERPRETERS && at < length; word++) {
-        const unsigned char *stop = memchr(now + at, 0, length - at);
-        if (!stop)
-            return false;
-        size_t size = stop - (now + at);
-        bool is_name = word && size == name_length && !memcmp(now + at, name, size);
-        at += size + 1;
-        if (is_name)
-            return same_rest(now + at, length - at, cut, told + first, told_length - first,
-                             approval->argv_cut && told_length > first);
-    }
-    return false;
+    size_t first = end ? (size_t)(end - told) + 1 : told_length, at = approval->before_length;
+    if (length < at + name_length + 1 || memcmp(now, approval->before, at) ||
+        memcmp(now + at, name, name_length) || now[at + name_length])
+        return false;
+    at += name_length + 1;
+    return same_rest(now + at, length - at, cut, told + first, told_length - first,
+                     approval->argv_cut);
 }
 
 bool gate_matches(pid_t tid, const struct approval *approval, const struct record *record,
                   const struct image *image)
 {
     char path[64];
-    struct stat status;
+    struct file_status status;
     if (!approval->there || approval->left || approval->decision != ALLOW || record->failed ||
         !image->name_known || !image->argv_known)
         return false;
     snprintf(path, sizeof path, "/proc/%d/exe", (int)tid);
-    if (stat(path, &status) || status.st_dev != approval->image.dev ||
-        status.st_ino != approval->image.ino)
+    if (!read_file_status(AT_FDCWD, path, &status) || status.dev != approval->image.dev ||
+        status.ino != approval->image.ino)
         return false;
     const unsigned char *name = record->bytes + image->name_at,
                         *words = record->bytes + image->argv_at;
@@ -397,6 +510,7 @@ void approval_clear(struct approval *approval)
 {
     free(approval->name);
     free(approval->argv);
+    free(approval->before);
     memset(approval, 0, sizeof *approval);
 }
 
@@ -421,13 +535,13 @@ bool runs_script(pid_t tid, struct record *record, const struct image *image)
     if (!stands)
         return false;
     char path[64];
-    struct stat named, runs;
+    struct file_status named, runs;
     snprintf(path, sizeof path, "/proc/%d/exe", (int)tid);
     int file = open_target(tid, AT_THE_CWD, name, image->name_length, true);
     if (file < 0)
         return true; /* a name of a descriptor that is closed by now: a script's */
-    bool other = fstat(file, &named) == 0 && stat(path, &runs) == 0 &&
-                 (named.st_dev != runs.st_dev || named.st_ino != runs.st_ino);
+    bool other = read_file_status(file, "", &named) && read_file_status(AT_FDCWD, path, &runs) &&
+                 (named.dev != runs.dev || named.ino != runs.ino);
     close(file);
     if (other)
         describe_file(record, &named);
@@ -436,17 +550,17 @@ bool runs_script(pid_t tid, struct record *record, const struct image *image)
 
 void expect_program(struct record *record, const struct call *call, const struct shape *shape)
 {
-    static __thread unsigned char name[MOST_PATH + 1], argv[MOST_ARGV];
+    unsigned char name[MOST_PATH], *argv;
     int dir = shape->dir == NO_ARGUMENT ? AT_THE_CWD : (int)call->args[shape->dir];
     bool cut;
-    ssize_t length = read_text(call->tid, call->args[shape->path], name, MOST_PATH, &cut);
+    ssize_t length = read_text(call->tid, call->args[shape->path], name, sizeof name, &cut);
     if (length < 0 || cut)
         return;
     int target = open_target(call->tid, dir, name, length, true);
-    struct stat status;
+    struct file_status status;
     if (target < 0)
         return;
-    if (is_program(target, &status)) {
+    if (read_file_status(target, "", &status) && is_program(&status)) {
         unsigned char found[MOST_PATH];
         char link[64];
         snprintf(link, sizeof link, "/proc/self/fd/%d", target);
@@ -457,10 +571,12 @@ void expect_program(struct record *record, const struct call *call, const struct
             record_head(record)->kind = EXEC;
             /* arguments of the call stand there: of EXEC they mean other things */
             memset(record_head(record)->args, 0, sizeof record_head(record)->args);
-            ssize_t words = read_argv(call->tid, call->args[shape->path + 1], call->abi, argv,
-                                      MOST_ARGV, &cut);
+            argv = record_open(record, MOST_ARGV);
+            ssize_t words = argv ? read_argv(call->tid, call->args[shape->path + 1], call->abi,
+                                             argv, MOST_ARGV, &cut)
+                                 : -1;
             if (words >= 0)
-                record_item(record, ARGV, cut, argv, words);
+                record_close(record, ARGV, cut, words);
         }
     }
     close(target);
@@ -485,18 +601,19 @@ void gate_tell(struct engine *engine, struct record *record, const struct call *
     ring_put(&engine->ring, record);
 }
 
-void gate_ask(struct engine *engine, struct record *record, uint64_t hold)
+bool gate_ask(struct engine *engine, struct record *record, uint64_t hold)
 {
     struct head *head = record_head(record);
     uint64_t first = head->args[0];
     uint8_t kind = head->kind;
     head->kind = HOLD;
     head->args[0] = hold;
-    ring_put(&engine->ring, record);
+    bool asked = ring_put(&engine->ring, record);
     head = record_head(record);
     head->kind = kind;
     head->args[0] = first;
     ring_call(&engine->ring);
+    return asked;
 }
 
 size_t gate_answers(struct engine *engine, struct answer *into)
@@ -542,14 +659,15 @@ bool may_wait(pid_t tid, int dir, uint64_t path)
 {
     unsigned char name[MOST_PATH + 1];
     bool cut;
-    struct stat status;
+    struct file_status status;
     ssize_t length = read_text(tid, path, name, MOST_PATH, &cut);
     if (length <= 0 || cut)
         return false;
     int target = open_target(tid, dir, name, length, true);
     if (target < 0)
         return false;
-    bool waits = fstat(target, &status) || S_ISFIFO(status.st_mode) || S_ISCHR(status.st_mode);
+    bool waits = !read_file_status(target, "", &status) || S_ISFIFO(status.mode) ||
+                 S_ISCHR(status.mode);
     close(target);
     return waits;
 }

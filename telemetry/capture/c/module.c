@@ -15,6 +15,7 @@ enum { END_MS = 10000 };
 typedef struct {
     PyObject_HEAD
     struct engine *engine;
+    bool attaching; /* without the GIL: nobody closes it meanwhile */
 } Object;
 
 /* Only ends a wait of one of our threads. */
@@ -67,8 +68,22 @@ static void stop(struct engine *engine)
     engine->tracer_runs = engine->answerer_runs = false;
 }
 
+/* In a child of fork(2) there is a copy of the engine and of its descriptors, and none of its threads;
+ * its locks may be held by them for ever. The tree is not this process' to end. */
+static void forget(struct engine *engine)
+{
+    int fds[] = {engine->listener, engine->bell, engine->ring.urgent, engine->ring.soft};
+    for (int i = 0; i < 4; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+}
+
 static void destroy(struct engine *engine)
 {
+    if (engine->owner != getpid()) {
+        forget(engine);
+        return;
+    }
     stop(engine);
     if (atomic_load(&engine->running))
         return; /* a thread hangs in the kernel and uses it: better lost than freed */
@@ -83,6 +98,15 @@ static void destroy(struct engine *engine)
     pthread_mutex_destroy(&engine->state);
     pthread_cond_destroy(&engine->seized);
     free(engine);
+}
+
+/* Whether the arguments that its flags speak of are there. */
+static bool has_what_it_needs(const struct shape *shape)
+{
+    return !(shape->flags & PROGRAM && shape->path > 4) &&
+           !(shape->flags & (HAS_PAIR | HAS_HOW | MESSAGE | MESSAGES) && shape->extra == NO_ARGUMENT) &&
+           !(shape->flags & ADDRESS_OUT && shape->address == NO_ARGUMENT) &&
+           !(shape->flags & LISTENS && shape->dir == NO_ARGUMENT);
 }
 
 static bool load_table(struct engine *engine, int abi, const char *bytes, Py_ssize_t length)
@@ -107,7 +131,7 @@ static bool load_table(struct engine *engine, int abi, const char *bytes, Py_ssi
         for (int i = 0; i < 6; i++)
             if (*arguments[i] > (i >= 4 ? 4 : 5) && *arguments[i] != NO_ARGUMENT)
                 return false; /* for these two the argument behind is read as well */
-        if (shape->flags & PROGRAM && shape->path > 4)
+        if (!has_what_it_needs(shape))
             return false;
         table->known[nr] = 1;
     }
@@ -137,6 +161,8 @@ static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *keywor
         return PyErr_NoMemory();
     engine->listener = engine->bell = -1;
     engine->seize_errno = -1;
+    engine->wake_signal = wake_signal();
+    engine->owner = getpid();
     engine->everything = everything;
     engine->ring.urgent = engine->ring.soft = -1;
     pthread_mutex_init(&engine->state, NULL);
@@ -171,6 +197,10 @@ static struct engine *alive(Object *self)
 {
     if (!self->engine)
         PyErr_SetString(PyExc_ValueError, "the engine is closed");
+    else if (self->engine->owner != getpid()) {
+        PyErr_SetString(PyExc_ValueError, "the engine is of another process: this one was forked");
+        return NULL;
+    }
     return self->engine;
 }
 
@@ -183,7 +213,8 @@ static PyObject *engine_arm(Object *self, PyObject *args)
     struct engine *engine = alive(self);
     if (!engine || !PyArg_ParseTuple(args, "y#iI", &table, &length, &otherwise, &hold_ms))
         return NULL;
-    if (engine->running || engine->gate.armed || otherwise < ALLOW || otherwise > ASK) {
+    if (engine->running || engine->gate.armed || 
+        (otherwise != ALLOW && otherwise != DENY && otherwise != ASK)) {
         PyErr_SetString(PyExc_ValueError, "a gate is armed once, before attach, with ALLOW, DENY or ASK");
         return NULL;
     }
@@ -225,7 +256,9 @@ static PyObject *engine_attach(Object *self, PyObject *args)
     }
     engine->root = pid;
     engine->listener = listener;
+    engine->listens = listener >= 0;
     engine->traces = traces;
+    self->attaching = true;
     Py_BEGIN_ALLOW_THREADS
     struct sigaction action = {.sa_handler = nothing};
     sigaction(wake_signal(), &action, NULL);
@@ -247,6 +280,7 @@ static PyObject *engine_attach(Object *self, PyObject *args)
         engine->answerer_runs = !failed;
     }
     Py_END_ALLOW_THREADS
+    self->attaching = false;
     if (failed)
         return Py_BuildValue("ii", step, failed);
     Py_RETURN_NONE;
@@ -274,18 +308,12 @@ static PyObject *engine_drain(Object *self, PyObject *unused)
     struct engine *engine = alive(self);
     if (!engine)
         return NULL;
-    size_t waiting = ring_waiting(&engine->ring);
-    /* room for a note of losses, which is made when it is read */
-    size_t room = waiting + LOSSES * sizeof(struct head);
-    unsigned char *bytes = malloc(room);
-    if (!bytes)
-        return PyErr_NoMemory();
-    size_t length;
-    Py_BEGIN_ALLOW_THREADS
-    length = ring_take(&engine->ring, bytes, room);
-    Py_END_ALLOW_THREADS
-    PyObject *taken = PyBytes_FromStringAndSize((const char *)bytes, length);
-    free(bytes);
+    /* Memory first: what is taken out is nowhere else. The GIL is kept, so that nobody closes the
+     * engine meanwhile; a lock of the ring is held for a copy only. */
+    size_t ready = ring_ready(&engine->ring);
+    PyObject *taken = PyBytes_FromStringAndSize(NULL, ready);
+    if (taken)
+        ring_take(&engine->ring, (unsigned char *)PyBytes_AsString(taken), ready);
     return taken;
 }
 
@@ -296,7 +324,7 @@ static PyObject *engine_finished(Object *self, PyObject *unused)
     if (!engine)
         return NULL;
     return PyBool_FromLong(engine->root && atomic_load(&engine->running) == 0 &&
-                           ring_waiting(&engine->ring) == 0);
+                           ring_empty(&engine->ring));
 }
 
 static PyObject *engine_lost(Object *self, PyObject *unused)
@@ -342,6 +370,7 @@ static PyObject *engine_kill_all(Object *self, PyObject *unused)
     struct engine *engine = alive(self);
     if (!engine)
         return NULL;
+    atomic_store(&engine->killing, true);
     engine_kill(engine);
     Py_RETURN_NONE;
 }
@@ -350,6 +379,10 @@ static PyObject *engine_close(Object *self, PyObject *unused)
 {
     (void)unused;
     struct engine *engine = self->engine;
+    if (self->attaching) {
+        PyErr_SetString(PyExc_ValueError, "the engine attaches in another thread");
+        return NULL;
+    }
     self->engine = NULL;
     if (engine) {
         Py_BEGIN_ALLOW_THREADS

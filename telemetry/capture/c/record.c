@@ -26,12 +26,11 @@ static bool make_room(struct record *record, size_t more)
 
 struct head *record_begin(struct record *record, enum kind kind, uint32_t tid)
 {
-    static __thread struct head nowhere;
     record->length = 0;
     record->failed = false;
     if (!make_room(record, sizeof(struct head))) {
-        memset(&nowhere, 0, sizeof nowhere);
-        return &nowhere;
+        memset(&record->spare, 0, sizeof record->spare);
+        return &record->spare;
     }
     record->length = sizeof(struct head);
     struct head *head = record_head(record);
@@ -44,8 +43,7 @@ struct head *record_begin(struct record *record, enum kind kind, uint32_t tid)
 
 struct head *record_head(struct record *record)
 {
-    static __thread struct head nowhere;
-    return record->bytes ? (struct head *)record->bytes : &nowhere;
+    return record->bytes ? (struct head *)record->bytes : &record->spare;
 }
 
 unsigned char *record_open(struct record *record, size_t most)
@@ -76,6 +74,12 @@ void record_item(struct record *record, enum tag tag, unsigned more, const void 
         return;
     memcpy(at, bytes, length);
     record_close(record, tag, more, length);
+}
+
+void record_rest(struct record *record)
+{
+    if (record->room > KEPT_ROOM)
+        record_free(record);
 }
 
 void record_free(struct record *record)

@@ -75,6 +75,10 @@ static void lose(struct ring *ring, enum loss why)
 {
     ring->lost[why]++;
     ring->untold[why]++;
+    if (why == LOST_ENDED)
+        return;
+    ring->halted |= ring->policy == HALT;
+    ring_bell(ring->urgent, &ring->urgent_told); /* whoever halts, or counts, is not to wait */
 }
 
 void ring_lose(struct ring *ring, enum loss why)
@@ -84,8 +88,9 @@ void ring_lose(struct ring *ring, enum loss why)
     pthread_mutex_unlock(&ring->lock);
 }
 
-void ring_put(struct ring *ring, struct record *record)
+bool ring_put(struct ring *ring, struct record *record)
 {
+    bool done = false;
     pthread_mutex_lock(&ring->lock);
     if (record->failed) {
         lose(ring, LOST_MEMORY);
@@ -107,8 +112,6 @@ void ring_put(struct ring *ring, struct record *record)
     }
     if (room(ring) < length + LOST_ROOM) {
         lose(ring, LOST_FULL);
-        ring->halted |= ring->policy == HALT;
-        ring_bell(ring->urgent, &ring->urgent_told);
         goto out;
     }
     if (ring->untold[LOST_FULL] || ring->untold[LOST_MEMORY])
@@ -118,11 +121,13 @@ void ring_put(struct ring *ring, struct record *record)
         goto out;
     }
     copy_in(ring, record->bytes, length);
+    done = true;
     ring_bell(ring->soft, &ring->soft_told);
     if (ring->head - ring->tail > ring->size / 4)
         ring_bell(ring->urgent, &ring->urgent_told);
 out:
     pthread_mutex_unlock(&ring->lock);
+    return done;
 }
 
 static void quiet(int fd, bool *told)
@@ -133,33 +138,34 @@ static void quiet(int fd, bool *told)
     *told = false;
 }
 
-size_t ring_waiting(struct ring *ring)
+bool ring_empty(struct ring *ring)
 {
     pthread_mutex_lock(&ring->lock);
-    size_t waiting = ring->head - ring->tail;
+    bool empty = ring->head == ring->tail;
     for (int why = 0; why < LOSSES; why++)
-        waiting += ring->untold[why] ? sizeof(struct head) : 0;
+        empty = empty && !ring->untold[why];
     pthread_mutex_unlock(&ring->lock);
-    return waiting;
+    return empty;
 }
 
-size_t ring_take(struct ring *ring, unsigned char *into, size_t most)
+size_t ring_ready(struct ring *ring)
 {
     pthread_mutex_lock(&ring->lock);
     if (ring->head == ring->tail)
         tell_losses(ring);
-    size_t at = ring->tail & (ring->size - 1), length = 0;
-    while (ring->tail + length < ring->head) {
-        uint32_t size; /* a record begins at a multiple of 8: its size is in one piece */
-        memcpy(&size, ring->bytes + ((ring->tail + length) & (ring->size - 1)), sizeof size);
-        if (length + size > most)
-            break;
-        length += size;
-    }
-    size_t first = ring->size - at < length ? ring->size - at : length;
+    size_t ready = ring->head - ring->tail;
+    pthread_mutex_unlock(&ring->lock);
+    return ready;
+}
+
+void ring_take(struct ring *ring, unsigned char *into, size_t ready)
+{
+    pthread_mutex_lock(&ring->lock);
+    size_t at = ring->tail & (ring->size - 1);
+    size_t first = ring->size - at < ready ? ring->size - at : ready;
     memcpy(into, ring->bytes + at, first);
-    memcpy(into + first, ring->bytes, length - first);
-    ring->tail += length;
+    memcpy(into + first, ring->bytes, ready - first);
+    ring->tail += ready;
     tell_losses(ring); /* these are taken next */
     if (ring->tail == ring->head) {
         quiet(ring->soft, &ring->soft_told);
@@ -167,7 +173,6 @@ size_t ring_take(struct ring *ring, unsigned char *into, size_t most)
     }
     pthread_cond_broadcast(&ring->space);
     pthread_mutex_unlock(&ring->lock);
-    return length;
 }
 
 void ring_call(struct ring *ring)

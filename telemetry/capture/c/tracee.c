@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -105,24 +106,7 @@ ssize_t read_link(pid_t tid, const char *name, unsigned char *into, size_t room)
     return readlink(path, (char *)into, room);
 }
 
-ssize_t read_fd_link(pid_t tid, int fd, unsigned char *into, size_t room)
-{
-    char name[32];
-    snprintf(name, sizeof name, "fd/%d", fd);
-    return read_link(tid, name, into, room);
-}
-
 /* --- arguments */
-
-static void add_fd_link(struct record *record, pid_t tid, int fd, enum tag tag)
-{
-    unsigned char *into = record_open(record, MOST_PATH);
-    if (!into)
-        return;
-    ssize_t length = read_fd_link(tid, fd, into, MOST_PATH);
-    if (length >= 0)
-        record_close(record, tag, length == MOST_PATH, length);
-}
 
 static void add_link(struct record *record, pid_t tid, const char *name, enum tag tag)
 {
@@ -132,6 +116,15 @@ static void add_link(struct record *record, pid_t tid, const char *name, enum ta
     ssize_t length = read_link(tid, name, into, MOST_PATH);
     if (length >= 0)
         record_close(record, tag, length == MOST_PATH, length);
+    else if (errno == ENAMETOOLONG) /* there is one, deeper than the kernel can say */
+        record_head(record)->flags |= CUT;
+}
+
+static void add_fd_link(struct record *record, pid_t tid, int fd, enum tag tag)
+{
+    char name[32];
+    snprintf(name, sizeof name, "fd/%d", fd);
+    add_link(record, tid, name, tag);
 }
 
 void describe_cwd(struct record *record, pid_t tid)
@@ -139,12 +132,22 @@ void describe_cwd(struct record *record, pid_t tid)
     add_link(record, tid, "cwd", CWD);
 }
 
-void describe_file(struct record *record, const struct stat *status)
+bool read_file_status(int dir, const char *name, struct file_status *status)
 {
-    uint64_t words[3] = {
-        status->st_dev, status->st_ino,
-        (uint64_t)status->st_ctim.tv_sec * 1000000000u + status->st_ctim.tv_nsec,
-    };
+    struct statx found;
+    if (statx(dir, name, AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_MODE | STATX_INO | STATX_CTIME,
+              &found))
+        return false;
+    status->dev = makedev(found.stx_dev_major, found.stx_dev_minor);
+    status->ino = found.stx_ino;
+    status->changed_ns = (uint64_t)found.stx_ctime.tv_sec * 1000000000u + found.stx_ctime.tv_nsec;
+    status->mode = found.stx_mode;
+    return true;
+}
+
+void describe_file(struct record *record, const struct file_status *status)
+{
+    uint64_t words[3] = {status->dev, status->ino, status->changed_ns};
     record_item(record, FILE_ID, 0, words, sizeof words);
 }
 
@@ -180,11 +183,10 @@ static void add_path(struct record *record, const struct call *call, uint8_t pat
 }
 
 static void add_address(struct record *record, const struct call *call, uint64_t address,
-                        uint64_t length)
+                        uint64_t word)
 {
-    if (!address || !length)
-        return;
-    if ((int32_t)length < 0)
+    uint32_t length = word; /* an int to the kernel, whatever stands above it in the register */
+    if (!address || !length || (int32_t)length < 0)
         return;
     if (length > ADDRESS_MOST)
         length = ADDRESS_MOST;
@@ -280,8 +282,8 @@ void describe_entry(struct engine *engine, struct record *record, const struct c
         add_how(record, call, shape->extra);
 }
 
-/* The address of a socket of the process, asked by a copy of it. */
-static void add_name(struct record *record, pid_t tid, int fd,
+/* The address of a socket of the process, asked by a copy of it. False where it has none. */
+static bool add_name(struct record *record, pid_t tid, int fd,
                      int (*name)(int, struct sockaddr *, socklen_t *))
 {
     unsigned char bytes[ADDRESS_MOST];
@@ -290,14 +292,16 @@ static void add_name(struct record *record, pid_t tid, int fd,
     if (process < 0)
         process = syscall(SYS_pidfd_open, tid, 0);
     if (process < 0)
-        return;
+        return false;
     int ours = syscall(SYS_pidfd_getfd, process, fd, 0);
     close(process);
     if (ours < 0)
-        return;
-    if (name(ours, (struct sockaddr *)bytes, &length) == 0 && length <= sizeof bytes)
+        return false;
+    bool named = name(ours, (struct sockaddr *)bytes, &length) == 0 && length <= sizeof bytes;
+    if (named)
         record_item(record, ADDRESS, 0, bytes, length);
     close(ours);
+    return named;
 }
 
 static void add_peer(struct record *record, const struct call *call, const struct shape *shape,
@@ -305,10 +309,11 @@ static void add_peer(struct record *record, const struct call *call, const struc
 {
     uint64_t at = call->args[shape->address], length_at = call->args[shape->address + 1];
     uint32_t told;
-    if (at && read_memory(call->tid, length_at, &told, sizeof told) == sizeof told)
+    /* the kernel is asked first: what it wrote into memory others may have changed since. Of a peer
+     * that has left already it tells nothing any more. */
+    if (!add_name(record, call->tid, fd, getpeername) && at &&
+        read_memory(call->tid, length_at, &told, sizeof told) == sizeof told)
         add_address(record, call, at, told);
-    else /* it did not ask who it is: we do */
-        add_name(record, call->tid, fd, getpeername);
 }
 
 void describe_exit(struct record *record, const struct call *call, const struct shape *shape,
@@ -446,15 +451,15 @@ static bool add_copied_fd(struct record *record, int process, uint32_t number)
     int fd = syscall(SYS_pidfd_getfd, process, number, 0);
     if (fd < 0)
         return false;
-    struct stat status;
+    struct file_status status;
     char path[64], text[MOST_PATH];
     int flags = fcntl(fd, F_GETFL);
     ssize_t length = -1;
-    if (flags >= 0 && fstat(fd, &status) == 0) {
-        if (S_ISSOCK(status.st_mode))
-            length = snprintf(text, sizeof text, "socket:[%llu]", (unsigned long long)status.st_ino);
-        else if (S_ISFIFO(status.st_mode) && status.st_dev == pipes_device())
-            length = snprintf(text, sizeof text, "pipe:[%llu]", (unsigned long long)status.st_ino);
+    if (flags >= 0 && read_file_status(fd, "", &status)) {
+        if (S_ISSOCK(status.mode))
+            length = snprintf(text, sizeof text, "socket:[%llu]", (unsigned long long)status.ino);
+        else if (S_ISFIFO(status.mode) && status.dev == pipes_device())
+            length = snprintf(text, sizeof text, "pipe:[%llu]", (unsigned long long)status.ino);
         else {
             snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
             length = readlink(path, text, sizeof text);
@@ -516,7 +521,7 @@ static void add_fds(struct record *record, pid_t tid)
         for (uint32_t number = 0; number < 3; number++)
             found += add_copied_fd(record, process, number);
         close(process);
-        if (found == status.st_size)
+        if (found && found == status.st_size)
             return;
     }
     if (!record->failed)
@@ -535,7 +540,7 @@ struct stack {
 
 static bool next_word(struct stack *stack, uint64_t *word)
 {
-    if (stack->used == stack->filled) {
+    if (stack->filled - stack->used < stack->width) { /* the kernel aligns it: nothing is left over */
         size_t part = PAGE - (stack->at & (PAGE - 1));
         if (read_memory(stack->tid, stack->at, stack->words, part) != (ssize_t)part)
             return false;
@@ -622,12 +627,12 @@ void describe_program(struct record *record, pid_t tid, uint64_t stack_pointer, 
                       struct image *image)
 {
     char path[64];
-    struct stat status;
+    struct file_status status;
     memset(image, 0, sizeof *image);
     read_stack(record, tid, stack_pointer, width, image);
     add_link(record, tid, "exe", EXE);
     snprintf(path, sizeof path, "/proc/%d/exe", (int)tid);
-    if (stat(path, &status) == 0)
+    if (read_file_status(AT_FDCWD, path, &status))
         describe_file(record, &status);
     add_fds(record, tid);
 }
@@ -642,19 +647,31 @@ const struct shape *shape_of(const struct engine *engine, const struct call *cal
     return &table->shapes[call->nr];
 }
 
+void narrow_call(struct call *call)
+{
+    if (call->abi == ABI_I386) /* int 0x80 of a program of 64 bits: the kernel takes the low words */
+        for (int i = 0; i < 6; i++)
+            call->args[i] = (uint32_t)call->args[i];
+}
+
 bool unfold_socketcall(struct call *call)
 {
-    /* <linux/net.h>: the call by its number, and what i386 calls it directly */
-    static const int direct[] = {
-        0, 359, 361, 362, 363, 364, 0, 0, 360, 0, 0, 369, 0, 0, 0, 0, 370, 0, 364, 0, 345,
+    /* <linux/net.h>: the call by its number, what i386 calls it directly, and how many words of
+     * arguments the kernel reads: there may be nothing behind them */
+    static const struct {
+        int nr;
+        size_t count;
+    } direct[] = {
+        [1] = {359, 3}, [2] = {361, 3}, [3] = {362, 3}, [4] = {363, 2}, [5] = {364, 3},
+        [8] = {360, 4}, [11] = {369, 6}, [16] = {370, 3}, [18] = {364, 4}, [20] = {345, 4},
     };
     uint32_t which = call->args[0], words[6] = {0};
-    if (which >= sizeof direct / sizeof *direct || !direct[which])
+    if (which >= sizeof direct / sizeof *direct || !direct[which].nr)
         return false;
-    size_t count = which == 11 ? 6 : which == 20 || which == 8 || which == 18 ? 4 : 3;
+    size_t count = direct[which].count;
     if (read_memory(call->tid, (uint32_t)call->args[1], words, 4 * count) != (ssize_t)(4 * count))
         return false;
-    call->nr = direct[which];
+    call->nr = direct[which].nr;
     for (int i = 0; i < 6; i++)
         call->args[i] = words[i];
     return true;

@@ -20,13 +20,18 @@
 #include <sys/uio.h>
 #include <sys/user.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 #include <linux/audit.h>
 #include <linux/ptrace.h>
+#include <linux/seccomp.h>
 #include <elf.h>
 
 #ifndef PTRACE_EVENT_STOP
 #define PTRACE_EVENT_STOP 128
+#endif
+#ifndef sigev_notify_thread_id
+#define sigev_notify_thread_id _sigev_un._tid
 #endif
 #ifndef NT_ARM_SYSTEM_CALL
 #define NT_ARM_SYSTEM_CALL 0x404
@@ -37,12 +42,13 @@ enum {
               PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC | PTRACE_O_TRACESECCOMP | PTRACE_O_EXITKILL,
     FIRST_TICK_US = 100, LAST_TICK_US = 5000,
     OUR_STOP = 0x5353, /* filters.py, OURS: SECCOMP_RET_DATA of our filter */
+    MOST_EVENTS = 64, /* between two looks at what is held: in a busy tree there is always another one */
+    /* how long nobody tells of a task before it is looked for who could, and before it is let go */
+    ORPHAN_MS = 50, LOST_MS = 1000,
 };
 #if defined(__x86_64__)
-enum { NR_CLONE = 56, NR_CLONE3 = 435, NR_FORK = 57, NR_VFORK = 58 };
-#elif defined(__aarch64__)
-enum { NR_CLONE = 220, NR_CLONE3 = 435, NR_FORK = -1, NR_VFORK = -1 };
-#else
+enum { NR_CLONE = 56, NR_SECCOMP = 317, I386_CLONE = 120, I386_SECCOMP = 354, X32_BIT = 0x40000000 };
+#elif !defined(__aarch64__)
 #error "x86_64 and aarch64 only"
 #endif
 
@@ -52,7 +58,10 @@ struct task {
     bool born;    /* its FORK was told */
     bool ran;     /* it has exec'd */
     bool waits;   /* it has stopped for the first time, and is not let go before that */
+    bool ended;   /* it was killed before that: `record` is its EXIT */
     bool in_call; /* between the entry and the exit of a call */
+    int first_signal;     /* of its first stop */
+    uint64_t unborn_since;
     struct call call;
     const struct shape *shape;
     struct record record;
@@ -65,8 +74,10 @@ struct tracer {
     struct engine *engine;
     struct record scratch;
     size_t held, unborn;
-    unsigned tick_us;
+    unsigned tick_us, events; /* how many came since the holds were served */
     int pid_space; /* the namespace of the command's pids */
+    int timer;     /* ends a wait while a task is not told of; -1: there is none */
+    bool timer_runs;
 };
 
 /* --- tasks */
@@ -138,7 +149,16 @@ void engine_kill(struct engine *engine)
     pthread_mutex_lock(&engine->state);
     for (size_t i = 0; i < TASK_BUCKETS; i++)
         for (struct task *task = engine->tasks[i]; task; task = task->next)
-            syscall(SYS_tgkill, task->process, task->tid, SIGKILL);
+            if (!task->ended) /* its number may be another's by now */
+                syscall(SYS_tgkill, task->process, task->tid, SIGKILL);
+    pthread_mutex_unlock(&engine->state);
+}
+
+/* What engine_kill reads of a task that stands in the table is changed under its lock. */
+static void set_process(struct engine *engine, struct task *task, pid_t process)
+{
+    pthread_mutex_lock(&engine->state);
+    task->process = process;
     pthread_mutex_unlock(&engine->state);
 }
 
@@ -147,8 +167,26 @@ void engine_kill(struct engine *engine)
 static void resume(struct tracer *tracer, const struct task *task, int signal)
 {
     long how = task->in_call ? PTRACE_SYSCALL : PTRACE_CONT;
+    if (atomic_load(&tracer->engine->killing)) { /* made after everybody was killed */
+        kill(task->tid, SIGKILL);
+        return;
+    }
     if (ptrace(how, task->tid, NULL, (void *)(long)signal) && errno != ESRCH)
         engine_trouble(tracer->engine, task->tid, RESUME, errno);
+}
+
+static bool is_group_stop(int signal)
+{
+    return signal == SIGSTOP || signal == SIGTSTP || signal == SIGTTIN || signal == SIGTTOU;
+}
+
+/* A task stops with its group, or it goes on. */
+static void stay_or_resume(struct tracer *tracer, const struct task *task, int signal)
+{
+    if (is_group_stop(signal) && !atomic_load(&tracer->engine->killing))
+        ptrace(PTRACE_LISTEN, task->tid, NULL, NULL);
+    else
+        resume(tracer, task, 0);
 }
 
 /* The registers that make it not happen: number -1, and a result. */
@@ -182,17 +220,21 @@ failed:
     return false;
 }
 
-static bool change_argument_0(pid_t tid, uint64_t word)
+static bool change_argument_0(pid_t tid, enum abi abi, uint64_t word)
 {
 #if defined(__x86_64__)
     struct user_regs_struct registers;
     if (ptrace(PTRACE_GETREGS, tid, NULL, &registers))
         return false;
-    registers.rdi = word;
+    if (abi == ABI_I386)
+        registers.rbx = word;
+    else
+        registers.rdi = word;
     return ptrace(PTRACE_SETREGS, tid, NULL, &registers) == 0;
 #else
     struct user_regs_struct registers;
     struct iovec all = {&registers, sizeof registers};
+    (void)abi;
     if (ptrace(PTRACE_GETREGSET, tid, (void *)NT_PRSTATUS, &all))
         return false;
     registers.regs[0] = word;
@@ -219,22 +261,24 @@ static bool stack_of(pid_t tid, uint64_t *pointer, size_t *width)
     return true;
 }
 
-/* Number and first argument of the call that made a child. */
-static bool clone_call(pid_t tid, long *nr, uint64_t *first)
+/* The flags of the call that makes a child right now, at its event. The number says which machine's
+ * call it is: no call of the other one with that number makes any. clone3(2) makes none (keep_child). */
+static bool clone_flags(pid_t tid, int event, uint64_t *flags)
 {
-#if defined(__x86_64__)
     struct user_regs_struct registers;
+    *flags = event == PTRACE_EVENT_VFORK ? CLONE_VM | CLONE_VFORK : 0;
+#if defined(__x86_64__)
     if (ptrace(PTRACE_GETREGS, tid, NULL, &registers))
         return false;
-    *nr = registers.orig_rax;
-    *first = registers.rdi;
+    if ((registers.orig_rax & ~(uint64_t)X32_BIT) == NR_CLONE)
+        *flags = registers.rdi;
+    else if (registers.orig_rax == I386_CLONE)
+        *flags = (uint32_t)registers.rbx;
 #else
-    struct user_regs_struct registers;
     struct iovec all = {&registers, sizeof registers};
     if (ptrace(PTRACE_GETREGSET, tid, (void *)NT_PRSTATUS, &all))
         return false;
-    *nr = registers.regs[8];
-    *first = registers.regs[0];
+    *flags = registers.regs[0];
 #endif
     return true;
 }
@@ -255,6 +299,7 @@ static void conclude(struct tracer *tracer, struct task *task, enum decision dec
         record_head(&task->record)->result = -EACCES;
         record_head(&task->record)->kind = CALL;
         ring_put(&tracer->engine->ring, &task->record);
+        record_rest(&task->record);
         task->in_call = false;
         if (!refuse_call(tracer, task->tid, EACCES))
             return;
@@ -272,31 +317,50 @@ static void gate_exec(struct tracer *tracer, struct task *task)
         conclude(tracer, task, decision == ASK ? ALLOW : decision, reason);
         return;
     }
+    if (tracer->held == MOST_HELD) {
+        conclude(tracer, task, DENY, CLIENT_GONE);
+        return;
+    }
     task->hold = ++engine->gate.holds;
     task->held_at = task->looked_at = now_ns();
     tracer->held++;
     tracer->tick_us = FIRST_TICK_US;
-    gate_ask(engine, &task->record, task->hold);
+    if (!gate_ask(engine, &task->record, task->hold)) /* nobody will answer what was not asked */
+        conclude(tracer, task, DENY, CLIENT_GONE);
 }
 
-/* A child that nobody would tell of (CLONE_UNTRACED) is told of as every other one. False where the
- * call was refused, or its caller killed. */
+/* A child that nobody would tell of (CLONE_UNTRACED) is told of as every other one. clone3(2) has
+ * its flags in memory, where another thread changes them after every look: it is not there, as on
+ * a kernel before 5.3, and libc uses clone(2). False where the call does not happen. */
 static bool keep_child(struct tracer *tracer, struct task *task)
 {
     struct call *call = &task->call;
     uint64_t flags = call->args[0];
     if (task->shape->flags & CLONES_3) {
-        if (read_memory(task->tid, call->args[0], &flags, sizeof flags) != sizeof flags)
-            flags = CLONE_UNTRACED; /* what cannot be read is not let through */
-        /* the flags are in its memory, and could be changed back: let it use clone(2) */
-        return !(flags & CLONE_UNTRACED) || (refuse_call(tracer, task->tid, ENOSYS), false);
+        refuse_call(tracer, task->tid, ENOSYS);
+        return false;
     }
     if (!(flags & CLONE_UNTRACED))
         return true;
-    if (change_argument_0(task->tid, flags & ~(uint64_t)CLONE_UNTRACED))
+    if (change_argument_0(task->tid, call->abi, flags & ~(uint64_t)CLONE_UNTRACED))
         return true;
     engine_trouble(tracer->engine, task->tid, REGISTERS, errno);
     kill(task->tid, SIGKILL);
+    return false;
+}
+
+/* A call that makes a child. True where it is to be told of, and has not happened yet. */
+static bool on_clone(struct tracer *tracer, struct task *task)
+{
+    bool happens = keep_child(tracer, task);
+    if (happens && tracer->engine->everything)
+        return true;
+    if (tracer->engine->everything) {
+        record_begin(&task->record, CALL, task->tid)->result = -ENOSYS;
+        describe_entry(tracer->engine, &task->record, &task->call, task->shape);
+        ring_put(&tracer->engine->ring, &task->record);
+    }
+    resume(tracer, task, 0);
     return false;
 }
 
@@ -321,12 +385,32 @@ static bool read_call(struct tracer *tracer, struct task *task, bool *ours)
 #if defined(__x86_64__)
     if (info.arch == AUDIT_ARCH_I386)
         call->abi = ABI_I386;
-    else if (call->nr & 0x40000000) {
+    else if (call->nr & X32_BIT) {
         call->abi = ABI_X32;
-        call->nr &= ~0x40000000;
+        call->nr &= ~X32_BIT;
+    }
+    narrow_call(call);
+#else
+    if (info.arch != AUDIT_ARCH_AARCH64) { /* of 32 bits: no table knows it, and nothing passes unseen */
+        engine_trouble(tracer->engine, task->tid, INFORMATION, ENOEXEC);
+        kill(task->tid, SIGKILL);
+        return false;
     }
 #endif
     return true;
+}
+
+/* A listener of a program's own would be asked in our place. Of calls that are native the filter knows
+ * it (filters.py, listener_chunks); those of another machine come here, all of them. */
+static bool makes_listener(const struct call *call)
+{
+#if defined(__x86_64__)
+    int nr = call->abi == ABI_I386 ? I386_SECCOMP : call->abi == ABI_X32 ? NR_SECCOMP : -1;
+    return call->nr == nr && call->args[1] & SECCOMP_FILTER_FLAG_NEW_LISTENER;
+#else
+    (void)call;
+    return false;
+#endif
 }
 
 static void on_entry(struct tracer *tracer, struct task *task)
@@ -340,14 +424,14 @@ static void on_entry(struct tracer *tracer, struct task *task)
     }
     if (!ours && !refuse_call(tracer, task->tid, ENOSYS)) /* as where nobody traces (seccomp(2)) */
         return;
+    if (makes_listener(&task->call) && !refuse_call(tracer, task->tid, EBUSY))
+        return;
     task->shape = shape_of(engine, &task->call);
     if (task->shape && task->shape->flags & SOCKETCALL && unfold_socketcall(&task->call))
         task->shape = shape_of(engine, &task->call);
     if (ours && task->shape && task->shape->flags & (CLONES | CLONES_3) &&
-        (!keep_child(tracer, task) || !engine->everything)) {
-        resume(tracer, task, 0);
+        !on_clone(tracer, task))
         return;
-    }
     if (!task->shape && !engine->everything) {
         resume(tracer, task, 0);
         return;
@@ -370,9 +454,10 @@ static void on_return(struct tracer *tracer, struct task *task)
         return;
     }
     task->in_call = false;
-    if (ptrace(PTRACE_GET_SYSCALL_INFO, task->tid, (void *)sizeof info, &info) < 0) {
-        if (errno != ESRCH)
-            engine_trouble(tracer->engine, task->tid, INFORMATION, errno);
+    long told = ptrace(PTRACE_GET_SYSCALL_INFO, task->tid, (void *)sizeof info, &info);
+    if (told < 0 || info.op != PTRACE_SYSCALL_INFO_EXIT) {
+        if (told >= 0 || errno != ESRCH)
+            engine_trouble(tracer->engine, task->tid, INFORMATION, told < 0 ? errno : EPROTO);
         record_head(&task->record)->flags |= UNOBSERVED;
         ring_put(&tracer->engine->ring, &task->record);
         resume(tracer, task, 0);
@@ -385,6 +470,7 @@ static void on_return(struct tracer *tracer, struct task *task)
         head->flags |= RESTARTED;
     describe_exit(&task->record, &task->call, task->shape, result);
     ring_put(&tracer->engine->ring, &task->record);
+    record_rest(&task->record);
     approval_clear(&task->approval);
     resume(tracer, task, 0);
 }
@@ -401,7 +487,7 @@ static void keep_whole(const struct tracer *tracer, const struct task *task)
 #if defined(__x86_64__)
     enum { INTERRUPTED = -512, AGAIN = -513, OPEN_2 = 2, OPEN_AT = 257 };
     struct user_regs_struct registers;
-    if (tracer->engine->listener < 0 || ptrace(PTRACE_GETREGS, task->tid, NULL, &registers) ||
+    if (!tracer->engine->listens || ptrace(PTRACE_GETREGS, task->tid, NULL, &registers) ||
         (long long)registers.rax != INTERRUPTED ||
         (registers.orig_rax != OPEN_2 && registers.orig_rax != OPEN_AT))
         return;
@@ -428,6 +514,20 @@ static void tell_fork(struct tracer *tracer, pid_t parent, pid_t child, uint64_t
     ring_put(&tracer->engine->ring, record);
 }
 
+/* Somebody has told of it: what waited for that happens now. */
+static void be_born(struct tracer *tracer, struct task *task)
+{
+    task->born = true;
+    tracer->unborn--;
+    if (task->ended) {
+        ring_put(&tracer->engine->ring, &task->record);
+        free_task(tracer, take_task(tracer->engine, task->tid));
+    } else if (task->waits) {
+        task->waits = false;
+        stay_or_resume(tracer, task, task->first_signal);
+    }
+}
+
 static void on_child(struct tracer *tracer, struct task *task, int event)
 {
     struct engine *engine = tracer->engine;
@@ -438,17 +538,10 @@ static void on_child(struct tracer *tracer, struct task *task, int event)
         resume(tracer, task, 0);
         return;
     }
-    long nr = -1;
-    uint64_t flags = event == PTRACE_EVENT_VFORK ? CLONE_VM | CLONE_VFORK : 0, first;
-    if (clone_call(task->tid, &nr, &first)) {
-        if (nr == NR_CLONE)
-            flags = first;
-        else if (nr == NR_CLONE3 &&
-                 read_memory(task->tid, first, &flags, sizeof flags) != sizeof flags)
-            flags = 0;
-    }
-    bool thread = event == PTRACE_EVENT_CLONE && flags & CLONE_THREAD &&
-                  syscall(SYS_tgkill, task->process, (pid_t)child, 0) == 0;
+    uint64_t flags;
+    bool thread = clone_flags(task->tid, event, &flags)
+                      ? event == PTRACE_EVENT_CLONE && flags & CLONE_THREAD
+                      : syscall(SYS_tgkill, task->process, (pid_t)child, 0) == 0;
     tell_fork(tracer, task->tid, child, flags, thread);
     struct task *made = find_task(engine, child);
     if (!made) {
@@ -458,45 +551,81 @@ static void on_child(struct tracer *tracer, struct task *task, int event)
         else
             ring_lose(&engine->ring, LOST_MEMORY);
     } else if (!made->born) {
-        made->born = true;
-        made->process = thread ? task->process : (pid_t)child;
-        tracer->unborn--;
-        if (made->waits) {
-            made->waits = false;
-            resume(tracer, made, 0);
-        }
+        set_process(engine, made, thread ? task->process : (pid_t)child);
+        be_born(tracer, made);
     }
     resume(tracer, task, 0);
 }
 
-/* Whether somebody who is still there will tell of a task. `exec_of`: a process that has exec'd:
- * of the threads that it had, none can tell any more. */
+/* Tasks whose parent was killed in the moment of the fork: nobody will tell of them, so somebody is
+ * named: of a thread its process, else the parent that it has now, else `by`. */
+static void adopt(struct tracer *tracer, struct task *task, pid_t by)
+{
+    struct engine *engine = tracer->engine;
+    uint32_t process, parent;
+    bool thread = false;
+    if (!task->ended && read_parents(task->tid, &process, &parent)) {
+        thread = (pid_t)process != task->tid && find_task(engine, process);
+        if (thread)
+            set_process(engine, task, process);
+        if (thread || find_task(engine, parent))
+            by = thread ? process : parent;
+    }
+    tell_fork(tracer, by, task->tid, 0, thread);
+    be_born(tracer, task);
+}
+
+/* Whether somebody who is still there may tell of a task. `exec_of`: a process that has exec'd: of
+ * the threads that it had, none can tell any more. */
 static bool has_teller(struct engine *engine, const struct task *task, pid_t exec_of)
 {
     uint32_t process, parent;
+    if (task->ended) /* who made it is not known: it is waited for */
+        return true;
     if (!read_parents(task->tid, &process, &parent))
         return false;
     pid_t teller = (pid_t)process != task->tid ? (pid_t)process : (pid_t)parent;
     return teller != exec_of && find_task(engine, teller);
 }
 
-/* Tasks whose parent was killed in the moment of the fork: nobody will tell of them. Called when a
- * task has ended, or exec'd. */
+/* Called when a task has ended, or exec'd. */
 static void adopt_orphans(struct tracer *tracer, pid_t by, pid_t exec_of)
 {
     struct engine *engine = tracer->engine;
     for (size_t i = 0; tracer->unborn && i < TASK_BUCKETS; i++)
-        for (struct task *task = engine->tasks[i]; task; task = task->next) {
-            if (task->born || has_teller(engine, task, exec_of))
-                continue;
-            tell_fork(tracer, by, task->tid, 0, false);
-            task->born = true;
-            tracer->unborn--;
-            if (task->waits) {
-                task->waits = false;
-                resume(tracer, task, 0);
-            }
+        for (struct task *task = engine->tasks[i], *next; task; task = next) {
+            next = task->next;
+            if (!task->born && !has_teller(engine, task, exec_of))
+                adopt(tracer, task, by);
         }
+}
+
+/* Called now and then while somebody is not told of. That the parent may still tell is no reason to
+ * wait for ever: who is there may not be the one who made it (PR_SET_CHILD_SUBREAPER, CLONE_PARENT),
+ * and nothing else may ever happen. */
+static void adopt_late(struct tracer *tracer)
+{
+    struct engine *engine = tracer->engine;
+    uint64_t now = now_ns();
+    for (size_t i = 0; tracer->unborn && i < TASK_BUCKETS; i++)
+        for (struct task *task = engine->tasks[i], *next; task; task = next) {
+            next = task->next;
+            if (task->born)
+                continue;
+            uint64_t age_ms = (now - task->unborn_since) / 1000000;
+            if (age_ms >= LOST_MS || (age_ms >= ORPHAN_MS && !has_teller(engine, task, 0)))
+                adopt(tracer, task, engine->root);
+        }
+}
+
+static struct task *add_unborn(struct tracer *tracer, pid_t tid)
+{
+    struct task *task = add_task(tracer->engine, tid, tid);
+    if (!task)
+        return NULL;
+    task->unborn_since = now_ns();
+    tracer->unborn++;
+    return task;
 }
 
 /* --- exec */
@@ -522,9 +651,11 @@ static void on_exec(struct tracer *tracer, struct task *task, pid_t tid)
             task = caller;
         }
     }
-    if (!task)
+    if (!task) { /* there was no memory for it: what cannot be told of does not run */
+        kill(tid, SIGKILL);
         return;
-    task->process = tid;
+    }
+    set_process(engine, task, tid);
     if (tracer->unborn)
         adopt_orphans(tracer, tid, tid);
     if (!task->in_call)
@@ -547,37 +678,67 @@ static void on_exec(struct tracer *tracer, struct task *task, pid_t tid)
     task->ran = true;
     ring_put(&engine->ring, &task->record);
     if (engine->gate.armed && !gate_matches(tid, &task->approval, &task->record, &image)) {
-        task->hold = 0;
         gate_tell(engine, &tracer->scratch, &task->call, &task->approval, 0, KILL,
                   !task->approval.there || task->approval.left ? IS_UNAPPROVED : HAS_RACED);
         approval_clear(&task->approval);
+        record_rest(&task->record);
         kill(tid, SIGKILL); /* before it has run one instruction */
         return;
     }
     approval_clear(&task->approval);
+    record_rest(&task->record);
     resume(tracer, task, 0);
 }
 
 /* --- ends */
 
+static void make_exit(struct record *record, pid_t tid, int status, const struct rusage *used,
+                      bool thread)
+{
+    struct head *head = record_begin(record, EXIT, tid);
+    head->result = status;
+    head->args[0] = (uint64_t)used->ru_utime.tv_sec * 1000000 + used->ru_utime.tv_usec;
+    head->args[1] = (uint64_t)used->ru_stime.tv_sec * 1000000 + used->ru_stime.tv_usec;
+    head->args[2] = used->ru_maxrss;
+    head->args[3] = thread;
+}
+
+/* Killed before its parent's event has come: that is told first, whenever it comes. False where
+ * there is no memory to wait. */
+static bool end_unborn(struct tracer *tracer, struct task *task, pid_t tid, int status,
+                       const struct rusage *used)
+{
+    if (!task)
+        task = add_unborn(tracer, tid);
+    if (!task)
+        return false;
+    pthread_mutex_lock(&tracer->engine->state);
+    task->ended = true;
+    pthread_mutex_unlock(&tracer->engine->state);
+    task->waits = false;
+    make_exit(&task->record, tid, status, used, false);
+    return true;
+}
+
 static void on_end(struct tracer *tracer, pid_t tid, int status, const struct rusage *used)
 {
     struct engine *engine = tracer->engine;
-    struct task *task = take_task(engine, tid);
+    struct task *task = find_task(engine, tid);
+    if (task && task->ended) { /* another one has its number already */
+        adopt(tracer, task, engine->root);
+        task = NULL;
+    }
+    if ((!task || !task->born) && end_unborn(tracer, task, tid, status, used))
+        return;
+    task = take_task(engine, tid);
     if (task && task->in_call) { /* it never came back from it: exit(2), or it was killed */
         record_head(&task->record)->flags |= UNOBSERVED;
         ring_put(&engine->ring, &task->record);
     }
     if (tracer->unborn) /* before the end of who may have made them is told */
         adopt_orphans(tracer, tid, 0);
-    struct record *record = &tracer->scratch;
-    struct head *head = record_begin(record, EXIT, tid);
-    head->result = status;
-    head->args[0] = (uint64_t)used->ru_utime.tv_sec * 1000000 + used->ru_utime.tv_usec;
-    head->args[1] = (uint64_t)used->ru_stime.tv_sec * 1000000 + used->ru_stime.tv_usec;
-    head->args[2] = used->ru_maxrss;
-    head->args[3] = task && task->tid != task->process;
-    ring_put(&engine->ring, record);
+    make_exit(&tracer->scratch, tid, status, used, task && task->tid != task->process);
+    ring_put(&engine->ring, &tracer->scratch);
     if (task)
         free_task(tracer, task);
 }
@@ -613,6 +774,23 @@ static void serve_holds(struct tracer *tracer)
         }
 }
 
+static void make_timer(struct tracer *tracer, int wake_signal)
+{
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = wake_signal};
+    event.sigev_notify_thread_id = (pid_t)syscall(SYS_gettid);
+    /* not by libc: before glibc 2.34 that is in a library of its own */
+    if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &tracer->timer))
+        tracer->timer = -1; /* orphans are looked for when somebody ends, then */
+}
+
+/* Sees to it that a wait ends, once, while somebody is not told of. */
+static void watch_unborn(struct tracer *tracer)
+{
+    struct itimerspec once = {.it_value.tv_nsec = ORPHAN_MS * 1000000l};
+    if (tracer->unborn && !tracer->timer_runs && tracer->timer >= 0)
+        tracer->timer_runs = !syscall(SYS_timer_settime, tracer->timer, 0, &once, NULL);
+}
+
 /* While something is held there are two things to wait for, and wait4(2) knows one: so it looks,
  * and sleeps on the bell, longer the longer nothing happens. */
 static pid_t wait_next(struct tracer *tracer, int *status, struct rusage *used)
@@ -622,17 +800,23 @@ static pid_t wait_next(struct tracer *tracer, int *status, struct rusage *used)
             errno = EINTR;
             return -1;
         }
-        pid_t tid = wait4(-1, status, __WALL | __WNOTHREAD | WNOHANG, used);
-        if (tid != 0) {
-            tracer->tick_us = FIRST_TICK_US;
-            return tid;
+        if (tracer->events++ < MOST_EVENTS) {
+            pid_t tid = wait4(-1, status, __WALL | __WNOTHREAD | WNOHANG, used);
+            if (tid != 0) {
+                tracer->tick_us = FIRST_TICK_US;
+                return tid;
+            }
+            struct pollfd bell = {.fd = tracer->engine->bell, .events = POLLIN};
+            struct timespec tick = {.tv_nsec = tracer->tick_us * 1000l};
+            if (ppoll(&bell, 1, &tick, NULL) == 0 && tracer->tick_us < LAST_TICK_US)
+                tracer->tick_us *= 2;
         }
-        struct pollfd bell = {.fd = tracer->engine->bell, .events = POLLIN};
-        struct timespec tick = {.tv_nsec = tracer->tick_us * 1000l};
-        if (ppoll(&bell, 1, &tick, NULL) == 0 && tracer->tick_us < LAST_TICK_US)
-            tracer->tick_us *= 2;
+        tracer->events = 0;
         serve_holds(tracer);
+        if (tracer->unborn)
+            adopt_late(tracer);
     }
+    watch_unborn(tracer);
     return wait4(-1, status, __WALL | __WNOTHREAD, used);
 }
 
@@ -647,15 +831,19 @@ static void on_stop(struct tracer *tracer, pid_t tid, int status)
         on_exec(tracer, task, tid);
         return;
     }
+    if (task && task->ended) { /* another one has its number now */
+        adopt(tracer, task, engine->root);
+        task = NULL;
+    }
     if (!task) { /* it stops before its parent tells of it */
-        task = add_task(engine, tid, tid);
-        if (!task) {
+        task = add_unborn(tracer, tid);
+        if (!task) { /* what cannot be told of does not run */
             ring_lose(&engine->ring, LOST_MEMORY);
-            ptrace(PTRACE_CONT, tid, NULL, NULL);
+            kill(tid, SIGKILL);
             return;
         }
-        tracer->unborn++;
         task->waits = true;
+        task->first_signal = signal;
         return;
     }
     switch (event) {
@@ -668,10 +856,7 @@ static void on_stop(struct tracer *tracer, pid_t tid, int status)
         on_child(tracer, task, event);
         return;
     case PTRACE_EVENT_STOP:
-        if (signal == SIGSTOP || signal == SIGTSTP || signal == SIGTTIN || signal == SIGTTOU)
-            ptrace(PTRACE_LISTEN, tid, NULL, NULL);
-        else
-            resume(tracer, task, 0);
+        stay_or_resume(tracer, task, signal);
         return;
     case 0:
         if (signal == (SIGTRAP | 0x80))
@@ -690,6 +875,7 @@ void *tracer_main(void *given)
 {
     struct engine *engine = given;
     struct tracer tracer = {.engine = engine, .tick_us = FIRST_TICK_US};
+    make_timer(&tracer, engine->wake_signal);
     char path[64];
     snprintf(path, sizeof path, "/proc/%d/ns/pid", (int)engine->root);
     tracer.pid_space = open(path, O_RDONLY | O_CLOEXEC); /* -1: the long way (tracee.c) */
@@ -703,15 +889,17 @@ void *tracer_main(void *given)
     engine->seize_errno = failed;
     pthread_cond_broadcast(&engine->seized);
     pthread_mutex_unlock(&engine->state);
-    while (!failed) {
+    /* looked at each time: a tree that always makes more of itself never lets a wait be interrupted */
+    while (!failed && !atomic_load(&engine->stopping)) {
         int status;
         struct rusage used;
         pid_t tid = wait_next(&tracer, &status, &used);
         if (tid < 0) {
-            if (atomic_load(&engine->stopping))
-                break; /* EXITKILL ends what is left, with this thread */
-            if (errno == EINTR)
+            if (errno == EINTR) {
+                tracer.timer_runs = false;
+                adopt_late(&tracer);
                 continue;
+            }
             if (errno != ECHILD)
                 engine_trouble(engine, 0, WAIT, errno);
             break;
@@ -721,12 +909,19 @@ void *tracer_main(void *given)
         else
             on_end(&tracer, tid, status, &used);
     }
+    /* EXITKILL ends what is left, with this thread */
     for (size_t i = 0; i < TASK_BUCKETS; i++)
         while (engine->tasks[i]) {
+            if (engine->tasks[i]->ended) {
+                adopt(&tracer, engine->tasks[i], engine->root);
+                continue;
+            }
             struct task *left = take_task(engine, engine->tasks[i]->tid);
             free_task(&tracer, left);
         }
     record_free(&tracer.scratch);
+    if (tracer.timer >= 0)
+        syscall(SYS_timer_delete, tracer.timer);
     if (tracer.pid_space >= 0)
         close(tracer.pid_space);
     engine_ended(engine);
