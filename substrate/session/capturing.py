@@ -179,6 +179,7 @@ class Capturing:
         self._root = -1
         self._pid = 0
         self._closed = False
+        self._attached = False
         self._home_path = home.path
         self._cache: DigestCache | NoCache | None = None
         self._inputs: Inputs | None = None
@@ -194,6 +195,7 @@ class Capturing:
         self._began_ns = time.time_ns()
         try:
             self._backend.attach(pid, listener)
+            self._attached = True
             # its root, for the digests of programs; kept only while it runs
             self._root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, ProcessLookupError):
@@ -300,7 +302,8 @@ class Capturing:
                 self._backend.kill()
             else:
                 self._leave_root()  # the world is gone, and its files are no inputs any more
-        self._wait_finished()
+        if self._attached:  # else it was killed before we had it
+            self._wait_finished()
         if self._decoder is None:
             self.close()
             return [], {}

@@ -124,6 +124,7 @@ struct answerer {
     struct heard heard;
     struct held *held;
     size_t held_count;
+    bool root_ran; /* the command itself has exec'd, where no tracer tells of that */
     struct seccomp_notif_resp *response;
     size_t response_size;
 };
@@ -272,6 +273,12 @@ static void answer_one(struct answerer *answerer, const struct seccomp_notif *as
             denied = refused;
         else
             expect_program(record, &call, shape);
+        if (record_head(record)->kind == EXEC && (pid_t)call.tid == engine->root &&
+            !answerer->root_ran) {
+            answerer->root_ran = true;
+            describe_pid(record, call.tid, -1);
+            describe_cwd(record, call.tid);
+        }
     }
     head = record_head(record);
     if (denied)
