@@ -1,0 +1,225 @@
+"""Capture when something goes wrong: the supervisor is killed, a limit or a disk is full, processes are
+many, or end in the wrong moment. All ends, the trace is whole, and the world goes on."""
+
+import contextlib
+import dataclasses
+import os
+import random
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.system import traces_left
+from tests.system.test_capture import Seen, run
+
+BACKENDS = ["hybrid", "ptrace", "notify"]
+#: processes and threads that make calls of all kinds, some of which left their parents
+LOAD = """
+(setsid sleep 1000 &)
+/usr/bin/python3 -Ic '
+import os, threading, time
+def work():
+    while True:
+        open("/dev/null").close()
+        open("x%d" % threading.get_ident(), "w").close()
+for _ in range(3):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(1000)' &
+echo ready
+while :; do /bin/true; sh -c 'echo a > f$$; mv f$$ g$$; rm g$$'; done
+"""
+
+
+def _processes(mark):
+    return traces_left.gone(lambda: traces_left.processes(mark))
+
+
+@pytest.mark.parametrize("options", [(), ("--no-world",)], ids=["world", "no world"])
+@pytest.mark.parametrize("backend", [*BACKENDS, "off"])
+def test_a_killed_supervisor_takes_everything_along(caller, backend, options):
+    chosen = ("--capture", "off") if backend == "off" else ("--capture-backend", backend)
+    when = random.Random(f"{backend}{options}{caller.backend}")
+    for turn in range(2):
+        mark = f"mark-capture-{os.getpid()}-{backend}-{len(options)}-{caller.backend}-{turn}"
+        process = caller.start(
+            *chosen, *options, "-c", LOAD, env={**caller.environ, traces_left.MARK: mark}
+        )
+        if turn:
+            assert process.stdout.readline() == b"ready\n"
+        time.sleep(when.uniform(0.02, 0.2))
+        process.kill()
+        process.communicate(timeout=30)
+        left = _processes(mark)
+        for pid, _ in left:
+            os.kill(pid, 9)
+        assert not left
+        done = caller.substrate(*options, "--wait", "10", "-c", "echo again")
+        assert (done.returncode, done.stdout) == (0, b"again\n"), done.stderr
+        caller.verify()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_time_that_is_up_ends_what_ignores_it(caller, backend):
+    text = (
+        "trap '' TERM; (setsid sh -c 'trap \"\" TERM; while :; do /bin/true; done' &);"
+        " while :; do /bin/true; done"
+    )
+    options = ("--capture-backend", backend, "--timeout", "200ms")
+    _, seen = run(caller, text, *options, status=124)
+    assert seen.of("command_end")[0]["ended_by"] == "timeout"
+    if backend != "notify":
+        starts, ends = seen.of("process_fork"), seen.of("process_exit")
+        assert len(ends) == len(starts) + 1
+        assert {body.get("signal") for body in ends} >= {9}
+
+
+def test_a_background_process_is_told_to_its_end(caller):
+    text = "(setsid sh -c 'while :; do /bin/true; done' > /dev/null 2>&1 &) ; echo go; exit 3"
+    _, seen = run(caller, text, "--background", "100ms", status=3)
+    assert len(seen.of("process_exit")) == len(seen.of("process_fork")) + 1
+    times = [body["mono_us"] for body in seen.of("process_start")]
+    assert max(times) > min(times)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_world_that_is_full_of_processes(caller, backend):
+    text = (
+        "for i in $(seq 25); do /bin/sleep 0.2 2>/dev/null & done 2>/dev/null;"
+        " exec 2>/dev/null; kill %1 %2 %3; sleep 0.3; exec /bin/echo end"
+    )
+    options = ("--limit", "pids=12", "--capture-backend", backend)
+    done = caller.substrate("--fresh", *options, "-c", text)
+    seen = Seen(caller)
+    assert done.returncode in (0, 254)  # bash may be unable to fork for its last words
+    (coverage,) = seen.of("coverage")
+    assert coverage["lost"] == 0
+    assert 4 <= len(seen.of("process_start")) <= 30
+
+
+def test_a_bomb_that_a_limit_holds(caller):
+    text = ":(){ : | : & }; : 2>/dev/null; /bin/sleep 0.3; exit 0"
+    options = ("--limit", "pids=30", "--background", "100ms")
+    done = caller.substrate("--fresh", *options, "-c", text)
+    assert done.returncode in (0, 254)
+    seen = Seen(caller)
+    assert len(seen.of("process_exit")) == len(seen.of("process_fork")) + 1
+    assert caller.substrate("-c", "echo again").stdout == b"again\n"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_world_without_memory(caller, backend):
+    text = (
+        "/usr/bin/python3 -Ic 'b = [bytearray(1 << 20) for _ in range(400)]' 2>/dev/null;"
+        " test $? != 0; echo $?; /bin/true"
+    )
+    options = ("--limit", "memory=60M", "--capture-backend", backend)
+    done, seen = run(caller, text, *options)
+    assert done.stdout == b"0\n"
+    assert [b["argv"][0] for b in seen.of("process_start")][-1] == "/bin/true"
+    ends = {body.get("signal") or body.get("exit") for body in seen.of("process_exit")}
+    if backend != "notify":
+        assert ends >= {9} or ends >= {1}  # the kernel's killer; or no more memory is given
+
+
+@pytest.mark.parametrize("policy", ["block", "drop", "halt"])
+def test_a_disk_that_is_full_in_the_middle(caller, policy):
+    """The record ends whole, the message says why, and the next command goes on."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small filesystem needs root")
+    at = Path(tempfile.mkdtemp(prefix="substrate-full-", dir="/mnt"))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m,mode=755", "none", at], check=True)
+    try:
+        small = dataclasses.replace(caller, elsewhere=at / "own" / "state")
+        small.make_directory(at / "own")
+        text = "i=0; while [ $i -lt 60000 ]; do : > /tmp/none-$i/none; i=$((i+1)); done 2>/dev/null; exit 4"
+        done = small.substrate("--overflow", policy, "-c", text, timeout=60)
+        assert done.returncode == 125
+        assert b"No space left on device\nhint: make room" in done.stderr
+        small.verify()
+        subprocess.run(["mount", "-o", "remount,size=40m", at], check=True)
+        again = small.substrate("-c", "echo again")
+        assert (again.returncode, again.stdout) == (0, b"again\n"), again.stderr
+        small.verify()
+    finally:
+        subprocess.run(["umount", at], check=True)
+        at.rmdir()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_programs_that_do_not_start(caller, backend):
+    """The statuses of a shell, and nothing is told of a program that did not run."""
+    empty = caller.work / "empty"
+    for words, status in (
+        (("run", "--", "no-such-program"), 127),
+        (("run", "--", "/etc"), 126),
+        (("run", "--", "./empty"), 126),
+        (("-c", "exec ./none"), 127),
+    ):
+        empty.write_bytes(b"")
+        empty.chmod(0o644)
+        caller.own(empty)
+        verb, *rest = words
+        given = (verb,) if verb == "run" else ()
+        tail = rest if given else words
+        done = caller.substrate(*given, "--fresh", "--capture-backend", backend, *tail)
+        assert done.returncode == status, done.stderr
+        seen = Seen(caller)
+        assert len(seen.of("process_start")) == (0 if given else 1)
+        assert seen.of("coverage")[0]["lost"] == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_command_that_is_killed_before_it_starts(caller, backend):
+    """From outside, in any moment from its birth to its exec: substrate's own failure, or it had
+    just begun."""
+    for delay in (0.0, 0.01, 0.02, 0.04):
+        process = caller.start("--fresh", "--capture-backend", backend, "-c", "sleep 20")
+        deadline = time.monotonic() + 20
+        while not (victims := _below(process.pid, 3)) and time.monotonic() < deadline:
+            pass
+        time.sleep(delay)
+        while process.poll() is None and time.monotonic() < deadline:
+            for victim in victims:  # what helps to make the world is among them
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(victim, 9)
+            time.sleep(0.1)
+            victims = _below(process.pid, 3)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode in (125, 137), err
+        assert b"Traceback" not in err
+        if process.returncode == 137:
+            assert Seen(caller).events[-1]["event_type"] == "command_end"
+
+
+def _below(pid, depth):
+    """The processes that many steps below."""
+    found = [pid]
+    for _ in range(depth):
+        above, found = found, []
+        for one in above:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                words = Path(f"/proc/{one}/task/{one}/children").read_text().split()
+                found += map(int, words)
+    return found
+
+
+def test_threads_and_processes_at_once(caller):
+    script = (
+        "import os, threading\n"
+        "gate = threading.Barrier(250)\n"
+        "def f(i):\n"
+        "    gate.wait()\n"
+        "    os.close(os.open('of-%d' % i, os.O_CREAT | os.O_WRONLY))\n"
+        "    if i % 10 == 0: os.waitpid(os.posix_spawn('/bin/true', ['true'], {}), 0)\n"
+        "t = [threading.Thread(target=f, args=(i,)) for i in range(250)]\n"
+        "[x.start() for x in t]; [x.join() for x in t]\n"
+    )
+    _, seen = run(caller, f'/usr/bin/python3 -Ic "{script}"')
+    made = {r["path"] for r in seen.rows() if os.path.basename(str(r["path"])).startswith("of-")}
+    assert made == {f"{caller.work}/of-{i}" for i in range(250)}
+    assert len({r["tid"] for r in seen.rows() if r["path"] in made}) == 250
+    assert len(seen.of("process_start")) == 27
+    assert seen.of("coverage")[0]["lost"] == 0
