@@ -200,7 +200,7 @@ null = os.open("/dev/null", os.O_RDWR)
 for fd in range(3, 12):
     if fd not in (each.fileno() for each in sockets):
         os.dup2(null, fd)
-for _ in range(150):
+for _ in range(100):
     pid = os.fork()
     if pid == 0:
         signal.alarm(2)

@@ -89,8 +89,7 @@ def test_an_input_whose_directory_was_moved_is_unknown(user):
 
 
 @pytest.mark.parametrize("backend", ["hybrid", "notify", "ptrace"])
-def test_every_attempt_has_the_same_answer_and_is_told(every_caller, base, backend):
-    caller = every_caller
+def test_every_attempt_has_the_same_answer_and_is_told(caller, base, backend):
     path = base / "escapes.py"
     path.write_text(ESCAPES)
     path.chmod(0o644)

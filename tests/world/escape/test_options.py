@@ -39,6 +39,23 @@ def test_debuggers_work_where_they_are_allowed_and_see_the_world_alone(scene):
     assert done.stdout.split() == [b"-1", b"1", b"13"]
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        ("--capture", "off"),
+        ("--capture-backend", "hybrid", "--capture", "all"),
+        ("--capture-backend", "ptrace"),
+        ("--capture-backend", "notify", "--lookups"),
+    ],
+    ids=lambda how: "-".join(word.lstrip("-") for word in how),
+)
+def test_however_a_command_is_captured_nothing_gets_out(scene, how):
+    """What the world's own filter leaves to capture to deny is denied (world/seccomp.py, EVIDENCE);
+    the other scenes are captured as by default."""
+    found = scene.attempts(options=("--fresh", *how))
+    assert {n: a for n, a in found.items() if a["outcome"] != "blocked"} == {}
+
+
 def test_with_the_hosts_network_the_rest_stays_closed(scene):
     found = scene.attempts(options=("--fresh", "--net", "host"))
     got_out = {n for n, a in found.items() if a["outcome"] != "blocked"}
