@@ -9,9 +9,10 @@ static void moved(const char *raw) {
     strcpy(here, top);
     strcat(here, now);
 }
-static void made(const char *name) {
-    close((int)must(name, DO(openat, P(name), NULL, AT_FDCWD, name, O_WRONLY | O_CREAT, 0600)));
+static void made_at(const char *path, const char *name) {
+    close((int)must(name, DO(openat, path, NULL, AT_FDCWD, name, O_WRONLY | O_CREAT, 0600)));
 }
+static void made(const char *name) { made_at(P(name), name); }
 
 static void cwd(void) {
     WANT(0, DO(mkdirat, P("one"), NULL, AT_FDCWD, "one", 0700));
@@ -102,12 +103,21 @@ static void deep(void) {
     WANT(0, DO(unlinkat, P(path), NULL, AT_FDCWD, path, 0));
     char *longer = deep_path(PATH_MAX);
     WANT(-ENAMETOOLONG, DO(openat, P(longer), NULL, AT_FDCWD, longer, O_RDONLY));
-    /* behind its directories a short name stands for a path that is longer than any */
-    char *last = strrchr(path, '/');
-    *last = 0;
+    /* the kernel tells where one is as long as that is a path which it would take ... */
+    char *end = strrchr(path, '/');
+    *end = 0;
+    while (strlen(P(path)) + strlen("/short") >= PATH_MAX) *(end = strrchr(path, '/')) = 0;
     WANT(0, DO(chdir, P(path), NULL, path));
     strcpy(here, P(path));
     made("short");
+    /* ... and behind that a name is known by itself alone */
+    char *further = deep_path(200);
+    while (strlen(here) < PATH_MAX) {
+        WANT(0, DO(mkdirat, P(further), NULL, AT_FDCWD, further, 0700));
+        WANT(0, DO(chdir, P(further), NULL, further));
+        strcpy(here, P(further));
+    }
+    made_at("short", "short");
 }
 
 static void rooted(void) {
