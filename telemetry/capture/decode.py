@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _COMPONENT: Final = "capture"
 #: what a line can hold as a number (trace.md §2)
 _MOST_NUMBER: Final = (1 << 53) - 1
+_AT_FDCWD: Final = -100
 _CREDENTIALS: Final = struct.Struct("=6I")
 _WORD: Final = struct.Struct("=I")
 _FD: Final = struct.Struct("=2I")
@@ -254,7 +255,7 @@ class Decoder:
                     path = base
             else:
                 if base is None and raw[:1] != b"/" and shape[1] != calls.NONE:
-                    base = process.files.get(_int(args[shape[1]]))
+                    base = _followed(process, args[shape[1]])
                 path = paths.absolute(raw, place.cwd if base is None else base, place.root)
                 if b".." in raw:
                     told = raw
@@ -262,7 +263,7 @@ class Decoder:
                 raw2 = items.get(records.PATH2, b"")
                 base2 = items.get(records.BASE2)
                 if base2 is None and raw2[:1] != b"/" and shape[3] != calls.NONE:
-                    base2 = process.files.get(_int(args[shape[3]]))
+                    base2 = _followed(process, args[shape[3]])
                 path2 = paths.absolute(raw2, place.cwd if base2 is None else base2, place.root)
         flags = None
         intent = _WORDS[shape[7]]
@@ -310,7 +311,8 @@ class Decoder:
                 root = items.get(records.ROOT, path)
                 place.root = b"" if root == b"/" else root
             else:
-                place.cwd = path = items.get(records.CWD, path)
+                place.cwd = items.get(records.CWD, path)
+                path = place.cwd or path
         if path:
             self.batches.add(process, time_us, tid, name, path, "look", outcome)
             self.summary.add("look", path, None, outcome)
@@ -708,6 +710,13 @@ def _items(data: bytes, at: int, end: int) -> dict[int, Any]:
             found[tag] = data[at : at + length]
         at += (length + 7) & ~7
     return found
+
+
+def _followed(process: Process, argument: int) -> bytes | None:
+    """The directory of a descriptor, as far as it was followed; empty where it is not known, None
+    for the working directory."""
+    number = _int(argument)
+    return None if number == _AT_FDCWD else process.files.get(number, b"")
 
 
 def _int(word: int) -> int:

@@ -12,10 +12,11 @@ _DELETED = b" (deleted)"
 
 def absolute(path: bytes, base: bytes | None, root: bytes = b"") -> bytes:
     """`path` from the directory `base`, without `.`, `..` and double slashes; as it is where the
-    directory is not known. `root`: of a process that has another one than its world."""
+    directory is not known (None, or empty: one of which the kernel cannot say it). `root`: of a
+    process that has another one than its world."""
     if path[:1] == b"/":
         path = root + path
-    elif base is None:
+    elif not base:
         return path
     else:
         path = base + b"/" + path if path else base

@@ -63,14 +63,14 @@ CUT: Final = 8  # an item was longer than fits
 # tags of items
 PATH, PATH2 = 1, 2
 #: of the directory that PATH or PATH2 is relative to, or of the descriptor that a call acts on;
-#: left out where it is the working directory
+#: left out where it is the working directory; empty where there is no name for it
 BASE, BASE2 = 3, 4
 OPENED: Final = 5  # the kernel's own path of what was opened
 ARGV: Final = 6  # words, each with a NUL behind it
 ADDRESS: Final = 7  # a struct sockaddr
 EXE: Final = 8  # the kernel's path of the program that runs now
 EXEC_NAME: Final = 9  # AT_EXECFN: the name that the kernel was given
-CWD: Final = 10  # the working directory (after the call)
+CWD: Final = 10  # the working directory (after the call); empty where there is no name for it
 ROOT: Final = 11  # the root (after the call), where it is not the world's
 #: u32 uid, euid, gid, egid (of the auxiliary vector: as the program sees them), AT_SECURE, 0
 CREDENTIALS: Final = 12

@@ -114,10 +114,12 @@ static void add_link(struct record *record, pid_t tid, const char *name, enum ta
     if (!into)
         return;
     ssize_t length = read_link(tid, name, into, MOST_PATH);
-    if (length >= 0)
-        record_close(record, tag, length == MOST_PATH, length);
-    else if (errno == ENAMETOOLONG) /* there is one, deeper than the kernel can say */
+    if (length < 0 && errno == ENAMETOOLONG) /* there is one, deeper than the kernel can say */
         record_head(record)->flags |= CUT;
+    if (length < 0 && tag != BASE && tag != BASE2 && tag != CWD)
+        return;
+    /* where a path begins is not to be guessed from what was known before */
+    record_close(record, tag, length == MOST_PATH, length < 0 ? 0 : length);
 }
 
 static void add_fd_link(struct record *record, pid_t tid, int fd, enum tag tag)

@@ -119,7 +119,7 @@ class Call:
         if flags & (calls.OPENS | calls.NEW_SOCKET):
             self._text(records.OPENED, proc.descriptor(tid, result))
         if flags & calls.MOVES:
-            self._text(records.CWD, proc.cwd(tid))
+            self.items.append((records.CWD, proc.cwd(tid)))
         if flags & calls.ROOTS:
             self._text(records.ROOT, proc.root(tid))
         if flags & calls.ADDRESS_OUT:
@@ -178,7 +178,7 @@ class Call:
 
     def _descriptor(self, tag: int, fd: int) -> None:
         if fd != proc.AT_FDCWD:
-            self._text(tag, proc.descriptor(self.tid, fd))
+            self.items.append((tag, proc.descriptor(self.tid, fd)))
 
     def add_argv(self, words: bytes) -> None:
         """Where it was read for the gate; else nothing reads it before the kernel did."""

@@ -218,7 +218,7 @@ class _Telling:
             root = items.texts.get(records.ROOT)
             place.root = b"" if root in (None, b"/") else root or b""
         else:
-            place.cwd = items.texts.get(records.CWD)
+            place.cwd = items.texts.get(records.CWD) or None
 
 
 def _abis() -> tuple[int, ...]:
@@ -242,8 +242,8 @@ def _read_items(raw: bytes, at: int, end: int) -> _Items:
 def _path(
     raw: bytes | None, dir_at: int, args: tuple[int, ...], base: bytes | None, place: _Place
 ) -> bytes | None:
-    """`raw` from where it begins: BASE is left out for the working directory, and where the
-    descriptor is none."""
+    """`raw` from where it begins: BASE is left out for the working directory, and empty where the
+    descriptor is none, or the directory has no name."""
     if raw is None:
         return _file_path(base)
     if base is None and (dir_at == calls.NONE or _is_cwd(args[dir_at])):
