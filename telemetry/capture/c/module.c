@@ -228,12 +228,15 @@ static PyObject *engine_arm(Object *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* Starts a thread that takes no signals of the process'. */
+/* Starts a thread that takes no signals of the process', but SIGCHLD: the kernel sends one to the tracer
+ * at each stop. It drops what is ignored at once, which it is where nobody has a handler; what a
+ * thread blocks it keeps, and wakes another one of the process with it. */
 static int start_thread(pthread_t *thread, void *(*run)(void *), struct engine *engine)
 {
     sigset_t all, before;
     sigfillset(&all);
     sigdelset(&all, wake_signal());
+    sigdelset(&all, SIGCHLD);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     atomic_fetch_add(&engine->running, 1);
     int failed = pthread_create(thread, NULL, run, engine);
