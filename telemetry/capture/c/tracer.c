@@ -44,7 +44,7 @@ enum {
     OUR_STOP = 0x5353, /* filters.py, OURS: SECCOMP_RET_DATA of our filter */
     MOST_EVENTS = 64, /* between two looks at what is held: in a busy tree there is always another one */
     /* how long nobody tells of a task before it is looked for who could, and before it is let go */
-    ORPHAN_MS = 50, LOST_MS = 1000,
+    ORPHAN_MS = 50, LOST_MS = 250,
 };
 #if defined(__x86_64__)
 enum { NR_CLONE = 56, NR_SECCOMP = 317, I386_CLONE = 120, I386_SECCOMP = 354, X32_BIT = 0x40000000 };
@@ -76,7 +76,7 @@ struct tracer {
     size_t held, unborn;
     unsigned tick_us, events; /* how many came since the holds were served */
     int pid_space; /* the namespace of the command's pids */
-    int timer;     /* ends a wait while a task is not told of; -1: there is none */
+    int timer;     /* ends waits while a task is not told of; -1: there is none */
     bool timer_runs;
 };
 
@@ -542,8 +542,9 @@ static void on_child(struct tracer *tracer, struct task *task, int event)
     bool thread = clone_flags(task->tid, event, &flags)
                       ? event == PTRACE_EVENT_CLONE && flags & CLONE_THREAD
                       : syscall(SYS_tgkill, task->process, (pid_t)child, 0) == 0;
-    tell_fork(tracer, task->tid, child, flags, thread);
     struct task *made = find_task(engine, child);
+    if (!made || !made->born) /* else it was told of: this event comes very late (adopt_late) */
+        tell_fork(tracer, task->tid, child, flags, thread);
     if (!made) {
         made = add_task(engine, child, thread ? task->process : (pid_t)child);
         if (made)
@@ -783,12 +784,14 @@ static void make_timer(struct tracer *tracer, int wake_signal)
         tracer->timer = -1; /* orphans are looked for when somebody ends, then */
 }
 
-/* Sees to it that a wait ends, once, while somebody is not told of. */
-static void watch_unborn(struct tracer *tracer)
+static void set_timer(struct tracer *tracer, bool runs)
 {
-    struct itimerspec once = {.it_value.tv_nsec = ORPHAN_MS * 1000000l};
-    if (tracer->unborn && !tracer->timer_runs && tracer->timer >= 0)
-        tracer->timer_runs = !syscall(SYS_timer_settime, tracer->timer, 0, &once, NULL);
+    /* again and again: one tick may come when there is no wait yet that it could end */
+    long every_ns = runs ? ORPHAN_MS * 1000000l : 0;
+    struct itimerspec ticks = {.it_value.tv_nsec = every_ns, .it_interval.tv_nsec = every_ns};
+    if (tracer->timer >= 0 && runs != tracer->timer_runs &&
+        syscall(SYS_timer_settime, tracer->timer, 0, &ticks, NULL) == 0)
+        tracer->timer_runs = runs;
 }
 
 /* While something is held there are two things to wait for, and wait4(2) knows one: so it looks,
@@ -816,7 +819,8 @@ static pid_t wait_next(struct tracer *tracer, int *status, struct rusage *used)
         if (tracer->unborn)
             adopt_late(tracer);
     }
-    watch_unborn(tracer);
+    if (tracer->unborn) /* so that this wait ends */
+        set_timer(tracer, true);
     return wait4(-1, status, __WALL | __WNOTHREAD, used);
 }
 
@@ -896,8 +900,9 @@ void *tracer_main(void *given)
         pid_t tid = wait_next(&tracer, &status, &used);
         if (tid < 0) {
             if (errno == EINTR) {
-                tracer.timer_runs = false;
                 adopt_late(&tracer);
+                if (!tracer.unborn)
+                    set_timer(&tracer, false);
                 continue;
             }
             if (errno != ECHILD)
