@@ -45,6 +45,7 @@ enum {
     MOST_EVENTS = 64, /* between two looks at what is held: in a busy tree there is always another one */
     /* how long nobody tells of a task before it is looked for who could, and before it is let go */
     ORPHAN_MS = 50, LOST_MS = 250,
+    LATE_MS = 5000, /* a parent's event comes before that, or not at all */
 };
 #if defined(__x86_64__)
 enum { NR_CLONE = 56, NR_SECCOMP = 317, I386_CLONE = 120, I386_SECCOMP = 354, X32_BIT = 0x40000000 };
@@ -58,9 +59,12 @@ struct task {
     bool born;    /* its FORK was told */
     bool ran;     /* it has exec'd */
     bool waits;   /* it has stopped for the first time, and is not let go before that */
-    bool ended;   /* it was killed before that: `record` is its EXIT */
+    bool ended;   /* there is none any more. Not born: `record` is its EXIT, which waits for its FORK;
+                   * born: its parent's event may still come, and says nothing new (adopted) */
+    bool adopted; /* its FORK was made up */
     bool in_call; /* between the entry and the exit of a call */
     int first_signal;     /* of its first stop */
+    size_t threads;       /* of a leader: about how many others its process has */
     uint64_t unborn_since;
     struct call call;
     const struct shape *shape;
@@ -93,6 +97,12 @@ static struct task **place_of(struct engine *engine, pid_t tid)
 static struct task *find_task(struct engine *engine, pid_t tid)
 {
     return *place_of(engine, tid);
+}
+
+static bool is_alive(struct engine *engine, pid_t tid)
+{
+    struct task *task = find_task(engine, tid);
+    return task && !task->ended;
 }
 
 static struct task *add_task(struct engine *engine, pid_t tid, pid_t process)
@@ -514,6 +524,21 @@ static void tell_fork(struct tracer *tracer, pid_t parent, pid_t child, uint64_t
     ring_put(&tracer->engine->ring, record);
 }
 
+/* It never came back from a call: exit(2), or it was killed. */
+static void put_unfinished(struct tracer *tracer, struct task *task)
+{
+    if (!task->in_call)
+        return;
+    task->in_call = false;
+    record_head(&task->record)->flags |= UNOBSERVED;
+    ring_put(&tracer->engine->ring, &task->record);
+}
+
+static bool is_older(const struct task *task, uint64_t ms)
+{
+    return now_ns() - task->unborn_since >= ms * 1000000;
+}
+
 /* Somebody has told of it: what waited for that happens now. */
 static void be_born(struct tracer *tracer, struct task *task)
 {
@@ -521,41 +546,14 @@ static void be_born(struct tracer *tracer, struct task *task)
     tracer->unborn--;
     if (task->ended) {
         ring_put(&tracer->engine->ring, &task->record);
-        free_task(tracer, take_task(tracer->engine, task->tid));
+        if (task->adopted)
+            record_free(&task->record);
+        else
+            free_task(tracer, take_task(tracer->engine, task->tid));
     } else if (task->waits) {
         task->waits = false;
         stay_or_resume(tracer, task, task->first_signal);
     }
-}
-
-static void on_child(struct tracer *tracer, struct task *task, int event)
-{
-    struct engine *engine = tracer->engine;
-    unsigned long child;
-    if (ptrace(PTRACE_GETEVENTMSG, task->tid, NULL, &child)) {
-        if (errno != ESRCH)
-            engine_trouble(engine, task->tid, CHILD, errno);
-        resume(tracer, task, 0);
-        return;
-    }
-    uint64_t flags;
-    bool thread = clone_flags(task->tid, event, &flags)
-                      ? event == PTRACE_EVENT_CLONE && flags & CLONE_THREAD
-                      : syscall(SYS_tgkill, task->process, (pid_t)child, 0) == 0;
-    struct task *made = find_task(engine, child);
-    if (!made || !made->born) /* else it was told of: this event comes very late (adopt_late) */
-        tell_fork(tracer, task->tid, child, flags, thread);
-    if (!made) {
-        made = add_task(engine, child, thread ? task->process : (pid_t)child);
-        if (made)
-            made->born = true;
-        else
-            ring_lose(&engine->ring, LOST_MEMORY);
-    } else if (!made->born) {
-        set_process(engine, made, thread ? task->process : (pid_t)child);
-        be_born(tracer, made);
-    }
-    resume(tracer, task, 0);
 }
 
 /* Tasks whose parent was killed in the moment of the fork: nobody will tell of them, so somebody is
@@ -566,13 +564,14 @@ static void adopt(struct tracer *tracer, struct task *task, pid_t by)
     uint32_t process, parent;
     bool thread = false;
     if (!task->ended && read_parents(task->tid, &process, &parent)) {
-        thread = (pid_t)process != task->tid && find_task(engine, process);
+        thread = (pid_t)process != task->tid && is_alive(engine, process);
         if (thread)
             set_process(engine, task, process);
-        if (thread || find_task(engine, parent))
+        if (thread || is_alive(engine, parent))
             by = thread ? process : parent;
     }
     tell_fork(tracer, by, task->tid, 0, thread);
+    task->adopted = true;
     be_born(tracer, task);
 }
 
@@ -586,7 +585,7 @@ static bool has_teller(struct engine *engine, const struct task *task, pid_t exe
     if (!read_parents(task->tid, &process, &parent))
         return false;
     pid_t teller = (pid_t)process != task->tid ? (pid_t)process : (pid_t)parent;
-    return teller != exec_of && find_task(engine, teller);
+    return teller != exec_of && is_alive(engine, teller);
 }
 
 /* Called when a task has ended, or exec'd. */
@@ -607,14 +606,12 @@ static void adopt_orphans(struct tracer *tracer, pid_t by, pid_t exec_of)
 static void adopt_late(struct tracer *tracer)
 {
     struct engine *engine = tracer->engine;
-    uint64_t now = now_ns();
     for (size_t i = 0; tracer->unborn && i < TASK_BUCKETS; i++)
         for (struct task *task = engine->tasks[i], *next; task; task = next) {
             next = task->next;
             if (task->born)
                 continue;
-            uint64_t age_ms = (now - task->unborn_since) / 1000000;
-            if (age_ms >= LOST_MS || (age_ms >= ORPHAN_MS && !has_teller(engine, task, 0)))
+            if (is_older(task, LOST_MS) || (is_older(task, ORPHAN_MS) && !has_teller(engine, task, 0)))
                 adopt(tracer, task, engine->root);
         }
 }
@@ -629,6 +626,55 @@ static struct task *add_unborn(struct tracer *tracer, pid_t tid)
     return task;
 }
 
+/* Another one has the number of a task that has ended: what was kept of that is told. */
+static void give_up(struct tracer *tracer, struct task *task)
+{
+    pid_t tid = task->tid;
+    if (!task->born)
+        adopt(tracer, task, tracer->engine->root);
+    free_task(tracer, take_task(tracer->engine, tid));
+}
+
+static void on_child(struct tracer *tracer, struct task *task, int event)
+{
+    struct engine *engine = tracer->engine;
+    unsigned long child;
+    if (ptrace(PTRACE_GETEVENTMSG, task->tid, NULL, &child)) {
+        if (errno != ESRCH)
+            engine_trouble(engine, task->tid, CHILD, errno);
+        resume(tracer, task, 0);
+        return;
+    }
+    uint64_t flags;
+    bool thread = clone_flags(task->tid, event, &flags)
+                      ? event == PTRACE_EVENT_CLONE && flags & CLONE_THREAD
+                      : syscall(SYS_tgkill, task->process, (pid_t)child, 0) == 0;
+    struct task *made = find_task(engine, child), *leader = find_task(engine, task->process);
+    if (made && made->ended && made->born && is_older(made, LATE_MS)) {
+        give_up(tracer, made);
+        made = NULL;
+    }
+    if (!made || !made->born)
+        tell_fork(tracer, task->tid, child, flags, thread);
+    if (thread && leader)
+        leader->threads++;
+    if (!made) {
+        made = add_task(engine, child, thread ? task->process : (pid_t)child);
+        if (made)
+            made->born = true;
+        else
+            ring_lose(&engine->ring, LOST_MEMORY);
+    } else if (!made->born) {
+        set_process(engine, made, thread ? task->process : (pid_t)child);
+        be_born(tracer, made);
+    } else if (made->ended) { /* it was adopted, and that was all of it */
+        free_task(tracer, take_task(engine, child));
+    } else {
+        made->adopted = false;
+    }
+    resume(tracer, task, 0);
+}
+
 /* --- exec */
 
 static void on_exec(struct tracer *tracer, struct task *task, pid_t tid)
@@ -641,13 +687,13 @@ static void on_exec(struct tracer *tracer, struct task *task, pid_t tid)
         struct task *caller = take_task(engine, old);
         if (caller) {
             struct task *leader = take_task(engine, tid);
-            if (leader && leader->in_call) { /* it never comes back from it */
-                record_head(&leader->record)->flags |= UNOBSERVED;
-                ring_put(&engine->ring, &leader->record);
-            }
-            if (leader)
+            size_t threads = leader ? leader->threads : 1;
+            if (leader) {
+                put_unfinished(tracer, leader);
                 free_task(tracer, leader);
+            }
             caller->tid = tid;
+            caller->threads = threads;
             put_back(engine, caller);
             task = caller;
         }
@@ -657,6 +703,7 @@ static void on_exec(struct tracer *tracer, struct task *task, pid_t tid)
         return;
     }
     set_process(engine, task, tid);
+    task->call.tid = tid;
     if (tracer->unborn)
         adopt_orphans(tracer, tid, tid);
     if (!task->in_call)
@@ -721,27 +768,54 @@ static bool end_unborn(struct tracer *tracer, struct task *task, pid_t tid, int 
     return true;
 }
 
+/* A process has ended with all its threads. One of them may not have been told of as ended: it was
+ * killed in its exec, when it had the leader's number already and had not stopped with it yet. */
+static void end_threads(struct tracer *tracer, pid_t process)
+{
+    static const struct rusage unknown;
+    struct engine *engine = tracer->engine;
+    for (size_t i = 0; i < TASK_BUCKETS; i++)
+        for (struct task *task = engine->tasks[i], *next; task; task = next) {
+            next = task->next;
+            if (task->process != process || task->ended || !task->born)
+                continue;
+            put_unfinished(tracer, task);
+            make_exit(&tracer->scratch, task->tid, -1, &unknown, true);
+            ring_put(&engine->ring, &tracer->scratch);
+            free_task(tracer, take_task(engine, task->tid));
+        }
+}
+
 static void on_end(struct tracer *tracer, pid_t tid, int status, const struct rusage *used)
 {
     struct engine *engine = tracer->engine;
     struct task *task = find_task(engine, tid);
-    if (task && task->ended) { /* another one has its number already */
-        adopt(tracer, task, engine->root);
+    if (task && task->ended) {
+        give_up(tracer, task);
         task = NULL;
     }
     if ((!task || !task->born) && end_unborn(tracer, task, tid, status, used))
         return;
     task = take_task(engine, tid);
-    if (task && task->in_call) { /* it never came back from it: exit(2), or it was killed */
-        record_head(&task->record)->flags |= UNOBSERVED;
-        ring_put(&engine->ring, &task->record);
-    }
+    if (task)
+        put_unfinished(tracer, task);
     if (tracer->unborn) /* before the end of who may have made them is told */
         adopt_orphans(tracer, tid, 0);
-    make_exit(&tracer->scratch, tid, status, used, task && task->tid != task->process);
+    bool thread = task && task->tid != task->process;
+    struct task *leader = thread ? find_task(engine, task->process) : NULL;
+    if (leader && leader->threads)
+        leader->threads--;
+    if (task && task->threads)
+        end_threads(tracer, tid);
+    make_exit(&tracer->scratch, tid, status, used, thread);
     ring_put(&engine->ring, &tracer->scratch);
-    if (task)
+    if (task && task->adopted) {
+        task->ended = true;
+        record_free(&task->record);
+        put_back(engine, task);
+    } else if (task) {
         free_task(tracer, task);
+    }
 }
 
 /* --- holds */
@@ -835,8 +909,8 @@ static void on_stop(struct tracer *tracer, pid_t tid, int status)
         on_exec(tracer, task, tid);
         return;
     }
-    if (task && task->ended) { /* another one has its number now */
-        adopt(tracer, task, engine->root);
+    if (task && task->ended) {
+        give_up(tracer, task);
         task = NULL;
     }
     if (!task) { /* it stops before its parent tells of it */
@@ -917,7 +991,7 @@ void *tracer_main(void *given)
     /* EXITKILL ends what is left, with this thread */
     for (size_t i = 0; i < TASK_BUCKETS; i++)
         while (engine->tasks[i]) {
-            if (engine->tasks[i]->ended) {
+            if (engine->tasks[i]->ended && !engine->tasks[i]->born) {
                 adopt(&tracer, engine->tasks[i], engine->root);
                 continue;
             }
