@@ -539,6 +539,14 @@ static bool is_older(const struct task *task, uint64_t ms)
     return now_ns() - task->unborn_since >= ms * 1000000;
 }
 
+/* Tells that a task has ended, or is another program: behind all that the answerer had of it. */
+static void put_end(struct tracer *tracer, struct record *record)
+{
+    pthread_mutex_lock(&tracer->engine->order);
+    ring_put(&tracer->engine->ring, record);
+    pthread_mutex_unlock(&tracer->engine->order);
+}
+
 /* Somebody has told of it: what waited for that happens now. */
 static void be_born(struct tracer *tracer, struct task *task)
 {
@@ -724,7 +732,7 @@ static void on_exec(struct tracer *tracer, struct task *task, pid_t tid)
         describe_cwd(&task->record, tid);
     }
     task->ran = true;
-    ring_put(&engine->ring, &task->record);
+    put_end(tracer, &task->record);
     if (engine->gate.armed && !gate_matches(tid, &task->approval, &task->record, &image)) {
         gate_tell(engine, &tracer->scratch, &task->call, &task->approval, 0, KILL,
                   !task->approval.there || task->approval.left ? IS_UNAPPROVED : HAS_RACED);
@@ -781,7 +789,7 @@ static void end_threads(struct tracer *tracer, pid_t process)
                 continue;
             put_unfinished(tracer, task);
             make_exit(&tracer->scratch, task->tid, -1, &unknown, true);
-            ring_put(&engine->ring, &tracer->scratch);
+            put_end(tracer, &tracer->scratch);
             free_task(tracer, take_task(engine, task->tid));
         }
 }
@@ -808,7 +816,7 @@ static void on_end(struct tracer *tracer, pid_t tid, int status, const struct ru
     if (task && task->threads)
         end_threads(tracer, tid);
     make_exit(&tracer->scratch, tid, status, used, thread);
-    ring_put(&engine->ring, &tracer->scratch);
+    put_end(tracer, &tracer->scratch);
     if (task && task->adopted) {
         task->ended = true;
         record_free(&task->record);
