@@ -3,8 +3,8 @@
  * A lock guards it: it is held for the time of a copy, two threads write and one reads. A record
  * that does not fit waits (BLOCK: the traced process waits with it, and nothing is lost), or is
  * counted (DROP), or ends the session (HALT). Calls are dropped before what says who was there and
- * how it ended. What was lost is told by a LOST record as soon as
- * there is room again; its own room is kept free for it. */
+ * how it ended. What was lost is told by a LOST record as soon as there is room again; its own room
+ * is kept free for it. */
 #include "engine.h"
 #include <stdlib.h>
 #include <string.h>
@@ -59,9 +59,9 @@ static size_t room(const struct ring *ring)
 }
 
 /* What a record leaves free: notes of losses, and processes where calls are lost already. */
-static size_t room_behind(const struct ring *ring, const struct record *record)
+static size_t room_behind(const struct ring *ring, struct record *record)
 {
-    bool call = ((const struct head *)record->bytes)->kind == CALL;
+    bool call = record_head(record)->kind == CALL;
     return LOST_ROOM + (call && ring->policy != BLOCK ? ring->size / 8 : 0);
 }
 

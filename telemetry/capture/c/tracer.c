@@ -143,14 +143,22 @@ static void put_back(struct engine *engine, struct task *task)
     pthread_mutex_unlock(&engine->state);
 }
 
-static void free_task(struct tracer *tracer, struct task *task)
+/* Nobody answers it any more, and nothing is told of what it began. */
+static void empty_task(struct tracer *tracer, struct task *task)
 {
     if (task->hold)
         tracer->held--;
-    if (!task->born)
-        tracer->unborn--;
+    task->hold = 0;
+    task->in_call = false;
     approval_clear(&task->approval);
     record_free(&task->record);
+}
+
+static void free_task(struct tracer *tracer, struct task *task)
+{
+    if (!task->born)
+        tracer->unborn--;
+    empty_task(tracer, task);
     free(task);
 }
 
@@ -555,7 +563,7 @@ static void be_born(struct tracer *tracer, struct task *task)
     if (task->ended) {
         ring_put(&tracer->engine->ring, &task->record);
         if (task->adopted)
-            record_free(&task->record);
+            empty_task(tracer, task);
         else
             free_task(tracer, take_task(tracer->engine, task->tid));
     } else if (task->waits) {
@@ -579,6 +587,8 @@ static void adopt(struct tracer *tracer, struct task *task, pid_t by)
             by = thread ? process : parent;
     }
     tell_fork(tracer, by, task->tid, 0, thread);
+    if (thread)
+        find_task(engine, process)->threads++;
     task->adopted = true;
     be_born(tracer, task);
 }
@@ -662,10 +672,11 @@ static void on_child(struct tracer *tracer, struct task *task, int event)
         give_up(tracer, made);
         made = NULL;
     }
-    if (!made || !made->born)
+    if (!made || !made->born) {
         tell_fork(tracer, task->tid, child, flags, thread);
-    if (thread && leader)
-        leader->threads++;
+        if (thread && leader)
+            leader->threads++;
+    }
     if (!made) {
         made = add_task(engine, child, thread ? task->process : (pid_t)child);
         if (made)
@@ -819,7 +830,7 @@ static void on_end(struct tracer *tracer, pid_t tid, int status, const struct ru
     put_end(tracer, &tracer->scratch);
     if (task && task->adopted) {
         task->ended = true;
-        record_free(&task->record);
+        empty_task(tracer, task);
         put_back(engine, task);
     } else if (task) {
         free_task(tracer, task);

@@ -89,6 +89,24 @@ def test_nobody_waits_for_a_parent_that_was_killed(hostile, how):
     assert_forks_come_first(found)
 
 
+def test_who_was_taken_in_and_is_killed_while_it_is_asked_for_asks_no_more(hostile):
+    """No parent told of it; it waits for an answer to its exec; and then there is none who waits."""
+    with Running([hostile.path("orphans"), "60", "exec"],
+                 arm=armed({b"true": gate.ASK}, hold_ms=600_000)) as running:  # fmt: skip
+        running.go()
+        found = running.wait()
+    assert found.status == 0
+    asked = {record.tid for record in found.of("hold")}
+    taken_in = {record.result for record in found.of("fork") if not record.args[0]}
+    assert asked & taken_in
+    assert_forks_come_first(found)
+    ended = set()
+    for record in found.records:
+        if record.kind == "exit":
+            ended.add(record.tid)
+        assert record.kind != "gate" or record.tid not in ended, f"{record.tid} is judged when dead"
+
+
 def test_who_is_killed_before_it_is_told_of_is_told_of_first():
     script = (
         "import os, signal\n"
