@@ -74,17 +74,30 @@ class Supervisors:
         return max(self._times_s, default=0.0)
 
 
+def stat_of(path: str) -> list[str]:
+    """The words behind the name of a process or task, from its state on; [] where it is gone."""
+    try:
+        with open(f"{path}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def lives(pid: int | str) -> bool:
+    """Whether a task of it is no zombie: the first one may have ended before the others."""
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return False
+    return any((stat_of(f"/proc/{pid}/task/{tid}") or "X")[0] not in "ZX" for tid in tasks)
+
+
 def session_of(leader: int) -> list[int]:
-    """Its processes, zombies apart."""
+    """Its processes that live."""
     found = []
     for name in os.listdir("/proc"):
-        if not name.isdecimal():
-            continue
-        try:
-            with open(f"/proc/{name}/stat", encoding="ascii", errors="replace") as file:
-                words = file.read().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if words[0] not in "ZX" and int(words[3]) == leader:
-            found.append(int(name))
+        if name.isdecimal():
+            words = stat_of(f"/proc/{name}")
+            if words and int(words[3]) == leader and lives(name):
+                found.append(int(name))
     return found
