@@ -146,6 +146,18 @@ static bool is_there(const struct answerer *answerer, uint64_t id)
     return ioctl(answerer->engine->listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0;
 }
 
+/* Tells of a call whose caller still waits. The tracer tells of an end under the same lock: so none of
+ * a task's calls comes behind it. */
+static void put_if_there(struct answerer *answerer, uint64_t id)
+{
+    struct engine *engine = answerer->engine;
+    pthread_mutex_lock(&engine->order);
+    if (is_there(answerer, id))
+        ring_put(&engine->ring, &answerer->record);
+    pthread_mutex_unlock(&engine->order);
+    record_rest(&answerer->record);
+}
+
 /* Here nothing can be looked at again after the exec: a thread of the caller can change what it
  * named. So this gate keeps mistakes, and nobody who wants past it; it is recorded as racy. */
 static bool gate_exec(struct answerer *answerer, const struct call *call, const struct shape *shape,
@@ -193,9 +205,7 @@ static void conclude(struct answerer *answerer, struct held *held, enum decision
     head = record_head(&answerer->record);
     head->result = decision == ALLOW ? 0 : -EACCES;
     head->flags |= decision == ALLOW ? UNOBSERVED : 0;
-    if (is_there(answerer, held->id))
-        ring_put(&engine->ring, &answerer->record);
-    record_rest(&answerer->record);
+    put_if_there(answerer, held->id);
     respond(answerer, held->id, held->call.tid, decision == ALLOW ? 0 : EACCES);
     struct held **place = &answerer->held;
     while (*place != held)
@@ -285,9 +295,7 @@ static void answer_one(struct answerer *answerer, const struct seccomp_notif *as
         head->result = -denied;
     else
         head->flags |= UNOBSERVED;
-    if (is_there(answerer, asked->id))
-        ring_put(&engine->ring, record);
-    record_rest(record);
+    put_if_there(answerer, asked->id);
     respond(answerer, asked->id, call.tid, denied);
 }
 

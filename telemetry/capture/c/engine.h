@@ -267,6 +267,7 @@ struct engine {
     int wake_signal;     /* ends a wait of a thread of ours, and does nothing else */
     pid_t owner;         /* the process that made it: a child that was forked has no threads of ours */
 
+    pthread_mutex_t order; /* of a notification, while it is there, and the end of whoever made it */
     pthread_mutex_t state; /* of what is below */
     pthread_cond_t seized;
     int seize_errno; /* -1: not yet */

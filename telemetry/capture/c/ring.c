@@ -2,8 +2,9 @@
  *
  * A lock guards it: it is held for the time of a copy, two threads write and one reads. A record
  * that does not fit waits (BLOCK: the traced process waits with it, and nothing is lost), or is
- * counted (DROP), or ends the session (HALT). What was lost is told by a LOST record as soon as
- * there is room again; its own room is kept free for it. */
+ * counted (DROP), or ends the session (HALT). Calls are dropped before what says who was there and
+ * how it ended. What was lost is told by a LOST record as soon as there is room again; its own room
+ * is kept free for it. */
 #include "engine.h"
 #include <stdlib.h>
 #include <string.h>
@@ -57,6 +58,13 @@ static size_t room(const struct ring *ring)
     return ring->size - (ring->head - ring->tail);
 }
 
+/* What a record leaves free: notes of losses, and processes where calls are lost already. */
+static size_t room_behind(const struct ring *ring, struct record *record)
+{
+    bool call = record_head(record)->kind == CALL;
+    return LOST_ROOM + (call && ring->policy != BLOCK ? ring->size / 8 : 0);
+}
+
 static void tell_losses(struct ring *ring)
 {
     for (int why = 0; why < LOSSES; why++) {
@@ -98,11 +106,12 @@ bool ring_put(struct ring *ring, struct record *record)
     }
     size_t length = record->length;
     record_head(record)->size = length;
-    if (length + LOST_ROOM > ring->size) {
+    size_t needed = length + room_behind(ring, record);
+    if (needed > ring->size) {
         lose(ring, LOST_MEMORY);
         goto out;
     }
-    while (ring->open && ring->policy == BLOCK && room(ring) < length + LOST_ROOM) {
+    while (ring->open && ring->policy == BLOCK && room(ring) < needed) {
         ring_bell(ring->urgent, &ring->urgent_told);
         pthread_cond_wait(&ring->space, &ring->lock);
     }
@@ -110,7 +119,7 @@ bool ring_put(struct ring *ring, struct record *record)
         lose(ring, LOST_ENDED);
         goto out;
     }
-    if (room(ring) < length + LOST_ROOM) {
+    if (room(ring) < needed) {
         lose(ring, LOST_FULL);
         goto out;
     }

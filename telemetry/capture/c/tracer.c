@@ -44,7 +44,8 @@ enum {
     OUR_STOP = 0x5353, /* filters.py, OURS: SECCOMP_RET_DATA of our filter */
     MOST_EVENTS = 64, /* between two looks at what is held: in a busy tree there is always another one */
     /* how long nobody tells of a task before it is looked for who could, and before it is let go */
-    ORPHAN_MS = 50, LOST_MS = 1000,
+    ORPHAN_MS = 50, LOST_MS = 250,
+    LATE_MS = 5000, /* a parent's event comes before that, or not at all */
 };
 #if defined(__x86_64__)
 enum { NR_CLONE = 56, NR_SECCOMP = 317, I386_CLONE = 120, I386_SECCOMP = 354, X32_BIT = 0x40000000 };
@@ -58,9 +59,12 @@ struct task {
     bool born;    /* its FORK was told */
     bool ran;     /* it has exec'd */
     bool waits;   /* it has stopped for the first time, and is not let go before that */
-    bool ended;   /* it was killed before that: `record` is its EXIT */
+    bool ended;   /* there is none any more. Not born: `record` is its EXIT, which waits for its FORK;
+                   * born: its parent's event may still come, and says nothing new (adopted) */
+    bool adopted; /* its FORK was made up */
     bool in_call; /* between the entry and the exit of a call */
     int first_signal;     /* of its first stop */
+    size_t threads;       /* of a leader: about how many others its process has */
     uint64_t unborn_since;
     struct call call;
     const struct shape *shape;
@@ -76,7 +80,7 @@ struct tracer {
     size_t held, unborn;
     unsigned tick_us, events; /* how many came since the holds were served */
     int pid_space; /* the namespace of the command's pids */
-    int timer;     /* ends a wait while a task is not told of; -1: there is none */
+    int timer;     /* ends waits while a task is not told of; -1: there is none */
     bool timer_runs;
 };
 
@@ -93,6 +97,12 @@ static struct task **place_of(struct engine *engine, pid_t tid)
 static struct task *find_task(struct engine *engine, pid_t tid)
 {
     return *place_of(engine, tid);
+}
+
+static bool is_alive(struct engine *engine, pid_t tid)
+{
+    struct task *task = find_task(engine, tid);
+    return task && !task->ended;
 }
 
 static struct task *add_task(struct engine *engine, pid_t tid, pid_t process)
@@ -133,14 +143,22 @@ static void put_back(struct engine *engine, struct task *task)
     pthread_mutex_unlock(&engine->state);
 }
 
-static void free_task(struct tracer *tracer, struct task *task)
+/* Nobody answers it any more, and nothing is told of what it began. */
+static void empty_task(struct tracer *tracer, struct task *task)
 {
     if (task->hold)
         tracer->held--;
-    if (!task->born)
-        tracer->unborn--;
+    task->hold = 0;
+    task->in_call = false;
     approval_clear(&task->approval);
     record_free(&task->record);
+}
+
+static void free_task(struct tracer *tracer, struct task *task)
+{
+    if (!task->born)
+        tracer->unborn--;
+    empty_task(tracer, task);
     free(task);
 }
 
@@ -514,6 +532,29 @@ static void tell_fork(struct tracer *tracer, pid_t parent, pid_t child, uint64_t
     ring_put(&tracer->engine->ring, record);
 }
 
+/* It never came back from a call: exit(2), or it was killed. */
+static void put_unfinished(struct tracer *tracer, struct task *task)
+{
+    if (!task->in_call)
+        return;
+    task->in_call = false;
+    record_head(&task->record)->flags |= UNOBSERVED;
+    ring_put(&tracer->engine->ring, &task->record);
+}
+
+static bool is_older(const struct task *task, uint64_t ms)
+{
+    return now_ns() - task->unborn_since >= ms * 1000000;
+}
+
+/* Tells that a task has ended, or is another program: behind all that the answerer had of it. */
+static void put_end(struct tracer *tracer, struct record *record)
+{
+    pthread_mutex_lock(&tracer->engine->order);
+    ring_put(&tracer->engine->ring, record);
+    pthread_mutex_unlock(&tracer->engine->order);
+}
+
 /* Somebody has told of it: what waited for that happens now. */
 static void be_born(struct tracer *tracer, struct task *task)
 {
@@ -521,40 +562,14 @@ static void be_born(struct tracer *tracer, struct task *task)
     tracer->unborn--;
     if (task->ended) {
         ring_put(&tracer->engine->ring, &task->record);
-        free_task(tracer, take_task(tracer->engine, task->tid));
+        if (task->adopted)
+            empty_task(tracer, task);
+        else
+            free_task(tracer, take_task(tracer->engine, task->tid));
     } else if (task->waits) {
         task->waits = false;
         stay_or_resume(tracer, task, task->first_signal);
     }
-}
-
-static void on_child(struct tracer *tracer, struct task *task, int event)
-{
-    struct engine *engine = tracer->engine;
-    unsigned long child;
-    if (ptrace(PTRACE_GETEVENTMSG, task->tid, NULL, &child)) {
-        if (errno != ESRCH)
-            engine_trouble(engine, task->tid, CHILD, errno);
-        resume(tracer, task, 0);
-        return;
-    }
-    uint64_t flags;
-    bool thread = clone_flags(task->tid, event, &flags)
-                      ? event == PTRACE_EVENT_CLONE && flags & CLONE_THREAD
-                      : syscall(SYS_tgkill, task->process, (pid_t)child, 0) == 0;
-    tell_fork(tracer, task->tid, child, flags, thread);
-    struct task *made = find_task(engine, child);
-    if (!made) {
-        made = add_task(engine, child, thread ? task->process : (pid_t)child);
-        if (made)
-            made->born = true;
-        else
-            ring_lose(&engine->ring, LOST_MEMORY);
-    } else if (!made->born) {
-        set_process(engine, made, thread ? task->process : (pid_t)child);
-        be_born(tracer, made);
-    }
-    resume(tracer, task, 0);
 }
 
 /* Tasks whose parent was killed in the moment of the fork: nobody will tell of them, so somebody is
@@ -565,13 +580,16 @@ static void adopt(struct tracer *tracer, struct task *task, pid_t by)
     uint32_t process, parent;
     bool thread = false;
     if (!task->ended && read_parents(task->tid, &process, &parent)) {
-        thread = (pid_t)process != task->tid && find_task(engine, process);
+        thread = (pid_t)process != task->tid && is_alive(engine, process);
         if (thread)
             set_process(engine, task, process);
-        if (thread || find_task(engine, parent))
+        if (thread || is_alive(engine, parent))
             by = thread ? process : parent;
     }
     tell_fork(tracer, by, task->tid, 0, thread);
+    if (thread)
+        find_task(engine, process)->threads++;
+    task->adopted = true;
     be_born(tracer, task);
 }
 
@@ -585,7 +603,7 @@ static bool has_teller(struct engine *engine, const struct task *task, pid_t exe
     if (!read_parents(task->tid, &process, &parent))
         return false;
     pid_t teller = (pid_t)process != task->tid ? (pid_t)process : (pid_t)parent;
-    return teller != exec_of && find_task(engine, teller);
+    return teller != exec_of && is_alive(engine, teller);
 }
 
 /* Called when a task has ended, or exec'd. */
@@ -606,14 +624,12 @@ static void adopt_orphans(struct tracer *tracer, pid_t by, pid_t exec_of)
 static void adopt_late(struct tracer *tracer)
 {
     struct engine *engine = tracer->engine;
-    uint64_t now = now_ns();
     for (size_t i = 0; tracer->unborn && i < TASK_BUCKETS; i++)
         for (struct task *task = engine->tasks[i], *next; task; task = next) {
             next = task->next;
             if (task->born)
                 continue;
-            uint64_t age_ms = (now - task->unborn_since) / 1000000;
-            if (age_ms >= LOST_MS || (age_ms >= ORPHAN_MS && !has_teller(engine, task, 0)))
+            if (is_older(task, LOST_MS) || (is_older(task, ORPHAN_MS) && !has_teller(engine, task, 0)))
                 adopt(tracer, task, engine->root);
         }
 }
@@ -628,6 +644,56 @@ static struct task *add_unborn(struct tracer *tracer, pid_t tid)
     return task;
 }
 
+/* Another one has the number of a task that has ended: what was kept of that is told. */
+static void give_up(struct tracer *tracer, struct task *task)
+{
+    pid_t tid = task->tid;
+    if (!task->born)
+        adopt(tracer, task, tracer->engine->root);
+    free_task(tracer, take_task(tracer->engine, tid));
+}
+
+static void on_child(struct tracer *tracer, struct task *task, int event)
+{
+    struct engine *engine = tracer->engine;
+    unsigned long child;
+    if (ptrace(PTRACE_GETEVENTMSG, task->tid, NULL, &child)) {
+        if (errno != ESRCH)
+            engine_trouble(engine, task->tid, CHILD, errno);
+        resume(tracer, task, 0);
+        return;
+    }
+    uint64_t flags;
+    bool thread = clone_flags(task->tid, event, &flags)
+                      ? event == PTRACE_EVENT_CLONE && flags & CLONE_THREAD
+                      : syscall(SYS_tgkill, task->process, (pid_t)child, 0) == 0;
+    struct task *made = find_task(engine, child), *leader = find_task(engine, task->process);
+    if (made && made->ended && made->born && is_older(made, LATE_MS)) {
+        give_up(tracer, made);
+        made = NULL;
+    }
+    if (!made || !made->born) {
+        tell_fork(tracer, task->tid, child, flags, thread);
+        if (thread && leader)
+            leader->threads++;
+    }
+    if (!made) {
+        made = add_task(engine, child, thread ? task->process : (pid_t)child);
+        if (made)
+            made->born = true;
+        else
+            ring_lose(&engine->ring, LOST_MEMORY);
+    } else if (!made->born) {
+        set_process(engine, made, thread ? task->process : (pid_t)child);
+        be_born(tracer, made);
+    } else if (made->ended) { /* it was adopted, and that was all of it */
+        free_task(tracer, take_task(engine, child));
+    } else {
+        made->adopted = false;
+    }
+    resume(tracer, task, 0);
+}
+
 /* --- exec */
 
 static void on_exec(struct tracer *tracer, struct task *task, pid_t tid)
@@ -640,13 +706,13 @@ static void on_exec(struct tracer *tracer, struct task *task, pid_t tid)
         struct task *caller = take_task(engine, old);
         if (caller) {
             struct task *leader = take_task(engine, tid);
-            if (leader && leader->in_call) { /* it never comes back from it */
-                record_head(&leader->record)->flags |= UNOBSERVED;
-                ring_put(&engine->ring, &leader->record);
-            }
-            if (leader)
+            size_t threads = leader ? leader->threads : 1;
+            if (leader) {
+                put_unfinished(tracer, leader);
                 free_task(tracer, leader);
+            }
             caller->tid = tid;
+            caller->threads = threads;
             put_back(engine, caller);
             task = caller;
         }
@@ -656,6 +722,7 @@ static void on_exec(struct tracer *tracer, struct task *task, pid_t tid)
         return;
     }
     set_process(engine, task, tid);
+    task->call.tid = tid;
     if (tracer->unborn)
         adopt_orphans(tracer, tid, tid);
     if (!task->in_call)
@@ -676,7 +743,7 @@ static void on_exec(struct tracer *tracer, struct task *task, pid_t tid)
         describe_cwd(&task->record, tid);
     }
     task->ran = true;
-    ring_put(&engine->ring, &task->record);
+    put_end(tracer, &task->record);
     if (engine->gate.armed && !gate_matches(tid, &task->approval, &task->record, &image)) {
         gate_tell(engine, &tracer->scratch, &task->call, &task->approval, 0, KILL,
                   !task->approval.there || task->approval.left ? IS_UNAPPROVED : HAS_RACED);
@@ -720,27 +787,54 @@ static bool end_unborn(struct tracer *tracer, struct task *task, pid_t tid, int 
     return true;
 }
 
+/* A process has ended with all its threads. One of them may not have been told of as ended: it was
+ * killed in its exec, when it had the leader's number already and had not stopped with it yet. */
+static void end_threads(struct tracer *tracer, pid_t process)
+{
+    static const struct rusage unknown;
+    struct engine *engine = tracer->engine;
+    for (size_t i = 0; i < TASK_BUCKETS; i++)
+        for (struct task *task = engine->tasks[i], *next; task; task = next) {
+            next = task->next;
+            if (task->process != process || task->ended || !task->born)
+                continue;
+            put_unfinished(tracer, task);
+            make_exit(&tracer->scratch, task->tid, -1, &unknown, true);
+            put_end(tracer, &tracer->scratch);
+            free_task(tracer, take_task(engine, task->tid));
+        }
+}
+
 static void on_end(struct tracer *tracer, pid_t tid, int status, const struct rusage *used)
 {
     struct engine *engine = tracer->engine;
     struct task *task = find_task(engine, tid);
-    if (task && task->ended) { /* another one has its number already */
-        adopt(tracer, task, engine->root);
+    if (task && task->ended) {
+        give_up(tracer, task);
         task = NULL;
     }
     if ((!task || !task->born) && end_unborn(tracer, task, tid, status, used))
         return;
     task = take_task(engine, tid);
-    if (task && task->in_call) { /* it never came back from it: exit(2), or it was killed */
-        record_head(&task->record)->flags |= UNOBSERVED;
-        ring_put(&engine->ring, &task->record);
-    }
+    if (task)
+        put_unfinished(tracer, task);
     if (tracer->unborn) /* before the end of who may have made them is told */
         adopt_orphans(tracer, tid, 0);
-    make_exit(&tracer->scratch, tid, status, used, task && task->tid != task->process);
-    ring_put(&engine->ring, &tracer->scratch);
-    if (task)
+    bool thread = task && task->tid != task->process;
+    struct task *leader = thread ? find_task(engine, task->process) : NULL;
+    if (leader && leader->threads)
+        leader->threads--;
+    if (task && task->threads)
+        end_threads(tracer, tid);
+    make_exit(&tracer->scratch, tid, status, used, thread);
+    put_end(tracer, &tracer->scratch);
+    if (task && task->adopted) {
+        task->ended = true;
+        empty_task(tracer, task);
+        put_back(engine, task);
+    } else if (task) {
         free_task(tracer, task);
+    }
 }
 
 /* --- holds */
@@ -783,12 +877,14 @@ static void make_timer(struct tracer *tracer, int wake_signal)
         tracer->timer = -1; /* orphans are looked for when somebody ends, then */
 }
 
-/* Sees to it that a wait ends, once, while somebody is not told of. */
-static void watch_unborn(struct tracer *tracer)
+static void set_timer(struct tracer *tracer, bool runs)
 {
-    struct itimerspec once = {.it_value.tv_nsec = ORPHAN_MS * 1000000l};
-    if (tracer->unborn && !tracer->timer_runs && tracer->timer >= 0)
-        tracer->timer_runs = !syscall(SYS_timer_settime, tracer->timer, 0, &once, NULL);
+    /* again and again: one tick may come when there is no wait yet that it could end */
+    long every_ns = runs ? ORPHAN_MS * 1000000l : 0;
+    struct itimerspec ticks = {.it_value.tv_nsec = every_ns, .it_interval.tv_nsec = every_ns};
+    if (tracer->timer >= 0 && runs != tracer->timer_runs &&
+        syscall(SYS_timer_settime, tracer->timer, 0, &ticks, NULL) == 0)
+        tracer->timer_runs = runs;
 }
 
 /* While something is held there are two things to wait for, and wait4(2) knows one: so it looks,
@@ -816,7 +912,8 @@ static pid_t wait_next(struct tracer *tracer, int *status, struct rusage *used)
         if (tracer->unborn)
             adopt_late(tracer);
     }
-    watch_unborn(tracer);
+    if (tracer->unborn) /* so that this wait ends */
+        set_timer(tracer, true);
     return wait4(-1, status, __WALL | __WNOTHREAD, used);
 }
 
@@ -831,8 +928,8 @@ static void on_stop(struct tracer *tracer, pid_t tid, int status)
         on_exec(tracer, task, tid);
         return;
     }
-    if (task && task->ended) { /* another one has its number now */
-        adopt(tracer, task, engine->root);
+    if (task && task->ended) {
+        give_up(tracer, task);
         task = NULL;
     }
     if (!task) { /* it stops before its parent tells of it */
@@ -896,8 +993,9 @@ void *tracer_main(void *given)
         pid_t tid = wait_next(&tracer, &status, &used);
         if (tid < 0) {
             if (errno == EINTR) {
-                tracer.timer_runs = false;
                 adopt_late(&tracer);
+                if (!tracer.unborn)
+                    set_timer(&tracer, false);
                 continue;
             }
             if (errno != ECHILD)
@@ -912,7 +1010,7 @@ void *tracer_main(void *given)
     /* EXITKILL ends what is left, with this thread */
     for (size_t i = 0; i < TASK_BUCKETS; i++)
         while (engine->tasks[i]) {
-            if (engine->tasks[i]->ended) {
+            if (engine->tasks[i]->ended && !engine->tasks[i]->born) {
                 adopt(&tracer, engine->tasks[i], engine->root);
                 continue;
             }

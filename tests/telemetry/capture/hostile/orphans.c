@@ -1,8 +1,10 @@
 /* A subreaper whose child is killed in the middle of making children, argv[1] times. Each of those
  * ends at once; a child of them that is never let go keeps this from ending. argv[2]: `threads`, the
- * child makes threads as well. */
+ * child makes threads as well; `exec`, who has lost its parent runs /bin/true, and is killed a moment
+ * later. */
 #include <pthread.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -24,15 +26,20 @@ static void *make(void *unused)
 int main(int argc, char **argv)
 {
     int times = argc > 1 ? atoi(argv[1]) : 100;
+    bool threads = argc > 2 && !strcmp(argv[2], "threads"), exec = argc > 2 && !strcmp(argv[2], "exec");
+    pid_t us = getpid(), pids[times];
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     for (int i = 0; i < times; i++) {
-        pid_t pid = fork();
+        pid_t pid = pids[i] = fork();
         if (!pid) {
             pthread_t thread;
-            if (argc > 2 && !strcmp(argv[2], "threads"))
+            setpgid(0, 0);
+            if (threads)
                 pthread_create(&thread, NULL, make, NULL);
             for (;;) {
                 pid_t child = fork();
+                if (!child && exec && getppid() == us)
+                    execl("/bin/true", "true", NULL);
                 if (!child)
                     _exit(0);
                 if (child > 0)
@@ -41,8 +48,16 @@ int main(int argc, char **argv)
         }
         usleep(1000 + rand() % 3000);
         kill(pid, SIGKILL);
-        while (wait(NULL) > 0)
+        while (!exec && wait(NULL) > 0)
             ;
     }
+    if (exec)
+        usleep(500000);
+    for (int i = 0; exec && i < times; i++)
+        kill(-pids[i], SIGKILL);
+    while (wait(NULL) > 0)
+        ;
+    if (exec) /* somebody is still there */
+        usleep(200000);
     return 0;
 }
