@@ -124,6 +124,8 @@ struct answerer {
     struct heard heard;
     struct held *held;
     size_t held_count;
+    pid_t tid;
+    bool doubts;   /* whether anybody is left to receive from */
     bool root_ran; /* the command itself has exec'd, where no tracer tells of that */
     struct seccomp_notif_resp *response;
     size_t response_size;
@@ -299,11 +301,19 @@ static void answer_one(struct answerer *answerer, const struct seccomp_notif *as
     respond(answerer, asked->id, call.tid, denied);
 }
 
-/* Waits for a notification; false where none comes any more. To receive one does not do as a wait:
- * before Linux 6.11 it does not end with the last process. The bell is ours where no tracer has it. */
+/* Waits for a notification; false where none comes any more. To receive one is the faster wait, but
+ * before Linux 6.11 it does not end with the last process: so that is done only while a tracer will
+ * call us out of it (tracer.c, call_receiver). The bell is ours where no tracer has it. */
 static bool wait_next(struct answerer *answerer)
 {
     struct engine *engine = answerer->engine;
+    if (engine->traces && !answerer->doubts) {
+        atomic_store(&engine->receiver, answerer->tid);
+        if (!atomic_load(&engine->trace_ended) && !atomic_load(&engine->stopping))
+            return true;
+    }
+    atomic_store(&engine->receiver, 0);
+    answerer->doubts = false;
     while (!atomic_load(&engine->stopping)) {
         struct pollfd fds[2] = {
             {.fd = engine->listener, .events = POLLIN}, {.fd = engine->bell, .events = POLLIN},
@@ -328,7 +338,7 @@ static bool wait_next(struct answerer *answerer)
 void *answerer_main(void *given)
 {
     struct engine *engine = given;
-    struct answerer answerer = {.engine = engine};
+    struct answerer answerer = {.engine = engine, .tid = (pid_t)syscall(SYS_gettid)};
     struct seccomp_notif_sizes sizes = {0};
     struct seccomp_notif *asked = NULL;
     size_t asked_size = 0;
@@ -351,7 +361,9 @@ void *answerer_main(void *given)
     while (wait_next(&answerer)) {
         memset(asked, 0, asked_size);
         if (ioctl(engine->listener, SECCOMP_IOCTL_NOTIF_RECV, asked)) {
-            if (errno == EINTR || errno == ENOENT) /* ENOENT: it was killed before we took it */
+            /* ENOENT: it was killed before we took it; or there is nobody left (Linux 6.11) */
+            answerer.doubts = errno == ENOENT;
+            if (errno == EINTR || errno == ENOENT)
                 continue;
             engine_trouble(engine, 0, RECEIVE, errno);
             break;
@@ -361,6 +373,7 @@ void *answerer_main(void *given)
         answer_one(&answerer, asked);
     }
 out:
+    atomic_store(&engine->receiver, 0);
     while (answerer.held)
         conclude(&answerer, answerer.held, DENY, CLIENT_GONE);
     free(answerer.heard.tids);

@@ -263,6 +263,8 @@ struct engine {
     bool tracer_runs, answerer_runs;
     atomic_int running; /* threads that have not ended */
     atomic_bool stopping;
+    atomic_bool trace_ended; /* nobody is traced any more: the answerer finds out by itself that it is over */
+    atomic_int receiver;     /* the answerer's tid while it may wait in a receive; 0: it does not */
     atomic_bool killing; /* whoever stops now is killed: see engine_kill */
     int wake_signal;     /* ends a wait of a thread of ours, and does nothing else */
     pid_t owner;         /* the process that made it: a child that was forked has no threads of ours */

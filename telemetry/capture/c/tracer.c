@@ -968,6 +968,18 @@ static void on_stop(struct tracer *tracer, pid_t tid, int status)
     }
 }
 
+/* Nobody is left: whoever waits to receive from them is called, until it has seen that. */
+static void call_receiver(struct engine *engine)
+{
+    struct timespec pause = {.tv_nsec = 1000000};
+    int tid;
+    atomic_store(&engine->trace_ended, true);
+    while ((tid = atomic_load(&engine->receiver))) {
+        syscall(SYS_tgkill, getpid(), tid, engine->wake_signal);
+        nanosleep(&pause, NULL);
+    }
+}
+
 void *tracer_main(void *given)
 {
     struct engine *engine = given;
@@ -1022,6 +1034,7 @@ void *tracer_main(void *given)
         syscall(SYS_timer_delete, tracer.timer);
     if (tracer.pid_space >= 0)
         close(tracer.pid_space);
+    call_receiver(engine);
     engine_ended(engine);
     return NULL;
 }
