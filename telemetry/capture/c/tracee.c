@@ -18,7 +18,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, FIRST_LOOK = 256, AT_THE_CWD = -100, ADDRESS_MOST = 128 };
+enum { PAGE = 4096, FIRST_LOOK = 256, FEW_FDS = 16, AT_THE_CWD = -100, ADDRESS_MOST = 128 };
 
 ssize_t read_memory(pid_t tid, uint64_t address, void *into, size_t length)
 {
@@ -509,8 +509,8 @@ static void list_fds(struct record *record, pid_t tid)
     closedir(directory);
 }
 
-/* What the program has inherited. Most have three; how many there are is the size of /proc's
- * directory (Linux 6.2; 0 before). */
+/* What the program has inherited. Most have a few, and these in front; how many there are is the size
+ * of /proc's directory (Linux 6.2; 0 before). */
 static void add_fds(struct record *record, pid_t tid)
 {
     char path[64];
@@ -519,11 +519,11 @@ static void add_fds(struct record *record, pid_t tid)
     snprintf(path, sizeof path, "/proc/%d/fd", (int)tid);
     int process = stat(path, &status) ? -1 : (int)syscall(SYS_pidfd_open, tid, 0);
     if (process >= 0) {
-        int found = 0;
-        for (uint32_t number = 0; number < 3; number++)
+        long found = 0, wanted = status.st_size <= FEW_FDS ? status.st_size : 0;
+        for (uint32_t number = 0; found < wanted && number < 2 * FEW_FDS; number++)
             found += add_copied_fd(record, process, number);
         close(process);
-        if (found && found == status.st_size)
+        if (wanted && found == wanted)
             return;
     }
     if (!record->failed)
