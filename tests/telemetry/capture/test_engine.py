@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -101,6 +103,28 @@ def test_stops_are_seen_by_the_parent():
     )
     found = capture([sys.executable, "-I", "-S", "-c", script])
     assert found.stdout == b"True 19\nTrue\n3\n", found.stderr
+
+
+@pytest.mark.parametrize("backend", EXACT)
+def test_stops_wake_nobody_but_the_tracer(backend, tmp_path):
+    """The kernel sends a SIGCHLD at each stop; only a thread that waits may be run for it."""
+    script = "import os\nfor i in range(2000):\n    try: os.unlink('none')\n    except OSError: pass"
+    with Running([sys.executable, "-I", "-S", "-c", script], backend, cwd=tmp_path) as running:
+        running.go()
+        poll = select.poll()
+        poll.register(running.out_read, select.POLLIN)
+        before = _waits()
+        assert poll.poll(30_000), "the command ended"
+        waits = _waits() - before
+        found = running.wait()
+    assert len(found.of("unlink")) == 2000
+    assert waits < 200  # and not one for each of 4,000 stops
+
+
+def _waits() -> int:
+    """How often this thread has gone to sleep."""
+    text = Path(f"/proc/self/task/{threading.get_native_id()}/status").read_text()
+    return int(text.split("\nvoluntary_ctxt_switches:")[1].split()[0])
 
 
 def test_relative_paths_have_their_directory(tmp_path):
