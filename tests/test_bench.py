@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import select
+import signal
 import struct
+import subprocess
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -380,3 +382,13 @@ def test_known_calls_of_records_are_counted(harness: ModuleType) -> None:
     data += records.make_record(records.EXEC, tid=1, items=((records.PATH, b"/bin/true"),))
     expected = {("open", "b"): 1, ("open", "c"): 1, ("exec", "true"): 1}
     assert bare.known_calls(data) == expected
+
+
+def test_the_floor_leaves_a_command_alone(tmp_path: Path, harness: ModuleType) -> None:
+    """Whatever it stops goes on, and ends as it would by itself."""
+    peers = importlib.import_module("capture_peers")
+    floor = peers._floor(str(tmp_path))
+    script = f"cat /etc/hostname; mkdir {tmp_path}/d; (kill -TERM $$) ; exit 4"
+    done = subprocess.run(floor.wrap(("/bin/sh", "-c", script), ""), check=False, timeout=30)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert (tmp_path / "d").is_dir()

@@ -30,6 +30,8 @@ class Bar:
 
 
 _STRACE = ("strace, same calls", "strace, same calls, to a file", "strace, all calls")
+#: what the kernel alone takes for it
+_FLOOR = "floor, hybrid that reads nothing"
 _TRACERS = (*_STRACE, "python-ptrace", "sandlock", "reprozip", "bpftrace")
 
 
@@ -213,7 +215,7 @@ BARS: tuple[Bar, ...] = (
         bench="capture",
         case="worst of serial: capture hybrid",
         at_most=1.5,
-        peers=_of("worst of serial", *_TRACERS, "substrate run, hybrid"),
+        peers=_of("worst of serial", _FLOOR, *_TRACERS, "substrate run, hybrid"),
     ),
     Bar(
         what="capture `files`, bpf: the worst whole command",
@@ -231,7 +233,7 @@ BARS: tuple[Bar, ...] = (
             case=f"µs, open: capture {backend}",
             at_most=limit,
             peers=(
-                *_of("µs, open", *_TRACERS),
+                *_of("µs, open", _FLOOR, *_TRACERS),
                 *(f"µs, {act}: capture {backend}" for act in ("write + unlink", "fork + exec")),
             ),
         )

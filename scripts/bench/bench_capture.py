@@ -183,7 +183,9 @@ def _subjects(context: Context, places: Places, micro: str) -> tuple[list[Subjec
     absent: dict[str, str] = {}
     chosen = tuple(context.backends)
     if context.peers:
-        tracers, absent = capture_peers.found(same_calls(), python=context.tools)
+        tracers, absent = capture_peers.found(
+            same_calls(), python=context.tools, made=os.path.join(context.scratch, "made")
+        )
         absent = {name: why for name, why in absent.items() if is_chosen(name, chosen)}
         subjects += [_of_tracer(t, places, micro) for t in tracers if is_chosen(t.name, chosen)]
     can_capture = _can_capture()

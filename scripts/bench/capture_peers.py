@@ -4,6 +4,9 @@ What it is: a `Tracer` each, with the words that run a command under it and a re
 log. What it is not: it runs nothing but what finds out whether a tracer is here. python-ptrace is
 GPL and only ever a program here, from a venv of tools; nothing of it is imported.
 
+One is no tracer: `FLOOR` stops and answers what hybrid does, and reads and tells nothing, so that
+one sees how much of a cost is the kernel's on this machine (capture_floor.c).
+
 They do unlike work. strace is given the calls of level `files` (telemetry/capture/calls.py) in two
 forms, and all calls in the third. python-ptrace stops at every call and prints those. reprozip
 has a set of its own and writes SQLite, then its configuration. bpftrace prints path and result of
@@ -30,9 +33,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 STRACE_SAME = "strace, same calls"
 STRACE_FILE = "strace, same calls, to a file"
 STRACE_ALL = "strace, all calls"
+FLOOR = "floor, hybrid that reads nothing"
 #: what can be chosen by name: backends of ours, and peers
 BACKENDS = ("bpf", "hybrid", "notify", "ptrace", "python")
-CHOICES = (*BACKENDS, "strace", "python-ptrace", "sandlock", "reprozip", "bpftrace")
+CHOICES = (*BACKENDS, "floor", "strace", "python-ptrace", "sandlock", "reprozip", "bpftrace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +65,18 @@ _KINDS = {
 }
 
 
-def found(calls: tuple[str, ...], *, python: str) -> tuple[tuple[Tracer, ...], dict[str, str]]:
+def found(
+    calls: tuple[str, ...], *, python: str, made: str
+) -> tuple[tuple[Tracer, ...], dict[str, str]]:
     """The tracers that are here, and of the others why not. `calls`: names of the calls that
-    strace is to look at. `python`: of the venv of tools, or ""."""
+    strace is to look at. `python`: of the venv of tools, or "". `made`: a directory for what has
+    to be compiled."""
     tracers: list[Tracer] = []
     absent: dict[str, str] = {}
+    if shutil.which("gcc") is None:
+        absent[FLOOR] = "no gcc"
+    else:
+        tracers.append(_floor(made))
     if shutil.which("strace") is None:
         absent |= dict.fromkeys((STRACE_SAME, STRACE_FILE, STRACE_ALL), "no strace")
     else:
@@ -82,6 +93,23 @@ def found(calls: tuple[str, ...], *, python: str) -> tuple[tuple[Tracer, ...], d
         else:
             tracers.append(tracer)
     return tuple(tracers), absent
+
+
+# --- the kernel by itself
+
+
+def _floor(made: str) -> Tracer:
+    from substrate.telemetry.capture import engine
+
+    program = os.path.join(made, "floor")
+    source = os.path.join(HERE, "capture_floor.c")
+    subprocess.run(("gcc", "-O2", "-pthread", "-o", program, source), check=True)
+    programs = engine.programs_of("hybrid", "files")
+    for name, code in (("notify", programs.notify), ("trace", programs.trace)):
+        with open(f"{program}.{name}", "wb") as file:
+            file.write(code)
+    first = (program, f"{program}.notify", f"{program}.trace")
+    return Tracer(FLOOR, lambda words, _: (*first, *words), None)
 
 
 # --- strace

@@ -108,7 +108,9 @@ def test_stops_are_seen_by_the_parent():
 @pytest.mark.parametrize("backend", EXACT)
 def test_stops_wake_nobody_but_the_tracer(backend, tmp_path):
     """The kernel sends a SIGCHLD at each stop; only a thread that waits may be run for it."""
-    script = "import os\nfor i in range(2000):\n    try: os.unlink('none')\n    except OSError: pass"
+    script = (
+        "import os\nfor i in range(2000):\n    try: os.unlink('none')\n    except OSError: pass"
+    )
     with Running([sys.executable, "-I", "-S", "-c", script], backend, cwd=tmp_path) as running:
         running.go()
         poll = select.poll()
