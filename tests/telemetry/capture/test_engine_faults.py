@@ -248,11 +248,11 @@ def test_a_listener_that_is_gone_is_told_and_nothing_passes(backend, tmp_path):
     os.close(read)
     os.close(write)
     assert (found.status, found.stdout) == (0, b"38\n")
-    (trouble,) = found.of("trouble")
-    assert (trouble.result, engine.STEPS[next(parse_numbers(found.raw, "trouble"))]) == (
-        -9,
-        "receive",
-    )
+    troubles = found.of("trouble")
+    assert {trouble.result for trouble in troubles} == {-9}
+    steps = [engine.STEPS[number] for number in parse_numbers(found.raw, "trouble")]
+    # what was waiting to receive does it once more, and cannot answer
+    assert steps in (["receive"], ["answer", "receive"])
 
 
 def parse_numbers(raw: bytes, kind: str):
@@ -516,6 +516,6 @@ def test_where_the_kernel_has_no_words_for_a_place_that_is_said(tmp_path):
     (made,) = [r for r in found.of("openat", "open") if r.path() == b"f"]
     assert "opened" not in made.items
     assert made.flags & 8
-    deep = [r for r in found.of("chdir") if "cwd" not in r.items]
+    deep = [r for r in found.of("chdir") if r.items.get("cwd") == b""]
     assert len(deep) > 20
     assert all(r.flags & 8 for r in deep)
