@@ -46,6 +46,8 @@ int main(int argc, char **argv)
                     waitpid(child, NULL, 0);
             }
         }
+        if (pid < 0)
+            return 1;
         usleep(1000 + rand() % 3000);
         kill(pid, SIGKILL);
         while (!exec && wait(NULL) > 0)
