@@ -32,8 +32,6 @@ from substrate.telemetry.capture.decode import Decoder, Program, Scope
 from tests.telemetry.capture.captured import Captured, Record, Running, parse
 from tests.telemetry.capture.killed_supervisors import lives, session_of
 
-#: as root: of nobody else
-CHAOS_UID = 64990
 LIMIT_S = 20.0
 RINGS = (65536, 65536, 1 << 18, 1 << 22)
 NAMES = (b"true", b"sh", b"chaos", b"dash", b"/usr/bin/true", b"/bin/true", b"s", b"a", b"exe")
@@ -115,8 +113,9 @@ def use_by_hand(dice: random.Random) -> str:
 class Round:
     """One tree. `mode`: how it ends; `rules`: which can be held then."""
 
-    def __init__(self, dice: random.Random, program: str) -> None:
+    def __init__(self, dice: random.Random, program: str, uid: int) -> None:
         self.dice = dice
+        self.uid = uid
         self.backend = dice.choice(["hybrid", "hybrid", "ptrace", "notify"])
         self.level = dice.choice(["files", "files", "exec", "all"])
         if self.backend == "notify" and self.level == "all":
@@ -135,8 +134,8 @@ class Round:
             str(self.seconds),
             str(dice.choice([3, 12, 24])),
         ]
-        if os.geteuid() == 0:
-            self.argv.append(str(CHAOS_UID))
+        if uid:
+            self.argv.append(str(uid))
 
     def __str__(self) -> str:
         names = ("backend", "level", "policy", "ring", "damaged", "armed", "denies", "mode", "slow")
@@ -189,7 +188,7 @@ class Round:
         act = time.monotonic() + self.dice.random() * self.seconds
         while not (running.backend.finished() and running.status is not None):
             if time.monotonic() > until:
-                raise Wrong(f"it does not end: {describe(running.pid)}")
+                raise Wrong(f"it does not end: {describe(running.pid, self.uid)}")
             if self.mode != "end" and time.monotonic() > act and running.status is None:
                 if self.mode == "close":
                     started = time.monotonic()
@@ -315,9 +314,9 @@ def kill_session(leader: int) -> None:
                 continue
 
 
-def describe(leader: int) -> str:
+def describe(leader: int, uid: int) -> str:
     """What hangs, for whoever reads it."""
-    ours = [int(pid) for pid in os.listdir("/proc") if pid.isdecimal() and belongs(pid, CHAOS_UID)]
+    ours = [int(pid) for pid in os.listdir("/proc") if pid.isdecimal() and belongs(pid, uid)]
     lines = []
     for pid in sorted({*session_of(leader), *ours, os.getpid()}):
         for tid in os.listdir(f"/proc/{pid}/task"):
@@ -359,22 +358,25 @@ def belongs(pid: str, uid: int) -> bool:
     return uid > 0 and f"\nUid:\t{uid}\t" in status and lives(pid)
 
 
-def end_all() -> None:
+def end_all(uid: int) -> None:
     """Whoever is left of a round that went wrong."""
     for pid in os.listdir("/proc"):
-        if pid.isdecimal() and os.geteuid() == 0 and belongs(pid, CHAOS_UID):
-            os.kill(int(pid), 9)
+        if pid.isdecimal() and belongs(pid, uid):
+            try:
+                os.kill(int(pid), 9)
+            except ProcessLookupError:
+                continue
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
+def scratch(uid: int) -> Iterator[Path]:
     """A directory from which `..` leads to one where nothing can be made."""
     above = Path(tempfile.mkdtemp(prefix="engine-chaos-"))
     above.chmod(0o755)
     inside = above / "in"
     inside.mkdir()
-    if os.geteuid() == 0:
-        os.chown(inside, CHAOS_UID, CHAOS_UID)
+    if uid:
+        os.chown(inside, uid, uid)
     try:
         yield inside
     finally:
@@ -386,12 +388,13 @@ def main() -> int:
     parser.add_argument("--chaos", required=True)
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--uid", type=int, default=64990, help="as root: of nobody else")
     options = parser.parse_args()
-    end_all()
+    uid = options.uid if os.geteuid() == 0 else 0
+    end_all(uid)
     end = time.monotonic() + options.seconds
     totals: Counter[str] = Counter()
     files = workers = 0
-    uid = CHAOS_UID if os.geteuid() == 0 else 0
     number = 0
     what: Any = "nothing"
     while time.monotonic() < end or number < 3:
@@ -399,8 +402,8 @@ def main() -> int:
         try:
             for _ in range(50):
                 totals[f"by hand: {use_by_hand(dice)}"] += 1
-            what = Round(dice, options.chaos)
-            with scratch() as directory:
+            what = Round(dice, options.chaos, uid)
+            with scratch(uid) as directory:
                 totals += what.run(directory)
             if number:
                 assert_nothing_left(files, workers, uid)
@@ -408,7 +411,7 @@ def main() -> int:
                 time.sleep(0.2)
                 files, workers = open_files(), threads()
         except (Wrong, AssertionError, records.Torn, TimeoutError) as wrong:
-            end_all()
+            end_all(uid)
             print(json.dumps({"round": number, "wrong": str(wrong), "what": str(what)}), flush=True)
             return 1
         number += 1
