@@ -706,13 +706,14 @@ static void on_exec(struct tracer *tracer, struct task *task, pid_t tid)
         struct task *caller = take_task(engine, old);
         if (caller) {
             struct task *leader = take_task(engine, tid);
-            size_t threads = leader ? leader->threads : 1;
+            caller->threads = leader ? leader->threads : 1;
+            caller->adopted = leader && leader->adopted; /* that is said of the number */
+            caller->unborn_since = leader ? leader->unborn_since : 0;
             if (leader) {
                 put_unfinished(tracer, leader);
                 free_task(tracer, leader);
             }
             caller->tid = tid;
-            caller->threads = threads;
             put_back(engine, caller);
             task = caller;
         }
