@@ -66,7 +66,15 @@ _NO_ENDS: Final = (
     "has ended, and where paths begin after chroot(2) or in a directory that was removed"
 )
 _NO_EVIDENCE: Final = "attempts at what the world denies (mount, setns, ptrace, bpf ...)"
-_NO_RINGS: Final = "nothing of io_uring: programs are told that there is none"
+_BPF: Final = (
+    "which files programs are (their digests), where links led, what processes inherit, their ids and "
+    "numbers in the world",
+    "calls that end their process or are cut short by its end",
+)
+_NO_BLOCK: Final = (
+    "what comes faster than it is read: it is lost and counted, as nothing waits for bpf (overflow "
+    "`block` is not kept)"
+)
 _NO_GO: Final = "questions to name servers that are not sent by send(2) and its kin"
 
 
@@ -113,6 +121,10 @@ def choose(home: Home, settings: Settings, *, in_world: bool, terminal: bool) ->
     spots = []
     if backend == "notify":
         spots += [_NO_RESULTS, _NO_ENDS]
+    elif backend == "bpf":
+        spots += _BPF
+        if settings.overflow == "block":
+            spots.append(_NO_BLOCK)
     elif backend == "hybrid" and settings.capture == "files" and not settings.exact_reads:
         spots.append(_NO_READS)
     missing: tuple[str, ...] = ()
@@ -172,6 +184,7 @@ class Capturing:
             choice.level,
             denied={nr: number for nr, number, _, _ in denied},
             policy=settings.overflow,
+            look=settings.lookups,
         )
         self._decoder: Decoder | None = None
         self._kept: list[bytes] = []

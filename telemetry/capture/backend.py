@@ -27,6 +27,10 @@ if TYPE_CHECKING:
         def fileno(self) -> int:
             """Readable when there is something to drain, and when it has finished."""
 
+        def soft_fileno(self) -> int:
+            """Readable when there is anything to drain, however little; of `bpf`: when it is time
+            to look, as the kernel does not tell of everything."""
+
         def drain(self) -> bytes:
             """Whole records (records.py) in the order seen; b"" when there are none now."""
 
@@ -35,6 +39,12 @@ if TYPE_CHECKING:
 
         def lost(self) -> dict[str, int]:
             """How many records were lost, by why (records.LOSSES); {} for none."""
+
+        def halted(self) -> bool:
+            """Whether something was lost under the policy `halt`."""
+
+        def kill(self) -> None:
+            """SIGKILL to every task that is captured."""
 
         def close(self) -> None:
             """Lets go of everything. What is still traced is killed. May be called twice."""

@@ -8,8 +8,11 @@ what is not read in time is lost, and told as LOST records. Invariants:
   - the ring's memory is the kernel's: what it says of lengths is checked, and never believed.
 
 Being current: the programs call a waiting reader after a quiet time (5 ticks), when a quarter of
-the ring is full, and when the last task has ended. Whoever waits on `fileno` longer than a
-fraction of a second looks again by itself: what came soon after a call waits for the next one.
+the ring is full, and when the last task has ended; what came soon after a call is looked for by
+time (bpf_bell.py).
+
+Policies of overflow: nothing that is watched waits for us, so `block` is kept no better than
+`drop`; who chose the backend says so. `halt` is told by `halted`.
 
 Needed: CAP_BPF and CAP_PERFMON in the initial user namespace, the initial pid namespace (the
 programs know tasks by their numbers there), and /sys/kernel/btf/vmlinux.
@@ -30,6 +33,7 @@ from _thread import allocate_lock
 
 from substrate.telemetry.capture import bpf_program, bpf_types, calls, records
 from substrate.telemetry.capture.backend import CaptureError
+from substrate.telemetry.capture.bpf_bell import LOOK_AFTER_S, Bell
 from substrate.telemetry.capture.bpf_program import Limits, Offsets
 
 TYPE_CHECKING = False
@@ -244,8 +248,11 @@ class BpfBackend:
         levels: tuple[int, ...] = ALL_LEVELS,
         limits: Limits | None = None,
         offsets: Offsets | None = None,
+        everything: bool = False,
+        policy: str = "drop",
     ) -> None:
-        """`offsets`: of this kernel, where they were found before (`load_offsets`: 2 ms)."""
+        """`offsets`: of this kernel, where they were found before (`load_offsets`: 2 ms).
+        `everything`: calls without a shape are told too."""
         self._limits = limits or Limits()
         self._fds: dict[str, int] = {}
         self._programs: dict[str, int] = {}
@@ -254,6 +261,8 @@ class BpfBackend:
         self._state: mmap.mmap | None = None
         self._told = {"full": 0, "memory": 0}
         self._torn = 0
+        self._halts = policy == "halt"
+        self._bell: Bell | None = None
         self._attached = False
         self._closed = False
         try:
@@ -261,14 +270,15 @@ class BpfBackend:
                 raise CaptureError(
                     "pid namespace", errno.EPERM, "tasks are known by numbers of the first one only"
                 )
-            self._load(levels, offsets or load_offsets())
+            self._load(levels, everything, offsets or load_offsets())
+            self._bell = Bell(self._fds["ring"])
         except BaseException:
             self.close()
             raise
 
-    def _load(self, levels: tuple[int, ...], offsets: Offsets) -> None:
+    def _load(self, levels: tuple[int, ...], everything: bool, offsets: Offsets) -> None:
         limits, fds = self._limits, self._fds
-        tables = bpf_program.make_tables(levels)
+        tables = bpf_program.make_tables(levels, everything=everything)
         for name, kind, key, size, entries, flags in (
             (b"ring", _RINGBUF, 0, 0, limits.ring, 0),
             (b"tree", _HASH, 4, bpf_program.SLOT_SIZE, limits.tasks, _NO_PREALLOC),
@@ -308,17 +318,26 @@ class BpfBackend:
             raise CaptureError("attach", errno.ESRCH, f"process {pid} has ended")
 
     def fileno(self) -> int:
-        return self._fds["ring"]
+        assert self._bell is not None
+        return self._bell.urgent()
+
+    def soft_fileno(self) -> int:
+        assert self._bell is not None
+        return self._bell.later()
 
     def drain(self) -> bytes:
-        if self._closed:
+        if self._closed or self._bell is None:
             return b""
+        self._bell.hush()
         try:
             out = self._mapped().take(_MOST_DRAINED)
         except CaptureError:
             self._torn += 1
             raise
-        return out + self._losses() if self._has_losses() else out
+        if self._has_losses():
+            out += self._losses()
+        self._bell.set(LOOK_AFTER_S if out else 0)
+        return out
 
     def _mapped(self) -> Ring:
         # Not before it is needed: mapping costs a millisecond, which the command need not wait for.
@@ -370,33 +389,39 @@ class BpfBackend:
         found["torn"] = self._torn + sum(_missed(fd) for fd in self._programs.values())
         return {why: count for why, count in found.items() if count}
 
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        if self._attached:
-            self._kill_tree()
-        for fd in (*self._links, *self._programs.values()):
-            os.close(fd)
-        if self._ring is not None:
-            self._ring.close()
-        if self._state is not None:
-            self._state.close()
-        for fd in self._fds.values():
-            os.close(fd)
-        self._links, self._programs, self._fds = [], {}, {}
-        self._ring = self._state = None
+    def halted(self) -> bool:
+        return self._halts and bool(self.lost())
 
-    def _kill_tree(self) -> None:
+    def kill(self) -> None:
         """Ends what is left of the tree; it is still watched, so nothing that it starts is missed.
 
-        Twice as often as tasks can be, at most: a task that is forking while it is killed."""
+        A task that is forking while it is killed may leave one more, hence the rounds."""
+        if self._closed or not self._attached:
+            return
         for _ in range(64):
             left = self._tids()
             if not left:
                 return
             for tid in left:
                 self._kill(tid)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self.kill()
+        self._closed = True
+        for fd in (*self._links, *self._programs.values()):
+            os.close(fd)
+        if self._ring is not None:
+            self._ring.close()
+        if self._bell is not None:
+            self._bell.close()
+        if self._state is not None:
+            self._state.close()
+        for fd in self._fds.values():
+            os.close(fd)
+        self._links, self._programs, self._fds = [], {}, {}
+        self._ring = self._state = self._bell = None
 
     def _kill(self, tid: int) -> None:
         leader = _leader_of(tid)
@@ -445,6 +470,15 @@ class BpfBackend:
     def _put_state(self, place: int, number: int) -> None:
         assert self._state is not None
         struct.pack_into("=Q", self._state, place, number)
+
+
+def make(level: str, *, look: bool = False, policy: str = "block") -> BpfBackend:
+    """A backend for one command at a level of capture: `exec`, `files` or `all`. `look`: lookups are
+    captured. Raises CaptureError."""
+    levels: tuple[int, ...] = (calls.EXEC,)
+    if level != "exec":
+        levels = (calls.EXEC, calls.FILES, calls.FDS, *((calls.LOOK,) if look else ()))
+    return BpfBackend(levels=levels, everything=level == "all", policy=policy)
 
 
 #: what was assembled last, for the commands of one session

@@ -46,6 +46,7 @@ arch/x86/entry/common.c, kernel/fork.c, fs/exec.c, kernel/exit.c; <asm/ptrace.h>
 
 from __future__ import annotations
 
+import mmap
 import struct
 
 from substrate.telemetry.capture import calls, records
@@ -116,6 +117,9 @@ _BLANK = 3 * _TABLE
 TABLES_SIZE: Final = _BLANK + LONG_SIZE
 #: of a row in `tables`: the shape's reserved word
 _WANTED = 12
+
+#: of a call of which only number and result are told
+_SHAPELESS: Final = struct.pack("=8BII", *[calls.NONE] * 6, calls.FILES, calls.I_NONE, 0, 1)
 
 _CLONE_THREAD = 0x10000
 _TS_COMPAT = 2
@@ -210,13 +214,18 @@ class Limits:
         return LONG_SIZE + 2 * (8 + _TEXT) + 8 + 2 * self.argv + 1024
 
 
-def make_tables(levels: tuple[int, ...]) -> bytes:
-    """`tables`: the shapes of all calls of these levels, by table and number; then zeros."""
+def make_tables(levels: tuple[int, ...], *, everything: bool = False) -> bytes:
+    """`tables`: the shapes of all calls of these levels, by table and number; then zeros.
+
+    `everything`: every number below 1024 is told of; those that have no shape without items."""
     out = bytearray(TABLES_SIZE)
     abis = (calls.NATIVE, calls.I386, calls.X32) if calls.MACHINE == "x86_64" else (calls.NATIVE,)
     for abi in abis:
+        if everything:
+            at = abi * _TABLE
+            out[at : at + _TABLE] = _SHAPELESS * _NUMBERS
         for nr, (_, shape) in calls.by_number(abi=abi).items():
-            if shape[6] in levels:
+            if shape[6] in levels or everything:
                 at = abi * _TABLE + nr * calls.SHAPE.size
                 out[at : at + calls.SHAPE.size] = shape[:_WANTED] + struct.pack("=I", 1)
     return bytes(out)
@@ -421,6 +430,8 @@ class _Maker:
             a.load(8, R1, FP, -16)
             a.load(8, R2, FP, -96 + _ARGS + place)
             a.alu("add", R1, R2)
+            if place == 16:  # pages
+                a.alu("lsh", R1, (mmap.PAGESIZE // 1024).bit_length() - 1)
             a.store(8, FP, -96 + _ARGS + place, R1)
         a.label("times")
         for place in (0, 8):
@@ -800,6 +811,7 @@ class _Maker:
         a.store(4, R6, _MISSING, 0)
         a.load(4, R1, R6, _MOVED)
         a.store(8, R6, _RECORD + _ARGS, R1)
+        a.store(8, R6, _RECORD + _ARGS + 8, 0)
         # the stack: argc, argv[argc], 0; words of 4 bytes if the first 8 are no small number
         self._read_kernel(FP, -24, 8, R7, 0, self.machine.stack)
         a.load(8, R8, FP, -24)
