@@ -31,10 +31,10 @@ import struct
 from _signal import SIGKILL, pidfd_send_signal
 from _thread import allocate_lock
 
-from substrate.telemetry.capture import bpf_program, bpf_types, calls, records
+from substrate.telemetry.capture import bpf_layout, bpf_program, bpf_types, calls, records
 from substrate.telemetry.capture.backend import CaptureError
 from substrate.telemetry.capture.bpf_bell import LOOK_AFTER_S, Bell
-from substrate.telemetry.capture.bpf_program import Limits, Offsets
+from substrate.telemetry.capture.bpf_layout import Limits, Offsets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -281,11 +281,11 @@ class BpfBackend:
         tables = bpf_program.make_tables(levels, everything=everything)
         for name, kind, key, size, entries, flags in (
             (b"ring", _RINGBUF, 0, 0, limits.ring, 0),
-            (b"tree", _HASH, 4, bpf_program.SLOT_SIZE, limits.tasks, _NO_PREALLOC),
-            (b"long", _HASH, 4, bpf_program.LONG_SIZE, limits.tasks, _NO_PREALLOC),
+            (b"tree", _HASH, 4, bpf_layout.SLOT_SIZE, limits.tasks, _NO_PREALLOC),
+            (b"long", _HASH, 4, bpf_layout.LONG_SIZE, limits.tasks, _NO_PREALLOC),
             (b"scratch", _ARRAY, 4, limits.scratch, _count_cpus(), 0),
             (b"tables", _ARRAY, 4, len(tables), 1, 0),
-            (b"state", _ARRAY, 4, bpf_program.STATE_SIZE, 1, _MMAPABLE),
+            (b"state", _ARRAY, 4, bpf_layout.STATE_SIZE, 1, _MMAPABLE),
         ):
             fds[name.decode()] = _create_map(name, kind, key, size, entries, flags)
         _update_map("tables", fds["tables"], 0, tables)
@@ -294,7 +294,7 @@ class BpfBackend:
             self._programs[tracepoint] = load_program(tracepoint, code)
         self._state = mmap.mmap(fds["state"], _PAGE, mmap.MAP_SHARED)
         # Calls last: a task that is in the tree before its exit is seen would never leave it.
-        for tracepoint in reversed(bpf_program.PROGRAMS):
+        for tracepoint in reversed(bpf_layout.PROGRAMS):
             self._links.append(attach_program(tracepoint, self._programs[tracepoint]))
 
     def attach(self, pid: int, listener: int | None) -> None:
@@ -311,10 +311,10 @@ class BpfBackend:
         if len(threads) != 1:
             raise CaptureError("attach", errno.EINVAL, f"{pid} has {len(threads)} threads")
         self._attached = True
-        self._put_state(bpf_program.STARTED, 1)
-        _update_map("attach", self._fds["tree"], pid, bytes(bpf_program.SLOT_SIZE))
+        self._put_state(bpf_layout.STARTED, 1)
+        _update_map("attach", self._fds["tree"], pid, bytes(bpf_layout.SLOT_SIZE))
         # It may have died in between: then nothing will ever take it out of the tree.
-        if _is_dead(pid) and self._get_state(bpf_program.ENDED) == 0:
+        if _is_dead(pid) and self._get_state(bpf_layout.ENDED) == 0:
             raise CaptureError("attach", errno.ESRCH, f"process {pid} has ended")
 
     def fileno(self) -> int:
@@ -348,14 +348,14 @@ class BpfBackend:
     def _has_losses(self) -> bool:
         told = self._told
         return (
-            self._get_state(bpf_program.FULL) != told["full"]
-            or self._get_state(bpf_program.MEMORY) != told["memory"]
+            self._get_state(bpf_layout.FULL) != told["full"]
+            or self._get_state(bpf_layout.MEMORY) != told["memory"]
         )
 
     def _losses(self) -> bytes:
         """LOST records of what was not told before."""
         out = []
-        for why, place in (("full", bpf_program.FULL), ("memory", bpf_program.MEMORY)):
+        for why, place in (("full", bpf_layout.FULL), ("memory", bpf_layout.MEMORY)):
             count = self._get_state(place)
             new = count - self._told[why]
             self._told[why] = count
@@ -370,10 +370,10 @@ class BpfBackend:
     def finished(self) -> bool:
         if self._closed:
             return True
-        ended = self._get_state(bpf_program.ENDED)
+        ended = self._get_state(bpf_layout.ENDED)
         return (
             self._attached
-            and self._get_state(bpf_program.STARTED) == ended
+            and self._get_state(bpf_layout.STARTED) == ended
             and self._mapped().empty()
             and not self._has_losses()
         )
@@ -383,8 +383,8 @@ class BpfBackend:
         found = {}
         if self._state is not None:
             found = {
-                "full": self._get_state(bpf_program.FULL),
-                "memory": self._get_state(bpf_program.MEMORY),
+                "full": self._get_state(bpf_layout.FULL),
+                "memory": self._get_state(bpf_layout.MEMORY),
             }
         found["torn"] = self._torn + sum(_missed(fd) for fd in self._programs.values())
         return {why: count for why, count in found.items() if count}
@@ -495,7 +495,7 @@ def _programs(offsets: Offsets, limits: Limits) -> dict[str, Assembler]:
 def load_offsets() -> Offsets:
     """Those of the running kernel; the same until it is booted again. Raises CaptureError."""
     try:
-        return bpf_program.find_offsets(bpf_types.Types())
+        return bpf_layout.find_offsets(bpf_types.Types())
     except bpf_types.TypesUnknown as error:
         raise CaptureError("kernel types", errno.ENOTSUP, str(error)) from error
 
