@@ -15,7 +15,6 @@ import errno
 import os
 import resource
 import select
-import struct
 import time
 
 from substrate.errors import HostUnsupported
@@ -52,8 +51,6 @@ _MOST_DIGESTED: Final = 512 << 20
 #: what a trace may need
 _LEAST_ROOM: Final = 64 << 20
 _NO_ROOM: Final = "the caller's limit of file sizes leaves no room to write it down"
-#: as an item FILE has it (records.py)
-_FILE: Final = struct.Struct("=3Q")
 
 _NO_READS: Final = (
     "whether an open that only reads went well, and opens of FIFOs that a signal ended at once "
@@ -67,8 +64,7 @@ _NO_ENDS: Final = (
 )
 _NO_EVIDENCE: Final = "attempts at what the world denies (mount, setns, ptrace, bpf ...)"
 _BPF: Final = (
-    "which files programs are (their digests), where links led, what processes inherit, their ids and "
-    "numbers in the world",
+    "the digest of a script (that of what runs it is told)",
     "calls that end their process or are cut short by its end",
 )
 _NO_BLOCK: Final = (
@@ -87,6 +83,7 @@ class Choice:
     blind_spots: tuple[str, ...]
     missing_kinds: tuple[str, ...] = ()  # what an input manifest lacks
     observed: bool  # denials of the world are left to the answerer
+    witnessed: bool = False  # they are seen where the world itself answers
 
 
 OFF = Choice(
@@ -131,7 +128,8 @@ def choose(home: Home, settings: Settings, *, in_world: bool, terminal: bool) ->
     if settings.capture != "exec" and not settings.lookups and settings.capture != "all":
         spots.append(_NO_LOOKUPS)
         missing = ("stat", "access", "readlink", "getdents")
-    if in_world and not observed:
+    witnessed = in_world and backend in backends.WITNESS
+    if in_world and not observed and not witnessed:
         spots.append(_NO_EVIDENCE)
     if settings.capture != "exec":
         spots.append(_NO_GO)
@@ -141,6 +139,7 @@ def choose(home: Home, settings: Settings, *, in_world: bool, terminal: bool) ->
         blind_spots=tuple(spots),
         missing_kinds=missing,
         observed=observed,
+        witnessed=witnessed,
     )
 
 
@@ -165,7 +164,7 @@ class Capturing:
         self._home = home
         self._overflow = settings.overflow
         denied: tuple[tuple[int, int, int, int], ...] = ()
-        if choice.observed:
+        if choice.observed or choice.witnessed:
             denied = seccomp.evidence(
                 machine=linux.MACHINE,
                 allow_ptrace=frame.allow_ptrace,
@@ -175,7 +174,9 @@ class Capturing:
         self.programs = engine.programs_of(
             choice.backend,
             choice.level,
-            denied=tuple((nr, argument, mask) for nr, _, argument, mask in denied),
+            denied=tuple((nr, argument, mask) for nr, _, argument, mask in denied)
+            if choice.observed
+            else (),
             exact_reads=settings.exact_reads,
             look=settings.lookups,
         )
@@ -186,6 +187,7 @@ class Capturing:
             policy=settings.overflow,
             look=settings.lookups,
         )
+        self._denied = denied if choice.witnessed else ()
         self._decoder: Decoder | None = None
         self._kept: list[bytes] = []
         self._next_look = 0.0
@@ -249,6 +251,7 @@ class Capturing:
                 program=self._program,
                 level=self.choice.level,
                 backend=self.choice.backend,
+                denied=self._denied,
             )
         )
 
@@ -415,9 +418,9 @@ class Capturing:
                 mode=status.st_mode,
                 uid=self._inside(status.st_uid),
                 gid=self._inside(status.st_gid),
-                file=_FILE.pack(status.st_dev, status.st_ino, status.st_ctime_ns),
+                file=self._backend.identity(fd),
             )
-        except OSError:
+        except (OSError, CaptureError):
             return unknown
         finally:
             os.close(fd)

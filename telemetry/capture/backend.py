@@ -8,9 +8,12 @@ waits for the command: `fileno` is polled.
 
 from __future__ import annotations
 
+import os
+import struct
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    from typing import Final, Protocol
 
     class Backend(Protocol):
         """One command's capture. Everything raises CaptureError for what goes wrong here."""
@@ -40,6 +43,9 @@ if TYPE_CHECKING:
         def lost(self) -> dict[str, int]:
             """How many records were lost, by why (records.LOSSES); {} for none."""
 
+        def identity(self, fd: int) -> bytes:
+            """Which file a descriptor of ours is, as this backend says it of a program (FILE)."""
+
         def halted(self) -> bool:
             """Whether something was lost under the policy `halt`."""
 
@@ -48,6 +54,14 @@ if TYPE_CHECKING:
 
         def close(self) -> None:
             """Lets go of everything. What is still traced is killed. May be called twice."""
+
+
+_FILE: Final = struct.Struct("=3Q")
+
+
+def identity_of(status: os.stat_result) -> bytes:
+    """Which file that is, as those backends say it that ask by statx(2)."""
+    return _FILE.pack(status.st_dev, status.st_ino, status.st_ctime_ns)
 
 
 class CaptureError(Exception):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 NAMES: Final = ("hybrid", "ptrace", "python", "notify", "bpf")
 #: which of them answer what a world denies and leaves to capture
 ANSWER: Final = ("hybrid", "notify")
+#: which of them see it when the world answers by itself
+WITNESS: Final = ("bpf",)
 
 
 def make(
@@ -29,11 +31,12 @@ def make(
     look: bool = False,
 ) -> AnyBackend:
     """A backend for one command; see engine.make. `look`: lookups are captured, where no filter
-    says so. Raises CaptureError."""
+    says so. Of `denied` the backend bpf tells, and whoever answers is another filter. Raises
+    CaptureError."""
     if name == "bpf":
         from substrate.telemetry.capture import bpf
 
-        return bpf.make(level, look=look, policy=policy)
+        return bpf.make(level, look=look, policy=policy, denied=denied or ())
     if name == "python":
         from substrate.telemetry.capture.python_backend import PythonBackend
 

@@ -31,22 +31,30 @@ import struct
 from _signal import SIGKILL, pidfd_send_signal
 from _thread import allocate_lock
 
-from substrate.telemetry.capture import bpf_layout, bpf_program, bpf_types, calls, records
+from substrate.telemetry.capture import (
+    bpf_functions,
+    bpf_layout,
+    bpf_program,
+    bpf_types,
+    calls,
+    records,
+)
 from substrate.telemetry.capture.backend import CaptureError
 from substrate.telemetry.capture.bpf_bell import LOOK_AFTER_S, Bell
 from substrate.telemetry.capture.bpf_layout import Limits, Offsets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Final
 
     from substrate.telemetry.capture.bpf_assembler import Assembler
 
 _NR_BPF: Final = {"x86_64": 321, "aarch64": 280}[calls.MACHINE]
 #: enum bpf_cmd
-_MAP_CREATE, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT, _PROG_LOAD, _INFO, _TRACEPOINT = (
-    *(0, 2, 3, 4, 5),
-    *(15, 17),
+_MAP_CREATE, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT, _PROG_LOAD, _RUN, _INFO, _TRACEPOINT, _TYPES = (
+    *(0, 2, 3, 4, 5, 10),
+    *(15, 17, 18),
 )
 _HASH, _ARRAY, _RINGBUF = 1, 2, 27
 _NO_PREALLOC, _MMAPABLE = 1, 1 << 10
@@ -105,8 +113,24 @@ def _update_map(step: str, fd: int, key: int, what: bytes | ctypes.Array[ctypes.
     )
 
 
-def load_program(name: str, code: bytes) -> int:
-    """The descriptor of a raw tracepoint's program. Raises CaptureError with the verifier's log."""
+def _load_types() -> int:
+    """The description of functions (bpf_functions.py), as a descriptor."""
+    text = ctypes.create_string_buffer(bpf_functions.DESCRIPTION, len(bpf_functions.DESCRIPTION))
+    attributes = struct.pack("=QQI", ctypes.addressof(text), 0, len(bpf_functions.DESCRIPTION))
+    return _bpf("types", _TYPES, attributes)
+
+
+def load_program(
+    name: str, code: bytes, *, functions: list[int] | None = None, types: int = 0
+) -> int:
+    """The descriptor of a raw tracepoint's program. `functions`: where they begin, if a helper calls
+    one; `types` describes them. Raises CaptureError with the verifier's log."""
+    info = bpf_functions.info(functions or [])
+    infos = ctypes.create_string_buffer(info, len(info) or 1)
+    described = struct.pack(
+        "=IIIIQI",
+        *(0, 0, types, bpf_functions.INFO_SIZE, ctypes.addressof(infos), len(functions or ())),
+    )
     text = ctypes.create_string_buffer(code, len(code))
     license = ctypes.create_string_buffer(_LICENSE)
 
@@ -119,7 +143,8 @@ def load_program(name: str, code: bytes) -> int:
                 *(_RAW_TRACEPOINT, len(code) // 8),
                 *(ctypes.addressof(text), ctypes.addressof(license)),
                 *(level, size, log, 0, 0, name.encode()[:15]),
-            ),
+            )
+            + (described if functions else b""),
         )
 
     try:
@@ -249,10 +274,11 @@ class BpfBackend:
         limits: Limits | None = None,
         offsets: Offsets | None = None,
         everything: bool = False,
+        denied: Iterable[int] = (),
         policy: str = "drop",
     ) -> None:
-        """`offsets`: of this kernel, where they were found before (`load_offsets`: 2 ms).
-        `everything`: calls without a shape are told too."""
+        """`offsets`: of this kernel, where they were found before. `everything`: calls without a shape
+        are told too. `denied`: calls that are told of where a filter answers them."""
         self._limits = limits or Limits()
         self._fds: dict[str, int] = {}
         self._programs: dict[str, int] = {}
@@ -270,20 +296,21 @@ class BpfBackend:
                 raise CaptureError(
                     "pid namespace", errno.EPERM, "tasks are known by numbers of the first one only"
                 )
-            self._load(levels, everything, offsets or load_offsets())
+            tables = bpf_program.make_tables(levels, everything=everything, denied=denied)
+            self._load(tables, offsets or load_offsets())
             self._bell = Bell(self._fds["ring"])
         except BaseException:
             self.close()
             raise
 
-    def _load(self, levels: tuple[int, ...], everything: bool, offsets: Offsets) -> None:
+    def _load(self, tables: bytes, offsets: Offsets) -> None:
         limits, fds = self._limits, self._fds
-        tables = bpf_program.make_tables(levels, everything=everything)
         for name, kind, key, size, entries, flags in (
             (b"ring", _RINGBUF, 0, 0, limits.ring, 0),
             (b"tree", _HASH, 4, bpf_layout.SLOT_SIZE, limits.tasks, _NO_PREALLOC),
             (b"long", _HASH, 4, bpf_layout.LONG_SIZE, limits.tasks, _NO_PREALLOC),
             (b"scratch", _ARRAY, 4, limits.scratch, _count_cpus(), 0),
+            (b"walk", _ARRAY, 4, bpf_layout.WALK_SIZE, _count_cpus(), 0),
             (b"tables", _ARRAY, 4, len(tables), 1, 0),
             (b"state", _ARRAY, 4, bpf_layout.STATE_SIZE, 1, _MMAPABLE),
         ):
@@ -291,8 +318,14 @@ class BpfBackend:
         _update_map("tables", fds["tables"], 0, tables)
         for tracepoint, program in _programs(offsets, limits).items():
             code = program.assemble(fds.__getitem__)
-            self._programs[tracepoint] = load_program(tracepoint, code)
+            functions = program.functions() if program.has_callbacks() else None
+            if functions and "types" not in fds:
+                fds["types"] = _load_types()
+            self._programs[tracepoint] = load_program(
+                tracepoint, code, functions=functions, types=fds.get("types", 0)
+            )
         self._state = mmap.mmap(fds["state"], _PAGE, mmap.MAP_SHARED)
+        self.identity(fds["state"])  # and our root
         # Calls last: a task that is in the tree before its exit is seen would never leave it.
         for tracepoint in reversed(bpf_layout.PROGRAMS):
             self._links.append(attach_program(tracepoint, self._programs[tracepoint]))
@@ -310,12 +343,29 @@ class BpfBackend:
             raise CaptureError("attach", errno.ESRCH, f"no process {pid}") from error
         if len(threads) != 1:
             raise CaptureError("attach", errno.EINVAL, f"{pid} has {len(threads)} threads")
+        self._put_state(bpf_layout.LEVEL, _depth(pid))
         self._attached = True
         self._put_state(bpf_layout.STARTED, 1)
         _update_map("attach", self._fds["tree"], pid, bytes(bpf_layout.SLOT_SIZE))
         # It may have died in between: then nothing will ever take it out of the tree.
         if _is_dead(pid) and self._get_state(bpf_layout.ENDED) == 0:
             raise CaptureError("attach", errno.ESRCH, f"process {pid} has ended")
+
+    def identity(self, fd: int) -> bytes:
+        """Which file a descriptor of ours is, as an item FILE says it of a program. Raises
+        CaptureError."""
+        argument = ctypes.create_string_buffer(struct.pack("=Q", fd), 8)
+        attributes = ctypes.create_string_buffer(_ATTR_SIZE)
+        struct.pack_into("=I", attributes, 0, self._programs["ours"])
+        struct.pack_into("=IIQ", attributes, 40, 8, 0, ctypes.addressof(argument))
+        if _syscall(_NR_BPF, _RUN, attributes, _ATTR_SIZE) < 0:
+            number = ctypes.get_errno()
+            raise CaptureError("identity", number, os.strerror(number))
+        (failed,) = struct.unpack_from("=I", attributes, 4)
+        if failed or self._state is None:
+            raise CaptureError("identity", errno.EBADF, "a file of ours has none")
+        at = bpf_layout.OURS
+        return self._state[at : at + bpf_layout.IDENTITY]
 
     def fileno(self) -> int:
         assert self._bell is not None
@@ -472,13 +522,15 @@ class BpfBackend:
         struct.pack_into("=Q", self._state, place, number)
 
 
-def make(level: str, *, look: bool = False, policy: str = "block") -> BpfBackend:
+def make(
+    level: str, *, look: bool = False, policy: str = "block", denied: Iterable[int] = ()
+) -> BpfBackend:
     """A backend for one command at a level of capture: `exec`, `files` or `all`. `look`: lookups are
-    captured. Raises CaptureError."""
+    captured. `denied`: see BpfBackend. Raises CaptureError."""
     levels: tuple[int, ...] = (calls.EXEC,)
     if level != "exec":
-        levels = (calls.EXEC, calls.FILES, calls.FDS, *((calls.LOOK,) if look else ()))
-    return BpfBackend(levels=levels, everything=level == "all", policy=policy)
+        levels = (calls.EXEC, calls.FILES, *((calls.LOOK,) if look else ()))
+    return BpfBackend(levels=levels, everything=level == "all", policy=policy, denied=denied)
 
 
 #: what was assembled last, for the commands of one session
@@ -512,6 +564,18 @@ def _is_dead(pid: int) -> bool:
             return file.read().rpartition(b") ")[2][:1] in (b"Z", b"X", b"x")
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def _depth(pid: int) -> int:
+    """How many pid namespaces lie above that of a process."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"NSpid:"):
+                    return len(line.split()) - 2
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    raise CaptureError("attach", errno.ESRCH, f"no process {pid}")
 
 
 def _leader_of(tid: int) -> int | None:

@@ -143,14 +143,15 @@ class Parts:
         a.alu("add", to, R9)
         a.alu("add", to, RECORD + 8)
 
-    def _item(self, tag: int, length: Register, more: Register) -> None:
-        """Its head before the `length` bytes that were read, zeros behind; R9 is the end then.
+    def _item(self, tag: int | None, length: Register, more: Register) -> None:
+        """Its head (`tag` None: that was written) before the `length` bytes that were read, zeros behind; R9 is the end then.
 
         If there is nothing to pad, the shift is by 64, which is by 0."""
         a = self.a
         a.mov(R1, R6)
         a.alu("add", R1, R9)
-        a.store(2, R1, RECORD, tag)
+        if tag is not None:
+            a.store(2, R1, RECORD, tag)
         a.store(2, R1, RECORD + 2, more)
         a.store(4, R1, RECORD + 4, length)
         a.mov(R2, length)
@@ -310,12 +311,12 @@ class Parts:
         for n in range(6):
             a.store(8, FP, -96 + ARGS + 8 * n, 0)
 
-    def _output_stack(self) -> None:
+    def _output_stack(self, size: int = records.HEAD_SIZE) -> None:
         a = self.a
         self._wake_flags()
         a.load_map(R1, "ring")
         self._address(R2, FP, -96)
-        a.mov(R3, records.HEAD_SIZE)
+        a.mov(R3, size)
         a.call(RING_OUTPUT)
         self._count_failure()
 

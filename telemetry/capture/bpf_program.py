@@ -66,8 +66,11 @@ from substrate.telemetry.capture.bpf_assembler import (
 )
 from substrate.telemetry.capture.bpf_layout import (
     ABI,
+    ALWAYS,
     ARGS,
     AT,
+    BASE,
+    BASE2,
     BLANK,
     BOOT_NS,
     CLONE_THREAD,
@@ -98,6 +101,7 @@ from substrate.telemetry.capture.bpf_layout import (
     MOVED,
     NR,
     NUMBERS,
+    OURS,
     PENDING,
     PID_TGID,
     PSTATE,
@@ -110,6 +114,8 @@ from substrate.telemetry.capture.bpf_layout import (
     RESULT,
     RING_DISCARD,
     RING_RESERVE,
+    ROOT,
+    SCRIPT,
     SHAPE,
     SHAPELESS,
     SHORT,
@@ -126,20 +132,24 @@ from substrate.telemetry.capture.bpf_layout import (
     TS_COMPAT,
     UPDATE,
     WANTED,
+    WHEN_FILTERED,
     Limits,
     Offsets,
 )
-from substrate.telemetry.capture.bpf_parts import Parts
+from substrate.telemetry.capture.bpf_places import Places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 
-def make_tables(levels: tuple[int, ...], *, everything: bool = False) -> bytes:
+def make_tables(
+    levels: tuple[int, ...], *, everything: bool = False, denied: Iterable[int] = ()
+) -> bytes:
     """`tables`: the shapes of all calls of these levels, by table and number; then zeros.
 
-    `everything`: every number below 1024 is told of; those that have no shape without items."""
+    `everything`: every number below 1024 is told of; those that have no shape without items. `denied`:
+    native numbers that are told of where a filter answers them."""
     out = bytearray(TABLES_SIZE)
     abis = (calls.NATIVE, calls.I386, calls.X32) if calls.MACHINE == "x86_64" else (calls.NATIVE,)
     for abi in abis:
@@ -149,14 +159,19 @@ def make_tables(levels: tuple[int, ...], *, everything: bool = False) -> bytes:
         for nr, (_, shape) in calls.by_number(abi=abi).items():
             if shape[6] in levels or everything:
                 at = abi * TABLE + nr * calls.SHAPE.size
-                out[at : at + calls.SHAPE.size] = shape[:WANTED] + struct.pack("=I", 1)
+                out[at : at + calls.SHAPE.size] = shape[:WANTED] + struct.pack("=I", ALWAYS)
+    for nr in denied:
+        at = nr * calls.SHAPE.size + WANTED
+        if nr < NUMBERS and out[at : at + 4] == bytes(4):
+            out[at - WANTED : at + 4] = SHAPELESS[:WANTED] + struct.pack("=I", WHEN_FILTERED)
     return bytes(out)
 
 
 def make_programs(
     offsets: Offsets, limits: Limits, machine: str = calls.MACHINE
 ) -> dict[str, Assembler]:
-    """Tracepoint -> its program. Their maps: ring, tree, long, scratch, tables, state."""
+    """Tracepoint -> its program, and `ours`. Their maps: ring, tree, long, scratch, walk, tables,
+    state."""
     maker = _Maker(offsets, limits, MACHINES[machine])
     return {
         "sys_enter": maker.sys_enter(),
@@ -164,10 +179,11 @@ def make_programs(
         "task_newtask": maker.newtask(),
         "sched_process_exec": maker.process_exec(),
         "sched_process_exit": maker.process_exit(),
+        "ours": maker.ours(),
     }
 
 
-class _Maker(Parts):
+class _Maker(Places):
     # --- the programs --------------------------------------------------------------------------
 
     def sys_enter(self) -> Assembler:
@@ -182,10 +198,17 @@ class _Maker(Parts):
         a.call_function("head")
         a.load(4, R1, R6, PENDING)
         a.jump_if(R1, "==", 0, "out")
+        a.load(4, R1, R6, SHAPE + WANTED)
+        a.jump_if(R1, "==", ALWAYS, "wanted")
+        a.store(4, R6, PENDING, 0)
+        a.jump("out")
+        a.label("wanted")
+        self._note_bases()
         self._entry()
         a.label("out")
         self._return()
         self._head()
+        self._place_functions("fd")
         return a
 
     def sys_exit(self) -> Assembler:
@@ -229,6 +252,7 @@ class _Maker(Parts):
         a.call_function("head")
         # all that it points to is read where what was missing is read again
         a.store(4, R6, MISSING, M_ALL)
+        self._flag(records.FILTERED)
         a.jump_if(R8, "!=", 0, "entered")
         a.load(4, R1, R6, SHAPE + 8)
         a.alu("and", R1, calls.CLONES | calls.CLONES_3)
@@ -238,6 +262,9 @@ class _Maker(Parts):
 
         self._slow_exit()
         self._head()
+        self._place_functions(
+            *("fd", "pid", "identity", "item", "path", "walk.step", "fds.step"),
+        )
         return a
 
     def newtask(self) -> Assembler:
@@ -264,9 +291,16 @@ class _Maker(Parts):
         a.alu("rsh", R8, 16)
         a.alu("and", R8, CLONE_THREAD >> 16)
         a.store(8, FP, -96 + ARGS + 8, R8)
-        self._output_stack()
+        a.load(8, R1, R7, 0)
+        a.call_function("pid")
+        a.store(4, FP, -96, records.HEAD_SIZE + 16)
+        a.store(8, FP, -8, R0)
+        a.store(4, FP, -16, records.PIDS)
+        a.store(4, FP, -12, 4)
+        self._output_stack(records.HEAD_SIZE + 16)
         a.label("out")
         self._return()
+        self._place_functions("pid")
         return a
 
     def process_exec(self) -> Assembler:
@@ -291,8 +325,14 @@ class _Maker(Parts):
         a.jump_if(R8, "==", R9, "leader")
         a.store(4, R6, MOVED, R8)
         a.label("leader")
+        # the kernel's own names: of what was named, and of what runs
+        self._read_kernel(FP, -32, 8, R7, 16, self.offsets.interp)
         self._read_kernel(FP, -24, 8, R7, 16, self.offsets.filename)
         a.load(8, R8, FP, -24)
+        a.load(8, R1, FP, -32)
+        a.jump_if(R1, "==", R8, "no script")
+        a.store(4, R6, SCRIPT, 1)
+        a.label("no script")
         a.load(4, R1, R6, PENDING)
         a.jump_if(R1, "==", 0, "out")
         a.jump_if(R1, "==", IN_LONG, "in long")
@@ -378,6 +418,36 @@ class _Maker(Parts):
         self._return()
         return a
 
+    def ours(self) -> Assembler:
+        """Run by ourselves: the identity of the descriptor that is its first argument, and our root, into
+        `state`; R0: 0 if all was told."""
+        a = self.a = Assembler()
+        a.load(8, R2, R1, 0)
+        a.store(8, FP, -64, R2)
+        a.load_map_value(R6, "state")
+        a.call(TASK)
+        a.mov(R7, R0)
+        self._follow(R7, self.offsets.fs, "bad")
+        a.load(8, R3, FP, -48)
+        a.alu("add", R3, self.offsets.root)
+        self._address(R1, R6, ROOT)
+        a.mov(R2, 16)
+        a.call(READ_KERNEL)
+        a.jump_if(R0, "!=", 0, "bad")
+        a.load(8, R2, FP, -64)
+        self._address(R1, FP, -32)
+        a.call_function("fd")
+        a.jump_if(R0, "==", 0, "bad")
+        a.mov(R1, R0)
+        self._address(R2, R6, OURS)
+        a.call_function("identity")
+        a.exit()
+        a.label("bad")
+        a.mov(R0, 1)
+        a.exit()
+        self._place_functions("fd", "identity")
+        return a
+
     # --- what a call's entry tells -------------------------------------------------------------
 
     def _head(self) -> None:
@@ -449,7 +519,9 @@ class _Maker(Parts):
         a.store(8, R6, SHAPE + 8, R3)
         a.store(4, R6, PENDING, IN_SLOT)
         a.store(4, R6, MISSING, 0)
-        a.store(4, R6, MOVED, 0)
+        a.store(8, R6, MOVED, 0)  # and SCRIPT
+        for place in (BASE, BASE + 8, BASE2, BASE2 + 8):
+            a.store(8, R6, place, 0)
         record = RECORD
         a.mov(R1, R9)
         a.alu("lsh", R1, 16)
@@ -637,9 +709,18 @@ class _Maker(Parts):
         a.label(plain)
         a.load(4, R1, R6, MISSING)
         a.jump_if(R1, "!=", 0, "slow")
+        for place in (BASE, BASE2):
+            a.load(8, R1, R6, place)
+            a.jump_if(R1, "!=", 0, "slow")
         a.load(4, R1, R6, SHAPE + 8)
         a.alu("and", R1, calls.PAIR | calls.ADDRESS_OUT | calls.PROGRAM)
         a.jump_if(R1, "!=", 0, "slow")
+        failed = a.fresh("failed")
+        a.jump_if(R8, "s<", 0, failed)
+        a.load(4, R1, R6, SHAPE + 8)
+        a.alu("and", R1, calls.OPENS | calls.NEW_SOCKET | calls.MOVES | calls.ROOTS)
+        a.jump_if(R1, "!=", 0, "slow")
+        a.label(failed)
 
     def _slow_exit(self) -> None:
         """R6: a slot or its long form, R7: the context, R8: the result, R9: the size."""
@@ -659,6 +740,7 @@ class _Maker(Parts):
         a.mov(R3, R6)
         a.call(READ_KERNEL)
         a.load(8, R6, FP, -32)
+        self._find_walk("out")
         # From here on all is loaded from there, where the verifier forgets it (_forget_size).
         self._load_size(LONG_ROOM, "out")
         self._unless(calls.PROGRAM, "slow.again")
@@ -685,8 +767,18 @@ class _Maker(Parts):
             a.jump_if(R1, "==", 0, done)
             add()
             a.label(done)
+        self._tell_bases()
         a.load(8, R1, R6, RECORD + RESULT)
         a.jump_if(R1, "s<", 0, "slow.finish")
+        self._unless(calls.OPENS | calls.NEW_SOCKET, "slow.moves")
+        self._tell_opened("slow.moves")
+        a.label("slow.moves")
+        self._unless(calls.MOVES, "slow.roots")
+        self._tell_standing(records.CWD, self.offsets.pwd, "slow.roots")
+        a.label("slow.roots")
+        self._unless(calls.ROOTS, "slow.pair")
+        self._tell_standing(records.ROOT, self.offsets.root, "slow.pair")
+        a.label("slow.pair")
 
         self._unless(calls.PAIR, "slow.address")
         a.load(1, R1, R6, SHAPE + 5)
@@ -727,7 +819,11 @@ class _Maker(Parts):
         a.store(4, R6, MISSING, 0)
         a.load(4, R1, R6, MOVED)
         a.store(8, R6, RECORD + ARGS, R1)
-        a.store(8, R6, RECORD + ARGS + 8, 0)
+        a.load(4, R1, R6, SCRIPT)
+        a.store(8, R6, RECORD + ARGS + 8, R1)
+        a.store(8, FP, -104, R7)
+        self._tell_program()
+        a.load(8, R7, FP, -104)
         # the stack: argc, argv[argc], 0; words of 4 bytes if the first 8 are no small number
         self._read_kernel(FP, -24, 8, R7, 0, self.machine.stack)
         a.load(8, R8, FP, -24)

@@ -11,7 +11,7 @@ import os
 import struct
 
 from substrate.telemetry.capture import calls, filters
-from substrate.telemetry.capture.backend import CaptureError
+from substrate.telemetry.capture.backend import CaptureError, identity_of
 from substrate.telemetry.capture.records import LOSSES
 from substrate.values import value
 
@@ -152,6 +152,10 @@ class EngineBackend:
 
     def finished(self) -> bool:
         return self._engine.finished()
+
+    def identity(self, fd: int) -> bytes:
+        """Which file a descriptor of ours is, as an item FILE says it."""
+        return identity_of(os.fstat(fd))
 
     def halted(self) -> bool:
         """Whether something was lost under the policy `halt`."""
