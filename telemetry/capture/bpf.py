@@ -63,6 +63,8 @@ _LICENSE: Final = b"Dual MIT/GPL"
 _ATTR_SIZE: Final = 128
 #: of the verifier's explanation, asked for only after a failure
 _LOG_SIZE: Final = 1 << 20
+#: of a load that signals interrupt
+_LOAD_TRIES: Final = 50
 #: the initial pid namespace (PROC_PID_INIT_INO)
 _FIRST_PIDS: Final = 0xEFFFFFFC
 
@@ -147,12 +149,17 @@ def load_program(
             + (described if functions else b""),
         )
 
-    try:
-        return load(0, 0, 0)
-    except CaptureError as error:
-        if error.errno == errno.EPERM:
-            raise
-        first = error
+    for left in reversed(range(_LOAD_TRIES)):
+        try:
+            return load(0, 0, 0)
+        except CaptureError as error:
+            # a signal for us ends the verification, whatever it is: the end of a child, too
+            if error.errno == errno.EAGAIN and left:
+                continue
+            if error.errno == errno.EPERM:
+                raise
+            first = error
+            break
     log = ctypes.create_string_buffer(_LOG_SIZE)
     try:
         return load(1, ctypes.addressof(log), _LOG_SIZE)
@@ -544,10 +551,15 @@ def _programs(offsets: Offsets, limits: Limits) -> dict[str, Assembler]:
     return _assembled[2]
 
 
+_offsets: Offsets | None = None
+
+
 def load_offsets() -> Offsets:
     """Those of the running kernel; the same until it is booted again. Raises CaptureError."""
+    global _offsets
     try:
-        return bpf_layout.find_offsets(bpf_types.Types())
+        _offsets = _offsets or bpf_layout.find_offsets(bpf_types.Types())
+        return _offsets
     except bpf_types.TypesUnknown as error:
         raise CaptureError("kernel types", errno.ENOTSUP, str(error)) from error
 

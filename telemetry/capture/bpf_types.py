@@ -46,7 +46,7 @@ class Types:
 
     def __init__(self, path: str = VMLINUX) -> None:
         self._path = path
-        self._known: dict[bytes, dict[bytes, int]] = {}
+        self._known: dict[tuple[bytes, bool], dict[bytes, int]] = {}
         self._places: list[int] = []
         self._read(_FIRST_BYTES)
 
@@ -70,31 +70,34 @@ class Types:
         self._places.clear()
         self._most, self._whole = most, most >= max(types, texts)
 
-    def members(self, name: bytes) -> dict[bytes, int]:
-        """Member -> offset in bytes; without bit fields and members that begin inside a byte."""
-        found = self._known.get(name)
+    def members(self, name: bytes, *, unnamed: bool = False) -> dict[bytes, int]:
+        """Member -> offset in bytes; without bit fields and members that begin inside a byte.
+
+        `unnamed`: those of unnamed parts as well, for which types have to be counted: it is slow."""
+        found = self._known.get((name, unnamed))
         while found is None:
-            found = self._find(name)
+            found = self._find(name, unnamed)
             if found is None:
                 if self._whole:
                     raise TypesUnknown(f"{self._path} knows no struct {name.decode()}")
                 self._read(self._most * 4)
-        self._known[name] = found
+        self._known[name, unnamed] = found
         return found
 
     def offset(self, name: bytes, member: bytes, *others: bytes) -> int:
         """Of a member, or of the first of these names that there is: kernels rename."""
-        found = self.members(name)
-        for one in (member, *others):
-            if one in found:
-                return found[one]
+        for unnamed in (False, True):
+            found = self.members(name, unnamed=unnamed)
+            for one in (member, *others):
+                if one in found:
+                    return found[one]
         if not self._whole:  # an unnamed part of it lies behind what was read
             self._read(self._most * 4)
-            self._known.pop(name, None)
+            self._known.clear()
             return self.offset(name, member, *others)
         raise TypesUnknown(f"struct {name.decode()} has no member {member.decode()}")
 
-    def _find(self, name: bytes) -> dict[bytes, int] | None:
+    def _find(self, name: bytes, unnamed: bool) -> dict[bytes, int] | None:
         number = self._texts.find(b"\0" + name + b"\0") + 1
         if number == 0:
             return None
@@ -102,7 +105,7 @@ class Types:
         at = self._types.find(pattern)
         while at >= 0:
             if at % 4 == 0 and at + _TYPE.size <= len(self._types):
-                members = self._structure(at)
+                members = self._structure(at, depth=0 if unnamed else _MOST_DEPTH)
                 if members:
                     return members
             at = self._types.find(pattern, at + 1)
