@@ -313,6 +313,9 @@ class _NoBackend:
     def fileno(self) -> int:
         return self._pidfd
 
+    def soft_fileno(self) -> int:
+        return self._pidfd
+
     def drain(self) -> bytes:
         return b""
 

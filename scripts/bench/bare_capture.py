@@ -75,8 +75,6 @@ def plug(name: str, level: str) -> Plugged:
     from substrate.telemetry.capture.backend import CaptureError
 
     try:
-        if name == "bpf":
-            return Plugged(_make_bpf(level))
         if name not in backends.NAMES:
             raise NotHere(f"this version has no backend {name}")
         backend = backends.make(name, level)
@@ -86,17 +84,6 @@ def plug(name: str, level: str) -> Plugged:
     flags = filters.NEW_LISTENER | filters.WAIT_KILLABLE
     programs = (Program(installed.notify, flags), Program(installed.trace))
     return Plugged(backend, tuple(program for program in programs if program.code))
-
-
-def _make_bpf(level: str) -> Backend:
-    """With the descriptors, which strace does not need: it cannot look paths up at a stop, so its
-    reader follows closes and copies. No lookups, as the other backends."""
-    from substrate.telemetry.capture import calls
-    from substrate.telemetry.capture.bpf import BpfBackend
-
-    if level != "files":
-        raise NotHere(f"backend bpf is measured at level files, not {level}")
-    return BpfBackend(levels=(calls.EXEC, calls.FILES, calls.FDS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +143,8 @@ def _drain(backend: Backend, pid: int, keep: bool) -> tuple[list[bytes], int, in
     number = size_bytes = 0
     status = None
     poll = select.poll()
-    poll.register(backend.fileno(), select.POLLIN)
+    for fd in (backend.fileno(), backend.soft_fileno()):
+        poll.register(fd, select.POLLIN)
     while True:
         data = backend.drain()
         if not data:

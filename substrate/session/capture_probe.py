@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from substrate.telemetry.capture.backends import AnyBackend
 
 _CACHE = b"/capture"
-#: best first; `notify` sees no results, so it is the last
+#: what `auto` takes, best first; `notify` sees no results, so it is the last. `bpf` is asked for by
+#: name (docs/adr/0014)
 ORDER = ("hybrid", "ptrace", "python", "notify")
 #: in a few words, for `doctor`
 TELLS = {
@@ -33,6 +34,7 @@ TELLS = {
     "ptrace": "everything with results, slower",
     "python": "as ptrace, without the compiled engine, and many times slower",
     "notify": "what was tried; no results, and no ends of processes",
+    "bpf": "everything with results, at nearly no cost; asked for by name, as it can lose records",
 }
 _TIMEOUT_MS = 5000
 _LISTENER = 1 << 3 | 1 << 5
@@ -95,7 +97,7 @@ def _remember(home: Home, text: str) -> None:
 
 def probe_all() -> list[CaptureProbe]:
     """Every backend, each really tried."""
-    return [probe(backend) for backend in ORDER]
+    return [probe(backend) for backend in backends.NAMES]
 
 
 def probe(backend: str) -> CaptureProbe:
@@ -171,7 +173,8 @@ def _drain(capture: AnyBackend) -> set[bytes]:
     """The paths of all calls that were seen."""
     seen: set[bytes] = set()
     poll = select.poll()
-    poll.register(capture.fileno(), select.POLLIN)
+    for fd in (capture.fileno(), capture.soft_fileno()):
+        poll.register(fd, select.POLLIN)
     while not capture.finished():
         if not poll.poll(_TIMEOUT_MS):
             raise CaptureError("wait", 0, "the process did not end")

@@ -15,7 +15,6 @@ import errno
 import os
 import resource
 import select
-import struct
 import time
 
 from substrate.errors import HostUnsupported
@@ -52,8 +51,6 @@ _MOST_DIGESTED: Final = 512 << 20
 #: what a trace may need
 _LEAST_ROOM: Final = 64 << 20
 _NO_ROOM: Final = "the caller's limit of file sizes leaves no room to write it down"
-#: as an item FILE has it (records.py)
-_FILE: Final = struct.Struct("=3Q")
 
 _NO_READS: Final = (
     "whether an open that only reads went well, and opens of FIFOs that a signal ended at once "
@@ -66,7 +63,16 @@ _NO_ENDS: Final = (
     "has ended, and where paths begin after chroot(2) or in a directory that was removed"
 )
 _NO_EVIDENCE: Final = "attempts at what the world denies (mount, setns, ptrace, bpf ...)"
-_NO_RINGS: Final = "nothing of io_uring: programs are told that there is none"
+_BPF: Final = (
+    "the digest of a script (that of what runs it is told)",
+    "how a process ended whose first thread ended before the others; the port that a socket listens on "
+    "where bind(2) did not name it; socketcall(2) of i386; messages of sendmmsg(2) behind the second",
+    "calls that end their process or are cut short by its end",
+)
+_NO_BLOCK: Final = (
+    "what comes faster than it is read: it is lost and counted, as nothing waits for bpf (overflow "
+    "`block` is not kept)"
+)
 _NO_GO: Final = "questions to name servers that are not sent by send(2) and its kin"
 
 
@@ -79,6 +85,7 @@ class Choice:
     blind_spots: tuple[str, ...]
     missing_kinds: tuple[str, ...] = ()  # what an input manifest lacks
     observed: bool  # denials of the world are left to the answerer
+    witnessed: bool = False  # they are seen where the world itself answers
 
 
 OFF = Choice(
@@ -113,13 +120,18 @@ def choose(home: Home, settings: Settings, *, in_world: bool, terminal: bool) ->
     spots = []
     if backend == "notify":
         spots += [_NO_RESULTS, _NO_ENDS]
+    elif backend == "bpf":
+        spots += _BPF
+        if settings.overflow == "block":
+            spots.append(_NO_BLOCK)
     elif backend == "hybrid" and settings.capture == "files" and not settings.exact_reads:
         spots.append(_NO_READS)
     missing: tuple[str, ...] = ()
     if settings.capture != "exec" and not settings.lookups and settings.capture != "all":
         spots.append(_NO_LOOKUPS)
         missing = ("stat", "access", "readlink", "getdents")
-    if in_world and not observed:
+    witnessed = in_world and backend in backends.WITNESS
+    if in_world and not observed and not witnessed:
         spots.append(_NO_EVIDENCE)
     if settings.capture != "exec":
         spots.append(_NO_GO)
@@ -129,6 +141,7 @@ def choose(home: Home, settings: Settings, *, in_world: bool, terminal: bool) ->
         blind_spots=tuple(spots),
         missing_kinds=missing,
         observed=observed,
+        witnessed=witnessed,
     )
 
 
@@ -153,7 +166,7 @@ class Capturing:
         self._home = home
         self._overflow = settings.overflow
         denied: tuple[tuple[int, int, int, int], ...] = ()
-        if choice.observed:
+        if choice.observed or choice.witnessed:
             denied = seccomp.evidence(
                 machine=linux.MACHINE,
                 allow_ptrace=frame.allow_ptrace,
@@ -163,7 +176,9 @@ class Capturing:
         self.programs = engine.programs_of(
             choice.backend,
             choice.level,
-            denied=tuple((nr, argument, mask) for nr, _, argument, mask in denied),
+            denied=tuple((nr, argument, mask) for nr, _, argument, mask in denied)
+            if choice.observed
+            else (),
             exact_reads=settings.exact_reads,
             look=settings.lookups,
         )
@@ -172,7 +187,9 @@ class Capturing:
             choice.level,
             denied={nr: number for nr, number, _, _ in denied},
             policy=settings.overflow,
+            look=settings.lookups,
         )
+        self._denied = denied if choice.witnessed else ()
         self._decoder: Decoder | None = None
         self._kept: list[bytes] = []
         self._next_look = 0.0
@@ -236,6 +253,7 @@ class Capturing:
                 program=self._program,
                 level=self.choice.level,
                 backend=self.choice.backend,
+                denied=self._denied,
             )
         )
 
@@ -402,9 +420,9 @@ class Capturing:
                 mode=status.st_mode,
                 uid=self._inside(status.st_uid),
                 gid=self._inside(status.st_gid),
-                file=_FILE.pack(status.st_dev, status.st_ino, status.st_ctime_ns),
+                file=self._backend.identity(fd),
             )
-        except OSError:
+        except (OSError, CaptureError):
             return unknown
         finally:
             os.close(fd)

@@ -268,7 +268,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="capture_backend",
         kind=CHOICE,
-        words=("auto", "hybrid", "ptrace", "python", "notify"),
+        words=("auto", "hybrid", "ptrace", "python", "notify", "bpf"),
         default="auto",
         variable="SUBSTRATE_CAPTURE_BACKEND",
         flags=_one("--capture-backend"),

@@ -8,9 +8,12 @@ waits for the command: `fileno` is polled.
 
 from __future__ import annotations
 
+import os
+import struct
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    from typing import Final, Protocol
 
     class Backend(Protocol):
         """One command's capture. Everything raises CaptureError for what goes wrong here."""
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
         def fileno(self) -> int:
             """Readable when there is something to drain, and when it has finished."""
 
+        def soft_fileno(self) -> int:
+            """Readable when there is anything to drain, however little; of `bpf`: when it is time
+            to look, as the kernel does not tell of everything."""
+
         def drain(self) -> bytes:
             """Whole records (records.py) in the order seen; b"" when there are none now."""
 
@@ -36,8 +43,25 @@ if TYPE_CHECKING:
         def lost(self) -> dict[str, int]:
             """How many records were lost, by why (records.LOSSES); {} for none."""
 
+        def identity(self, fd: int) -> bytes:
+            """Which file a descriptor of ours is, as this backend says it of a program (FILE)."""
+
+        def halted(self) -> bool:
+            """Whether something was lost under the policy `halt`."""
+
+        def kill(self) -> None:
+            """SIGKILL to every task that is captured."""
+
         def close(self) -> None:
             """Lets go of everything. What is still traced is killed. May be called twice."""
+
+
+_FILE: Final = struct.Struct("=3Q")
+
+
+def identity_of(status: os.stat_result) -> bytes:
+    """Which file that is, as those backends say it that ask by statx(2)."""
+    return _FILE.pack(status.st_dev, status.st_ino, status.st_ctime_ns)
 
 
 class CaptureError(Exception):

@@ -9,20 +9,34 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Final
 
+    from substrate.telemetry.capture.bpf import BpfBackend
     from substrate.telemetry.capture.engine import EngineBackend
     from substrate.telemetry.capture.python_backend import PythonBackend
 
-    AnyBackend = EngineBackend | PythonBackend
+    AnyBackend = BpfBackend | EngineBackend | PythonBackend
 
-NAMES: Final = ("hybrid", "ptrace", "python", "notify")
+NAMES: Final = ("hybrid", "ptrace", "python", "notify", "bpf")
 #: which of them answer what a world denies and leaves to capture
 ANSWER: Final = ("hybrid", "notify")
+#: which of them see it when the world answers by itself
+WITNESS: Final = ("bpf",)
 
 
 def make(
-    name: str, level: str, *, denied: Mapping[int, int] | None = None, policy: str = "block"
+    name: str,
+    level: str,
+    *,
+    denied: Mapping[int, int] | None = None,
+    policy: str = "block",
+    look: bool = False,
 ) -> AnyBackend:
-    """A backend for one command; see engine.make. Raises CaptureError."""
+    """A backend for one command; see engine.make. `look`: lookups are captured, where no filter
+    says so. Of `denied` the backend bpf tells, and whoever answers is another filter. Raises
+    CaptureError."""
+    if name == "bpf":
+        from substrate.telemetry.capture import bpf
+
+        return bpf.make(level, look=look, policy=policy, denied=denied or ())
     if name == "python":
         from substrate.telemetry.capture.python_backend import PythonBackend
 

@@ -8,8 +8,11 @@ what is not read in time is lost, and told as LOST records. Invariants:
   - the ring's memory is the kernel's: what it says of lengths is checked, and never believed.
 
 Being current: the programs call a waiting reader after a quiet time (5 ticks), when a quarter of
-the ring is full, and when the last task has ended. Whoever waits on `fileno` longer than a
-fraction of a second looks again by itself: what came soon after a call waits for the next one.
+the ring is full, and when the last task has ended; what came soon after a call is looked for by
+time (bpf_bell.py).
+
+Policies of overflow: nothing that is watched waits for us, so `block` is kept no better than
+`drop`; who chose the backend says so. `halt` is told by `halted`.
 
 Needed: CAP_BPF and CAP_PERFMON in the initial user namespace, the initial pid namespace (the
 programs know tasks by their numbers there), and /sys/kernel/btf/vmlinux.
@@ -28,21 +31,30 @@ import struct
 from _signal import SIGKILL, pidfd_send_signal
 from _thread import allocate_lock
 
-from substrate.telemetry.capture import bpf_program, bpf_types, calls, records
+from substrate.telemetry.capture import (
+    bpf_functions,
+    bpf_layout,
+    bpf_program,
+    bpf_types,
+    calls,
+    records,
+)
 from substrate.telemetry.capture.backend import CaptureError
-from substrate.telemetry.capture.bpf_program import Limits, Offsets
+from substrate.telemetry.capture.bpf_bell import LOOK_AFTER_S, Bell
+from substrate.telemetry.capture.bpf_layout import Limits, Offsets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Final
 
     from substrate.telemetry.capture.bpf_assembler import Assembler
 
 _NR_BPF: Final = {"x86_64": 321, "aarch64": 280}[calls.MACHINE]
 #: enum bpf_cmd
-_MAP_CREATE, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT, _PROG_LOAD, _INFO, _TRACEPOINT = (
-    *(0, 2, 3, 4, 5),
-    *(15, 17),
+_MAP_CREATE, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT, _PROG_LOAD, _RUN, _INFO, _TRACEPOINT, _TYPES = (
+    *(0, 2, 3, 4, 5, 10),
+    *(15, 17, 18),
 )
 _HASH, _ARRAY, _RINGBUF = 1, 2, 27
 _NO_PREALLOC, _MMAPABLE = 1, 1 << 10
@@ -51,6 +63,8 @@ _LICENSE: Final = b"Dual MIT/GPL"
 _ATTR_SIZE: Final = 128
 #: of the verifier's explanation, asked for only after a failure
 _LOG_SIZE: Final = 1 << 20
+#: of a load that signals interrupt
+_LOAD_TRIES: Final = 50
 #: the initial pid namespace (PROC_PID_INIT_INO)
 _FIRST_PIDS: Final = 0xEFFFFFFC
 
@@ -101,8 +115,24 @@ def _update_map(step: str, fd: int, key: int, what: bytes | ctypes.Array[ctypes.
     )
 
 
-def load_program(name: str, code: bytes) -> int:
-    """The descriptor of a raw tracepoint's program. Raises CaptureError with the verifier's log."""
+def _load_types() -> int:
+    """The description of functions (bpf_functions.py), as a descriptor."""
+    text = ctypes.create_string_buffer(bpf_functions.DESCRIPTION, len(bpf_functions.DESCRIPTION))
+    attributes = struct.pack("=QQI", ctypes.addressof(text), 0, len(bpf_functions.DESCRIPTION))
+    return _bpf("types", _TYPES, attributes)
+
+
+def load_program(
+    name: str, code: bytes, *, functions: list[int] | None = None, types: int = 0
+) -> int:
+    """The descriptor of a raw tracepoint's program. `functions`: where they begin, if a helper calls
+    one; `types` describes them. Raises CaptureError with the verifier's log."""
+    info = bpf_functions.info(functions or [])
+    infos = ctypes.create_string_buffer(info, len(info) or 1)
+    described = struct.pack(
+        "=IIIIQI",
+        *(0, 0, types, bpf_functions.INFO_SIZE, ctypes.addressof(infos), len(functions or ())),
+    )
     text = ctypes.create_string_buffer(code, len(code))
     license = ctypes.create_string_buffer(_LICENSE)
 
@@ -115,15 +145,21 @@ def load_program(name: str, code: bytes) -> int:
                 *(_RAW_TRACEPOINT, len(code) // 8),
                 *(ctypes.addressof(text), ctypes.addressof(license)),
                 *(level, size, log, 0, 0, name.encode()[:15]),
-            ),
+            )
+            + (described if functions else b""),
         )
 
-    try:
-        return load(0, 0, 0)
-    except CaptureError as error:
-        if error.errno == errno.EPERM:
-            raise
-        first = error
+    for left in reversed(range(_LOAD_TRIES)):
+        try:
+            return load(0, 0, 0)
+        except CaptureError as error:
+            # a signal for us ends the verification, whatever it is: the end of a child, too
+            if error.errno == errno.EAGAIN and left:
+                continue
+            if error.errno == errno.EPERM:
+                raise
+            first = error
+            break
     log = ctypes.create_string_buffer(_LOG_SIZE)
     try:
         return load(1, ctypes.addressof(log), _LOG_SIZE)
@@ -244,8 +280,12 @@ class BpfBackend:
         levels: tuple[int, ...] = ALL_LEVELS,
         limits: Limits | None = None,
         offsets: Offsets | None = None,
+        everything: bool = False,
+        denied: Iterable[int] = (),
+        policy: str = "drop",
     ) -> None:
-        """`offsets`: of this kernel, where they were found before (`load_offsets`: 2 ms)."""
+        """`offsets`: of this kernel, where they were found before. `everything`: calls without a shape
+        are told too. `denied`: calls that are told of where a filter answers them."""
         self._limits = limits or Limits()
         self._fds: dict[str, int] = {}
         self._programs: dict[str, int] = {}
@@ -254,6 +294,8 @@ class BpfBackend:
         self._state: mmap.mmap | None = None
         self._told = {"full": 0, "memory": 0}
         self._torn = 0
+        self._halts = policy == "halt"
+        self._bell: Bell | None = None
         self._attached = False
         self._closed = False
         try:
@@ -261,30 +303,38 @@ class BpfBackend:
                 raise CaptureError(
                     "pid namespace", errno.EPERM, "tasks are known by numbers of the first one only"
                 )
-            self._load(levels, offsets or load_offsets())
+            tables = bpf_program.make_tables(levels, everything=everything, denied=denied)
+            self._load(tables, offsets or load_offsets())
+            self._bell = Bell(self._fds["ring"])
         except BaseException:
             self.close()
             raise
 
-    def _load(self, levels: tuple[int, ...], offsets: Offsets) -> None:
+    def _load(self, tables: bytes, offsets: Offsets) -> None:
         limits, fds = self._limits, self._fds
-        tables = bpf_program.make_tables(levels)
         for name, kind, key, size, entries, flags in (
             (b"ring", _RINGBUF, 0, 0, limits.ring, 0),
-            (b"tree", _HASH, 4, bpf_program.SLOT_SIZE, limits.tasks, _NO_PREALLOC),
-            (b"long", _HASH, 4, bpf_program.LONG_SIZE, limits.tasks, _NO_PREALLOC),
+            (b"tree", _HASH, 4, bpf_layout.SLOT_SIZE, limits.tasks, _NO_PREALLOC),
+            (b"long", _HASH, 4, bpf_layout.LONG_SIZE, limits.tasks, _NO_PREALLOC),
             (b"scratch", _ARRAY, 4, limits.scratch, _count_cpus(), 0),
+            (b"walk", _ARRAY, 4, bpf_layout.WALK_SIZE, _count_cpus(), 0),
             (b"tables", _ARRAY, 4, len(tables), 1, 0),
-            (b"state", _ARRAY, 4, bpf_program.STATE_SIZE, 1, _MMAPABLE),
+            (b"state", _ARRAY, 4, bpf_layout.STATE_SIZE, 1, _MMAPABLE),
         ):
             fds[name.decode()] = _create_map(name, kind, key, size, entries, flags)
         _update_map("tables", fds["tables"], 0, tables)
         for tracepoint, program in _programs(offsets, limits).items():
             code = program.assemble(fds.__getitem__)
-            self._programs[tracepoint] = load_program(tracepoint, code)
+            functions = program.functions() if program.has_callbacks() else None
+            if functions and "types" not in fds:
+                fds["types"] = _load_types()
+            self._programs[tracepoint] = load_program(
+                tracepoint, code, functions=functions, types=fds.get("types", 0)
+            )
         self._state = mmap.mmap(fds["state"], _PAGE, mmap.MAP_SHARED)
+        self.identity(fds["state"])  # and our root
         # Calls last: a task that is in the tree before its exit is seen would never leave it.
-        for tracepoint in reversed(bpf_program.PROGRAMS):
+        for tracepoint in reversed(bpf_layout.PROGRAMS):
             self._links.append(attach_program(tracepoint, self._programs[tracepoint]))
 
     def attach(self, pid: int, listener: int | None) -> None:
@@ -300,25 +350,51 @@ class BpfBackend:
             raise CaptureError("attach", errno.ESRCH, f"no process {pid}") from error
         if len(threads) != 1:
             raise CaptureError("attach", errno.EINVAL, f"{pid} has {len(threads)} threads")
+        self._put_state(bpf_layout.LEVEL, _depth(pid))
         self._attached = True
-        self._put_state(bpf_program.STARTED, 1)
-        _update_map("attach", self._fds["tree"], pid, bytes(bpf_program.SLOT_SIZE))
+        self._put_state(bpf_layout.STARTED, 1)
+        _update_map("attach", self._fds["tree"], pid, bytes(bpf_layout.SLOT_SIZE))
         # It may have died in between: then nothing will ever take it out of the tree.
-        if _is_dead(pid) and self._get_state(bpf_program.ENDED) == 0:
+        if _is_dead(pid) and self._get_state(bpf_layout.ENDED) == 0:
             raise CaptureError("attach", errno.ESRCH, f"process {pid} has ended")
 
+    def identity(self, fd: int) -> bytes:
+        """Which file a descriptor of ours is, as an item FILE says it of a program. Raises
+        CaptureError."""
+        argument = ctypes.create_string_buffer(struct.pack("=Q", fd), 8)
+        attributes = ctypes.create_string_buffer(_ATTR_SIZE)
+        struct.pack_into("=I", attributes, 0, self._programs["ours"])
+        struct.pack_into("=IIQ", attributes, 40, 8, 0, ctypes.addressof(argument))
+        if _syscall(_NR_BPF, _RUN, attributes, _ATTR_SIZE) < 0:
+            number = ctypes.get_errno()
+            raise CaptureError("identity", number, os.strerror(number))
+        (failed,) = struct.unpack_from("=I", attributes, 4)
+        if failed or self._state is None:
+            raise CaptureError("identity", errno.EBADF, "a file of ours has none")
+        at = bpf_layout.OURS
+        return self._state[at : at + bpf_layout.IDENTITY]
+
     def fileno(self) -> int:
-        return self._fds["ring"]
+        assert self._bell is not None
+        return self._bell.urgent()
+
+    def soft_fileno(self) -> int:
+        assert self._bell is not None
+        return self._bell.later()
 
     def drain(self) -> bytes:
-        if self._closed:
+        if self._closed or self._bell is None:
             return b""
+        self._bell.hush()
         try:
             out = self._mapped().take(_MOST_DRAINED)
         except CaptureError:
             self._torn += 1
             raise
-        return out + self._losses() if self._has_losses() else out
+        if self._has_losses():
+            out += self._losses()
+        self._bell.set(LOOK_AFTER_S if out else 0)
+        return out
 
     def _mapped(self) -> Ring:
         # Not before it is needed: mapping costs a millisecond, which the command need not wait for.
@@ -329,14 +405,14 @@ class BpfBackend:
     def _has_losses(self) -> bool:
         told = self._told
         return (
-            self._get_state(bpf_program.FULL) != told["full"]
-            or self._get_state(bpf_program.MEMORY) != told["memory"]
+            self._get_state(bpf_layout.FULL) != told["full"]
+            or self._get_state(bpf_layout.MEMORY) != told["memory"]
         )
 
     def _losses(self) -> bytes:
         """LOST records of what was not told before."""
         out = []
-        for why, place in (("full", bpf_program.FULL), ("memory", bpf_program.MEMORY)):
+        for why, place in (("full", bpf_layout.FULL), ("memory", bpf_layout.MEMORY)):
             count = self._get_state(place)
             new = count - self._told[why]
             self._told[why] = count
@@ -351,10 +427,10 @@ class BpfBackend:
     def finished(self) -> bool:
         if self._closed:
             return True
-        ended = self._get_state(bpf_program.ENDED)
+        ended = self._get_state(bpf_layout.ENDED)
         return (
             self._attached
-            and self._get_state(bpf_program.STARTED) == ended
+            and self._get_state(bpf_layout.STARTED) == ended
             and self._mapped().empty()
             and not self._has_losses()
         )
@@ -364,39 +440,45 @@ class BpfBackend:
         found = {}
         if self._state is not None:
             found = {
-                "full": self._get_state(bpf_program.FULL),
-                "memory": self._get_state(bpf_program.MEMORY),
+                "full": self._get_state(bpf_layout.FULL),
+                "memory": self._get_state(bpf_layout.MEMORY),
             }
         found["torn"] = self._torn + sum(_missed(fd) for fd in self._programs.values())
         return {why: count for why, count in found.items() if count}
 
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        if self._attached:
-            self._kill_tree()
-        for fd in (*self._links, *self._programs.values()):
-            os.close(fd)
-        if self._ring is not None:
-            self._ring.close()
-        if self._state is not None:
-            self._state.close()
-        for fd in self._fds.values():
-            os.close(fd)
-        self._links, self._programs, self._fds = [], {}, {}
-        self._ring = self._state = None
+    def halted(self) -> bool:
+        return self._halts and bool(self.lost())
 
-    def _kill_tree(self) -> None:
+    def kill(self) -> None:
         """Ends what is left of the tree; it is still watched, so nothing that it starts is missed.
 
-        Twice as often as tasks can be, at most: a task that is forking while it is killed."""
+        A task that is forking while it is killed may leave one more, hence the rounds."""
+        if self._closed or not self._attached:
+            return
         for _ in range(64):
             left = self._tids()
             if not left:
                 return
             for tid in left:
                 self._kill(tid)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self.kill()
+        self._closed = True
+        for fd in (*self._links, *self._programs.values()):
+            os.close(fd)
+        if self._ring is not None:
+            self._ring.close()
+        if self._bell is not None:
+            self._bell.close()
+        if self._state is not None:
+            self._state.close()
+        for fd in self._fds.values():
+            os.close(fd)
+        self._links, self._programs, self._fds = [], {}, {}
+        self._ring = self._state = self._bell = None
 
     def _kill(self, tid: int) -> None:
         leader = _leader_of(tid)
@@ -447,6 +529,17 @@ class BpfBackend:
         struct.pack_into("=Q", self._state, place, number)
 
 
+def make(
+    level: str, *, look: bool = False, policy: str = "block", denied: Iterable[int] = ()
+) -> BpfBackend:
+    """A backend for one command at a level of capture: `exec`, `files` or `all`. `look`: lookups are
+    captured. `denied`: see BpfBackend. Raises CaptureError."""
+    levels: tuple[int, ...] = (calls.EXEC,)
+    if level != "exec":
+        levels = (calls.EXEC, calls.FILES, *((calls.LOOK,) if look else ()))
+    return BpfBackend(levels=levels, everything=level == "all", policy=policy, denied=denied)
+
+
 #: what was assembled last, for the commands of one session
 _assembled: tuple[Offsets, Limits, dict[str, Assembler]] | None = None
 
@@ -458,10 +551,15 @@ def _programs(offsets: Offsets, limits: Limits) -> dict[str, Assembler]:
     return _assembled[2]
 
 
+_offsets: Offsets | None = None
+
+
 def load_offsets() -> Offsets:
     """Those of the running kernel; the same until it is booted again. Raises CaptureError."""
+    global _offsets
     try:
-        return bpf_program.find_offsets(bpf_types.Types())
+        _offsets = _offsets or bpf_layout.find_offsets(bpf_types.Types())
+        return _offsets
     except bpf_types.TypesUnknown as error:
         raise CaptureError("kernel types", errno.ENOTSUP, str(error)) from error
 
@@ -478,6 +576,18 @@ def _is_dead(pid: int) -> bool:
             return file.read().rpartition(b") ")[2][:1] in (b"Z", b"X", b"x")
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def _depth(pid: int) -> int:
+    """How many pid namespaces lie above that of a process."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"NSpid:"):
+                    return len(line.split()) - 2
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    raise CaptureError("attach", errno.ESRCH, f"no process {pid}")
 
 
 def _leader_of(tid: int) -> int | None:

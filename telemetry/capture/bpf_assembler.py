@@ -22,7 +22,7 @@ _pack = INSTRUCTION.pack
 
 #: how a map's name is turned into the 64-bit load that means it (BPF_PSEUDO_MAP_…)
 MAP_FD, MAP_VALUE = 1, 2
-_CALL_LOCAL = 1
+_CALL_LOCAL, _FUNCTION = 1, 4
 
 _ALU: Final = {
     "add": 0x00,
@@ -72,6 +72,8 @@ class Assembler:
         #: (where, label, opcode, registers, number)
         self._jumps: list[tuple[int, str, int, int, int]] = []
         self._calls: list[tuple[int, str]] = []
+        #: (where, label, register)
+        self._functions: list[tuple[int, str, int]] = []
         #: (where, map, register, MAP_FD or MAP_VALUE, offset)
         self._maps: list[tuple[int, str, int, int, int]] = []
         self._fresh = 0
@@ -164,6 +166,19 @@ class Assembler:
         self._calls.append((len(self._code), label))
         self._code.append(b"")
 
+    def load_function(self, to: Register, label: str) -> None:
+        """One of this program's own, for a helper that calls it (BPF_PSEUDO_FUNC)."""
+        self._functions.append((len(self._code), label, to.number))
+        self._code += (b"", b"")
+
+    def functions(self) -> list[int]:
+        """Where each function begins, in instructions: what the program itself is, first."""
+        labels = {label for _, label in self._calls} | {label for _, label, _ in self._functions}
+        return [0, *sorted(self._place(label) for label in labels)]
+
+    def has_callbacks(self) -> bool:
+        return bool(self._functions)
+
     def exit(self) -> None:
         self._code.append(_pack(0x95, 0, 0, 0))
 
@@ -181,6 +196,9 @@ class Assembler:
             code[at] = _pack(opcode, registers, self._place(label) - at - 1, number)
         for at, label in self._calls:
             code[at] = _pack(0x85, _CALL_LOCAL << 4, 0, self._place(label) - at - 1)
+        for at, label, to in self._functions:
+            code[at] = _pack(0x18, to | _FUNCTION << 4, 0, self._place(label) - at - 1)
+            code[at + 1] = _pack(0, 0, 0, 0)
         for at, name, to, kind, offset in self._maps:
             code[at] = _pack(0x18, to | kind << 4, 0, descriptor_of(name))
             code[at + 1] = _pack(0, 0, 0, offset)

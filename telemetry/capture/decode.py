@@ -36,6 +36,8 @@ _COMPONENT: Final = "capture"
 _MOST_NUMBER: Final = (1 << 53) - 1
 _AT_FDCWD: Final = -100
 _CREDENTIALS: Final = struct.Struct("=6I")
+#: of an auxiliary vector, <linux/auxvec.h>: uid, euid, gid, egid
+_AT_IDS: Final = (11, 12, 13, 14)
 _WORD: Final = struct.Struct("=I")
 _FD: Final = struct.Struct("=2I")
 _HOW: Final = struct.Struct("=3Q")
@@ -69,6 +71,8 @@ class Scope:
     program: Callable[[bytes], Program]
     level: str = "files"
     backend: str = "hybrid"
+    #: where a backend sees calls that the world's filter answers: (number, errno, argument, mask)
+    denied: tuple[tuple[int, int, int, int], ...] = ()
 
 
 class Decoder:
@@ -88,6 +92,7 @@ class Decoder:
         self._sockets: dict[bytes, Socket] = {}
         self._connections = 0
         self._interrupted: dict[int, tuple[int, ...]] = {}
+        self._refusals = {nr: rest for nr, *rest in scope.denied}
         self._tables = {abi: calls.by_number(calls.MACHINE, abi) for abi in _ABIS}
         self._kinds: dict[int, Callable[[tuple[int, ...], dict[int, Any]], None]] = {
             records.FORK: self._fork,
@@ -186,6 +191,9 @@ class Decoder:
                 self.unreadable += 1
             if flags & records.CUT:
                 self.cut += 1
+            if flags & records.FILTERED and self._is_refused(head):
+                self._denied(head, {})
+                return
             if flags & records.RESTARTED:
                 # the kernel begins it again, or the program sees EINTR: the next call tells
                 self._interrupted[tid] = (nr, *args)
@@ -385,7 +393,10 @@ class Decoder:
         if process is self.tree.root and not process.started:
             self.summary.processes += 1
         base = items.get(records.BASE)
-        raw = items.get(records.PATH, items.get(records.EXEC_NAME, b""))
+        given = items.get(records.EXEC_NAME, b"")
+        raw = items.get(records.PATH, given)
+        if base is None and raw[:1] != b"/" and given.startswith(b"/dev/fd/"):
+            raw = given  # relative to a descriptor of which nothing more is known
         named = paths.absolute(raw, place.cwd if base is None else base, place.root)
         image = items.get(records.EXE, named)
         is_script = bool(head[9])
@@ -643,6 +654,13 @@ class Decoder:
         )  # fmt: skip
         self.summary.refused(name)
 
+    def _is_refused(self, head: tuple[int, ...]) -> bool:
+        """Whether that is what the world's filter answers to what it denies."""
+        number, argument, mask = self._refusals.get(head[5], (0, 0, 0))
+        if head[3] != calls.NATIVE or not number or head[7] != -number:
+            return False
+        return not mask or bool(head[8 + argument] & mask)
+
     def _gate(self, head: tuple[int, ...], items: dict[int, Any]) -> None:
         from substrate.telemetry.trace.events.policy import PolicyDecision
 
@@ -700,14 +718,17 @@ def _items(data: bytes, at: int, end: int) -> dict[int, Any]:
     found: dict[int, Any] = {}
     unpack = records.ITEM.unpack_from
     while at < end:
-        tag, _, length = unpack(data, at)
+        tag, more, length = unpack(data, at)
         at += 8
         if length > end - at:
             raise records.Torn(f"an item at {at} says that it has {length} bytes of {end - at}")
+        item = data[at : at + length]
+        if more & records.PSEUDO:
+            item = records.pseudo_text(tag, item)
         if tag in _MANY:
-            found.setdefault(tag, []).append(data[at : at + length])
+            found.setdefault(tag, []).append(item)
         else:
-            found[tag] = data[at : at + length]
+            found[tag] = item
         at += (length + 7) & ~7
     return found
 
@@ -751,15 +772,29 @@ def _credentials(items: dict[int, Any], file: Program) -> dict[str, Any] | None:
     """With `setid_lost` where the file would have given other ids, and did not: no_new_privs, or a
     mount that takes the bit away (execve(2))."""
     found = items.get(records.CREDENTIALS, b"")
-    if len(found) != _CREDENTIALS.size:
+    if len(found) == _CREDENTIALS.size:
+        uid, euid, gid, egid, _, _ = _CREDENTIALS.unpack(found)
+    elif (ids := _ids_of(items.get(records.AUXV, b""))) is not None:
+        uid, euid, gid, egid = ids
+    else:
         return None
-    uid, euid, gid, egid, _, _ = _CREDENTIALS.unpack(found)
     body = {"uid": uid, "gid": gid, "euid": euid, "egid": egid}
     if (file.mode & 0o4000 and euid != file.uid) or (
         file.mode & 0o2010 == 0o2010 and egid != file.gid
     ):
         body["setid_lost"] = True
     return body
+
+
+def _ids_of(vector: bytes) -> tuple[int, ...] | None:
+    """uid, euid, gid, egid of an auxiliary vector; None where they are not in it."""
+    for width in ("Q", "I"):
+        size = len(vector) // struct.calcsize(f"={width}") // 2 * 2
+        words = struct.unpack_from(f"={size}{width}", vector)
+        known = dict(zip(words[::2], words[1::2], strict=True))
+        if all(key in known and known[key] <= 0xFFFFFFFF for key in _AT_IDS):
+            return tuple(known[key] for key in _AT_IDS)
+    return None
 
 
 def _inherited(item: bytes) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import os
 import struct
 
 from substrate.telemetry.capture import calls, filters
-from substrate.telemetry.capture.backend import CaptureError
+from substrate.telemetry.capture.backend import CaptureError, identity_of
 from substrate.telemetry.capture.records import LOSSES
 from substrate.values import value
 
@@ -51,6 +51,9 @@ def programs_of(
     """What a command installs. `denied`: what the answerer refuses instead of the world's filter
     (number, argument, mask). `exact_reads`: opens that only read are stopped, too. `look`: lookups
     are captured. `rings`: io_uring is allowed."""
+    if backend == "bpf":  # it watches without filters; what no backend sees is not there either
+        hidden = {} if rings else filters.ring_chunks(machine)
+        return Programs(notify=b"", trace=filters.program(hidden, machine) if hidden else b"")
     names = filters.names_of(level, look=look)
     evidence = filters.evidence_chunks(denied)
     if backend == "notify":
@@ -149,6 +152,10 @@ class EngineBackend:
 
     def finished(self) -> bool:
         return self._engine.finished()
+
+    def identity(self, fd: int) -> bytes:
+        """Which file a descriptor of ours is, as an item FILE says it."""
+        return identity_of(os.fstat(fd))
 
     def halted(self) -> bool:
         """Whether something was lost under the policy `halt`."""

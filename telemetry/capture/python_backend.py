@@ -28,7 +28,7 @@ import sys
 import time
 
 from substrate.telemetry.capture import calls, gate, records
-from substrate.telemetry.capture.backend import CaptureError
+from substrate.telemetry.capture.backend import CaptureError, identity_of
 from substrate.telemetry.capture.engine import STEPS
 from substrate.telemetry.capture.holds import parse_hold
 from substrate.telemetry.capture.reference import messages
@@ -147,6 +147,10 @@ class PythonBackend:
         return self._say(
             messages.pack(messages.ANSWER, decision=decision, reason=reason, hold=hold)
         )
+
+    def identity(self, fd: int) -> bytes:
+        """Which file a descriptor of ours is, as an item FILE says it."""
+        return identity_of(os.fstat(fd))
 
     def halted(self) -> bool:
         """Nothing is ever dropped, so nothing is halted for it."""

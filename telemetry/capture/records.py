@@ -13,7 +13,8 @@ A record is a head of 80 bytes and items behind it, in the byte order of the mac
     u64 args[6]   as they were at entry
 
 An item: u16 tag, u16 more, u32 length (without padding), its bytes, padded to 8. Bytes are as the
-kernel gave them, without a NUL at the end. `more` of a text: 1 when it was cut.
+kernel gave them, without a NUL at the end. `more` of a text: CUT_TEXT when it was cut, PSEUDO where
+it stands for what has no path (pseudo_text); readers give the text then.
 
 By kind:
     CALL   a finished call; UNOBSERVED: seen at its entry only, `result` means nothing
@@ -59,6 +60,7 @@ UNOBSERVED: Final = 1  # no result
 UNREADABLE: Final = 2  # memory of the process that an argument points to could not be read
 RESTARTED: Final = 4  # interrupted, and begun again by the kernel: the next call is the same one
 CUT: Final = 8  # an item was longer than fits
+FILTERED: Final = 16  # a seccomp filter answered it (or a tracer took it away): it never began
 
 # tags of items
 PATH, PATH2 = 1, 2
@@ -82,10 +84,22 @@ PAIR: Final = 16  # two i32
 #: u64 device, inode, ctime in ns: which file EXE is; of a script a second one says which file that is
 FILE: Final = 17
 PIDS: Final = 18  # u32: its number in the world (of FORK: the child's)
+#: what the kernel gave the program of itself (getauxval(3)): pairs of words, as long as its own
+AUXV: Final = 19
+AUXV_SIZE: Final = 320
 TAGS: Final = (
     *("", "path", "path2", "base", "base2", "opened", "argv", "address", "exe", "exec_name"),
     *("cwd", "root", "credentials", "fd", "how", "data", "pair", "file", "pids"),
+    "auxv",
 )
+
+# more, of a text
+CUT_TEXT: Final = 1
+PSEUDO: Final = 2
+_PSEUDO: Final = struct.Struct("=2Q")
+#: filesystems of what has no path (<linux/magic.h>) -> what /proc shows of it before its inode
+_BY_INODE: Final = {0x50495045: b"pipe", 0x534F434B: b"socket", 0x6E736673: b"nsfs"}
+_ANONYMOUS: Final = (0x09041934, 0x50494446)  # anon_inodefs, pidfs
 
 #: LOST: why
 LOSSES: Final = ("full", "memory", "ended", "torn")
@@ -115,6 +129,22 @@ def read_records(data: bytes) -> Iterator[tuple[tuple[int, ...], int, int]]:
         at += size
 
 
+def pseudo_text(tag: int, item: bytes) -> bytes:
+    """The text of an item that is marked PSEUDO: filesystem, inode, name; of FD behind its numbers."""
+    before = 8 if tag == FD else 0
+    if len(item) < before + _PSEUDO.size:
+        raise Torn(f"an item of {len(item)} bytes says of what has no path what it is")
+    kind, inode = _PSEUDO.unpack_from(item, before)
+    name = item[before + _PSEUDO.size :]
+    if kind in _BY_INODE:
+        text = b"%s:[%d]" % (_BY_INODE[kind], inode)
+    elif kind in _ANONYMOUS:
+        text = b"anon_inode:" + (name or b"[pidfd]")
+    else:
+        text = b"/%s (deleted)" % name
+    return item[:before] + text
+
+
 def read_items(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, bytes]]:
     """(tag, more, bytes) of each item. Raises Torn."""
     while at < end:
@@ -124,7 +154,8 @@ def read_items(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, bytes
         at += 8
         if length > end - at:
             raise Torn(f"an item at {at} says that it has {length} bytes of {end - at}")
-        yield tag, more, data[at : at + length]
+        item = data[at : at + length]
+        yield tag, more, pseudo_text(tag, item) if more & PSEUDO else item
         at += (length + 7) & ~7
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from tests.telemetry.capture.facts import Capture
 from tests.telemetry.capture.record_capture import (
+    BpfCapture,
     EngineCapture,
     PythonCapture,
+    bpf_missing,
     engine_missing,
     python_missing,
 )
@@ -42,4 +44,6 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("ptrace", lambda: EngineCapture("ptrace"), engine_missing, no_new_privs=True),
     Backend("python", PythonCapture, python_missing, no_new_privs=True),
     Backend("notify", lambda: EngineCapture("notify"), engine_missing, no_new_privs=True),
+    # it needs no filter, but those of io_uring's answer do (captured.py)
+    Backend("bpf", BpfCapture, bpf_missing, no_new_privs=True),
 )

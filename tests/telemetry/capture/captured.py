@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from substrate.telemetry.capture import calls, engine, records
+from substrate.telemetry.capture import backends, calls, engine, records
 from substrate.world import linux
 
 LISTENER = 1 << 3 | 1 << 5
@@ -76,7 +76,11 @@ class Running:
         **options: Any,
     ) -> None:
         self.programs = engine.programs_of(backend, level, **options)
-        self.backend = engine.make(backend, level, policy=policy, ring_bytes=ring_bytes)
+        self.backend: Any = (
+            backends.make(backend, level, policy=policy)
+            if backend == "bpf"
+            else engine.make(backend, level, policy=policy, ring_bytes=ring_bytes)
+        )
         if arm is not None:
             arm(self.backend)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

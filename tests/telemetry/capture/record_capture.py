@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from substrate.telemetry.capture import calls, engine, filters, records
+from substrate.telemetry.capture import bpf, calls, engine, filters, records
 from substrate.telemetry.capture.python_backend import PythonBackend
 from tests.telemetry.capture.captured import Running
 from tests.telemetry.capture.facts import Blind, Captured, Fact, Kind, join_path
@@ -26,10 +26,12 @@ BLIND: Mapping[str, frozenset[Blind]] = {
     "hybrid": frozenset({Blind.READ_RESULTS, Blind.PEERLESS}),
     "ptrace": frozenset({Blind.PEERLESS}),
     "python": frozenset({Blind.PEERLESS}),
+    "bpf": frozenset({Blind.PEERLESS}),
     "notify": frozenset({Blind.RESULTS, Blind.FORKS, Blind.EXITS, Blind.PEERLESS}),
 }
 #: forks are told by events, so that those which fail are not
 UNSEEN = frozenset({"clone", "clone3"})
+UNSEEN_BY = {"notify": UNSEEN | {"sendmsg"}, "bpf": frozenset[str]()}
 PATIENCE_S = 300
 ABIS = ("native", "i386", "x32")
 CLONE_FS = 0x200
@@ -53,10 +55,19 @@ class EngineCapture:
             facts=tuple(_Telling(bytes(cwd), root).facts(done.raw)),
             status=done.status,
             calls=frozenset(filters.names_of("files")),
-            unseen=UNSEEN | ({"sendmsg"} if self.name == "notify" else set()),
+            unseen=UNSEEN_BY.get(self.name, UNSEEN),
             blind=BLIND[self.name],
             lost=done.lost,
         )
+
+
+class BpfCapture(EngineCapture):
+    def __init__(self) -> None:
+        super().__init__("bpf")
+
+
+def bpf_missing() -> str | None:
+    return bpf.probe() or None
 
 
 class PythonCapture:

@@ -19,6 +19,9 @@ STRACE_GETS_WRONG = {
     ("strace", "threads exec"): UnknownLine,
 }
 
+_BY_DESCRIPTOR = (
+    "of an exec by a descriptor it tells the file that runs, and not what the descriptor was"
+)
 #: (backend, case): what a backend is known to get wrong, to be mended or declared
 KNOWN = {
     (
@@ -29,6 +32,16 @@ KNOWN = {
     ("notify", "places gone"): "the kernel's name of a directory that was removed says so",
     ("notify", "places chroot"): "after a chroot whose result it does not see",
     ("python", "pointers"): "of a path without an end it gives the beginning, as if it were whole",
+    ("bpf", "programs descriptor"): _BY_DESCRIPTOR,
+    ("bpf", "programs directory"): _BY_DESCRIPTOR,
+    ("bpf", "programs memory"): _BY_DESCRIPTOR,
+    (
+        "bpf",
+        "network datagram",
+    ): "of sendmmsg it tells the first two messages, and that there were more",
+    ("bpf", "network odd"): "of a connect that failed for its length it gives other bytes",
+    ("bpf", "threads leader"): "the status of a process whose first thread ended before the others",
+    ("bpf", "compat i386"): "i386's socketcall is told, and not the call that it stands for",
     ("notify", "threads exec"): "an exec is seen at its entry only, by the thread's number",
 }
 

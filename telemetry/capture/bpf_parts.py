@@ -1,0 +1,369 @@
+"""The parts that all programs of the `bpf` backend are made of: lookups, reads, items of a record.
+
+Emits instructions, and does no I/O. Registers of a function: R6 what it works on (a slot, or the
+scratch), R9 the record's size so far.
+"""
+
+from __future__ import annotations
+
+from substrate.telemetry.capture import records
+from substrate.telemetry.capture.bpf_assembler import (
+    FP,
+    R0,
+    R1,
+    R2,
+    R3,
+    R4,
+    R5,
+    R6,
+    R7,
+    R8,
+    R9,
+    Assembler,
+    Register,
+)
+from substrate.telemetry.capture.bpf_layout import (
+    ARGS,
+    AT,
+    AVAILABLE,
+    BLANK,
+    BOOT_NS,
+    DELETE,
+    ENDED,
+    FLAGS,
+    FORCE_WAKEUP,
+    FULL,
+    IN_LONG,
+    JIFFIES,
+    LOOKUP,
+    MEMORY,
+    MISSING,
+    NO_WAKEUP,
+    NR,
+    PENDING,
+    PID_TGID,
+    QUIET,
+    READ_KERNEL,
+    READ_KERNEL_STR,
+    READ_USER,
+    READ_USER_STR,
+    RECORD,
+    RING_OUTPUT,
+    RING_QUERY,
+    SHAPE,
+    SLOT_SIZE,
+    TID,
+    TIME,
+    UPDATE,
+    WOKEN,
+    Limits,
+    Machine,
+    Offsets,
+)
+
+
+class Parts:
+    """One way of making; the program that is being made is `a`."""
+
+    def __init__(self, offsets: Offsets, limits: Limits, machine: Machine) -> None:
+        self.offsets, self.limits, self.machine = offsets, limits, machine
+        self.a = Assembler()
+
+    # --- items ---------------------------------------------------------------------------------
+
+    def _text(
+        self,
+        tag: int,
+        room: int,
+        most: int,
+        too_long: str | None,
+        *,
+        bit: int = 0,
+        kernel: bool = False,
+    ) -> None:
+        """An item of the text at R8. Longer than `most` - 2: to `too_long`, or it is cut."""
+        a = self.a
+        done, missing, add = a.fresh("text"), a.fresh("text.missing"), a.fresh("text.add")
+        a.jump_if(R9, ">", room - 16 - most, done)
+        self._item_body(R1)
+        a.mov(R2, most)
+        a.mov(R3, R8)
+        a.call(READ_KERNEL_STR if kernel else READ_USER_STR)
+        a.jump_if(R0, "s<=", 0, missing)
+        a.mov(R7, 0)
+        if too_long:
+            a.jump_if(R0, ">=", most, too_long)
+        else:
+            a.jump_if(R0, "<", most, add)
+            self._flag(records.CUT)
+            a.mov(R7, 1)
+            a.mov(R0, most)
+        a.label(add)
+        a.alu("sub", R0, 1)
+        self._item(tag, R0, R7)
+        a.jump(done)
+        a.label(missing)
+        if bit:
+            self._miss(bit)
+        a.label(done)
+        self._forget_size(room)
+
+    def _bytes(self, tag: int, room: int, most: int, *, bit: int, cut: bool = True) -> None:
+        """An item of R7 bytes at R8, `most` if there are more; `cut`: which is told in flags."""
+        a = self.a
+        done, full, missing = a.fresh("bytes"), a.fresh("bytes.full"), a.fresh("bytes.missing")
+        fits = a.fresh("bytes.fits")
+        a.jump_if(R8, "==", 0, done)
+        a.jump_if(R7, "==", 0, done)
+        a.jump_if(R9, ">", room - 16 - most, full)
+        a.jump_if(R7, "<=", most, fits)
+        a.mov(R7, most)
+        if cut:
+            self._flag(records.CUT)
+        a.label(fits)
+        self._item_body(R1)
+        a.mov(R2, R7)
+        a.mov(R3, R8)
+        a.call(READ_USER)
+        a.jump_if(R0, "!=", 0, missing)
+        a.mov(R8, 0)
+        self._item(tag, R7, R8)
+        a.jump(done)
+        a.label(full)
+        self._flag(records.CUT)
+        a.jump(done)
+        a.label(missing)
+        self._miss(bit)
+        a.label(done)
+        self._forget_size(room)
+
+    def _item_body(self, to: Register) -> None:
+        a = self.a
+        a.mov(to, R6)
+        a.alu("add", to, R9)
+        a.alu("add", to, RECORD + 8)
+
+    def _item(self, tag: int | None, length: Register, more: Register) -> None:
+        """Its head (`tag` None: that was written) before the `length` bytes that were read, zeros behind; R9 is the end then.
+
+        If there is nothing to pad, the shift is by 64, which is by 0."""
+        a = self.a
+        a.mov(R1, R6)
+        a.alu("add", R1, R9)
+        if tag is not None:
+            a.store(2, R1, RECORD, tag)
+        a.store(2, R1, RECORD + 2, more)
+        a.store(4, R1, RECORD + 4, length)
+        a.mov(R2, length)
+        a.alu("and", R2, 7)
+        a.mov(R3, length)
+        a.alu("and", R3, 0x7FFFFFF8)
+        a.alu("add", R1, R3)
+        a.load(8, R4, R1, RECORD + 8)
+        a.alu("lsh", R2, 3)
+        a.mov(R5, 64)
+        a.alu("sub", R5, R2)
+        a.alu("lsh", R4, R5)
+        a.alu("rsh", R4, R5)
+        a.store(8, R1, RECORD + 8, R4)
+        a.mov(R2, length)
+        a.alu("add", R2, 8 + 7)
+        a.alu("and", R2, 0x7FFFFFF8)
+        a.alu("add", R9, R2)
+
+    # --- parts ---------------------------------------------------------------------------------
+
+    def _find_slot(self, none: str) -> None:
+        """R6: the slot of the task that runs; its tid at FP-4."""
+        a = self.a
+        a.call(PID_TGID)
+        a.store(4, FP, -4, R0)
+        self._lookup("tree")
+        a.jump_if(R0, "==", 0, none)
+        a.mov(R6, R0)
+
+    def _lookup(self, name: str) -> None:
+        self.a.load_map(R1, name)
+        self._address(R2, FP, -4)
+        self.a.call(LOOKUP)
+
+    def _to_long(self, failed: str) -> None:
+        """Copies R6, a slot, to the task's element of `long`, which is R0 then."""
+        a = self.a
+        there = a.fresh("long")
+        self._lookup("long")
+        a.jump_if(R0, "!=", 0, there)
+        a.load_map(R1, "long")
+        self._address(R2, FP, -4)
+        a.load_map_value(R3, "tables", BLANK)
+        a.mov(R4, 0)
+        a.call(UPDATE)
+        self._lookup("long")
+        a.jump_if(R0, "==", 0, failed)
+        a.label(there)
+        a.mov(R7, R0)
+        a.mov(R1, R0)
+        a.mov(R2, SLOT_SIZE)
+        a.mov(R3, R6)
+        a.call(READ_KERNEL)
+        a.store(4, R6, PENDING, IN_LONG)
+        a.mov(R0, R7)
+
+    def _move(self, name: str, size: int) -> None:
+        """The element of the number at FP-12 becomes that of the one at FP-4."""
+        a = self.a
+        done = a.fresh("move")
+        a.load_map(R1, name)
+        self._address(R2, FP, -12)
+        a.call(LOOKUP)
+        a.jump_if(R0, "==", 0, done)
+        a.mov(R6, R0)
+        a.load(4, R1, FP, -4)
+        a.store(4, R6, RECORD + TID, R1)
+        a.load_map(R1, name)
+        self._address(R2, FP, -4)
+        a.mov(R3, R6)
+        a.mov(R4, 0)
+        a.call(UPDATE)
+        if name == "tree":
+            there = a.fresh("moved")
+            a.jump_if(R0, "==", 0, there)
+            self._count(MEMORY)
+            self._count(ENDED)
+            a.label(there)
+        a.load_map(R1, name)
+        self._address(R2, FP, -12)
+        a.call(DELETE)
+        a.label(done)
+
+    def _load_argument(self, to: Register, index: Register) -> None:
+        """to = the record's argument of that index; `index` and R1 are lost, if they differ."""
+        a = self.a
+        if index is not R1:
+            a.mov(R1, index)
+        a.alu("and", R1, 7)
+        a.alu("lsh", R1, 3)
+        a.alu("add", R1, R6)
+        a.load(8, to, R1, RECORD + ARGS)
+
+    def _load_size(self, room: int, bad: str) -> None:
+        a = self.a
+        a.load(4, R9, R6, AT)
+        a.jump_if(R9, ">", room, bad)
+
+    def _forget_size(self, room: int) -> None:
+        """R9 as it is, but the verifier knows no more of it than its bounds.
+
+        Else it would follow each way through the items by itself: 170000 steps instead of 9000."""
+        a = self.a
+        a.store(4, R6, AT, R9)
+        self._load_size(room, "out")
+
+    def _unless(self, flags: int, otherwise: str) -> None:
+        a = self.a
+        a.load(4, R1, R6, SHAPE + 8)
+        a.alu("and", R1, flags)
+        a.jump_if(R1, "==", 0, otherwise)
+
+    def _flag(self, flag: int) -> None:
+        a = self.a
+        a.load(1, R1, R6, RECORD + FLAGS)
+        a.alu("or", R1, flag)
+        a.store(1, R6, RECORD + FLAGS, R1)
+
+    def _miss(self, bit: int) -> None:
+        a = self.a
+        a.load(4, R1, R6, MISSING)
+        a.alu("or", R1, bit)
+        a.store(4, R6, MISSING, R1)
+
+    def _address(self, to: Register, base: Register, offset: int) -> None:
+        self.a.mov(to, base)
+        self.a.alu("add", to, offset)
+
+    def _read_kernel(
+        self, to: Register, place: int, size: int, context: Register, field: int, offset: int
+    ) -> None:
+        """`size` bytes at `offset` behind the pointer that is field of the context."""
+        a = self.a
+        self._address(R1, to, place)
+        a.mov(R2, size)
+        a.load(8, R3, context, field)
+        a.alu("add", R3, offset)
+        a.call(READ_KERNEL)
+
+    def _count(self, what: int) -> None:
+        a = self.a
+        a.load_map_value(R1, "state")
+        a.mov(R2, 1)
+        a.atomic_add(R1, what, R2)
+
+    def _head_on_stack(self, kind: int) -> None:
+        """A record without items at FP-96, but for its result and arguments."""
+        a = self.a
+        a.store(4, FP, -96, records.HEAD_SIZE)
+        a.store(4, FP, -92, kind)
+        a.load(4, R1, FP, -4)
+        a.store(4, FP, -96 + TID, R1)
+        a.store(4, FP, -96 + NR, 0)
+        a.call(BOOT_NS)
+        a.store(8, FP, -96 + TIME, R0)
+        for n in range(6):
+            a.store(8, FP, -96 + ARGS + 8 * n, 0)
+
+    def _output_stack(self, size: int = records.HEAD_SIZE) -> None:
+        a = self.a
+        self._wake_flags()
+        a.load_map(R1, "ring")
+        self._address(R2, FP, -96)
+        a.mov(R3, size)
+        a.call(RING_OUTPUT)
+        self._count_failure()
+
+    def _output(self, room: int) -> None:
+        """Puts the record of R6 into the ring, R9 bytes."""
+        a = self.a
+        a.store(4, R6, RECORD, R9)
+        self._wake_flags()
+        a.load_map(R1, "ring")
+        self._address(R2, R6, RECORD)
+        a.mov(R3, R9)
+        a.jump_if(R3, ">", room, "out")
+        a.call(RING_OUTPUT)
+        self._count_failure()
+
+    def _count_failure(self) -> None:
+        a = self.a
+        done = a.fresh("written")
+        a.jump_if(R0, "==", 0, done)
+        self._count(FULL)
+        a.label(done)
+
+    def _wake_flags(self) -> None:
+        """R4: whether to call the reader: after a quiet time, or when a quarter is full.
+
+        Calling costs more than all the rest; the last of a tree calls in any case."""
+        a = self.a
+        done, call = a.fresh("wake"), a.fresh("wake.call")
+        a.call(JIFFIES)
+        a.mov(R8, R0)
+        a.load_map_value(R7, "state")
+        a.load(8, R1, R7, WOKEN)
+        a.mov(R4, NO_WAKEUP)
+        a.jump_if(R1, "==", R8, done)
+        a.mov(R2, R8)
+        a.alu("sub", R2, R1)
+        a.jump_if(R2, ">", QUIET, call)
+        a.load_map(R1, "ring")
+        a.mov(R2, AVAILABLE)
+        a.call(RING_QUERY)
+        a.mov(R4, NO_WAKEUP)
+        a.jump_if(R0, "<", self.limits.ring // 4, done)
+        a.label(call)
+        a.store(8, R7, WOKEN, R8)
+        a.mov(R4, FORCE_WAKEUP)
+        a.label(done)
+
+    def _return(self) -> None:
+        self.a.mov(R0, 0)
+        self.a.exit()
