@@ -51,7 +51,7 @@ class Below:
         if not relative:
             top = sources[0]
             fd = self.view.roots[top]
-            yield Place(Found(top, os.stat(".", dir_fd=fd), sources), fd, b"")
+            yield Place(Found(top, os.fstat(fd), sources), fd, b"")
             return
         for name in relative.split(b"/"):
             directory = DirectoryView(self.view, path, sources)

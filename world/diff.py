@@ -177,10 +177,10 @@ class _Walk:
         """The mount's own directory: its mode, owner and attributes are those of the top."""
         roots = self.view.roots
         top, below = tops[0] if tops else base[0], base[0]
-        before = Found(below, os.stat(".", dir_fd=roots[below]), ())
+        before = Found(below, os.fstat(roots[below]), ())
         if below == HOST and is_foreign(self.view.stack, before.status):
             return  # its owner alone could apply a change of it
-        after = Found(top, os.stat(".", dir_fd=roots[top]), ())
+        after = Found(top, os.fstat(roots[top]), ())
         directory = DirectoryView(self.view, b"", tuple(dict.fromkeys((top, below))))
         try:
             path = self.view.path(b"")

@@ -70,7 +70,7 @@ class LiveUpper:
         """What it says of a path below the mount's target."""
         parent, _, name = relative.rpartition(b"/")
         if not relative:
-            return Look(Says.HERE, os.stat(".", dir_fd=self.root))
+            return Look(Says.HERE, os.fstat(self.root))
         above, fd = self.directory(parent)
         return self._entry(above, fd, name)
 
@@ -79,7 +79,7 @@ class LiveUpper:
         if self._place is not None and self._place[0] == relative:
             return self._place[1], self._place[2]
         self._leave()
-        look = Look(Says.HERE, os.stat(".", dir_fd=self.root))
+        look = Look(Says.HERE, os.fstat(self.root))
         fd = os.dup(self.root)
         for name in relative.split(b"/") if relative else ():
             look = self._entry(look, fd, name)

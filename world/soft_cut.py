@@ -388,7 +388,7 @@ class _MountCut:
         owner = self.cutter.earlier.of(self.mount.target)
         if owner is not None and owner[1].state is State.KEPT:
             root = self._root(owner[0])
-            return like_of(os.stat(".", dir_fd=root), raw_attributes(at(root, ""), self.marks))
+            return like_of(os.fstat(root), raw_attributes(at(root, ""), self.marks))
         with self.below.at(b"") as place:
             assert place is not None
             return self.below.like(place)

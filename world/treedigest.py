@@ -55,14 +55,15 @@ def _records(
 ) -> list[tuple[bytes, bytes]]:
     found: list[tuple[bytes, bytes]] = []
     with MountView(stack, mount) as view:
-        root = view.roots[number]
-        found.append((b"", _record(view, root, "", b"", os.stat(".", dir_fd=root), b"", False)))
+        root = os.fstat(view.roots[number])  # its mode, before it is unlocked
         pending = [b""]
         while pending:
             relative = pending.pop()
             directory = DirectoryView(view, relative, (number,))
             try:
                 fd = directory.fds[number]
+                if not relative:
+                    found.append((b"", _record(view, fd, "", b"", root, b"", False)))
                 for name in directory.names(number):
                     raw = os.fsencode(name)
                     path = relative + b"/" + raw if relative else raw

@@ -76,6 +76,15 @@ BARS: tuple[Bar, ...] = (
         ),
     ),
     Bar(
+        what="the same with capture and the exec gate",
+        text="≤ 1.25 × `bwrap --unshare-all`",
+        bench="world",
+        case="world with capture and gate, `true` ended",
+        at_most_of="bwrap --unshare-all true",
+        factor=1.25,
+        peers=("bwrap --unshare-all true", "world, `true` ended"),
+    ),
+    Bar(
         what="warm entry: a further command in a started world",
         text="≤ spawn + 1 ms",
         bench="world",

@@ -9,7 +9,9 @@ what is read of the host for that (mounts, accounts, sockets, cgroups) and the m
 is a line of its own.
 
 `true` ended: its exit status is there, which is where bwrap ends too (it does not wait for its
-sandbox to be gone). `nothing left`: every process is dead, every mount gone, the cgroups removed;
+sandbox to be gone). With capture and gate: the filters of `hybrid` are installed, the engine is
+attached before the command has its go, and asks a table before each program; what it recorded is
+read, and must tell of the program, but is not written down. `nothing left`: every process is dead, every mount gone, the cgroups removed;
 for bwrap, every process has closed a pipe that it keeps (--sync-fd). bwrap and unshare get no
 overlay and no filter: they do less.
 
@@ -31,8 +33,11 @@ import harness  # noqa: E402
 import worlds  # noqa: E402
 from harness import Context, Result, Sample, interleave, spawn  # noqa: E402
 
+from substrate.telemetry.capture import engine  # noqa: E402
+
 TRUE = "/bin/true"
 WORLD = "world, `true` ended"
+CAPTURED = "world with capture and gate, `true` ended"
 BWRAP = ("bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/", "--dev", "/dev")
 BWRAP += ("--proc", "/proc", "--tmpfs", "/run", "--tmpfs", "/tmp")
 
@@ -45,18 +50,23 @@ def bench(context: Context) -> list[Result]:
     made = worlds.WorldBench(context.scratch, ZYGOTE)
     cwd = os.fsencode(made.work)
 
-    def life(*, limited: bool = False, prepared: bool = True) -> Sample:
+    def life(*, limited: bool = False, prepared: bool = True, captured: bool = False) -> Sample:
         begin = time.perf_counter()
         number = made.cut()
-        spec = made.spec(made.groups(limited=limited))
+        spec = made.spec(made.groups(limited=limited), observed=captured)
         plan = time.perf_counter() - begin
         if prepared:
             made.zygote.prepare(spec.frame)
         time.sleep(PAUSE_S)
         start = time.perf_counter()
         world = made.start(spec)
-        worlds.run(world, (TRUE,), cwd)
+        # while the zygote starts it
+        watch = worlds.Watch(spec.frame, os.path.basename(TRUE).encode()) if captured else None
+        if worlds.run(world, (TRUE,), cwd, watch):
+            raise RuntimeError(f"{TRUE} failed in the world")
         exited = time.perf_counter()
+        if watch is not None:
+            watch.end()
         made.end(world)
         gone = time.perf_counter()
         made.drop(number)
@@ -82,6 +92,9 @@ def bench(context: Context) -> list[Result]:
         "world, nothing prepared": lambda: life(prepared=False),
         "world with cgroup limits": lambda: life(limited=True),
     }
+    if engine.is_built():
+        life(captured=True)  # what it imports is there then
+        cases[CAPTURED] = lambda: life(captured=True)
     if context.peers and shutil.which("bwrap"):
         cases["bwrap --unshare-all true"] = _bwrap
     if context.peers and shutil.which("unshare"):
@@ -89,11 +102,13 @@ def bench(context: Context) -> list[Result]:
     taken = interleave(cases, rounds=context.rounds, seed=context.seed, reference="spawn of true")
     results = context.results("world", taken, "spawn of true")
     parts = [(WORLD, part) for part in ("plan", "nothing left")]
+    if CAPTURED in taken:
+        parts.append((CAPTURED, "nothing left"))
     if "bwrap --unshare-all true" in taken:
         parts.append(("bwrap --unshare-all true", "nothing left"))
     for case, part in parts:
         values = tuple(s.more[part] * 1000 for s in taken[case])
-        note = made.backend if case == WORLD else ""
+        note = made.backend if case in (WORLD, CAPTURED) else ""
         results.append(
             Result("world", f"{case}: {part}", context.placement, "ms", values, note=note)
         )

@@ -9,6 +9,7 @@ whoever makes a `WorldBench`, and the cost of a fork grows with memory.
 from __future__ import annotations
 
 import os
+import select
 import time
 
 from substrate.session import home as homes
@@ -17,14 +18,20 @@ from substrate.session.covers import covers_of
 from substrate.session.request import TEXT, RunRequest
 from substrate.session.settings import load_settings, places
 from substrate.session.workspace import find_workspace
-from substrate.world import cgroup, cgroup_plan, layers, squash, wire
+from substrate.telemetry.capture import backends, engine, gate, records
+from substrate.telemetry.capture.engine import Programs
+from substrate.values import replace
+from substrate.world import cgroup, cgroup_plan, layers, linux, seccomp, squash, wire
 from substrate.world.handle import World, Zygote
 from substrate.world.layers import LayerStack
 from substrate.world.limits import Limits
-from substrate.world.spec import CommandSpec, WorldSpec
+from substrate.world.spec import CommandSpec, Frame, WorldSpec
 
 NUMBER = 1
 _REQUEST = RunRequest(kind=TEXT, file=b"sh", argv=(b"sh",))
+#: one more than a table of so many programs is the one that may run; all else is denied
+_DENIED_PROGRAMS = 1000
+_END_S = 10.0
 _PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -82,13 +89,14 @@ class WorldBench:
         os.rename(b"%s/%d" % (self.stack.directory, number), aside)
         self.stack = layers.load_layers(self.stack)
 
-    def spec(self, groups: cgroup.CgroupSet | None = None) -> WorldSpec:
-        """A world on the newest layer; with the cgroups of the default limits, or without."""
+    def spec(self, groups: cgroup.CgroupSet | None = None, *, observed: bool = False) -> WorldSpec:
+        """A world on the newest layer; with the cgroups of the default limits, or without.
+        `observed`: what it denies is left to capture."""
         chosen = self.groups(limited=False) if groups is None else groups
         ready = world_setup.make_ready(self.world, self.files, self.home, self.stack, self.host)
         covers = covers_of(self.world, self.home, self.settings, self.host, _REQUEST, ready.bound)
         frame = world_setup.frame_of(
-            self.world, self.settings, chosen, terminal=False, observed=False
+            self.world, self.settings, chosen, terminal=False, observed=observed
         )
         return world_setup.spec_of(
             self.world,
@@ -134,6 +142,51 @@ class WorldBench:
         return number
 
 
+class Watch:
+    """Capture of one command in an observed world as the product has it (session/capturing.py):
+    the filters of `hybrid` at level `files`, and the exec gate armed with a table. Nothing is
+    decoded or written down."""
+
+    def __init__(self, frame: Frame, allowed: bytes) -> None:
+        denied = seccomp.evidence(
+            machine=linux.MACHINE,
+            allow_ptrace=frame.allow_ptrace,
+            allow_userns=frame.allow_userns,
+            allow_cgroupns=frame.allow_userns and frame.backend != "ns-root",
+        )
+        self.programs: Programs = engine.programs_of(
+            "hybrid", "files", denied=tuple((nr, word, mask) for nr, _, word, mask in denied)
+        )
+        made = backends.make("hybrid", "files", denied={nr: number for nr, number, _, _ in denied})
+        assert isinstance(made, engine.EngineBackend)
+        self.backend = made
+        table = {b"denied-%d" % i: gate.DENY for i in range(_DENIED_PROGRAMS)}
+        self.backend.arm(gate.pack_table({**table, allowed: gate.ALLOW}), gate.DENY, gate.HOLD_MS)
+        self.open_to_tracer = (
+            frame.backend != "ns-user"
+            and not linux.effective_capabilities() >> linux.CAP_SYS_PTRACE & 1
+        )
+
+    def end(self) -> None:
+        """Drains what is left. Raises RuntimeError unless it tells that the program ran."""
+        kinds: list[int] = []
+        until = time.monotonic() + _END_S
+        poll = select.poll()
+        poll.register(self.backend.fileno(), select.POLLIN)
+        try:
+            while True:
+                kinds += [head[1] for head, _, _ in records.read_records(self.backend.drain())]
+                if self.backend.finished():
+                    break
+                if time.monotonic() > until:
+                    raise RuntimeError("capture did not end")
+                poll.poll(10)
+            if records.EXEC not in kinds or self.backend.lost():
+                raise RuntimeError(f"capture did not tell of the program: {kinds}")
+        finally:
+            self.backend.close()
+
+
 def wait_for_seat(world: World) -> None:
     """Has a seat made for the next command, where there can be one."""
     if not world.ask_for_seat():
@@ -162,19 +215,33 @@ def command(argv: tuple[str, ...], cwd: bytes) -> CommandSpec:
     )
 
 
-def run(world: World, argv: tuple[str, ...], cwd: bytes) -> int:
+def run(world: World, argv: tuple[str, ...], cwd: bytes, watch: Watch | None = None) -> int:
     """Runs a command in a started world to its end; its exit status."""
+    spec = command(argv, cwd)
+    if watch is not None:
+        spec = replace(
+            spec,
+            notify=watch.programs.notify,
+            trace=watch.programs.trace,
+            open_to_tracer=watch.open_to_tracer,
+        )
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     go = None
     try:
-        go = world.run(command(argv, cwd), (null,))
+        go = world.run(spec, (null,))
+        hello = None
+        if watch is not None:
+            hello = go.receive()
+            if hello is None or hello.kind != wire.HELLO:
+                raise RuntimeError("the command did not wait to be captured")
+            watch.backend.attach(hello.pid, hello.fds[0] if hello.fds else None)
         go.give()
         while True:
             message = world.receive()
             if message is None:
                 raise RuntimeError("the world ended before its command")
             if message.kind == wire.EXITED:
-                hello = go.receive()
+                hello = hello or go.receive()
                 if hello is None or hello.kind != wire.HELLO or go.failed(hello.pid):
                     raise RuntimeError("the command did not start")
                 return os.waitstatus_to_exitcode(message.number(1))

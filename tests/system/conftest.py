@@ -16,6 +16,7 @@ import pytest
 
 from tests.system import installation, traces_left
 from tests.system.caller import Caller, remove
+from tests.system.installation import copy_distribution, dependencies_of
 
 AS_ROOT = os.geteuid() == 0
 
@@ -33,6 +34,16 @@ def base():
 @pytest.fixture(scope="session")
 def command(base):
     return installation.install(base)
+
+
+@pytest.fixture(scope="session")
+def packages(base):
+    """A directory with pytest, from what the tests themselves run by."""
+    folder = base / "pytest"
+    folder.mkdir()
+    for name in {"pytest", *dependencies_of("pytest")}:
+        copy_distribution(name, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

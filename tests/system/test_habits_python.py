@@ -12,10 +12,10 @@ import sys
 
 import pytest
 
-from tests.system.installation import copy_distribution, dependencies_of
 from tests.system.plain_copy import Place, need
 
-_BACKEND = r"""
+#: makes `project`, and wheels and sdists of three versions of it in `dist`
+PROJECT = r"""
 mkdir -p project/src/habit dist
 cat > project/backend.py <<'END'
 import base64, hashlib, os, tarfile, zipfile
@@ -68,7 +68,7 @@ echo 'def main(): print(1)' > project/src/habit/__init__.py; echo data > project
 make() { echo $1 > project/VERSION; (cd project; /usr/bin/python3 -B -c "import backend; backend.build_wheel('../dist'); backend.build_sdist('../dist')"); }
 make 1.0; sed -i s/1/2/ project/src/habit/__init__.py; make 2.0; make 3.0
 """
-_PRELUDE = """
+PIP_ALONE = """
 export PIP_NO_INDEX=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 export PIP_CONFIG_FILE=/dev/null
 """
@@ -93,8 +93,8 @@ _READERS = ((r".*\.pyc", _bytecode), (r".*/RECORD", _without_hashes))
 def _place(caller, **given):
     if not os.path.exists("/usr/bin/python3"):
         need("/usr/bin/python3")
-    given["prelude"] = _PRELUDE + given.get("prelude", "")
-    return Place(caller=caller, setup=_BACKEND, readers=_READERS, **given)
+    given["prelude"] = PIP_ALONE + given.get("prelude", "")
+    return Place(caller=caller, setup=PROJECT, readers=_READERS, **given)
 
 
 def test_pip_in_environments_of_the_host_and_of_the_world(caller):
@@ -113,16 +113,6 @@ def test_pip_in_environments_of_the_host_and_of_the_world(caller):
         "venv/bin/pip --python other/bin/python install -q --find-links dist habit; other/bin/habit; venv/bin/pip freeze",
     )
     assert any(path.endswith("habit-3.0.dist-info/RECORD") for path in after)
-
-
-@pytest.fixture(scope="session")
-def packages(base):
-    """A directory with pytest, from what the tests themselves run by."""
-    folder = base / "pytest"
-    folder.mkdir()
-    for name in {"pytest", *dependencies_of("pytest")}:
-        copy_distribution(name, folder)
-    return folder
 
 
 def test_pytest_with_its_caches(caller, packages):
