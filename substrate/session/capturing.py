@@ -67,7 +67,11 @@ _BPF: Final = (
     "the digest of a script (that of what runs it is told)",
     "how a process ended whose first thread ended before the others; the port that a socket listens on "
     "where bind(2) did not name it; socketcall(2) of i386; messages of sendmmsg(2) behind the second",
-    "calls that end their process or are cut short by its end",
+    "calls that end their process or are cut short by its end; which descriptor a program was run by; "
+    " addresses whose length is none of their kind",
+)
+_NO_END: Final = (
+    "what goes on when the supervisor is killed: nothing ends it where there is no world"
 )
 _NO_BLOCK: Final = (
     "what comes faster than it is read: it is lost and counted, as nothing waits for bpf (overflow "
@@ -124,6 +128,8 @@ def choose(home: Home, settings: Settings, *, in_world: bool, terminal: bool) ->
         spots += _BPF
         if settings.overflow == "block":
             spots.append(_NO_BLOCK)
+        if not in_world:
+            spots.append(_NO_END)
     elif backend == "hybrid" and settings.capture == "files" and not settings.exact_reads:
         spots.append(_NO_READS)
     missing: tuple[str, ...] = ()
