@@ -401,7 +401,7 @@ static bool look_at_file(struct gate *gate, struct record *record, int target, i
         *decision = DENY;
         return false;
     }
-    record_item(record, depth ? OPENED : EXE, depth, found, size);
+    record_item(record, depth ? OPENED : EXE, 0, found, size);
     enum decision said = ask_table(gate, found, size);
     if (strictness(said) > strictness(*decision))
         *decision = said;

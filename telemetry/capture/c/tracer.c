@@ -362,7 +362,8 @@ static bool keep_child(struct tracer *tracer, struct task *task)
         return true;
     if (change_argument_0(task->tid, call->abi, flags & ~(uint64_t)CLONE_UNTRACED))
         return true;
-    engine_trouble(tracer->engine, task->tid, REGISTERS, errno);
+    if (errno != ESRCH) /* else it was killed meanwhile */
+        engine_trouble(tracer->engine, task->tid, REGISTERS, errno);
     kill(task->tid, SIGKILL);
     return false;
 }
