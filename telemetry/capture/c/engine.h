@@ -158,6 +158,7 @@ void describe_cwd(struct record *record, pid_t tid);
  * "" for `dir` itself; numbers are as stat(2) has them. */
 struct file_status {
     uint64_t dev, ino, changed_ns;
+    uint64_t mount; /* the number of its mount; 0 where the kernel does not tell (before 5.8) */
     uint32_t mode;
 };
 bool read_file_status(int dir, const char *name, struct file_status *status);

@@ -134,16 +134,27 @@ void describe_cwd(struct record *record, pid_t tid)
     add_link(record, tid, "cwd", CWD);
 }
 
+#ifdef STATX_MNT_ID
+#define MOUNT STATX_MNT_ID
+#else
+#define MOUNT 0
+#endif
+
 bool read_file_status(int dir, const char *name, struct file_status *status)
 {
     struct statx found;
-    if (statx(dir, name, AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_MODE | STATX_INO | STATX_CTIME,
+    if (statx(dir, name, AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_MODE | STATX_INO | STATX_CTIME | MOUNT,
               &found))
         return false;
     status->dev = makedev(found.stx_dev_major, found.stx_dev_minor);
     status->ino = found.stx_ino;
     status->changed_ns = (uint64_t)found.stx_ctime.tv_sec * 1000000000u + found.stx_ctime.tv_nsec;
     status->mode = found.stx_mode;
+#ifdef STATX_MNT_ID
+    status->mount = found.stx_mask & STATX_MNT_ID ? found.stx_mnt_id : 0;
+#else
+    status->mount = 0;
+#endif
     return true;
 }
 
@@ -430,6 +441,14 @@ static void add_fd(struct record *record, uint32_t number, uint32_t flags, const
     record_close(record, FD, length >= MOST_PATH, length + 8);
 }
 
+/* What /proc says that a descriptor of ours is. */
+static ssize_t own_descriptor(int fd, char *into, size_t room)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return readlink(path, into, room);
+}
+
 /* The filesystem of pipes without a name, which nothing else lies on. */
 static dev_t pipes_device(void)
 {
@@ -446,6 +465,34 @@ static dev_t pipes_device(void)
     return device;
 }
 
+/* The name of a device, of which programs inherit the same ones again and again: a terminal, /dev/null.
+ * Its link in /proc is made anew for each copy, 8 us each. Other files are not kept: a directory
+ * above one can be renamed, and nothing about the file says so. */
+static ssize_t device_name(int fd, const struct file_status *status, char *into, size_t room)
+{
+    enum { KEPT = 4, MOST_NAME = 64 };
+    static _Thread_local struct {
+        struct file_status status;
+        size_t length;
+        char name[MOST_NAME];
+    } known[KEPT];
+    static _Thread_local unsigned next;
+    for (unsigned i = 0; i < KEPT; i++)
+        if (known[i].length && known[i].status.mount == status->mount &&
+            known[i].status.dev == status->dev && known[i].status.ino == status->ino &&
+            known[i].status.changed_ns == status->changed_ns) {
+            memcpy(into, known[i].name, known[i].length);
+            return known[i].length;
+        }
+    ssize_t length = own_descriptor(fd, into, room);
+    if (status->mount && length > 0 && length <= MOST_NAME) {
+        known[next % KEPT].status = *status;
+        known[next % KEPT].length = length;
+        memcpy(known[next++ % KEPT].name, into, length);
+    }
+    return length;
+}
+
 /* One descriptor, by a copy of it: what it is needs no look into /proc but for the name of a
  * file. False where there is none. */
 static bool add_copied_fd(struct record *record, int process, uint32_t number)
@@ -454,7 +501,7 @@ static bool add_copied_fd(struct record *record, int process, uint32_t number)
     if (fd < 0)
         return false;
     struct file_status status;
-    char path[64], text[MOST_PATH];
+    char text[MOST_PATH];
     int flags = fcntl(fd, F_GETFL);
     ssize_t length = -1;
     if (flags >= 0 && read_file_status(fd, "", &status)) {
@@ -462,10 +509,10 @@ static bool add_copied_fd(struct record *record, int process, uint32_t number)
             length = snprintf(text, sizeof text, "socket:[%llu]", (unsigned long long)status.ino);
         else if (S_ISFIFO(status.mode) && status.dev == pipes_device())
             length = snprintf(text, sizeof text, "pipe:[%llu]", (unsigned long long)status.ino);
-        else {
-            snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-            length = readlink(path, text, sizeof text);
-        }
+        else if (S_ISCHR(status.mode))
+            length = device_name(fd, &status, text, sizeof text);
+        else
+            length = own_descriptor(fd, text, sizeof text);
         if (length >= 0)
             add_fd(record, number, flags, text, length);
     }
