@@ -47,8 +47,9 @@ def _run(request: RunRequest, zygote: Zygote, closed: frozenset[int]) -> tuple[O
         for warning in loaded.warnings:
             messages.warn(warning)
     request = with_shell(request, loaded.settings.shell)
-    talk = os.isatty(2) and not (request.quiet or request.json)
-    outcome = run_one_shot(request, loaded.settings, zygote, closed, messages.say if talk else None)
+    warn = None if request.quiet or request.json else messages.say
+    say = warn if os.isatty(2) else None
+    outcome = run_one_shot(request, loaded.settings, zygote, closed, say, warn)
     return outcome, loaded.settings.at_end
 
 
@@ -125,6 +126,10 @@ def _say_how_it_failed(outcome: Outcome) -> None:
         messages.say(
             "substrate: the command was ended: its layer reached the disk limit (124): "
             "--limit disk=SIZE raises it"
+        )
+    elif ended.ended_by == "halt":
+        messages.say(
+            "substrate: the command was ended: it did more than could be written down (--overflow halt)"
         )
     elif ended.ended_by == "supervisor":
         messages.say("substrate: the world ended under the command: its first process was killed")

@@ -4,7 +4,9 @@ Theory of operation. `begin` chooses a backend and says which seccomp programs t
 `attach` takes hold of it while it waits for its go; the supervisor's poll loop calls `pump` when
 `fds` are readable, which empties the ring and writes what is ready to the trace; `end` waits for
 the rest and writes what is said once: coverage, and the summary for `command_end`. Decoding is
-imported while the command runs already. Invariants: what the filter leaves to us is denied while
+imported while the command runs already. A disk that takes no more meets `overflow` (trace.md §5):
+`block` keeps what is ready and lets the ring fill, so that the command waits; `drop` counts it, and
+a `log_drop` tells, for which, and for the end of the command, room was kept; `halt` ends it. Once the command is over nothing is waited for. Invariants: what the filter leaves to us is denied while
 the command lives, or the command does not start; what was not seen is said in `coverage`.
 Spec: capture.md §2, §4.
 """
@@ -18,7 +20,7 @@ import select
 import time
 
 from substrate.errors import HostUnsupported
-from substrate.session import capture_probe
+from substrate.session import capture_probe, reserve
 from substrate.telemetry.capture import backends, engine
 from substrate.telemetry.capture.backend import CaptureError
 from substrate.values import replace, value
@@ -36,11 +38,14 @@ if TYPE_CHECKING:
     from substrate.telemetry.capture.decode import Decoder, Program
     from substrate.telemetry.trace.digests import Digester
     from substrate.telemetry.trace.envelope import Event
+    from substrate.telemetry.trace.losses import Losses
     from substrate.telemetry.trace.writer import TraceWriter
     from substrate.world.spec import Frame
 
 #: between two looks at a ring in which little comes
 _PAUSE_S: Final = 0.1
+#: between two tries to write what a full disk did not take
+_RETRY_S: Final = 0.25
 #: how long files may be digested before the ring is looked at again
 _SLICE_S: Final = 0.02
 #: how long what is left of a world may take to be told
@@ -198,6 +203,14 @@ class Capturing:
         self._denied = denied if choice.witnessed else ()
         self._decoder: Decoder | None = None
         self._kept: list[bytes] = []
+        self._held: list[Event] = []  # what the disk did not take, while the command waits
+        self._full: OSError | None = None  # why
+        self._losses: Losses | None = None  # not told yet
+        self.dropped = 0  # events, since the disk was full
+        self._no_manifest = False
+        self._over = False
+        self._room_at = -1  # where room is kept for the end
+        self._say: Callable[[str], None] | None = None
         self._next_look = 0.0
         self._root = -1
         self._pid = 0
@@ -240,8 +253,11 @@ class Capturing:
         cwd: bytes,
         number: Callable[[], int],
         digester: Digester,
+        session_fd: int,
+        say: Callable[[str], None] | None = None,
     ) -> None:
-        """Where the events go. Called when the command has its go."""
+        """Where the events go. Called when the command has its go. `session_fd`: the session's
+        directory, where room is kept. `say`: tells whoever waits that there is none."""
         from substrate.session.digest_cache import open_cache
         from substrate.session.inputs import Inputs
         from substrate.telemetry.capture.decode import Decoder, Scope
@@ -250,6 +266,10 @@ class Capturing:
         self._cache = open_cache(self._home_path)
         self._writer = writer
         self._span = span
+        self._say = say
+        if self._overflow == "drop":
+            reserve.keep(session_fd)
+            self._room_at = session_fd
         self._decoder = Decoder(
             Scope(
                 root_tid=self._pid,
@@ -275,7 +295,7 @@ class Capturing:
         if self._closed:
             return ()
         if now < self._next_look:
-            return (self._backend.fileno(),)
+            return () if self._held else (self._backend.fileno(),)
         return (self._backend.fileno(), self._backend.soft_fileno())
 
     def next_look(self, now: float) -> float | None:
@@ -284,6 +304,11 @@ class Capturing:
 
     def pump(self) -> None:
         """Empties the ring, and writes what is ready."""
+        if self._held:
+            self._write(self._held)
+            if self._held:
+                self._next_look = time.monotonic() + _RETRY_S
+                return
         data = self._backend.drain()
         self._next_look = time.monotonic() + _PAUSE_S
         if self._decoder is None:
@@ -301,9 +326,54 @@ class Capturing:
         self._decoder.feed(data)
         events = self._decoder.take()
         if events:
-            self._writer.append(events)
+            self._write(events)
         if self._inputs is not None:
             self._inputs.work(time.monotonic() + _SLICE_S)
+
+    def _write(self, events: list[Event]) -> None:
+        """Into the trace, or what `overflow` says of what the disk does not take. Raises OSError."""
+        told = self._losses
+        if told is None and not events:
+            return
+        try:
+            drops = [] if told is None else told.events(self._writer.drops)
+            self._writer.append([*drops, *events])
+        except OSError as error:
+            if error.errno not in reserve.FULL or self._overflow == "halt":
+                raise
+            if self._overflow == "drop":
+                self._lose(events)
+                return
+            if self._over:
+                raise
+            if self._full is None and self._say is not None:
+                self._say(
+                    "substrate: no room to write down what the command does: it waits "
+                    f"for some below {os.fsdecode(self._home_path)}"
+                )
+            self._held, self._full = events, error
+        else:
+            self._losses, self._held, self._full = None, [], None
+
+    def _lose(self, events: list[Event]) -> None:
+        from substrate.telemetry.trace.entries import weigh
+        from substrate.telemetry.trace.losses import DISK_FULL, Losses
+
+        self._losses = self._losses or Losses()
+        for event in events:
+            self._losses.add(DISK_FULL, event, weigh(event, None))
+        self.dropped += len(events)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the command is held until the disk has room."""
+        return bool(self._held)
+
+    def give_up(self) -> None:
+        """Somebody wants the end of a command that waits for room, and could not hear of it. Raises
+        OSError."""
+        if self._full is not None:
+            raise self._full
 
     def finished(self) -> bool:
         """Whether everything was told."""
@@ -321,6 +391,7 @@ class Capturing:
         from substrate.telemetry.trace.events.notice import Coverage
 
         took_s = time.monotonic() - self._began
+        self._over = True
         if not over:
             if self.can_kill:
                 self._backend.kill()
@@ -332,11 +403,18 @@ class Capturing:
             self.close()
             return [], {}
         decoder = self._decoder
-        events = decoder.finish()
+        self._write([*self._held, *decoder.finish()])
+        manifest = self._manifest(took_s)
+        self._give_room()
+        events = [] if self._losses is None else self._losses.events(self._writer.drops)
         lost = {**self._backend.lost()}
         if not self._backend.finished():
             lost["unfinished"] = lost.get("unfinished", 0) + 1
+        if self.dropped:
+            lost["disk_full"] = self.dropped
         spots = list(self.choice.blind_spots)
+        if self._no_manifest:
+            spots.append("the input manifest: the disk was full")
         if decoder.unreadable:
             spots.append(f"{decoder.unreadable} arguments that could not be read")
         if decoder.cut:
@@ -356,12 +434,21 @@ class Capturing:
             lost=sum(lost.values()),
             lost_by=lost or None,
         )
-        events.append(coverage.event("capture", span_id=self._span))
-        if self._inputs is not None and self._root >= 0:
-            missing = self.choice.missing_kinds
-            events.append(self._inputs.manifest(self._writer, self._span, missing, took_s))
+        events += [coverage.event("capture", span_id=self._span), *manifest]
         self.close()
         return events, decoder.summary.body()
+
+    def _manifest(self, took_s: float) -> list[Event]:
+        if self._inputs is None or self._root < 0:
+            return []
+        missing = self.choice.missing_kinds
+        try:
+            return [self._inputs.manifest(self._writer, self._span, missing, took_s)]
+        except OSError as error:  # its list is a blob
+            if error.errno not in reserve.FULL or self._overflow != "drop":
+                raise
+            self._no_manifest = True
+            return []
 
     def _wait_finished(self) -> None:
         poll = select.poll()
@@ -394,8 +481,14 @@ class Capturing:
             os.close(self._root)
             self._root = -1
 
+    def _give_room(self) -> None:
+        if self._room_at >= 0:
+            reserve.give_up(self._room_at)
+            self._room_at = -1
+
     def close(self) -> None:
         """Ends what is still captured."""
+        self._give_room()
         self._leave_root()
         if self._cache is not None:
             self._cache.close()

@@ -302,6 +302,8 @@ class CommandRun:
                 self._stop()
             elif self._quiet or self._dead:
                 self._abandoned = number in signals.FORWARDED
+            elif number in signals.ENDING and self.capture is not None and self.capture.waits:
+                self.capture.give_up()
             elif number in signals.FORWARDED:
                 scope = "group" if number in signals.TO_GROUP else "main"
                 self._signal(number, scope)

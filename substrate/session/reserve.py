@@ -2,7 +2,8 @@
 
 A discard and `world gc` write down what goes before it goes. On a full disk that would fail, and the
 layers that fill it would stay. So the home keeps a file that is given up for it, and made again
-when they are done. Invariant: it holds nothing; where it cannot be had, it is not there. Spec:
+when they are done. A session keeps one while a command runs whose events may be lost on a full disk: the line
+that counts them, and the command's end, need some (capturing.py). Invariant: it holds nothing; where it cannot be had, it is not there. Spec:
 world.md §8.
 """
 

@@ -76,11 +76,12 @@ def run_one_shot(
     zygote: Zygote,
     closed_fds: frozenset[int],
     say: Callable[[str], None] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Runs one command. `zygote` was forked before anything else; `closed_fds`: which of 0-2
-    were closed when we started; `say` tells a person on a terminal what happens before it.
-    Raises SubstrateError when substrate itself failed."""
-    run = _OneShot(request, settings, zygote, closed_fds, say)
+    were closed when we started; `say` tells a person on a terminal what happens before it, `warn`
+    anybody that the record has no room. Raises SubstrateError when substrate itself failed."""
+    run = _OneShot(request, settings, zygote, closed_fds, say, warn)
     try:
         run.open()
         run.start()
@@ -100,8 +101,10 @@ class _OneShot:
         zygote: Zygote,
         closed_fds: frozenset[int],
         say: Callable[[str], None] | None,
+        warn: Callable[[str], None] | None,
     ) -> None:
         self.say = say
+        self.warn = warn
         self.request = request
         self.settings = settings
         self.zygote = zygote
@@ -394,7 +397,8 @@ class _OneShot:
             return first + taken
 
         first = writer.position.seq
-        self.capture.begin(writer, self.recorder.span, self.cwd, number, self.digester)
+        span = self.recorder.span
+        self.capture.begin(writer, span, self.cwd, number, self.digester, self.files.fd, self.warn)
 
     def _start_failed(self, failed: StartFailed) -> HostUnsupported:
         """Closes the command's span, and forgets that the backend is known to work."""
@@ -559,6 +563,9 @@ class _OneShot:
                 # not before its record: an unfrozen layer tells the next run to record it
                 layers.freeze_layer(self.stack, self.layer)
         writer.close()
+        if self.capture is not None and self.capture.dropped and self.warn is not None:
+            count = self.capture.dropped
+            self.warn(f"substrate: {count} events of the record were lost: the disk was full")
         return Outcome(
             exit_status=exit_status(ended),
             ended=ended,

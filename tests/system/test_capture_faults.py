@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import os
 import random
+import signal
 import subprocess
 import tempfile
 import time
@@ -126,30 +127,103 @@ def test_a_world_without_memory(caller, backend):
         assert ends >= {9} or ends >= {1}  # the kernel's killer; or no more memory is given
 
 
-@pytest.mark.parametrize("policy", ["block", "drop", "halt"])
-def test_a_disk_that_is_full_in_the_middle(idmap, user, policy):
-    """The record ends whole, the message says why, and the next command goes on."""
+#: tells more than the small filesystem holds; the second one more than that and the ring together
+MUCH = "i=0; while [ $i -lt 60000 ]; do : > /tmp/none-$i/none; i=$((i+1)); done 2>/dev/null; exit 4"
+MORE = MUCH.replace("60000", "150000")
+
+
+@pytest.fixture
+def small(request, idmap, user):
+    """A caller whose home is on a filesystem of 3 MiB, and a function that makes that larger."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small filesystem needs root")
-    caller = user if policy == "drop" else idmap
+    caller = {"ns-root-idmap": idmap, "ns-user": user}[request.param]
     caller.forget()
     at = Path(tempfile.mkdtemp(prefix="substrate-full-", dir="/mnt"))
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m,mode=755", "none", at], check=True)
+
+    def make_room():
+        subprocess.run(["mount", "-o", "remount,size=80m", at], check=True)
+
     try:
-        small = dataclasses.replace(caller, elsewhere=at / "own" / "state")
-        small.make_directory(at / "own")
-        text = "i=0; while [ $i -lt 60000 ]; do : > /tmp/none-$i/none; i=$((i+1)); done 2>/dev/null; exit 4"
-        done = small.substrate("--overflow", policy, "-c", text, timeout=60)
-        assert done.returncode == 125
-        assert b"No space left on device\nhint: make room" in done.stderr
-        small.verify()
-        subprocess.run(["mount", "-o", "remount,size=40m", at], check=True)
-        again = small.substrate("-c", "echo again")
-        assert (again.returncode, again.stdout) == (0, b"again\n"), again.stderr
-        small.verify()
+        placed = dataclasses.replace(caller, elsewhere=at / "own" / "state")
+        placed.make_directory(at / "own")
+        yield placed, make_room
     finally:
         subprocess.run(["umount", at], check=True)
         at.rmdir()
+
+
+_BOTH = pytest.mark.parametrize("small", ["ns-root-idmap", "ns-user"], indirect=True)
+
+
+def _goes_on(caller, make_room):
+    caller.verify()
+    make_room()
+    again = caller.substrate("-c", "echo again")
+    assert (again.returncode, again.stdout) == (0, b"again\n"), again.stderr
+    caller.verify()
+
+
+@_BOTH
+def test_a_full_disk_ends_the_command_where_nothing_may_be_lost(small):
+    """The record ends whole, the message says why, and the next command goes on."""
+    caller, make_room = small
+    done = caller.substrate("--overflow", "halt", "-c", MUCH, timeout=60)
+    assert done.returncode == 125
+    assert b"No space left on device\nhint: make room" in done.stderr
+    _goes_on(caller, make_room)
+
+
+@_BOTH
+def test_a_full_disk_loses_what_may_be_lost_and_counts_it(small):
+    caller, make_room = small
+    done = caller.substrate("--overflow", "drop", "-c", MUCH, timeout=60)
+    assert done.returncode == 4, done.stderr
+    seen = Seen(caller)
+    drops, (coverage,) = seen.of("log_drop"), seen.of("coverage")
+    assert {drop["reason"] for drop in drops} == {"disk_full"}
+    lost = sum(drop["count"] for drop in drops)
+    assert lost == drops[-1]["cumulative"] == coverage["lost_by"]["disk_full"] > 0
+    assert b"%d events of the record were lost: the disk was full" % lost in done.stderr
+    assert seen.events[-1]["body"]["exit"] == 4
+    _goes_on(caller, make_room)
+
+
+def _starts_waiting(caller, *options):
+    process = caller.start("--overflow", "block", *options, "-c", MORE)
+    line = process.stderr.readline()
+    assert line.startswith(b"substrate: no room to write down what the command does"), line
+    return process
+
+
+@_BOTH
+def test_a_full_disk_holds_the_command_until_there_is_room(small):
+    caller, make_room = small
+    process = _starts_waiting(caller)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(2)
+    make_room()
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (4, b"")
+    seen = Seen(caller)
+    assert not seen.of("log_drop")
+    assert seen.of("coverage")[0]["lost"] == 0
+    told = {row["path"] for row in seen.rows() if str(row["path"]).startswith("/tmp/none-")}
+    assert len(told) == 150_000
+
+
+@pytest.mark.parametrize("ends", [signal.SIGTERM, signal.SIGINT, "timeout"])
+@_BOTH
+def test_a_command_that_a_full_disk_holds_can_be_ended(small, ends):
+    caller, make_room = small
+    process = _starts_waiting(caller, *(("--timeout", "8s") if ends == "timeout" else ()))
+    if ends != "timeout":
+        process.send_signal(ends)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 125
+    assert b"No space left on device\nhint: make room" in err
+    _goes_on(caller, make_room)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
