@@ -82,7 +82,7 @@ _NO_BLOCK: Final = (
     "what comes faster than it is read: it is lost and counted, as nothing waits for bpf (overflow "
     "`block` is not kept)"
 )
-_NO_GO: Final = "questions to name servers that are not sent by send(2) and its kin"
+_NO_GO: Final = "questions to name servers, but for those sent by sendto(2) with an address or MSG_NOSIGNAL, or by sendmsg(2) in one piece"
 
 
 @value

@@ -37,7 +37,9 @@ LEAST_S: Final = 0.5
 _SHARE: Final = 0.25
 #: of /proc and /sys nothing is an input that could be had again
 _UNREAL: Final = (b"/proc/", b"/sys/", b"/dev/")
-_REGULAR, _DIRECTORY, _FORMAT = 0o100000, 0o040000, 0o170000
+_REGULAR, _DIRECTORY, _LINK, _FORMAT = 0o100000, 0o040000, 0o120000, 0o170000
+#: as the kernel follows in one path (path_resolution(7))
+_MOST_LINKS: Final = 40
 
 
 class Inputs:
@@ -59,6 +61,7 @@ class Inputs:
         self._absent: set[bytes] = set()
         self._directories: set[bytes] = set()
         self._late = 0
+        self._unreal = 0
 
     def work(self, until: float) -> None:
         """Digests what was read so far, until then (monotonic)."""
@@ -74,6 +77,7 @@ class Inputs:
 
     def _look(self, path: bytes, until: float) -> None:
         if path.startswith(_UNREAL):
+            self._unreal += 1
             return
         try:
             fd = linux.openat2(self._root, path, os.O_PATH, linux.RESOLVE_IN_ROOT)
@@ -92,7 +96,8 @@ class Inputs:
             if kind == _DIRECTORY:
                 self._directories.add(path)
             elif kind == _REGULAR:
-                if path in self._summary.changed or status.st_ctime_ns >= self._began_ns:
+                changed = path in self._summary.changed or status.st_ctime_ns >= self._began_ns
+                if changed or self._is_led_elsewhere(path, fd):
                     self._put(path, None, None)
                     return
                 digest = self._digest(path, fd, status, until)
@@ -100,6 +105,45 @@ class Inputs:
                 self._put(path, status.st_size, digest)
         finally:
             os.close(fd)
+
+    def _is_led_elsewhere(self, path: bytes, fd: int) -> bool:
+        """Whether a symbolic link on the way to the open file is younger than the command: then
+        another file may be what was read."""
+        try:
+            if os.readlink(b"/proc/self/fd/%d" % fd) == path:
+                return False  # no link on the way
+        except OSError:
+            return True
+        done, left, links = b"", path.split(b"/")[::-1], 0
+        while left:
+            name = left.pop()
+            if name in (b"", b"."):
+                continue
+            if name == b"..":
+                done = done.rpartition(b"/")[0]
+                continue
+            done += b"/" + name
+            if done in self._summary.moved:
+                return True
+            try:
+                link = linux.openat2(
+                    self._root, done, os.O_PATH | os.O_NOFOLLOW, linux.RESOLVE_IN_ROOT
+                )
+            except OSError:
+                return True
+            try:
+                status = os.fstat(link)
+                if status.st_mode & _FORMAT != _LINK:
+                    continue
+                links += 1
+                if status.st_ctime_ns >= self._began_ns or links > _MOST_LINKS:
+                    return True
+                text = os.readlink(b"", dir_fd=link)
+            finally:
+                os.close(link)
+            done = b"" if text[:1] == b"/" else done.rpartition(b"/")[0]
+            left += text.split(b"/")[::-1]
+        return False
 
     def _is_below_moved(self, path: bytes) -> bool:
         """Whether a directory above it was renamed or replaced by the command: the name may lead to
@@ -163,12 +207,16 @@ class Inputs:
             self._late += 1
             self._put(path, None, None)
         self._forget_moved()
-        kinds = (*missing, *((f"digests of {self._late} files",) if self._late else ()))
+        kinds = list(missing)
+        if self._late:
+            kinds.append(f"digests of {self._late} files")
+        if self._unreal:
+            kinds.append(f"{self._unreal} paths below /proc, /sys and /dev")
         return _event(
             sorted(self._files, key=_by_path),
             sorted(summary.absent | self._absent),
             sorted(summary.listed | self._directories),
-            kinds,
+            tuple(kinds),
             writer,
             span,
         )

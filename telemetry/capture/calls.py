@@ -150,6 +150,7 @@ CALLS: Final[dict[str, tuple[int | None, int | None, int | None, bytes]]] = {
     "lsetxattr": (189, 6, 227, _shape(FILES, I_META, 0)),
     "fsetxattr": (190, 7, 228, _FD_META),
     "setxattrat": (463, 463, 463, _shape(FILES, I_META, 1, 0)),
+    "file_setattr": (469, 469, 469, _shape(FILES, I_META, 1, 0)),
     "removexattr": (197, 14, 235, _shape(FILES, I_META, 0)),
     "lremovexattr": (198, 15, 236, _shape(FILES, I_META, 0)),
     "fremovexattr": (199, 16, 237, _FD_META),

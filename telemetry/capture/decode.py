@@ -10,6 +10,7 @@ Spec: capture.md §4, trace.md §3, §4.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from _socket import SOCK_DGRAM
@@ -91,7 +92,8 @@ class Decoder:
         self._events: list[Event] = []
         self._sockets: dict[bytes, Socket] = {}
         self._connections = 0
-        self._interrupted: dict[int, tuple[int, ...]] = {}
+        #: by task: its call that a signal interrupted, until the next one tells what came of it
+        self._interrupted: dict[int, tuple[tuple[int, ...], bytes]] = {}
         self._refusals = {nr: rest for nr, *rest in scope.denied}
         self._tables = {abi: calls.by_number(calls.MACHINE, abi) for abi in _ABIS}
         self._kinds: dict[int, Callable[[tuple[int, ...], dict[int, Any]], None]] = {
@@ -117,6 +119,8 @@ class Decoder:
             elif kind == records.HOLD:
                 holds.append((head, _items(data, at, end)))
             elif kind in self._kinds:
+                if self._interrupted and kind in (records.EXEC, records.EXIT):
+                    self._tell_interrupted(head[4])
                 self._kinds[kind](head, _items(data, at, end))
             else:
                 raise records.Torn(f"a record of kind {kind}")
@@ -131,6 +135,8 @@ class Decoder:
 
     def finish(self) -> list[Event]:
         """All that is left."""
+        for tid in list(self._interrupted):
+            self._tell_interrupted(tid)
         self._put_batches(self.batches.rest(), self.every.rest())
         return self.take()
 
@@ -173,6 +179,23 @@ class Decoder:
 
     # --- calls
 
+    def _went_on(self, tid: int, nr: int, args: list[int]) -> None:
+        """A task makes this call now: if it was interrupted in another one, that was not begun again."""
+        found = self._interrupted.get(tid)
+        if found is None:
+            return
+        if found[0][5] == nr and list(found[0][8:]) == args:
+            del self._interrupted[tid]
+        else:
+            self._tell_interrupted(tid)
+
+    def _tell_interrupted(self, tid: int) -> None:
+        """The program saw EINTR, or nothing more; a connect(2) goes on without it."""
+        found = self._interrupted.pop(tid, None)
+        if found is not None:
+            head, data = found
+            self._call(head, data, 0, len(data), self._tables[calls.NATIVE])
+
     def _call(
         self,
         head: tuple[int, ...],
@@ -196,10 +219,12 @@ class Decoder:
                 return
             if flags & records.RESTARTED:
                 # the kernel begins it again, or the program sees EINTR: the next call tells
-                self._interrupted[tid] = (nr, *args)
+                self._went_on(tid, nr, args)
+                told = (*head[:2], flags & ~records.RESTARTED, *head[3:7], -errno.EINTR, *args)
+                self._interrupted[tid] = (told, data[at:end])
                 return
         if self._interrupted:
-            self._interrupted.pop(tid, None)
+            self._went_on(tid, nr, args)
         items = _items(data, at, end)
         outcome: int | str = (
             intents.UNOBSERVED
@@ -242,7 +267,7 @@ class Decoder:
         outcome: int | str,
         result: int,
     ) -> None:
-        place = process.place
+        place = self.tree.place_of(process, tid)
         raw = items.get(records.PATH)
         base = items.get(records.BASE)
         told = None
@@ -288,6 +313,10 @@ class Decoder:
                     if paths.is_file_name(opened):
                         path = opened
                 process.files[result] = path
+        if name == "renameat2":
+            flags = intents.rename_flags(args[4])
+        if path2 is not None and type(outcome) is int and name.startswith("rename"):
+            self.tree.renamed(path, path2, exchanged=bool(flags) and args[4] & 2 != 0)
         if not path and raw is None and base is None:
             return  # nothing is known of what it was done to: counted as unreadable
         if path.startswith((b"pipe:[", b"socket:[", b"anon_inode:")):
@@ -307,7 +336,7 @@ class Decoder:
         outcome: int | str,
     ) -> None:
         """chdir(2), fchdir(2), chroot(2)."""
-        place = process.place
+        place = self.tree.place_of(process, tid)
         raw = items.get(records.PATH)
         path = (
             paths.absolute(raw, place.cwd, place.root)
@@ -359,10 +388,10 @@ class Decoder:
     def _fork(self, head: tuple[int, ...], items: dict[int, Any]) -> None:
         parent, child, flags = self.tree.find(head[4]), head[7] & 0xFFFFFFFF, head[8]
         if head[9]:
-            self.tree.thread(parent, child)
+            self.tree.thread(parent, head[4], child, flags)
             return
         pid = _WORD.unpack(items[records.PIDS])[0] if len(items.get(records.PIDS, b"")) == 4 else 0
-        made = self.tree.fork(parent, child, pid, flags)
+        made = self.tree.fork(parent, head[4], child, pid, flags)
         if records.CWD in items:
             made.place.cwd = items[records.CWD]
         self.summary.processes += 1
@@ -385,7 +414,7 @@ class Decoder:
             process = self.tree.find(tid)
         else:
             self.tree.moved(process, old, tid)
-        place = process.place
+        place = self.tree.place_of(process, tid)
         if records.CWD in items:
             place.cwd = items[records.CWD]
         if len(items.get(records.PIDS, b"")) == 4:
@@ -499,9 +528,10 @@ class Decoder:
         if name in ("socketpair", "socketcall"):
             return
         socket = self._socket(process, args, items)
-        address = None
-        if records.ADDRESS in items:
-            address = network.parse_address(items[records.ADDRESS])
+        addresses = [network.parse_address(text) for text in items.get(records.ADDRESS, ())]
+        if name == "sendmmsg" and type(outcome) is int:
+            del addresses[outcome:]  # so many were sent
+        address = addresses[-1] if addresses else None
         if name == "bind":
             if type(outcome) is int:
                 socket.bound = address
@@ -518,7 +548,9 @@ class Decoder:
                 socket.peer = address
                 self._connects(process, time_us, socket, address, outcome)
         else:
-            self._sends(process, time_us, socket, address, items, outcome)
+            for address in addresses or (None,):  # sendmmsg(2): several messages
+                self._sends(process, time_us, socket, address, outcome)
+            self._questions(process, time_us, (*addresses, socket.peer), items)
 
     def _listens(self, process: Process, time_us: int, socket: Socket, outcome: int | str) -> None:
         from substrate.telemetry.trace.events.net import NetListen
@@ -598,19 +630,25 @@ class Decoder:
         time_us: int,
         socket: Socket,
         address: Address | None,
-        items: dict[int, Any],
         outcome: int | str,
     ) -> None:
-        """Datagrams: each address once a socket; questions to name servers each time."""
-        to = address or socket.peer
-        if to is None:
-            return
+        """Datagrams: each address once a socket."""
         if address is not None:
             key = (address.ip, address.port, address.path)
-            if key not in socket.told and len(socket.told) < 4096:
-                socket.told.add(key)
+            if key not in socket.told:
+                if len(socket.told) < 4096:  # further ones are told each time
+                    socket.told.add(key)
                 self._connects(process, time_us, socket, address, outcome)
-        if to.port == network.DNS_PORT:
+
+    def _questions(
+        self,
+        process: Process,
+        time_us: int,
+        to: tuple[Address | None, ...],
+        items: dict[int, Any],
+    ) -> None:
+        """Questions to name servers, each time. `to`: where any of the messages goes."""
+        if any(address is not None and address.port == network.DNS_PORT for address in to):
             for data in items.get(records.DATA, ()):
                 question = network.parse_question(data)
                 if question is not None:
@@ -696,7 +734,7 @@ _WORDS: Final = calls.INTENTS
 _SHAPES: Final[dict[bytes, tuple[int, ...]]] = {}
 _FLAGS_TEXTS: Final[dict[int, str]] = {}
 #: items that there may be several of
-_MANY: Final = (records.FD, records.DATA, records.FILE)
+_MANY: Final = (records.FD, records.DATA, records.FILE, records.ADDRESS)
 
 
 def _unpack(packed: bytes) -> tuple[int, ...]:

@@ -79,3 +79,12 @@ def result_text(result: int) -> int | str:
 def word(intent: int) -> str:
     """The word of an intent of a shape."""
     return calls.INTENTS[intent]
+
+
+#: renameat2(2)
+_RENAME_FLAGS: Final = ((1, "RENAME_NOREPLACE"), (2, "RENAME_EXCHANGE"), (4, "RENAME_WHITEOUT"))
+
+
+def rename_flags(flags: int) -> str | None:
+    """Their names as renameat2(2) has them, None for none."""
+    return "|".join(name for bit, name in _RENAME_FLAGS if flags & bit) or None

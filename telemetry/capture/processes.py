@@ -1,7 +1,8 @@
 """The processes of a command: who made whom, and where each stands. Logic only.
 
 A *process* is a thread group, with a number of its own in the session (`proc`): the kernel uses
-pids again. What processes can share is a cell: the working directory and root (CLONE_FS).
+pids again. What processes can share is a cell: the working directory and root (CLONE_FS); a thread that
+was made without sharing it has one of its own.
 Records come in the order of the ring, in which a task is told before what it does; a task that was
 never told (a loss, a backend that cannot order two processors) becomes a process of its own, whose
 parent is not known, so that nothing it did is lost.
@@ -57,6 +58,8 @@ class Tree:
         self._number = number
         self.root = Process(number(), None, root_tid, 0, Place(cwd), span)
         self.by_tid: dict[int, Process] = {root_tid: self.root}
+        #: of threads that do not stand where their process does
+        self._own_places: dict[int, Place] = {}
         self.strays = 0  # tasks that nobody told of
 
     def find(self, tid: int) -> Process:
@@ -71,22 +74,45 @@ class Tree:
     def knows(self, tid: int) -> bool:
         return tid in self.by_tid
 
-    def fork(self, parent: Process, tid: int, pid: int, flags: int) -> Process:
-        """A new process."""
-        place = parent.place if flags & CLONE_FS else Place(parent.place.cwd, parent.place.root)
+    def place_of(self, process: Process, tid: int) -> Place:
+        """Where a task of a process stands."""
+        return self._own_places.get(tid, process.place)
+
+    def renamed(self, old: bytes, new: bytes, *, exchanged: bool) -> None:
+        """A directory has another name: who stands below it stands there now."""
+        places = {process.place for process in self.by_tid.values()}
+        for place in places.union(self._own_places.values()):
+            for here, there in ((old, new), (new, old)) if exchanged else ((old, new),):
+                if place.cwd is not None and (place.cwd + b"/").startswith(here + b"/"):
+                    place.cwd = there + place.cwd[len(here) :]
+                    break
+
+    def fork(self, parent: Process, by: int, tid: int, pid: int, flags: int) -> Process:
+        """A new process. `by`: the task that made it."""
+        place = self.place_of(parent, by)
+        if not flags & CLONE_FS:
+            place = Place(place.cwd, place.root)
         made = Process(self._number(), parent, tid, pid, place, parent.span)
         made.files = parent.files if flags & CLONE_FILES else dict(parent.files)
         self.by_tid[tid] = made
         return made
 
-    def thread(self, parent: Process, tid: int) -> None:
+    def thread(self, parent: Process, by: int, tid: int, flags: int) -> None:
+        """A new thread. `flags`: of clone(2), 0 where nobody knows them: then it is as most are."""
         parent.tasks += 1
         self.by_tid[tid] = parent
+        place = self.place_of(parent, by)
+        if flags and not flags & CLONE_FS:
+            place = Place(place.cwd, place.root)
+        if place is not parent.place:
+            self._own_places[tid] = place
 
     def moved(self, process: Process, old: int, tid: int) -> None:
         """A thread that was no leader has exec'd: it has the leader's number now."""
         self.by_tid.pop(old, None)
         self.by_tid[tid] = process
+        process.place = self._own_places.pop(old, process.place)
+        self._own_places.pop(tid, None)
         process.tasks = 1
 
     def ended(self, tid: int) -> Process | None:
@@ -94,5 +120,6 @@ class Tree:
         process = self.by_tid.pop(tid, None)
         if process is None:
             return None
+        self._own_places.pop(tid, None)
         process.tasks -= 1
         return process if tid == process.host_pid else None

@@ -244,8 +244,10 @@ static void add_messages(struct record *record, const struct call *call, uint64_
                          uint64_t count)
 {
     size_t step = call->abi == NATIVE ? 64 : 32; /* struct mmsghdr */
-    if (count > 8)
-        count = 8; /* further ones go the same way nearly always; the result says how many */
+    if (count > 8) { /* further ones go the same way nearly always; the result says how many */
+        count = 8;
+        record_head(record)->flags |= CUT;
+    }
     for (uint64_t i = 0; i < count; i++)
         if (!add_message(record, call, address + i * step))
             return;

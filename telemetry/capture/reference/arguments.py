@@ -225,6 +225,7 @@ class Call:
         wide = self.width == 8
         head = struct.Struct("=QI4xQQ" if wide else "=IIII")
         vector = struct.Struct("=QQ" if wide else "=II")
+        self.flags |= records.CUT if count > MOST_MESSAGES else 0
         for _ in range(min(count, MOST_MESSAGES)):
             try:
                 name, name_size, parts, part_count = head.unpack(

@@ -92,7 +92,7 @@ def find_disagreements(
 
 
 #: calls that not every strace knows
-NEWEST = frozenset({"fchmodat2", "setxattrat", "removexattrat"})
+NEWEST = frozenset({"fchmodat2", "file_setattr", "setxattrat", "removexattrat"})
 
 
 def _only(mine: frozenset[Seen], theirs: frozenset[Seen], them: Captured, name: str) -> list[str]:
