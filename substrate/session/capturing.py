@@ -85,6 +85,10 @@ _NO_BLOCK: Final = (
 _NO_GO: Final = "questions to name servers, but for those sent by sendto(2) with an address or MSG_NOSIGNAL, or by sendmsg(2) in one piece"
 
 
+_NO_LOADER: Final = "what the kernel reads by itself to run a program: its loader (ld.so)"
+_NO_MOUNTS: Final = "mounts, namespaces and roots that a command makes (mount, pivot_root, setns, unshare): paths are told as they are named there"
+
+
 @value
 class Choice:
     """What is in force. `backend` and `level` are `off` where nothing is captured."""
@@ -145,7 +149,9 @@ def choose(home: Home, settings: Settings, *, in_world: bool, terminal: bool) ->
     if in_world and not observed and not witnessed:
         spots.append(_NO_EVIDENCE)
     if settings.capture != "exec":
-        spots.append(_NO_GO)
+        spots += [_NO_GO, _NO_LOADER]
+        if not in_world or settings.userns:
+            spots.append(_NO_MOUNTS)
     return Choice(
         backend=backend,
         level=settings.capture,

@@ -36,6 +36,7 @@ _COMPONENT: Final = "capture"
 #: what a line can hold as a number (trace.md §2)
 _MOST_NUMBER: Final = (1 << 53) - 1
 _AT_FDCWD: Final = -100
+_MOST_SOCKETS: Final = 16384
 _CREDENTIALS: Final = struct.Struct("=6I")
 #: of an auxiliary vector, <linux/auxvec.h>: uid, euid, gid, egid
 _AT_IDS: Final = (11, 12, 13, 14)
@@ -506,8 +507,16 @@ class Decoder:
         key = items.get(records.BASE) or b"%d:%d" % (process.proc, _int(args[0]))
         found = self._sockets.get(key)
         if found is None:
-            found = self._sockets[key] = network.Socket()
+            found = self._keep_socket(key, network.Socket())
         return found
+
+    def _keep_socket(self, key: bytes, socket: Socket) -> Socket:
+        """Nobody tells when one is closed, so the oldest are forgotten: what is known of them is
+        where they were bound, and with whom they were connected."""
+        self._sockets[key] = socket
+        if len(self._sockets) > _MOST_SOCKETS:
+            del self._sockets[next(iter(self._sockets))]
+        return socket
 
     def _net(
         self,
@@ -523,7 +532,8 @@ class Decoder:
         if shape[8] & calls.NEW_SOCKET:
             if type(outcome) is int:
                 key = items.get(records.OPENED) or b"%d:%d" % (process.proc, outcome)
-                self._sockets[key] = network.Socket(_int(args[0]), _int(args[1]) & 0xF)
+                self._sockets.pop(key, None)
+                self._keep_socket(key, network.Socket(_int(args[0]), _int(args[1]) & 0xF))
             return
         if name in ("socketpair", "socketcall"):
             return

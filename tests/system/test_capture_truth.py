@@ -245,6 +245,93 @@ def test_questions_and_messages_are_told(caller, python):
     assert {"b64": base64.b64encode(b"\0name\xff").decode()} in paths
 
 
+@pytest.mark.parametrize("backend", ["hybrid", "ptrace", "notify"])
+def test_a_directory_that_is_renamed_takes_along_who_stands_in_it(caller, backend):
+    text = "mkdir -p a/b; echo > a/b/old; cd a/b; mv ../../a ../../c; mkdir -p ../../a/b; rm old; (mkdir new)"
+    _, seen = run(caller, text, "--capture-backend", backend)
+    changed = {row["path"] for row in seen.rows() if row["intent"] in ("delete", "create")}
+    assert {f"{caller.work}/c/b/old", f"{caller.work}/c/b/new"} <= changed
+    assert f"{caller.work}/a/b/old" not in changed
+
+
+@pytest.mark.parametrize("backend", ["hybrid", "ptrace"])
+def test_a_thread_may_stand_elsewhere_than_its_process(caller, base, backend):
+    """clone(2) without CLONE_FS: its chdir(2) moves nobody else."""
+    source = base / "own-place.c"
+    source.write_text(
+        "#define _GNU_SOURCE\n#include <sched.h>\n#include <stdlib.h>\n#include <unistd.h>\n"
+        "#include <sys/stat.h>\nstatic volatile int done;\n"
+        'static int thread(void *p) { chdir("sub"); mkdir("by-thread", 0755); done = 1; pause(); return 0; }\n'
+        "int main(void) { char *stack = malloc(1 << 16);\n"
+        "  clone(thread, stack + (1 << 16), CLONE_VM | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD, 0);\n"
+        '  while (!done) usleep(1000);\n  mkdir("by-main", 0755); _exit(0); }\n'
+    )
+    program = base / "own-place"
+    subprocess.run(["gcc", "-O1", "-o", program, source], check=True)
+    program.chmod(0o755)
+    _place(caller, "sub/there", b"")
+    _, seen = run(caller, str(program), "--capture-backend", backend)
+    made = {row["path"] for row in seen.rows() if row["call"] == "mkdir"}
+    assert made == {f"{caller.work}/sub/by-thread", f"{caller.work}/by-main"}
+
+
+def test_a_link_that_leads_elsewhere_by_then_gives_no_digest(user):
+    for name in ("one", "two"):
+        _place(user, name, name.encode())
+    for name, target in (("middle", "one"), ("link", "middle"), ("still", "two")):
+        os.symlink(target, user.work / name)
+    time.sleep(0.02)
+    text = "sh -c 'cat link still; rm middle; ln -s two middle'"
+    done, seen = run(user, text, "--no-world")
+    assert done.stdout == b"onetwo"
+    (manifest,) = seen.of("input_manifest")
+    files = {os.path.basename(body["path"]): body for body in manifest["files"]}
+    assert files["link"].get("unknown") is True
+    assert len(files["still"]["digest"]) == 64
+
+
+def test_a_connect_that_was_interrupted_is_told(caller, python):
+    """Without SA_RESTART the program sees EINTR, and the connection is made all the same."""
+    text = (
+        "import ctypes, signal, socket, threading, time, os\n"
+        "l = socket.socket(socket.AF_UNIX); l.bind('\\0full'); l.listen(0)\n"
+        "first = socket.socket(socket.AF_UNIX); first.connect('\\0full')\n"
+        "signal.signal(signal.SIGALRM, lambda *_: None)\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.2)\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "s = socket.socket(socket.AF_UNIX)\n"
+        "address = b'\\1\\0\\0full'\n"
+        "assert libc.connect(s.fileno(), address, len(address)) == -1\n"
+        "print(os.strerror(ctypes.get_errno()))\n"
+        "os.mkdir('after')\n"
+    )
+    done, seen = run(caller, python(text))
+    assert done.stdout == b"Interrupted system call\n"
+    results = [b.get("result") for b in seen.of("net_connect")]
+    assert results == [None, "EINTR"]
+
+
+def test_each_address_of_several_messages_is_told(caller, python):
+    text = (
+        "import ctypes, socket, struct\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "keep = []\n"
+        "def message(port):\n"
+        "    a = ctypes.create_string_buffer(struct.pack('=HH4s8x', 2, socket.htons(port), b'\\x7f\\0\\0\\1'))\n"
+        "    d = ctypes.create_string_buffer(b'x'); v = ctypes.create_string_buffer(struct.pack('=QQ', ctypes.addressof(d), 1))\n"
+        "    keep.extend((a, d, v))\n"
+        "    return struct.pack('=QI4xQQ24xI4x', ctypes.addressof(a), 16, ctypes.addressof(v), 1, 0)\n"
+        "for n in (5, 12):\n"
+        "    b = ctypes.create_string_buffer(b''.join(message(4000 + n * 100 + i) for i in range(n)))\n"
+        "    ctypes.CDLL(None).sendmmsg(s.fileno(), b, n, 0)\n"
+    )
+    _, seen = run(caller, python(text))
+    ports = {b["port"] for b in seen.of("net_connect")}
+    assert ports == {4500 + i for i in range(5)} | {5200 + i for i in range(8)}
+    (coverage,) = seen.of("coverage")  # of the other four it is said that there were more
+    assert any("longer than is kept" in spot for spot in coverage["blind_spots"])
+
+
 #: calls that the fuzzer makes beside those of the table: what worlds deny, reads, signals
 _MORE = (0, 1, 9, 16, 101, 135, 157, 165, 250, 272, 298, 308, 321, 425)
 #: chmod(2) and its kin: a directory of a rootless layer that its owner shut cannot be read
