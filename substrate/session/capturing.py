@@ -65,7 +65,7 @@ _NO_LOOKUPS: Final = "what is looked up by stat(2), access(2), readlink(2), getd
 _NO_RESULTS: Final = "the results of calls"
 _NO_ENDS: Final = (
     "how processes end, what they inherit, those that make no call, whose child one is whose parent "
-    "has ended, and where paths begin after chroot(2) or in a directory that was removed"
+    "has ended, and where absolute paths begin after chroot(2)"
 )
 _NO_EVIDENCE: Final = "attempts at what the world denies (mount, setns, ptrace, bpf ...)"
 _BPF: Final = (

@@ -84,6 +84,8 @@ class Inputs:
         except (FileNotFoundError, NotADirectoryError):
             if path in self._summary.read or path in self._summary.changed:
                 self._put(path, None, None)  # it was there
+            elif self._summary.changed and self._has_link(path):
+                self._put(path, None, None)  # what was removed may have been it, by another name
             else:
                 self._absent.add(path)
             return
@@ -105,6 +107,24 @@ class Inputs:
                 self._put(path, status.st_size, digest)
         finally:
             os.close(fd)
+
+    def _has_link(self, path: bytes) -> bool:
+        """Whether a symbolic link stands on the way to a path, as far as there is one."""
+        names, done = path.split(b"/")[1:], b""
+        for name in names:
+            done += b"/" + name
+            try:
+                fd = linux.openat2(
+                    self._root, done, os.O_PATH | os.O_NOFOLLOW, linux.RESOLVE_IN_ROOT
+                )
+            except OSError:
+                return False
+            try:
+                if os.fstat(fd).st_mode & _FORMAT == _LINK:
+                    return True
+            finally:
+                os.close(fd)
+        return False
 
     def _is_led_elsewhere(self, path: bytes, fd: int) -> bool:
         """Whether a symbolic link on the way to the open file is younger than the command: then

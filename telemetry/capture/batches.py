@@ -62,7 +62,7 @@ class Batches:
             process.writes = changes
             rows.clear()
         # of results only errors differ: descriptors are numbers without a meaning afterwards
-        key = (path, path2, intent, call, result if type(result) is str else "")
+        key = (path, path2, intent, call, flags, result if type(result) is str else "")
         row = rows.get(key)
         if row is not None:
             row[_LAST] = time_us

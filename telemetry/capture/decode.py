@@ -543,6 +543,7 @@ class Decoder:
             del addresses[outcome:]  # so many were sent
         address = addresses[-1] if addresses else None
         if name == "bind":
+            self._makes_socket(process, tid, time_us, address, outcome)
             if type(outcome) is int:
                 socket.bound = address
                 if socket.kind == SOCK_DGRAM and address is not None:
@@ -561,6 +562,23 @@ class Decoder:
             for address in addresses or (None,):  # sendmmsg(2): several messages
                 self._sends(process, time_us, socket, address, outcome)
             self._questions(process, time_us, (*addresses, socket.peer), items)
+
+    def _makes_socket(
+        self,
+        process: Process,
+        tid: int,
+        time_us: int,
+        address: Address | None,
+        outcome: int | str,
+    ) -> None:
+        """bind(2) to a path makes a file there (unix(7))."""
+        named = None if address is None else address.path
+        if not named or named[:1] == b"\0":
+            return
+        place = self.tree.place_of(process, tid)
+        path = paths.absolute(named, place.cwd, place.root)
+        self.batches.add(process, time_us, tid, "bind", path, "create", outcome)
+        self.summary.add("create", path, None, outcome)
 
     def _listens(self, process: Process, time_us: int, socket: Socket, outcome: int | str) -> None:
         from substrate.telemetry.trace.events.net import NetListen

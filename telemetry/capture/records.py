@@ -65,7 +65,7 @@ FILTERED: Final = 16  # a seccomp filter answered it (or a tracer took it away):
 # tags of items
 PATH, PATH2 = 1, 2
 #: of the directory that PATH or PATH2 is relative to, or of the descriptor that a call acts on;
-#: left out where it is the working directory; empty where there is no name for it
+#: of `bpf` left out where it is the working directory; empty where there is no name for it
 BASE, BASE2 = 3, 4
 OPENED: Final = 5  # the kernel's own path of what was opened
 ARGV: Final = 6  # words, each with a NUL behind it

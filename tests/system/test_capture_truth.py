@@ -275,6 +275,48 @@ def test_a_thread_may_stand_elsewhere_than_its_process(caller, base, backend):
     assert made == {f"{caller.work}/sub/by-thread", f"{caller.work}/by-main"}
 
 
+@pytest.mark.parametrize("backend", ["hybrid", "ptrace", "notify"])
+def test_a_thread_that_goes_its_own_way_moves_nobody_else(caller, python, backend):
+    """unshare(2), CLONE_FS: and a name of the directory that the tree renames by another path."""
+    text = (
+        "import ctypes, os, threading\n"
+        "def away():\n"
+        "    assert ctypes.CDLL(None).unshare(0x200) == 0\n"
+        "    os.chdir('/usr')\n"
+        "t = threading.Thread(target=away); t.start(); t.join()\n"
+        "os.mkdir('here')\n"
+        "os.makedirs('real/one'); os.symlink('real', 'alias'); os.chdir('real/one')\n"
+        "os.rename('../../alias/one', '../../alias/two')\n"
+        "os.mkdir('there')\n"
+    )
+    _, seen = run(caller, python(text), "--capture-backend", backend)
+    made = {row["path"] for row in seen.rows() if row["call"] == "mkdir"}
+    assert {f"{caller.work}/here", f"{caller.work}/real/two/there"} <= made
+
+
+def test_what_was_removed_by_another_name_was_not_absent(caller):
+    text = "mkdir d; echo x > d/f; ln -s d l; sh -c 'cat l/f; rm d/f; cat none/f; exit 0'"
+    _, seen = run(caller, text)
+    (manifest,) = seen.of("input_manifest")
+    assert f"{caller.work}/l/f" not in manifest["absent"]
+
+
+def test_a_socket_with_a_name_is_a_file_that_was_made(caller, python):
+    text = (
+        "import socket\n"
+        "s = socket.socket(socket.AF_UNIX); s.bind('named')\n"
+        "try: socket.socket(socket.AF_UNIX).bind('named')\n"
+        "except OSError as error: print(error.errno)\n"
+    )
+    done, seen = run(caller, python(text))
+    assert done.stdout == b"98\n"
+    rows = [row for row in seen.rows() if row["call"] == "bind"]
+    assert [(row["path"], row["result"]) for row in rows] == [
+        (f"{caller.work}/named", 0),
+        (f"{caller.work}/named", "EADDRINUSE"),
+    ]
+
+
 def test_a_link_that_leads_elsewhere_by_then_gives_no_digest(user):
     for name in ("one", "two"):
         _place(user, name, name.encode())

@@ -201,7 +201,7 @@ static void conclude(struct answerer *answerer, struct held *held, enum decision
     gate_tell(engine, &answerer->scratch, &held->call, &held->approval, held->hold, decision, reason);
     struct head *head = record_begin(&answerer->record, CALL, held->call.tid);
     const struct shape *shape = shape_of(engine, &held->call);
-    describe_entry(engine, &answerer->record, &held->call, shape);
+    describe_entry(&answerer->record, &held->call, shape);
     if (decision == ALLOW && shape)
         expect_program(&answerer->record, &held->call, shape);
     head = record_head(&answerer->record);
@@ -276,7 +276,7 @@ static void answer_one(struct answerer *answerer, const struct seccomp_notif *as
                      ? engine->denied[call.nr]
                      : 0;
     struct head *head = record_begin(record, denied ? DENIED : CALL, call.tid);
-    describe_entry(engine, record, &call, shape);
+    describe_entry(record, &call, shape);
     if (!engine->traces && !denied && shape && shape->flags & PROGRAM) {
         int refused = 0;
         if (engine->gate.armed && !gate_exec(answerer, &call, shape, asked->id, &refused))

@@ -135,7 +135,7 @@ ssize_t read_link(pid_t tid, const char *name, unsigned char *into, size_t room)
 
 struct engine;
 /* Adds what the arguments of a call point to. */
-void describe_entry(struct engine *engine, struct record *record, const struct call *call,
+void describe_entry(struct record *record, const struct call *call,
                     const struct shape *shape);
 /* Adds what only its end tells; `result` is not negative. */
 void describe_exit(struct record *record, const struct call *call, const struct shape *shape,

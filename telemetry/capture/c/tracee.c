@@ -108,18 +108,22 @@ ssize_t read_link(pid_t tid, const char *name, unsigned char *into, size_t room)
 
 /* --- arguments */
 
-static void add_link(struct record *record, pid_t tid, const char *name, enum tag tag)
+/* Closes the text of a link, for which there is room; `length` as readlink(2) gave it. */
+static void close_link(struct record *record, enum tag tag, ssize_t length)
 {
-    unsigned char *into = record_open(record, MOST_PATH);
-    if (!into)
-        return;
-    ssize_t length = read_link(tid, name, into, MOST_PATH);
     if (length < 0 && errno == ENAMETOOLONG) /* there is one, deeper than the kernel can say */
         record_head(record)->flags |= CUT;
     if (length < 0 && tag != BASE && tag != BASE2 && tag != CWD)
         return;
     /* where a path begins is not to be guessed from what was known before */
     record_close(record, tag, length == MOST_PATH, length < 0 ? 0 : length);
+}
+
+static void add_link(struct record *record, pid_t tid, const char *name, enum tag tag)
+{
+    unsigned char *into = record_open(record, MOST_PATH);
+    if (into)
+        close_link(record, tag, read_link(tid, name, into, MOST_PATH));
 }
 
 static void add_fd_link(struct record *record, pid_t tid, int fd, enum tag tag)
@@ -164,10 +168,28 @@ void describe_file(struct record *record, const struct file_status *status)
     record_item(record, FILE_ID, 0, words, sizeof words);
 }
 
-/* `moves`: nobody tells whether a change of the working directory went well, so it is told each
- * time. */
+/* The working directory, as the kernel has it now: it changes by more than chdir(2), by renames from
+ * anywhere and by unshare(2). One that was removed is told by the last name that it had. */
+static void add_cwd(struct record *record, pid_t tid, enum tag tag)
+{
+    static const char gone[] = " (deleted)";
+    const size_t more = sizeof gone - 1;
+    unsigned char *into = record_open(record, MOST_PATH);
+    if (!into)
+        return;
+    ssize_t length = read_link(tid, "cwd", into, MOST_PATH);
+    if (length > (ssize_t)more && !memcmp(into + length - more, gone, more)) {
+        char path[64];
+        struct stat status;
+        snprintf(path, sizeof path, "/proc/%d/cwd", (int)tid);
+        if (stat(path, &status) == 0 && status.st_nlink == 0) /* and it has not that name */
+            length -= more;
+    }
+    close_link(record, tag, length);
+}
+
 static void add_path(struct record *record, const struct call *call, uint8_t path, uint8_t dir,
-                     enum tag tag, enum tag base, bool relative, bool moves)
+                     enum tag tag, enum tag base, bool relative)
 {
     uint64_t address = call->args[path];
     int fd = dir == NO_ARGUMENT ? AT_THE_CWD : (int)call->args[dir];
@@ -191,8 +213,8 @@ static void add_path(struct record *record, const struct call *call, uint8_t pat
         record_head(record)->flags |= CUT;
     if (relative && !absolute && fd != AT_THE_CWD)
         add_fd_link(record, call->tid, fd, base);
-    else if (relative && !absolute && moves)
-        add_link(record, call->tid, "cwd", base);
+    else if (relative && !absolute)
+        add_cwd(record, call->tid, base);
 }
 
 static void add_address(struct record *record, const struct call *call, uint64_t address,
@@ -268,7 +290,7 @@ static void add_how(struct record *record, const struct call *call, uint8_t at)
     record_close(record, HOW, 0, size);
 }
 
-void describe_entry(struct engine *engine, struct record *record, const struct call *call,
+void describe_entry(struct record *record, const struct call *call,
                     const struct shape *shape)
 {
     struct head *head = record_head(record);
@@ -280,11 +302,11 @@ void describe_entry(struct engine *engine, struct record *record, const struct c
     bool relative = !(shape->flags & NAME);
     if (shape->path != NO_ARGUMENT)
         add_path(record, call, shape->path, shape->dir, PATH, BASE,
-                 relative && !(shape->flags & TARGET), !engine->traces);
+                 relative && !(shape->flags & TARGET));
     else if (shape->dir != NO_ARGUMENT && (int)call->args[shape->dir] >= 0)
         add_fd_link(record, call->tid, (int)call->args[shape->dir], BASE);
     if (shape->path2 != NO_ARGUMENT)
-        add_path(record, call, shape->path2, shape->dir2, PATH2, BASE2, true, !engine->traces);
+        add_path(record, call, shape->path2, shape->dir2, PATH2, BASE2, true);
     if (shape->address != NO_ARGUMENT && !(shape->flags & ADDRESS_OUT))
         add_address(record, call, call->args[shape->address], call->args[shape->address + 1]);
     if (shape->flags & HAS_DATA)

@@ -376,7 +376,7 @@ static bool on_clone(struct tracer *tracer, struct task *task)
         return true;
     if (tracer->engine->everything) {
         record_begin(&task->record, CALL, task->tid)->result = -ENOSYS;
-        describe_entry(tracer->engine, &task->record, &task->call, task->shape);
+        describe_entry(&task->record, &task->call, task->shape);
         ring_put(&tracer->engine->ring, &task->record);
     }
     resume(tracer, task, 0);
@@ -456,7 +456,7 @@ static void on_entry(struct tracer *tracer, struct task *task)
         return;
     }
     record_begin(&task->record, CALL, task->tid);
-    describe_entry(engine, &task->record, &task->call, task->shape);
+    describe_entry(&task->record, &task->call, task->shape);
     task->in_call = true;
     if (ours && engine->gate.armed && task->shape && task->shape->flags & PROGRAM)
         gate_exec(tracer, task);

@@ -95,7 +95,7 @@ class Call:
         path, folder, path2, folder2, address, extra, _level, _intent, flags, _ = self.shape
         if path != calls.NONE:
             plain = flags & (calls.NAME | calls.TARGET)
-            self._path(records.PATH, records.BASE, path, calls.NONE if plain else folder)
+            self._path(records.PATH, records.BASE, path, None if plain else folder)
         elif folder != calls.NONE:
             self._descriptor(records.BASE, self.fd(folder))
         if path2 != calls.NONE:
@@ -160,7 +160,8 @@ class Call:
         if text:
             self.items.append((tag, text))
 
-    def _path(self, tag: int, base_tag: int, index: int, folder: int) -> None:
+    def _path(self, tag: int, base_tag: int, index: int, folder: int | None) -> None:
+        """`folder`: the argument that it is relative to; NONE: the working directory, None: nothing."""
         at = self.args[index]
         text = None
         if at:
@@ -173,12 +174,13 @@ class Call:
                 self.flags |= records.CUT if cut else 0
             if text is not None:
                 self.items.append((tag, text))
-        if folder != calls.NONE and not (text or b"").startswith(b"/"):
-            self._descriptor(base_tag, self.fd(folder))
+        if folder is not None and not (text or b"").startswith(b"/"):
+            here = folder == calls.NONE
+            self._descriptor(base_tag, proc.AT_FDCWD if here else self.fd(folder))
 
     def _descriptor(self, tag: int, fd: int) -> None:
-        if fd != proc.AT_FDCWD:
-            self.items.append((tag, proc.descriptor(self.tid, fd)))
+        here = fd == proc.AT_FDCWD
+        self.items.append((tag, proc.cwd(self.tid) if here else proc.descriptor(self.tid, fd)))
 
     def add_argv(self, words: bytes) -> None:
         """Where it was read for the gate; else nothing reads it before the kernel did."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 AT_FDCWD: Final = -100
 _AT_UID, _AT_SECURE, _AT_EXECFN = 11, 23, 31
+_DELETED: Final = b" (deleted)"
 _FD: Final = struct.Struct("=II")
 _CREDENTIALS: Final = struct.Struct("=6I")
 _PID: Final = struct.Struct("=I")
@@ -81,7 +82,16 @@ def _content(path: str, most: int = _MOST_READ) -> bytes | None:
 
 
 def cwd(tid: int) -> bytes:
-    return _link(f"/proc/{tid}/cwd")
+    """Where a task stands; of a directory that was removed the last name that it had."""
+    path = f"/proc/{tid}/cwd"
+    found = _link(path)
+    if found.endswith(_DELETED):
+        try:
+            if os.stat(path).st_nlink == 0:
+                return found[: -len(_DELETED)]
+        except OSError:
+            return found
+    return found
 
 
 def root(tid: int) -> bytes:

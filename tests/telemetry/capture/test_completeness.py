@@ -29,7 +29,6 @@ KNOWN = {
         "storm interrupt",
     ): "an open of a FIFO that a signal ends before its notification is taken is not told",
     ("notify", "storm interrupt"): "a signal before a notification is received ends it with EINTR",
-    ("notify", "places gone"): "the kernel's name of a directory that was removed says so",
     ("notify", "places chroot"): "after a chroot whose result it does not see",
     ("python", "pointers"): "of a path without an end it gives the beginning, as if it were whole",
     ("bpf", "programs descriptor"): _BY_DESCRIPTOR,
