@@ -142,15 +142,18 @@ def _drain(backend: Backend, pid: int, keep: bool) -> tuple[list[bytes], int, in
     kept: list[bytes] = []
     number = size_bytes = 0
     status = None
-    poll = select.poll()
-    for fd in (backend.fileno(), backend.soft_fileno()):
-        poll.register(fd, select.POLLIN)
+    # as the product does: much is looked at now, little now and then (session/capturing.py)
+    urgent, either = select.poll(), select.poll()
+    for poll in (urgent, either):
+        poll.register(backend.fileno(), select.POLLIN)
+    either.register(backend.soft_fileno(), select.POLLIN)
     while True:
         data = backend.drain()
         if not data:
             if backend.finished():
                 return kept, number, size_bytes, status
-            poll.poll(_LOOK_AGAIN_MS)  # what bpf tells soon after a call it does not announce
+            if not urgent.poll(_LOOK_AGAIN_MS):
+                either.poll(_LOOK_AGAIN_MS)
             continue
         size_bytes += len(data)
         if keep:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from substrate.telemetry.capture.backends import AnyBackend
 
 _CACHE = b"/capture"
+#: the backend that was asked for by name last, and worked
+_ASKED = b"/capture-asked"
 #: what `auto` takes, best first; `notify` sees no results, so it is the last. `bpf` is asked for by
 #: name (docs/adr/0014)
 ORDER = ("hybrid", "ptrace", "python", "notify")
@@ -56,28 +58,46 @@ def choose(home: Home, *, debuggers: bool = False) -> str | None:
     """The best backend that works here, remembered; None where none does. `debuggers`: the command
     traces processes of its own, which have no room for a second tracer."""
     if debuggers:
-        return "notify" if probe("notify").works else None
+        return "notify" if check(home, "notify").works else None
     key = _key()
-    try:
-        with open(home.path + _CACHE, encoding="utf-8") as file:
-            known, _, backend = file.read(4096).rstrip("\n").rpartition(" ")
-        if known == key and backend in ORDER:
-            return backend
-    except FileNotFoundError:
-        pass  # nothing is remembered yet
+    remembered = _recall(home, _CACHE, key)
+    if remembered in ORDER:
+        return remembered
     for backend in ORDER:
         if probe(backend).works:
-            _remember(home, f"{key} {backend}\n")
+            _remember(home, _CACHE, f"{key} {backend}\n")
             return backend
     return None
 
 
+def check(home: Home, backend: str) -> CaptureProbe:
+    """Whether the backend that is asked for works here; remembered where it does."""
+    key = _key()
+    if _recall(home, _ASKED, key) == backend:
+        return CaptureProbe(backend=backend, works=True)
+    found = probe(backend)
+    if found.works:
+        _remember(home, _ASKED, f"{key} {backend}\n")
+    return found
+
+
+def _recall(home: Home, name: bytes, key: str) -> str:
+    """The backend in this file, "" where it is of another boot, version or user."""
+    try:
+        with open(home.path + name, encoding="utf-8") as file:
+            known, _, backend = file.read(4096).rstrip("\n").rpartition(" ")
+    except FileNotFoundError:
+        return ""  # nothing is remembered yet
+    return backend if known == key else ""
+
+
 def forget(home: Home) -> None:
     """Drops what is remembered, after a capture with it could not begin."""
-    try:
-        os.unlink(home.path + _CACHE)
-    except FileNotFoundError:
-        return
+    for name in (_CACHE, _ASKED):
+        try:
+            os.unlink(home.path + name)
+        except FileNotFoundError:
+            continue
 
 
 def _key() -> str:
@@ -87,12 +107,12 @@ def _key() -> str:
     return f"1 {boot_id} {os.uname().release} {__version__} {os.geteuid()} {built}"
 
 
-def _remember(home: Home, text: str) -> None:
-    temporary = home.path + _CACHE + b".%d" % os.getpid()
+def _remember(home: Home, name: bytes, text: str) -> None:
+    temporary = home.path + name + b".%d" % os.getpid()
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(fd, "w", encoding="utf-8") as file:
         file.write(text)
-    os.rename(temporary, home.path + _CACHE)
+    os.rename(temporary, home.path + name)
 
 
 def probe_all() -> list[CaptureProbe]:

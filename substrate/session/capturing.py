@@ -122,7 +122,7 @@ def choose(home: Home, settings: Settings, *, in_world: bool, terminal: bool) ->
         if backend is None:
             return replace(OFF, blind_spots=(*OFF.blind_spots, _why_none()))
     else:
-        found = capture_probe.probe(asked)
+        found = capture_probe.check(home, asked)
         if not found.works:
             raise HostUnsupported(
                 f"capture backend {asked} does not work here: {found.step}: {found.why}",
@@ -174,6 +174,15 @@ def _why_none() -> str:
     return "no capture backend works on this host (`substrate doctor`)"
 
 
+def _cannot(error: CaptureError, home: Home) -> HostUnsupported:
+    """What worked before does not now: it is tried again next time."""
+    capture_probe.forget(home)
+    return HostUnsupported(
+        f"the command cannot be captured: {error.step}: {error.text}",
+        hint="`substrate doctor` shows what works here; --capture off runs without",
+    )
+
+
 class Capturing:
     """See the module. Made once a command whose capture is not off."""
 
@@ -199,13 +208,16 @@ class Capturing:
             exact_reads=settings.exact_reads,
             look=settings.lookups,
         )
-        self._backend = backends.make(
-            choice.backend,
-            choice.level,
-            denied={nr: number for nr, number, _, _ in denied},
-            policy=settings.overflow,
-            look=settings.lookups,
-        )
+        try:
+            self._backend = backends.make(
+                choice.backend,
+                choice.level,
+                denied={nr: number for nr, number, _, _ in denied},
+                policy=settings.overflow,
+                look=settings.lookups,
+            )
+        except CaptureError as error:
+            raise _cannot(error, home) from None
         self._denied = denied if choice.witnessed else ()
         self._decoder: Decoder | None = None
         self._kept: list[bytes] = []
@@ -245,11 +257,7 @@ class Capturing:
         except CaptureError as error:
             if error.errno == errno.ESRCH:
                 return False
-            capture_probe.forget(self._home)
-            raise HostUnsupported(
-                f"the command cannot be captured: {error.step}: {error.text}",
-                hint="`substrate doctor` shows what works here; --capture off runs without",
-            ) from None
+            raise _cannot(error, self._home) from None
         return True
 
     def begin(

@@ -42,6 +42,19 @@ def test_what_was_remembered_of_another_boot_is_tried_again(home):
     assert capture_probe.choose(home) == capture_probe.ORDER[0]
 
 
+def test_what_was_asked_for_is_tried_once(home, monkeypatch):
+    assert capture_probe.check(home, "ptrace").works
+    tried = []
+    really = capture_probe.probe
+    monkeypatch.setattr(capture_probe, "probe", lambda b: tried.append(b) or really(b))
+    assert capture_probe.check(home, "ptrace").works
+    assert capture_probe.check(home, "notify").works
+    assert tried == ["notify"]
+    capture_probe.forget(home)
+    assert capture_probe.check(home, "notify").works
+    assert tried == ["notify", "notify"]
+
+
 def test_debuggers_have_room(home):
     assert capture_probe.choose(home, debuggers=True) == "notify"
 
