@@ -92,7 +92,7 @@ def claim_new(home: Home) -> Claimed:
             except BaseException:
                 os.close(files.fd)
                 raise
-        except (FileNotFoundError, SessionBusy):
+        except (FileNotFoundError, SessionBusy, StateError):
             if os.path.isdir(store.session_path(home, session_id)):
                 raise
             continue

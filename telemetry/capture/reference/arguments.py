@@ -163,19 +163,22 @@ class Call:
     def _path(self, tag: int, base_tag: int, index: int, folder: int | None) -> None:
         """`folder`: the argument that it is relative to; NONE: the working directory, None: nothing."""
         at = self.args[index]
-        text = None
-        if at:
-            try:
-                text, cut = memory.read_text(self.tid, at)
-            except Unreadable as unreadable:
-                text = unreadable.text or None
-                self.flags |= records.UNREADABLE
-            else:
-                self.flags |= records.CUT if cut else 0
-            if text is not None:
-                self.items.append((tag, text))
-        if folder is not None and not (text or b"").startswith(b"/"):
-            here = folder == calls.NONE
+        here = folder == calls.NONE
+        if not at:
+            if folder is not None and not here and self.fd(folder) >= 0:
+                self._descriptor(base_tag, self.fd(folder))  # the call acts on the descriptor
+            return
+        try:
+            text, cut = memory.read_text(self.tid, at)
+        except Unreadable as unreadable:
+            self.flags |= records.UNREADABLE
+            if not unreadable.text:
+                return
+            text = unreadable.text
+        else:
+            self.flags |= records.CUT if cut else 0
+        self.items.append((tag, text))
+        if folder is not None and not text.startswith(b"/"):
             self._descriptor(base_tag, proc.AT_FDCWD if here else self.fd(folder))
 
     def _descriptor(self, tag: int, fd: int) -> None:
