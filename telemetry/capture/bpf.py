@@ -35,6 +35,7 @@ from substrate.telemetry.capture import (
     bpf_functions,
     bpf_layout,
     bpf_program,
+    bpf_tables,
     bpf_types,
     calls,
     records,
@@ -48,7 +49,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Final
 
-    from substrate.telemetry.capture.bpf_assembler import Assembler
+    from substrate.telemetry.capture.bpf_functions import Described
+    from substrate.telemetry.capture.bpf_program import Programs
 
 _NR_BPF: Final = {"x86_64": 321, "aarch64": 280}[calls.MACHINE]
 #: enum bpf_cmd
@@ -115,23 +117,21 @@ def _update_map(step: str, fd: int, key: int, what: bytes | ctypes.Array[ctypes.
     )
 
 
-def _load_types() -> int:
-    """The description of functions (bpf_functions.py), as a descriptor."""
-    text = ctypes.create_string_buffer(bpf_functions.DESCRIPTION, len(bpf_functions.DESCRIPTION))
-    attributes = struct.pack("=QQI", ctypes.addressof(text), 0, len(bpf_functions.DESCRIPTION))
+def _load_types(described: Described) -> int:
+    """The description of functions, as a descriptor."""
+    text = ctypes.create_string_buffer(described.text, len(described.text))
+    attributes = struct.pack("=QQI", ctypes.addressof(text), 0, len(described.text))
     return _bpf("types", _TYPES, attributes)
 
 
-def load_program(
-    name: str, code: bytes, *, functions: list[int] | None = None, types: int = 0
-) -> int:
-    """The descriptor of a raw tracepoint's program. `functions`: where they begin, if a helper calls
-    one; `types` describes them. Raises CaptureError with the verifier's log."""
-    info = bpf_functions.info(functions or [])
-    infos = ctypes.create_string_buffer(info, len(info) or 1)
+def load_program(name: str, code: bytes, *, functions: bytes = b"", types: int = 0) -> int:
+    """The descriptor of a raw tracepoint's program. `functions`: what its functions are
+    (Described.info), of `types`. Raises CaptureError with the verifier's log."""
+    infos = ctypes.create_string_buffer(functions, len(functions) or 1)
     described = struct.pack(
         "=IIIIQI",
-        *(0, 0, types, bpf_functions.INFO_SIZE, ctypes.addressof(infos), len(functions or ())),
+        *(0, 0, types, bpf_functions.INFO_SIZE, ctypes.addressof(infos)),
+        len(functions) // bpf_functions.INFO_SIZE,
     )
     text = ctypes.create_string_buffer(code, len(code))
     license = ctypes.create_string_buffer(_LICENSE)
@@ -303,7 +303,7 @@ class BpfBackend:
                 raise CaptureError(
                     "pid namespace", errno.EPERM, "tasks are known by numbers of the first one only"
                 )
-            tables = bpf_program.make_tables(levels, everything=everything, denied=denied)
+            tables = bpf_tables.make_tables(levels, everything=everything, denied=denied)
             self._load(tables, offsets or load_offsets())
             self._bell = Bell(self._fds["ring"])
         except BaseException:
@@ -323,13 +323,14 @@ class BpfBackend:
         ):
             fds[name.decode()] = _create_map(name, kind, key, size, entries, flags)
         _update_map("tables", fds["tables"], 0, tables)
-        for tracepoint, program in _programs(offsets, limits).items():
-            code = program.assemble(fds.__getitem__)
-            functions = program.functions() if program.has_callbacks() else None
-            if functions and "types" not in fds:
-                fds["types"] = _load_types()
+        programs = _programs(offsets, limits)
+        fds["types"] = _load_types(programs.functions)
+        for tracepoint, program in programs.code.items():
             self._programs[tracepoint] = load_program(
-                tracepoint, code, functions=functions, types=fds.get("types", 0)
+                tracepoint,
+                program.assemble(fds.__getitem__),
+                functions=programs.functions.info(program.functions()),
+                types=fds["types"],
             )
         self._state = mmap.mmap(fds["state"], _PAGE, mmap.MAP_SHARED)
         self.identity(fds["state"])  # and our root
@@ -541,10 +542,10 @@ def make(
 
 
 #: what was assembled last, for the commands of one session
-_assembled: tuple[Offsets, Limits, dict[str, Assembler]] | None = None
+_assembled: tuple[Offsets, Limits, Programs] | None = None
 
 
-def _programs(offsets: Offsets, limits: Limits) -> dict[str, Assembler]:
+def _programs(offsets: Offsets, limits: Limits) -> Programs:
     global _assembled
     if _assembled is None or _assembled[:2] != (offsets, limits):
         _assembled = offsets, limits, bpf_program.make_programs(offsets, limits)

@@ -59,7 +59,7 @@ LONG_SIZE: Final = RECORD + records.HEAD_SIZE + 2 * (8 + TEXT) + 80
 LONG_ROOM = LONG_SIZE - RECORD
 MOST_ADDRESS, MOST_HOW, MOST_DATA = 128, 64, 256
 #: of sendmmsg's messages
-MOST_MESSAGES = 2
+MOST_MESSAGES = 8
 
 #: an element of `walk`: what is being walked, and room for a path (bpf_places.py)
 WALK_SIZE: Final = 4096 + 768
@@ -261,3 +261,7 @@ class Limits:
         """Bytes of one CPU's scratch: a slot's long form, a name, the words, and what is read again."""
         # The words have twice their room: the verifier adds up the most of two lengths.
         return LONG_SIZE + 2 * (8 + TEXT) + FACTS + 8 + 2 * self.argv + 1024
+
+
+#: of a shape's flags: what makes an entry more than its paths
+UNUSUAL = calls.HOW | calls.DATA | calls.MESSAGE | calls.MESSAGES | calls.SOCKETCALL

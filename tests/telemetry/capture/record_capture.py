@@ -26,7 +26,7 @@ BLIND: Mapping[str, frozenset[Blind]] = {
     "hybrid": frozenset({Blind.READ_RESULTS, Blind.PEERLESS}),
     "ptrace": frozenset({Blind.PEERLESS}),
     "python": frozenset({Blind.PEERLESS}),
-    "bpf": frozenset({Blind.PEERLESS}),
+    "bpf": frozenset(),
     "notify": frozenset({Blind.RESULTS, Blind.FORKS, Blind.EXITS, Blind.PEERLESS}),
 }
 #: forks are told by events, so that those which fail are not
@@ -199,6 +199,9 @@ class _Telling:
             path = raw
         elif raw is not None or shape[0] == calls.NONE:
             path = _path(raw, shape[1], args, items.texts.get(records.BASE), place)
+            if raw and path == raw != b"/" and shape[1] != calls.NONE:
+                # without BASE: what was opened has the kernel's own name
+                path = _file_path(items.texts.get(records.OPENED)) or path
         else:
             path = _file_path(items.texts.get(records.BASE))
         path2 = _path(
