@@ -296,4 +296,21 @@ void *answerer_main(void *engine);
 void engine_kill(struct engine *engine);
 void engine_ended(struct engine *engine);
 void engine_trouble(struct engine *engine, pid_t tid, enum step step, int number);
+
+/* bpf_ring.c */
+struct bpf_ring {
+    const uint64_t *written;
+    uint64_t *read;
+    const unsigned char *data; /* `size` bytes, and behind them the first ones again */
+    size_t size, longest;
+};
+struct bpf_ring_part {
+    uint64_t from, to, written;
+    size_t size; /* of its records without their heads */
+};
+enum bpf_ring_fault { RING_GOOD, RING_POSITION, RING_LENGTH, RING_END };
+/* What can be taken from `part->from` on, about `most` bytes of it. */
+enum bpf_ring_fault bpf_ring_look(const struct bpf_ring *ring, uint64_t most, struct bpf_ring_part *part);
+/* Copies that, and gives its memory back; false where the kernel has changed it meanwhile. */
+bool bpf_ring_copy(const struct bpf_ring *ring, const struct bpf_ring_part *part, unsigned char *into);
 #endif

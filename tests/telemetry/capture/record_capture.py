@@ -199,7 +199,7 @@ class _Telling:
             path = raw
         elif raw is not None or shape[0] == calls.NONE:
             path = _path(raw, shape[1], args, items.texts.get(records.BASE), place)
-            if raw and path == raw != b"/" and shape[1] != calls.NONE:
+            if raw and path == raw and raw[:1] != b"/" and shape[1] != calls.NONE:
                 # without BASE: what was opened has the kernel's own name
                 path = _file_path(items.texts.get(records.OPENED)) or path
         else:

@@ -20,7 +20,7 @@ import threading
 
 import pytest
 
-from substrate.telemetry.capture import bpf, calls, records
+from substrate.telemetry.capture import bpf, bpf_system, calls, records
 from substrate.telemetry.capture.backend import CaptureError
 from tests.telemetry.capture.bpf_tracing import Tracing, compile_c, read, trace
 
@@ -518,7 +518,7 @@ def test_only_the_levels_that_were_asked_for_are_recorded():
 def test_a_program_that_the_kernel_refuses_is_explained():
     code = bytes.fromhex("9500000000000000")
     with pytest.raises(CaptureError, match="R0 !read_ok") as caught:
-        bpf.load_program("broken", code)
+        bpf_system.load_program("broken", code)
     assert caught.value.errno == errno.EACCES
 
 
@@ -582,7 +582,7 @@ def program_ids() -> set[int]:
     found, at = set(), 0
     while True:
         attributes = ctypes.create_string_buffer(struct.pack("=II", at, 0), 128)
-        if bpf._syscall(bpf._NR_BPF, 11, attributes, 128) < 0:
+        if bpf_system._syscall(bpf_system._NR_BPF, 11, attributes, 128) < 0:
             return found
         at = struct.unpack_from("=I", attributes, 4)[0]
         found.add(at)
