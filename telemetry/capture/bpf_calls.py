@@ -6,7 +6,19 @@ Emits the parts of sys_enter and sys_exit (bpf_program.py); no I/O.
 from __future__ import annotations
 
 from substrate.telemetry.capture import calls, records
-from substrate.telemetry.capture.bpf_assembler import FP, R0, R1, R2, R3, R4, R6, R7, R8, R9
+from substrate.telemetry.capture.bpf_assembler import (
+    FP,
+    R0,
+    R1,
+    R2,
+    R3,
+    R4,
+    R6,
+    R7,
+    R8,
+    R9,
+    Register,
+)
 from substrate.telemetry.capture.bpf_execs import Execs
 from substrate.telemetry.capture.bpf_items import LONG, SCRATCH, SLOT
 from substrate.telemetry.capture.bpf_layout import (
@@ -87,16 +99,6 @@ class Calls(Execs):
             a.alu("rsh", R1, 30)
             a.jump_if(R1, "==", 1, "head.x32")
         a.jump_if(R7, ">=", NUMBERS, "head.none")
-        # Most calls are in no table: go before anything is read.
-        a.mov(R1, R7)
-        a.alu("lsh", R1, 4)
-        a.load_map_value(R2, "tables")
-        a.alu("add", R2, R1)
-        a.load(4, R3, R2, WANTED)
-        if machine.i386_args:
-            a.load(4, R4, R2, TABLE + WANTED)
-            a.alu("or", R3, R4)
-        a.jump_if(R3, "==", 0, "head.none")
         if machine.i386_args:
             a.call(TASK)
             a.mov(R3, R0)
@@ -167,6 +169,27 @@ class Calls(Execs):
         a.store(4, R6, AT, records.HEAD_SIZE)
         a.label("head.none")
         self._return()
+
+    def _leave_unless_known(self, number: Register, out: str) -> None:
+        """To `out` for a call that is in no table, before anything else is looked at: most are not."""
+        a = self.a
+        look = a.fresh("look")
+        if self.machine.i386_args:
+            # x32, and -1
+            a.mov(R1, number)
+            a.alu("rsh", R1, 30)
+            a.jump_if(R1, "!=", 0, look)
+        a.jump_if(number, ">=", NUMBERS, out)
+        a.mov(R1, number)
+        a.alu("lsh", R1, 4)
+        a.load_map_value(R2, "tables")
+        a.alu("add", R2, R1)
+        a.load(4, R3, R2, WANTED)
+        if self.machine.i386_args:
+            a.load(4, R4, R2, TABLE + WANTED)
+            a.alu("or", R3, R4)
+        a.jump_if(R3, "==", 0, out)
+        a.label(look)
 
     def _entry(self) -> None:
         """What the slot's call points to, when it begins."""

@@ -5,8 +5,8 @@ makes instructions and the bytes of a table, and does no I/O (bpf.py loads and r
 
 Theory of operation
     Raw tracepoints, which run in the task that they tell of, with its registers and its memory:
-    sys_enter           looks the task up in `tree` (most calls of a host end here) and the call in
-                        `tables`. Its facts go into the task's slot, as the record that it will be.
+    sys_enter           looks the call up in `tables` (most calls of a host end here) and the task
+                        in `tree`. Its facts go into the task's slot, as the record that it will be.
                         A long path moves the record to the task's element of `long`.
     sys_exit            reads again what could not be read at entry (its page was not there; the
                         call itself has brought it in), adds what the call has written, and puts
@@ -74,6 +74,7 @@ from substrate.telemetry.capture.bpf_layout import (
     ENDED,
     ENTERED,
     FORCE_WAKEUP,
+    FULL,
     IN_LONG,
     LONG_ROOM,
     LONG_SIZE,
@@ -132,11 +133,18 @@ class _Maker(Calls):
     def sys_enter(self) -> Assembler:
         a = self.a = Assembler()
         a.mov(R7, R1)
+        a.load(8, R8, R7, 8)
+        self._leave_unless_known(R8, "out")
         self._find_slot("out")
         a.store(4, R6, ENTERED, 1)
+        # a call is there yet whose end was never told
+        a.load(4, R1, R6, PENDING)
+        a.jump_if(R1, "==", 0, "first")
+        self._count(FULL)
+        a.label("first")
         a.mov(R1, R6)
         a.load(8, R2, R7, 0)
-        a.load(8, R3, R7, 8)
+        a.mov(R3, R8)
         a.load(4, R4, FP, -4)
         a.call_function("head")
         a.load(4, R1, R6, PENDING)
@@ -155,6 +163,13 @@ class _Maker(Calls):
     def sys_exit(self) -> Assembler:
         a = self.a = Assembler()
         a.mov(R7, R1)
+        self._read_kernel(FP, -16, 8, R7, 0, self.machine.nr)
+        a.load(8, R8, FP, -16)
+        if self.machine.i386_args:
+            # 32 bits of a number are all that the kernel looks at; -1 is no call
+            a.alu32("mov", R8, R8)
+            a.store(8, FP, -16, R8)
+        self._leave_unless_known(R8, "out")
         self._find_slot("out")
         a.load(8, R8, R7, 8)
         a.load(4, R1, R6, ENTERED)
@@ -182,13 +197,9 @@ class _Maker(Calls):
         # A filter has answered before sys_enter was told; or this is the first that a new task
         # does, whose call is its parent's.
         a.label("never entered")
-        self._read_kernel(FP, -16, 8, R7, 0, self.machine.nr)
         a.mov(R1, R6)
         a.load(8, R2, R7, 0)
         a.load(8, R3, FP, -16)
-        if self.machine.i386_args:
-            # 32 bits of a number are all that the kernel looks at; -1 is no call
-            a.alu32("mov", R3, R3)
         a.load(4, R4, FP, -4)
         a.call_function("head")
         # all that it points to is read where what was missing is read again
