@@ -215,6 +215,7 @@ class Capturing:
                 denied={nr: number for nr, number, _, _ in denied},
                 policy=settings.overflow,
                 look=settings.lookups,
+                offsets=capture_probe.kernel_offsets(home) if choice.backend == "bpf" else None,
             )
         except CaptureError as error:
             raise _cannot(error, home) from None

@@ -315,14 +315,25 @@ class BpfBackend:
 
 
 def make(
-    level: str, *, look: bool = False, policy: str = "block", denied: Iterable[int] = ()
+    level: str,
+    *,
+    look: bool = False,
+    policy: str = "block",
+    denied: Iterable[int] = (),
+    offsets: Offsets | None = None,
 ) -> BpfBackend:
     """A backend for one command at a level of capture: `exec`, `files` or `all`. `look`: lookups are
-    captured. `denied`: see BpfBackend. Raises CaptureError."""
+    captured. `denied`, `offsets`: see BpfBackend. Raises CaptureError."""
     levels: tuple[int, ...] = (calls.EXEC,)
     if level != "exec":
         levels = (calls.EXEC, calls.FILES, *((calls.LOOK,) if look else ()))
-    return BpfBackend(levels=levels, everything=level == "all", policy=policy, denied=denied)
+    return BpfBackend(
+        levels=levels,
+        everything=level == "all",
+        policy=policy,
+        denied=denied,
+        offsets=offsets,
+    )
 
 
 #: what was assembled last, for the commands of one session

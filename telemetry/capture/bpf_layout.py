@@ -13,7 +13,7 @@ import struct
 
 from substrate.telemetry.capture import calls, records
 from substrate.telemetry.capture.bpf_types import TypesUnknown
-from substrate.values import value
+from substrate.values import as_dict, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,6 +95,10 @@ PROGRAMS: Final = (
     "sched_process_exec",
     "sched_process_exit",
 )
+
+
+#: larger than any structure that is looked into
+_MOST_OFFSET: Final = 1 << 16
 
 
 @value
@@ -219,6 +223,22 @@ def find_offsets(types: Types) -> Offsets:
         mnt_mountpoint=task(b"mount", b"mnt_mountpoint"),
         mnt_root=task(b"vfsmount", b"mnt_root"),
     )
+
+
+def offsets_to_text(offsets: Offsets) -> str:
+    """One word, for `parse_offsets`."""
+    return ",".join([f"{name}={offset}" for name, offset in as_dict(offsets).items()])
+
+
+def parse_offsets(text: str) -> Offsets | None:
+    """None for what is not the text of all of them."""
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, number = part.partition("=")
+        if not (number.isascii() and number.isdigit()) or int(number) >= _MOST_OFFSET:
+            return None
+        found[name] = int(number)
+    return Offsets(**found) if found.keys() == Offsets.__annotations__.keys() else None
 
 
 @value
