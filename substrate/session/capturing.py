@@ -71,9 +71,8 @@ _NO_EVIDENCE: Final = "attempts at what the world denies (mount, setns, ptrace, 
 _BPF: Final = (
     "the digest of a script (that of what runs it is told)",
     "how a process ended whose first thread ended before the others; the port that a socket listens on "
-    "where bind(2) did not name it; socketcall(2) of i386; messages of sendmmsg(2) behind the second",
-    "calls that end their process or are cut short by its end; which descriptor a program was run by; "
-    "addresses whose length is none of their kind",
+    "where bind(2) did not name it; socketcall(2) of i386; messages of sendmmsg(2) behind the eighth",
+    "calls that end their process or are cut short by its end; which descriptor a program was run by",
 )
 _NO_END: Final = (
     "what goes on when the supervisor is killed: nothing ends it where there is no world"
