@@ -36,7 +36,7 @@ By kind:
     DENIED a call that the filter leaves to the engine, which answered `result`
     TROUBLE something that the engine could not do: `nr` which step (engine.STEPS), `result` errno
 
-This module is logic only. The same layout is `struct record` in _engine.c, and in bpf_program.py.
+This module is logic only. The same layout is `struct head` in c/engine.h, and in bpf_program.py.
 """
 
 from __future__ import annotations
