@@ -129,6 +129,12 @@ def read_records(data: bytes) -> Iterator[tuple[tuple[int, ...], int, int]]:
         at += size
 
 
+def int_argument(word: int) -> int:
+    """One of `args` that is an `int` to the call."""
+    word &= 0xFFFFFFFF
+    return word - (1 << 32) if word & 0x80000000 else word
+
+
 def pseudo_text(tag: int, item: bytes) -> bytes:
     """The text of an item that is marked PSEUDO: filesystem, inode, name; of FD behind its numbers."""
     before = 8 if tag == FD else 0
