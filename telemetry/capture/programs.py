@@ -50,7 +50,7 @@ def parse_argv(argv: bytes) -> tuple[bytes, ...]:
 
 
 def credentials(items: dict[int, Any], file: Program) -> dict[str, Any] | None:
-    """With `setid_lost` where the file would have given other ids, and did not: no_new_privs, or a
+    """The ids that it has, None where they are not known; with `setid_lost` where the file would have given other ids, and did not: no_new_privs, or a
     mount that takes the bit away (execve(2))."""
     found = items.get(records.CREDENTIALS, b"")
     if len(found) == _CREDENTIALS.size:
