@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from substrate.session.home import Home
     from substrate.session.inputs import Inputs
     from substrate.session.settings import Settings
-    from substrate.telemetry.capture.decode import Decoder, Program
+    from substrate.telemetry.capture.decode import Decoder
+    from substrate.telemetry.capture.programs import Program
     from substrate.telemetry.trace.digests import Digester
     from substrate.telemetry.trace.envelope import Event
     from substrate.telemetry.trace.losses import Losses
@@ -515,7 +516,7 @@ class Capturing:
 
     def _program(self, path: bytes) -> Program:
         """What a program's file is, as the world has it now."""
-        from substrate.telemetry.capture.decode import Program
+        from substrate.telemetry.capture.programs import Program
 
         unknown = Program(digest=None)
         if self._root < 0 or not path.startswith(b"/"):

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from substrate.telemetry.capture import calls, intents, network, paths, records
-from substrate.telemetry.capture.decode import Decoder, Program, Scope
+from substrate.telemetry.capture.decode import Decoder, Scope
+from substrate.telemetry.capture.programs import Program
 from substrate.telemetry.capture.records import make_record
 from substrate.telemetry.trace.events import read_body
 from substrate.telemetry.trace.ids import new_span_id
