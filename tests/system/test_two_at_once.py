@@ -146,7 +146,9 @@ def test_a_world_ends_once(world, verb):
 def test_forks_and_collections_at_once(world):
     """What a fork stands on stays, however `world gc` falls between its steps."""
     made = set()
-    for turn in range(6):
+    for turn in range(40):
+        if made and turn >= 6:
+            break  # the fork is the last of the four to come on a busy machine, and refused
         _must(world, "-c", f"echo {turn} > turn")
         _must(world, "snapshot", "base", "--force")
         _must(world, "undo", "--yes")
