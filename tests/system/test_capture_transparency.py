@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 
 import pytest
 
@@ -350,14 +351,20 @@ def test_a_program_that_takes_the_terminal(screen, backend):
 
 
 def _told(screen, steps, *words):
-    """Runs it on a terminal; `steps`: what is typed once a text has come up. Everything that it
+    """Runs it on a terminal; `steps`: what is typed once a text has come up, or its new size, or
+    how many seconds to wait. Everything that it
     showed, how it ended, and whether it left the terminal as it was."""
     there = screen(*words)
     shown = b""
     for text, *done in steps:
         shown += there.expect(text)
-        for typed in done:
-            there.type(typed) if type(typed) is bytes else there.resize(*typed)
+        for action in done:
+            if type(action) is bytes:
+                there.type(action)
+            elif type(action) is float:
+                time.sleep(action)
+            else:
+                there.resize(*action)
     status = there.wait()
     shown = re.sub(rb"(\[\d\]) \d+\r", rb"\1 PID\r", shown + there.seen)
     return shown, status, there.settings() == there.before
@@ -452,8 +459,8 @@ def test_vi(screen, user):
     steps = [
         (b"$ ", b"vi -u NONE -n new.txt\r"),
         (b"new.txt", b"ihello from vi\x1b"),
-        # a key beside the size: between its look for signals and its wait vi sleeps through one
-        (b"hello from vi", (60, 20), b"\x0c:echo 'columns='.&columns\r"),
+        # a key behind the size: between its look for signals and its wait vi sleeps through one
+        (b"hello from vi", (60, 20), 1.0, b"\x0c:echo 'columns='.&columns\r"),
         (b"columns=60", b":!echo fr''om; exit 3\r"),
         (b"from\r\n", b""),
         (b"3", b"\r"),
