@@ -2,8 +2,9 @@
 
 Theory of operation. `begin` chooses a backend and says which seccomp programs the command installs;
 `attach` takes hold of it while it waits for its go; the supervisor's poll loop calls `pump` when
-`fds` are readable, which empties the ring and writes what is ready to the trace; `end` waits for
-the rest and writes what is said once: coverage, and the summary for `command_end`. Decoding is
+`fds` are readable, which empties the ring and writes what is ready to the trace, and `tick` when it is
+time for what no descriptor tells of: rows of files make full lines, but none waits longer than a second
+for the others, as a quiet command's would for ever; `end` waits for the rest and writes what is said once: coverage, and the summary for `command_end`. Decoding is
 imported while the command runs already. A disk that takes no more meets `overflow` (trace.md §5):
 `block` keeps what is ready and lets the ring fill, so that the command waits; `drop` counts it, and
 a `log_drop` tells, for which, and for the end of the command, room was kept; `halt` ends it. Once the command is over nothing is waited for. Invariants: what the filter leaves to us is denied while
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 _PAUSE_S: Final = 0.1
 #: between two tries to write what a full disk did not take
 _RETRY_S: Final = 0.25
+#: how long rows wait for others, to be a full line with them
+_ROWS_WAIT_S: Final = 1.0
 #: how long files may be digested before the ring is looked at again
 _SLICE_S: Final = 0.02
 #: how long what is left of a world may take to be told
@@ -230,6 +233,7 @@ class Capturing:
         self._room_at = -1  # where room is kept for the end
         self._say: Callable[[str], None] | None = None
         self._next_look = 0.0
+        self._rows_due: float | None = None  # when rows have waited long enough
         self._root = -1
         self._pid = 0
         self._closed = False
@@ -313,8 +317,26 @@ class Capturing:
         return (self._backend.fileno(), self._backend.soft_fileno())
 
     def next_look(self, now: float) -> float | None:
-        """When `fds` changes by itself."""
-        return self._next_look if now < self._next_look else None
+        """When `fds` changes by itself, or `tick` has something to do."""
+        looks = [self._next_look] if now < self._next_look else []
+        if self._rows_due is not None and not self._held:
+            looks.append(self._rows_due)
+        return min(looks, default=None)
+
+    def tick(self, now: float) -> None:
+        """Writes what has waited long enough: rows for others, or events for room on the disk."""
+        if not self._held:
+            self._flush_rows(now)
+        elif now >= self._next_look:
+            self.pump()
+
+    def _flush_rows(self, now: float) -> None:
+        if self._rows_due is not None and now >= self._rows_due:
+            assert self._decoder is not None
+            self._rows_due = None
+            self._write(self._decoder.flush())
+            if self._held:
+                self._next_look = now + _RETRY_S
 
     def pump(self) -> None:
         """Empties the ring, and writes what is ready."""
@@ -324,7 +346,8 @@ class Capturing:
                 self._next_look = time.monotonic() + _RETRY_S
                 return
         data = self._backend.drain()
-        self._next_look = time.monotonic() + _PAUSE_S
+        now = time.monotonic()
+        self._next_look = now + _PAUSE_S
         if self._decoder is None:
             if data:
                 self._kept.append(data)
@@ -334,6 +357,11 @@ class Capturing:
         self._kept.clear()
         if data:
             self._decode(data)
+        if self._held:
+            return
+        self._flush_rows(now)
+        if self._rows_due is None and self._decoder.waits:
+            self._rows_due = now + _ROWS_WAIT_S
 
     def _decode(self, data: bytes) -> None:
         assert self._decoder is not None

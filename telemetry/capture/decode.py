@@ -134,12 +134,21 @@ class Decoder:
         events, self._events = self._events, []
         return events
 
+    @property
+    def waits(self) -> bool:
+        """Whether rows wait for others, to be a full line with them."""
+        return self.batches.waits or self.every.waits
+
+    def flush(self) -> list[Event]:
+        """What is ready, and the rows that wait."""
+        self._put_batches(self.batches.rest(), self.every.rest())
+        return self.take()
+
     def finish(self) -> list[Event]:
         """All that is left."""
         for tid in list(self._interrupted):
             self._tell_interrupted(tid)
-        self._put_batches(self.batches.rest(), self.every.rest())
-        return self.take()
+        return self.flush()
 
     def _put_batches(self, files: list[list[list[Any]]], every: list[list[list[Any]]]) -> None:
         for event_type, lines in (("file_batch", files), ("syscall_batch", every)):

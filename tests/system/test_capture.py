@@ -250,6 +250,72 @@ def test_everything_captured_ends_with_a_killed_supervisor(caller):
     caller.verify()
 
 
+def _told_while_it_lives(caller, process, path, within_s):
+    """Whether a row of the newest session names the path while the command goes on; not its command."""
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        assert process.poll() is None, process.stderr.read()
+        trace = caller.sessions()[-1] / "trace.jsonl"
+        for line in trace.read_bytes().split(b"\n")[:-1]:
+            if b"_batch" in line and path in line:
+                return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("level", ["files", "all"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_of_a_quiet_command_are_written_while_it_sleeps(caller, backend, level):
+    """And are there, in a whole chain, when its supervisor is killed."""
+    skip_without_rights(caller, backend)
+    process = caller.start(
+        *("--fresh", "--capture-backend", backend, "--capture", level),
+        *("-c", "exec 3>made; echo ready; exec sleep 1000"),
+    )
+    try:
+        assert process.stdout.readline() == b"ready\n"
+        assert _told_while_it_lives(caller, process, b"/made", 3)
+        # nothing waits any more, so nothing wakes the supervisor
+        until = time.monotonic() + 10
+        while (before := _wakings(process.pid)) is not None and time.monotonic() < until:
+            time.sleep(1.5)
+            if _wakings(process.pid) - before <= 2:
+                break
+        else:
+            raise AssertionError("the supervisor wakes up again and again")
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+    done = caller.substrate("--wait", "10", "-c", "true")
+    assert done.returncode == 0, done.stderr
+    seen = Seen(caller)
+    (row,) = [
+        r for r in seen.rows() if r["path"] == f"{caller.work}/made" and r["intent"] == "write"
+    ]
+    assert row["count"] == 1
+    assert seen.of("recovery")
+
+
+def _wakings(pid):
+    with open(f"/proc/{pid}/status") as file:
+        for line in file:
+            if line.startswith("voluntary_ctxt_switches"):
+                return int(line.split()[1])
+    raise AssertionError("the kernel counts them")
+
+
+def test_what_is_written_while_a_command_goes_on_adds_up(caller):
+    """A summary counts what all rows tell, in however many lines."""
+    text = "for i in 1 2 3; do : > made$i; sleep 1.2; done"
+    _, seen = run(caller, text)
+    assert len(seen.of("file_batch")) > 2
+    made = {f"{caller.work}/made{i}" for i in (1, 2, 3)}
+    assert made <= seen.paths("write")
+    assert seen.of("command_end")[0]["summary"]["written"] == len(
+        seen.paths("write", "readwrite", "create")
+    )
+
+
 def test_2000_processes_and_300_threads(caller):
     text = "i=0; while [ $i -lt 2000 ]; do /bin/true; i=$((i+1)); done"
     _, seen = run(caller, text, timeout=120)

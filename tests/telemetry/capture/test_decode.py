@@ -271,6 +271,29 @@ def test_lines_hold_256_rows_and_bodies_can_be_read():
         assert read_body(event.event_type, event.body).to_body() == event.body
 
 
+def test_rows_that_wait_can_be_had_before_their_line_is_full():
+    made = decoder()
+    assert not made.waits
+    made.feed(openat(b"/a", WRITE) + openat(b"/a", WRITE))
+    assert made.take() == [] and made.waits
+    (first,) = rows(made.flush())
+    assert (first["path"], first["count"]) == ("/a", 2)
+    assert made.flush() == [] and not made.waits
+    made.feed(openat(b"/a", WRITE, time_ns=9000))
+    (second,) = rows(made.finish())
+    assert (second["path"], second["count"], second["mono_us"]) == ("/a", 1, 9)
+    assert made.batches.calls == 3 and made.batches.rows == 2
+
+
+def test_a_call_has_a_row_of_its_own_beside_that_of_its_file():
+    """Of level `all`, where both may say the same."""
+    _, events = run(call("unlink", items=((records.PATH, b"/a"),)) * 2, level="all")
+    told = {event.event_type: rows([event]) for event in events}
+    for event_type in ("file_batch", "syscall_batch"):
+        (row,) = told[event_type]
+        assert (row["call"], row["path"], row["count"]) == ("unlink", "/a", 2)
+
+
 def test_names_that_are_no_text_are_kept():
     _, events = run(openat(b"\xff\n"))
     assert rows(events)[0]["path"] == {"b64": "L3cv/wo="}
