@@ -241,6 +241,8 @@ class Capturing:
         self._home_path = home.path
         self._cache: DigestCache | NoCache | None = None
         self._inputs: Inputs | None = None
+        self._no_cache = ""  # why there is none
+        self._undigested: dict[str, int] = {}  # why → how many programs
         self._began = 0.0
         self._began_ns = 0
 
@@ -276,12 +278,15 @@ class Capturing:
     ) -> None:
         """Where the events go. Called when the command has its go. `session_fd`: the session's
         directory, where room is kept. `say`: tells whoever waits that there is none."""
-        from substrate.session.digest_cache import open_cache
-        from substrate.session.inputs import Inputs
+        from substrate.session.digest_cache import NoCache, open_cache
+        from substrate.session.inputs import FAILURES, Inputs, reason_of
         from substrate.telemetry.capture.decode import Decoder, Scope
 
         self._began = time.monotonic()
-        self._cache = open_cache(self._home_path)
+        try:
+            self._cache = open_cache(self._home_path)
+        except FAILURES as failure:
+            self._cache, self._no_cache = NoCache(), reason_of(failure)
         self._writer = writer
         self._span = span
         self._say = say
@@ -457,6 +462,16 @@ class Capturing:
         spots = list(self.choice.blind_spots)
         if self._no_manifest:
             spots.append("the input manifest: the disk was full")
+        if self._no_cache:
+            spots.append(
+                f"digests that there was no time for, as none was remembered ({self._no_cache})"
+            )
+        if self._inputs is not None:
+            spots += self._inputs.missing_digests()
+        spots += [
+            f"digests of {count} programs ({why})"
+            for why, count in sorted(self._undigested.items())
+        ]
         if decoder.unreadable:
             spots.append(f"{decoder.unreadable} arguments that could not be read")
         if decoder.cut:
@@ -543,30 +558,39 @@ class Capturing:
 
     def _program(self, path: bytes) -> Program:
         """What a program's file is, as the world has it now."""
+        from substrate.session.inputs import FAILURES, reason_of
         from substrate.telemetry.capture.decode import Program
 
-        unknown = Program(digest=None)
         if self._root < 0 or not path.startswith(b"/"):
-            return unknown
+            return self._unknown("unnamed" if self._root >= 0 else "the world has ended")
         try:
             fd = linux.openat2(
                 self._root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY, linux.RESOLVE_IN_ROOT
             )
-        except OSError:
-            return unknown
-        try:
-            status = os.fstat(fd)
-            return Program(
-                digest=self._digest(path, fd, status),
-                mode=status.st_mode,
-                uid=self._inside(status.st_uid),
-                gid=self._inside(status.st_gid),
-                file=self._backend.identity(fd),
-            )
-        except (OSError, CaptureError):
-            return unknown
-        finally:
-            os.close(fd)
+            try:
+                status = os.fstat(fd)
+                return Program(
+                    digest=self._digest(path, fd, status),
+                    mode=status.st_mode,
+                    uid=self._inside(status.st_uid),
+                    gid=self._inside(status.st_gid),
+                    file=self._backend.identity(fd),
+                )
+            finally:
+                os.close(fd)
+        except FAILURES as failure:
+            return self._unknown(reason_of(failure))
+        except CaptureError as error:
+            return self._unknown(errno.errorcode.get(error.errno, error.text))
+
+    def _unknown(self, why: str) -> Program:
+        from substrate.telemetry.capture.decode import Program
+
+        self._count_undigested(why)
+        return Program(digest=None)
+
+    def _count_undigested(self, why: str) -> None:
+        self._undigested[why] = self._undigested.get(why, 0) + 1
 
     def _inside(self, number: int) -> int:
         """An id of the host as the world has it."""
@@ -577,12 +601,13 @@ class Capturing:
         return number
 
     def _digest(self, path: bytes, fd: int, before: os.stat_result) -> str | None:
-        """None where it has been changed while it was read."""
+        """None where it has been changed while it was read, and for what is too large."""
         from substrate.session.digest_cache import is_settled, key_of
         from substrate.telemetry.trace.digests import sha256_fd
 
         assert self._cache is not None
         if before.st_mode & 0o170000 != 0o100000 or before.st_size > _MOST_DIGESTED:
+            self._count_undigested("no regular file, or too large")
             return None
         key = key_of("plain", path, before)
         found = self._cache.find(key)
@@ -590,6 +615,7 @@ class Capturing:
             return found
         found, size = sha256_fd(fd)
         if size != before.st_size or key_of("plain", path, os.fstat(fd)) != key:
+            self._count_undigested("changed")
             return None
         if is_settled(before, time.time_ns()):
             self._cache.keep(key, found)

@@ -13,12 +13,15 @@ if TYPE_CHECKING:
 
 @body
 class FileRead(Body):
-    """A file as it was read. `digest` is null, `unknown` true, if it changed before hashing."""
+    """A file as it was read. `digest` is null, `unknown` true, if it cannot be told what was in it.
+    `why`: `changed` or `gone` before it was hashed, `late` (there was no time), `unnamed` (its path
+    is not known from the root), or the name of the error that reading it met."""
 
     path: Text
     size: int | None
     digest: str | None
     unknown: bool | None = None
+    why: str | None = None
     extra: Extra = ()
 
 
