@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from substrate.session.home import Home
     from substrate.session.inputs import Inputs
     from substrate.session.settings import Settings
+    from substrate.session.standard_input import Source
+    from substrate.session.streams import Recording
     from substrate.telemetry.capture.decode import Decoder, Program
     from substrate.telemetry.trace.digests import Digester
     from substrate.telemetry.trace.envelope import Event
@@ -241,6 +243,7 @@ class Capturing:
         self._home_path = home.path
         self._cache: DigestCache | NoCache | None = None
         self._inputs: Inputs | None = None
+        self._source: Source | None = None  # of standard input
         self._no_cache = ""  # why there is none
         self._undigested: dict[str, int] = {}  # why → how many programs
         self._began = 0.0
@@ -275,9 +278,12 @@ class Capturing:
         digester: Digester,
         session_fd: int,
         say: Callable[[str], None] | None = None,
+        *,
+        has_input: bool = True,
     ) -> None:
         """Where the events go. Called when the command has its go. `session_fd`: the session's
-        directory, where room is kept. `say`: tells whoever waits that there is none."""
+        directory, where room is kept. `say`: tells whoever waits that there is none. `has_input`:
+        standard input is not closed."""
         from substrate.session.digest_cache import NoCache, open_cache
         from substrate.session.inputs import FAILURES, Inputs, reason_of
         from substrate.telemetry.capture.decode import Decoder, Scope
@@ -307,8 +313,20 @@ class Capturing:
         )
 
         if self.choice.level != "exec" and self._root >= 0:
+            if has_input:
+                self._look_at_input()
             self._inputs = Inputs(
                 self._decoder.summary, self._root, self._cache, digester, self._began_ns
+            )
+
+    def _look_at_input(self) -> None:
+        from substrate.session import standard_input
+
+        try:
+            self._source = standard_input.look()
+        except OSError as error:
+            self._source = standard_input.Source(
+                kind=errno.errorcode.get(error.errno or 0, "unknown")
             )
 
     # --- while it runs
@@ -432,9 +450,12 @@ class Capturing:
 
     # --- it is over
 
-    def end(self, *, over: bool) -> tuple[list[Event], dict[str, Any]]:
+    def end(
+        self, *, over: bool, moved: Recording | None = None
+    ) -> tuple[list[Event], dict[str, Any]]:
         """What is left to be written, in order, and the summary for `command_end`. `over`: no
-        process of the command is left; else what is captured is killed."""
+        process of the command is left; else what is captured is killed. `moved`: what it was
+        given on standard input."""
         from substrate.telemetry.trace.events.notice import Coverage
 
         took_s = time.monotonic() - self._began
@@ -451,7 +472,7 @@ class Capturing:
             return [], {}
         decoder = self._decoder
         self._write([*self._held, *decoder.finish()])
-        manifest = self._manifest(took_s)
+        manifest = self._manifest(took_s, moved)
         self._give_room()
         events = [] if self._losses is None else self._losses.events(self._writer.drops)
         lost = {**self._backend.lost()}
@@ -495,12 +516,18 @@ class Capturing:
         self.close()
         return events, decoder.summary.body()
 
-    def _manifest(self, took_s: float) -> list[Event]:
+    def _manifest(self, took_s: float, moved: Recording | None) -> list[Event]:
         if self._inputs is None or self._root < 0:
             return []
         missing = self.choice.missing_kinds
         try:
-            return [self._inputs.manifest(self._writer, self._span, missing, took_s)]
+            if self._source is None:
+                return [self._inputs.manifest(self._writer, self._span, missing, took_s)]
+            return [
+                self._inputs.manifest(
+                    self._writer, self._span, missing, took_s, self._source, moved
+                )
+            ]
         except OSError as error:  # its list is a blob
             if error.errno not in reserve.FULL or self._overflow != "drop":
                 raise

@@ -15,7 +15,7 @@ import errno
 import os
 import time
 
-from substrate.session import digest_cache
+from substrate.session import digest_cache, standard_input
 from substrate.telemetry.trace.events.inputs import InputManifest
 from substrate.telemetry.trace.octets import bytes_of, text_or_b64
 from substrate.telemetry.trace.rfc8785 import encode
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from substrate.session.digest_cache import DigestCache, NoCache
+    from substrate.session.standard_input import Source
+    from substrate.session.streams import Recording
     from substrate.telemetry.capture.summary import Summary
     from substrate.telemetry.trace.digests import Digester
     from substrate.telemetry.trace.envelope import Event
@@ -244,21 +246,51 @@ class Inputs:
             self._cache.keep(key, digest)
         self._put(path, size, digest)
 
+    def _given(
+        self, source: Source, moved: Recording, until: float, kinds: list[str]
+    ) -> dict[str, Any] | None:
+        """The file that standard input was redirected from; what else it is goes into `kinds`."""
+        if source.kind != "file":
+            if source.kind != "nothing" and moved.size:
+                kinds.append(f"what wrote to standard input ({source.kind})")
+            return None
+        if source.path.startswith(_UNREAL):
+            kinds.append("standard input from below /proc, /sys or /dev")
+            return None
+        try:
+            size, digest, why = standard_input.digest(source, moved, self._digester, until)
+        except FAILURES as failure:
+            size, digest, why = None, None, reason_of(failure)
+            self.failed[why] = self.failed.get(why, 0) + 1
+        self._late += why == _LATE
+        return standard_input.entry(source, size, digest, why)
+
     def missing_digests(self) -> list[str]:
         """What could not be digested, and why, for people."""
         return [f"digests of {count} files ({why})" for why, count in sorted(self.failed.items())]
 
     def manifest(
-        self, writer: TraceWriter, span: str, missing: tuple[str, ...], took_s: float
+        self,
+        writer: TraceWriter,
+        span: str,
+        missing: tuple[str, ...],
+        took_s: float,
+        source: Source = standard_input.NOTHING,
+        moved: Recording | None = None,
     ) -> Event:
-        """The event, when nothing is read any more. `missing`: kinds that were not captured."""
+        """The event, when nothing is read any more. `missing`: kinds that were not captured. `source`:
+        of standard input; `moved`: what was read from it."""
         summary = self._summary
-        self.work(time.monotonic() + max(LEAST_S, took_s * _SHARE))
+        until = time.monotonic() + max(LEAST_S, took_s * _SHARE)
+        self.work(until)
         for path in summary.input_list[self._done :]:
             self._late += 1
             self._put_unknown(path, _LATE)
         self._forget_moved()
         kinds = list(missing)
+        given = None if moved is None else self._given(source, moved, until, kinds)
+        if given is not None:
+            self._files.append(given)
         if self._late:
             kinds.append(f"digests of {self._late} files")
         kinds += self.missing_digests()

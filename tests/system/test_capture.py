@@ -190,6 +190,83 @@ def test_inputs_are_digested(caller):
     assert work in manifest["directories"]
 
 
+def _inputs_of(caller, text, *options, **more):
+    done, seen = run(caller, text, *options, **more)
+    (manifest,) = seen.of("input_manifest")
+    return done, manifest, [body for body in manifest["files"] if body.get("fd") == 0]
+
+
+def test_the_file_of_standard_input_is_an_input(every_caller):
+    caller = every_caller
+    (caller.work / "in").write_text("one\ntwo\n")
+    caller.own(caller.work / "in")
+    time.sleep(0.02)  # what is not older than the command is unknown
+    with open(caller.work / "in", "rb") as file:
+        done, manifest, (given,) = _inputs_of(caller, "cat", stdin=file)
+    assert done.stdout == b"one\ntwo\n"
+    path = str(caller.work / "in")
+    assert (given["path"], given["size"], "offset" in given) == (path, 8, False)
+    assert not [kind for kind in manifest["missing_kinds"] if "standard input" in kind]
+    # the same digest as of a file that the command opened by itself
+    _, seen = run(caller, "cat in")
+    (read,) = [b for b in seen.of("input_manifest")[0]["files"] if b["path"] == path]
+    assert given["digest"] == read["digest"] is not None
+    # and where it did not take all of it, or not from the beginning
+    with open(caller.work / "in", "rb") as file:
+        file.seek(4)
+        done, _, (given,) = _inputs_of(caller, "head -c 1", stdin=file)
+    assert (done.stdout, given["offset"], given["digest"]) == (b"t", 4, read["digest"])
+
+
+def test_a_file_of_standard_input_that_changes_is_what_was_read_or_unknown(caller):
+    path = caller.work / "in"
+    path.write_bytes(bytes(5 << 20))
+    caller.own(path)
+    text = "head -c 1 > /dev/null; echo ready; read -r _ < go"
+    os.mkfifo(caller.work / "go", 0o666)
+    caller.own(caller.work / "go")
+    with open(path, "rb") as file:
+        process = caller.start("--fresh", "--no-world", "-c", text, stdin=file)
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            with open(path, "r+b") as changing:
+                changing.write(b"changed")
+            with open(caller.work / "go", "w") as go:
+                go.write("\n")
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 0, err
+    (manifest,) = Seen(caller).of("input_manifest")
+    (given,) = [body for body in manifest["files"] if body.get("fd") == 0]
+    assert (given["digest"], given["unknown"], given["why"]) == (None, True, "changed")
+
+
+def test_standard_input_that_is_no_file_is_said_to_be_missing(caller):
+    done, manifest, given = _inputs_of(caller, "cat", input=b"text")
+    assert (done.stdout, given) == (b"text", [])
+    assert "what wrote to standard input (a pipe)" in manifest["missing_kinds"]
+    _, manifest, given = _inputs_of(caller, "cat")  # from /dev/null
+    assert given == [] and not [k for k in manifest["missing_kinds"] if "input" in k]
+    # gone by its name, and still there to be read
+    with open(caller.work / "gone", "w+b") as file:
+        (caller.work / "gone").unlink()
+        file.write(b"text")
+        file.seek(0)
+        done, _, (one,) = _inputs_of(caller, "cat", stdin=file)
+    assert (done.stdout, one["path"]) == (b"text", f"{caller.work}/gone (deleted)")
+    assert one["size"] == 4 and len(one["digest"]) == 64
+
+
+@pytest.mark.parametrize("options", [(), ("--no-world",)])
+def test_no_other_descriptor_of_the_caller_is_handed_on(caller, options):
+    """So that there is no input by one that the manifest does not know."""
+    with open("/etc/passwd", "rb") as file:
+        text = "ls -l /proc/self/fd | grep -c passwd; true"
+        done, _ = run(caller, text, *options, pass_fds=(file.fileno(),))
+    assert done.stdout == b"0\n"
+
+
 def test_levels(caller):
     for level, types in (
         ("off", set()),
