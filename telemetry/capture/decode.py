@@ -37,6 +37,10 @@ _COMPONENT: Final = "capture"
 _MOST_NUMBER: Final = (1 << 53) - 1
 _AT_FDCWD: Final = -100
 _MOST_SOCKETS: Final = 16384
+#: so many calls that are told may a signal's handler make before what it interrupted begins again
+_MOST_IN_HANDLER: Final = 16
+#: and so many handlers interrupt each other
+_MOST_NESTED: Final = 8
 _CREDENTIALS: Final = struct.Struct("=6I")
 #: of an auxiliary vector, <linux/auxvec.h>: uid, euid, gid, egid
 _AT_IDS: Final = (11, 12, 13, 14)
@@ -93,8 +97,9 @@ class Decoder:
         self._events: list[Event] = []
         self._sockets: dict[bytes, Socket] = {}
         self._connections = 0
-        #: by task: its call that a signal interrupted, until the next one tells what came of it
-        self._interrupted: dict[int, tuple[tuple[int, ...], bytes]] = {}
+        #: by task: its calls that signals interrupted, one in the handler of the other, until later ones
+        #: tell what came of them; [head, items, how many came since]
+        self._interrupted: dict[int, list[list[Any]]] = {}
         self._refusals = {nr: rest for nr, *rest in scope.denied}
         self._tables = {abi: calls.by_number(calls.MACHINE, abi) for abi in _ABIS}
         self._kinds: dict[int, Callable[[tuple[int, ...], dict[int, Any]], None]] = {
@@ -190,21 +195,41 @@ class Decoder:
     # --- calls
 
     def _went_on(self, tid: int, nr: int, args: list[int]) -> None:
-        """A task makes this call now: if it was interrupted in another one, that was not begun again."""
-        found = self._interrupted.get(tid)
-        if found is None:
+        """A task makes this call now. One that was interrupted in it has begun again, and the handlers
+        since then are over; of others it may be in the handler."""
+        waiting = self._interrupted.get(tid)
+        if waiting is None:
             return
-        if found[0][5] == nr and list(found[0][8:]) == args:
-            del self._interrupted[tid]
+        over: list[list[Any]] = []
+        for at in range(len(waiting) - 1, -1, -1):
+            if waiting[at][0][5] == nr and list(waiting[at][0][8:]) == args:
+                over = waiting[at + 1 :]
+                del waiting[at:]
+                break
         else:
-            self._tell_interrupted(tid)
+            for each in waiting:
+                each[2] += 1
+            while waiting and waiting[0][2] > _MOST_IN_HANDLER:
+                over.append(waiting.pop(0))
+        self._tell_eintr(tid, over)
+
+    def _interrupt(self, told: tuple[int, ...], items: bytes) -> None:
+        waiting = self._interrupted.setdefault(told[4], [])
+        waiting.append([told, items, 0])
+        if len(waiting) > _MOST_NESTED:
+            self._tell_eintr(told[4], [waiting.pop(0)])
 
     def _tell_interrupted(self, tid: int) -> None:
+        """Nothing of them is begun again: the task has ended, or runs another program."""
+        self._tell_eintr(tid, self._interrupted.pop(tid, []))
+
+    def _tell_eintr(self, tid: int, over: list[list[Any]]) -> None:
         """The program saw EINTR, or nothing more; a connect(2) goes on without it."""
-        found = self._interrupted.pop(tid, None)
-        if found is not None:
-            head, data = found
-            self._call(head, data, 0, len(data), self._tables[calls.NATIVE])
+        waiting = self._interrupted.pop(tid, None)  # these tell nothing of the others
+        for head, items, _ in over:
+            self._call(head, items, 0, len(items), self._tables[calls.NATIVE])
+        if waiting:
+            self._interrupted[tid] = waiting
 
     def _call(
         self,
@@ -231,7 +256,7 @@ class Decoder:
                 # the kernel begins it again, or the program sees EINTR: the next call tells
                 self._went_on(tid, nr, args)
                 told = (*head[:2], flags & ~records.RESTARTED, *head[3:7], -errno.EINTR, *args)
-                self._interrupted[tid] = (told, data[at:end])
+                self._interrupt(told, data[at:end])
                 return
         if self._interrupted:
             self._went_on(tid, nr, args)

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.system.captured_programs import ESCAPES, FUZZ
-from tests.system.test_capture import Seen, run
+from tests.system.test_capture import Seen, run, skip_without_rights
 
 PYTHON = "/usr/bin/python3 -I"
 if os.uname().machine != "x86_64":
@@ -351,6 +351,35 @@ def test_a_connect_that_was_interrupted_is_told(caller, python):
     assert done.stdout == b"Interrupted system call\n"
     results = [b.get("result") for b in seen.of("net_connect")]
     assert results == [None, "EINTR"]
+
+
+@pytest.mark.parametrize("backend", ["hybrid", "ptrace", "bpf"])
+def test_a_connect_that_goes_on_behind_a_handler_is_told_once(caller, python, backend):
+    """With SA_RESTART, where the handler makes a call that is told, too."""
+    skip_without_rights(caller, backend)
+    text = (
+        "import ctypes, os, signal, socket, threading, time\n"
+        "l = socket.socket(socket.AF_UNIX); l.bind('\\0full'); l.listen(0)\n"
+        "first = socket.socket(socket.AF_UNIX); first.connect('\\0full')\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "@ctypes.CFUNCTYPE(None, ctypes.c_int)\n"
+        "def handler(number): libc.mkdir(b'handled', 0o700)\n"
+        "libc.signal(14, handler)\n"  # restarts what it interrupts (signal(3))
+        "s = socket.socket(socket.AF_UNIX)\n"
+        "def later():\n"
+        "    while not os.path.exists('handled'): time.sleep(0.05)\n"
+        "    l.accept()\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [14])\n"
+        "threading.Thread(target=later).start()\n"
+        "signal.pthread_sigmask(signal.SIG_UNBLOCK, [14])\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.3)\n"
+        "address = b'\\1\\0\\0full'\n"
+        "print(libc.connect(s.fileno(), address, len(address)))\n"
+    )
+    done, seen = run(caller, python(text), "--capture-backend", backend)
+    assert done.stdout == b"0\n"
+    assert [b.get("result") for b in seen.of("net_connect")] == [None, None]
+    assert f"{caller.work}/handled" in seen.paths("create")
 
 
 def test_each_address_of_several_messages_is_told(caller, python):

@@ -236,6 +236,60 @@ def test_connections_and_questions():
     ]
 
 
+def connect(result, *, fd=3, flags=0, time_ns=1000):
+    items = ((records.BASE, b"socket:[1]"), (records.ADDRESS, inet("10.0.0.1", 80)))
+    return call(
+        "connect", args=(fd, 7, 16), result=result, items=items, flags=flags, time_ns=time_ns
+    )
+
+
+def results_of(events):
+    return [
+        e.body["result"] for e in events if e.event_type == "net_connect" and "result" in e.body
+    ]
+
+
+INTERRUPTED = connect(-512, flags=records.RESTARTED)
+MKDIR = call("mkdirat", args=(2**64 - 100, 0, 0), items=((records.PATH, b"/d"),))
+
+
+@pytest.mark.parametrize("inside", [0, 1, 16])
+def test_a_call_that_is_begun_again_behind_a_handler_is_told_once(inside):
+    _, events = run(INTERRUPTED, MKDIR * inside, connect(0))
+    assert [e.event_type for e in events].count("net_connect") == 1
+    assert results_of(events) == []
+    assert sum(row["count"] for row in rows(events)) == inside
+
+
+def test_handlers_interrupt_each_other():
+    opened = openat(b"/fifo", result=-512, flags_of_record=records.RESTARTED)
+    again = openat(b"/fifo", result=4)
+    _, events = run(INTERRUPTED, MKDIR, opened, MKDIR, again, MKDIR, connect(0))
+    assert results_of(events) == []
+    (row,) = [row for row in rows(events) if row["path"] == "/fifo"]
+    assert (row["result"], row["count"]) == (4, 1)
+    # the inner one was not begun again: the outer one tells that its handler is over
+    _, events = run(INTERRUPTED, opened, MKDIR, connect(0))
+    assert results_of(events) == []
+    assert [row["result"] for row in rows(events) if row["path"] == "/fifo"] == ["EINTR"]
+
+
+@pytest.mark.parametrize(
+    "then", [MKDIR * 17, make_record(records.EXIT, tid=ROOT, result=0), connect(0, fd=4) * 17]
+)
+def test_a_call_that_is_not_begun_again_was_interrupted(then):
+    _, events = run(INTERRUPTED, then)
+    assert results_of(events) == ["EINTR"]
+    _, events = run(INTERRUPTED)
+    assert results_of(events) == ["EINTR"]
+
+
+def test_however_many_calls_are_interrupted_each_is_told():
+    many = b"".join(connect(-512, fd=fd, flags=records.RESTARTED) for fd in range(3, 43))
+    _, events = run(many)
+    assert results_of(events) == ["EINTR"] * 40
+
+
 def test_listening_and_accepting():
     link = (records.BASE, b"socket:[5]")
     _, events = run(
