@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from substrate.session.digest_cache import DigestCache, NoCache
     from substrate.session.home import Home
     from substrate.session.inputs import Inputs
+    from substrate.session.links import Follower
     from substrate.session.settings import Settings
     from substrate.session.standard_input import Source
     from substrate.session.streams import Recording
@@ -243,6 +244,7 @@ class Capturing:
         self._home_path = home.path
         self._cache: DigestCache | NoCache | None = None
         self._inputs: Inputs | None = None
+        self._follower: Follower | None = None  # made when there is something to follow
         self._source: Source | None = None  # of standard input
         self._no_cache = ""  # why there is none
         self._undigested: dict[str, int] = {}  # why → how many programs
@@ -306,6 +308,7 @@ class Capturing:
                 cwd=cwd,
                 number=number,
                 program=self._program,
+                follow=self._follow,
                 level=self.choice.level,
                 backend=self.choice.backend,
                 denied=self._denied,
@@ -389,6 +392,8 @@ class Capturing:
     def _decode(self, data: bytes) -> None:
         assert self._decoder is not None
         self._decoder.feed(data)
+        if self._follower is not None:
+            self._follower.forget()
         events = self._decoder.take()
         if events:
             self._write(events)
@@ -495,6 +500,11 @@ class Capturing:
         ]
         if decoder.unreadable:
             spots.append(f"{decoder.unreadable} arguments that could not be read")
+        if decoder.unfollowed:
+            spots.append(
+                f"where {decoder.unfollowed} paths lead with `..` behind what may have been a symbolic "
+                "link: it was taken off by its text (their rows have `raw`)"
+            )
         if decoder.cut:
             spots.append(f"{decoder.cut} texts that were longer than is kept")
         if decoder.tree.strays:
@@ -581,7 +591,17 @@ class Capturing:
             self._closed = True
             self._backend.close()
 
-    # --- programs
+    # --- paths and programs
+
+    def _follow(self, path: bytes, called_us: int) -> bytes | None:
+        if self._root < 0:
+            return None
+        if self._follower is None:
+            from substrate.session.links import Follower
+
+            assert self._decoder is not None
+            self._follower = Follower(self._root, self._decoder.summary.had_another)
+        return self._follower.follow(path, called_us)
 
     def _program(self, path: bytes) -> Program:
         """What a program's file is, as the world has it now."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from substrate.telemetry.capture.network import Address, Socket
-    from substrate.telemetry.capture.processes import Process
+    from substrate.telemetry.capture.processes import Place, Process
 
 _COMPONENT: Final = "capture"
 #: what a line can hold as a number (trace.md §2)
@@ -77,6 +77,8 @@ class Scope:
     program: Callable[[bytes], Program]
     level: str = "files"
     backend: str = "hybrid"
+    #: where a directory leads to by its links, at a time (CLOCK_BOOTTIME µs); None: cannot be told
+    follow: Callable[[bytes, int], bytes | None] = lambda path, called_us: None
     #: where a backend sees calls that the world's filter answers: (number, errno, argument, mask)
     denied: tuple[tuple[int, int, int, int], ...] = ()
 
@@ -93,6 +95,7 @@ class Decoder:
         self.lost: dict[str, int] = {}
         self.troubles: dict[str, int] = {}
         self.unreadable = 0
+        self.unfollowed = 0  # paths with `..` behind a name that may have been a link
         self.cut = 0
         self._events: list[Event] = []
         self._sockets: dict[bytes, Socket] = {}
@@ -308,8 +311,8 @@ class Decoder:
         told = None
         if shape[8] & calls.TARGET:
             path, raw2 = raw or b"", items.get(records.PATH2, b"")
-            path2: bytes | None = paths.absolute(
-                raw2, items.get(records.BASE2, place.cwd), place.root
+            path2: bytes | None = self._absolute(
+                raw2, items.get(records.BASE2, place.cwd), place, time_us
             )
         else:
             path2 = None
@@ -324,7 +327,10 @@ class Decoder:
             else:
                 if base is None and raw[:1] != b"/" and shape[1] != calls.NONE:
                     base = _followed(process, args[shape[1]])
-                path = paths.absolute(raw, place.cwd if base is None else base, place.root)
+                path = self._absolute(
+                    *(raw, place.cwd if base is None else base, place, time_us),
+                    known=records.OPENED in items,
+                )
                 if b".." in raw:
                     told = raw
             if shape[2] != calls.NONE:
@@ -332,7 +338,7 @@ class Decoder:
                 base2 = items.get(records.BASE2)
                 if base2 is None and raw2[:1] != b"/" and shape[3] != calls.NONE:
                     base2 = _followed(process, args[shape[3]])
-                path2 = paths.absolute(raw2, place.cwd if base2 is None else base2, place.root)
+                path2 = self._absolute(raw2, place.cwd if base2 is None else base2, place, time_us)
         flags = None
         intent = _WORDS[shape[7]]
         if shape[7] == calls.I_OPEN:
@@ -361,6 +367,19 @@ class Decoder:
         )
         self.summary.add(intent, path, path2, outcome)
 
+    def _absolute(
+        self, raw: bytes, base: bytes | None, place: Place, time_us: int, *, known: bool = False
+    ) -> bytes:
+        """A path from the root; `..` behind a link is followed. `known`: the kernel tells more."""
+        if b".." in raw and not known:
+            steps = paths.split_steps(raw, base)
+            if steps is not None:
+                up = None if place.root else self.scope.follow(steps[0], time_us)
+                if up is not None:
+                    return paths.absolute(steps[1], up)
+                self.unfollowed += 1
+        return paths.absolute(raw, base, place.root)
+
     def _moved(
         self,
         process: Process,
@@ -374,7 +393,7 @@ class Decoder:
         place = self.tree.place_of(process, tid)
         raw = items.get(records.PATH)
         path = (
-            paths.absolute(raw, place.cwd, place.root)
+            self._absolute(raw, place.cwd, place, time_us, known=records.CWD in items)
             if raw is not None
             else items.get(records.BASE, b"")
         )
@@ -461,7 +480,10 @@ class Decoder:
         raw = items.get(records.PATH, given)
         if base is None and raw[:1] != b"/" and given.startswith(b"/dev/fd/"):
             raw = given  # relative to a descriptor of which nothing more is known
-        named = paths.absolute(raw, place.cwd if base is None else base, place.root)
+        named = self._absolute(
+            *(raw, place.cwd if base is None else base, place, head[6] // 1000),
+            known=not head[9] and records.EXE in items,
+        )
         image = items.get(records.EXE, named)
         is_script = bool(head[9])
         program = named if is_script else image
@@ -610,7 +632,7 @@ class Decoder:
         if not named or named[:1] == b"\0":
             return
         place = self.tree.place_of(process, tid)
-        path = paths.absolute(named, place.cwd, place.root)
+        path = self._absolute(named, place.cwd, place, time_us)
         self.batches.add(process, time_us, tid, "bind", path, "create", outcome)
         self.summary.add("create", path, None, outcome)
 

@@ -301,6 +301,40 @@ def test_what_was_removed_by_another_name_was_not_absent(caller):
     assert f"{caller.work}/l/f" not in manifest["absent"]
 
 
+@pytest.mark.parametrize("backend", ["hybrid", "ptrace", "bpf"])
+@pytest.mark.parametrize("options", [(), ("--no-world",)])
+def test_a_step_up_behind_a_link_is_where_the_kernel_goes(caller, backend, options):
+    skip_without_rights(caller, backend)
+    caller.forget()
+    for name in ("a/in", "real/deep/in", "real/in"):
+        _place(caller, name, name.encode())
+    (caller.work / "a/link").symlink_to("../real/deep")
+    caller.own(caller.work / "a/link")
+    for folder in ("a", "real", "real/deep"):
+        caller.own(caller.work / folder)
+    time.sleep(0.05)
+    text = (
+        "cd a; mkdir link/../made; cat link/../in; mv link/../in link/../../moved; rm link/../none;"
+        "mkdir d; ln -s ../real new; cat new/../gone; rm -f new; rmdir d/../d; true"
+    )
+    done, seen = run(caller, text, "--capture-backend", backend, *options)
+    work = str(caller.work)
+    assert done.stdout == b"real/in"
+    rows = seen.rows()
+    assert {r["path"] for r in rows if r["intent"] == "create"} >= {f"{work}/real/made"}
+    moved = [(r["path"], r["path2"]) for r in rows if r["intent"] == "rename"]
+    assert (f"{work}/real/in", f"{work}/moved") in moved
+    read = [r for r in rows if r["intent"] == "read" and r["path"].endswith("real/in")]
+    assert [r["path"] for r in read] == [f"{work}/real/in"]
+    assert f"{work}/a/in" not in {r["path"] for r in rows}
+    assert f"{work}/a/made" not in {r["path"] for r in rows}
+    files = {body["path"] for body in seen.of("input_manifest")[0]["files"]}
+    assert f"{work}/real/in" in files and f"{work}/a/in" not in files
+    # a link that was made in this moment and is gone may have led anywhere
+    spots = seen.of("coverage")[0]["blind_spots"]
+    assert any("with `..` behind what may have been a symbolic link" in spot for spot in spots)
+
+
 def test_a_socket_with_a_name_is_a_file_that_was_made(caller, python):
     text = (
         "import socket\n"

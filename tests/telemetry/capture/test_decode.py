@@ -88,6 +88,53 @@ def test_a_path_is_absolute_and_the_kernels_own_is_taken():
     ]
 
 
+@pytest.mark.parametrize(
+    ("path", "base", "found"),
+    [
+        (b"a/link/../f", b"/w", (b"/w/a/link/..", b"f")),
+        (b"/a/../b/../c/d", b"/w", (b"/a/../b/..", b"c/d")),
+        (b"a/..//b", b"/w", (b"/w/a/..", b"b")),
+        (b"a/..", b"/w", (b"/w/a/..", b"")),
+        (b"../../a/./b", b"/w", None),
+        (b"./../a", b"/w", None),
+        (b"/../a", b"/w", None),
+        (b"a..b/..c/d..", b"/w", None),
+        (b"a/../b", None, None),
+        (b"a/../b", b"", None),
+    ],
+)
+def test_steps_behind_names_are_found(path, base, found):
+    assert paths.split_steps(path, base) == found
+
+
+def test_steps_behind_names_are_followed_where_the_kernel_does_not_tell():
+    asked = []
+
+    def follow(path, called_us):
+        asked.append((path, called_us))
+        return {b"/w/a/link/..": b"/real"}.get(path)
+
+    renamed = call(
+        "renameat2",
+        args=(2**64 - 100, 0, 2**64 - 100, 0, 0),
+        items=((records.PATH, b"a/link/../f"), (records.PATH2, b"a/link/../g/")),
+        time_ns=7000,
+    )
+    made, events = run(
+        renamed,
+        openat(b"a/link/../x", opened=b"/real/x"),
+        openat(b"a/gone/../y", result=0, flags_of_record=records.UNOBSERVED),
+        follow=follow,
+    )
+    first, second, third = rows(events)
+    assert (first["path"], first["path2"], first["raw"]) == ("/real/f", "/real/g", "a/link/../f")
+    assert (second["path"], second["raw"]) == ("/real/x", "a/link/../x")
+    assert (third["path"], third["raw"]) == ("/w/a/y", "a/gone/../y")
+    assert asked == [(b"/w/a/link/..", 7), (b"/w/a/link/..", 7), (b"/w/a/gone/..", 1)]
+    assert made.unfollowed == 1
+    assert made.summary.renamed == {(b"/real/f", b"/real/g")}
+
+
 def test_the_same_is_counted_until_the_direction_changes():
     _, events = run(
         openat(b"a", time_ns=1000), openat(b"a", time_ns=2000), openat(b"a", time_ns=3000),
