@@ -6,21 +6,26 @@ not: it decodes nothing further and writes nothing down. It is written against
 telemetry/capture/backend.py; `plug` is the one place that knows where backends and filters
 come from. A backend is made for each sample, as for each command.
 
-The command is forked from this process and waits: it takes no_new_privs, installs the filters,
-writes the number of the listener that one of them has, and reads a byte. Nothing of that may be a
-call that the filters leave to a tracer, for there is none yet; so the listener is not sent, but
-taken by pidfd_getfd(2) (seccomp(2), no_new_privs in prctl(2)). Python forks slowly; the clock
-of `run` begins before that all the same, at the making of the backend.
+The command is spawned as a small program that waits (capture_launch.c): it takes no_new_privs,
+installs the filters, writes the number of the listener that one of them has, and reads a byte.
+Nothing of that may be a call that the filters leave to a tracer, for there is none yet; so the
+listener is not sent, but taken by pidfd_getfd(2) (seccomp(2), no_new_privs in prctl(2)). The clock
+of `run` begins before that, at the making of the backend.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
 import os
 import select
 import shutil
 import signal
 import socket
+import struct
+import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -33,11 +38,9 @@ if TYPE_CHECKING:
     from substrate.telemetry.capture.backend import Backend
 
 NEW_LISTENER = 1 << 3  # SECCOMP_FILTER_FLAG_NEW_LISTENER, as filters.NEW_LISTENER
-_SET_MODE_FILTER = 1  # SECCOMP_SET_MODE_FILTER
-_NR_SECCOMP = {"x86_64": 317, "aarch64": 277}
 _NR_PIDFD_GETFD = 438  # everywhere
-_PR_SET_NO_NEW_PRIVS = 38
-_INSTRUCTION_BYTES = 8
+#: of what the launcher is given
+_FIRST_FD = 100
 _LOOK_AGAIN_MS = 100
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -77,6 +80,8 @@ def plug(name: str, level: str) -> Plugged:
     try:
         if name not in backends.NAMES:
             raise NotHere(f"this version has no backend {name}")
+        if shutil.which("gcc") is None:
+            raise NotHere("no gcc")
         backend = backends.make(name, level)
     except CaptureError as error:
         raise NotHere(str(error)) from error
@@ -114,7 +119,7 @@ def run(
     plugged = make()
     backend = plugged.backend
     try:
-        pid, command = _fork(plugged.programs, argv, env)
+        pid, command = _spawn(plugged.programs, argv, env)
         backend.attach(pid, _take_listener(pid, command))
         command.send(b"g")
         kept, records, size_bytes, recorded = _drain(backend, pid, keep)
@@ -188,66 +193,49 @@ def _kill(pid: int) -> None:
 # --- the command's side
 
 
-class _Fprog(ctypes.Structure):
-    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+@functools.cache
+def _launcher() -> tuple[str, tempfile.TemporaryDirectory[str]]:
+    """capture_launch.c, compiled; and where it is, which goes with this process."""
+    top = tempfile.TemporaryDirectory(prefix="substrate-bench-launch-")
+    program = os.path.join(top.name, "capture_launch")
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "capture_launch.c")
+    subprocess.run(("gcc", "-O2", "-static", "-Wall", "-o", program, source), check=True)
+    return program, top
 
 
-def _install(program: Program) -> int:
-    """Of this thread; the listener's fd, or 0. Raises OSError."""
-    fprog = _Fprog(len(program.code) // _INSTRUCTION_BYTES, program.code)
-    number = _NR_SECCOMP[os.uname().machine]
-    arguments = (_SET_MODE_FILTER, ctypes.c_ulong(program.flags), ctypes.byref(fprog))
-    result = int(_LIBC.syscall(number, *arguments))
-    if result < 0:
-        raise OSError(ctypes.get_errno(), "seccomp")
-    return result
-
-
-def _fork(
+def _spawn(
     programs: tuple[Program, ...], argv: Sequence[str], env: Mapping[str, str]
 ) -> tuple[int, socket.socket]:
     path = shutil.which(argv[0])
     if path is None:
         raise Failed(f"there is no {argv[0]}")
+    launcher, _ = _launcher()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
-    if pid:
-        theirs.close()
-        return pid, ours
-    try:
-        ours.close()
-        null = os.open("/dev/null", os.O_RDWR)
-        os.dup2(null, 0)
-        os.dup2(null, 1)
-        listener = -1
-        if programs and _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-            raise OSError(ctypes.get_errno(), "no_new_privs")
-        for program in programs:
-            fd = _install(program)
-            if program.flags & NEW_LISTENER:
-                listener = fd
-        word = b"%d" % listener
-        # read and write, not send and recv: these may be traced
-        os.write(theirs.fileno(), word)
-        if os.read(theirs.fileno(), 1) == b"g":
-            os.execve(path, list(argv), dict(env))
-    except BaseException as error:
-        # the edge of a process: after the fork nothing of the bench may go on
-        os.write(2, f"bench: {type(error).__name__}: {error}\n".encode())
-        raise
-    finally:
-        os._exit(126)
+    with contextlib.ExitStack() as kept:
+        kept.callback(theirs.close)
+        words = [launcher, str(_FIRST_FD)]
+        actions = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in (0, 1)]
+        actions.append((os.POSIX_SPAWN_DUP2, theirs.fileno(), _FIRST_FD))
+        for number, program in enumerate(programs, _FIRST_FD + 1):
+            fd = os.memfd_create("filter")
+            kept.callback(os.close, fd)
+            os.write(fd, program.code)
+            actions.append((os.POSIX_SPAWN_DUP2, fd, number))
+            words += [str(number), str(program.flags)]
+        words += ["--", path, *argv[1:]]
+        return os.posix_spawn(launcher, words, dict(env), file_actions=actions), ours
 
 
 def _take_listener(pid: int, command: socket.socket) -> int | None:
     word = command.recv(16)
     if not word:
         raise Failed("the command did not install its filters")
-    if int(word) < 0:
+    (number,) = struct.unpack("=i", word)
+    if number < 0:
         return None
     pidfd = os.pidfd_open(pid)
     try:
-        fd = int(_LIBC.syscall(_NR_PIDFD_GETFD, pidfd, int(word), 0))
+        fd = int(_LIBC.syscall(_NR_PIDFD_GETFD, pidfd, number, 0))
     finally:
         os.close(pidfd)
     if fd < 0:

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from substrate.session.settings import Settings
     from substrate.session.standard_input import Source
     from substrate.session.streams import Recording
-    from substrate.telemetry.capture.decode import Decoder, Program
+    from substrate.telemetry.capture.decode import Decoder
+    from substrate.telemetry.capture.programs import Program
     from substrate.telemetry.trace.digests import Digester
     from substrate.telemetry.trace.envelope import Event
     from substrate.telemetry.trace.losses import Losses
@@ -77,9 +78,8 @@ _NO_EVIDENCE: Final = "attempts at what the world denies (mount, setns, ptrace, 
 _BPF: Final = (
     "the digest of a script (that of what runs it is told)",
     "how a process ended whose first thread ended before the others; the port that a socket listens on "
-    "where bind(2) did not name it; socketcall(2) of i386; messages of sendmmsg(2) behind the second",
-    "calls that end their process or are cut short by its end; which descriptor a program was run by; "
-    "addresses whose length is none of their kind",
+    "where bind(2) did not name it; socketcall(2) of i386; messages of sendmmsg(2) behind the eighth",
+    "calls that end their process or are cut short by its end; which descriptor a program was run by",
 )
 _NO_END: Final = (
     "what goes on when the supervisor is killed: nothing ends it where there is no world"
@@ -221,6 +221,7 @@ class Capturing:
                 denied={nr: number for nr, number, _, _ in denied},
                 policy=settings.overflow,
                 look=settings.lookups,
+                offsets=capture_probe.kernel_offsets(home) if choice.backend == "bpf" else None,
             )
         except CaptureError as error:
             raise _cannot(error, home) from None
@@ -500,9 +501,9 @@ class Capturing:
         ]
         if decoder.unreadable:
             spots.append(f"{decoder.unreadable} arguments that could not be read")
-        if decoder.unfollowed:
+        if decoder.steps.unfollowed:
             spots.append(
-                f"where {decoder.unfollowed} paths lead with `..` behind what may have been a symbolic "
+                f"where {decoder.steps.unfollowed} paths lead with `..` behind what may have been a symbolic "
                 "link: it was taken off by its text (their rows have `raw`)"
             )
         if decoder.cut:
@@ -606,7 +607,7 @@ class Capturing:
     def _program(self, path: bytes) -> Program:
         """What a program's file is, as the world has it now."""
         from substrate.session.inputs import FAILURES, reason_of
-        from substrate.telemetry.capture.decode import Program
+        from substrate.telemetry.capture.programs import Program
 
         if self._root < 0 or not path.startswith(b"/"):
             return self._unknown("unnamed" if self._root >= 0 else "the world has ended")
@@ -631,7 +632,7 @@ class Capturing:
             return self._unknown(errno.errorcode.get(error.errno, error.text))
 
     def _unknown(self, why: str) -> Program:
-        from substrate.telemetry.capture.decode import Program
+        from substrate.telemetry.capture.programs import Program
 
         self._count_undigested(why)
         return Program(digest=None)

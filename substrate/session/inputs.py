@@ -23,6 +23,7 @@ from substrate.world import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any, Final
 
     from substrate.session.digest_cache import DigestCache, NoCache
@@ -127,23 +128,42 @@ class Inputs:
         finally:
             os.close(fd)
 
-    def _has_link(self, path: bytes) -> bool:
-        """Whether a symbolic link stands on the way to a path, as far as there is one."""
-        names, done = path.split(b"/")[1:], b""
-        for name in names:
+    def _way(self, path: bytes) -> Iterator[tuple[bytes, os.stat_result | None]]:
+        """Each name on the way to a path, links followed, and its own status: None at the end of the
+        way, where there is nothing further. It does not end where links lead in a circle."""
+        done, left = b"", path.split(b"/")[::-1]
+        while left:
+            name = left.pop()
+            if name in (b"", b"."):
+                continue
+            if name == b"..":
+                done = done.rpartition(b"/")[0]
+                continue
             done += b"/" + name
             try:
                 fd = linux.openat2(
                     self._root, done, os.O_PATH | os.O_NOFOLLOW, linux.RESOLVE_IN_ROOT
                 )
             except OSError:
-                return False
+                yield done, None
+                return
             try:
-                if os.fstat(fd).st_mode & _FORMAT == _LINK:
-                    return True
+                status = os.fstat(fd)
+                yield done, status
+                if status.st_mode & _FORMAT != _LINK:
+                    continue
+                text = os.readlink(b"", dir_fd=fd)
             finally:
                 os.close(fd)
-        return False
+            done = b"" if text[:1] == b"/" else done.rpartition(b"/")[0]
+            left += text.split(b"/")[::-1]
+
+    def _has_link(self, path: bytes) -> bool:
+        """Whether a symbolic link stands on the way to a path, as far as there is one."""
+        return any(
+            status is not None and status.st_mode & _FORMAT == _LINK
+            for _, status in self._way(path)
+        )
 
     def _is_led_elsewhere(self, path: bytes, fd: int) -> bool:
         """Whether a symbolic link on the way to the open file is younger than the command: then
@@ -153,35 +173,14 @@ class Inputs:
                 return False  # no link on the way
         except OSError:
             return True
-        done, left, links = b"", path.split(b"/")[::-1], 0
-        while left:
-            name = left.pop()
-            if name in (b"", b"."):
-                continue
-            if name == b"..":
-                done = done.rpartition(b"/")[0]
-                continue
-            done += b"/" + name
-            if done in self._summary.moved:
+        links = 0
+        for done, status in self._way(path):
+            if status is None or done in self._summary.moved:
                 return True
-            try:
-                link = linux.openat2(
-                    self._root, done, os.O_PATH | os.O_NOFOLLOW, linux.RESOLVE_IN_ROOT
-                )
-            except OSError:
-                return True
-            try:
-                status = os.fstat(link)
-                if status.st_mode & _FORMAT != _LINK:
-                    continue
+            if status.st_mode & _FORMAT == _LINK:
                 links += 1
                 if status.st_ctime_ns >= self._began_ns or links > _MOST_LINKS:
                     return True
-                text = os.readlink(b"", dir_fd=link)
-            finally:
-                os.close(link)
-            done = b"" if text[:1] == b"/" else done.rpartition(b"/")[0]
-            left += text.split(b"/")[::-1]
         return False
 
     def _is_below_moved(self, path: bytes) -> bool:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from substrate.telemetry.capture.bpf import BpfBackend
+    from substrate.telemetry.capture.bpf_layout import Offsets
     from substrate.telemetry.capture.engine import EngineBackend
     from substrate.telemetry.capture.python_backend import PythonBackend
 
@@ -29,14 +30,15 @@ def make(
     denied: Mapping[int, int] | None = None,
     policy: str = "block",
     look: bool = False,
+    offsets: Offsets | None = None,
 ) -> AnyBackend:
     """A backend for one command; see engine.make. `look`: lookups are captured, where no filter
-    says so. Of `denied` the backend bpf tells, and whoever answers is another filter. Raises
+    says so. `offsets`: of this kernel, for bpf, where they were found before. Of `denied` the backend bpf tells, and whoever answers is another filter. Raises
     CaptureError."""
     if name == "bpf":
         from substrate.telemetry.capture import bpf
 
-        return bpf.make(level, look=look, policy=policy, denied=denied or ())
+        return bpf.make(level, look=look, policy=policy, denied=denied or (), offsets=offsets)
     if name == "python":
         from substrate.telemetry.capture.python_backend import PythonBackend
 

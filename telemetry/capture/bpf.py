@@ -5,7 +5,6 @@ the kernel lets us at all (`probe`). It stops no process: nothing that is watche
 what is not read in time is lost, and told as LOST records. Invariants:
   - everything is a descriptor of ours; when the supervisor ends, in whatever way, it is all gone;
   - `finished` is not told before all that was written has been drained;
-  - the ring's memory is the kernel's: what it says of lengths is checked, and never believed.
 
 Being current: the programs call a waiting reader after a quiet time (5 ticks), when a quarter of
 the ring is full, and when the last task has ended; what came soon after a call is looked for by
@@ -17,24 +16,22 @@ Policies of overflow: nothing that is watched waits for us, so `block` is kept n
 Needed: CAP_BPF and CAP_PERFMON in the initial user namespace, the initial pid namespace (the
 programs know tasks by their numbers there), and /sys/kernel/btf/vmlinux.
 
-Sources: bpf(2); kernel: Documentation/bpf/ringbuf.rst, kernel/bpf/ringbuf.c (the layout of the
-mapped pages, and the bits of a record's head); tools/lib/bpf/ringbuf.c (how it is read).
+Sources: bpf(2).
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import mmap
 import os
 import struct
 from _signal import SIGKILL, pidfd_send_signal
-from _thread import allocate_lock
 
 from substrate.telemetry.capture import (
-    bpf_functions,
     bpf_layout,
     bpf_program,
+    bpf_system,
+    bpf_tables,
     bpf_types,
     calls,
     records,
@@ -42,231 +39,36 @@ from substrate.telemetry.capture import (
 from substrate.telemetry.capture.backend import CaptureError
 from substrate.telemetry.capture.bpf_bell import LOOK_AFTER_S, Bell
 from substrate.telemetry.capture.bpf_layout import Limits, Offsets
+from substrate.telemetry.capture.bpf_ring import Ring
+from substrate.telemetry.capture.bpf_system import (
+    ARRAY,
+    HASH,
+    MMAPABLE,
+    NO_PREALLOC,
+    RINGBUF,
+    attach_program,
+    create_map,
+    load_program,
+    load_types,
+    missed,
+    update_map,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Final
 
-    from substrate.telemetry.capture.bpf_assembler import Assembler
+    from substrate.telemetry.capture.bpf_program import Programs
 
-_NR_BPF: Final = {"x86_64": 321, "aarch64": 280}[calls.MACHINE]
-#: enum bpf_cmd
-_MAP_CREATE, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT, _PROG_LOAD, _RUN, _INFO, _TRACEPOINT, _TYPES = (
-    *(0, 2, 3, 4, 5, 10),
-    *(15, 17, 18),
-)
-_HASH, _ARRAY, _RINGBUF = 1, 2, 27
-_NO_PREALLOC, _MMAPABLE = 1, 1 << 10
-_RAW_TRACEPOINT = 17
-_LICENSE: Final = b"Dual MIT/GPL"
-_ATTR_SIZE: Final = 128
-#: of the verifier's explanation, asked for only after a failure
-_LOG_SIZE: Final = 1 << 20
-#: of a load that signals interrupt
-_LOAD_TRIES: Final = 50
 #: the initial pid namespace (PROC_PID_INIT_INO)
 _FIRST_PIDS: Final = 0xEFFFFFFC
 
-_BUSY: Final = 1 << 31
-_DISCARDED: Final = 1 << 30
-_RING_HEAD: Final = 8
 _PAGE: Final = mmap.PAGESIZE
 #: one drain hands out about this much at most
 _MOST_DRAINED: Final = 4 << 20
 
 ALL_LEVELS: Final = (calls.EXEC, calls.FILES, calls.LOOK, calls.FDS)
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_syscall = _libc.syscall
-_syscall.restype = ctypes.c_long
-
-
-def _bpf(step: str, command: int, attributes: bytes) -> int:
-    """bpf(2). Raises CaptureError."""
-    buffer = ctypes.create_string_buffer(attributes, _ATTR_SIZE)
-    found = int(_syscall(_NR_BPF, command, buffer, _ATTR_SIZE))
-    if found < 0:
-        number = ctypes.get_errno()
-        raise CaptureError(step, number, os.strerror(number) + _advice(number))
-    return found
-
-
-def _advice(number: int) -> str:
-    if number == errno.EPERM:
-        return " (bpf(2) needs CAP_BPF and CAP_PERFMON here; kernels before 5.11 also memlock)"
-    return ""
-
-
-def _create_map(name: bytes, kind: int, key: int, size: int, entries: int, flags: int = 0) -> int:
-    attributes = struct.pack("=IIIIIII16s", kind, key, size, entries, flags, 0, 0, name)
-    return _bpf(f"map {name.decode()}", _MAP_CREATE, attributes)
-
-
-def _update_map(step: str, fd: int, key: int, what: bytes | ctypes.Array[ctypes.c_char]) -> None:
-    keys = ctypes.create_string_buffer(struct.pack("=I", key), 4)
-    values = (
-        what if isinstance(what, ctypes.Array) else ctypes.create_string_buffer(what, len(what))
-    )
-    _bpf(
-        step,
-        _MAP_UPDATE,
-        struct.pack("=IIQQQ", fd, 0, ctypes.addressof(keys), ctypes.addressof(values), 0),
-    )
-
-
-def _load_types() -> int:
-    """The description of functions (bpf_functions.py), as a descriptor."""
-    text = ctypes.create_string_buffer(bpf_functions.DESCRIPTION, len(bpf_functions.DESCRIPTION))
-    attributes = struct.pack("=QQI", ctypes.addressof(text), 0, len(bpf_functions.DESCRIPTION))
-    return _bpf("types", _TYPES, attributes)
-
-
-def load_program(
-    name: str, code: bytes, *, functions: list[int] | None = None, types: int = 0
-) -> int:
-    """The descriptor of a raw tracepoint's program. `functions`: where they begin, if a helper calls
-    one; `types` describes them. Raises CaptureError with the verifier's log."""
-    info = bpf_functions.info(functions or [])
-    infos = ctypes.create_string_buffer(info, len(info) or 1)
-    described = struct.pack(
-        "=IIIIQI",
-        *(0, 0, types, bpf_functions.INFO_SIZE, ctypes.addressof(infos), len(functions or ())),
-    )
-    text = ctypes.create_string_buffer(code, len(code))
-    license = ctypes.create_string_buffer(_LICENSE)
-
-    def load(level: int, log: int, size: int) -> int:
-        return _bpf(
-            f"program {name}",
-            _PROG_LOAD,
-            struct.pack(
-                "=IIQQIIQII16s",
-                *(_RAW_TRACEPOINT, len(code) // 8),
-                *(ctypes.addressof(text), ctypes.addressof(license)),
-                *(level, size, log, 0, 0, name.encode()[:15]),
-            )
-            + (described if functions else b""),
-        )
-
-    for left in reversed(range(_LOAD_TRIES)):
-        try:
-            return load(0, 0, 0)
-        except CaptureError as error:
-            # a signal for us ends the verification, whatever it is: the end of a child, too
-            if error.errno == errno.EAGAIN and left:
-                continue
-            if error.errno == errno.EPERM:
-                raise
-            first = error
-            break
-    log = ctypes.create_string_buffer(_LOG_SIZE)
-    try:
-        return load(1, ctypes.addressof(log), _LOG_SIZE)
-    except CaptureError:
-        lines = log.value.decode("latin-1").strip().splitlines()[-20:]
-    raise CaptureError(first.step, first.errno, "\n".join([first.text, *lines]))
-
-
-def attach_program(name: str, program: int) -> int:
-    label = ctypes.create_string_buffer(name.encode())
-    return _bpf(
-        f"tracepoint {name}",
-        _TRACEPOINT,
-        struct.pack("=QI", ctypes.addressof(label), program),
-    )
-
-
-def _missed(program: int) -> int:
-    """How often the kernel did not run it, because it was running on that CPU."""
-    info = ctypes.create_string_buffer(256)
-    _bpf("info", _INFO, struct.pack("=IIQ", program, 256, ctypes.addressof(info)))
-    # struct bpf_prog_info.recursion_misses; 0 on kernels that do not have it
-    return int(struct.unpack_from("=Q", info, 208)[0])
-
-
-class Ring:
-    """The reader's end of a BPF_MAP_TYPE_RINGBUF: one reader, whole records, in order.
-
-    The kernel's writer stores a record's head, without its busy bit, after its bytes, and the
-    position of writing after a busy head (both with release). So of what is read here, the
-    position must come first, then heads, then bytes. Python orders nothing, and aarch64 may
-    turn two loads round: giving a lock back and taking it again is a full fence on both."""
-
-    def __init__(self, fd: int, size: int, longest: int) -> None:
-        """`longest`: bytes of a record, at most."""
-        self.size = size
-        self._longest = longest
-        behind = min(size, (longest + _RING_HEAD + _PAGE - 1) // _PAGE * _PAGE)
-        self._mask = size - 1
-        self._position = 0
-        self._lock = allocate_lock()
-        self._lock.acquire()
-        self._mine = mmap.mmap(fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        # The data are there twice, one behind the other: no record is in two pieces. Of the
-        # second no more is mapped than the longest needs; mapping costs 60 ns a page.
-        try:
-            self._theirs = mmap.mmap(
-                fd, _PAGE + size + behind, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE
-            )
-        except BaseException:
-            self._mine.close()
-            raise
-        self._read_to = memoryview(self._mine).cast("Q")
-        self._view = memoryview(self._theirs)
-        self._written_to = self._view[:8].cast("Q")
-        self._data = self._view[_PAGE:]
-
-    def _fence(self) -> None:
-        self._lock.release()
-        self._lock.acquire()
-
-    def empty(self) -> bool:
-        return self._written_to[0] == self._position
-
-    def take(self, most: int) -> bytes:
-        """Records, about `most` bytes of them; their memory is the kernel's again.
-
-        Raises CaptureError for lengths that cannot be: the ring is no good any more."""
-        start = position = self._position
-        written = self._written_to[0]
-        if written == position:
-            return b""
-        if not 0 < written - position <= self.size:
-            raise CaptureError("ring", errno.EIO, f"written to {written}, read to {position}")
-        self._fence()
-        data, mask, unpack = self._data, self._mask, _RING_WORD.unpack_from
-        places: list[tuple[int, int]] = []
-        add = places.append
-        end = min(written, start + most)
-        while position < end:
-            at = position & mask
-            (length,) = unpack(data, at)
-            if length >= _DISCARDED:
-                if length & _BUSY:
-                    break
-                length ^= _DISCARDED
-            elif length <= self._longest:
-                add((at + _RING_HEAD, at + _RING_HEAD + length))
-            else:
-                raise CaptureError("ring", errno.EIO, f"a record has {length} bytes")
-            position += (length + _RING_HEAD + 7) & ~7
-        if position > written:
-            raise CaptureError("ring", errno.EIO, "a record ends behind what was written")
-        self._fence()
-        taken = b"".join([data[first:last] for first, last in places])
-        self._fence()
-        self._position = self._read_to[0] = position
-        return taken
-
-    def close(self) -> None:
-        for view in (self._read_to, self._written_to, self._data, self._view):
-            view.release()
-        self._mine.close()
-        self._theirs.close()
-
-
-_RING_WORD: Final = struct.Struct("=I")
 
 
 class BpfBackend:
@@ -303,7 +105,7 @@ class BpfBackend:
                 raise CaptureError(
                     "pid namespace", errno.EPERM, "tasks are known by numbers of the first one only"
                 )
-            tables = bpf_program.make_tables(levels, everything=everything, denied=denied)
+            tables = bpf_tables.make_tables(levels, everything=everything, denied=denied)
             self._load(tables, offsets or load_offsets())
             self._bell = Bell(self._fds["ring"])
         except BaseException:
@@ -313,23 +115,24 @@ class BpfBackend:
     def _load(self, tables: bytes, offsets: Offsets) -> None:
         limits, fds = self._limits, self._fds
         for name, kind, key, size, entries, flags in (
-            (b"ring", _RINGBUF, 0, 0, limits.ring, 0),
-            (b"tree", _HASH, 4, bpf_layout.SLOT_SIZE, limits.tasks, _NO_PREALLOC),
-            (b"long", _HASH, 4, bpf_layout.LONG_SIZE, limits.tasks, _NO_PREALLOC),
-            (b"scratch", _ARRAY, 4, limits.scratch, _count_cpus(), 0),
-            (b"walk", _ARRAY, 4, bpf_layout.WALK_SIZE, _count_cpus(), 0),
-            (b"tables", _ARRAY, 4, len(tables), 1, 0),
-            (b"state", _ARRAY, 4, bpf_layout.STATE_SIZE, 1, _MMAPABLE),
+            (b"ring", RINGBUF, 0, 0, limits.ring, 0),
+            (b"tree", HASH, 4, bpf_layout.SLOT_SIZE, limits.tasks, NO_PREALLOC),
+            (b"long", HASH, 4, bpf_layout.LONG_SIZE, limits.tasks, NO_PREALLOC),
+            (b"scratch", ARRAY, 4, limits.scratch, _count_cpus(), 0),
+            (b"walk", ARRAY, 4, bpf_layout.WALK_SIZE, _count_cpus(), 0),
+            (b"tables", ARRAY, 4, len(tables), 1, 0),
+            (b"state", ARRAY, 4, bpf_layout.STATE_SIZE, 1, MMAPABLE),
         ):
-            fds[name.decode()] = _create_map(name, kind, key, size, entries, flags)
-        _update_map("tables", fds["tables"], 0, tables)
-        for tracepoint, program in _programs(offsets, limits).items():
-            code = program.assemble(fds.__getitem__)
-            functions = program.functions() if program.has_callbacks() else None
-            if functions and "types" not in fds:
-                fds["types"] = _load_types()
+            fds[name.decode()] = create_map(name, kind, key, size, entries, flags)
+        update_map("tables", fds["tables"], 0, tables)
+        programs = _programs(offsets, limits)
+        fds["types"] = load_types(programs.functions)
+        for tracepoint, program in programs.code.items():
             self._programs[tracepoint] = load_program(
-                tracepoint, code, functions=functions, types=fds.get("types", 0)
+                tracepoint,
+                program.assemble(fds.__getitem__),
+                functions=programs.functions.info(program.functions()),
+                types=fds["types"],
             )
         self._state = mmap.mmap(fds["state"], _PAGE, mmap.MAP_SHARED)
         self.identity(fds["state"])  # and our root
@@ -353,7 +156,7 @@ class BpfBackend:
         self._put_state(bpf_layout.LEVEL, _depth(pid))
         self._attached = True
         self._put_state(bpf_layout.STARTED, 1)
-        _update_map("attach", self._fds["tree"], pid, bytes(bpf_layout.SLOT_SIZE))
+        update_map("attach", self._fds["tree"], pid, bytes(bpf_layout.SLOT_SIZE))
         # It may have died in between: then nothing will ever take it out of the tree.
         if _is_dead(pid) and self._get_state(bpf_layout.ENDED) == 0:
             raise CaptureError("attach", errno.ESRCH, f"process {pid} has ended")
@@ -361,14 +164,7 @@ class BpfBackend:
     def identity(self, fd: int) -> bytes:
         """Which file a descriptor of ours is, as an item FILE says it of a program. Raises
         CaptureError."""
-        argument = ctypes.create_string_buffer(struct.pack("=Q", fd), 8)
-        attributes = ctypes.create_string_buffer(_ATTR_SIZE)
-        struct.pack_into("=I", attributes, 0, self._programs["ours"])
-        struct.pack_into("=IIQ", attributes, 40, 8, 0, ctypes.addressof(argument))
-        if _syscall(_NR_BPF, _RUN, attributes, _ATTR_SIZE) < 0:
-            number = ctypes.get_errno()
-            raise CaptureError("identity", number, os.strerror(number))
-        (failed,) = struct.unpack_from("=I", attributes, 4)
+        failed = bpf_system.run_program("identity", self._programs["ours"], fd)
         if failed or self._state is None:
             raise CaptureError("identity", errno.EBADF, "a file of ours has none")
         at = bpf_layout.OURS
@@ -443,7 +239,7 @@ class BpfBackend:
                 "full": self._get_state(bpf_layout.FULL),
                 "memory": self._get_state(bpf_layout.MEMORY),
             }
-        found["torn"] = self._torn + sum(_missed(fd) for fd in self._programs.values())
+        found["torn"] = self._torn + sum(missed(fd) for fd in self._programs.values())
         return {why: count for why, count in found.items() if count}
 
     def halted(self) -> bool:
@@ -502,21 +298,10 @@ class BpfBackend:
     def _tids(self) -> set[int]:
         """The tasks of the tree."""
         found: set[int] = set()
-        key, following = ctypes.create_string_buffer(4), ctypes.create_string_buffer(4)
-        at = 0
-        while len(found) <= self._limits.tasks:
-            attributes = struct.pack(
-                "=IIQQQ", self._fds["tree"], 0, at, ctypes.addressof(following), 0
-            )
-            try:
-                _bpf("tree", _MAP_NEXT, attributes)
-            except CaptureError as error:
-                if error.errno == errno.ENOENT:
-                    break
-                raise
-            key.raw = following.raw
-            at = ctypes.addressof(key)
-            found.add(struct.unpack("=I", key.raw)[0])
+        tid = bpf_system.next_key("tree", self._fds["tree"], None)
+        while tid is not None and len(found) <= self._limits.tasks:
+            found.add(tid)
+            tid = bpf_system.next_key("tree", self._fds["tree"], tid)
         return found
 
     def _get_state(self, place: int) -> int:
@@ -530,21 +315,32 @@ class BpfBackend:
 
 
 def make(
-    level: str, *, look: bool = False, policy: str = "block", denied: Iterable[int] = ()
+    level: str,
+    *,
+    look: bool = False,
+    policy: str = "block",
+    denied: Iterable[int] = (),
+    offsets: Offsets | None = None,
 ) -> BpfBackend:
     """A backend for one command at a level of capture: `exec`, `files` or `all`. `look`: lookups are
-    captured. `denied`: see BpfBackend. Raises CaptureError."""
+    captured. `denied`, `offsets`: see BpfBackend. Raises CaptureError."""
     levels: tuple[int, ...] = (calls.EXEC,)
     if level != "exec":
         levels = (calls.EXEC, calls.FILES, *((calls.LOOK,) if look else ()))
-    return BpfBackend(levels=levels, everything=level == "all", policy=policy, denied=denied)
+    return BpfBackend(
+        levels=levels,
+        everything=level == "all",
+        policy=policy,
+        denied=denied,
+        offsets=offsets,
+    )
 
 
 #: what was assembled last, for the commands of one session
-_assembled: tuple[Offsets, Limits, dict[str, Assembler]] | None = None
+_assembled: tuple[Offsets, Limits, Programs] | None = None
 
 
-def _programs(offsets: Offsets, limits: Limits) -> dict[str, Assembler]:
+def _programs(offsets: Offsets, limits: Limits) -> Programs:
     global _assembled
     if _assembled is None or _assembled[:2] != (offsets, limits):
         _assembled = offsets, limits, bpf_program.make_programs(offsets, limits)

@@ -171,13 +171,16 @@ class Assembler:
         self._functions.append((len(self._code), label, to.number))
         self._code += (b"", b"")
 
-    def functions(self) -> list[int]:
-        """Where each function begins, in instructions: what the program itself is, first."""
-        labels = {label for _, label in self._calls} | {label for _, label, _ in self._functions}
-        return [0, *sorted(self._place(label) for label in labels)]
+    def functions(self) -> list[tuple[int, str]]:
+        """(instruction, label) of each function, the program itself first, as ""."""
+        return [(0, ""), *sorted((self._place(label), label) for label in self._used())]
 
-    def has_callbacks(self) -> bool:
-        return bool(self._functions)
+    def missing(self) -> list[str]:
+        """Functions that are called and not there yet."""
+        return sorted(self._used() - self._labels.keys())
+
+    def _used(self) -> set[str]:
+        return {label for _, label in self._calls} | {label for _, label, _ in self._functions}
 
     def exit(self) -> None:
         self._code.append(_pack(0x95, 0, 0, 0))

@@ -13,7 +13,7 @@ import struct
 
 from substrate.telemetry.capture import calls, records
 from substrate.telemetry.capture.bpf_types import TypesUnknown
-from substrate.values import value
+from substrate.values import as_dict, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ LONG_SIZE: Final = RECORD + records.HEAD_SIZE + 2 * (8 + TEXT) + 80
 LONG_ROOM = LONG_SIZE - RECORD
 MOST_ADDRESS, MOST_HOW, MOST_DATA = 128, 64, 256
 #: of sendmmsg's messages
-MOST_MESSAGES = 2
+MOST_MESSAGES = 8
 
 #: an element of `walk`: what is being walked, and room for a path (bpf_places.py)
 WALK_SIZE: Final = 4096 + 768
@@ -95,6 +95,10 @@ PROGRAMS: Final = (
     "sched_process_exec",
     "sched_process_exit",
 )
+
+
+#: larger than any structure that is looked into
+_MOST_OFFSET: Final = 1 << 16
 
 
 @value
@@ -221,6 +225,22 @@ def find_offsets(types: Types) -> Offsets:
     )
 
 
+def offsets_to_text(offsets: Offsets) -> str:
+    """One word, for `parse_offsets`."""
+    return ",".join([f"{name}={offset}" for name, offset in as_dict(offsets).items()])
+
+
+def parse_offsets(text: str) -> Offsets | None:
+    """None for what is not the text of all of them."""
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, number = part.partition("=")
+        if not (number.isascii() and number.isdigit()) or int(number) >= _MOST_OFFSET:
+            return None
+        found[name] = int(number)
+    return Offsets(**found) if found.keys() == Offsets.__annotations__.keys() else None
+
+
 @value
 class Machine:
     """Where struct pt_regs, as programs see it (<asm/ptrace.h>), has what we read."""
@@ -261,3 +281,7 @@ class Limits:
         """Bytes of one CPU's scratch: a slot's long form, a name, the words, and what is read again."""
         # The words have twice their room: the verifier adds up the most of two lengths.
         return LONG_SIZE + 2 * (8 + TEXT) + FACTS + 8 + 2 * self.argv + 1024
+
+
+#: of a shape's flags: what makes an entry more than its paths
+UNUSUAL = calls.HOW | calls.DATA | calls.MESSAGE | calls.MESSAGES | calls.SOCKETCALL

@@ -44,9 +44,6 @@ from substrate.telemetry.capture.bpf_layout import (
     PID_TGID,
     QUIET,
     READ_KERNEL,
-    READ_KERNEL_STR,
-    READ_USER,
-    READ_USER_STR,
     RECORD,
     RING_OUTPUT,
     RING_QUERY,
@@ -61,6 +58,10 @@ from substrate.telemetry.capture.bpf_layout import (
     Offsets,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from substrate.telemetry.capture.bpf_functions import Signatures
+
 
 class Parts:
     """One way of making; the program that is being made is `a`."""
@@ -69,73 +70,32 @@ class Parts:
         self.offsets, self.limits, self.machine = offsets, limits, machine
         self.a = Assembler()
 
+    # --- functions of a program ----------------------------------------------------------------
+
+    def signatures(self) -> Signatures:
+        """Of those that are verified by themselves."""
+        return {}
+
+    def _emit(self, name: str) -> None:
+        raise KeyError(name)
+
+    def _finish(self) -> Assembler:
+        """Behind the program: the functions that it calls, and those that they call."""
+        a = self.a
+        while missing := a.missing():
+            for name in missing:
+                a.label(name)
+                self._emit(name)
+        return a
+
+    def _enter(self, *kept: tuple[Register, Register], none: str) -> None:
+        """Keeps (argument, where); none of them may be 0, which the verifier wants to be asked."""
+        a = self.a
+        for argument, where in kept:
+            a.jump_if(argument, "==", 0, none)
+            a.mov(where, argument)
+
     # --- items ---------------------------------------------------------------------------------
-
-    def _text(
-        self,
-        tag: int,
-        room: int,
-        most: int,
-        too_long: str | None,
-        *,
-        bit: int = 0,
-        kernel: bool = False,
-    ) -> None:
-        """An item of the text at R8. Longer than `most` - 2: to `too_long`, or it is cut."""
-        a = self.a
-        done, missing, add = a.fresh("text"), a.fresh("text.missing"), a.fresh("text.add")
-        a.jump_if(R9, ">", room - 16 - most, done)
-        self._item_body(R1)
-        a.mov(R2, most)
-        a.mov(R3, R8)
-        a.call(READ_KERNEL_STR if kernel else READ_USER_STR)
-        a.jump_if(R0, "s<=", 0, missing)
-        a.mov(R7, 0)
-        if too_long:
-            a.jump_if(R0, ">=", most, too_long)
-        else:
-            a.jump_if(R0, "<", most, add)
-            self._flag(records.CUT)
-            a.mov(R7, 1)
-            a.mov(R0, most)
-        a.label(add)
-        a.alu("sub", R0, 1)
-        self._item(tag, R0, R7)
-        a.jump(done)
-        a.label(missing)
-        if bit:
-            self._miss(bit)
-        a.label(done)
-        self._forget_size(room)
-
-    def _bytes(self, tag: int, room: int, most: int, *, bit: int, cut: bool = True) -> None:
-        """An item of R7 bytes at R8, `most` if there are more; `cut`: which is told in flags."""
-        a = self.a
-        done, full, missing = a.fresh("bytes"), a.fresh("bytes.full"), a.fresh("bytes.missing")
-        fits = a.fresh("bytes.fits")
-        a.jump_if(R8, "==", 0, done)
-        a.jump_if(R7, "==", 0, done)
-        a.jump_if(R9, ">", room - 16 - most, full)
-        a.jump_if(R7, "<=", most, fits)
-        a.mov(R7, most)
-        if cut:
-            self._flag(records.CUT)
-        a.label(fits)
-        self._item_body(R1)
-        a.mov(R2, R7)
-        a.mov(R3, R8)
-        a.call(READ_USER)
-        a.jump_if(R0, "!=", 0, missing)
-        a.mov(R8, 0)
-        self._item(tag, R7, R8)
-        a.jump(done)
-        a.label(full)
-        self._flag(records.CUT)
-        a.jump(done)
-        a.label(missing)
-        self._miss(bit)
-        a.label(done)
-        self._forget_size(room)
 
     def _item_body(self, to: Register) -> None:
         a = self.a
@@ -144,7 +104,8 @@ class Parts:
         a.alu("add", to, RECORD + 8)
 
     def _item(self, tag: int | None, length: Register, more: Register) -> None:
-        """Its head (`tag` None: that was written) before the `length` bytes that were read, zeros behind; R9 is the end then.
+        """Its head (`tag` None: that was written) before the `length` bytes that were read, zeros
+        behind; R9 is the end then, and noted.
 
         If there is nothing to pad, the shift is by 64, which is by 0."""
         a = self.a
@@ -170,6 +131,7 @@ class Parts:
         a.alu("add", R2, 8 + 7)
         a.alu("and", R2, 0x7FFFFFF8)
         a.alu("add", R9, R2)
+        a.store(4, R6, AT, R9)
 
     # --- parts ---------------------------------------------------------------------------------
 
@@ -250,14 +212,6 @@ class Parts:
         a = self.a
         a.load(4, R9, R6, AT)
         a.jump_if(R9, ">", room, bad)
-
-    def _forget_size(self, room: int) -> None:
-        """R9 as it is, but the verifier knows no more of it than its bounds.
-
-        Else it would follow each way through the items by itself: 170000 steps instead of 9000."""
-        a = self.a
-        a.store(4, R6, AT, R9)
-        self._load_size(room, "out")
 
     def _unless(self, flags: int, otherwise: str) -> None:
         a = self.a

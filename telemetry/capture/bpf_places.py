@@ -35,14 +35,15 @@ from substrate.telemetry.capture.bpf_assembler import (
     R9,
     Register,
 )
+from substrate.telemetry.capture.bpf_items import Items
 from substrate.telemetry.capture.bpf_layout import (
     AT,
     BASE,
     BASE2,
     IDENTITY,
     LEVEL,
+    LOOKUP,
     LOOP,
-    MOST_FD,
     READ_KERNEL,
     RECORD,
     RESULT,
@@ -52,17 +53,20 @@ from substrate.telemetry.capture.bpf_layout import (
     TASK,
     WALK_SIZE,
 )
-from substrate.telemetry.capture.bpf_parts import Parts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
+    from substrate.telemetry.capture.bpf_functions import Signatures
+
 # --- an element of `walk`, one for each CPU
-_MNT, _DENTRY, _TOP, _END, _DONE, _TAG, _MORE = 0, 8, 16, 24, 28, 32, 36
+_MNT, _DENTRY, _TOP, _END, _DONE, TAG, _MORE = 0, 8, 16, 24, 28, 32, 36
 #: of an item FD: whether it is one, number, flags
-_IS_FD, _NUMBER, _FD_FLAGS = 40, 44, 48
-_FILE, _BITS, _BITS_AT, _MOST = 56, 64, 72, 80
+IS_FD, NUMBER, FD_FLAGS = 40, 44, 48
+FILE, BITS, BITS_AT, MOST_BITS = 56, 64, 72, 80
+#: of which dentry the text below it is
+_KNOWN = 88
 #: what was read of a dentry and of a mount
 _D, _M = 96, 160
 _WINDOW: Final = 64
@@ -75,8 +79,37 @@ _DELETED: Final = b" (deleted)"
 _MOST_NAME: Final = 255
 
 
-class Places(Parts):
-    """See the module. A program that uses one of these ends with `_place_functions`."""
+class Places(Items):
+    """See the module."""
+
+    def signatures(self) -> Signatures:
+        scratch = self.limits.scratch
+        return {
+            **super().signatures(),
+            "fd": (16, 0),
+            "pid": (0,),
+            "identity": (0, IDENTITY),
+            "path": (WALK_SIZE,),
+            "item": (scratch, WALK_SIZE),
+            "opened": (scratch, WALK_SIZE),
+            "standing": (scratch, WALK_SIZE, 0, 0),
+        }
+
+    def _emit(self, name: str) -> None:
+        made = {
+            "fd": self._fd,
+            "pid": self._pid,
+            "identity": self._identity,
+            "path": self._path,
+            "item": self._path_item,
+            "opened": self._opened,
+            "standing": self._standing,
+            "walk.step": self._step,
+        }
+        if name in made:
+            made[name]()
+        else:
+            super()._emit(name)
 
     # --- for the programs
 
@@ -103,12 +136,12 @@ class Places(Parts):
         a.store(4, FP, -24, R0)
         a.load_map(R1, "walk")
         self._address(R2, FP, -24)
-        a.call(1)
+        a.call(LOOKUP)
         a.jump_if(R0, "==", 0, none)
         a.store(8, FP, -40, R0)
 
     def _tell_bases(self) -> None:
-        """At the end of a call: items BASE of the record in scratch R6."""
+        """At the end of a call: items BASE of the record in scratch R6; the walk is at FP-40."""
         a = self.a
         for tag, field, place in ((records.BASE, 1, BASE), (records.BASE2, 3, BASE2)):
             done, other = a.fresh("base"), a.fresh("base.other")
@@ -116,7 +149,6 @@ class Places(Parts):
             a.jump_if(R1, "==", 0, done)
             a.load(1, R1, R6, SHAPE + field)
             self._load_argument(R2, R1)
-            a.alu32("mov", R2, R2)
             a.load(8, R1, FP, -40)
             a.call_function("fd")
             a.jump_if(R0, "==", 0, other)
@@ -131,97 +163,29 @@ class Places(Parts):
             self._flag(records.UNREADABLE)
             a.label(done)
 
-    def _tell_opened(self, done: str) -> None:
-        """An item OPENED of the descriptor that is the record's result."""
-        a = self.a
-        a.load(8, R2, R6, RECORD + RESULT)
-        a.load(8, R1, FP, -40)
-        a.call_function("fd")
-        a.jump_if(R0, "==", 0, done)
-        self._tell(records.OPENED)
-
-    def _tell_standing(self, tag: int, offset: int, done: str) -> None:
+    def _tell_standing(self, tag: int, offset: int) -> None:
         """An item of the working directory or the root: `offset` in struct fs_struct."""
         a = self.a
-        a.call(TASK)
-        self._follow(R0, self.offsets.fs, done)
-        a.load(8, R3, FP, -48)
-        a.alu("add", R3, offset)
-        a.load(8, R1, FP, -40)
-        a.mov(R2, 16)
-        a.call(READ_KERNEL)
-        a.jump_if(R0, "!=", 0, done)
-        self._tell(tag)
-
-    def _tell_program(self) -> None:
-        """Of an exec: EXE, FILE, PIDS, AUXV, CWD, and an FD for each descriptor."""
-        a, off = self.a, self.offsets
-        no_file, no_memory, no_pid = (a.fresh(f"program.{n}") for n in ("file", "memory", "pid"))
-        no_cwd, no_fds = a.fresh("program.cwd"), a.fresh("program.fds")
-        a.call(TASK)
-        self._follow(R0, off.mm, no_memory)
-        a.load(8, R7, FP, -48)
-        self._copy_item(records.AUXV, off.auxv, records.AUXV_SIZE, R7)
-        self._follow(R7, off.exe_file, no_memory)
-        a.load(8, R1, FP, -48)
+        a.mov(R1, R6)
         a.load(8, R2, FP, -40)
-        a.store(8, R2, _FILE, R1)
-        a.mov(R3, R1)
-        a.alu("add", R3, off.f_path)
-        a.mov(R1, R2)
-        a.mov(R2, 16)
-        a.call(READ_KERNEL)
-        a.jump_if(R0, "!=", 0, no_file)
-        self._tell(records.EXE)
-        a.load(8, R1, FP, -40)
-        a.load(8, R1, R1, _FILE)
-        self._address(R2, FP, -88)
-        a.call_function("identity")
-        a.jump_if(R0, "!=", 0, no_file)
-        self._copy_stack(records.FILE, -88, IDENTITY)
-        a.label(no_file)
-        a.label(no_memory)
-        a.call(TASK)
-        a.mov(R1, R0)
-        a.call_function("pid")
-        a.jump_if(R0, "==", 0, no_pid)
-        a.store(8, FP, -88, R0)
-        self._copy_stack(records.PIDS, -88, 4)
-        a.label(no_pid)
-        self._tell_standing(records.CWD, off.pwd, no_cwd)
-        a.label(no_cwd)
-        a.call(TASK)
-        self._follow(R0, off.files, no_fds)
-        a.load(8, R7, FP, -48)
-        self._follow(R7, off.fdt, no_fds)
-        a.load(8, R3, FP, -48)
-        self._address(R1, FP, -88)
-        a.mov(R2, 32)
-        a.call(READ_KERNEL)
-        a.jump_if(R0, "!=", 0, no_fds)
-        a.load(8, R2, FP, -40)
-        a.load(8, R1, FP, -88 + off.open_fds)
-        a.store(8, R2, _BITS_AT, R1)
-        a.load(4, R1, FP, -88)
-        fits = a.fresh("fds")
-        a.jump_if(R1, "<=", MOST_FD, fits)
-        self._flag(records.CUT)
-        a.mov(R1, MOST_FD)
-        a.label(fits)
-        a.store(4, R2, _MOST, R1)
-        # two pointers for the function: the record, and the walk
-        a.store(8, FP, -48, R6)
-        a.load_function(R2, "fds.step")
-        self._address(R3, FP, -48)
-        a.mov(R4, 0)
-        a.call(LOOP)
-        a.label(no_fds)
-        self._load_size(self._room(), "out")
+        a.mov(R3, tag)
+        a.mov(R4, offset)
+        a.call_function("standing")
 
-    def _room(self) -> int:
-        return self.limits.scratch - RECORD - 2 * self.limits.argv - 64
+    def _tell(self, tag: int) -> None:
+        """An item of what was put into the walk at FP-40, behind the record in R6."""
+        a = self.a
+        a.load(8, R2, FP, -40)
+        a.store(4, R2, TAG, tag)
+        a.store(4, R2, IS_FD, 0)
+        a.mov(R1, R6)
+        a.call_function("item")
 
     # --- parts
+
+    def _facts_room(self) -> int:
+        """Up to which size items of places may go: behind them come a program's words."""
+        return self.limits.scratch - RECORD - 2 * self.limits.argv - 64
 
     def _follow(self, base: Register, offset: int, none: str) -> None:
         """The pointer at `offset` behind R0 or R7, to FP-48."""
@@ -235,79 +199,62 @@ class Places(Parts):
         a.load(8, R1, FP, -48)
         a.jump_if(R1, "==", 0, none)
 
-    def _tell(self, tag: int) -> None:
-        """An item of what was put into the walk at FP-40, behind the record in R6; R9 follows."""
-        a = self.a
-        a.load(8, R2, FP, -40)
-        a.store(4, R2, _TAG, tag)
-        a.store(4, R2, _IS_FD, 0)
-        a.mov(R1, R6)
-        a.store(4, R6, AT, R9)
-        a.call_function("item")
-        self._load_size(self._room(), "out")
-
-    def _copy_stack(self, tag: int, place: int, size: int) -> None:
-        """An item of what lies on the stack."""
-        a = self.a
-        room, done = self._room(), a.fresh("copy")
-        a.jump_if(R9, ">", room - 16 - size, done)
-        self._item_body(R1)
-        a.mov(R2, size)
-        self._address(R3, FP, place)
-        a.call(READ_KERNEL)
-        a.mov(R8, size)
-        a.mov(R7, 0)
-        self._item(tag, R8, R7)
-        a.label(done)
-        self._forget_size(room)
-
-    def _copy_item(self, tag: int, offset: int, size: int, base: Register) -> None:
-        """An item of `size` bytes of the kernel's, which are all there or none; R7 stays."""
-        a = self.a
-        room, done, bad = self._room(), a.fresh("copy"), a.fresh("copy.bad")
-        a.store(8, FP, -56, R7)
-        a.jump_if(R9, ">", room - 16 - size, done)
-        self._item_body(R1)
-        a.mov(R2, size)
-        a.mov(R3, base)
-        a.alu("add", R3, offset)
-        a.call(READ_KERNEL)
-        a.jump_if(R0, "!=", 0, bad)
-        a.mov(R8, size)
-        a.mov(R7, 0)
-        self._item(tag, R8, R7)
-        a.label(bad)
-        a.label(done)
-        self._forget_size(room)
-        a.load(8, R7, FP, -56)
-
     # --- functions
 
-    def _place_functions(self, *names: str) -> None:
-        for name in names:
-            self.a.label(name)
-            {
-                "fd": self._fd,
-                "pid": self._pid,
-                "identity": self._identity,
-                "item": self._path_item,
-                "path": self._path,
-                "walk.step": self._step,
-                "fds.step": self._fd_step,
-            }[name]()
+    def _opened(self) -> None:
+        """opened(record, walk): an item OPENED of the descriptor that is the record's result; R0: 1
+        where there was one."""
+        a = self.a
+        self._enter((R1, R6), (R2, R7), none="opened.none")
+        a.store(8, FP, -40, R7)
+        a.mov(R1, R7)
+        a.load(8, R2, R6, RECORD + RESULT)
+        a.call_function("fd")
+        a.jump_if(R0, "==", 0, "opened.none")
+        a.load(4, R7, R6, AT)
+        self._tell(records.OPENED)
+        a.load(4, R1, R6, AT)
+        a.jump_if(R1, "==", R7, "opened.none")
+        a.mov(R0, 1)
+        a.exit()
+        a.label("opened.none")
+        self._return()
+
+    def _standing(self) -> None:
+        """standing(record, walk, tag, offset): see _tell_standing."""
+        a = self.a
+        self._enter((R1, R6), (R2, R7), none="standing.none")
+        a.mov(R8, R4)
+        a.store(4, R7, TAG, R3)
+        a.store(4, R7, IS_FD, 0)
+        a.call(TASK)
+        self._follow(R0, self.offsets.fs, "standing.none")
+        a.load(8, R3, FP, -48)
+        a.alu("add", R3, R8)
+        a.mov(R1, R7)
+        a.mov(R2, 16)
+        a.call(READ_KERNEL)
+        a.jump_if(R0, "!=", 0, "standing.none")
+        a.mov(R1, R6)
+        a.mov(R2, R7)
+        a.call_function("item")
+        a.label("standing.none")
+        self._return()
 
     def _fd(self) -> None:
         """fd(where, number): mount and dentry of a descriptor of this task, 16 bytes; R0: its
         struct file, 0 where there is none."""
         a, off = self.a, self.offsets
-        a.mov(R6, R1)
-        a.alu32("mov", R2, R2)
-        a.mov(R7, R2)
+        self._enter((R1, R6), none="fd.none")
+        a.alu32("mov", R7, R2)
+        # As members of a typed task these would be plain loads, 20 ns less each; but the verifier
+        # takes 0.3 ms to look up each of them in its description of a task.
         a.call(TASK)
         self._follow(R0, off.files, "fd.none")
         a.load(8, R0, FP, -48)
         self._follow(R0, off.fdt, "fd.none")
         a.load(8, R3, FP, -48)
+        # struct fdtable: how many, where
         self._address(R1, FP, -32)
         a.mov(R2, 16)
         a.call(READ_KERNEL)
@@ -354,7 +301,7 @@ class Places(Parts):
     def _identity(self) -> None:
         """identity(file, where): device, number, change time and address of its inode; R0: 0."""
         a, off = self.a, self.offsets
-        a.mov(R6, R2)
+        self._enter((R2, R6), none="identity.none")
         a.mov(R0, R1)
         self._follow(R0, off.f_inode, "identity.none")
         a.load(8, R7, FP, -48)
@@ -395,29 +342,28 @@ class Places(Parts):
     def _path_item(self) -> None:
         """item(record, walk): adds the path of what is in the walk."""
         a = self.a
-        a.mov(R6, R1)
-        a.store(8, FP, -8, R2)
-        a.mov(R1, R2)
+        self._enter((R1, R6), (R2, R7), none="item.none")
+        a.store(8, FP, -8, R7)
+        a.mov(R1, R7)
         a.call_function("path")
         a.jump_if(R0, "!=", 0, "item.cut")
         a.load(8, R2, FP, -8)
         a.load(4, R7, R2, _END)
         a.jump_if(R7, ">", _LONGEST, "item.cut")
-        a.load(4, R1, R2, _IS_FD)
+        a.load(4, R1, R2, IS_FD)
         a.jump_if(R1, "==", 0, "item.add")
         a.jump_if(R7, "<", 8, "item.cut")
         a.alu("sub", R7, 8)
         a.mov(R1, R2)
         a.alu("add", R1, R7)
-        for place, field in ((0, _NUMBER), (4, _FD_FLAGS)):
+        for place, field in ((0, NUMBER), (4, FD_FLAGS)):
             a.load(4, R3, R2, field)
             a.store(4, R1, _TEXT + place, R3)
         a.label("item.add")
         a.mov(R8, _LONGEST)
         a.alu("sub", R8, R7)
         a.jump_if(R8, ">", _LONGEST, "item.cut")
-        a.load(4, R9, R6, AT)
-        a.jump_if(R9, ">", self._room() - 16 - _LONGEST, "item.cut")
+        self._load_size(self._facts_room() - 16 - _LONGEST, "item.cut")
         self._item_body(R1)
         a.mov(R3, R2)
         a.alu("add", R3, R7)
@@ -425,22 +371,23 @@ class Places(Parts):
         a.mov(R2, R8)
         a.call(READ_KERNEL)
         a.load(8, R2, FP, -8)
-        a.load(4, R7, R2, _TAG)
+        a.load(4, R7, R2, TAG)
         a.mov(R1, R6)
         a.alu("add", R1, R9)
         a.store(2, R1, RECORD, R7)
         a.load(4, R7, R2, _MORE)
         self._item(None, R8, R7)
-        a.store(4, R6, AT, R9)
         self._return()
         a.label("item.cut")
         self._flag(records.CUT)
+        a.label("item.none")
         self._return()
 
     def _path(self) -> None:
         """path(walk): writes the text, from _END on; R0: 0, or 1 where there is none."""
         a, off = self.a, self.offsets
-        a.mov(R6, R1)
+        self._enter((R1, R6), none="path.none")
+        a.store(8, R6, _KNOWN, 0)
         a.store(4, R6, _DONE, 0)
         a.store(4, R6, _MORE, 0)
         a.store(4, R6, _END, _LONGEST)
@@ -579,58 +526,16 @@ class Places(Parts):
         a.store(8, R6, _TOP, R1)
 
     def _read_dentry(self, bad: str) -> None:
-        """Of the walk's dentry, which is R7 then."""
+        """Of the walk's dentry, which is R7 then; not twice."""
         a = self.a
+        known = a.fresh("dentry")
         a.load(8, R7, R6, _DENTRY)
+        a.load(8, R1, R6, _KNOWN)
+        a.jump_if(R1, "==", R7, known)
         self._address(R1, R6, _D)
         a.mov(R2, _WINDOW)
         a.mov(R3, R7)
         a.call(READ_KERNEL)
         a.jump_if(R0, "!=", 0, bad)
-
-    def _fd_step(self) -> None:
-        """One number of a table of descriptors: step(number, &(record, walk)); R0: 1 for the end."""
-        a = self.a
-        a.load(8, R6, R2, 0)
-        a.load(8, R8, R2, 8)
-        a.mov(R7, R1)
-        a.load(4, R1, R8, _MOST)
-        a.jump_if(R7, ">=", R1, "fds.end")
-        a.mov(R1, R7)
-        a.alu("and", R1, 63)
-        a.jump_if(R1, "!=", 0, "fds.known")
-        self._address(R1, R8, _BITS)
-        a.mov(R2, 8)
-        a.mov(R3, R7)
-        a.alu("rsh", R3, 3)
-        a.load(8, R0, R8, _BITS_AT)
-        a.alu("add", R3, R0)
-        a.call(READ_KERNEL)
-        a.jump_if(R0, "!=", 0, "fds.end")
-        a.label("fds.known")
-        a.mov(R2, R7)
-        a.alu("and", R2, 63)
-        a.load(8, R1, R8, _BITS)
-        a.alu("rsh", R1, R2)
-        a.alu("and", R1, 1)
-        a.jump_if(R1, "==", 0, "fds.next")
-        a.mov(R1, R8)
-        a.mov(R2, R7)
-        a.call_function("fd")
-        a.jump_if(R0, "==", 0, "fds.next")
-        a.mov(R3, R0)
-        a.alu("add", R3, self.offsets.f_flags)
-        self._address(R1, R8, _FD_FLAGS)
-        a.mov(R2, 4)
-        a.call(READ_KERNEL)
-        a.store(4, R8, _NUMBER, R7)
-        a.store(4, R8, _IS_FD, 1)
-        a.store(4, R8, _TAG, records.FD)
-        a.mov(R1, R6)
-        a.mov(R2, R8)
-        a.call_function("item")
-        a.label("fds.next")
-        self._return()
-        a.label("fds.end")
-        a.mov(R0, 1)
-        a.exit()
+        a.store(8, R6, _KNOWN, R7)
+        a.label(known)

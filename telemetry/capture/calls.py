@@ -4,7 +4,7 @@ One table for all backends: the filters are made from it, the C loop and the eBP
 given it as bytes, and the decoder reads arguments by it. Not a full list of system calls (that is
 `numbers.py`, for level `all` and for names only). Plain data; no I/O.
 
-A *shape* is 16 bytes, as `SHAPE` packs it; the same layout is `struct shape` in _engine.c:
+A *shape* is 16 bytes, as `SHAPE` packs it; the same layout is `struct shape` in c/engine.h:
     u8 path, dir     which argument (0-5) is the path, and the directory fd it is relative to
     u8 path2, dir2   of a second path
     u8 address       which argument points to a socket address; its length is the one behind

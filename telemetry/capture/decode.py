@@ -1,9 +1,11 @@
 """Records into events: what processes were there, what they did, and what is not known.
 
 Logic only: bytes of records go in (`feed`), events come out (`take`, and `finish` at the end).
-What needs a look at files, the digest of a program, is a function that is given. Every record is
-of a process that may be hostile: paths are bytes, numbers are bounded, and a record that makes no
-sense is counted as lost and not guessed at.
+What calls do to files and to sockets is told by files.py and connections.py, what a program is by
+programs.py; here each record is taken to where it belongs, and processes are told. What needs a look
+at files, the digest of a program or where links lead, is a function that is given. Every record is of a process that may
+be hostile: paths are bytes, numbers are bounded, and a record that makes no sense is counted as lost
+and not guessed at.
 
 Spec: capture.md §4, trace.md §3, §4.
 """
@@ -12,12 +14,13 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
-from _socket import SOCK_DGRAM
 
-from substrate.telemetry.capture import calls, gate, intents, network, paths, records
+from substrate.telemetry.capture import calls, gate, intents, programs, records
 from substrate.telemetry.capture.batches import COLUMNS, Batches
+from substrate.telemetry.capture.connections import Connections
+from substrate.telemetry.capture.files import Files
 from substrate.telemetry.capture.processes import Tree
+from substrate.telemetry.capture.steps import Steps
 from substrate.telemetry.capture.summary import Summary
 from substrate.telemetry.trace.envelope import Event
 from substrate.telemetry.trace.ids import new_span_id
@@ -29,40 +32,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
 
-    from substrate.telemetry.capture.network import Address, Socket
-    from substrate.telemetry.capture.processes import Place, Process
+    from substrate.telemetry.capture.processes import Process
+    from substrate.telemetry.capture.programs import Program
 
 _COMPONENT: Final = "capture"
 #: what a line can hold as a number (trace.md §2)
 _MOST_NUMBER: Final = (1 << 53) - 1
-_AT_FDCWD: Final = -100
-_MOST_SOCKETS: Final = 16384
 #: so many calls that are told may a signal's handler make before what it interrupted begins again
 _MOST_IN_HANDLER: Final = 16
 #: and so many handlers interrupt each other
 _MOST_NESTED: Final = 8
-_CREDENTIALS: Final = struct.Struct("=6I")
-#: of an auxiliary vector, <linux/auxvec.h>: uid, euid, gid, egid
-_AT_IDS: Final = (11, 12, 13, 14)
-_WORD: Final = struct.Struct("=I")
-_FD: Final = struct.Struct("=2I")
-_HOW: Final = struct.Struct("=3Q")
-
-
-@value
-class Program:
-    """What is known of a program's file. `digest`: SHA-256, None where it could not be had. `mode`
-    0: nothing is known. `uid`, `gid`: as the program sees them. `file`: which one it is, as an item
-    FILE says it."""
-
-    digest: str | None
-    mode: int = 0
-    uid: int = 0
-    gid: int = 0
-    file: bytes = b""
-
-
-_UNKNOWN: Final = Program(digest=None)
 
 
 @value
@@ -95,11 +74,13 @@ class Decoder:
         self.lost: dict[str, int] = {}
         self.troubles: dict[str, int] = {}
         self.unreadable = 0
-        self.unfollowed = 0  # paths with `..` behind a name that may have been a link
         self.cut = 0
         self._events: list[Event] = []
-        self._sockets: dict[bytes, Socket] = {}
-        self._connections = 0
+        self.steps = Steps(scope.follow)
+        files = Files(self.tree, self.batches, self.summary, self.steps)
+        # bound once, for each record
+        self._file, self._moved, self._descriptor = files.touch, files.move, files.descriptor
+        self._net = Connections(self.tree, self.batches, self.summary, self._put, self.steps).call
         #: by task: its calls that signals interrupted, one in the handler of the other, until later ones
         #: tell what came of them; [head, items, how many came since]
         self._interrupted: dict[int, list[list[Any]]] = {}
@@ -293,150 +274,6 @@ class Decoder:
         elif intent != calls.I_NONE:
             self._file(process, tid, time_us, name, shape, args, items, outcome, result)
 
-    def _file(
-        self,
-        process: Process,
-        tid: int,
-        time_us: int,
-        name: str,
-        shape: tuple[int, ...],
-        args: list[int],
-        items: dict[int, Any],
-        outcome: int | str,
-        result: int,
-    ) -> None:
-        place = self.tree.place_of(process, tid)
-        raw = items.get(records.PATH)
-        base = items.get(records.BASE)
-        told = None
-        if shape[8] & calls.TARGET:
-            path, raw2 = raw or b"", items.get(records.PATH2, b"")
-            path2: bytes | None = self._absolute(
-                raw2, items.get(records.BASE2, place.cwd), place, time_us
-            )
-        else:
-            path2 = None
-            if raw is None:
-                if base is None:
-                    if shape[1] == calls.NONE:
-                        path = b""
-                    else:
-                        path = process.files.get(_int(args[shape[1]]), b"")
-                else:
-                    path = base
-            else:
-                if base is None and raw[:1] != b"/" and shape[1] != calls.NONE:
-                    base = _followed(process, args[shape[1]])
-                path = self._absolute(
-                    *(raw, place.cwd if base is None else base, place, time_us),
-                    known=records.OPENED in items,
-                )
-                if b".." in raw:
-                    told = raw
-            if shape[2] != calls.NONE:
-                raw2 = items.get(records.PATH2, b"")
-                base2 = items.get(records.BASE2)
-                if base2 is None and raw2[:1] != b"/" and shape[3] != calls.NONE:
-                    base2 = _followed(process, args[shape[3]])
-                path2 = self._absolute(raw2, place.cwd if base2 is None else base2, place, time_us)
-        flags = None
-        intent = _WORDS[shape[7]]
-        if shape[7] == calls.I_OPEN:
-            number = _open_flags(name, args, items)
-            if number is not None:
-                intent, flags = intents.open_intent(number), _flags_text(number)
-            else:
-                intent = "read"
-            if type(outcome) is int:
-                opened = items.get(records.OPENED)
-                if opened is not None and opened != path:
-                    told = raw
-                    if paths.is_file_name(opened):
-                        path = opened
-                process.files[result] = path
-        if name == "renameat2":
-            flags = intents.rename_flags(args[4])
-        if path2 is not None and type(outcome) is int and name.startswith("rename"):
-            self.tree.renamed(path, path2, exchanged=bool(flags) and args[4] & 2 != 0)
-        if not path and raw is None and base is None:
-            return  # nothing is known of what it was done to: counted as unreadable
-        if path.startswith((b"pipe:[", b"socket:[", b"anon_inode:")):
-            return
-        self.batches.add(
-            process, time_us, tid, name, path, intent, outcome, path2=path2, flags=flags, raw=told
-        )
-        self.summary.add(intent, path, path2, outcome)
-
-    def _absolute(
-        self, raw: bytes, base: bytes | None, place: Place, time_us: int, *, known: bool = False
-    ) -> bytes:
-        """A path from the root; `..` behind a link is followed. `known`: the kernel tells more."""
-        if b".." in raw and not known:
-            steps = paths.split_steps(raw, base)
-            if steps is not None:
-                up = None if place.root else self.scope.follow(steps[0], time_us)
-                if up is not None:
-                    return paths.absolute(steps[1], up)
-                self.unfollowed += 1
-        return paths.absolute(raw, base, place.root)
-
-    def _moved(
-        self,
-        process: Process,
-        tid: int,
-        time_us: int,
-        name: str,
-        items: dict[int, Any],
-        outcome: int | str,
-    ) -> None:
-        """chdir(2), fchdir(2), chroot(2)."""
-        place = self.tree.place_of(process, tid)
-        raw = items.get(records.PATH)
-        path = (
-            self._absolute(raw, place.cwd, place, time_us, known=records.CWD in items)
-            if raw is not None
-            else items.get(records.BASE, b"")
-        )
-        if type(outcome) is int:
-            if name == "chroot":
-                root = items.get(records.ROOT, path)
-                place.root = b"" if root == b"/" else root
-            else:
-                place.cwd = items.get(records.CWD, path)
-                path = place.cwd or path
-        if path:
-            self.batches.add(process, time_us, tid, name, path, "look", outcome)
-            self.summary.add("look", path, None, outcome)
-
-    def _descriptor(
-        self,
-        process: Process,
-        name: str,
-        args: list[int],
-        items: dict[int, Any],
-        result: int,
-        flags: int,
-    ) -> None:
-        """What backends need that cannot ask what a descriptor is."""
-        if flags & records.UNOBSERVED or result < 0:
-            return
-        files = process.files
-        if name in ("dup", "dup2", "dup3") or (name == "fcntl" and _int(args[1]) in (0, 1030)):
-            known = files.get(_int(args[0]))
-            if known is not None:
-                files[result] = known
-            else:
-                files.pop(result, None)
-        elif name == "close":
-            files.pop(_int(args[0]), None)
-        elif name == "close_range":
-            if not args[2] & 4:  # CLOSE_RANGE_CLOEXEC
-                first, last = args[0] & 0xFFFFFFFF, args[1] & 0xFFFFFFFF
-                for fd in [fd for fd in files if first <= fd <= last]:
-                    del files[fd]
-        elif name == "memfd_create":
-            files[result] = items.get(records.OPENED, b"memfd:" + items.get(records.PATH, b""))
-
     # --- processes
 
     def _fork(self, head: tuple[int, ...], items: dict[int, Any]) -> None:
@@ -444,7 +281,7 @@ class Decoder:
         if head[9]:
             self.tree.thread(parent, head[4], child, flags)
             return
-        pid = _WORD.unpack(items[records.PIDS])[0] if len(items.get(records.PIDS, b"")) == 4 else 0
+        pid = programs.parse_pid(items.get(records.PIDS, b"")) or 0
         made = self.tree.fork(parent, head[4], child, pid, flags)
         if records.CWD in items:
             made.place.cwd = items[records.CWD]
@@ -471,8 +308,9 @@ class Decoder:
         place = self.tree.place_of(process, tid)
         if records.CWD in items:
             place.cwd = items[records.CWD]
-        if len(items.get(records.PIDS, b"")) == 4:
-            process.pid = _WORD.unpack(items[records.PIDS])[0]
+        pid = programs.parse_pid(items.get(records.PIDS, b""))
+        if pid is not None:
+            process.pid = pid
         if process is self.tree.root and not process.started:
             self.summary.processes += 1
         base = items.get(records.BASE)
@@ -480,7 +318,7 @@ class Decoder:
         raw = items.get(records.PATH, given)
         if base is None and raw[:1] != b"/" and given.startswith(b"/dev/fd/"):
             raw = given  # relative to a descriptor of which nothing more is known
-        named = self._absolute(
+        named = self.steps.absolute(
             *(raw, place.cwd if base is None else base, place, head[6] // 1000),
             known=not head[9] and records.EXE in items,
         )
@@ -490,7 +328,7 @@ class Decoder:
         parent_span = process.span if process.started else self._span_above(process)
         process.span = new_span_id()
         process.started = True
-        argv, cut = _words(items.get(records.ARGV, b"")), head[2] & records.CUT
+        argv, cut = programs.parse_argv(items.get(records.ARGV, b"")), head[2] & records.CUT
         files = items.get(records.FILE, [])
         file = self._program(program, files[int(is_script) :])
         body: dict[str, Any] = {
@@ -503,8 +341,8 @@ class Decoder:
             "argv": [text_or_b64(word) for word in argv],
             "cwd": text_or_b64(place.cwd or b""),
             "interpreter": text_or_b64(image) if is_script else None,
-            "credentials": _credentials(items, file),
-            "fds": [_inherited(fd) for fd in items.get(records.FD, ())],
+            "credentials": programs.credentials(items, file),
+            "fds": [programs.parse_inherited(fd) for fd in items.get(records.FD, ())],
             "mono_us": head[6] // 1000,
         }
         if raw != program:
@@ -534,7 +372,7 @@ class Decoder:
         """What a program's file is; nothing where its name leads to another file by now, or to
         one that was changed. `ran`: the items FILE from that of the file that ran on."""
         found = self.scope.program(path)
-        return found if ran and found.file == ran[0] else _UNKNOWN
+        return found if ran and found.file == ran[0] else programs.UNKNOWN
 
     def _span_above(self, process: Process) -> str:
         return self.scope.span if process.parent is None else process.parent.span
@@ -556,204 +394,6 @@ class Decoder:
             else:
                 body["exit"] = os.WEXITSTATUS(status)
         self._put_body("process_exit", body, process)
-
-    # --- network
-
-    def _socket(self, process: Process, args: list[int], items: dict[int, Any]) -> Socket:
-        key = items.get(records.BASE) or b"%d:%d" % (process.proc, _int(args[0]))
-        found = self._sockets.get(key)
-        if found is None:
-            found = self._keep_socket(key, network.Socket())
-        return found
-
-    def _keep_socket(self, key: bytes, socket: Socket) -> Socket:
-        """Nobody tells when one is closed, so the oldest are forgotten: what is known of them is
-        where they were bound, and with whom they were connected."""
-        self._sockets[key] = socket
-        if len(self._sockets) > _MOST_SOCKETS:
-            del self._sockets[next(iter(self._sockets))]
-        return socket
-
-    def _net(
-        self,
-        process: Process,
-        tid: int,
-        time_us: int,
-        name: str,
-        shape: tuple[int, ...],
-        args: list[int],
-        items: dict[int, Any],
-        outcome: int | str,
-    ) -> None:
-        if shape[8] & calls.NEW_SOCKET:
-            if type(outcome) is int:
-                key = items.get(records.OPENED) or b"%d:%d" % (process.proc, outcome)
-                self._sockets.pop(key, None)
-                self._keep_socket(key, network.Socket(_int(args[0]), _int(args[1]) & 0xF))
-            return
-        if name in ("socketpair", "socketcall"):
-            return
-        socket = self._socket(process, args, items)
-        addresses = [network.parse_address(text) for text in items.get(records.ADDRESS, ())]
-        if name == "sendmmsg" and type(outcome) is int:
-            del addresses[outcome:]  # so many were sent
-        address = addresses[-1] if addresses else None
-        if name == "bind":
-            self._makes_socket(process, tid, time_us, address, outcome)
-            if type(outcome) is int:
-                socket.bound = address
-                if socket.kind == SOCK_DGRAM and address is not None:
-                    self._listens(process, time_us, socket, outcome)
-        elif name == "listen":
-            socket.bound = address or socket.bound
-            self._listens(process, time_us, socket, outcome)
-        elif name in ("accept", "accept4"):
-            if outcome == intents.UNOBSERVED or type(outcome) is int:
-                self._accepts(process, time_us, socket, address)
-        elif name == "connect":
-            if address is not None and address.family != 0:
-                socket.peer = address
-                self._connects(process, time_us, socket, address, outcome)
-        else:
-            for address in addresses or (None,):  # sendmmsg(2): several messages
-                self._sends(process, time_us, socket, address, outcome)
-            self._questions(process, time_us, (*addresses, socket.peer), items)
-
-    def _makes_socket(
-        self,
-        process: Process,
-        tid: int,
-        time_us: int,
-        address: Address | None,
-        outcome: int | str,
-    ) -> None:
-        """bind(2) to a path makes a file there (unix(7))."""
-        named = None if address is None else address.path
-        if not named or named[:1] == b"\0":
-            return
-        place = self.tree.place_of(process, tid)
-        path = self._absolute(named, place.cwd, place, time_us)
-        self.batches.add(process, time_us, tid, "bind", path, "create", outcome)
-        self.summary.add("create", path, None, outcome)
-
-    def _listens(self, process: Process, time_us: int, socket: Socket, outcome: int | str) -> None:
-        from substrate.telemetry.trace.events.net import NetListen
-
-        bound = socket.bound
-        self._put(
-            NetListen(
-                proc=process.proc,
-                ip=None if bound is None else bound.ip,
-                port=None if bound is None else bound.port,
-                protocol=socket.protocol(bound),
-                path=None if bound is None else bound.path,
-                result=None if type(outcome) is int else str(outcome),
-                extra=(("mono_us", time_us),),
-            ),
-            process,
-        )
-
-    def _accepts(
-        self, process: Process, time_us: int, socket: Socket, address: Address | None
-    ) -> None:
-        from substrate.telemetry.trace.events.net import NetAccept
-
-        self._connections += 1
-        extra: list[tuple[str, Any]] = [("mono_us", time_us)]
-        if address is not None and address.path:
-            extra.append(("path", text_or_b64(address.path)))
-        if socket.bound is not None and socket.bound.port is not None:
-            extra.append(("local_port", socket.bound.port))
-        self._put(
-            NetAccept(
-                connection=self._connection(),
-                proc=process.proc,
-                ip=None if address is None else address.ip,
-                port=None if address is None else address.port,
-                protocol=socket.protocol(address),
-                extra=tuple(extra),
-            ),
-            process,
-        )
-
-    def _connection(self) -> int:
-        """A number of the session: of the process that made it, and counted there."""
-        return self.tree.root.proc * 1_000_000 + self._connections
-
-    def _connects(
-        self, process: Process, time_us: int, socket: Socket, address: Address, outcome: int | str
-    ) -> None:
-        from substrate.telemetry.trace.events.net import NetConnect
-
-        self._connections += 1
-        extra: list[tuple[str, Any]] = [("mono_us", time_us)]
-        protocol = socket.protocol(address)
-        if address.path is not None:
-            extra.append(("path", text_or_b64(address.path)))
-        self._put(
-            NetConnect(
-                connection=self._connection(),
-                proc=process.proc,
-                domain=None,
-                ip=address.ip,
-                port=address.port,
-                protocol=protocol,
-                name=None,
-                decision="observed",
-                rule=None,
-                result=outcome if type(outcome) is str else None,
-                extra=tuple(extra),
-            ),
-            process,
-        )
-        self.summary.reached(_endpoint(protocol, address))
-
-    def _sends(
-        self,
-        process: Process,
-        time_us: int,
-        socket: Socket,
-        address: Address | None,
-        outcome: int | str,
-    ) -> None:
-        """Datagrams: each address once a socket."""
-        if address is not None:
-            key = (address.ip, address.port, address.path)
-            if key not in socket.told:
-                if len(socket.told) < 4096:  # further ones are told each time
-                    socket.told.add(key)
-                self._connects(process, time_us, socket, address, outcome)
-
-    def _questions(
-        self,
-        process: Process,
-        time_us: int,
-        to: tuple[Address | None, ...],
-        items: dict[int, Any],
-    ) -> None:
-        """Questions to name servers, each time. `to`: where any of the messages goes."""
-        if any(address is not None and address.port == network.DNS_PORT for address in to):
-            for data in items.get(records.DATA, ()):
-                question = network.parse_question(data)
-                if question is not None:
-                    self._asks(process, time_us, question)
-
-    def _asks(self, process: Process, time_us: int, question: tuple[bytes, str]) -> None:
-        from substrate.telemetry.trace.events.net import DnsQuery
-
-        self._put(
-            DnsQuery(
-                proc=process.proc,
-                domain=question[0],
-                qtype=question[1],
-                rcode="unobserved",
-                answers=(),
-                decision="observed",
-                rule=None,
-                extra=(("mono_us", time_us),),
-            ),
-            process,
-        )
 
     # --- what else a backend says
 
@@ -789,7 +429,7 @@ class Decoder:
         process = self.tree.find(head[4])
         decision = gate.DECISIONS[head[7]] if 0 < head[7] < len(gate.DECISIONS) else "deny"
         reason = gate.REASONS[head[9]] if 0 < head[9] < len(gate.REASONS) else "unknown"
-        argv = _words(items.get(records.ARGV, b""))
+        argv = programs.parse_argv(items.get(records.ARGV, b""))
         self._put(
             PolicyDecision(
                 kind="exec",
@@ -816,7 +456,6 @@ _ABIS: Final = (
 )
 _WORDS: Final = calls.INTENTS
 _SHAPES: Final[dict[bytes, tuple[int, ...]]] = {}
-_FLAGS_TEXTS: Final[dict[int, str]] = {}
 #: items that there may be several of
 _MANY: Final = (records.FD, records.DATA, records.FILE, records.ADDRESS)
 
@@ -824,15 +463,6 @@ _MANY: Final = (records.FD, records.DATA, records.FILE, records.ADDRESS)
 def _unpack(packed: bytes) -> tuple[int, ...]:
     shape = _SHAPES[packed] = calls.SHAPE.unpack(packed)
     return shape
-
-
-def _flags_text(flags: int) -> str:
-    found = _FLAGS_TEXTS.get(flags)
-    if found is None:
-        if len(_FLAGS_TEXTS) > 1024:
-            _FLAGS_TEXTS.clear()
-        found = _FLAGS_TEXTS[flags] = intents.open_flags(flags)
-    return found
 
 
 def _items(data: bytes, at: int, end: int) -> dict[int, Any]:
@@ -853,105 +483,6 @@ def _items(data: bytes, at: int, end: int) -> dict[int, Any]:
             found[tag] = item
         at += (length + 7) & ~7
     return found
-
-
-def _followed(process: Process, argument: int) -> bytes | None:
-    """The directory of a descriptor, as far as it was followed; empty where it is not known, None
-    for the working directory."""
-    number = _int(argument)
-    return None if number == _AT_FDCWD else process.files.get(number, b"")
-
-
-def _int(word: int) -> int:
-    """An argument that is an `int`."""
-    word &= 0xFFFFFFFF
-    return word - (1 << 32) if word & 0x80000000 else word
-
-
-def _words(argv: bytes) -> tuple[bytes, ...]:
-    if not argv:
-        return ()
-    return tuple(argv[:-1].split(b"\0") if argv[-1:] == b"\0" else argv.split(b"\0"))
-
-
-def _open_flags(name: str, args: list[int], items: dict[int, Any]) -> int | None:
-    if name == "openat":
-        return args[2] & 0xFFFFFFFF
-    if name == "open":
-        return args[1] & 0xFFFFFFFF
-    if name == "creat":
-        return os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    if name == "openat2":
-        how = items.get(records.HOW, b"")
-        flags: int = _HOW.unpack_from(how)[0] & 0xFFFFFFFF if len(how) >= 24 else 0
-        return flags
-    if name == "open_by_handle_at":
-        return args[2] & 0xFFFFFFFF
-    return None
-
-
-def _credentials(items: dict[int, Any], file: Program) -> dict[str, Any] | None:
-    """With `setid_lost` where the file would have given other ids, and did not: no_new_privs, or a
-    mount that takes the bit away (execve(2))."""
-    found = items.get(records.CREDENTIALS, b"")
-    if len(found) == _CREDENTIALS.size:
-        uid, euid, gid, egid, _, _ = _CREDENTIALS.unpack(found)
-    elif (ids := _ids_of(items.get(records.AUXV, b""))) is not None:
-        uid, euid, gid, egid = ids
-    else:
-        return None
-    body = {"uid": uid, "gid": gid, "euid": euid, "egid": egid}
-    if (file.mode & 0o4000 and euid != file.uid) or (
-        file.mode & 0o2010 == 0o2010 and egid != file.gid
-    ):
-        body["setid_lost"] = True
-    return body
-
-
-def _ids_of(vector: bytes) -> tuple[int, ...] | None:
-    """uid, euid, gid, egid of an auxiliary vector; None where they are not in it."""
-    for width in ("Q", "I"):
-        size = len(vector) // struct.calcsize(f"={width}") // 2 * 2
-        words = struct.unpack_from(f"={size}{width}", vector)
-        known = dict(zip(words[::2], words[1::2], strict=True))
-        if all(key in known and known[key] <= 0xFFFFFFFF for key in _AT_IDS):
-            return tuple(known[key] for key in _AT_IDS)
-    return None
-
-
-def _inherited(item: bytes) -> dict[str, Any]:
-    """An object InheritedFd (events/process.py)."""
-    if len(item) < 8:
-        return {"fd": -1, "kind": "other"}
-    fd, flags = _FD.unpack_from(item)
-    text = item[8:]
-    mode = ("r", "w", "rw", "rw")[flags & 3]
-    if flags & os.O_APPEND and mode == "w":
-        mode = "a"
-    body: dict[str, Any] = {"fd": fd, "kind": "other", "mode": mode}
-    for prefix, kind in ((b"pipe:[", "pipe"), (b"socket:[", "socket")):
-        if text.startswith(prefix):
-            body["kind"] = kind
-            inode = text[len(prefix) : -1]
-            if inode.isdigit() and len(inode) < 16:
-                body["inode"] = int(inode)
-            return body
-    body["path"] = text_or_b64(text)
-    if text.startswith((b"/dev/pts/", b"/dev/tty", b"/dev/console")):
-        body["kind"] = "tty"
-    elif text[:1] == b"/":
-        body["kind"] = "file"
-    return body
-
-
-def _endpoint(protocol: str, address: Address) -> str:
-    if address.path is not None:
-        path = address.path.decode("utf-8", "backslashreplace").replace("\0", "@", 1)
-        return f"unix:{path}"
-    if address.ip is None:
-        return protocol
-    ip = f"[{address.ip}]" if ":" in address.ip else address.ip
-    return f"{protocol}://{ip}:{address.port}"
 
 
 def _name_of(nr: int, abi: int) -> str:

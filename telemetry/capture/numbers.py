@@ -15,6 +15,21 @@ if TYPE_CHECKING:
 
     Runs = tuple[tuple[int, str], ...]
 
+#: every machine has these numbers for what came after Linux 5.0
+_SINCE_424: Final = (
+    424,
+    """
+    pidfd_send_signal io_uring_setup io_uring_enter io_uring_register open_tree
+    move_mount fsopen fsconfig fsmount fspick pidfd_open clone3 close_range openat2
+    pidfd_getfd faccessat2 process_madvise epoll_pwait2 mount_setattr quotactl_fd
+    landlock_create_ruleset landlock_add_rule landlock_restrict_self memfd_secret
+    process_mrelease futex_waitv set_mempolicy_home_node cachestat fchmodat2
+    map_shadow_stack futex_wake futex_wait futex_requeue statmount listmount
+    lsm_get_self_attr lsm_set_self_attr lsm_list_modules mseal setxattrat getxattrat
+    listxattrat removexattrat open_tree_attr file_getattr file_setattr
+    """,
+)
+
 _X86_64: Final = (
     (
         0,
@@ -62,19 +77,7 @@ _X86_64: Final = (
         pkey_free statx io_pgetevents rseq
     """,
     ),
-    (
-        424,
-        """
-        pidfd_send_signal io_uring_setup io_uring_enter io_uring_register open_tree
-        move_mount fsopen fsconfig fsmount fspick pidfd_open clone3 close_range openat2
-        pidfd_getfd faccessat2 process_madvise epoll_pwait2 mount_setattr quotactl_fd
-        landlock_create_ruleset landlock_add_rule landlock_restrict_self memfd_secret
-        process_mrelease futex_waitv set_mempolicy_home_node cachestat fchmodat2
-        map_shadow_stack futex_wake futex_wait futex_requeue statmount listmount
-        lsm_get_self_attr lsm_set_self_attr lsm_list_modules mseal setxattrat getxattrat
-        listxattrat removexattrat open_tree_attr file_getattr file_setattr
-    """,
-    ),
+    _SINCE_424,
 )
 
 _AARCH64: Final = (
@@ -124,19 +127,7 @@ _AARCH64: Final = (
         pkey_mprotect pkey_alloc pkey_free statx io_pgetevents rseq kexec_file_load
     """,
     ),
-    (
-        424,
-        """
-        pidfd_send_signal io_uring_setup io_uring_enter io_uring_register open_tree
-        move_mount fsopen fsconfig fsmount fspick pidfd_open clone3 close_range openat2
-        pidfd_getfd faccessat2 process_madvise epoll_pwait2 mount_setattr quotactl_fd
-        landlock_create_ruleset landlock_add_rule landlock_restrict_self memfd_secret
-        process_mrelease futex_waitv set_mempolicy_home_node cachestat fchmodat2
-        map_shadow_stack futex_wake futex_wait futex_requeue statmount listmount
-        lsm_get_self_attr lsm_set_self_attr lsm_list_modules mseal setxattrat getxattrat
-        listxattrat removexattrat open_tree_attr file_getattr file_setattr
-    """,
-    ),
+    _SINCE_424,
 )
 
 _I386: Final = (
@@ -223,16 +214,9 @@ _I386: Final = (
         """
         io_pgetevents_time64 recvmmsg_time64 mq_timedsend_time64 mq_timedreceive_time64
         semtimedop_time64 rt_sigtimedwait_time64 futex_time64 sched_rr_get_interval_time64
-        pidfd_send_signal io_uring_setup io_uring_enter io_uring_register open_tree
-        move_mount fsopen fsconfig fsmount fspick pidfd_open clone3 close_range openat2
-        pidfd_getfd faccessat2 process_madvise epoll_pwait2 mount_setattr quotactl_fd
-        landlock_create_ruleset landlock_add_rule landlock_restrict_self memfd_secret
-        process_mrelease futex_waitv set_mempolicy_home_node cachestat fchmodat2
-        map_shadow_stack futex_wake futex_wait futex_requeue statmount listmount
-        lsm_get_self_attr lsm_set_self_attr lsm_list_modules mseal setxattrat getxattrat
-        listxattrat removexattrat open_tree_attr file_getattr file_setattr
     """,
     ),
+    _SINCE_424,
 )
 
 #: what x32 numbers in its own way; the rest has the numbers of x86_64

@@ -36,7 +36,7 @@ By kind:
     DENIED a call that the filter leaves to the engine, which answered `result`
     TROUBLE something that the engine could not do: `nr` which step (engine.STEPS), `result` errno
 
-This module is logic only. The same layout is `struct record` in _engine.c, and in bpf_program.py.
+This module is logic only. The same layout is `struct head` in c/engine.h, and in bpf_program.py.
 """
 
 from __future__ import annotations
@@ -127,6 +127,12 @@ def read_records(data: bytes) -> Iterator[tuple[tuple[int, ...], int, int]]:
             raise Torn(f"a record at {at} says that it has {size} bytes of {end - at}")
         yield head, at + HEAD_SIZE, at + size
         at += size
+
+
+def int_argument(word: int) -> int:
+    """One of `args` that is an `int` to the call."""
+    word &= 0xFFFFFFFF
+    return word - (1 << 32) if word & 0x80000000 else word
 
 
 def pseudo_text(tag: int, item: bytes) -> bytes:

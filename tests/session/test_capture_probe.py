@@ -8,7 +8,7 @@ import pytest
 import substrate.telemetry.capture
 from substrate.session import capture_probe
 from substrate.session.home import open_home
-from substrate.telemetry.capture import engine
+from substrate.telemetry.capture import bpf, bpf_layout, bpf_types, engine
 
 
 @pytest.fixture
@@ -74,3 +74,33 @@ def test_without_the_engine_it_says_so(monkeypatch):
     assert not engine.is_built()
     found = capture_probe.probe("hybrid")
     assert not found.works and found.step == "load"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="bpf(2) is not to be had: another user than root")
+def test_where_the_kernel_keeps_what_bpf_reads_is_found_once(home, monkeypatch):
+    found = capture_probe.kernel_offsets(home)
+    assert found == bpf_layout.find_offsets(bpf_types.Types())
+    monkeypatch.setattr(bpf, "load_offsets", lambda: pytest.fail("it was found before"))
+    assert capture_probe.kernel_offsets(home) == found
+    capture_probe.forget(home)
+    with pytest.raises(pytest.fail.Exception):
+        capture_probe.kernel_offsets(home)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: "",
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace("pid=", "pid=-"),
+        lambda text: text.replace("pid=", "pid=7777777"),
+        lambda text: text + ",more=1",
+        lambda text: text.replace("pid=", "pid=\u0663"),
+    ],
+)
+def test_offsets_that_are_not_whole_are_none(spoil):
+    text = ",".join(f"{name}={8 * n}" for n, name in enumerate(bpf_layout.Offsets.__annotations__))
+    whole = bpf_layout.parse_offsets(text)
+    assert whole is not None
+    assert bpf_layout.offsets_to_text(whole) == text
+    assert bpf_layout.parse_offsets(spoil(text)) is None

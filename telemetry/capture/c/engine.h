@@ -2,9 +2,12 @@
  *
  * Two threads a command, both without Python: the tracer (tracer.c), which is the ptracer of the
  * tree, and the answerer (answer.c), which serves the listener of the seccomp filter. Both read
- * what the kernel shows of a process (tracee.c), make records of it (record.c) and put them into
- * one ring (ring.c), which Python empties (module.c). No formatting, hashing or joining of paths
- * happens here.
+ * what the kernel shows of a process (tracee.c) and of the program that it runs (program.c), make
+ * records of it (record.c) and put them into one ring (ring.c), which Python empties (module.c). Of
+ * the tracer are, too (tracer.h): the tasks that it knows (tasks.c, births.c), their registers
+ * (registers.c) and the execs that wait (holds.c) for an answer of the gate (gate.c), which finds
+ * files as a process would (target.c, script.c). No formatting, hashing or joining of paths happens
+ * here.
  *
  * Every byte that comes from a traced process is hostile: lengths are bounded before they are
  * used, memory is read with process_vm_readv(2), and nothing that was read is ever a format, a
@@ -21,6 +24,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/types.h>
 
 /* --- records (records.py says what they mean) */
@@ -124,6 +128,21 @@ struct call {
     uint64_t args[6];
 };
 
+enum { PAGE = 4096, AT_THE_CWD = -100 };
+
+/* Word `index` of those that a process keeps there, of `width` bytes, 4 or 8. */
+static inline uint64_t word_at(const unsigned char *bytes, size_t index, size_t width)
+{
+    if (width == 4) {
+        uint32_t word;
+        memcpy(&word, bytes + 4 * index, 4);
+        return word;
+    }
+    uint64_t word;
+    memcpy(&word, bytes + 8 * index, 8);
+    return word;
+}
+
 ssize_t read_memory(pid_t tid, uint64_t address, void *into, size_t length);
 /* Text up to a NUL, at most `room` bytes without it; -1 where nothing could be read. `cut`: no NUL
  * was found. */
@@ -132,6 +151,8 @@ ssize_t read_text(pid_t tid, uint64_t address, unsigned char *into, size_t room,
 ssize_t read_argv(pid_t tid, uint64_t address, enum abi abi, unsigned char *into, size_t room, bool *cut);
 /* The text of a link of /proc/<tid>: "cwd", "exe", "fd/7". */
 ssize_t read_link(pid_t tid, const char *name, unsigned char *into, size_t room);
+/* A file of /proc/<tid>, as much of it as there is room for. */
+ssize_t read_proc(pid_t tid, const char *name, unsigned char *into, size_t room);
 
 struct engine;
 /* Adds what the arguments of a call point to. */
@@ -140,18 +161,14 @@ void describe_entry(struct record *record, const struct call *call,
 /* Adds what only its end tells; `result` is not negative. */
 void describe_exit(struct record *record, const struct call *call, const struct shape *shape,
                    int64_t result);
-/* What the kernel has made of an exec, as it stands in the record. */
-struct image {
-    size_t argv_at, argv_length, name_at, name_length;
-    bool argv_known, argv_cut, name_known;
-};
-/* Adds what a process is, right after its exec: `width` of the words on its stack, in bytes. */
-void describe_program(struct record *record, pid_t tid, uint64_t stack_pointer, size_t width,
-                      struct image *image);
 /* The process of a task, and that one's parent; false where it is not there any more. */
 bool read_parents(pid_t tid, uint32_t *process, uint32_t *parent);
 /* Adds the number of a task in the namespace `pid_space`, or the innermost that it has. */
 void describe_pid(struct record *record, pid_t tid, int pid_space);
+/* Whether a signal that will end it waits for a process that is held. */
+bool is_dying(pid_t tid);
+/* Adds the text of a link of /proc/<tid>. */
+void describe_link(struct record *record, pid_t tid, const char *name, enum tag tag);
 void describe_cwd(struct record *record, pid_t tid);
 /* What the kernel knows of a file without asking who serves it: a server that is traced, too, could
  * not answer while we wait for it (statx(2), AT_STATX_DONT_SYNC). `name` is relative to `dir`, or
@@ -170,6 +187,45 @@ void narrow_call(struct call *call);
 /* i386's socketcall(2) as the call that it stands for; false where it cannot be read. */
 bool unfold_socketcall(struct call *call);
 
+/* --- programs */
+
+/* What the kernel has made of an exec, as it stands in the record. */
+struct image {
+    size_t argv_at, argv_length, name_at, name_length;
+    bool argv_known, argv_cut, name_known;
+};
+/* Adds what a process is, right after its exec: `width` of the words on its stack, in bytes. */
+void describe_program(struct record *record, pid_t tid, uint64_t stack_pointer, size_t width,
+                      struct image *image);
+/* Of an exec that is seen at its entry only: makes the record one of EXEC where there is a program
+ * that can be run, by its own name. */
+void expect_program(struct record *record, const struct call *call, const struct shape *shape);
+
+/* --- files as a process would find them */
+
+/* O_PATH of what `name` means to the process, relative to `dir`; -1 and errno. */
+int open_target(pid_t tid, int dir, const unsigned char *name, size_t length, bool follow);
+/* Whether the kernel would refuse to run what was not found, and why. Everything else is a trouble
+ * of ours, and no reason to believe that it will. */
+bool is_refusal(int number);
+bool is_program(const struct file_status *status);
+/* Whether an open of what a process names may have to wait: a FIFO, a device. */
+bool may_wait(pid_t tid, int dir, uint64_t path);
+
+enum {
+    MOST_INTERPRETERS = 5,
+    LINE_OF_SCRIPT = 256, /* so much of a first line the kernel reads (BINPRM_BUF_SIZE) */
+};
+struct first_line {
+    char text[LINE_OF_SCRIPT + 1]; /* zeros behind what was read */
+    const char *interpreter, *argument; /* NULL: there is none */
+};
+/* Reads the first line of a file: 1 for a script, 0 for none, -1 and errno. */
+int read_first_line(int target, struct first_line *line);
+/* Whether what was exec'd is a script: the image is not the file that was named. Adds which file
+ * the script is. */
+bool runs_script(pid_t tid, struct record *record, const struct image *image);
+
 /* --- the gate */
 
 enum decision { ALLOW = 1, DENY, KILL, ASK };
@@ -177,11 +233,7 @@ enum reason {
     BY_TABLE = 1, BY_CALLBACK, IS_UNREADABLE, HAS_RACED, IS_UNAPPROVED, TIME_OUT, CLIENT_GONE,
     IS_DYING,
 };
-enum {
-    MOST_INTERPRETERS = 5,
-    LINE_OF_SCRIPT = 256, /* so much of a first line the kernel reads (BINPRM_BUF_SIZE) */
-    MOST_BEFORE = MOST_INTERPRETERS * (LINE_OF_SCRIPT + 1),
-};
+enum { MOST_BEFORE = MOST_INTERPRETERS * (LINE_OF_SCRIPT + 1) };
 
 struct file_id {
     uint64_t dev, ino;
@@ -223,14 +275,6 @@ enum decision gate_look(struct gate *gate, struct record *record, const struct c
 bool gate_matches(pid_t tid, const struct approval *approval, const struct record *record,
                   const struct image *image);
 void approval_clear(struct approval *approval);
-/* Whether an open of what a process names may have to wait: a FIFO, a device. */
-bool may_wait(pid_t tid, int dir, uint64_t path);
-/* Of an exec that is seen at its entry only: makes the record one of EXEC where there is a program
- * that can be run, by its own name. */
-void expect_program(struct record *record, const struct call *call, const struct shape *shape);
-/* Whether what was exec'd is a script: the image is not the file that was named. Adds which file
- * the script is. */
-bool runs_script(pid_t tid, struct record *record, const struct image *image);
 
 /* --- the engine */
 
@@ -288,12 +332,27 @@ void gate_tell(struct engine *engine, struct record *record, const struct call *
                enum reason reason);
 bool gate_ask(struct engine *engine, struct record *record, uint64_t hold);
 size_t gate_answers(struct engine *engine, struct answer *into);
-/* Whether a signal that will end it waits for a process that is held. */
-bool is_dying(pid_t tid);
 
 void *tracer_main(void *engine);
 void *answerer_main(void *engine);
 void engine_kill(struct engine *engine);
 void engine_ended(struct engine *engine);
 void engine_trouble(struct engine *engine, pid_t tid, enum step step, int number);
+
+/* bpf_ring.c */
+struct bpf_ring {
+    const uint64_t *written;
+    uint64_t *read;
+    const unsigned char *data; /* `size` bytes, and behind them the first ones again */
+    size_t size, longest;
+};
+struct bpf_ring_part {
+    uint64_t from, to, written;
+    size_t size; /* of its records without their heads */
+};
+enum bpf_ring_fault { RING_GOOD, RING_POSITION, RING_LENGTH, RING_END };
+/* What can be taken from `part->from` on, about `most` bytes of it. */
+enum bpf_ring_fault bpf_ring_look(const struct bpf_ring *ring, uint64_t most, struct bpf_ring_part *part);
+/* Copies that, and gives its memory back; false where the kernel has changed it meanwhile. */
+bool bpf_ring_copy(const struct bpf_ring *ring, const struct bpf_ring_part *part, unsigned char *into);
 #endif

@@ -4,20 +4,15 @@
  * The first look reads memory and files that other threads can change before the kernel reads
  * them, so by itself it holds nobody. The second look, at PTRACE_EVENT_EXEC, is at what the kernel
  * has taken: the name (AT_EXECFN), the argument vector on the new stack, the file that is mapped.
- * Nothing of the program has run by then. What a path names is found as the process would find
- * it: in its root, from its directory, symbolic links included (openat2(2) RESOLVE_IN_ROOT). */
+ * Nothing of the program has run by then. */
 #include "engine.h"
 #include <fcntl.h>
-#include <linux/openat2.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-enum { AT_THE_CWD = -100, MOST_TABLE = 64 << 20, TRIES = 1000 };
+enum { MOST_TABLE = 64 << 20 };
 
 /* --- the table */
 
@@ -117,210 +112,7 @@ static enum decision ask_table(const struct gate *gate, const unsigned char *pat
     return strictness(whole) > strictness(last) ? whole : last;
 }
 
-/* --- files, as the process would find them */
-
-static int open_proc(pid_t tid, const char *name)
-{
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/%s", (int)tid, name);
-    int fd = open(path, O_PATH | O_CLOEXEC);
-    if (fd < 0 && (errno == EACCES || errno == ENOENT))
-        errno = EPERM; /* it is we who may not: of the program that says nothing (is_refusal) */
-    return fd;
-}
-
-/* EAGAIN: somebody somewhere renamed or mounted something while `..` was followed (openat2(2)). */
-static int open_in_root(int root, const char *path)
-{
-    struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT};
-    int found = -1;
-    errno = EAGAIN;
-    for (int i = 0; i < TRIES && found < 0 && errno == EAGAIN; i++)
-        found = syscall(SYS_openat2, root, path, &how, sizeof how);
-    return found;
-}
-
-/* Whether the kernel would refuse to run what was not found, and why. Everything else is a trouble
- * of ours, and no reason to believe that it will. */
-static bool is_refusal(int number)
-{
-    return number == ENOENT || number == ENOTDIR || number == EACCES || number == ENAMETOOLONG;
-}
-
-static bool begins(const unsigned char *name, size_t length, const char *with, size_t *rest)
-{
-    *rest = strlen(with);
-    return length > *rest && !memcmp(name, with, *rest);
-}
-
-/* The name here of a path to one of the kernel's own links, which openat2(2) does not follow:
- * `self` would be us. False where it is none. Should the process have something else there, then
- * what runs differs from what was found. */
-static bool own_link(pid_t tid, const unsigned char *name, size_t length, char *into, size_t room)
-{
-    const char *format = NULL;
-    size_t rest;
-    if (begins(name, length, "/proc/self/", &rest) ||
-        begins(name, length, "/proc/thread-self/", &rest))
-        format = "/proc/%d/%.*s";
-    else if (begins(name, length, "/dev/fd/", &rest))
-        format = "/proc/%d/fd/%.*s";
-    else if (begins(name, length, "/proc/", &rest) && name[rest] >= '0' && name[rest] <= '9') {
-        format = "/proc/%d/root%.*s";
-        rest = 0;
-    }
-    return format && snprintf(into, room, format, (int)tid, (int)(length - rest), name + rest) <
-                         (int)room;
-}
-
-/* A directory's name from the root of the process, where it is below that. */
-static ssize_t below_root(pid_t tid, unsigned char *link, ssize_t length)
-{
-    unsigned char root[MOST_PATH];
-    ssize_t size = read_link(tid, "root", root, sizeof root);
-    if (size <= 1)
-        return size < 0 ? -1 : length;
-    if (length < size || memcmp(link, root, size) || (length > size && link[size] != '/'))
-        return -1;
-    memmove(link, link + size, length - size);
-    return length - size;
-}
-
-/* O_PATH of what `name` means to the process, relative to `dir`; -1 and errno. */
-static int open_target(pid_t tid, int dir, const unsigned char *name, size_t length, bool follow)
-{
-    char path[2 * MOST_PATH + 2];
-    size_t at = 0;
-    if (length > MOST_PATH) { /* AT_EXECFN stands in memory that others can write to */
-        errno = ENAMETOOLONG;
-        return -1;
-    }
-    if (own_link(tid, name, length, path, sizeof path))
-        return open(path, O_PATH | O_CLOEXEC);
-    if (!length || name[0] != '/') { /* names of the kernel: from the root of the tree */
-        char link[MOST_PATH + 1], base[32];
-        if (dir == AT_THE_CWD)
-            snprintf(base, sizeof base, "cwd");
-        else
-            snprintf(base, sizeof base, "fd/%d", dir);
-        if (!length) /* AT_EMPTY_PATH: the descriptor itself */
-            return open_proc(tid, base);
-        ssize_t got = read_link(tid, base, (unsigned char *)link, MOST_PATH);
-        /* a directory is opened by itself, in case its name is not what it seems; what leads up
-         * from it and through absolute links is found in the root */
-        int directory = open_proc(tid, base);
-        if (directory < 0)
-            return -1;
-        char text[MOST_PATH + 1];
-        memcpy(text, name, length);
-        text[length] = 0;
-        struct open_how how = {
-            .flags = O_PATH | O_CLOEXEC | (follow ? 0 : O_NOFOLLOW), .resolve = RESOLVE_BENEATH,
-        };
-        int found = syscall(SYS_openat2, directory, text, &how, sizeof how);
-        int number = errno;
-        close(directory);
-        if (found >= 0 || (number != EXDEV && number != EAGAIN)) {
-            errno = number;
-            return found;
-        }
-        got = got < 0 ? -1 : below_root(tid, (unsigned char *)link, got);
-        if (got < 0) { /* it has no name in that root, or none that the kernel can say */
-            errno = EXDEV;
-            return -1;
-        }
-        memcpy(path, link, got);
-        at = got;
-        path[at++] = '/';
-    }
-    memcpy(path + at, name, length);
-    path[at + length] = 0;
-    int root = open_proc(tid, "root");
-    if (root < 0)
-        return -1;
-    int found = open_in_root(root, path);
-    int number = errno;
-    close(root);
-    errno = number;
-    return found;
-}
-
-static bool is_program(const struct file_status *status)
-{
-    return S_ISREG(status->mode) && status->mode & 0111;
-}
-
-/* --- scripts: as the kernel takes their first line apart (fs/binfmt_script.c) */
-
-struct first_line {
-    char text[LINE_OF_SCRIPT + 1]; /* zeros behind what was read */
-    const char *interpreter, *argument; /* NULL: there is none */
-};
-
-static bool is_blank(char c)
-{
-    return c == ' ' || c == '\t';
-}
-
-/* The first that is not blank, or that is one or a NUL; NULL where there is none up to `last`. */
-static char *skip_blanks(char *at, const char *last)
-{
-    while (at <= last && is_blank(*at))
-        at++;
-    return at <= last ? at : NULL;
-}
-
-static char *next_end(char *at, const char *last)
-{
-    while (at <= last && *at && !is_blank(*at))
-        at++;
-    return at <= last ? at : NULL;
-}
-
-/* False: it is no script, or one that the kernel refuses. */
-static bool parse_first_line(struct first_line *line)
-{
-    char *text = line->text, *last = text + LINE_OF_SCRIPT - 1;
-    line->interpreter = line->argument = NULL;
-    if (text[0] != '#' || text[1] != '!')
-        return false;
-    char *end = memchr(text, '\n', strnlen(text, LINE_OF_SCRIPT));
-    if (!end) {
-        end = skip_blanks(text + 2, last);
-        if (!end || !next_end(end, last))
-            return false; /* the name may be longer */
-        end = last;
-    }
-    while (is_blank(end[-1]))
-        end--;
-    char *name = skip_blanks(text + 2, end);
-    if (!name || name == end)
-        return false;
-    char *gap = next_end(name, end);
-    char *argument = gap && *gap ? skip_blanks(gap, end) : NULL;
-    *end = 0;
-    if (argument)
-        *gap = 0;
-    line->interpreter = name;
-    line->argument = argument;
-    return *name != 0;
-}
-
-/* Reads the first line of a file: 1 for a script, 0 for none, -1 and errno. */
-static int read_first_line(int target, struct first_line *line)
-{
-    char path[64];
-    memset(line, 0, sizeof *line);
-    snprintf(path, sizeof path, "/proc/self/fd/%d", target);
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) /* it may be run and not be read: then the kernel reads it, and we compare */
-        return errno == EACCES || errno == EPERM ? 0 : -1;
-    ssize_t got = pread(fd, line->text, LINE_OF_SCRIPT, 0);
-    int number = errno;
-    close(fd);
-    errno = number;
-    return got < 0 ? -1 : parse_first_line(line);
-}
+/* --- the first look */
 
 /* The kernel puts an interpreter, and perhaps its argument, before the words that are there. */
 static bool put_before(struct approval *approval, const struct first_line *line)
@@ -341,8 +133,6 @@ static bool put_before(struct approval *approval, const struct first_line *line)
     approval->before_length += name + argument;
     return true;
 }
-
-/* --- the first look */
 
 static bool keep(unsigned char **into, size_t *length, const unsigned char *bytes, size_t size)
 {
@@ -514,74 +304,6 @@ void approval_clear(struct approval *approval)
     memset(approval, 0, sizeof *approval);
 }
 
-bool runs_script(pid_t tid, struct record *record, const struct image *image)
-{
-    if (record->failed || !image->name_known || !image->argv_known)
-        return false;
-    /* for a script the kernel puts its name behind the interpreter, and perhaps one argument: a
-     * name that does not stand there is none, and nearly all end here */
-    const unsigned char *name = record->bytes + image->name_at,
-                        *words = record->bytes + image->argv_at;
-    size_t at = 0;
-    bool stands = false;
-    for (int word = 0; word <= 2 * MOST_INTERPRETERS && at < image->argv_length; word++) {
-        const unsigned char *end = memchr(words + at, 0, image->argv_length - at);
-        if (!end)
-            break;
-        size_t size = end - (words + at);
-        stands |= word && size == image->name_length && !memcmp(words + at, name, size);
-        at += size + 1;
-    }
-    if (!stands)
-        return false;
-    char path[64];
-    struct file_status named, runs;
-    snprintf(path, sizeof path, "/proc/%d/exe", (int)tid);
-    int file = open_target(tid, AT_THE_CWD, name, image->name_length, true);
-    if (file < 0)
-        return true; /* a name of a descriptor that is closed by now: a script's */
-    bool other = read_file_status(file, "", &named) && read_file_status(AT_FDCWD, path, &runs) &&
-                 (named.dev != runs.dev || named.ino != runs.ino);
-    close(file);
-    if (other)
-        describe_file(record, &named);
-    return other;
-}
-
-void expect_program(struct record *record, const struct call *call, const struct shape *shape)
-{
-    unsigned char name[MOST_PATH], *argv;
-    int dir = shape->dir == NO_ARGUMENT ? AT_THE_CWD : (int)call->args[shape->dir];
-    bool cut;
-    ssize_t length = read_text(call->tid, call->args[shape->path], name, sizeof name, &cut);
-    if (length < 0 || cut)
-        return;
-    int target = open_target(call->tid, dir, name, length, true);
-    struct file_status status;
-    if (target < 0)
-        return;
-    if (read_file_status(target, "", &status) && is_program(&status)) {
-        unsigned char found[MOST_PATH];
-        char link[64];
-        snprintf(link, sizeof link, "/proc/self/fd/%d", target);
-        ssize_t size = readlink(link, (char *)found, sizeof found);
-        if (size > 0) {
-            record_item(record, EXE, 0, found, size);
-            describe_file(record, &status);
-            record_head(record)->kind = EXEC;
-            /* arguments of the call stand there: of EXEC they mean other things */
-            memset(record_head(record)->args, 0, sizeof record_head(record)->args);
-            argv = record_open(record, MOST_ARGV);
-            ssize_t words = argv ? read_argv(call->tid, call->args[shape->path + 1], call->abi,
-                                             argv, MOST_ARGV, &cut)
-                                 : -1;
-            if (words >= 0)
-                record_close(record, ARGV, cut, words);
-        }
-    }
-    close(target);
-}
-
 /* --- what both threads need of it */
 
 void gate_tell(struct engine *engine, struct record *record, const struct call *call,
@@ -629,45 +351,4 @@ size_t gate_answers(struct engine *engine, struct answer *into)
     memmove(engine->answered, engine->answered + count, engine->answered_count * sizeof *into);
     pthread_mutex_unlock(&engine->state);
     return count;
-}
-
-bool is_dying(pid_t tid)
-{
-    /* a signal that will end it waits: SIGKILL needs no look, it ends the stop */
-    char path[64], text[4096];
-    snprintf(path, sizeof path, "/proc/%d/status", (int)tid);
-    FILE *file = fopen(path, "re");
-    if (!file)
-        return true;
-    size_t length = fread(text, 1, sizeof text - 1, file);
-    fclose(file);
-    text[length] = 0;
-    uint64_t masks[5] = {0};
-    static const char *const names[] = {"\nSigPnd:", "\nShdPnd:", "\nSigBlk:", "\nSigIgn:", "\nSigCgt:"};
-    for (int i = 0; i < 5; i++) {
-        const char *at = strstr(text, names[i]);
-        if (at)
-            masks[i] = strtoull(at + strlen(names[i]), NULL, 16);
-    }
-    const uint64_t harmless = 1ull << (SIGCHLD - 1) | 1ull << (SIGCONT - 1) | 1ull << (SIGURG - 1) |
-                              1ull << (SIGWINCH - 1) | 1ull << (SIGSTOP - 1) | 1ull << (SIGTSTP - 1) |
-                              1ull << (SIGTTIN - 1) | 1ull << (SIGTTOU - 1);
-    return (masks[0] | masks[1]) & ~(masks[2] | masks[3] | masks[4] | harmless);
-}
-
-bool may_wait(pid_t tid, int dir, uint64_t path)
-{
-    unsigned char name[MOST_PATH + 1];
-    bool cut;
-    struct file_status status;
-    ssize_t length = read_text(tid, path, name, MOST_PATH, &cut);
-    if (length <= 0 || cut)
-        return false;
-    int target = open_target(tid, dir, name, length, true);
-    if (target < 0)
-        return false;
-    bool waits = !read_file_status(target, "", &status) || S_ISFIFO(status.mode) ||
-                 S_ISCHR(status.mode);
-    close(target);
-    return waits;
 }

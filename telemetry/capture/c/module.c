@@ -435,6 +435,53 @@ static PyType_Spec spec = {
     .slots = slots,
 };
 
+static PyObject *take_records(const struct bpf_ring *ring, uint64_t most)
+{
+    static const char *const faults[] = {
+        [RING_POSITION] = "written to %llu, read to %llu",
+        [RING_LENGTH] = "a record is too long: written to %llu, read to %llu",
+        [RING_END] = "a record ends behind what was written: to %llu, read to %llu",
+    };
+    struct bpf_ring_part part = {.from = *ring->read};
+    enum bpf_ring_fault fault = bpf_ring_look(ring, most, &part);
+    if (fault)
+        return PyErr_Format(PyExc_ValueError, faults[fault], (unsigned long long)part.written,
+                            (unsigned long long)part.to);
+    PyObject *taken = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)part.size);
+    if (taken && !bpf_ring_copy(ring, &part, (unsigned char *)PyBytes_AsString(taken))) {
+        Py_DECREF(taken);
+        return PyErr_Format(PyExc_ValueError, "a record has changed");
+    }
+    return taken;
+}
+
+static PyObject *take_bpf_ring(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    Py_buffer theirs, mine;
+    Py_ssize_t page, size, longest, most;
+    if (!PyArg_ParseTuple(arguments, "y*w*nnnn", &theirs, &mine, &page, &size, &longest, &most))
+        return NULL;
+    PyObject *taken = NULL;
+    if (page < 8 || size <= 0 || (size & (size - 1)) || longest < 0 || longest > size || most < 0 ||
+        theirs.len < page || theirs.len - page - size < longest || mine.len < 8) {
+        PyErr_SetString(PyExc_ValueError, "no ring can be like this");
+    } else {
+        struct bpf_ring ring = {theirs.buf, mine.buf, (const unsigned char *)theirs.buf + page,
+                                (size_t)size, (size_t)longest};
+        taken = take_records(&ring, (uint64_t)most);
+    }
+    PyBuffer_Release(&theirs);
+    PyBuffer_Release(&mine);
+    return taken;
+}
+
+static PyMethodDef functions[] = {
+    {"take_bpf_ring", take_bpf_ring, METH_VARARGS,
+     "take_bpf_ring(theirs, mine, page, size, longest, most): whole records, as bytes"},
+    {NULL, NULL, 0, NULL},
+};
+
 static int execute(PyObject *module)
 {
     PyObject *type = PyType_FromModuleAndSpec(module, &spec, NULL);
@@ -447,7 +494,8 @@ static int execute(PyObject *module)
 
 static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, execute}, {0, NULL}};
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, .m_name = "_engine", .m_size = 0, .m_slots = module_slots,
+    PyModuleDef_HEAD_INIT, .m_name = "_engine", .m_size = 0, .m_methods = functions,
+    .m_slots = module_slots,
     .m_doc = "Capture's engine in C; used by engine.py only.",
 };
 

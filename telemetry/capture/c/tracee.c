@@ -5,8 +5,8 @@
  * Links in /proc are the kernel's own names, seen from our root: of a process in another mount
  * namespace or root they begin at the root of its tree. */
 #include "engine.h"
-#include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +18,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, FIRST_LOOK = 256, FEW_FDS = 16, AT_THE_CWD = -100, ADDRESS_MOST = 128 };
+enum { FIRST_LOOK = 256, ADDRESS_MOST = 128 };
 
 ssize_t read_memory(pid_t tid, uint64_t address, void *into, size_t length)
 {
@@ -46,18 +46,6 @@ ssize_t read_text(pid_t tid, uint64_t address, unsigned char *into, size_t room,
     }
     *cut = true;
     return length;
-}
-
-static uint64_t word_at(const unsigned char *bytes, size_t index, size_t width)
-{
-    if (width == 4) {
-        uint32_t word;
-        memcpy(&word, bytes + 4 * index, 4);
-        return word;
-    }
-    uint64_t word;
-    memcpy(&word, bytes + 8 * index, 8);
-    return word;
 }
 
 ssize_t read_argv(pid_t tid, uint64_t address, enum abi abi, unsigned char *into, size_t room, bool *cut)
@@ -106,6 +94,21 @@ ssize_t read_link(pid_t tid, const char *name, unsigned char *into, size_t room)
     return readlink(path, (char *)into, room);
 }
 
+ssize_t read_proc(pid_t tid, const char *name, unsigned char *into, size_t room)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/%s", (int)tid, name);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    size_t length = 0;
+    ssize_t got = 0;
+    while (length < room && (got = read(fd, into + length, room - length)) > 0)
+        length += got;
+    close(fd);
+    return got < 0 ? -1 : (ssize_t)length;
+}
+
 /* --- arguments */
 
 /* Closes the text of a link, for which there is room; `length` as readlink(2) gave it. */
@@ -119,7 +122,7 @@ static void close_link(struct record *record, enum tag tag, ssize_t length)
     record_close(record, tag, length == MOST_PATH, length < 0 ? 0 : length);
 }
 
-static void add_link(struct record *record, pid_t tid, const char *name, enum tag tag)
+void describe_link(struct record *record, pid_t tid, const char *name, enum tag tag)
 {
     unsigned char *into = record_open(record, MOST_PATH);
     if (into)
@@ -130,12 +133,12 @@ static void add_fd_link(struct record *record, pid_t tid, int fd, enum tag tag)
 {
     char name[32];
     snprintf(name, sizeof name, "fd/%d", fd);
-    add_link(record, tid, name, tag);
+    describe_link(record, tid, name, tag);
 }
 
 void describe_cwd(struct record *record, pid_t tid)
 {
-    add_link(record, tid, "cwd", CWD);
+    describe_link(record, tid, "cwd", CWD);
 }
 
 #ifdef STATX_MNT_ID
@@ -361,9 +364,9 @@ void describe_exit(struct record *record, const struct call *call, const struct 
     if (shape->flags & (OPENS | NEW_SOCKET))
         add_fd_link(record, call->tid, (int)result, OPENED);
     if (shape->flags & MOVES)
-        add_link(record, call->tid, "cwd", CWD);
+        describe_link(record, call->tid, "cwd", CWD);
     if (shape->flags & ROOTS)
-        add_link(record, call->tid, "root", ROOT);
+        describe_link(record, call->tid, "root", ROOT);
     if (shape->flags & ADDRESS_OUT)
         add_peer(record, call, shape, (int)result);
     if (shape->flags & LISTENS)
@@ -375,22 +378,7 @@ void describe_exit(struct record *record, const struct call *call, const struct 
     }
 }
 
-/* --- programs */
-
-static ssize_t read_file(pid_t tid, const char *name, unsigned char *into, size_t room)
-{
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/%s", (int)tid, name);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return -1;
-    size_t length = 0;
-    ssize_t got = 0;
-    while (length < room && (got = read(fd, into + length, room - length)) > 0)
-        length += got;
-    close(fd);
-    return got < 0 ? -1 : (ssize_t)length;
-}
+/* --- ids */
 
 /* The numbers behind `name` in /proc/<tid>/status; how many there are. */
 static size_t status_numbers(const char *status, const char *name, uint32_t *into, size_t most)
@@ -415,7 +403,7 @@ static size_t status_numbers(const char *status, const char *name, uint32_t *int
 static bool read_status(pid_t tid, char *into, size_t room)
 {
     /* the name of the process comes first in it, and a newline in that is escaped */
-    ssize_t length = read_file(tid, "status", (unsigned char *)into, room - 1);
+    ssize_t length = read_proc(tid, "status", (unsigned char *)into, room - 1);
     if (length < 0)
         return false;
     into[length] = 0;
@@ -450,267 +438,31 @@ void describe_pid(struct record *record, pid_t tid, int pid_space)
     record_item(record, PIDS, 0, &pid, sizeof pid);
 }
 
-enum { AUX_UID = 11, AUX_SECURE = 23, AUX_EXECFN = 31 };
-
-/* How a file is open, for an item FD. */
-static void add_fd(struct record *record, uint32_t number, uint32_t flags, const void *text,
-                   size_t length)
+bool is_dying(pid_t tid)
 {
-    unsigned char *into = record_open(record, length + 8);
-    if (!into)
-        return;
-    memcpy(into, &number, 4);
-    memcpy(into + 4, &flags, 4);
-    memcpy(into + 8, text, length);
-    record_close(record, FD, length >= MOST_PATH, length + 8);
-}
-
-/* What /proc says that a descriptor of ours is. */
-static ssize_t own_descriptor(int fd, char *into, size_t room)
-{
-    char path[64];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    return readlink(path, into, room);
-}
-
-/* The filesystem of pipes without a name, which nothing else lies on. */
-static dev_t pipes_device(void)
-{
-    static _Atomic dev_t known;
-    dev_t device = known;
-    int ends[2];
-    struct stat status;
-    if (!device && pipe2(ends, O_CLOEXEC) == 0) {
-        if (fstat(ends[0], &status) == 0)
-            known = device = status.st_dev;
-        close(ends[0]);
-        close(ends[1]);
+    /* a signal that will end it waits: SIGKILL needs no look, it ends the stop */
+    char path[64], text[4096];
+    snprintf(path, sizeof path, "/proc/%d/status", (int)tid);
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return true;
+    size_t length = fread(text, 1, sizeof text - 1, file);
+    fclose(file);
+    text[length] = 0;
+    uint64_t masks[5] = {0};
+    static const char *const names[] = {"\nSigPnd:", "\nShdPnd:", "\nSigBlk:", "\nSigIgn:", "\nSigCgt:"};
+    for (int i = 0; i < 5; i++) {
+        const char *at = strstr(text, names[i]);
+        if (at)
+            masks[i] = strtoull(at + strlen(names[i]), NULL, 16);
     }
-    return device;
+    const uint64_t harmless = 1ull << (SIGCHLD - 1) | 1ull << (SIGCONT - 1) | 1ull << (SIGURG - 1) |
+                              1ull << (SIGWINCH - 1) | 1ull << (SIGSTOP - 1) | 1ull << (SIGTSTP - 1) |
+                              1ull << (SIGTTIN - 1) | 1ull << (SIGTTOU - 1);
+    return (masks[0] | masks[1]) & ~(masks[2] | masks[3] | masks[4] | harmless);
 }
 
-/* The name of a device, of which programs inherit the same ones again and again: a terminal, /dev/null.
- * Its link in /proc is made anew for each copy, 8 us each. Other files are not kept: a directory
- * above one can be renamed, and nothing about the file says so. */
-static ssize_t device_name(int fd, const struct file_status *status, char *into, size_t room)
-{
-    enum { KEPT = 4, MOST_NAME = 64 };
-    static _Thread_local struct {
-        struct file_status status;
-        size_t length;
-        char name[MOST_NAME];
-    } known[KEPT];
-    static _Thread_local unsigned next;
-    for (unsigned i = 0; i < KEPT; i++)
-        if (known[i].length && known[i].status.mount == status->mount &&
-            known[i].status.dev == status->dev && known[i].status.ino == status->ino &&
-            known[i].status.changed_ns == status->changed_ns) {
-            memcpy(into, known[i].name, known[i].length);
-            return known[i].length;
-        }
-    ssize_t length = own_descriptor(fd, into, room);
-    if (status->mount && length > 0 && length <= MOST_NAME) {
-        known[next % KEPT].status = *status;
-        known[next % KEPT].length = length;
-        memcpy(known[next++ % KEPT].name, into, length);
-    }
-    return length;
-}
-
-/* One descriptor, by a copy of it: what it is needs no look into /proc but for the name of a
- * file. False where there is none. */
-static bool add_copied_fd(struct record *record, int process, uint32_t number)
-{
-    int fd = syscall(SYS_pidfd_getfd, process, number, 0);
-    if (fd < 0)
-        return false;
-    struct file_status status;
-    char text[MOST_PATH];
-    int flags = fcntl(fd, F_GETFL);
-    ssize_t length = -1;
-    if (flags >= 0 && read_file_status(fd, "", &status)) {
-        if (S_ISSOCK(status.mode))
-            length = snprintf(text, sizeof text, "socket:[%llu]", (unsigned long long)status.ino);
-        else if (S_ISFIFO(status.mode) && status.dev == pipes_device())
-            length = snprintf(text, sizeof text, "pipe:[%llu]", (unsigned long long)status.ino);
-        else if (S_ISCHR(status.mode))
-            length = device_name(fd, &status, text, sizeof text);
-        else
-            length = own_descriptor(fd, text, sizeof text);
-        if (length >= 0)
-            add_fd(record, number, flags, text, length);
-    }
-    close(fd);
-    return length >= 0;
-}
-
-/* All of them, by /proc. */
-static void list_fds(struct record *record, pid_t tid)
-{
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/fd", (int)tid);
-    DIR *directory = opendir(path);
-    if (!directory)
-        return;
-    struct dirent *entry;
-    unsigned count = 0;
-    while ((entry = readdir(directory))) {
-        unsigned char text[MOST_PATH], info[256];
-        char name[32];
-        if (entry->d_name[0] == '.')
-            continue;
-        if (++count > MOST_FDS) {
-            record_head(record)->flags |= CUT;
-            break;
-        }
-        ssize_t length = readlinkat(dirfd(directory), entry->d_name, (char *)text, sizeof text);
-        if (length < 0)
-            continue;
-        uint32_t number = strtoul(entry->d_name, NULL, 10), flags = 0;
-        snprintf(name, sizeof name, "fdinfo/%u", number);
-        ssize_t got = read_file(tid, name, info, sizeof info - 1);
-        if (got > 0) {
-            info[got] = 0;
-            char *at = strstr((char *)info, "flags:");
-            if (at)
-                flags = strtoul(at + 6, NULL, 8);
-        }
-        add_fd(record, number, flags, text, length);
-    }
-    closedir(directory);
-}
-
-/* What the program has inherited. Most have a few, and these in front; how many there are is the size
- * of /proc's directory (Linux 6.2; 0 before). */
-static void add_fds(struct record *record, pid_t tid)
-{
-    char path[64];
-    struct stat status;
-    size_t before = record->length;
-    snprintf(path, sizeof path, "/proc/%d/fd", (int)tid);
-    int process = stat(path, &status) ? -1 : (int)syscall(SYS_pidfd_open, tid, 0);
-    if (process >= 0) {
-        long found = 0, wanted = status.st_size <= FEW_FDS ? status.st_size : 0;
-        for (uint32_t number = 0; found < wanted && number < 2 * FEW_FDS; number++)
-            found += add_copied_fd(record, process, number);
-        close(process);
-        if (wanted && found == wanted)
-            return;
-    }
-    if (!record->failed)
-        record->length = before;
-    list_fds(record, tid);
-}
-
-/* --- the stack of a program that has not run yet (exec(2), getauxval(3)) */
-
-struct stack {
-    pid_t tid;
-    uint64_t at; /* of the next word */
-    size_t width, filled, used;
-    unsigned char words[PAGE];
-};
-
-static bool next_word(struct stack *stack, uint64_t *word)
-{
-    if (stack->filled - stack->used < stack->width) { /* the kernel aligns it: nothing is left over */
-        size_t part = PAGE - (stack->at & (PAGE - 1));
-        if (read_memory(stack->tid, stack->at, stack->words, part) != (ssize_t)part)
-            return false;
-        stack->at += part;
-        stack->filled = part;
-        stack->used = 0;
-    }
-    *word = word_at(stack->words + stack->used, 0, stack->width);
-    stack->used += stack->width;
-    return true;
-}
-
-static void add_argv(struct record *record, pid_t tid, uint64_t from, uint64_t to,
-                     struct image *image)
-{
-    size_t length = to > from ? to - from : 0;
-    image->argv_cut = length > MOST_ARGV;
-    if (image->argv_cut) {
-        length = MOST_ARGV;
-        record_head(record)->flags |= CUT;
-    }
-    unsigned char *into = record_open(record, length);
-    if (!into || (length && read_memory(tid, from, into, length) != (ssize_t)length))
-        return;
-    image->argv_at = record->length + 8;
-    image->argv_length = length;
-    image->argv_known = true;
-    record_close(record, ARGV, image->argv_cut, length);
-}
-
-static void read_stack(struct record *record, pid_t tid, uint64_t stack_pointer, size_t width,
-                       struct image *image)
-{
-    struct stack stack = {.tid = tid, .at = stack_pointer, .width = width};
-    uint64_t count, word, first = 0, last = 0, behind = 0, key;
-    uint32_t ids[4] = {0}, secure = 0;
-    if (!next_word(&stack, &count))
-        return;
-    for (uint64_t i = 0; i < count; i++) {
-        if (!next_word(&stack, &word))
-            return;
-        first = i ? first : word;
-        last = word;
-    }
-    if (!next_word(&stack, &word) || !next_word(&stack, &behind))
-        return;
-    for (word = behind; word;)
-        if (!next_word(&stack, &word))
-            return;
-    if (count && !behind) { /* no environment: up to the end of the last word */
-        unsigned char text[256];
-        bool cut = true;
-        for (behind = last; cut; behind += sizeof text) {
-            ssize_t got = read_text(tid, behind, text, sizeof text, &cut);
-            if (got < 0)
-                return;
-            if (!cut)
-                behind += got + 1 - sizeof text;
-        }
-    }
-    while (next_word(&stack, &key) && key && next_word(&stack, &word)) {
-        if (key >= AUX_UID && key < AUX_UID + 4)
-            ids[key - AUX_UID] = word;
-        if (key == AUX_SECURE)
-            secure = word;
-        if (key == AUX_EXECFN) {
-            bool cut;
-            unsigned char *into = record_open(record, MOST_PATH + 32);
-            ssize_t got = into ? read_text(tid, word, into, MOST_PATH + 32, &cut) : -1;
-            if (got >= 0 && !cut) {
-                image->name_at = record->length + 8;
-                image->name_length = got;
-                image->name_known = true;
-                record_close(record, EXEC_NAME, 0, got);
-            }
-        }
-    }
-    uint32_t out[6] = {ids[0], ids[1], ids[2], ids[3], secure, 0};
-    record_item(record, CREDENTIALS, 0, out, sizeof out);
-    add_argv(record, tid, count ? first : 0, count ? behind : 0, image);
-}
-
-void describe_program(struct record *record, pid_t tid, uint64_t stack_pointer, size_t width,
-                      struct image *image)
-{
-    char path[64];
-    struct file_status status;
-    memset(image, 0, sizeof *image);
-    read_stack(record, tid, stack_pointer, width, image);
-    add_link(record, tid, "exe", EXE);
-    snprintf(path, sizeof path, "/proc/%d/exe", (int)tid);
-    if (read_file_status(AT_FDCWD, path, &status))
-        describe_file(record, &status);
-    add_fds(record, tid);
-}
-
-/* --- tables */
+/* --- calls */
 
 const struct shape *shape_of(const struct engine *engine, const struct call *call)
 {

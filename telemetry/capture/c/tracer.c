@@ -4,28 +4,23 @@
  * of another thread is taken). A call that the filter answers with RET_TRACE stops twice: at its
  * entry, where a record is begun, and at its exit, where it gets the result. Everything else runs
  * free. Rules: SEIZE and never ATTACH; a group stop is left by LISTEN, so that job control works;
- * signals go on as they came; a new task is told before anything that it does; EXITKILL ends the
- * tree with us. */
-#include "engine.h"
+ * signals go on as they came; a new task is told before anything that it does (births.c); EXITKILL
+ * ends the tree with us. */
+#include "tracer.h"
 #include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
-#include <sys/user.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 #include <linux/audit.h>
 #include <linux/ptrace.h>
 #include <linux/seccomp.h>
-#include <elf.h>
 
 #ifndef PTRACE_EVENT_STOP
 #define PTRACE_EVENT_STOP 128
@@ -33,156 +28,20 @@
 #ifndef sigev_notify_thread_id
 #define sigev_notify_thread_id _sigev_un._tid
 #endif
-#ifndef NT_ARM_SYSTEM_CALL
-#define NT_ARM_SYSTEM_CALL 0x404
-#endif
 
 enum {
     OPTIONS = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK |
               PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC | PTRACE_O_TRACESECCOMP | PTRACE_O_EXITKILL,
-    FIRST_TICK_US = 100, LAST_TICK_US = 5000,
     OUR_STOP = 0x5353, /* filters.py, OURS: SECCOMP_RET_DATA of our filter */
     MOST_EVENTS = 64, /* between two looks at what is held: in a busy tree there is always another one */
-    /* how long nobody tells of a task before it is looked for who could, and before it is let go */
-    ORPHAN_MS = 50, LOST_MS = 250,
-    LATE_MS = 5000, /* a parent's event comes before that, or not at all */
 };
 #if defined(__x86_64__)
-enum { NR_CLONE = 56, NR_SECCOMP = 317, I386_CLONE = 120, I386_SECCOMP = 354, X32_BIT = 0x40000000 };
-#elif !defined(__aarch64__)
-#error "x86_64 and aarch64 only"
+enum { NR_SECCOMP = 317, I386_SECCOMP = 354 };
 #endif
-
-struct task {
-    struct task *next;
-    pid_t tid, process;
-    bool born;    /* its FORK was told */
-    bool ran;     /* it has exec'd */
-    bool waits;   /* it has stopped for the first time, and is not let go before that */
-    bool ended;   /* there is none any more. Not born: `record` is its EXIT, which waits for its FORK;
-                   * born: its parent's event may still come, and says nothing new (adopted) */
-    bool adopted; /* its FORK was made up */
-    bool in_call; /* between the entry and the exit of a call */
-    int first_signal;     /* of its first stop */
-    size_t threads;       /* of a leader: about how many others its process has */
-    uint64_t unborn_since;
-    struct call call;
-    const struct shape *shape;
-    struct record record;
-    struct approval approval;
-    uint64_t hold; /* not 0: it waits for an answer */
-    uint64_t held_at, looked_at;
-};
-
-struct tracer {
-    struct engine *engine;
-    struct record scratch;
-    size_t held, unborn;
-    unsigned tick_us, events; /* how many came since the holds were served */
-    int pid_space; /* the namespace of the command's pids */
-    int timer;     /* ends waits while a task is not told of; -1: there is none */
-    bool timer_runs;
-};
-
-/* --- tasks */
-
-static struct task **place_of(struct engine *engine, pid_t tid)
-{
-    struct task **place = &engine->tasks[(unsigned)tid % TASK_BUCKETS];
-    while (*place && (*place)->tid != tid)
-        place = &(*place)->next;
-    return place;
-}
-
-static struct task *find_task(struct engine *engine, pid_t tid)
-{
-    return *place_of(engine, tid);
-}
-
-static bool is_alive(struct engine *engine, pid_t tid)
-{
-    struct task *task = find_task(engine, tid);
-    return task && !task->ended;
-}
-
-static struct task *add_task(struct engine *engine, pid_t tid, pid_t process)
-{
-    struct task *task = calloc(1, sizeof *task);
-    if (!task)
-        return NULL;
-    task->tid = tid;
-    task->process = process;
-    pthread_mutex_lock(&engine->state);
-    struct task **place = place_of(engine, tid);
-    task->next = *place;
-    *place = task;
-    engine->task_count++;
-    pthread_mutex_unlock(&engine->state);
-    return task;
-}
-
-static struct task *take_task(struct engine *engine, pid_t tid)
-{
-    pthread_mutex_lock(&engine->state);
-    struct task **place = place_of(engine, tid), *task = *place;
-    if (task) {
-        *place = task->next;
-        engine->task_count--;
-    }
-    pthread_mutex_unlock(&engine->state);
-    return task;
-}
-
-static void put_back(struct engine *engine, struct task *task)
-{
-    pthread_mutex_lock(&engine->state);
-    struct task **place = place_of(engine, task->tid);
-    task->next = *place;
-    *place = task;
-    engine->task_count++;
-    pthread_mutex_unlock(&engine->state);
-}
-
-/* Nobody answers it any more, and nothing is told of what it began. */
-static void empty_task(struct tracer *tracer, struct task *task)
-{
-    if (task->hold)
-        tracer->held--;
-    task->hold = 0;
-    task->in_call = false;
-    approval_clear(&task->approval);
-    record_free(&task->record);
-}
-
-static void free_task(struct tracer *tracer, struct task *task)
-{
-    if (!task->born)
-        tracer->unborn--;
-    empty_task(tracer, task);
-    free(task);
-}
-
-void engine_kill(struct engine *engine)
-{
-    pthread_mutex_lock(&engine->state);
-    for (size_t i = 0; i < TASK_BUCKETS; i++)
-        for (struct task *task = engine->tasks[i]; task; task = task->next)
-            if (!task->ended) /* its number may be another's by now */
-                syscall(SYS_tgkill, task->process, task->tid, SIGKILL);
-    pthread_mutex_unlock(&engine->state);
-}
-
-/* What engine_kill reads of a task that stands in the table is changed under its lock. */
-static void set_process(struct engine *engine, struct task *task, pid_t process)
-{
-    pthread_mutex_lock(&engine->state);
-    task->process = process;
-    pthread_mutex_unlock(&engine->state);
-}
 
 /* --- stops */
 
-static void resume(struct tracer *tracer, const struct task *task, int signal)
+void resume(struct tracer *tracer, const struct task *task, int signal)
 {
     long how = task->in_call ? PTRACE_SYSCALL : PTRACE_CONT;
     if (atomic_load(&tracer->engine->killing)) { /* made after everybody was killed */
@@ -199,152 +58,12 @@ static bool is_group_stop(int signal)
 }
 
 /* A task stops with its group, or it goes on. */
-static void stay_or_resume(struct tracer *tracer, const struct task *task, int signal)
+void stay_or_resume(struct tracer *tracer, const struct task *task, int signal)
 {
     if (is_group_stop(signal) && !atomic_load(&tracer->engine->killing))
         ptrace(PTRACE_LISTEN, task->tid, NULL, NULL);
     else
         resume(tracer, task, 0);
-}
-
-/* The registers that make it not happen: number -1, and a result. */
-static bool refuse_call(struct tracer *tracer, pid_t tid, int number)
-{
-#if defined(__x86_64__)
-    struct user_regs_struct registers;
-    if (ptrace(PTRACE_GETREGS, tid, NULL, &registers))
-        goto failed;
-    registers.orig_rax = -1;
-    registers.rax = -(long)number;
-    if (ptrace(PTRACE_SETREGS, tid, NULL, &registers))
-        goto failed;
-#else
-    struct user_regs_struct registers;
-    int none = -1;
-    struct iovec all = {&registers, sizeof registers}, call = {&none, sizeof none};
-    if (ptrace(PTRACE_GETREGSET, tid, (void *)NT_PRSTATUS, &all))
-        goto failed;
-    registers.regs[0] = -(long)number;
-    if (ptrace(PTRACE_SETREGSET, tid, (void *)NT_PRSTATUS, &all) ||
-        ptrace(PTRACE_SETREGSET, tid, (void *)NT_ARM_SYSTEM_CALL, &call))
-        goto failed;
-#endif
-    return true;
-failed:
-    /* a call that was to be refused and is not must not happen */
-    if (errno != ESRCH)
-        engine_trouble(tracer->engine, tid, REGISTERS, errno);
-    kill(tid, SIGKILL);
-    return false;
-}
-
-static bool change_argument_0(pid_t tid, enum abi abi, uint64_t word)
-{
-#if defined(__x86_64__)
-    struct user_regs_struct registers;
-    if (ptrace(PTRACE_GETREGS, tid, NULL, &registers))
-        return false;
-    if (abi == ABI_I386)
-        registers.rbx = word;
-    else
-        registers.rdi = word;
-    return ptrace(PTRACE_SETREGS, tid, NULL, &registers) == 0;
-#else
-    struct user_regs_struct registers;
-    struct iovec all = {&registers, sizeof registers};
-    (void)abi;
-    if (ptrace(PTRACE_GETREGSET, tid, (void *)NT_PRSTATUS, &all))
-        return false;
-    registers.regs[0] = word;
-    return ptrace(PTRACE_SETREGSET, tid, (void *)NT_PRSTATUS, &all) == 0;
-#endif
-}
-
-/* The stack pointer of a new program, and how wide its words are. */
-static bool stack_of(pid_t tid, uint64_t *pointer, size_t *width)
-{
-    struct user_regs_struct registers;
-#if defined(__x86_64__)
-    if (ptrace(PTRACE_GETREGS, tid, NULL, &registers))
-        return false;
-    *pointer = registers.rsp;
-    *width = registers.cs == 0x23 ? 4 : 8; /* __USER32_CS; x32 has words of 8 bytes there too */
-#else
-    struct iovec all = {&registers, sizeof registers};
-    if (ptrace(PTRACE_GETREGSET, tid, (void *)NT_PRSTATUS, &all))
-        return false;
-    *pointer = registers.sp;
-    *width = all.iov_len == sizeof registers ? 8 : 4;
-#endif
-    return true;
-}
-
-/* The flags of the call that makes a child right now, at its event. The number says which machine's
- * call it is: no call of the other one with that number makes any. clone3(2) makes none (keep_child). */
-static bool clone_flags(pid_t tid, int event, uint64_t *flags)
-{
-    struct user_regs_struct registers;
-    *flags = event == PTRACE_EVENT_VFORK ? CLONE_VM | CLONE_VFORK : 0;
-#if defined(__x86_64__)
-    if (ptrace(PTRACE_GETREGS, tid, NULL, &registers))
-        return false;
-    if ((registers.orig_rax & ~(uint64_t)X32_BIT) == NR_CLONE)
-        *flags = registers.rdi;
-    else if (registers.orig_rax == I386_CLONE)
-        *flags = (uint32_t)registers.rbx;
-#else
-    struct iovec all = {&registers, sizeof registers};
-    if (ptrace(PTRACE_GETREGSET, tid, (void *)NT_PRSTATUS, &all))
-        return false;
-    *flags = registers.regs[0];
-#endif
-    return true;
-}
-
-/* An exec that was looked at goes on or is refused; it is resumed. */
-static void conclude(struct tracer *tracer, struct task *task, enum decision decision,
-                     enum reason reason)
-{
-    if (reason != BY_TABLE || decision != ALLOW)
-        gate_tell(tracer->engine, &tracer->scratch, &task->call, &task->approval, task->hold, decision,
-                  reason);
-    if (task->hold) {
-        task->hold = 0;
-        tracer->held--;
-    }
-    task->approval.decision = decision;
-    if (decision != ALLOW) {
-        record_head(&task->record)->result = -EACCES;
-        record_head(&task->record)->kind = CALL;
-        ring_put(&tracer->engine->ring, &task->record);
-        record_rest(&task->record);
-        task->in_call = false;
-        if (!refuse_call(tracer, task->tid, EACCES))
-            return;
-    }
-    resume(tracer, task, 0);
-}
-
-static void gate_exec(struct tracer *tracer, struct task *task)
-{
-    struct engine *engine = tracer->engine;
-    enum reason reason = BY_TABLE;
-    enum decision decision = gate_look(&engine->gate, &task->record, &task->call, task->shape,
-                                       &task->approval, &reason);
-    if (task->approval.left || decision != ASK) {
-        conclude(tracer, task, decision == ASK ? ALLOW : decision, reason);
-        return;
-    }
-    if (tracer->held == MOST_HELD) {
-        conclude(tracer, task, DENY, CLIENT_GONE);
-        return;
-    }
-    task->hold = ++engine->gate.holds;
-    task->held_at = task->looked_at = now_ns();
-    tracer->held++;
-    tracer->tick_us = FIRST_TICK_US;
-    if (!gate_ask(engine, &task->record, task->hold)) /* nobody will answer what was not asked */
-        conclude(tracer, task, DENY, CLIENT_GONE);
 }
 
 /* A child that nobody would tell of (CLONE_UNTRACED) is told of as every other one. clone3(2) has
@@ -355,7 +74,7 @@ static bool keep_child(struct tracer *tracer, struct task *task)
     struct call *call = &task->call;
     uint64_t flags = call->args[0];
     if (task->shape->flags & CLONES_3) {
-        refuse_call(tracer, task->tid, ENOSYS);
+        refuse_call(tracer->engine, task->tid, ENOSYS);
         return false;
     }
     if (!(flags & CLONE_UNTRACED))
@@ -441,9 +160,9 @@ static void on_entry(struct tracer *tracer, struct task *task)
         resume(tracer, task, 0);
         return;
     }
-    if (!ours && !refuse_call(tracer, task->tid, ENOSYS)) /* as where nobody traces (seccomp(2)) */
+    if (!ours && !refuse_call(tracer->engine, task->tid, ENOSYS)) /* as where nobody traces (seccomp(2)) */
         return;
-    if (makes_listener(&task->call) && !refuse_call(tracer, task->tid, EBUSY))
+    if (makes_listener(&task->call) && !refuse_call(tracer->engine, task->tid, EBUSY))
         return;
     task->shape = shape_of(engine, &task->call);
     if (task->shape && task->shape->flags & SOCKETCALL && unfold_socketcall(&task->call))
@@ -494,44 +213,7 @@ static void on_return(struct tracer *tracer, struct task *task)
     resume(tracer, task, 0);
 }
 
-/* --- new tasks */
-
-/* A signal that comes before the answerer has taken a notification ends the wait for it as if the
- * call had been interrupted: a handler without SA_RESTART would let an open(2) of a file fail with
- * EINTR, which no kernel does. So such a call is begun again whatever the handler says
- * (-ERESTARTNOINTR in place of -ERESTARTSYS, which the kernel reads after this stop). Opens of what
- * can make one wait, FIFOs and devices, are left alone. Only x86_64 lets a tracer decide it. */
-static void keep_whole(const struct tracer *tracer, const struct task *task)
-{
-#if defined(__x86_64__)
-    enum { INTERRUPTED = -512, AGAIN = -513, OPEN_2 = 2, OPEN_AT = 257 };
-    struct user_regs_struct registers;
-    if (!tracer->engine->listens || ptrace(PTRACE_GETREGS, task->tid, NULL, &registers) ||
-        (long long)registers.rax != INTERRUPTED ||
-        (registers.orig_rax != OPEN_2 && registers.orig_rax != OPEN_AT))
-        return;
-    bool at = registers.orig_rax == OPEN_AT;
-    if (may_wait(task->tid, at ? (int)registers.rdi : -100, at ? registers.rsi : registers.rdi))
-        return;
-    registers.rax = AGAIN;
-    ptrace(PTRACE_SETREGS, task->tid, NULL, &registers);
-#else
-    (void)tracer;
-    (void)task;
-#endif
-}
-
-static void tell_fork(struct tracer *tracer, pid_t parent, pid_t child, uint64_t flags, bool thread)
-{
-    struct record *record = &tracer->scratch;
-    struct head *head = record_begin(record, FORK, parent);
-    head->result = child;
-    head->args[0] = flags;
-    head->args[1] = thread;
-    if (!thread)
-        describe_pid(record, child, tracer->pid_space);
-    ring_put(&tracer->engine->ring, record);
-}
+/* --- exec and ends */
 
 /* It never came back from a call: exit(2), or it was killed. */
 static void put_unfinished(struct tracer *tracer, struct task *task)
@@ -543,11 +225,6 @@ static void put_unfinished(struct tracer *tracer, struct task *task)
     ring_put(&tracer->engine->ring, &task->record);
 }
 
-static bool is_older(const struct task *task, uint64_t ms)
-{
-    return now_ns() - task->unborn_since >= ms * 1000000;
-}
-
 /* Tells that a task has ended, or is another program: behind all that the answerer had of it. */
 static void put_end(struct tracer *tracer, struct record *record)
 {
@@ -555,147 +232,6 @@ static void put_end(struct tracer *tracer, struct record *record)
     ring_put(&tracer->engine->ring, record);
     pthread_mutex_unlock(&tracer->engine->order);
 }
-
-/* Somebody has told of it: what waited for that happens now. */
-static void be_born(struct tracer *tracer, struct task *task)
-{
-    task->born = true;
-    tracer->unborn--;
-    if (task->ended) {
-        ring_put(&tracer->engine->ring, &task->record);
-        if (task->adopted)
-            empty_task(tracer, task);
-        else
-            free_task(tracer, take_task(tracer->engine, task->tid));
-    } else if (task->waits) {
-        task->waits = false;
-        stay_or_resume(tracer, task, task->first_signal);
-    }
-}
-
-/* Tasks whose parent was killed in the moment of the fork: nobody will tell of them, so somebody is
- * named: of a thread its process, else the parent that it has now, else `by`. */
-static void adopt(struct tracer *tracer, struct task *task, pid_t by)
-{
-    struct engine *engine = tracer->engine;
-    uint32_t process, parent;
-    bool thread = false;
-    if (!task->ended && read_parents(task->tid, &process, &parent)) {
-        thread = (pid_t)process != task->tid && is_alive(engine, process);
-        if (thread)
-            set_process(engine, task, process);
-        if (thread || is_alive(engine, parent))
-            by = thread ? process : parent;
-    }
-    tell_fork(tracer, by, task->tid, 0, thread);
-    if (thread)
-        find_task(engine, process)->threads++;
-    task->adopted = true;
-    be_born(tracer, task);
-}
-
-/* Whether somebody who is still there may tell of a task. `exec_of`: a process that has exec'd: of
- * the threads that it had, none can tell any more. */
-static bool has_teller(struct engine *engine, const struct task *task, pid_t exec_of)
-{
-    uint32_t process, parent;
-    if (task->ended) /* who made it is not known: it is waited for */
-        return true;
-    if (!read_parents(task->tid, &process, &parent))
-        return false;
-    pid_t teller = (pid_t)process != task->tid ? (pid_t)process : (pid_t)parent;
-    return teller != exec_of && is_alive(engine, teller);
-}
-
-/* Called when a task has ended, or exec'd. */
-static void adopt_orphans(struct tracer *tracer, pid_t by, pid_t exec_of)
-{
-    struct engine *engine = tracer->engine;
-    for (size_t i = 0; tracer->unborn && i < TASK_BUCKETS; i++)
-        for (struct task *task = engine->tasks[i], *next; task; task = next) {
-            next = task->next;
-            if (!task->born && !has_teller(engine, task, exec_of))
-                adopt(tracer, task, by);
-        }
-}
-
-/* Called now and then while somebody is not told of. That the parent may still tell is no reason to
- * wait for ever: who is there may not be the one who made it (PR_SET_CHILD_SUBREAPER, CLONE_PARENT),
- * and nothing else may ever happen. */
-static void adopt_late(struct tracer *tracer)
-{
-    struct engine *engine = tracer->engine;
-    for (size_t i = 0; tracer->unborn && i < TASK_BUCKETS; i++)
-        for (struct task *task = engine->tasks[i], *next; task; task = next) {
-            next = task->next;
-            if (task->born)
-                continue;
-            if (is_older(task, LOST_MS) || (is_older(task, ORPHAN_MS) && !has_teller(engine, task, 0)))
-                adopt(tracer, task, engine->root);
-        }
-}
-
-static struct task *add_unborn(struct tracer *tracer, pid_t tid)
-{
-    struct task *task = add_task(tracer->engine, tid, tid);
-    if (!task)
-        return NULL;
-    task->unborn_since = now_ns();
-    tracer->unborn++;
-    return task;
-}
-
-/* Another one has the number of a task that has ended: what was kept of that is told. */
-static void give_up(struct tracer *tracer, struct task *task)
-{
-    pid_t tid = task->tid;
-    if (!task->born)
-        adopt(tracer, task, tracer->engine->root);
-    free_task(tracer, take_task(tracer->engine, tid));
-}
-
-static void on_child(struct tracer *tracer, struct task *task, int event)
-{
-    struct engine *engine = tracer->engine;
-    unsigned long child;
-    if (ptrace(PTRACE_GETEVENTMSG, task->tid, NULL, &child)) {
-        if (errno != ESRCH)
-            engine_trouble(engine, task->tid, CHILD, errno);
-        resume(tracer, task, 0);
-        return;
-    }
-    uint64_t flags;
-    bool thread = clone_flags(task->tid, event, &flags)
-                      ? event == PTRACE_EVENT_CLONE && flags & CLONE_THREAD
-                      : syscall(SYS_tgkill, task->process, (pid_t)child, 0) == 0;
-    struct task *made = find_task(engine, child), *leader = find_task(engine, task->process);
-    if (made && made->ended && made->born && is_older(made, LATE_MS)) {
-        give_up(tracer, made);
-        made = NULL;
-    }
-    if (!made || !made->born) {
-        tell_fork(tracer, task->tid, child, flags, thread);
-        if (thread && leader)
-            leader->threads++;
-    }
-    if (!made) {
-        made = add_task(engine, child, thread ? task->process : (pid_t)child);
-        if (made)
-            made->born = true;
-        else
-            ring_lose(&engine->ring, LOST_MEMORY);
-    } else if (!made->born) {
-        set_process(engine, made, thread ? task->process : (pid_t)child);
-        be_born(tracer, made);
-    } else if (made->ended) { /* it was adopted, and that was all of it */
-        free_task(tracer, take_task(engine, child));
-    } else {
-        made->adopted = false;
-    }
-    resume(tracer, task, 0);
-}
-
-/* --- exec */
 
 static void on_exec(struct tracer *tracer, struct task *task, pid_t tid)
 {
@@ -758,8 +294,6 @@ static void on_exec(struct tracer *tracer, struct task *task, pid_t tid)
     record_rest(&task->record);
     resume(tracer, task, 0);
 }
-
-/* --- ends */
 
 static void make_exit(struct record *record, pid_t tid, int status, const struct rusage *used,
                       bool thread)
@@ -837,37 +371,6 @@ static void on_end(struct tracer *tracer, pid_t tid, int status, const struct ru
     } else if (task) {
         free_task(tracer, task);
     }
-}
-
-/* --- holds */
-
-static void serve_holds(struct tracer *tracer)
-{
-    struct engine *engine = tracer->engine;
-    struct answer answers[ANSWERS_AT_ONCE];
-    size_t count;
-    uint64_t now = now_ns();
-    do {
-        count = gate_answers(engine, answers);
-        for (size_t i = 0; i < TASK_BUCKETS && tracer->held; i++)
-            for (struct task *task = engine->tasks[i]; task; task = task->next)
-                for (size_t k = 0; k < count; k++)
-                    if (task->hold && task->hold == answers[k].hold)
-                        conclude(tracer, task, answers[k].decision == ALLOW ? ALLOW : DENY,
-                                 answers[k].reason);
-    } while (count == ANSWERS_AT_ONCE);
-    for (size_t i = 0; i < TASK_BUCKETS && tracer->held; i++)
-        for (struct task *task = engine->tasks[i]; task; task = task->next) {
-            if (!task->hold)
-                continue;
-            if (now - task->held_at > (uint64_t)engine->hold_ms * 1000000) {
-                conclude(tracer, task, DENY, TIME_OUT);
-            } else if (now - task->looked_at > LOOK_AFTER_MS * 1000000ull) {
-                task->looked_at = now;
-                if (is_dying(task->tid))
-                    conclude(tracer, task, DENY, IS_DYING);
-            }
-        }
 }
 
 static void make_timer(struct tracer *tracer, int wake_signal)
@@ -961,7 +464,7 @@ static void on_stop(struct tracer *tracer, pid_t tid, int status)
         if (signal == (SIGTRAP | 0x80))
             on_return(tracer, task);
         else {
-            keep_whole(tracer, task);
+            keep_whole(engine, tid);
             resume(tracer, task, signal);
         }
         return;

@@ -11,16 +11,18 @@ import os
 import select
 import signal
 import socket
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from substrate.telemetry.capture import backends, calls, engine, records
+from substrate.telemetry.capture import backends, calls, engine, gate, records
 from substrate.world import linux
 
 LISTENER = 1 << 3 | 1 << 5
 LIMIT_S = 60.0
+PYTHON = [sys.executable, "-I", "-S", "-c"]
 
 
 @dataclass
@@ -217,6 +219,18 @@ def capture(argv: Sequence[bytes | str], backend: str = "hybrid", **options: Any
     with Running(argv, backend, **options) as running:
         running.go()
         return running.wait()
+
+
+def armed(
+    table: Mapping[bytes, int], otherwise: int = gate.ALLOW, hold_ms: int = 20_000
+) -> Callable[[Any], None]:
+    """What arms a backend's gate, for `Running` and `capture`. `hold_ms`: more than any answer
+    takes, where the end of a hold is not what is tested."""
+
+    def arm(backend: Any) -> None:
+        backend.arm(gate.pack_table(table), otherwise, hold_ms)
+
+    return arm
 
 
 def parse(raw: bytes) -> Iterator[Record]:

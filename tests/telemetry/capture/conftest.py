@@ -9,6 +9,7 @@ import pytest
 
 from tests.telemetry.capture.backends import BACKENDS, Backend
 from tests.telemetry.capture.facts import Capture
+from tests.telemetry.capture.hostile_programs import Hostile, can_compile
 from tests.telemetry.capture.tracees import Programs, compile_programs
 
 
@@ -37,3 +38,10 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
     directory = tmp_path_factory.mktemp("tracees")
     yield compile_programs(directory)
     shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Hostile:
+    if not can_compile():
+        pytest.skip("gcc is not installed")
+    return Hostile(tmp_path_factory.mktemp("hostile"))

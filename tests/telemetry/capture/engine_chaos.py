@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from substrate.telemetry.capture import calls, engine, gate, records
-from substrate.telemetry.capture.decode import Decoder, Program, Scope
+from substrate.telemetry.capture.decode import Decoder, Scope
+from substrate.telemetry.capture.programs import Program
 from tests.telemetry.capture.captured import Captured, Record, Running, parse
 from tests.telemetry.capture.killed_supervisors import lives, session_of
 

@@ -104,6 +104,14 @@ class Capture(Protocol):
         and no other descriptor than 0 to 2. Returns when no task of its tree is left."""
 
 
+@dataclass
+class Place:
+    """Where a task stands; tasks with CLONE_FS share one."""
+
+    cwd: bytes | None
+    root: bytes = b""
+
+
 def join_path(directory: bytes | None, raw: bytes, root: bytes = b"") -> bytes:
     """`raw` as a path from the host's root; nothing is simplified. `root`: of a chroot."""
     if raw.startswith(b"/"):

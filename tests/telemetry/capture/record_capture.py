@@ -18,7 +18,7 @@ from pathlib import Path
 from substrate.telemetry.capture import bpf, calls, engine, filters, records
 from substrate.telemetry.capture.python_backend import PythonBackend
 from tests.telemetry.capture.captured import Running
-from tests.telemetry.capture.facts import Blind, Captured, Fact, Kind, join_path
+from tests.telemetry.capture.facts import Blind, Captured, Fact, Kind, Place, join_path
 from tests.telemetry.capture.traced_command import Traced
 
 #: what each cannot see, as capture.md §2 declares it
@@ -26,7 +26,7 @@ BLIND: Mapping[str, frozenset[Blind]] = {
     "hybrid": frozenset({Blind.READ_RESULTS, Blind.PEERLESS}),
     "ptrace": frozenset({Blind.PEERLESS}),
     "python": frozenset({Blind.PEERLESS}),
-    "bpf": frozenset({Blind.PEERLESS}),
+    "bpf": frozenset(),
     "notify": frozenset({Blind.RESULTS, Blind.FORKS, Blind.EXITS, Blind.PEERLESS}),
 }
 #: forks are told by events, so that those which fail are not
@@ -120,15 +120,9 @@ class _Items:
     cut: bool = False
 
 
-@dataclass
-class _Place:
-    cwd: bytes | None
-    root: bytes = b""
-
-
 class _Telling:
     def __init__(self, cwd: bytes, root_tid: int) -> None:
-        self.places: dict[int, _Place] = {root_tid: _Place(cwd)}
+        self.places: dict[int, Place] = {root_tid: Place(cwd)}
         self.began = False
 
     def facts(self, raw: bytes) -> Iterator[Fact]:
@@ -147,7 +141,7 @@ class _Telling:
                 place = self._place(tid)
                 shared = bool(args[1]) or bool(args[0] & CLONE_FS)
                 cwd = items.texts.get(records.CWD, place.cwd)
-                self.places[result] = place if shared else _Place(cwd, place.root)
+                self.places[result] = place if shared else Place(cwd, place.root)
                 yield Fact(kind=Kind.FORK, tid=tid, result=result)
             elif kind == records.EXIT:
                 self.places.pop(tid, None)
@@ -165,8 +159,8 @@ class _Telling:
                 if name not in ("clone", "clone3") or observed is None or observed < 0:
                     yield fact
 
-    def _place(self, tid: int) -> _Place:
-        return self.places.setdefault(tid, _Place(None))
+    def _place(self, tid: int) -> Place:
+        return self.places.setdefault(tid, Place(None))
 
     def _exec(self, tid: int, args: tuple[int, ...], items: _Items, unobserved: bool) -> Fact:
         if args[0] and args[0] != tid and (place := self.places.pop(args[0], None)):
@@ -199,6 +193,9 @@ class _Telling:
             path = raw
         elif raw is not None or shape[0] == calls.NONE:
             path = _path(raw, shape[1], args, items.texts.get(records.BASE), place)
+            if raw and path == raw and raw[:1] != b"/" and shape[1] != calls.NONE:
+                # without BASE: what was opened has the kernel's own name
+                path = _file_path(items.texts.get(records.OPENED)) or path
         else:
             path = _file_path(items.texts.get(records.BASE))
         path2 = _path(
@@ -251,7 +248,7 @@ def _read_items(raw: bytes, at: int, end: int) -> _Items:
 
 
 def _path(
-    raw: bytes | None, dir_at: int, args: tuple[int, ...], base: bytes | None, place: _Place
+    raw: bytes | None, dir_at: int, args: tuple[int, ...], base: bytes | None, place: Place
 ) -> bytes | None:
     """`raw` from where it begins: BASE is left out for the working directory, and empty where the
     descriptor is none, or the directory has no name."""

@@ -18,11 +18,10 @@ import subprocess
 import tempfile
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from substrate.telemetry.capture import calls
-from tests.telemetry.capture.facts import COMPARED, Blind, Captured, Fact, Kind, join_path
+from tests.telemetry.capture.facts import COMPARED, Blind, Captured, Fact, Kind, Place, join_path
 from tests.telemetry.capture.strace_text import (
     Call,
     Ended,
@@ -61,14 +60,6 @@ NULL_IS_DESCRIPTOR = frozenset({"utimensat", "futimesat"})
 
 class StraceFailed(Exception):
     """strace itself did not do what it was asked: its own words."""
-
-
-@dataclass
-class _Place:
-    """Where a task stands; tasks with CLONE_FS share one."""
-
-    cwd: bytes | None
-    root: bytes = b""
 
 
 class StraceCapture:
@@ -141,10 +132,10 @@ class _Telling:
     ) -> None:
         self.resolve = resolve
         self.happenings = happenings
-        self.places: dict[int, _Place] = {}
+        self.places: dict[int, Place] = {}
         #: of each number of a task: where it begins, one after the other (numbers are used again)
-        self.parents: dict[int, deque[_Place]] = defaultdict(deque)
-        self.first = _Place(cwd)
+        self.parents: dict[int, deque[Place]] = defaultdict(deque)
+        self.first = Place(cwd)
         self.found: list[tuple[int, int, Fact]] = []
 
     def facts(self) -> tuple[Fact, ...]:
@@ -179,14 +170,14 @@ class _Telling:
     def _found(self, at: int, fact: Fact) -> None:
         self.found.append((at, len(self.found), fact))
 
-    def _place(self, tid: int) -> _Place:
+    def _place(self, tid: int) -> Place:
         if tid not in self.places:
             if not self.places and not self.found:
                 self.places[tid] = self.first
             elif self.parents[tid]:
                 self.places[tid] = self.parents[tid].popleft()
             else:
-                self.places[tid] = _Place(None)
+                self.places[tid] = Place(None)
         return self.places[tid]
 
     def _began(self, entry: Entry) -> None:
@@ -196,7 +187,7 @@ class _Telling:
         if name in FORKS:
             if number is not None and number > 0:
                 shared = "CLONE_FS" in _flags_of(entry)
-                theirs = place if shared else _Place(place.cwd, place.root)
+                theirs = place if shared else Place(place.cwd, place.root)
                 self.parents[number].append(theirs)
                 self._found(entry.began, Fact(kind=Kind.FORK, tid=entry.tid, result=number))
             elif name in COMPARED:
@@ -206,7 +197,7 @@ class _Telling:
         at = entry.began if entry.ended is None else entry.ended
         self._found(at, fact)
 
-    def _call(self, entry: Entry, name: str, place: _Place) -> Fact:
+    def _call(self, entry: Entry, name: str, place: Place) -> Fact:
         path_at, dir_at, path2_at, dir2_at, address_at, extra_at, _, _, flags, _ = calls.shape_of(
             name
         )
@@ -256,7 +247,7 @@ class _Telling:
                 place.cwd = _named(argument, place)
 
 
-def _named(directory: Fd, place: _Place) -> bytes:
+def _named(directory: Fd, place: Place) -> bytes:
     """A working directory that has no name any more has its last one."""
     if place.cwd is not None and directory.path == place.cwd + b" (deleted)":
         return place.cwd
@@ -273,7 +264,7 @@ def _argument(arguments: tuple[Value, ...], at: int) -> Value | None:
 
 
 def _path(
-    arguments: tuple[Value, ...], name: str, place: _Place, path_at: int, dir_at: int
+    arguments: tuple[Value, ...], name: str, place: Place, path_at: int, dir_at: int
 ) -> tuple[bytes | None, bool]:
     """(path, whether it is cut)"""
     begins: bytes | None = place.cwd

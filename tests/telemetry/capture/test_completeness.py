@@ -37,11 +37,6 @@ KNOWN = {
     ("bpf", "programs descriptor"): _BY_DESCRIPTOR,
     ("bpf", "programs directory"): _BY_DESCRIPTOR,
     ("bpf", "programs memory"): _BY_DESCRIPTOR,
-    (
-        "bpf",
-        "network datagram",
-    ): "of sendmmsg it tells the first two messages, and that there were more",
-    ("bpf", "network odd"): "of a connect that failed for its length it gives other bytes",
     ("bpf", "threads leader"): "the status of a process whose first thread ended before the others",
     ("bpf", "compat i386"): "i386's socketcall is told, and not the call that it stands for",
     ("notify", "threads exec"): "an exec is seen at its entry only, by the thread's number",

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from substrate.telemetry.capture import calls, intents, network, paths, records
-from substrate.telemetry.capture.decode import Decoder, Program, Scope
+from substrate.telemetry.capture.decode import Decoder, Scope
+from substrate.telemetry.capture.programs import Program
 from substrate.telemetry.capture.records import make_record
 from substrate.telemetry.trace.events import read_body
 from substrate.telemetry.trace.ids import new_span_id
@@ -131,7 +132,7 @@ def test_steps_behind_names_are_followed_where_the_kernel_does_not_tell():
     assert (second["path"], second["raw"]) == ("/real/x", "a/link/../x")
     assert (third["path"], third["raw"]) == ("/w/a/y", "a/gone/../y")
     assert asked == [(b"/w/a/link/..", 7), (b"/w/a/link/..", 7), (b"/w/a/gone/..", 1)]
-    assert made.unfollowed == 1
+    assert made.steps.unfollowed == 1
     assert made.summary.renamed == {(b"/real/f", b"/real/g")}
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from substrate.telemetry.capture import calls, engine, gate, records
 from substrate.telemetry.capture.backend import CaptureError
-from tests.telemetry.capture.captured import Running, capture, parse
+from tests.telemetry.capture.captured import PYTHON, Running, armed, capture, parse
 
 BACKENDS = ["hybrid", "ptrace", "notify"]
 EXACT = ["hybrid", "ptrace"]
@@ -28,7 +28,7 @@ def opened(captured, path):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_each_open_of_a_known_number_is_there(backend, tmp_path):
     script = f"import os\nfor i in range(500): os.close(os.open({str(tmp_path)!r}, os.O_RDONLY))"
-    found = capture([sys.executable, "-I", "-S", "-c", script], backend)
+    found = capture([*PYTHON, script], backend)
     assert found.status == 0, found.stderr
     assert len(opened(found, os.fsencode(tmp_path))) == 500
     assert found.lost == {}
@@ -44,7 +44,7 @@ def test_changes_have_their_results(backend, tmp_path):
         "    try: os.unlink('g')\n"
         "    except FileNotFoundError: pass\n"
     )
-    found = capture([sys.executable, "-I", "-S", "-c", script], backend, cwd=tmp_path)
+    found = capture([*PYTHON, script], backend, cwd=tmp_path)
     assert found.status == 0, found.stderr
     made = opened(found, b"f")
     assert len(made) == 100
@@ -101,7 +101,7 @@ def test_stops_are_seen_by_the_parent():
         "_, status = os.waitpid(pid, 0)\n"
         "print(os.WEXITSTATUS(status))\n"
     )
-    found = capture([sys.executable, "-I", "-S", "-c", script])
+    found = capture([*PYTHON, script])
     assert found.stdout == b"True 19\nTrue\n3\n", found.stderr
 
 
@@ -111,7 +111,7 @@ def test_stops_wake_nobody_but_the_tracer(backend, tmp_path):
     script = (
         "import os\nfor i in range(2000):\n    try: os.unlink('none')\n    except OSError: pass"
     )
-    with Running([sys.executable, "-I", "-S", "-c", script], backend, cwd=tmp_path) as running:
+    with Running([*PYTHON, script], backend, cwd=tmp_path) as running:
         running.go()
         poll = select.poll()
         poll.register(running.out_read, select.POLLIN)
@@ -139,7 +139,7 @@ def test_relative_paths_have_their_directory(tmp_path):
         "os.chdir('d')\n"
         "os.fchdir(d)\n"
     )
-    found = capture([sys.executable, "-I", "-S", "-c", script], cwd=tmp_path)
+    found = capture([*PYTHON, script], cwd=tmp_path)
     assert found.status == 0, found.stderr
     (inner,) = opened(found, b"f")
     assert inner.path("base") == os.fsencode(tmp_path / "d")
@@ -155,7 +155,7 @@ def test_threads(backend):
         "threads = [threading.Thread(target=run) for _ in range(100)]\n"
         "[t.start() for t in threads]; [t.join() for t in threads]\n"
     )
-    found = capture([sys.executable, "-I", "-S", "-c", script], backend)
+    found = capture([*PYTHON, script], backend)
     assert found.status == 0, found.stderr
     assert len(opened(found, b"/dev/null")) >= 1000
     assert len([r for r in found.of("fork") if r.args[1] == 1]) == 100
@@ -164,9 +164,7 @@ def test_threads(backend):
 @pytest.mark.parametrize("policy", ["block", "drop"])
 def test_a_full_ring_waits_or_is_counted(policy):
     script = "import os\nfor i in range(5000): os.close(os.open('/', os.O_RDONLY))"
-    with Running(
-        [sys.executable, "-I", "-S", "-c", script], policy=policy, ring_bytes=65536
-    ) as running:
+    with Running([*PYTHON, script], policy=policy, ring_bytes=65536) as running:
         running.go()
         time.sleep(0.3)  # nobody reads meanwhile
         found = running.wait()
@@ -237,10 +235,6 @@ def test_unknown_tables_are_refused():
 
 
 # --- the gate
-
-
-def armed(table, otherwise=gate.ALLOW, hold_ms=2000):
-    return lambda backend: backend.arm(gate.pack_table(table), otherwise, hold_ms)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -408,8 +402,8 @@ def test_the_kernels_own_links_are_programs_too(tmp_path):
         "    os.wait()\n"
         "os.execv('/proc/self/exe', ['python', '-I', '-S', '-c', 'print(1)'])\n"
     )
-    found = capture([sys.executable, "-I", "-S", "-c", script], arm=armed({}))
+    found = capture([*PYTHON, script], arm=armed({}))
     assert found.stdout == b"/proc/\n/dev/f\n/proc/\n1\n", found.stderr
     assert found.of("gate") == []
-    found = capture([sys.executable, "-I", "-S", "-c", script], arm=armed({b"echo": gate.DENY}))
+    found = capture([*PYTHON, script], arm=armed({b"echo": gate.DENY}))
     assert found.stdout == b"1\n"

@@ -16,24 +16,11 @@ from pathlib import Path
 import pytest
 
 from substrate.telemetry.capture import engine, gate
-from tests.telemetry.capture.captured import Running, capture, parse
-from tests.telemetry.capture.hostile_programs import Hostile, can_compile
+from tests.telemetry.capture.captured import PYTHON, Running, armed, capture, parse
 from tests.telemetry.capture.killed_supervisors import Supervisors, session_of
 
-PYTHON = [sys.executable, "-I", "-S", "-c"]
 PROJECT = Path(__file__).parents[3]
 SECONDS = 60.0  # more than anything here takes on a busy machine; a hang takes longer
-
-
-@pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Hostile:
-    if not can_compile():
-        pytest.skip("gcc is not installed")
-    return Hostile(tmp_path_factory.mktemp("hostile"))
-
-
-def armed(table, otherwise=gate.ALLOW, hold_ms=20000):
-    return lambda backend: backend.arm(gate.pack_table(table), otherwise, hold_ms)
 
 
 def assert_gone(leader: int, limit_s: float = 20.0) -> None:

@@ -18,22 +18,9 @@ import pytest
 
 from substrate.telemetry.capture import gate
 from substrate.telemetry.capture.backend import CaptureError
-from tests.telemetry.capture.captured import Running, capture, parse
-from tests.telemetry.capture.hostile_programs import Hostile, can_compile
+from tests.telemetry.capture.captured import PYTHON, Running, armed, capture, parse
 
-PYTHON = [sys.executable, "-I", "-S", "-c"]
 only_x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="calls of i386")
-
-
-@pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Hostile:
-    if not can_compile():
-        pytest.skip("gcc is not installed")
-    return Hostile(tmp_path_factory.mktemp("hostile"))
-
-
-def armed(table, otherwise=gate.ALLOW, hold_ms=20000):
-    return lambda backend: backend.arm(gate.pack_table(table), otherwise, hold_ms)
 
 
 def script(path, text):

@@ -48,14 +48,18 @@ def tree(backend: PythonBackend) -> tuple[Traced, list[int]]:
     return traced, [os.pidfd_open(pid) for pid in (traced.pid, *made)]
 
 
-def assert_all_end(traced: Traced, pidfds: list[int]) -> None:
-    _, status = os.waitpid(traced.pid, 0)
-    assert os.WTERMSIG(status) == signal.SIGKILL
+def assert_ended(pidfds: list[int]) -> None:
     for pidfd in pidfds:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         assert poll.poll(20_000)
         os.close(pidfd)
+
+
+def assert_all_end(traced: Traced, pidfds: list[int]) -> None:
+    _, status = os.waitpid(traced.pid, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert_ended(pidfds)
 
 
 def test_a_killed_tracer_takes_the_tree_along():
@@ -97,11 +101,7 @@ def test_a_killed_supervisor_takes_the_tree_along():
     pidfds = [os.pidfd_open(pid) for pid in pids]
     os.kill(supervisor, signal.SIGKILL)
     os.waitpid(supervisor, 0)
-    for pidfd in pidfds:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        assert poll.poll(20_000)
-        os.close(pidfd)
+    assert_ended(pidfds)
 
 
 def test_a_supervisor_that_reads_late_loses_nothing(tmp_path):
