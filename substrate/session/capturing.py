@@ -2,8 +2,9 @@
 
 Theory of operation. `begin` chooses a backend and says which seccomp programs the command installs;
 `attach` takes hold of it while it waits for its go; the supervisor's poll loop calls `pump` when
-`fds` are readable, which empties the ring and writes what is ready to the trace; `end` waits for
-the rest and writes what is said once: coverage, and the summary for `command_end`. Decoding is
+`fds` are readable, which empties the ring and writes what is ready to the trace, and `tick` when it is
+time for what no descriptor tells of: rows of files make full lines, but none waits longer than a second
+for the others, as a quiet command's would for ever; `end` waits for the rest and writes what is said once: coverage, and the summary for `command_end`. Decoding is
 imported while the command runs already. A disk that takes no more meets `overflow` (trace.md §5):
 `block` keeps what is ready and lets the ring fill, so that the command waits; `drop` counts it, and
 a `log_drop` tells, for which, and for the end of the command, room was kept; `halt` ends it. Once the command is over nothing is waited for. Invariants: what the filter leaves to us is denied while
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
     from substrate.session.digest_cache import DigestCache, NoCache
     from substrate.session.home import Home
     from substrate.session.inputs import Inputs
+    from substrate.session.links import Follower
     from substrate.session.settings import Settings
+    from substrate.session.standard_input import Source
+    from substrate.session.streams import Recording
     from substrate.telemetry.capture.decode import Decoder
     from substrate.telemetry.capture.programs import Program
     from substrate.telemetry.trace.digests import Digester
@@ -47,6 +51,8 @@ if TYPE_CHECKING:
 _PAUSE_S: Final = 0.1
 #: between two tries to write what a full disk did not take
 _RETRY_S: Final = 0.25
+#: how long rows wait for others, to be a full line with them
+_ROWS_WAIT_S: Final = 1.0
 #: how long files may be digested before the ring is looked at again
 _SLICE_S: Final = 0.02
 #: how long what is left of a world may take to be told
@@ -231,6 +237,7 @@ class Capturing:
         self._room_at = -1  # where room is kept for the end
         self._say: Callable[[str], None] | None = None
         self._next_look = 0.0
+        self._rows_due: float | None = None  # when rows have waited long enough
         self._root = -1
         self._pid = 0
         self._closed = False
@@ -238,6 +245,10 @@ class Capturing:
         self._home_path = home.path
         self._cache: DigestCache | NoCache | None = None
         self._inputs: Inputs | None = None
+        self._follower: Follower | None = None  # made when there is something to follow
+        self._source: Source | None = None  # of standard input
+        self._no_cache = ""  # why there is none
+        self._undigested: dict[str, int] = {}  # why → how many programs
         self._began = 0.0
         self._began_ns = 0
 
@@ -270,15 +281,21 @@ class Capturing:
         digester: Digester,
         session_fd: int,
         say: Callable[[str], None] | None = None,
+        *,
+        has_input: bool = True,
     ) -> None:
         """Where the events go. Called when the command has its go. `session_fd`: the session's
-        directory, where room is kept. `say`: tells whoever waits that there is none."""
-        from substrate.session.digest_cache import open_cache
-        from substrate.session.inputs import Inputs
+        directory, where room is kept. `say`: tells whoever waits that there is none. `has_input`:
+        standard input is not closed."""
+        from substrate.session.digest_cache import NoCache, open_cache
+        from substrate.session.inputs import FAILURES, Inputs, reason_of
         from substrate.telemetry.capture.decode import Decoder, Scope
 
         self._began = time.monotonic()
-        self._cache = open_cache(self._home_path)
+        try:
+            self._cache = open_cache(self._home_path)
+        except FAILURES as failure:
+            self._cache, self._no_cache = NoCache(), reason_of(failure)
         self._writer = writer
         self._span = span
         self._say = say
@@ -292,6 +309,7 @@ class Capturing:
                 cwd=cwd,
                 number=number,
                 program=self._program,
+                follow=self._follow,
                 level=self.choice.level,
                 backend=self.choice.backend,
                 denied=self._denied,
@@ -299,8 +317,20 @@ class Capturing:
         )
 
         if self.choice.level != "exec" and self._root >= 0:
+            if has_input:
+                self._look_at_input()
             self._inputs = Inputs(
                 self._decoder.summary, self._root, self._cache, digester, self._began_ns
+            )
+
+    def _look_at_input(self) -> None:
+        from substrate.session import standard_input
+
+        try:
+            self._source = standard_input.look()
+        except OSError as error:
+            self._source = standard_input.Source(
+                kind=errno.errorcode.get(error.errno or 0, "unknown")
             )
 
     # --- while it runs
@@ -314,8 +344,26 @@ class Capturing:
         return (self._backend.fileno(), self._backend.soft_fileno())
 
     def next_look(self, now: float) -> float | None:
-        """When `fds` changes by itself."""
-        return self._next_look if now < self._next_look else None
+        """When `fds` changes by itself, or `tick` has something to do."""
+        looks = [self._next_look] if now < self._next_look else []
+        if self._rows_due is not None and not self._held:
+            looks.append(self._rows_due)
+        return min(looks, default=None)
+
+    def tick(self, now: float) -> None:
+        """Writes what has waited long enough: rows for others, or events for room on the disk."""
+        if not self._held:
+            self._flush_rows(now)
+        elif now >= self._next_look:
+            self.pump()
+
+    def _flush_rows(self, now: float) -> None:
+        if self._rows_due is not None and now >= self._rows_due:
+            assert self._decoder is not None
+            self._rows_due = None
+            self._write(self._decoder.flush())
+            if self._held:
+                self._next_look = now + _RETRY_S
 
     def pump(self) -> None:
         """Empties the ring, and writes what is ready."""
@@ -325,7 +373,8 @@ class Capturing:
                 self._next_look = time.monotonic() + _RETRY_S
                 return
         data = self._backend.drain()
-        self._next_look = time.monotonic() + _PAUSE_S
+        now = time.monotonic()
+        self._next_look = now + _PAUSE_S
         if self._decoder is None:
             if data:
                 self._kept.append(data)
@@ -335,10 +384,17 @@ class Capturing:
         self._kept.clear()
         if data:
             self._decode(data)
+        if self._held:
+            return
+        self._flush_rows(now)
+        if self._rows_due is None and self._decoder.waits:
+            self._rows_due = now + _ROWS_WAIT_S
 
     def _decode(self, data: bytes) -> None:
         assert self._decoder is not None
         self._decoder.feed(data)
+        if self._follower is not None:
+            self._follower.forget()
         events = self._decoder.take()
         if events:
             self._write(events)
@@ -400,9 +456,12 @@ class Capturing:
 
     # --- it is over
 
-    def end(self, *, over: bool) -> tuple[list[Event], dict[str, Any]]:
+    def end(
+        self, *, over: bool, moved: Recording | None = None
+    ) -> tuple[list[Event], dict[str, Any]]:
         """What is left to be written, in order, and the summary for `command_end`. `over`: no
-        process of the command is left; else what is captured is killed."""
+        process of the command is left; else what is captured is killed. `moved`: what it was
+        given on standard input."""
         from substrate.telemetry.trace.events.notice import Coverage
 
         took_s = time.monotonic() - self._began
@@ -419,7 +478,7 @@ class Capturing:
             return [], {}
         decoder = self._decoder
         self._write([*self._held, *decoder.finish()])
-        manifest = self._manifest(took_s)
+        manifest = self._manifest(took_s, moved)
         self._give_room()
         events = [] if self._losses is None else self._losses.events(self._writer.drops)
         lost = {**self._backend.lost()}
@@ -430,8 +489,23 @@ class Capturing:
         spots = list(self.choice.blind_spots)
         if self._no_manifest:
             spots.append("the input manifest: the disk was full")
+        if self._no_cache:
+            spots.append(
+                f"digests that there was no time for, as none was remembered ({self._no_cache})"
+            )
+        if self._inputs is not None:
+            spots += self._inputs.missing_digests()
+        spots += [
+            f"digests of {count} programs ({why})"
+            for why, count in sorted(self._undigested.items())
+        ]
         if decoder.unreadable:
             spots.append(f"{decoder.unreadable} arguments that could not be read")
+        if decoder.steps.unfollowed:
+            spots.append(
+                f"where {decoder.steps.unfollowed} paths lead with `..` behind what may have been a symbolic "
+                "link: it was taken off by its text (their rows have `raw`)"
+            )
         if decoder.cut:
             spots.append(f"{decoder.cut} texts that were longer than is kept")
         if decoder.tree.strays:
@@ -453,12 +527,18 @@ class Capturing:
         self.close()
         return events, decoder.summary.body()
 
-    def _manifest(self, took_s: float) -> list[Event]:
+    def _manifest(self, took_s: float, moved: Recording | None) -> list[Event]:
         if self._inputs is None or self._root < 0:
             return []
         missing = self.choice.missing_kinds
         try:
-            return [self._inputs.manifest(self._writer, self._span, missing, took_s)]
+            if self._source is None:
+                return [self._inputs.manifest(self._writer, self._span, missing, took_s)]
+            return [
+                self._inputs.manifest(
+                    self._writer, self._span, missing, took_s, self._source, moved
+                )
+            ]
         except OSError as error:  # its list is a blob
             if error.errno not in reserve.FULL or self._overflow != "drop":
                 raise
@@ -512,34 +592,53 @@ class Capturing:
             self._closed = True
             self._backend.close()
 
-    # --- programs
+    # --- paths and programs
+
+    def _follow(self, path: bytes, called_us: int) -> bytes | None:
+        if self._root < 0:
+            return None
+        if self._follower is None:
+            from substrate.session.links import Follower
+
+            assert self._decoder is not None
+            self._follower = Follower(self._root, self._decoder.summary.had_another)
+        return self._follower.follow(path, called_us)
 
     def _program(self, path: bytes) -> Program:
         """What a program's file is, as the world has it now."""
+        from substrate.session.inputs import FAILURES, reason_of
         from substrate.telemetry.capture.programs import Program
 
-        unknown = Program(digest=None)
         if self._root < 0 or not path.startswith(b"/"):
-            return unknown
+            return self._unknown("unnamed" if self._root >= 0 else "the world has ended")
         try:
             fd = linux.openat2(
                 self._root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY, linux.RESOLVE_IN_ROOT
             )
-        except OSError:
-            return unknown
-        try:
-            status = os.fstat(fd)
-            return Program(
-                digest=self._digest(path, fd, status),
-                mode=status.st_mode,
-                uid=self._inside(status.st_uid),
-                gid=self._inside(status.st_gid),
-                file=self._backend.identity(fd),
-            )
-        except (OSError, CaptureError):
-            return unknown
-        finally:
-            os.close(fd)
+            try:
+                status = os.fstat(fd)
+                return Program(
+                    digest=self._digest(path, fd, status),
+                    mode=status.st_mode,
+                    uid=self._inside(status.st_uid),
+                    gid=self._inside(status.st_gid),
+                    file=self._backend.identity(fd),
+                )
+            finally:
+                os.close(fd)
+        except FAILURES as failure:
+            return self._unknown(reason_of(failure))
+        except CaptureError as error:
+            return self._unknown(errno.errorcode.get(error.errno, error.text))
+
+    def _unknown(self, why: str) -> Program:
+        from substrate.telemetry.capture.programs import Program
+
+        self._count_undigested(why)
+        return Program(digest=None)
+
+    def _count_undigested(self, why: str) -> None:
+        self._undigested[why] = self._undigested.get(why, 0) + 1
 
     def _inside(self, number: int) -> int:
         """An id of the host as the world has it."""
@@ -550,12 +649,13 @@ class Capturing:
         return number
 
     def _digest(self, path: bytes, fd: int, before: os.stat_result) -> str | None:
-        """None where it has been changed while it was read."""
+        """None where it has been changed while it was read, and for what is too large."""
         from substrate.session.digest_cache import is_settled, key_of
         from substrate.telemetry.trace.digests import sha256_fd
 
         assert self._cache is not None
         if before.st_mode & 0o170000 != 0o100000 or before.st_size > _MOST_DIGESTED:
+            self._count_undigested("no regular file, or too large")
             return None
         key = key_of("plain", path, before)
         found = self._cache.find(key)
@@ -563,6 +663,7 @@ class Capturing:
             return found
         found, size = sha256_fd(fd)
         if size != before.st_size or key_of("plain", path, os.fstat(fd)) != key:
+            self._count_undigested("changed")
             return None
         if is_settled(before, time.time_ns()):
             self._cache.keep(key, found)

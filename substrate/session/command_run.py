@@ -238,6 +238,8 @@ class CommandRun:
         if self._stop_wanted:
             self._stop()
         self._take_terminal()
+        if self.capture is not None:
+            self.capture.tick(now)
         poll = select.poll()
         if not self._dead:
             poll.register(self.world.fileno(), select.POLLIN)

@@ -4,17 +4,18 @@ Files that were read, with their digests; paths that were looked up and absent; 
 were listed. A file is an input if its first use was to read it. Files are digested soon after they
 were read, while the supervisor has nothing else to do, and the rest when the processes have ended
 and their files are still there. A file that was changed since the command began, by it or by
-somebody else, or for which there was no time, stands there as unknown: nothing is guessed. Opens
-that only read tell no result with some backends; such a path is a file that was read if it is
+somebody else, for which there was no time, or that cannot be read, stands there as unknown, with why:
+nothing is guessed, and no file, whatever it is, is an error of the command. Opens that only read tell no result with some backends; such a path is a file that was read if it is
 there, and else was absent.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
-from substrate.session import digest_cache
+from substrate.session import digest_cache, standard_input
 from substrate.telemetry.trace.events.inputs import InputManifest
 from substrate.telemetry.trace.octets import bytes_of, text_or_b64
 from substrate.telemetry.trace.rfc8785 import encode
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from substrate.session.digest_cache import DigestCache, NoCache
+    from substrate.session.standard_input import Source
+    from substrate.session.streams import Recording
     from substrate.telemetry.capture.summary import Summary
     from substrate.telemetry.trace.digests import Digester
     from substrate.telemetry.trace.envelope import Event
@@ -41,6 +44,16 @@ _UNREAL: Final = (b"/proc/", b"/sys/", b"/dev/")
 _REGULAR, _DIRECTORY, _LINK, _FORMAT = 0o100000, 0o040000, 0o120000, 0o170000
 #: as the kernel follows in one path (path_resolution(7))
 _MOST_LINKS: Final = 40
+#: what a file, its filesystem, or a lack of memory or of OpenSSL can do to who looks at it
+FAILURES: Final = (OSError, MemoryError, ImportError, ValueError)
+_CHANGED, _GONE, _LATE, _UNNAMED = "changed", "gone", "late", "unnamed"
+
+
+def reason_of(failure: BaseException) -> str:
+    """In a word: the name of the error."""
+    if isinstance(failure, OSError) and failure.errno is not None:
+        return errno.errorcode.get(failure.errno, f"E{failure.errno}")
+    return type(failure).__name__
 
 
 class Inputs:
@@ -63,6 +76,8 @@ class Inputs:
         self._directories: set[bytes] = set()
         self._late = 0
         self._unreal = 0
+        #: why → how many files that were read could not be digested
+        self.failed: dict[str, int] = {}
 
     def work(self, until: float) -> None:
         """Digests what was read so far, until then (monotonic)."""
@@ -79,19 +94,25 @@ class Inputs:
     def _look(self, path: bytes, until: float) -> None:
         if path.startswith(_UNREAL):
             self._unreal += 1
-            return
+        elif path[:1] != b"/":
+            self._put_unknown(path, _UNNAMED)
+        else:
+            try:
+                self._look_at(path, until)
+            except FAILURES as failure:
+                self._put_failed(path, failure)
+
+    def _look_at(self, path: bytes, until: float) -> None:
         try:
             fd = linux.openat2(self._root, path, os.O_PATH, linux.RESOLVE_IN_ROOT)
         except (FileNotFoundError, NotADirectoryError):
             if path in self._summary.read or path in self._summary.changed:
-                self._put(path, None, None)  # it was there
+                self._put_unknown(path, _GONE)  # it was there
             elif self._summary.changed and self._has_link(path):
-                self._put(path, None, None)  # what was removed may have been it, by another name
+                # what was removed may have been it, by another name
+                self._put_unknown(path, _GONE)
             else:
                 self._absent.add(path)
-            return
-        except OSError:
-            self._put(path, None, None)
             return
         try:
             status = os.fstat(fd)
@@ -101,11 +122,9 @@ class Inputs:
             elif kind == _REGULAR:
                 changed = path in self._summary.changed or status.st_ctime_ns >= self._began_ns
                 if changed or self._is_led_elsewhere(path, fd):
-                    self._put(path, None, None)
+                    self._put_unknown(path, _CHANGED)
                     return
-                digest = self._digest(path, fd, status, until)
-                self._late += digest is None
-                self._put(path, status.st_size, digest)
+                self._put_digest(path, fd, status, until)
         finally:
             os.close(fd)
 
@@ -181,54 +200,99 @@ class Inputs:
             return
         for body in self._files:
             if body["digest"] is not None and self._is_below_moved(bytes_of(body["path"])):
-                body.update(size=None, digest=None, unknown=True)
+                body.update(size=None, digest=None, unknown=True, why=_CHANGED)
         for path in [path for path in self._absent if self._is_below_moved(path)]:
             self._absent.discard(path)
-            self._put(path, None, None)
+            self._put_unknown(path, _CHANGED)
 
-    def _put(self, path: bytes, size: int | None, digest: str | None) -> None:
+    def _put(self, path: bytes, size: int | None, digest: str | None, why: str = "") -> None:
         """An object FileRead (events/inputs.py)."""
         body = {"path": text_or_b64(path), "size": size, "digest": digest}
         if digest is None:
-            body["unknown"] = True
+            body.update(unknown=True, why=why)
         self._files.append(body)
 
-    def _digest(self, path: bytes, fd: int, status: os.stat_result, until: float) -> str | None:
+    def _put_unknown(self, path: bytes, why: str) -> None:
+        self._put(path, None, None, why)
+
+    def _put_failed(self, path: bytes, failure: BaseException) -> None:
+        why = reason_of(failure)
+        self.failed[why] = self.failed.get(why, 0) + 1
+        self._put_unknown(path, why)
+
+    def _put_digest(self, path: bytes, fd: int, status: os.stat_result, until: float) -> None:
+        """Raises FAILURES."""
         key = digest_cache.key_of("keyed", path, status)
         found = self._cache.find(key)
-        if found is not None or time.monotonic() > until:
-            return found
-        try:
-            file = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            return None
+        if found is not None:
+            self._put(path, status.st_size, found)
+            return
+        if time.monotonic() > until:
+            self._late += 1
+            self._put(path, status.st_size, None, _LATE)
+            return
+        file = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             digest, size = self._digester.digest_fd(file)
             after = os.fstat(file)
-        except OSError:
-            return None
         finally:
             os.close(file)
         same = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         if size != status.st_size or (after.st_size, after.st_mtime_ns, after.st_ctime_ns) != same:
-            return None
+            self._put_unknown(path, _CHANGED)
+            return
         if digest_cache.is_settled(status, time.time_ns()):
             self._cache.keep(key, digest)
-        return digest
+        self._put(path, size, digest)
+
+    def _given(
+        self, source: Source, moved: Recording, until: float, kinds: list[str]
+    ) -> dict[str, Any] | None:
+        """The file that standard input was redirected from; what else it is goes into `kinds`."""
+        if source.kind != "file":
+            if source.kind != "nothing" and moved.size:
+                kinds.append(f"what wrote to standard input ({source.kind})")
+            return None
+        if source.path.startswith(_UNREAL):
+            kinds.append("standard input from below /proc, /sys or /dev")
+            return None
+        try:
+            size, digest, why = standard_input.digest(source, moved, self._digester, until)
+        except FAILURES as failure:
+            size, digest, why = None, None, reason_of(failure)
+            self.failed[why] = self.failed.get(why, 0) + 1
+        self._late += why == _LATE
+        return standard_input.entry(source, size, digest, why)
+
+    def missing_digests(self) -> list[str]:
+        """What could not be digested, and why, for people."""
+        return [f"digests of {count} files ({why})" for why, count in sorted(self.failed.items())]
 
     def manifest(
-        self, writer: TraceWriter, span: str, missing: tuple[str, ...], took_s: float
+        self,
+        writer: TraceWriter,
+        span: str,
+        missing: tuple[str, ...],
+        took_s: float,
+        source: Source = standard_input.NOTHING,
+        moved: Recording | None = None,
     ) -> Event:
-        """The event, when nothing is read any more. `missing`: kinds that were not captured."""
+        """The event, when nothing is read any more. `missing`: kinds that were not captured. `source`:
+        of standard input; `moved`: what was read from it."""
         summary = self._summary
-        self.work(time.monotonic() + max(LEAST_S, took_s * _SHARE))
+        until = time.monotonic() + max(LEAST_S, took_s * _SHARE)
+        self.work(until)
         for path in summary.input_list[self._done :]:
             self._late += 1
-            self._put(path, None, None)
+            self._put_unknown(path, _LATE)
         self._forget_moved()
         kinds = list(missing)
+        given = None if moved is None else self._given(source, moved, until, kinds)
+        if given is not None:
+            self._files.append(given)
         if self._late:
             kinds.append(f"digests of {self._late} files")
+        kinds += self.missing_digests()
         if self._unreal:
             kinds.append(f"{self._unreal} paths below /proc, /sys and /dev")
         return _event(

@@ -398,7 +398,10 @@ class _OneShot:
 
         first = writer.position.seq
         span = self.recorder.span
-        self.capture.begin(writer, span, self.cwd, number, self.digester, self.files.fd, self.warn)
+        self.capture.begin(
+            *(writer, span, self.cwd, number, self.digester, self.files.fd, self.warn),
+            has_input=0 not in self.closed_fds,
+        )
 
     def _start_failed(self, failed: StartFailed) -> HostUnsupported:
         """Closes the command's span, and forgets that the backend is known to work."""
@@ -527,7 +530,7 @@ class _OneShot:
         if self.capture is not None:
             if not ended.quiet and not self.capture.can_kill:
                 self.started.close()
-            captured, summary = self.capture.end(over=ended.quiet)
+            captured, summary = self.capture.end(over=ended.quiet, moved=self.streams.stdin)
         self.started.close()
         if not ended.quiet:
             self._wait_gone()  # until then its processes may write

@@ -3,7 +3,7 @@
 A call that does the same thing to the same path, by the same process, with the same kind of result,
 is counted in the row of the first one. A row takes no more calls once its process has changed its
 direction (a read after a write, a write after a read), so that what could have caused what stays
-in order; nor once its line is out. Rows stand in the order of their first calls.
+in order; nor once its line is out: full, or because somebody should see the rows that wait (`rest`). Rows stand in the order of their first calls.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Batches:
             process.writes = changes
             rows.clear()
         # of results only errors differ: descriptors are numbers without a meaning afterwards
-        key = (path, path2, intent, call, flags, result if type(result) is str else "")
+        word = result if type(result) is str else ""
+        key = (self, path, path2, intent, call, flags, word)  # `self`: two share a process's rows
         row = rows.get(key)
         if row is not None:
             row[_LAST] = time_us
@@ -92,6 +93,11 @@ class Batches:
         """Full lines: rows in the form that an event has."""
         full, self._full = self._full, []
         return [[_written(row) for row in rows] for rows in full]
+
+    @property
+    def waits(self) -> bool:
+        """Whether there are rows that no line has yet."""
+        return bool(self._rows)
 
     def rest(self) -> list[list[list[Any]]]:
         """All that is left as well."""

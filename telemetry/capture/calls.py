@@ -202,18 +202,26 @@ CALLS: Final[dict[str, tuple[int | None, int | None, int | None, bytes]]] = {
 }
 #: what x32 numbers in its own way (<asm/unistd_x32.h>)
 _X32: Final = {"execve": 520, "execveat": 545, "sendmsg": 518, "sendmmsg": 538}
-#: i386's own calls for ids of 16 bits have the same shape
-_I386_OLD: Final = {
-    "setuid": 23,
-    "setgid": 46,
-    "setreuid": 70,
-    "setregid": 71,
-    "setresuid": 164,
-    "setresgid": 170,
-    "chown": 182,
-    "lchown": 16,
-    "fchown": 95,
-}
+#: further calls of i386 that have the same shape, by the name of what they do: those for ids of 16 bits,
+#: those that came before (oldstat, oldlstat, readdir), those for numbers of 64 bits (fcntl64, statfs64,
+#: utimensat_time64)
+_I386_ALSO: Final[tuple[tuple[str, int], ...]] = (
+    ("setuid", 23),
+    ("setgid", 46),
+    ("setreuid", 70),
+    ("setregid", 71),
+    ("setresuid", 164),
+    ("setresgid", 170),
+    ("chown", 182),
+    ("lchown", 16),
+    ("fchown", 95),
+    ("stat", 18),
+    ("lstat", 84),
+    ("getdents", 89),
+    ("fcntl", 221),
+    ("statfs", 268),
+    ("utimensat", 412),
+)
 _COLUMNS: Final = {"x86_64": 0, "aarch64": 1, "i386": 2}
 
 
@@ -230,7 +238,7 @@ def by_number(machine: str = MACHINE, abi: int = NATIVE) -> dict[int, tuple[str,
     """Number -> (name, shape) of one table of a machine."""
     if abi == I386:
         found = {row[2]: (name, row[3]) for name, row in CALLS.items() if row[2] is not None}
-        found.update((nr, (name, CALLS[name][3])) for name, nr in _I386_OLD.items())
+        found.update((nr, (name, CALLS[name][3])) for name, nr in _I386_ALSO)
         return found
     column = _COLUMNS[machine]
     found = {}

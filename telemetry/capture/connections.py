@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from _socket import SOCK_DGRAM
 
-from substrate.telemetry.capture import calls, intents, network, paths, records
+from substrate.telemetry.capture import calls, intents, network, records
 from substrate.telemetry.capture.records import int_argument
 from substrate.telemetry.trace.octets import text_or_b64
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from substrate.telemetry.capture.batches import Batches
     from substrate.telemetry.capture.network import Address, Socket
     from substrate.telemetry.capture.processes import Process, Tree
+    from substrate.telemetry.capture.steps import Steps
     from substrate.telemetry.capture.summary import Summary
 
 _MOST_SOCKETS: Final = 16384
@@ -29,12 +30,18 @@ class Connections:
     """What a command's processes do with sockets. `put` takes the body of an event, and whose it
     is."""
 
-    __slots__ = ("_batches", "_count", "_put", "_sockets", "_summary", "_tree")
+    __slots__ = ("_batches", "_count", "_put", "_sockets", "_steps", "_summary", "_tree")
 
     def __init__(
-        self, tree: Tree, batches: Batches, summary: Summary, put: Callable[[Any, Process], None]
+        self,
+        tree: Tree,
+        batches: Batches,
+        summary: Summary,
+        put: Callable[[Any, Process], None],
+        steps: Steps,
     ) -> None:
-        self._tree, self._batches, self._summary, self._put = tree, batches, summary, put
+        self._tree, self._batches, self._summary = tree, batches, summary
+        self._put, self._steps = put, steps
         self._sockets: dict[bytes, Socket] = {}
         self._count = 0
 
@@ -113,7 +120,7 @@ class Connections:
         if not named or named[:1] == b"\0":
             return
         place = self._tree.place_of(process, tid)
-        path = paths.absolute(named, place.cwd, place.root)
+        path = self._steps.absolute(named, place.cwd, place, time_us)
         self._batches.add(process, time_us, tid, "bind", path, "create", outcome)
         self._summary.add("create", path, None, outcome)
 

@@ -3,7 +3,7 @@
 Logic only: bytes of records go in (`feed`), events come out (`take`, and `finish` at the end).
 What calls do to files and to sockets is told by files.py and connections.py, what a program is by
 programs.py; here each record is taken to where it belongs, and processes are told. What needs a look
-at files, the digest of a program, is a function that is given. Every record is of a process that may
+at files, the digest of a program or where links lead, is a function that is given. Every record is of a process that may
 be hostile: paths are bytes, numbers are bounded, and a record that makes no sense is counted as lost
 and not guessed at.
 
@@ -15,11 +15,12 @@ from __future__ import annotations
 import errno
 import os
 
-from substrate.telemetry.capture import calls, gate, intents, paths, programs, records
+from substrate.telemetry.capture import calls, gate, intents, programs, records
 from substrate.telemetry.capture.batches import COLUMNS, Batches
 from substrate.telemetry.capture.connections import Connections
 from substrate.telemetry.capture.files import Files
 from substrate.telemetry.capture.processes import Tree
+from substrate.telemetry.capture.steps import Steps
 from substrate.telemetry.capture.summary import Summary
 from substrate.telemetry.trace.envelope import Event
 from substrate.telemetry.trace.ids import new_span_id
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 _COMPONENT: Final = "capture"
 #: what a line can hold as a number (trace.md §2)
 _MOST_NUMBER: Final = (1 << 53) - 1
+#: so many calls that are told may a signal's handler make before what it interrupted begins again
+_MOST_IN_HANDLER: Final = 16
+#: and so many handlers interrupt each other
+_MOST_NESTED: Final = 8
 
 
 @value
@@ -51,6 +56,8 @@ class Scope:
     program: Callable[[bytes], Program]
     level: str = "files"
     backend: str = "hybrid"
+    #: where a directory leads to by its links, at a time (CLOCK_BOOTTIME µs); None: cannot be told
+    follow: Callable[[bytes, int], bytes | None] = lambda path, called_us: None
     #: where a backend sees calls that the world's filter answers: (number, errno, argument, mask)
     denied: tuple[tuple[int, int, int, int], ...] = ()
 
@@ -69,12 +76,14 @@ class Decoder:
         self.unreadable = 0
         self.cut = 0
         self._events: list[Event] = []
-        files = Files(self.tree, self.batches, self.summary)
+        self.steps = Steps(scope.follow)
+        files = Files(self.tree, self.batches, self.summary, self.steps)
         # bound once, for each record
         self._file, self._moved, self._descriptor = files.touch, files.move, files.descriptor
-        self._net = Connections(self.tree, self.batches, self.summary, self._put).call
-        #: by task: its call that a signal interrupted, until the next one tells what came of it
-        self._interrupted: dict[int, tuple[tuple[int, ...], bytes]] = {}
+        self._net = Connections(self.tree, self.batches, self.summary, self._put, self.steps).call
+        #: by task: its calls that signals interrupted, one in the handler of the other, until later ones
+        #: tell what came of them; [head, items, how many came since]
+        self._interrupted: dict[int, list[list[Any]]] = {}
         self._refusals = {nr: rest for nr, *rest in scope.denied}
         self._tables = {abi: calls.by_number(calls.MACHINE, abi) for abi in _ABIS}
         self._kinds: dict[int, Callable[[tuple[int, ...], dict[int, Any]], None]] = {
@@ -114,12 +123,21 @@ class Decoder:
         events, self._events = self._events, []
         return events
 
+    @property
+    def waits(self) -> bool:
+        """Whether rows wait for others, to be a full line with them."""
+        return self.batches.waits or self.every.waits
+
+    def flush(self) -> list[Event]:
+        """What is ready, and the rows that wait."""
+        self._put_batches(self.batches.rest(), self.every.rest())
+        return self.take()
+
     def finish(self) -> list[Event]:
         """All that is left."""
         for tid in list(self._interrupted):
             self._tell_interrupted(tid)
-        self._put_batches(self.batches.rest(), self.every.rest())
-        return self.take()
+        return self.flush()
 
     def _put_batches(self, files: list[list[list[Any]]], every: list[list[list[Any]]]) -> None:
         for event_type, lines in (("file_batch", files), ("syscall_batch", every)):
@@ -161,21 +179,41 @@ class Decoder:
     # --- calls
 
     def _went_on(self, tid: int, nr: int, args: list[int]) -> None:
-        """A task makes this call now: if it was interrupted in another one, that was not begun again."""
-        found = self._interrupted.get(tid)
-        if found is None:
+        """A task makes this call now. One that was interrupted in it has begun again, and the handlers
+        since then are over; of others it may be in the handler."""
+        waiting = self._interrupted.get(tid)
+        if waiting is None:
             return
-        if found[0][5] == nr and list(found[0][8:]) == args:
-            del self._interrupted[tid]
+        over: list[list[Any]] = []
+        for at in range(len(waiting) - 1, -1, -1):
+            if waiting[at][0][5] == nr and list(waiting[at][0][8:]) == args:
+                over = waiting[at + 1 :]
+                del waiting[at:]
+                break
         else:
-            self._tell_interrupted(tid)
+            for each in waiting:
+                each[2] += 1
+            while waiting and waiting[0][2] > _MOST_IN_HANDLER:
+                over.append(waiting.pop(0))
+        self._tell_eintr(tid, over)
+
+    def _interrupt(self, told: tuple[int, ...], items: bytes) -> None:
+        waiting = self._interrupted.setdefault(told[4], [])
+        waiting.append([told, items, 0])
+        if len(waiting) > _MOST_NESTED:
+            self._tell_eintr(told[4], [waiting.pop(0)])
 
     def _tell_interrupted(self, tid: int) -> None:
+        """Nothing of them is begun again: the task has ended, or runs another program."""
+        self._tell_eintr(tid, self._interrupted.pop(tid, []))
+
+    def _tell_eintr(self, tid: int, over: list[list[Any]]) -> None:
         """The program saw EINTR, or nothing more; a connect(2) goes on without it."""
-        found = self._interrupted.pop(tid, None)
-        if found is not None:
-            head, data = found
-            self._call(head, data, 0, len(data), self._tables[calls.NATIVE])
+        waiting = self._interrupted.pop(tid, None)  # these tell nothing of the others
+        for head, items, _ in over:
+            self._call(head, items, 0, len(items), self._tables[calls.NATIVE])
+        if waiting:
+            self._interrupted[tid] = waiting
 
     def _call(
         self,
@@ -202,7 +240,7 @@ class Decoder:
                 # the kernel begins it again, or the program sees EINTR: the next call tells
                 self._went_on(tid, nr, args)
                 told = (*head[:2], flags & ~records.RESTARTED, *head[3:7], -errno.EINTR, *args)
-                self._interrupted[tid] = (told, data[at:end])
+                self._interrupt(told, data[at:end])
                 return
         if self._interrupted:
             self._went_on(tid, nr, args)
@@ -280,7 +318,10 @@ class Decoder:
         raw = items.get(records.PATH, given)
         if base is None and raw[:1] != b"/" and given.startswith(b"/dev/fd/"):
             raw = given  # relative to a descriptor of which nothing more is known
-        named = paths.absolute(raw, place.cwd if base is None else base, place.root)
+        named = self.steps.absolute(
+            *(raw, place.cwd if base is None else base, place, head[6] // 1000),
+            known=not head[9] and records.EXE in items,
+        )
         image = items.get(records.EXE, named)
         is_script = bool(head[9])
         program = named if is_script else image

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from substrate.telemetry.capture.batches import Batches
     from substrate.telemetry.capture.processes import Process, Tree
+    from substrate.telemetry.capture.steps import Steps
     from substrate.telemetry.capture.summary import Summary
 
 _AT_FDCWD: Final = -100
@@ -30,10 +31,10 @@ class Files:
     """What a command's processes do to files. `outcome` of a call: what its row says of the result,
     a number where it succeeded."""
 
-    __slots__ = ("_batches", "_summary", "_tree")
+    __slots__ = ("_batches", "_steps", "_summary", "_tree")
 
-    def __init__(self, tree: Tree, batches: Batches, summary: Summary) -> None:
-        self._tree, self._batches, self._summary = tree, batches, summary
+    def __init__(self, tree: Tree, batches: Batches, summary: Summary, steps: Steps) -> None:
+        self._tree, self._batches, self._summary, self._steps = tree, batches, summary, steps
 
     def touch(
         self,
@@ -53,8 +54,8 @@ class Files:
         told = None
         if shape[8] & calls.TARGET:
             path, raw2 = raw or b"", items.get(records.PATH2, b"")
-            path2: bytes | None = paths.absolute(
-                raw2, items.get(records.BASE2, place.cwd), place.root
+            path2: bytes | None = self._steps.absolute(
+                raw2, items.get(records.BASE2, place.cwd), place, time_us
             )
         else:
             path2 = None
@@ -69,7 +70,10 @@ class Files:
             else:
                 if base is None and raw[:1] != b"/" and shape[1] != calls.NONE:
                     base = _followed(process, args[shape[1]])
-                path = paths.absolute(raw, place.cwd if base is None else base, place.root)
+                path = self._steps.absolute(
+                    *(raw, place.cwd if base is None else base, place, time_us),
+                    known=records.OPENED in items,
+                )
                 if b".." in raw:
                     told = raw
             if shape[2] != calls.NONE:
@@ -77,7 +81,9 @@ class Files:
                 base2 = items.get(records.BASE2)
                 if base2 is None and raw2[:1] != b"/" and shape[3] != calls.NONE:
                     base2 = _followed(process, args[shape[3]])
-                path2 = paths.absolute(raw2, place.cwd if base2 is None else base2, place.root)
+                path2 = self._steps.absolute(
+                    raw2, place.cwd if base2 is None else base2, place, time_us
+                )
         flags = None
         intent = _WORDS[shape[7]]
         if shape[7] == calls.I_OPEN:
@@ -119,7 +125,7 @@ class Files:
         place = self._tree.place_of(process, tid)
         raw = items.get(records.PATH)
         path = (
-            paths.absolute(raw, place.cwd, place.root)
+            self._steps.absolute(raw, place.cwd, place, time_us, known=records.CWD in items)
             if raw is not None
             else items.get(records.BASE, b"")
         )

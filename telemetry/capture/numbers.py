@@ -1,8 +1,8 @@
 """The names of all system calls, for level `all` and for calls that a world denies.
 
 Runs of names from a number on, in the kernel's order. What capture knows more of stands in
-`calls.py`. Made from <asm/unistd_64.h>, <asm/unistd_32.h> and <asm-generic/unistd.h>, and
-from the kernel's syscall tables for what came after Linux 6.1; a test compares them.
+`calls.py`. Made from <asm/unistd_64.h>, <asm/unistd_32.h>, <asm/unistd_x32.h> and
+<asm-generic/unistd.h>, and from the kernel's syscall tables for what came after Linux 6.1; a test compares them.
 """
 
 from __future__ import annotations
@@ -219,16 +219,30 @@ _I386: Final = (
     _SINCE_424,
 )
 
+#: what x32 numbers in its own way; the rest has the numbers of x86_64
+_X32: Final = (
+    (
+        512,
+        """
+        rt_sigaction rt_sigreturn ioctl readv writev recvfrom sendmsg recvmsg execve ptrace
+        rt_sigpending rt_sigtimedwait rt_sigqueueinfo sigaltstack timer_create mq_notify
+        kexec_load waitid set_robust_list get_robust_list vmsplice move_pages preadv pwritev
+        rt_tgsigqueueinfo recvmmsg sendmmsg process_vm_readv process_vm_writev setsockopt
+        getsockopt io_setup io_submit execveat preadv2 pwritev2
+    """,
+    ),
+)
+
 _OWN: Final = {"x86_64": _X86_64, "aarch64": _AARCH64}
 _known: dict[int, dict[int, str]] = {}
 
 
 def name_of(nr: int, abi: int = 0) -> str:
     """The name of a call; `call_<number>` for one that is not known. `abi`: of calls.py."""
-    if abi == X32:
-        return name_of(nr)
     if abi not in _known:
-        _known[abi] = names_of(_I386 if abi == I386 else _OWN[MACHINE])
+        _known[abi] = names_of(
+            _I386 if abi == I386 else (*_X86_64, *_X32) if abi == X32 else _OWN[MACHINE]
+        )
     return _known[abi].get(nr) or f"call_{nr}"
 
 

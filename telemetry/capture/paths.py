@@ -2,7 +2,8 @@
 
 What the kernel said of a file (records.OPENED) is better than anything here and is taken first.
 Without it `..` is taken off by its text, which differs from what the kernel does where the name
-before it is a symbolic link: a row keeps the raw path beside such a one.
+before it is a symbolic link: for these `split_steps` says what somebody has to follow who can look, and
+a row keeps the raw path beside such a one.
 """
 
 from __future__ import annotations
@@ -36,9 +37,22 @@ def _without_dots(path: bytes) -> bytes:
     return b"/" + b"/".join(out)
 
 
-def has_parent_steps(path: bytes) -> bool:
-    """Whether `..` was taken off by its text."""
-    return b".." in path.split(b"/") if b".." in path else False
+def split_steps(path: bytes, base: bytes | None) -> tuple[bytes, bytes] | None:
+    """Where a `..` stands behind a name, that may be a link: the path up to the last `..`, from the
+    root, and what is behind it. None where there is no such step, or no base to a relative path. The
+    base is the kernel's own, and has no links."""
+    names = path.split(b"/")
+    if b".." not in names:
+        return None
+    last = len(names) - 1 - names[::-1].index(b"..")
+    if all(name in (b"", b".", b"..") for name in names[:last]):
+        return None
+    up = b"/".join(names[: last + 1])
+    if path[:1] != b"/":
+        if not base:
+            return None
+        up = base + b"/" + up
+    return up, b"/".join(names[last + 1 :]).lstrip(b"/")
 
 
 def is_file_name(link: bytes) -> bool:

@@ -96,6 +96,12 @@ class Summary:
             self.inputs.add(path)
             self.input_list.append(path)
 
+    def had_another(self, path: bytes) -> bool:
+        """Whether a name may have stood for something else before."""
+        return path in self.deleted or (
+            path in self.moved and any(path in pair for pair in self.renamed)
+        )
+
     def ran(self, program: bytes) -> None:
         self.programs[program] = self.programs.get(program, 0) + 1
 

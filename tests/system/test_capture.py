@@ -197,6 +197,83 @@ def test_inputs_are_digested(caller):
     assert work in manifest["directories"]
 
 
+def _inputs_of(caller, text, *options, **more):
+    done, seen = run(caller, text, *options, **more)
+    (manifest,) = seen.of("input_manifest")
+    return done, manifest, [body for body in manifest["files"] if body.get("fd") == 0]
+
+
+def test_the_file_of_standard_input_is_an_input(every_caller):
+    caller = every_caller
+    (caller.work / "in").write_text("one\ntwo\n")
+    caller.own(caller.work / "in")
+    time.sleep(0.02)  # what is not older than the command is unknown
+    with open(caller.work / "in", "rb") as file:
+        done, manifest, (given,) = _inputs_of(caller, "cat", stdin=file)
+    assert done.stdout == b"one\ntwo\n"
+    path = str(caller.work / "in")
+    assert (given["path"], given["size"], "offset" in given) == (path, 8, False)
+    assert not [kind for kind in manifest["missing_kinds"] if "standard input" in kind]
+    # the same digest as of a file that the command opened by itself
+    _, seen = run(caller, "cat in")
+    (read,) = [b for b in seen.of("input_manifest")[0]["files"] if b["path"] == path]
+    assert given["digest"] == read["digest"] is not None
+    # and where it did not take all of it, or not from the beginning
+    with open(caller.work / "in", "rb") as file:
+        file.seek(4)
+        done, _, (given,) = _inputs_of(caller, "head -c 1", stdin=file)
+    assert (done.stdout, given["offset"], given["digest"]) == (b"t", 4, read["digest"])
+
+
+def test_a_file_of_standard_input_that_changes_is_what_was_read_or_unknown(caller):
+    path = caller.work / "in"
+    path.write_bytes(bytes(5 << 20))
+    caller.own(path)
+    text = "head -c 1 > /dev/null; echo ready; read -r _ < go"
+    os.mkfifo(caller.work / "go", 0o666)
+    caller.own(caller.work / "go")
+    with open(path, "rb") as file:
+        process = caller.start("--fresh", "--no-world", "-c", text, stdin=file)
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            with open(path, "r+b") as changing:
+                changing.write(b"changed")
+            with open(caller.work / "go", "w") as go:
+                go.write("\n")
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 0, err
+    (manifest,) = Seen(caller).of("input_manifest")
+    (given,) = [body for body in manifest["files"] if body.get("fd") == 0]
+    assert (given["digest"], given["unknown"], given["why"]) == (None, True, "changed")
+
+
+def test_standard_input_that_is_no_file_is_said_to_be_missing(caller):
+    done, manifest, given = _inputs_of(caller, "cat", input=b"text")
+    assert (done.stdout, given) == (b"text", [])
+    assert "what wrote to standard input (a pipe)" in manifest["missing_kinds"]
+    _, manifest, given = _inputs_of(caller, "cat")  # from /dev/null
+    assert given == [] and not [k for k in manifest["missing_kinds"] if "input" in k]
+    # gone by its name, and still there to be read
+    with open(caller.work / "gone", "w+b") as file:
+        (caller.work / "gone").unlink()
+        file.write(b"text")
+        file.seek(0)
+        done, _, (one,) = _inputs_of(caller, "cat", stdin=file)
+    assert (done.stdout, one["path"]) == (b"text", f"{caller.work}/gone (deleted)")
+    assert one["size"] == 4 and len(one["digest"]) == 64
+
+
+@pytest.mark.parametrize("options", [(), ("--no-world",)])
+def test_no_other_descriptor_of_the_caller_is_handed_on(caller, options):
+    """So that there is no input by one that the manifest does not know."""
+    with open("/etc/passwd", "rb") as file:
+        text = "ls -l /proc/self/fd | grep -c passwd; true"
+        done, _ = run(caller, text, *options, pass_fds=(file.fileno(),))
+    assert done.stdout == b"0\n"
+
+
 def test_levels(caller):
     for level, types in (
         ("off", set()),
@@ -255,6 +332,73 @@ def test_everything_captured_ends_with_a_killed_supervisor(caller):
     done = caller.substrate("--wait", "10", "-c", "ps -e | grep -c sleep; true")
     assert done.returncode == 0, done.stderr
     caller.verify()
+
+
+def _told_while_it_lives(caller, process, path, within_s):
+    """Whether a row of the newest session names the path while the command goes on; not its command."""
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        assert process.poll() is None, process.stderr.read()
+        trace = caller.sessions()[-1] / "trace.jsonl"
+        for line in trace.read_bytes().split(b"\n")[:-1]:
+            if b"_batch" in line and path in line:
+                return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("level", ["files", "all"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_of_a_quiet_command_are_written_while_it_sleeps(caller, backend, level):
+    """And are there, in a whole chain, when its supervisor is killed."""
+    if is_refused(caller, backend):
+        return
+    process = caller.start(
+        *("--fresh", "--capture-backend", backend, "--capture", level),
+        *("-c", "exec 3>made; echo ready; exec sleep 1000"),
+    )
+    try:
+        assert process.stdout.readline() == b"ready\n"
+        assert _told_while_it_lives(caller, process, b"/made", 3)
+        # nothing waits any more, so nothing wakes the supervisor
+        until = time.monotonic() + 10
+        while (before := _wakings(process.pid)) is not None and time.monotonic() < until:
+            time.sleep(1.5)
+            if _wakings(process.pid) - before <= 2:
+                break
+        else:
+            raise AssertionError("the supervisor wakes up again and again")
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+    done = caller.substrate("--wait", "10", "-c", "true")
+    assert done.returncode == 0, done.stderr
+    seen = Seen(caller)
+    (row,) = [
+        r for r in seen.rows() if r["path"] == f"{caller.work}/made" and r["intent"] == "write"
+    ]
+    assert row["count"] == 1
+    assert seen.of("recovery")
+
+
+def _wakings(pid):
+    with open(f"/proc/{pid}/status") as file:
+        for line in file:
+            if line.startswith("voluntary_ctxt_switches"):
+                return int(line.split()[1])
+    raise AssertionError("the kernel counts them")
+
+
+def test_what_is_written_while_a_command_goes_on_adds_up(caller):
+    """A summary counts what all rows tell, in however many lines."""
+    text = "for i in 1 2 3; do : > made$i; sleep 1.2; done"
+    _, seen = run(caller, text)
+    assert len(seen.of("file_batch")) > 2
+    made = {f"{caller.work}/made{i}" for i in (1, 2, 3)}
+    assert made <= seen.paths("write")
+    assert seen.of("command_end")[0]["summary"]["written"] == len(
+        seen.paths("write", "readwrite", "create")
+    )
 
 
 def test_2000_processes_and_300_threads(caller):

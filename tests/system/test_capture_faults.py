@@ -3,8 +3,11 @@ many, or end in the wrong moment. All ends, the trace is whole, and the world go
 
 import contextlib
 import dataclasses
+import errno
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -301,3 +304,62 @@ def test_threads_and_processes_at_once(caller):
     assert len({r["tid"] for r in seen.rows() if r["path"] in made}) == 250
     assert len(seen.of("process_start")) == 27
     assert seen.of("coverage")[0]["lost"] == 0
+
+
+def _manifest(seen):
+    (manifest,) = seen.of("input_manifest")
+    return {os.path.basename(body["path"]): body for body in manifest["files"]}
+
+
+def test_files_that_cannot_be_read_are_a_loss_and_no_failure(caller, base):
+    """The supervisor's reads fail as those of a broken disk do; the command's own do not."""
+    launcher = base / "failing_reads.py"
+    shutil.copyfile(Path(__file__).with_name("without_calls.py"), launcher)
+    launcher.chmod(0o644)
+    caller.forget()
+    (caller.work / "in").write_text("content")
+    caller.own(caller.work / "in")
+    time.sleep(0.02)  # what is not older than the command is unknown
+    words = ("/usr/bin/python3", launcher, str(errno.EIO), "preadv,preadv2", caller.command)
+    done = caller.call(*words, "--fresh", "-c", "cat in")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"content", b"")
+    seen = Seen(caller)
+    file = _manifest(seen)["in"]
+    assert (file["digest"], file["unknown"], file["why"]) == (None, True, "EIO")
+    assert {body["exe_digest"] for body in seen.of("process_start")} == {None}
+    (coverage,), (end,) = seen.of("coverage"), seen.of("command_end")
+    assert "digests of 2 programs (EIO)" in coverage["blind_spots"]
+    assert any(re.fullmatch(r"digests of \d+ files \(EIO\)", s) for s in coverage["blind_spots"])
+    assert end["exit"] == 0
+    again = _manifest(run(caller, "cat in")[1])["in"]
+    assert len(again["digest"]) == 64 and "why" not in again
+
+
+def test_a_program_that_may_be_run_and_not_read_has_no_digest(user):
+    user.forget()
+    shutil.copyfile("/bin/true", user.work / "closed")
+    (user.work / "closed").chmod(0o111)
+    _, seen = run(user, "./closed", "--no-world")
+    (start,) = [b for b in seen.of("process_start") if os.path.basename(b["exe"]) == "closed"]
+    assert start["exe_digest"] is None
+    assert "digests of 1 programs (EACCES)" in seen.of("coverage")[0]["blind_spots"]
+
+
+@pytest.mark.parametrize("kind", ["directory", "link"])
+def test_a_cache_of_digests_that_cannot_be_used_is_done_without(caller, kind):
+    caller.forget()
+    caller.make_directory(caller.state).chmod(0o700)
+    cache = caller.state / "digests"
+    if kind == "directory":
+        caller.make_directory(cache)
+    else:
+        cache.symlink_to("elsewhere")
+    (caller.work / "in").write_text("content")
+    caller.own(caller.work / "in")
+    time.sleep(0.02)
+    done, seen = run(caller, "cat in")
+    assert done.stdout == b"content"
+    assert len(_manifest(seen)["in"]["digest"]) == 64
+    why = "EISDIR" if kind == "directory" else "ELOOP"
+    assert any(f"({why})" in spot for spot in seen.of("coverage")[0]["blind_spots"])
+    assert not (caller.state / "elsewhere").exists()

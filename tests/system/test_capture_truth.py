@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.system.captured_programs import ESCAPES, FUZZ
-from tests.system.test_capture import Seen, run
+from tests.system.test_capture import Seen, is_refused, run
 
 PYTHON = "/usr/bin/python3 -I"
 if os.uname().machine != "x86_64":
@@ -301,6 +301,41 @@ def test_what_was_removed_by_another_name_was_not_absent(caller):
     assert f"{caller.work}/l/f" not in manifest["absent"]
 
 
+@pytest.mark.parametrize("backend", ["hybrid", "ptrace", "bpf"])
+@pytest.mark.parametrize("options", [(), ("--no-world",)])
+def test_a_step_up_behind_a_link_is_where_the_kernel_goes(caller, backend, options):
+    if is_refused(caller, backend):
+        return
+    caller.forget()
+    for name in ("a/in", "real/deep/in", "real/in"):
+        _place(caller, name, name.encode())
+    (caller.work / "a/link").symlink_to("../real/deep")
+    caller.own(caller.work / "a/link")
+    for folder in ("a", "real", "real/deep"):
+        caller.own(caller.work / folder)
+    time.sleep(0.05)
+    text = (
+        "cd a; mkdir link/../made; cat link/../in; mv link/../in link/../../moved; rm link/../none;"
+        "mkdir d; ln -s ../real new; cat new/../gone; rm -f new; rmdir d/../d; true"
+    )
+    done, seen = run(caller, text, "--capture-backend", backend, *options)
+    work = str(caller.work)
+    assert done.stdout == b"real/in"
+    rows = seen.rows()
+    assert {r["path"] for r in rows if r["intent"] == "create"} >= {f"{work}/real/made"}
+    moved = [(r["path"], r["path2"]) for r in rows if r["intent"] == "rename"]
+    assert (f"{work}/real/in", f"{work}/moved") in moved
+    read = [r for r in rows if r["intent"] == "read" and r["path"].endswith("real/in")]
+    assert [r["path"] for r in read] == [f"{work}/real/in"]
+    assert f"{work}/a/in" not in {r["path"] for r in rows}
+    assert f"{work}/a/made" not in {r["path"] for r in rows}
+    files = {body["path"] for body in seen.of("input_manifest")[0]["files"]}
+    assert f"{work}/real/in" in files and f"{work}/a/in" not in files
+    # a link that was made in this moment and is gone may have led anywhere
+    spots = seen.of("coverage")[0]["blind_spots"]
+    assert any("with `..` behind what may have been a symbolic link" in spot for spot in spots)
+
+
 def test_a_socket_with_a_name_is_a_file_that_was_made(caller, python):
     text = (
         "import socket\n"
@@ -351,6 +386,36 @@ def test_a_connect_that_was_interrupted_is_told(caller, python):
     assert done.stdout == b"Interrupted system call\n"
     results = [b.get("result") for b in seen.of("net_connect")]
     assert results == [None, "EINTR"]
+
+
+@pytest.mark.parametrize("backend", ["hybrid", "ptrace", "bpf"])
+def test_a_connect_that_goes_on_behind_a_handler_is_told_once(caller, python, backend):
+    """With SA_RESTART, where the handler makes a call that is told, too."""
+    if is_refused(caller, backend):
+        return
+    text = (
+        "import ctypes, os, signal, socket, threading, time\n"
+        "l = socket.socket(socket.AF_UNIX); l.bind('\\0full'); l.listen(0)\n"
+        "first = socket.socket(socket.AF_UNIX); first.connect('\\0full')\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "@ctypes.CFUNCTYPE(None, ctypes.c_int)\n"
+        "def handler(number): libc.mkdir(b'handled', 0o700)\n"
+        "libc.signal(14, handler)\n"  # restarts what it interrupts (signal(3))
+        "s = socket.socket(socket.AF_UNIX)\n"
+        "def later():\n"
+        "    while not os.path.exists('handled'): time.sleep(0.05)\n"
+        "    l.accept()\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [14])\n"
+        "threading.Thread(target=later).start()\n"
+        "signal.pthread_sigmask(signal.SIG_UNBLOCK, [14])\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.3)\n"
+        "address = b'\\1\\0\\0full'\n"
+        "print(libc.connect(s.fileno(), address, len(address)))\n"
+    )
+    done, seen = run(caller, python(text), "--capture-backend", backend)
+    assert done.stdout == b"0\n"
+    assert [b.get("result") for b in seen.of("net_connect")] == [None, None]
+    assert f"{caller.work}/handled" in seen.paths("create")
 
 
 def test_each_address_of_several_messages_is_told(caller, python):

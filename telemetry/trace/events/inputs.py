@@ -13,12 +13,18 @@ if TYPE_CHECKING:
 
 @body
 class FileRead(Body):
-    """A file as it was read. `digest` is null, `unknown` true, if it changed before hashing."""
+    """A file as it was read. `digest` is null, `unknown` true, if it cannot be told what was in it.
+    `why`: `changed` or `gone` before it was hashed, `late` (there was no time), `unnamed` (its path
+    is not known from the root), or the name of the error that reading it met. `fd`: it was given at
+    this descriptor, and its path is the host's; `offset`: where reading it began, if not at 0."""
 
     path: Text
     size: int | None
     digest: str | None
     unknown: bool | None = None
+    why: str | None = None
+    fd: int | None = None
+    offset: int | None = None
     extra: Extra = ()
 
 

@@ -53,7 +53,7 @@ I386_NAMES = {
         *("setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid"),
         *("chown", "lchown", "fchown"),
     )
-} | {"fstatat64": "newfstatat"}
+} | {"fstatat64": "newfstatat", "utimensat_time64": "utimensat"}
 #: where a null path stands for the descriptor itself
 NULL_IS_DESCRIPTOR = frozenset({"utimensat", "futimesat"})
 

@@ -89,6 +89,53 @@ def test_a_path_is_absolute_and_the_kernels_own_is_taken():
     ]
 
 
+@pytest.mark.parametrize(
+    ("path", "base", "found"),
+    [
+        (b"a/link/../f", b"/w", (b"/w/a/link/..", b"f")),
+        (b"/a/../b/../c/d", b"/w", (b"/a/../b/..", b"c/d")),
+        (b"a/..//b", b"/w", (b"/w/a/..", b"b")),
+        (b"a/..", b"/w", (b"/w/a/..", b"")),
+        (b"../../a/./b", b"/w", None),
+        (b"./../a", b"/w", None),
+        (b"/../a", b"/w", None),
+        (b"a..b/..c/d..", b"/w", None),
+        (b"a/../b", None, None),
+        (b"a/../b", b"", None),
+    ],
+)
+def test_steps_behind_names_are_found(path, base, found):
+    assert paths.split_steps(path, base) == found
+
+
+def test_steps_behind_names_are_followed_where_the_kernel_does_not_tell():
+    asked = []
+
+    def follow(path, called_us):
+        asked.append((path, called_us))
+        return {b"/w/a/link/..": b"/real"}.get(path)
+
+    renamed = call(
+        "renameat2",
+        args=(2**64 - 100, 0, 2**64 - 100, 0, 0),
+        items=((records.PATH, b"a/link/../f"), (records.PATH2, b"a/link/../g/")),
+        time_ns=7000,
+    )
+    made, events = run(
+        renamed,
+        openat(b"a/link/../x", opened=b"/real/x"),
+        openat(b"a/gone/../y", result=0, flags_of_record=records.UNOBSERVED),
+        follow=follow,
+    )
+    first, second, third = rows(events)
+    assert (first["path"], first["path2"], first["raw"]) == ("/real/f", "/real/g", "a/link/../f")
+    assert (second["path"], second["raw"]) == ("/real/x", "a/link/../x")
+    assert (third["path"], third["raw"]) == ("/w/a/y", "a/gone/../y")
+    assert asked == [(b"/w/a/link/..", 7), (b"/w/a/link/..", 7), (b"/w/a/gone/..", 1)]
+    assert made.steps.unfollowed == 1
+    assert made.summary.renamed == {(b"/real/f", b"/real/g")}
+
+
 def test_the_same_is_counted_until_the_direction_changes():
     _, events = run(
         openat(b"a", time_ns=1000), openat(b"a", time_ns=2000), openat(b"a", time_ns=3000),
@@ -237,6 +284,60 @@ def test_connections_and_questions():
     ]
 
 
+def connect(result, *, fd=3, flags=0, time_ns=1000):
+    items = ((records.BASE, b"socket:[1]"), (records.ADDRESS, inet("10.0.0.1", 80)))
+    return call(
+        "connect", args=(fd, 7, 16), result=result, items=items, flags=flags, time_ns=time_ns
+    )
+
+
+def results_of(events):
+    return [
+        e.body["result"] for e in events if e.event_type == "net_connect" and "result" in e.body
+    ]
+
+
+INTERRUPTED = connect(-512, flags=records.RESTARTED)
+MKDIR = call("mkdirat", args=(2**64 - 100, 0, 0), items=((records.PATH, b"/d"),))
+
+
+@pytest.mark.parametrize("inside", [0, 1, 16])
+def test_a_call_that_is_begun_again_behind_a_handler_is_told_once(inside):
+    _, events = run(INTERRUPTED, MKDIR * inside, connect(0))
+    assert [e.event_type for e in events].count("net_connect") == 1
+    assert results_of(events) == []
+    assert sum(row["count"] for row in rows(events)) == inside
+
+
+def test_handlers_interrupt_each_other():
+    opened = openat(b"/fifo", result=-512, flags_of_record=records.RESTARTED)
+    again = openat(b"/fifo", result=4)
+    _, events = run(INTERRUPTED, MKDIR, opened, MKDIR, again, MKDIR, connect(0))
+    assert results_of(events) == []
+    (row,) = [row for row in rows(events) if row["path"] == "/fifo"]
+    assert (row["result"], row["count"]) == (4, 1)
+    # the inner one was not begun again: the outer one tells that its handler is over
+    _, events = run(INTERRUPTED, opened, MKDIR, connect(0))
+    assert results_of(events) == []
+    assert [row["result"] for row in rows(events) if row["path"] == "/fifo"] == ["EINTR"]
+
+
+@pytest.mark.parametrize(
+    "then", [MKDIR * 17, make_record(records.EXIT, tid=ROOT, result=0), connect(0, fd=4) * 17]
+)
+def test_a_call_that_is_not_begun_again_was_interrupted(then):
+    _, events = run(INTERRUPTED, then)
+    assert results_of(events) == ["EINTR"]
+    _, events = run(INTERRUPTED)
+    assert results_of(events) == ["EINTR"]
+
+
+def test_however_many_calls_are_interrupted_each_is_told():
+    many = b"".join(connect(-512, fd=fd, flags=records.RESTARTED) for fd in range(3, 43))
+    _, events = run(many)
+    assert results_of(events) == ["EINTR"] * 40
+
+
 def test_listening_and_accepting():
     link = (records.BASE, b"socket:[5]")
     _, events = run(
@@ -270,6 +371,29 @@ def test_lines_hold_256_rows_and_bodies_can_be_read():
     assert [len(e.body["rows"]) for e in made.finish()] == [88]
     for event in events:
         assert read_body(event.event_type, event.body).to_body() == event.body
+
+
+def test_rows_that_wait_can_be_had_before_their_line_is_full():
+    made = decoder()
+    assert not made.waits
+    made.feed(openat(b"/a", WRITE) + openat(b"/a", WRITE))
+    assert made.take() == [] and made.waits
+    (first,) = rows(made.flush())
+    assert (first["path"], first["count"]) == ("/a", 2)
+    assert made.flush() == [] and not made.waits
+    made.feed(openat(b"/a", WRITE, time_ns=9000))
+    (second,) = rows(made.finish())
+    assert (second["path"], second["count"], second["mono_us"]) == ("/a", 1, 9)
+    assert made.batches.calls == 3 and made.batches.rows == 2
+
+
+def test_a_call_has_a_row_of_its_own_beside_that_of_its_file():
+    """Of level `all`, where both may say the same."""
+    _, events = run(call("unlink", items=((records.PATH, b"/a"),)) * 2, level="all")
+    told = {event.event_type: rows([event]) for event in events}
+    for event_type in ("file_batch", "syscall_batch"):
+        (row,) = told[event_type]
+        assert (row["call"], row["path"], row["count"]) == ("unlink", "/a", 2)
 
 
 def test_names_that_are_no_text_are_kept():

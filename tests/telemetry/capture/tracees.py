@@ -319,7 +319,7 @@ CASES: tuple[Case, ...] = (
     ),
     Case(name="places chroot", words=("chroot",), needs_root=True, at_least=12),
     Case(name="pointers", at_least=18),
-    Case(name="compat i386", words=("i386",), probe=("probe",), at_least=18),
+    Case(name="compat i386", words=("i386",), probe=("probe",), at_least=19),
     Case(name="compat x32", words=("x32",), at_least=5),
     Case(name="ring", at_least=2),
     Case(

@@ -37,6 +37,7 @@ static void by_int80(void) {
     close((int)must("openat", fd));
     WANT(0, told_32("rename", path, P(other), int80(38, low(name), low(other), 0, 0, 0)));
     WANT(0, told_32("chmod", P(other), NULL, int80(15, low(other), 0600, 0, 0, 0)));
+    WANT(0, told_32("utimensat", P(other), NULL, int80(412, AT_FDCWD, low(other), 0, 0, 0))); /* _time64 */
     WANT(0, told_32("mkdir", P(directory), NULL, int80(39, low(directory), 0700, 0, 0, 0)));
     WANT(0, told_32("rmdir", P(directory), NULL, int80(40, low(directory), 0, 0, 0, 0)));
     WANT(0, told_32("unlink", P(other), NULL, int80(10, low(other), 0, 0, 0, 0)));
