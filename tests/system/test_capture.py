@@ -110,6 +110,30 @@ def test_processes_are_told(every_caller, backend):
     assert len(set(pids)) == len(pids) and all(0 < pid < 40 for pid in pids)
 
 
+@pytest.mark.parametrize("backend", TELLING)
+def test_a_level_tells_what_it_says(idmap, backend):
+    """`exec`: programs and nothing else. `all`: every call, of files both as such and by name."""
+    if is_refused(idmap, backend):
+        return
+    (idmap.work / "some").write_text("some")
+    text = "cat some; kill -0 $$; umask 077"
+    options = ("--capture-backend", backend, "--capture")
+    _, seen = run(idmap, text, *options, "exec")
+    assert [e["argv"][0] for e in seen.of("process_start")] == ["bash", "cat"]
+    assert {row["intent"] for row in seen.rows()} <= {"exec"}
+    (coverage,) = seen.of("coverage")
+    assert (coverage["backend"], coverage["level"], coverage["lost"]) == (backend, "exec", 0)
+    _, seen = run(idmap, text, *options, "all")
+    assert [e["argv"][0] for e in seen.of("process_start")] == ["bash", "cat"]
+    assert f"{idmap.work}/some" in seen.paths("read")
+    columns = [body["columns"] for body in seen.of("syscall_batch")]
+    rows = [row for body in seen.of("syscall_batch") for row in body["rows"]]
+    calls = {row[columns[0].index("call")] for row in rows}
+    assert {"openat", "read", "write", "kill", "umask", "mmap", "close"} <= calls
+    (coverage,) = seen.of("coverage")
+    assert (coverage["backend"], coverage["level"], coverage["lost"]) == (backend, "all", 0)
+
+
 def test_pipelines_are_known_by_what_is_inherited(caller):
     _, seen = run(caller, "echo x > in; cat < in | tr x y > out")
     bodies = {body["argv"][0]: body for body in seen.of("process_start")}
