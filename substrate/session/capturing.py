@@ -77,7 +77,7 @@ _NO_ENDS: Final = (
 _NO_EVIDENCE: Final = "attempts at what the world denies (mount, setns, ptrace, bpf ...)"
 _BPF: Final = (
     "the digest of a script (that of what runs it is told)",
-    "how a process ended whose first thread ended before the others; the port that a socket listens on "
+    "the port that a socket listens on "
     "where bind(2) did not name it; socketcall(2) of i386; messages of sendmmsg(2) behind the eighth",
     "calls that end their process or are cut short by its end; which descriptor a program was run by",
 )

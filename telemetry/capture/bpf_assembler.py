@@ -112,6 +112,10 @@ class Assembler:
         """64 bits, without its result: also where kernels know no other atomics (< 5.12)."""
         self._code.append(_pack(0xDB, base.number | what.number << 4, offset, 0))
 
+    def exchange(self, base: Register, offset: int, what: Register) -> None:
+        """64 bits: `what` is what was there, and was put there, in one step (Linux 5.12)."""
+        self._code.append(_pack(0xDB, base.number | what.number << 4, offset, 0xE1))
+
     def load_map(self, to: Register, name: str) -> None:
         self._map(to, name, MAP_FD, 0)
 

@@ -44,7 +44,9 @@ QUIET = 5
 PENDING, MISSING, AT, ENTERED, SHAPE, MOVED, SCRIPT, MESSAGES = 0, 4, 8, 12, 16, 32, 36, 40
 #: what the descriptors are that it acts on: mount and dentry of each, 0 for none
 BASE, BASE2 = 48, 64
-RECORD = 80
+#: of a process's first task: that the end of all is told
+TOLD = 80
+RECORD = 88
 IN_SLOT, IN_LONG = 1, 2
 #: of a record's head
 FLAGS, ABI, TID, NR, TIME, RESULT, ARGS = 5, 6, 8, 12, 16, 24, 32
@@ -84,6 +86,8 @@ ALWAYS, WHEN_FILTERED = 1, 2
 SHAPELESS: Final = struct.pack("=8BII", *[calls.NONE] * 6, calls.FILES, calls.I_NONE, 0, 1)
 
 CLONE_THREAD = 0x10000
+#: of signal_struct.flags (linux/sched/signal.h): the group's status is not its first task's
+SIGNAL_GROUP_EXIT = 4
 TS_COMPAT = 2
 #: from -ERESTART_RESTARTBLOCK to -ERESTARTSYS (linux/errno.h); -515 between them is no result
 RESTARTS = (-516, -512)
@@ -113,6 +117,10 @@ class Offsets:
     signal_utime: int
     signal_stime: int
     maxrss: int
+    group_leader: int
+    live: int
+    signal_flags: int
+    group_exit_code: int
     #: of task_struct; x86-64 only
     status: int
     filename: int
@@ -188,6 +196,10 @@ def find_offsets(types: Types) -> Offsets:
         signal_utime=task(b"signal_struct", b"utime"),
         signal_stime=task(b"signal_struct", b"stime"),
         maxrss=task(b"signal_struct", b"maxrss"),
+        group_leader=task(b"task_struct", b"group_leader"),
+        live=task(b"signal_struct", b"live"),
+        signal_flags=task(b"signal_struct", b"flags"),
+        group_exit_code=task(b"signal_struct", b"group_exit_code"),
         status=status,
         filename=task(b"linux_binprm", b"filename"),
         interp=task(b"linux_binprm", b"interp"),

@@ -16,9 +16,11 @@ Theory of operation
                         before the child is woken, so FORK lies before all that the child does.
     sched_process_exec  notes the kernel's name of the program; the slot of a thread that is no
                         leader moves to the leader's number, which the thread has from here on.
-    sched_process_exit  writes EXIT and takes the task out.
+    sched_process_exit  writes EXIT of a thread, and of a process when the last of its tasks ends; takes
+                        the task out, but for a leader that goes before its threads.
 Invariants
-    - A slot is written by its own task only (and made by its parent before it runs): no locks.
+    - A slot is written by its own task only (and made by its parent before it runs): no locks. But
+      for TOLD, which two last tasks may both try to set.
     - Each call that was entered by a task of the tree, and has a shape, gives one record when it
       returns, or adds one to `state.full`. So does a call that a seccomp filter answered, which
       returns without having entered; its time is then that of its end.
@@ -31,8 +33,8 @@ Invariants
       descriptor: with /dev/fd/N before it). An exec that failed has no ARGV.
 Order
     The ring's order is that of reserving, which is exact within a task, and between a FORK and
-    the new task, an EXEC's leader's EXIT and the EXEC. Other calls of two CPUs are in the order
-    in which they ended; their times say when they began.
+    the new task, and the EXITs of threads and that of their process. Other calls of two CPUs are in
+    the order in which they ended; their times say when they began.
 
 Which table a number belongs to: on x86-64 by thread_info.status & TS_COMPAT, which the kernel
 sets on each way in for i386 calls (`int $0x80` in 64-bit code has the code segment of a native
@@ -61,6 +63,7 @@ from substrate.telemetry.capture.bpf_assembler import (
     R8,
     R9,
     Assembler,
+    Register,
 )
 from substrate.telemetry.capture.bpf_calls import Calls
 from substrate.telemetry.capture.bpf_functions import Described, describe
@@ -94,10 +97,12 @@ from substrate.telemetry.capture.bpf_layout import (
     ROOT,
     SCRIPT,
     SHAPE,
+    SIGNAL_GROUP_EXIT,
     SLOT_ROOM,
     SLOT_SIZE,
     STARTED,
     TASK,
+    TOLD,
     UPDATE,
     WANTED,
     Limits,
@@ -260,7 +265,7 @@ class _Maker(Calls):
         a.alu32("mov", R9, R0)
         a.alu32("mov", R8, R8)
         a.jump_if(R8, "==", R9, "same")
-        # The leader is gone, and has been taken out; its number is this thread's now.
+        # The leader is gone; its number is this thread's now.
         self._move("tree", SLOT_SIZE)
         self._move("long", LONG_SIZE)
         a.label("same")
@@ -299,51 +304,81 @@ class _Maker(Calls):
         return self._finish()
 
     def process_exit(self) -> Assembler:
+        """A thread is told when it ends, a process when its last task does: its first one may go before
+        the others. That one's slot stays till then, and whoever marks it first tells."""
         a = self.a = Assembler()
         off = self.offsets
         a.mov(R7, R1)
+        a.store(8, FP, -128, R1)
         self._find_slot("out")
         a.call(PID_TGID)
         a.mov(R9, R0)
+        self._read_kernel(FP, -104, 8, R7, 0, off.signal)
+        a.load(8, R8, FP, -104)
+        a.store(8, FP, -112, 0)
+        self._read_behind(-112, 4, R8, off.live)
+        a.load(8, R1, R7, 0)
+        a.store(8, FP, -120, R1)
         self._head_on_stack(records.EXIT)
-        self._read_kernel(FP, -8, 4, R7, 0, off.exit_code)
-        a.load(4, R1, FP, -8)
-        a.alu("and", R1, 0xFFFF)
-        a.store(8, FP, -96 + RESULT, R1)
-        self._read_kernel(FP, -96 + ARGS, 8, R7, 0, off.utime)
-        self._read_kernel(FP, -96 + ARGS + 8, 8, R7, 0, off.stime)
-        # of a process the threads that are gone count too, and the most memory
         a.mov(R1, R9)
         a.alu("rsh", R1, 32)
         a.alu32("mov", R2, R9)
         a.jump_if(R1, "==", R2, "leader")
+
+        self._read_kernel(FP, -8, 4, R7, 0, off.exit_code)
+        a.load(4, R1, FP, -8)
+        a.alu("and", R1, 0xFFFF)
+        a.store(8, FP, -96 + RESULT, R1)
+        self._add_times()
         a.store(8, FP, -96 + ARGS + 24, 1)
-        a.jump("times")
+        self._tell_end()
+        self._forget_task()
+        a.alu("rsh", R9, 32)
+        a.store(4, FP, -4, R9)
+        a.load(8, R1, FP, -112)
+        a.jump_if(R1, "!=", 0, "ended")
+        self._lookup("tree")
+        a.jump_if(R0, "==", 0, "ended")
+        a.mov(R6, R0)
+        a.load(8, R7, FP, -128)
+        a.load(8, R8, FP, -104)
+        self._head_on_stack(records.EXIT)
+        self._add_times()
+        self._read_kernel(FP, -120, 8, R7, 0, off.group_leader)
+        a.jump("group")
+
         a.label("leader")
-        self._read_kernel(FP, -16, 8, R7, 0, off.signal)
-        a.load(8, R8, FP, -16)
+        a.load(8, R1, FP, -112)
+        a.jump_if(R1, "!=", 0, "ended")
+        a.label("group")
+        a.mov(R1, 1)
+        a.exchange(R6, TOLD, R1)
+        a.jump_if(R1, "!=", 0, "ended")
+        # its status as wait(2) has it (kernel/exit.c, wait_task_zombie)
+        a.store(8, FP, -112, 0)
+        self._read_behind(-112, 4, R8, off.signal_flags)
+        a.load(8, R1, FP, -112)
+        a.alu("and", R1, SIGNAL_GROUP_EXIT)
+        a.jump_if(R1, "==", 0, "of the first")
+        self._read_behind(-112, 4, R8, off.group_exit_code)
+        a.jump("status")
+        a.label("of the first")
+        a.load(8, R3, FP, -120)
+        self._read_behind(-112, 4, R3, off.exit_code)
+        a.label("status")
+        a.load(4, R1, FP, -112)
+        a.alu("and", R1, 0xFFFF)
+        a.store(8, FP, -96 + RESULT, R1)
+        # the threads that are gone count too, and the most memory
+        self._add_times()
         for place, offset in ((0, off.signal_utime), (8, off.signal_stime), (16, off.maxrss)):
-            self._address(R1, FP, -16)
-            a.mov(R2, 8)
-            a.mov(R3, R8)
-            a.alu("add", R3, offset)
-            a.call(READ_KERNEL)
-            a.load(8, R1, FP, -16)
-            a.load(8, R2, FP, -96 + ARGS + place)
-            a.alu("add", R1, R2)
-            if place == 16:  # pages
-                a.alu("lsh", R1, (mmap.PAGESIZE // 1024).bit_length() - 1)
-            a.store(8, FP, -96 + ARGS + place, R1)
-        a.label("times")
-        for place in (0, 8):
-            a.load(8, R1, FP, -96 + ARGS + place)
-            a.alu("div", R1, 1000)
-            a.store(8, FP, -96 + ARGS + place, R1)
-        self._output_stack()
-        for name in ("long", "tree"):
-            a.load_map(R1, name)
-            self._address(R2, FP, -4)
-            a.call(DELETE)
+            self._add(place, R8, offset)
+        a.load(8, R1, FP, -96 + ARGS + 16)  # pages
+        a.alu("lsh", R1, (mmap.PAGESIZE // 1024).bit_length() - 1)
+        a.store(8, FP, -96 + ARGS + 16, R1)
+        self._tell_end()
+        self._forget_task()
+        a.label("ended")
         self._count(ENDED)
         # The last one calls the reader, whatever came before. This is the only way to do so after
         # `ended` was counted: a record that is given back at once.
@@ -362,6 +397,47 @@ class _Maker(Calls):
         a.label("out")
         self._return()
         return self._finish()
+
+    def _add_times(self) -> None:
+        """What the task at FP-120 took, to the record at FP-96."""
+        for place, offset in ((0, self.offsets.utime), (8, self.offsets.stime)):
+            self.a.load(8, R3, FP, -120)
+            self._add(place, R3, offset)
+
+    def _add(self, place: int, base: Register, offset: int) -> None:
+        """To an argument of the record at FP-96: 8 bytes of the kernel's."""
+        a = self.a
+        self._read_behind(-16, 8, base, offset)
+        a.load(8, R1, FP, -16)
+        a.load(8, R2, FP, -96 + ARGS + place)
+        a.alu("add", R1, R2)
+        a.store(8, FP, -96 + ARGS + place, R1)
+
+    def _read_behind(self, place: int, size: int, base: Register, offset: int) -> None:
+        """`size` bytes at `offset` behind a pointer of the kernel's, to the stack."""
+        a = self.a
+        if base is not R3:
+            a.mov(R3, base)
+        a.alu("add", R3, offset)
+        self._address(R1, FP, place)
+        a.mov(R2, size)
+        a.call(READ_KERNEL)
+
+    def _tell_end(self) -> None:
+        """The record at FP-96, whose times are in nanoseconds yet."""
+        a = self.a
+        for place in (0, 8):
+            a.load(8, R1, FP, -96 + ARGS + place)
+            a.alu("div", R1, 1000)
+            a.store(8, FP, -96 + ARGS + place, R1)
+        self._output_stack()
+
+    def _forget_task(self) -> None:
+        """Of the number at FP-4."""
+        for name in ("long", "tree"):
+            self.a.load_map(R1, name)
+            self._address(R2, FP, -4)
+            self.a.call(DELETE)
 
     def ours(self) -> Assembler:
         """Run by ourselves: the identity of the descriptor that is its first argument, and our root, into

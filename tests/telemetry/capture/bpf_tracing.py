@@ -89,16 +89,18 @@ class Tracing:
         return read(self.data)
 
 
-def trace(argv: list[str], *, env: dict[str, str] | None = None, **options) -> list[Seen]:
-    """All that a command did; it must end well, and nothing may be lost."""
+def trace(
+    argv: list[str], *, env: dict[str, str] | None = None, status: int = 0, **options
+) -> list[Seen]:
+    """All that a command did; it must end with this wait status, and nothing may be lost."""
     tracing = Tracing(argv, env, **options)
     try:
         tracing.go()
-        status = tracing.finish()
+        ended = tracing.finish()
         assert tracing.backend.lost() == {}
     finally:
         tracing.close()
-    assert status == 0, tracing.seen()[-5:]
+    assert ended == status, tracing.seen()[-5:]
     return tracing.seen()
 
 

@@ -240,9 +240,34 @@ def test_an_exec_of_a_thread_becomes_the_leader(tmp_path):
     assert (second.tid, second.args[0]) == (first.tid, thread)
     assert second.item(records.ARGV) == b"true\0of a thread\0"
     at = seen.index(second)
-    assert [one.tid for one in exits(seen[:at])] == [first.tid]
+    assert exits(seen[:at]) == []  # the process goes on
     assert {one.tid for one in seen[at:]} == {first.tid}
     assert [one.tid for one in exits(seen[at:])] == [first.tid]
+
+
+@pytest.mark.parametrize(
+    ("last", "result"),
+    [("pthread_exit(0);", 0), ("exit(7);", 7 << 8), ("kill(getpid(), 9); pause();", 9)],
+    ids=["nobody says", "exit", "signal"],
+)
+def test_a_process_ends_with_its_last_thread_and_once(tmp_path, last, result):
+    program = compile_c(
+        tmp_path,
+        HEADERS
+        + """
+    void *work(void *p) { usleep((long)p * 1000); if ((long)p == 40) { LAST } return 0; }
+    int main() {
+        pthread_t t;
+        for (long n = 0; n <= 40; n += 2) pthread_create(&t, 0, work, (void *)n);
+        pthread_exit(0);
+    }""".replace("LAST", last),
+    )
+    for _ in range(5):
+        seen = trace([program], status=result)
+        (root,) = [one for one in exits(seen) if not one.args[3]]
+        assert (root.tid, root.result) == (seen[0].tid, result)
+        assert seen[-1] is root
+        assert len([one for one in exits(seen) if one.args[3]]) == 21
 
 
 def test_programs_have_their_words_and_the_kernels_name(tmp_path):

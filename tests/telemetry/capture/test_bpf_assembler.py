@@ -31,6 +31,7 @@ def one(fill) -> bytes:
         (lambda a: a.store(2, R1, 2, 9), "6a01020009000000"),
         (lambda a: a.store(8, R1, 0, R2), "7b21000000000000"),
         (lambda a: a.atomic_add(R1, 8, R2), "db21080000000000"),
+        (lambda a: a.exchange(R1, 8, R2), "db210800e1000000"),
         (lambda a: a.call(14), "850000000e000000"),
         (lambda a: a.exit(), "9500000000000000"),
         (lambda a: a.load_map(R1, "m"), "18110000070000000000000000000000"),

@@ -37,7 +37,6 @@ KNOWN = {
     ("bpf", "programs descriptor"): _BY_DESCRIPTOR,
     ("bpf", "programs directory"): _BY_DESCRIPTOR,
     ("bpf", "programs memory"): _BY_DESCRIPTOR,
-    ("bpf", "threads leader"): "the status of a process whose first thread ended before the others",
     ("bpf", "compat i386"): "i386's socketcall is told, and not the call that it stands for",
     ("notify", "threads exec"): "an exec is seen at its entry only, by the thread's number",
 }
