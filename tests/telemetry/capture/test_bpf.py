@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -552,7 +553,10 @@ def test_the_probe_says_what_is_missing():
         "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534);"
         "from substrate.telemetry.capture import bpf; print(bpf.probe())"
     )
-    done = subprocess.run(["/usr/bin/python3", "-B", "-c", code], capture_output=True, text=True)
+    project = Path(__file__).resolve().parents[3]
+    done = subprocess.run(
+        ["/usr/bin/python3", "-B", "-c", code], capture_output=True, text=True, cwd=project
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "Operation not permitted" in done.stdout and "CAP_BPF" in done.stdout
 
