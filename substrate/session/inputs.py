@@ -194,6 +194,16 @@ class Inputs:
             above = above.rpartition(b"/")[0]
         return False
 
+    def _forget_gone(self) -> None:
+        """What was not there any more when it was looked at, and that it was removed or renamed is told
+        only since then."""
+        summary = self._summary
+        away = summary.deleted | {old for old, _ in summary.renamed}
+        for path in self._absent & away:
+            self._absent.discard(path)
+            # one that was made in between may have been absent at first
+            self._put_unknown(path, _CHANGED if path in summary.created else _GONE)
+
     def _forget_moved(self) -> None:
         """What was looked at by a name that may have led elsewhere by then is not known."""
         if not self._summary.moved:
@@ -285,6 +295,7 @@ class Inputs:
         for path in summary.input_list[self._done :]:
             self._late += 1
             self._put_unknown(path, _LATE)
+        self._forget_gone()
         self._forget_moved()
         kinds = list(missing)
         given = None if moved is None else self._given(source, moved, until, kinds)

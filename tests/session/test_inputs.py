@@ -130,3 +130,25 @@ def test_no_call_on_a_file_ends_anything(tmp_path, calls, number):
         assert done.stdout.startswith("None ")
     else:
         assert done.stdout == f"None {word} {{'{word}': 1}}\n"
+
+
+@pytest.mark.parametrize(
+    ("intent", "made", "why"),
+    [("rename", False, "gone"), ("delete", False, "gone"), ("delete", True, "changed")],
+)
+def test_what_was_taken_away_before_it_was_looked_at_was_no_absence(tmp_path, intent, made, why):
+    """It has gone already, and that is told only after it was looked at."""
+    summary = Summary()
+    summary.add("read", b"/here", None, "unobserved")
+    fd = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+    try:
+        inputs = Inputs(summary, fd, NoCache(), DIGESTER, LATER_NS)
+        inputs.work(NEVER)
+        if made:
+            summary.add("create", b"/here", None, 3)
+        summary.add(intent, b"/here", b"/there" if intent == "rename" else None, 0)
+        body = inputs.manifest(None, "spn_x", (), 60).body
+    finally:
+        os.close(fd)
+    assert [(file["path"], file["why"]) for file in body["files"]] == [("/here", why)]
+    assert "/here" not in body.get("absent", [])
