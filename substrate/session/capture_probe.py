@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from substrate.telemetry.capture.bpf_layout import Offsets
 
 _CACHE = b"/capture"
-#: the backend that was asked for by name last, and worked
+#: the backends that were asked for by name and worked, with commas between
 _ASKED = b"/capture-asked"
 #: where this kernel keeps what `bpf` reads: 7 ms to find out
 _OFFSETS = b"/capture-offsets"
@@ -76,11 +76,12 @@ def choose(home: Home, *, debuggers: bool = False) -> str | None:
 def check(home: Home, backend: str) -> CaptureProbe:
     """Whether the backend that is asked for works here; remembered where it does."""
     key = _key()
-    if _recall(home, _ASKED, key) == backend:
+    known = [name for name in _recall(home, _ASKED, key).split(",") if name in backends.NAMES]
+    if backend in known:
         return CaptureProbe(backend=backend, works=True)
     found = probe(backend)
     if found.works:
-        _remember(home, _ASKED, f"{key} {backend}\n")
+        _remember(home, _ASKED, f"{key} {','.join([*known, backend])}\n")
     return found
 
 

@@ -49,6 +49,7 @@ def test_what_was_asked_for_is_tried_once(home, monkeypatch):
     monkeypatch.setattr(capture_probe, "probe", lambda b: tried.append(b) or really(b))
     assert capture_probe.check(home, "ptrace").works
     assert capture_probe.check(home, "notify").works
+    assert capture_probe.check(home, "ptrace").works  # both are remembered
     assert tried == ["notify"]
     capture_probe.forget(home)
     assert capture_probe.check(home, "notify").works
