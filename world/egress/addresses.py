@@ -75,6 +75,10 @@ class Range:
         size = len(self.address)
         if size not in (4, 16) or not 0 <= self.bits <= size * 8:
             raise BadAddress(f"a range of {self.bits} bits in {size} bytes")
+        if size == 16 and self.address.startswith(_MAPPED):  # no address would be found in it
+            raise BadAddress(
+                f"an IPv4 range in IPv6, of {self.bits} bits: expected IPv4, such as 203.0.113.0/24"
+            )
         if int.from_bytes(self.address) & ((1 << size * 8 - self.bits) - 1):
             kept = _cut(self.address, self.bits)
             raise BadAddress(
