@@ -27,6 +27,7 @@ _CALL_LOCAL, _FUNCTION = 1, 4
 _ALU: Final = {
     "add": 0x00,
     "sub": 0x10,
+    "mul": 0x20,
     "div": 0x30,
     "or": 0x40,
     "and": 0x50,

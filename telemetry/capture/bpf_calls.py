@@ -19,7 +19,6 @@ from substrate.telemetry.capture.bpf_assembler import (
     R9,
     Register,
 )
-from substrate.telemetry.capture.bpf_execs import Execs
 from substrate.telemetry.capture.bpf_items import LONG, SCRATCH, SLOT
 from substrate.telemetry.capture.bpf_layout import (
     ARGS,
@@ -60,6 +59,7 @@ from substrate.telemetry.capture.bpf_layout import (
     UNUSUAL,
     WANTED,
 )
+from substrate.telemetry.capture.bpf_sockets import Sockets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from substrate.telemetry.capture.bpf_functions import Signatures
 
 
-class Calls(Execs):
+class Calls(Sockets):
     """See the module."""
 
     def signatures(self) -> Signatures:
@@ -336,6 +336,10 @@ class Calls(Execs):
         a.label("slow.failed")
         self._tell_bases()
         a.label("slow.finish")
+        self._unless(calls.REACHES, "slow.told")
+        a.mov(R1, R6)
+        a.call_function("local")
+        a.label("slow.told")
         a.load(4, R1, R6, MISSING)
         a.jump_if(R1, "==", 0, "slow.out")
         self._flag(records.UNREADABLE)

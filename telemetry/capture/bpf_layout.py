@@ -157,6 +157,15 @@ class Offsets:
     mnt_parent: int
     mnt_mountpoint: int
     mnt_root: int
+    # of sockets; `v6_address` 0 where the kernel has no IPv6
+    private_data: int
+    socket_file: int
+    socket_sk: int
+    family: int
+    protocol: int
+    port: int
+    v4_address: int
+    v6_address: int
 
 
 def find_offsets(types: Types) -> Offsets:
@@ -234,6 +243,15 @@ def find_offsets(types: Types) -> Offsets:
         mnt_parent=task(b"mount", b"mnt_parent"),
         mnt_mountpoint=task(b"mount", b"mnt_mountpoint"),
         mnt_root=task(b"vfsmount", b"mnt_root"),
+        private_data=task(b"file", b"private_data"),
+        socket_file=task(b"socket", b"file"),
+        socket_sk=task(b"socket", b"sk"),
+        family=task(b"sock_common", b"skc_family"),
+        protocol=task(b"sock", b"sk_protocol"),
+        # skc_num is 0 as soon as the other end has reset; this one stays
+        port=task(b"inet_sock", b"inet_sport"),
+        v4_address=task(b"sock_common", b"skc_rcv_saddr"),
+        v6_address=types.members(b"sock_common").get(b"skc_v6_rcv_saddr", 0),
     )
 
 

@@ -141,7 +141,8 @@ class Places(Items):
         a.store(8, FP, -40, R0)
 
     def _tell_bases(self) -> None:
-        """At the end of a call: items BASE of the record in scratch R6; the walk is at FP-40."""
+        """At the end of a call: items BASE of the record in scratch R6; the walk is at FP-40. In
+        place of what was noted of the first one is its struct file then, 0 where it is another one."""
         a = self.a
         for tag, field, place in ((records.BASE, 1, BASE), (records.BASE2, 3, BASE2)):
             done, other = a.fresh("base"), a.fresh("base.other")
@@ -157,9 +158,12 @@ class Places(Items):
                 a.load(8, R2, R1, here)
                 a.load(8, R3, R6, place + there)
                 a.jump_if(R2, "!=", R3, other)
+            if tag == records.BASE:
+                a.store(8, R6, BASE, R0)
             self._tell(tag)
             a.jump(done)
             a.label(other)
+            a.store(8, R6, place, 0)
             self._flag(records.UNREADABLE)
             a.label(done)
 

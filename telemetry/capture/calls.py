@@ -71,6 +71,7 @@ NEW_SOCKET: Final = 1 << 15  # the result is a new socket
 CLOSES: Final = 1 << 16  # `dir` is closed, or all from argument 0 to argument 1
 COPIES: Final = 1 << 17  # the result is a copy of descriptor `dir`
 LISTENS: Final = 1 << 18  # `dir` has an address of its own afterwards
+REACHES: Final = 1 << 19  # `dir` reaches out, by a port that it has afterwards at the latest
 
 
 def _shape(
@@ -166,14 +167,14 @@ CALLS: Final[dict[str, tuple[int | None, int | None, int | None, bytes]]] = {
     # network
     "socket": (41, 198, 359, _shape(FILES, I_NET, flags=NEW_SOCKET)),
     "socketpair": (53, 199, 360, _shape(FILES, I_NET, extra=3, flags=PAIR)),
-    "connect": (42, 203, 362, _shape(FILES, I_NET, dir=0, address=1)),
+    "connect": (42, 203, 362, _shape(FILES, I_NET, dir=0, address=1, flags=REACHES)),
     "bind": (49, 200, 361, _shape(FILES, I_NET, dir=0, address=1)),
     "listen": (50, 201, 363, _shape(FILES, I_NET, dir=0, flags=LISTENS)),
     "accept": (43, 202, None, _shape(FILES, I_NET, dir=0, address=1, flags=ADDRESS_OUT)),
     "accept4": (288, 242, 364, _shape(FILES, I_NET, dir=0, address=1, flags=ADDRESS_OUT)),
-    "sendto": (44, 206, 369, _shape(FILES, I_NET, dir=0, address=4, flags=DATA)),
-    "sendmsg": (46, 211, 370, _shape(FILES, I_NET, dir=0, extra=1, flags=MESSAGE)),
-    "sendmmsg": (307, 269, 345, _shape(FILES, I_NET, dir=0, extra=1, flags=MESSAGES)),
+    "sendto": (44, 206, 369, _shape(FILES, I_NET, dir=0, address=4, flags=DATA | REACHES)),
+    "sendmsg": (46, 211, 370, _shape(FILES, I_NET, dir=0, extra=1, flags=MESSAGE | REACHES)),
+    "sendmmsg": (307, 269, 345, _shape(FILES, I_NET, dir=0, extra=1, flags=MESSAGES | REACHES)),
     "socketcall": (None, None, 102, _shape(FILES, I_NET, flags=SOCKETCALL)),
     # lookups: only where they are cheap, or asked for
     "stat": (4, None, 106, _STAT),

@@ -1,14 +1,17 @@
 """Calls into events of the network: who listens, accepts, connects and asks name servers.
 
 Logic only: what the addresses mean is in network.py. A socket is known by the kernel's own name for
-it, or, of backends that cannot ask, by its process and descriptor.
+it, or, of backends that cannot ask, by its process and descriptor. Who has reached out from which
+local port goes into ports.py, whether an event tells of the call or not.
 """
 
 from __future__ import annotations
 
-from _socket import SOCK_DGRAM
+import errno
+from _socket import AF_UNSPEC, SOCK_DGRAM
 
 from substrate.telemetry.capture import calls, intents, network, records
+from substrate.telemetry.capture.ports import Ports
 from substrate.telemetry.capture.records import int_argument
 from substrate.telemetry.trace.octets import text_or_b64
 
@@ -18,19 +21,24 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from substrate.telemetry.capture.batches import Batches
-    from substrate.telemetry.capture.network import Address, Socket
+    from substrate.telemetry.capture.network import Address, Local, Socket
     from substrate.telemetry.capture.processes import Process, Tree
     from substrate.telemetry.capture.steps import Steps
     from substrate.telemetry.capture.summary import Summary
 
 _MOST_SOCKETS: Final = 16384
+#: a connection by TCP that ended so has no port any more
+_ENDED: Final = ("ECONNREFUSED", "ECONNRESET", "ETIMEDOUT")
 
 
 class Connections:
     """What a command's processes do with sockets. `put` takes the body of an event, and whose it
     is."""
 
-    __slots__ = ("_batches", "_count", "_put", "_sockets", "_steps", "_summary", "_tree")
+    __slots__ = (
+        *("_batches", "_count", "_put", "_sockets", "_steps", "_summary", "_tree"),
+        "ports",
+    )
 
     def __init__(
         self,
@@ -44,6 +52,7 @@ class Connections:
         self._put, self._steps = put, steps
         self._sockets: dict[bytes, Socket] = {}
         self._count = 0
+        self.ports = Ports()
 
     def call(
         self,
@@ -71,6 +80,7 @@ class Connections:
         if name == "sendmmsg" and type(outcome) is int:
             del addresses[outcome:]  # so many were sent
         address = addresses[-1] if addresses else None
+        local = self._reaches(process, time_us, socket, address, items, outcome)
         if name == "bind":
             self._makes_socket(process, tid, time_us, address, outcome)
             if type(outcome) is int:
@@ -86,11 +96,50 @@ class Connections:
         elif name == "connect":
             if address is not None and address.family != 0:
                 socket.peer = address
-                self._connects(process, time_us, socket, address, outcome)
+                self._connects(process, time_us, socket, address, outcome, local)
         else:
             for address in addresses or (None,):  # sendmmsg(2): several messages
-                self._sends(process, time_us, socket, address, outcome)
+                self._sends(process, time_us, socket, address, outcome, local)
             self._questions(process, time_us, (*addresses, socket.peer), items)
+
+    def interrupted(
+        self, process: Process, time_us: int, args: list[int], items: dict[int, Any]
+    ) -> None:
+        """A call that begins again, or will be told later: what it has sent is on its way already."""
+        if records.LOCAL in items:
+            addresses = [network.parse_address(text) for text in items.get(records.ADDRESS, ())]
+            socket = self._socket(process, args, items)
+            address = addresses[-1] if addresses else None
+            self._reaches(
+                process, time_us, socket, address, items, intents.result_text(-errno.EINTR)
+            )
+
+    def _reaches(
+        self,
+        process: Process,
+        time_us: int,
+        socket: Socket,
+        address: Address | None,
+        items: dict[int, Any],
+        outcome: int | str,
+    ) -> Local | None:
+        """From where a call has reached out. A connection by TCP is of whoever began it: that it
+        is asked for again, to see what came of it, makes no other one."""
+        if address is not None and address.family == AF_UNSPEC:
+            socket.port = None  # a connect(2) that ends what was before
+            return None
+        item = items.get(records.LOCAL)
+        local = None if item is None else network.parse_local(item)
+        if local is None:
+            return None
+        if local.protocol != "tcp" or local.port != socket.port:
+            peer = None
+            if address is not None and address.ip is not None and address.port is not None:
+                peer = address.ip, address.port
+            self.ports.add(local.protocol, local.port, time_us, process.proc, process.span, peer)
+        if local.protocol == "tcp":
+            socket.port = None if outcome in _ENDED else local.port
+        return local
 
     def _socket(self, process: Process, args: list[int], items: dict[int, Any]) -> Socket:
         key = items.get(records.BASE) or b"%d:%d" % (process.proc, int_argument(args[0]))
@@ -169,7 +218,13 @@ class Connections:
         return self._tree.root.proc * 1_000_000 + self._count
 
     def _connects(
-        self, process: Process, time_us: int, socket: Socket, address: Address, outcome: int | str
+        self,
+        process: Process,
+        time_us: int,
+        socket: Socket,
+        address: Address,
+        outcome: int | str,
+        local: Local | None,
     ) -> None:
         from substrate.telemetry.trace.events.net import NetConnect
 
@@ -178,6 +233,10 @@ class Connections:
         protocol = socket.protocol(address)
         if address.path is not None:
             extra.append(("path", text_or_b64(address.path)))
+        if local is not None:
+            extra.append(("local_port", local.port))
+            if local.ip is not None:
+                extra.append(("local_ip", local.ip))
         self._put(
             NetConnect(
                 connection=self._connection(),
@@ -203,6 +262,7 @@ class Connections:
         socket: Socket,
         address: Address | None,
         outcome: int | str,
+        local: Local | None,
     ) -> None:
         """Datagrams: each address once a socket."""
         if address is not None:
@@ -210,7 +270,7 @@ class Connections:
             if key not in socket.told:
                 if len(socket.told) < 4096:  # further ones are told each time
                     socket.told.add(key)
-                self._connects(process, time_us, socket, address, outcome)
+                self._connects(process, time_us, socket, address, outcome, local)
 
     def _questions(
         self,

@@ -80,7 +80,10 @@ class Decoder:
         files = Files(self.tree, self.batches, self.summary, self.steps)
         # bound once, for each record
         self._file, self._moved, self._descriptor = files.touch, files.move, files.descriptor
-        self._net = Connections(self.tree, self.batches, self.summary, self._put, self.steps).call
+        connections = Connections(self.tree, self.batches, self.summary, self._put, self.steps)
+        self._net, self._net_interrupted = connections.call, connections.interrupted
+        #: who has reached out from which local port
+        self.ports = connections.ports
         #: by task: its calls that signals interrupted, one in the handler of the other, until later ones
         #: tell what came of them; [head, items, how many came since]
         self._interrupted: dict[int, list[list[Any]]] = {}
@@ -239,6 +242,12 @@ class Decoder:
             if flags & records.RESTARTED:
                 # the kernel begins it again, or the program sees EINTR: the next call tells
                 self._went_on(tid, nr, args)
+                if (
+                    known is not None
+                    and (_SHAPES.get(known[1]) or _unpack(known[1]))[7] == calls.I_NET
+                ):
+                    found = _items(data, at, end)
+                    self._net_interrupted(process, time_ns // 1000, args, found)
                 told = (*head[:2], flags & ~records.RESTARTED, *head[3:7], -errno.EINTR, *args)
                 self._interrupt(told, data[at:end])
                 return

@@ -33,6 +33,9 @@ _QUESTIONS: Final = {
     255: "ANY",
 }
 DNS_PORT: Final = 53
+_MAPPED: Final = b"\0" * 10 + b"\xff\xff"
+#: of records.LOCAL; multipath TCP (262) is TCP to whoever sees its packets
+_PROTOCOLS: Final = {6: "tcp", 17: "udp", 262: "tcp"}
 
 
 @value
@@ -64,6 +67,35 @@ def parse_address(data: bytes) -> Address | None:
     return Address(family=family)
 
 
+def address_text(address: bytes) -> str:
+    """Of 4 or 16 bytes. An IPv4 address that is mapped into IPv6's is told as what it is."""
+    if len(address) == 16 and address.startswith(_MAPPED):
+        address = address[len(_MAPPED) :]
+    return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
+
+
+@value
+class Local:
+    """From where a socket has reached out. `ip`: None where it is bound to no address (a datagram
+    leaves by whichever fits) or not connected any more."""
+
+    protocol: str
+    port: int
+    ip: str | None
+
+
+def parse_local(item: bytes) -> Local | None:
+    """records.LOCAL; None for other protocols than TCP and UDP, and for what is none."""
+    if len(item) not in (8, 20):
+        return None
+    (number,), (port,) = struct.unpack_from("=H", item), struct.unpack_from(">H", item, 2)
+    protocol = _PROTOCOLS.get(number)
+    if protocol is None or not port:
+        return None
+    ip = address_text(item[4:]) if any(item[4:]) else None
+    return Local(protocol=protocol, port=port, ip=ip)
+
+
 def parse_question(data: bytes) -> tuple[bytes, str] | None:
     """(name, type) of the first question of a DNS query; None where it is none."""
     if len(data) < 17:
@@ -91,14 +123,16 @@ def parse_question(data: bytes) -> tuple[bytes, str] | None:
 
 class Socket:
     """What is known of one: family and type as socket(2) was given them, -1 where it was not
-    seen; where it was bound to, and whom it talks to."""
+    seen; where it was bound to, whom it talks to, and from which port."""
 
-    __slots__ = ("bound", "family", "kind", "peer", "told")
+    __slots__ = ("bound", "family", "kind", "peer", "port", "told")
 
     def __init__(self, family: int = -1, kind: int = -1) -> None:
         self.family, self.kind = family, kind
         self.bound: Address | None = None
         self.peer: Address | None = None
+        #: of a connection by TCP, until it is known to have ended
+        self.port: int | None = None
         self.told: set[tuple[str | None, int | None, bytes | None]] = set()
 
     def protocol(self, address: Address | None = None) -> str:

@@ -87,10 +87,14 @@ PIDS: Final = 18  # u32: its number in the world (of FORK: the child's)
 #: what the kernel gave the program of itself (getauxval(3)): pairs of words, as long as its own
 AUXV: Final = 19
 AUXV_SIZE: Final = 320
+#: from where a call has reached out (calls.REACHES): u16 protocol of the socket (6, 17 …), its own port in
+#: network order, then its own address, 4 or 16 bytes; zeros where it has none, or none any more.
+#: Of a TCP socket that was refused the port is the one that it had
+LOCAL: Final = 20
 TAGS: Final = (
     *("", "path", "path2", "base", "base2", "opened", "argv", "address", "exe", "exec_name"),
     *("cwd", "root", "credentials", "fd", "how", "data", "pair", "file", "pids"),
-    "auxv",
+    *("auxv", "local"),
 )
 
 # more, of a text

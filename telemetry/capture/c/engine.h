@@ -33,7 +33,7 @@ enum kind { CALL = 1, FORK, EXEC, EXIT, LOST, HOLD, GATE, DENIED, TROUBLE };
 enum record_flag { UNOBSERVED = 1, UNREADABLE = 2, RESTARTED = 4, CUT = 8 };
 enum tag {
     PATH = 1, PATH2, BASE, BASE2, OPENED, ARGV, ADDRESS, EXE, EXEC_NAME, CWD, ROOT, CREDENTIALS,
-    FD, HOW, DATA, PAIR, FILE_ID, PIDS,
+    FD, HOW, DATA, PAIR, FILE_ID, PIDS, AUXV, LOCAL,
 };
 enum loss { LOST_FULL, LOST_MEMORY, LOST_ENDED, LOSSES };
 enum { MOST_PATH = 4096, MOST_ARGV = 256 * 1024, MOST_FDS = 256, MOST_DATA = 512 };
@@ -78,6 +78,7 @@ enum shape_flag {
     HAS_HOW = 1 << 5, MESSAGE = 1 << 6, MESSAGES = 1 << 7, ADDRESS_OUT = 1 << 8, CLONES = 1 << 9,
     CLONES_3 = 1 << 10, NAME = 1 << 11, TARGET = 1 << 12, HAS_DATA = 1 << 13,
     SOCKETCALL = 1 << 14, NEW_SOCKET = 1 << 15, LISTENS = 1 << 18,
+    REACHES = 1 << 19,
 };
 struct shape {
     uint8_t path, dir, path2, dir2, address, extra, level, intent;
@@ -158,7 +159,7 @@ struct engine;
 /* Adds what the arguments of a call point to. */
 void describe_entry(struct record *record, const struct call *call,
                     const struct shape *shape);
-/* Adds what only its end tells; `result` is not negative. */
+/* Adds what only its end tells: of an error nothing, but for the port of one that reached out. */
 void describe_exit(struct record *record, const struct call *call, const struct shape *shape,
                    int64_t result);
 /* The process of a task, and that one's parent; false where it is not there any more. */

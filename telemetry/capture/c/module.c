@@ -107,7 +107,7 @@ static bool has_what_it_needs(const struct shape *shape)
     return !(shape->flags & PROGRAM && shape->path > 4) &&
            !(shape->flags & (HAS_PAIR | HAS_HOW | MESSAGE | MESSAGES) && shape->extra == NO_ARGUMENT) &&
            !(shape->flags & ADDRESS_OUT && shape->address == NO_ARGUMENT) &&
-           !(shape->flags & LISTENS && shape->dir == NO_ARGUMENT);
+           !(shape->flags & (LISTENS | REACHES) && shape->dir == NO_ARGUMENT);
 }
 
 static bool load_table(struct engine *engine, int abi, const char *bytes, Py_ssize_t length)

@@ -6,6 +6,7 @@
  * namespace or root they begin at the root of its tree. */
 #include "engine.h"
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -322,19 +323,26 @@ void describe_entry(struct record *record, const struct call *call,
         add_how(record, call, shape->extra);
 }
 
+/* A copy of a descriptor of the process; -1 where there is none. */
+static int copy_fd(pid_t tid, int fd)
+{
+    int process = syscall(SYS_pidfd_open, tid, O_EXCL /* PIDFD_THREAD, Linux 6.9 */);
+    if (process < 0)
+        process = syscall(SYS_pidfd_open, tid, 0);
+    if (process < 0)
+        return -1;
+    int ours = syscall(SYS_pidfd_getfd, process, fd, 0);
+    close(process);
+    return ours;
+}
+
 /* The address of a socket of the process, asked by a copy of it. False where it has none. */
 static bool add_name(struct record *record, pid_t tid, int fd,
                      int (*name)(int, struct sockaddr *, socklen_t *))
 {
     unsigned char bytes[ADDRESS_MOST];
     socklen_t length = sizeof bytes;
-    int process = syscall(SYS_pidfd_open, tid, O_EXCL /* PIDFD_THREAD, Linux 6.9 */);
-    if (process < 0)
-        process = syscall(SYS_pidfd_open, tid, 0);
-    if (process < 0)
-        return false;
-    int ours = syscall(SYS_pidfd_getfd, process, fd, 0);
-    close(process);
+    int ours = copy_fd(tid, fd);
     if (ours < 0)
         return false;
     bool named = name(ours, (struct sockaddr *)bytes, &length) == 0 && length <= sizeof bytes;
@@ -356,9 +364,99 @@ static void add_peer(struct record *record, const struct call *call, const struc
         add_address(record, call, at, told);
 }
 
+/* Whether a TCP socket that ended so may name a port that it has given back since: it was this call's. */
+static bool was_refused(int64_t result)
+{
+    return result == -ECONNREFUSED || result == -ECONNRESET || result == -ETIMEDOUT;
+}
+
+/* Whether a call has reached out, or goes on with it. After other errors a socket may still name a port
+ * of an attempt before, which is another process' by now. A datagram takes its port before a filter
+ * refuses it (EPERM). */
+static bool has_reached(const struct shape *shape, int64_t result)
+{
+    return result >= 0 || was_refused(result) || result == -EINPROGRESS || result == -EINTR ||
+           (result >= -516 && result <= -512 /* ERESTARTSYS … */) ||
+           (result == -EPERM && shape->flags & (HAS_DATA | MESSAGE | MESSAGES));
+}
+
+/* The first item of a tag; NULL where there is none. */
+static const unsigned char *find_item(const struct record *record, enum tag tag, uint32_t *length)
+{
+    if (record->failed)
+        return NULL;
+    for (size_t at = sizeof(struct head); at < record->length; at += 8 + ((*length + 7) & ~7u)) {
+        uint16_t found;
+        memcpy(&found, record->bytes + at, sizeof found);
+        memcpy(length, record->bytes + at + 4, sizeof *length);
+        if (found == tag)
+            return record->bytes + at + 8;
+    }
+    return NULL;
+}
+
+/* Whether a descriptor of ours is the socket that the call began with: another thread may have put another
+ * one there since. */
+static bool is_base(const struct record *record, int ours)
+{
+    char name[32];
+    struct stat status;
+    uint32_t length;
+    const unsigned char *base = find_item(record, BASE, &length);
+    if (!base || fstat(ours, &status) || !S_ISSOCK(status.st_mode))
+        return false;
+    snprintf(name, sizeof name, "socket:[%llu]", (unsigned long long)status.st_ino);
+    return length == strlen(name) && !memcmp(base, name, length);
+}
+
+/* The port from which a call has reached out, and its address; nothing where there is none. A copy of the
+ * socket tells: so it is the kernel's word, whatever the process has in its memory. */
+static void add_local(struct record *record, const struct call *call, const struct shape *shape,
+                      int64_t result)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_in in;
+        struct sockaddr_in6 in6;
+    } own;
+    static const unsigned char nowhere[16];
+    unsigned char item[2 + 2 + 16];
+    int protocol = 0, fd = (int)call->args[shape->dir];
+    socklen_t size = sizeof own, protocol_size = sizeof protocol;
+    uint32_t process, parent, length;
+    /* a send without an address goes on what was connected before */
+    bool named = shape->address != NO_ARGUMENT ? call->args[shape->address] != 0
+                                               : find_item(record, ADDRESS, &length) != NULL;
+    if (!named || !has_reached(shape, result))
+        return;
+    int ours = copy_fd(call->tid, fd);
+    if (ours < 0 && errno == EINVAL && read_parents(call->tid, &process, &parent))
+        ours = copy_fd(process, fd); /* of a thread, before Linux 6.9: by its process, which may have others */
+    if (ours < 0)
+        return;
+    bool told = is_base(record, ours) && getsockname(ours, &own.any, &size) == 0 &&
+                (own.any.sa_family == AF_INET || own.any.sa_family == AF_INET6) &&
+                getsockopt(ours, SOL_SOCKET, SO_PROTOCOL, &protocol, &protocol_size) == 0;
+    close(ours);
+    if (!told)
+        return;
+    bool narrow = own.any.sa_family == AF_INET;
+    const void *address = narrow ? (void *)&own.in.sin_addr : (void *)&own.in6.sin6_addr;
+    length = narrow ? 4 : 16;
+    uint16_t words[2] = {protocol, narrow ? own.in.sin_port : own.in6.sin6_port};
+    /* one that was connected and is not any more (AF_UNSPEC) keeps the port only */
+    if (!words[1] || (protocol != IPPROTO_UDP && !was_refused(result) && !memcmp(address, nowhere, length)))
+        return;
+    memcpy(item, words, 4);
+    memcpy(item + 4, address, length);
+    record_item(record, LOCAL, 0, item, 4 + length);
+}
+
 void describe_exit(struct record *record, const struct call *call, const struct shape *shape,
                    int64_t result)
 {
+    if (shape && shape->flags & REACHES)
+        add_local(record, call, shape, result);
     if (!shape || result < 0)
         return;
     if (shape->flags & (OPENS | NEW_SOCKET))

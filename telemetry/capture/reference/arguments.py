@@ -13,6 +13,7 @@ Sources: the man pages of the calls; <linux/net.h> for socketcall(2); struct msg
 
 from __future__ import annotations
 
+import errno
 import struct
 import sys
 
@@ -34,6 +35,11 @@ MOST_HOW: Final = 64
 MOST_MESSAGES: Final = 8
 
 _PAIR: Final = 8
+#: what a TCP socket ends with that has given the port of this very call back
+_REFUSED: Final = (-errno.ECONNREFUSED, -errno.ECONNRESET, -errno.ETIMEDOUT)
+#: beside these and success, with what a call has reached out: after other errors a socket may still
+#: name a port of an attempt before, which is another process' by now. From -516: ERESTARTSYS …
+_REACHED: Final = (*_REFUSED, -errno.EINPROGRESS, -errno.EINTR, *range(-516, -511))
 
 #: i386's socketcall: number -> the call that it stands for, and how many arguments that has
 _SOCKETCALL: Final = {
@@ -112,7 +118,9 @@ class Call:
             self._messages(self.args[extra], self.args[extra + 1] & 0xFFFFFFFF)
 
     def look_at_exit(self, result: int) -> None:
-        """Reads what the call made, if it succeeded."""
+        """Reads what the call made, if it succeeded; of one that reached out its port."""
+        if self.has(calls.REACHES):
+            self._local(result)
         if result < 0 or not self.shape:
             return
         flags, tid = self.shape[8], self.tid
@@ -224,6 +232,22 @@ class Call:
         address = proc.peer(self.tid, fd)
         if address:
             self.items.append((records.ADDRESS, address))
+
+    def _local(self, result: int) -> None:
+        _, folder, _, _, address, _, _, _, flags, _ = self.shape
+        # a send without an address goes on what was connected before
+        named = self.item(records.ADDRESS) is not None
+        if address != calls.NONE:
+            named = self.args[address] != 0
+        # a datagram takes its port before a filter refuses it
+        refused = result == -errno.EPERM and flags & (calls.DATA | calls.MESSAGE | calls.MESSAGES)
+        if named and (result >= 0 or result in _REACHED or refused):
+            base = self.item(records.BASE) or b""
+            connected = result not in _REFUSED
+            self._text(
+                records.LOCAL,
+                proc.local_port(self.tid, self.fd(folder), base, connected=connected),
+            )
 
     def _messages(self, at: int, count: int) -> None:
         """ADDRESS and DATA of each message, in their order; DATA where it lies in one piece."""

@@ -10,9 +10,12 @@ Sources: proc(5), getauxval(3), signal(7), pidfd_getfd(2).
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
+import stat
 import struct
+from _socket import AF_INET, AF_INET6, IPPROTO_UDP, SO_PROTOCOL, SOL_SOCKET
 
 from substrate.values import value
 
@@ -131,27 +134,68 @@ def own_address(tid: int, fd: int) -> bytes:
 
 
 def _address(tid: int, fd: int, name: Callable[..., int]) -> bytes:
+    ours, _ = _copy(tid, fd)
+    if ours < 0:
+        return b""
+    try:
+        return _name(ours, name)
+    finally:
+        os.close(ours)
+
+
+def _copy(tid: int, fd: int) -> tuple[int, int]:
+    """(our copy of a descriptor of the task, or -1; errno)"""
     try:
         process = os.pidfd_open(tid, _PIDFD_THREAD)
     except OSError:
         try:
             process = os.pidfd_open(tid)
-        except OSError:
-            return b""
+        except OSError as error:
+            return -1, error.errno or errno.EIO
     try:
-        ours = _libc.syscall(_PIDFD_GETFD, process, fd, 0)
-        if ours < 0:
-            return b""
-        try:
-            room = ctypes.create_string_buffer(128)
-            size = ctypes.c_uint32(len(room))
-            if name(ours, room, ctypes.byref(size)) != 0:
-                return b""
-            return room.raw[: min(size.value, len(room))]
-        finally:
-            os.close(ours)
+        return int(_libc.syscall(_PIDFD_GETFD, process, fd, 0)), ctypes.get_errno()
     finally:
         os.close(process)
+
+
+def _name(ours: int, name: Callable[..., int]) -> bytes:
+    room = ctypes.create_string_buffer(128)
+    size = ctypes.c_uint32(len(room))
+    if name(ours, room, ctypes.byref(size)) != 0:
+        return b""
+    return room.raw[: min(size.value, len(room))]
+
+
+def local_port(tid: int, fd: int, base: bytes, *, connected: bool) -> bytes:
+    """records.LOCAL of the socket that is `base` (as `descriptor` says it); b"" for none. `connected`:
+    one that has no address has given its port back (connect(2) with AF_UNSPEC), unless it is UDP."""
+    ours, number = _copy(tid, fd)
+    if ours < 0 and number == errno.EINVAL:  # of a thread, before Linux 6.9
+        found = status(tid)
+        ours = -1 if found is None else _copy(found.tgid, fd)[0]
+    if ours < 0:
+        return b""
+    try:
+        # another thread may have put another one there since
+        state = os.fstat(ours)
+        if not stat.S_ISSOCK(state.st_mode) or base != b"socket:[%d]" % state.st_ino:
+            return b""
+        protocol, size = ctypes.c_int(), ctypes.c_uint32(4)
+        if _libc.getsockopt(
+            ours, SOL_SOCKET, SO_PROTOCOL, ctypes.byref(protocol), ctypes.byref(size)
+        ):
+            return b""
+        own = _name(ours, _libc.getsockname)
+    finally:
+        os.close(ours)
+    family = struct.unpack_from("=H", own)[0] if len(own) >= 16 else 0
+    if family not in (AF_INET, AF_INET6):
+        return b""
+    address = own[4:8] if family == AF_INET else own[8:24]
+    lacks = protocol.value != IPPROTO_UDP and connected and not any(address)
+    if own[2:4] == b"\0\0" or lacks:
+        return b""
+    return struct.pack("=H", protocol.value) + own[2:4] + address
 
 
 def descriptors(tid: int) -> tuple[list[bytes], bool]:

@@ -1,0 +1,104 @@
+"""Which process has reached out from a local port, and when. Logic only.
+
+Who sees a connection from outside (world.md §6) knows its source port, the time, and where it was to go.
+Here is the other half, from the kernel's word at the end of the call that made it (records.LOCAL). A
+port is used again, so a question names a time: the newest use that began by then is the one. A
+port is also used twice at once, by TCP connections that go to different places; `peer` tells these
+apart. Invariants: nothing is guessed: None is the answer where no use is known; memory is bounded, and
+what was used last is kept longest.
+
+Times are of CLOCK_BOOTTIME, when the call began: a connection can be accepted before the call that
+made it has returned, and never before it began.
+"""
+
+from __future__ import annotations
+
+from _socket import AF_INET6, inet_pton
+
+from substrate.telemetry.capture import network
+from substrate.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    #: where it was to go, as it was given to the call: address and port
+    Peer = tuple[str, int]
+
+#: uses of one port that are known; ports of both protocols
+_MOST_USES: Final = 16
+_MOST_PORTS: Final = 16384
+
+
+@value
+class Use:
+    """One process began to use a port. `span`: of the program that it ran."""
+
+    time_us: int
+    proc: int
+    span: str
+    peer: Peer | None = None
+
+
+class Ports:
+    """Of one command's processes, or of all that share one network."""
+
+    __slots__ = ("_most", "_uses")
+
+    def __init__(self, most: int = _MOST_PORTS) -> None:
+        self._most = most
+        #: in the order of their last use; of each port in that of time
+        self._uses: dict[tuple[str, int], list[Use]] = {}
+
+    def add(
+        self,
+        protocol: str,
+        port: int,
+        time_us: int,
+        proc: int,
+        span: str,
+        peer: Peer | None = None,
+    ) -> None:
+        """`protocol`: `tcp` or `udp`."""
+        key = protocol, port
+        uses = self._uses.pop(key, [])
+        self._uses[key] = uses
+        if len(self._uses) > self._most:
+            del self._uses[next(iter(self._uses))]
+        use = Use(time_us=time_us, proc=proc, span=span, peer=reached(peer))
+        at = len(uses)
+        while at and uses[at - 1].time_us > time_us:  # calls are told as they end
+            at -= 1
+        before = uses[at - 1] if at else None
+        if before is not None and (before.proc, before.span, before.peer) == (proc, span, use.peer):
+            return  # it goes on: datagrams
+        uses.insert(at, use)
+        if len(uses) > _MOST_USES:
+            del uses[0]
+
+    def find(self, protocol: str, port: int, time_us: int, peer: Peer | None = None) -> Use | None:
+        """The use that a connection belongs to which was seen at a time. `peer`: where it goes, where that
+        is known; a use that went elsewhere is none then."""
+        wanted = reached(peer)
+        for use in reversed(self._uses.get((protocol, port), ())):
+            if use.time_us <= time_us and (
+                wanted is None or use.peer is None or use.peer == wanted
+            ):
+                return use
+        return None
+
+    def owner(self, protocol: str, port: int, time_us: int, peer: Peer | None = None) -> int | None:
+        """The number of the process."""
+        use = self.find(protocol, port, time_us, peer)
+        return None if use is None else use.proc
+
+
+def reached(peer: Peer | None) -> Peer | None:
+    """Where packets to it go: an IPv4 address in IPv6's clothes is that one, and none at all is
+    this host (ip(7), ipv6(7))."""
+    if peer is None:
+        return None
+    ip, port = peer
+    if ":" in ip:
+        ip = network.address_text(inet_pton(AF_INET6, ip))
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(ip, ip), port
