@@ -86,18 +86,15 @@ def decide(
             if bits & ~taken:
                 less = f"{less}, {rule.text}" if less else rule.text
             taken |= bits
-            if taken == _TLS | _HTTP:
-                return refused(f"port {port} of {subject} is denied by {less}", less)
-    given, most, texts = 0, 0, ""
+    given, texts = 0, ""
     for rule in allow:
         if not rule.low_port <= port <= rule.high_port:
             continue  # as `gives` would say, without the call: there may be many
         bits = gives(rule, port, transport)
         if bits & ~given:
-            given |= bits
             # TLS by one rule and HTTP by another: both decide
-            texts = rule.text if bits & most == most else f"{texts}, {rule.text}"
-            most = given
+            texts = f"{texts}, {rule.text}" if given & ~bits else rule.text
+            given |= bits
     if not given:
         named = [r for r in allow if (r.protocol == "udp") == (transport == "udp")]
         if not named:

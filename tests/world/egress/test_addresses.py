@@ -238,6 +238,24 @@ def test_a_translated_address_is_as_special_as_what_it_carries(inner):
         assert bool(special(whole)) == bool(special(inner))
 
 
+@pytest.mark.parametrize(
+    ("text", "carried"),
+    [
+        ("64:ff9b::203.0.113.7", ["203.0.113.7"]),
+        ("64:ff9b:1::203.0.113.7", ["203.0.113.7"]),
+        ("::203.0.113.7", ["203.0.113.7"]),
+        ("::ffff:0:203.0.113.7", ["203.0.113.7"]),
+        ("2002:cb00:7107::1", ["203.0.113.7"]),
+        ("2001:0:c633:6401::34ff:8ef8", ["198.51.100.1", "203.0.113.7"]),
+        ("2001:db8::203.0.113.7", []),
+        ("64:ff9b:2::203.0.113.7", []),
+        ("203.0.113.7", []),
+    ],
+)
+def test_addresses_that_carry_another_one(text, carried):
+    assert [render_address(each) for each in embedded(parse_address(text))] == carried
+
+
 @given(EITHER | NEAR)
 def test_a_special_address_lies_in_its_block(address):
     block = special_block(address)

@@ -135,6 +135,7 @@ LONG = b"".join(b"\x3f" + b"a" * 63 for _ in range(3))
         ask(counts=(1, 0, 0, 1), more=OPT[:-1]),
         ask(counts=(1, 0, 0, 1), more=OPT + b"\0"),
         ask(counts=(1, 0, 0, 1), more=b"\1a\0" + OPT[1:]),
+        ask(counts=(1, 0, 0, 1), more=b"\1" + OPT[1:]),
         ask(counts=(1, 0, 0, 1), more=b"\0\0\xfa" + OPT[3:]),
         ask(counts=(1, 0, 0, 1), more=OPT[:-2] + b"\0\x03abc"),
         ask(counts=(1, 0, 0, 1), more=OPT[:-2] + b"\0\x04\0\x0c\0\x01"),
@@ -379,6 +380,11 @@ def test_a_frame_that_cannot_be_a_query_ends_the_connection(size):
         with pytest.raises(dns.BadQuery, match="4096") as caught:
             frames.feed(struct.pack(">H", size)[1:] + b"x" * 9)
         assert caught.value.answer == b""
+
+
+def test_a_frame_of_nothing_ends_the_connection():
+    with pytest.raises(dns.BadQuery):
+        dns.Frames().feed(b"\0\0")
 
 
 def test_the_longest_frame_is_taken():

@@ -196,6 +196,7 @@ def test_a_deny_of_a_port_leaves_the_others():
 
 def test_a_name_all_of_whose_ports_are_denied_is_missing():
     assert not rules("x.net:443", "x.net:400-500").name("x.net").allowed
+    assert not rules("x.net", "x.net:1-65535 x.net:5-10").name("x.net").allowed
     assert not rules("x.net", "x.net:1-1000 *:900-65535").name("x.net").allowed
     assert rules("x.net", "x.net:1-1000 *:1002-65535").name("x.net").allowed
     assert not rules("tls://x.net", "tls://*").name("x.net").allowed
@@ -231,6 +232,11 @@ def test_denies_of_protocols_that_leave_nothing(allow, deny):
     decision = rules(allow, deny).connect("x.net", 443)
     assert not decision.allowed
     assert set(decision.rule.split(", ")) == set(deny.split())
+
+
+def test_the_deny_that_takes_all_is_named_alone():
+    for deny in ("tls://x.net x.net:443", "x.net:443 tls://x.net"):
+        assert rules("x.net", deny).connect("x.net", 443).rule == "x.net:443"
 
 
 def test_a_deny_of_udp_leaves_tcp_and_one_without_protocol_takes_both():
