@@ -43,6 +43,7 @@ class Stream:
         self.received = self.sent = 0
         self.head = b""
         self.abrupt = False  # close(2) at once, whatever is unread
+        self.finished = False  # the peer has said that nothing more comes
         self._digest = hashlib.sha256()
         sock.settimeout(IDLE_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -51,6 +52,7 @@ class Stream:
         """Some bytes; b"" at the end."""
         data = self.socket.recv(limit)
         self.received += len(data)
+        self.finished = self.finished or not data
         self._digest.update(data)
         if len(self.head) < _HEAD:
             self.head += data[: _HEAD - len(self.head)]
@@ -83,7 +85,8 @@ class Stream:
                 while self.receive():
                     pass
         except OSError as error:
-            failure = type(error).__name__
+            # Whoever has said all may close without hearing our end.
+            failure = "" if self.finished else type(error).__name__
         self.socket.close()
         self.note(
             "close",
@@ -122,9 +125,7 @@ def _bound(kind: int, address: str, port: int) -> socket.socket:
     return sock
 
 
-def serve(
-    listeners: Iterable[socket.socket], log: Log, handle: Callable[[Stream], None]
-) -> None:
+def serve(listeners: Iterable[socket.socket], log: Log, handle: Callable[[Stream], None]) -> None:
     """Accepts for ever; `handle` has each connection in a thread of its own. What it raises of
     the peer's doing ends that connection, and its name is in the log."""
     chosen = selectors.DefaultSelector()

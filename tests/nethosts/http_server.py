@@ -1,19 +1,19 @@
 """HTTP/1.1 over a counted stream: answers of known length and digest, echoes, upgrades, files, git.
 
-    /                    who answers, as text
-    /bytes/N             N bytes of content.py, with Content-Length
-    /chunked/N           the same in chunks
-    /echo                the body of the request
-    /received            JSON: what came (method, target, headers, length and SHA-256 of the body)
-    /slow/MS             an answer after that time
-    /drip/N              N bytes, one at a time, each in a segment of its own
-    /status/CODE         an answer with that status
-    /redirect?URL        302 to the URL
-    /until-close/N       N bytes without a length; the connection's end is the end
-    /upgrade             Upgrade: to WebSocket (frames are echoed, RFC 6455) or to any other word
-                         (then the bytes are echoed)
-    /git/…               git http-backend, where the server has repositories
-    /files/…, /simple/…  files, where the server has a directory
+/                    who answers, as text
+/bytes/N             N bytes of content.py, with Content-Length
+/chunked/N           the same in chunks
+/echo                the body of the request
+/received            JSON: what came (method, target, headers, length and SHA-256 of the body)
+/slow/MS             an answer after that time
+/drip/N              N bytes, one at a time, each in a segment of its own
+/status/CODE         an answer with that status
+/redirect?URL        302 to the URL
+/until-close/N       N bytes without a length; the connection's end is the end
+/upgrade             Upgrade: to WebSocket (frames are echoed, RFC 6455) or to any other word
+                     (then the bytes are echoed)
+/git/…               git http-backend, where the server has repositories
+/files/…, /simple/…  files, where the server has a directory
 """
 
 import base64

@@ -4,11 +4,14 @@ The namespaces are network and mounts; a machine of servers has processes of its
 of them is seen on the host: interfaces are made inside, and a mount stays inside.
 """
 
+import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,8 +107,9 @@ class Machine:
         return [pid for pid in inhabitants(wanted) if pid != self.pid]
 
     def close(self) -> None:
-        """Ends the machine. Waits until the process that keeps it is gone."""
+        """Ends the machine and what was left running on it; waits until all is gone."""
         assert self._process.stdin is not None and self._process.stdout is not None
+        network = self.namespaces().get("net") if self._process.poll() is None else None
         self._process.stdin.close()
         try:
             self._process.wait(timeout=5)
@@ -113,6 +117,14 @@ class Machine:
             self._process.kill()
             self._process.wait(timeout=30)
         self._process.stdout.close()
+        deadline = time.monotonic() + 10
+        while network and (left := inhabitants(network)):
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.name}: still running: {left}")
+            time.sleep(0.002)
 
 
 def inhabitants(namespace: str) -> list[int]:

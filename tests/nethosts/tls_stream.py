@@ -98,6 +98,7 @@ class TlsStream:
             except ssl.SSLWantReadError:
                 self._feed()
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                self._stream.finished = True
                 return b""
 
     def send(self, data: bytes) -> None:
@@ -105,7 +106,9 @@ class TlsStream:
         self._flush()
 
     def end(self) -> None:
-        """Says that nothing more comes (close_notify), and ends the connection's half."""
+        """Says that nothing more comes (close_notify), to a client that still listens."""
+        if self._stream.finished:
+            return
         with contextlib.suppress(ssl.SSLError):
             self._inside.unwrap()
         self._flush()
