@@ -25,8 +25,15 @@ from tests.nethosts import plan, programs, seen
 from tests.nethosts.machine import Machine
 from tests.nethosts.servers import Names, Server
 
+#: of the link: the client's end, the servers'
+_MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
 _HOSTS_FILE = "127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 client.example.net\n"
 _RESOLV_CONF = f"nameserver {plan.DNS[0]}\noptions timeout:2 attempts:2\n"
+
+
+def _neighbours(mac: str, *addresses: str) -> list[str]:
+    """Known beforehand: to ask a neighbour for the first time costs IPv6 a second here."""
+    return [f"neighbour add {one} lladdr {mac} dev wan nud permanent" for one in addresses]
 
 
 class Hosts:
@@ -83,36 +90,45 @@ class Hosts:
                 path.write_text(text)
 
     def _join(self) -> None:
+        # Addresses are ours at once: nobody else on the link is asked whether he has them.
+        at_once = {"ipv6/conf/default/accept_dad": 0, "ipv6/conf/default/dad_transmits": 0}
+        # A router says that there is no way, each time; a host would only be silent.
+        router = {
+            "ipv4/ip_forward": 1,
+            "ipv6/conf/all/forwarding": 1,
+            "ipv4/icmp_ratelimit": 0,
+            "ipv6/icmp/ratelimit": 0,
+        }
+        self.server.configure(at_once | router, [])
+        # The server machine counts its processes by itself: it could not name the client's.
         self.client.configure(
+            at_once,
             [
                 "link set lo up",
-                f"link add wan type veth peer name wan netns {self.server.pid}",
+                f"link add wan address {_MACS[0]} type veth"
+                f" peer name wan address {_MACS[1]} netns {self.server.pid}",
                 f"address add {plan.CLIENT}/24 dev wan",
                 f"address add {plan.CLIENT6}/64 dev wan nodad",
                 "link set wan up",
+                *_neighbours(_MACS[1], plan.GATEWAY, plan.GATEWAY6),
                 f"route add default via {plan.GATEWAY}",
                 f"route add ::/0 via {plan.GATEWAY6}",
-            ]
+            ],
         )
         self.server.configure(
+            {},
             [
                 "link set lo up",
                 f"address add {plan.GATEWAY}/24 dev wan",
                 f"address add {plan.GATEWAY6}/64 dev wan nodad",
                 "link set wan up",
-                *(f"route add local {served} dev lo" for served in plan.SERVED),
-                *(f"route add local {served} dev lo" for served in plan.SERVED6),
-                *(f"route add blackhole {lost}" for lost in plan.BLACK_HOLES),
-                *(f"route add blackhole {lost}" for lost in plan.BLACK_HOLES6),
-                "route add unreachable default metric 1",
-                "route add unreachable ::/0 metric 1",
-            ]
+                *_neighbours(_MACS[0], plan.CLIENT, plan.CLIENT6),
+                *(f"route add local {served} dev lo" for served in plan.SERVED + plan.SERVED6),
+                *(f"route add blackhole {lost}" for lost in plan.BLACK_HOLES + plan.BLACK_HOLES6),
+                "route add unreachable default",
+                "route add unreachable ::/0",
+            ],
         )
-        # A router says that there is no way; a host would only be silent.
-        self.server.run(
-            "sh", "-euc", "for n in ipv4/ip_forward ipv6/conf/all/forwarding; do"
-            " echo 1 > /proc/sys/net/$n; done"
-        )  # fmt: skip
 
     def _mount(self, etc: Path) -> None:
         """The client's own files. A name service of the host would ask for us, by its socket."""
@@ -293,7 +309,7 @@ class Hosts:
     @cached_property
     def git_ssh(self) -> Server:
         """sshd at ports 22 and 2222: git@git.example.net:project.git; see `ssh_environment`."""
-        assert self._ssh_files != ()
+        _ = self._ssh_files
         behind = ("127.0.0.1", programs.SSH_PORT)
         return self.serve("git.example.net", plan.GIT, (22, 2222), "tap", behind=behind)
 

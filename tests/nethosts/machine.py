@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ class Machine:
     """`pid`: the process whose namespaces are the machine's, as this host counts."""
 
     def __init__(self, name: str, base: Path, *, processes: bool) -> None:
-        self.name = name
+        self.name, self._processes = name, processes
         own = ["--pid", "--fork", "--kill-child", "--mount-proc"] if processes else []
         self._complaints = base / f"{name}.stderr"
         with open(self._complaints, "ab") as complaints:
@@ -54,7 +54,9 @@ class Machine:
 
     def enter(self) -> list[str]:
         """The words before those of a program of the host that is to run on the machine."""
-        return ["nsenter", f"--net=/proc/{self.pid}/ns/net", f"--mount=/proc/{self.pid}/ns/mnt"]
+        spaces = f"/proc/{self.pid}/ns"
+        own = [f"--pid={spaces}/pid_for_children"] if self._processes else []
+        return ["nsenter", f"--net={spaces}/net", f"--mount={spaces}/mnt", *own]
 
     def run(self, *words: str, content: str = "") -> str:
         """Runs a program there as root; its output."""
@@ -65,9 +67,10 @@ class Machine:
             raise RuntimeError(f"{words} on {self.name}: {done.stdout}{done.stderr}")
         return done.stdout
 
-    def configure(self, lines: Sequence[str]) -> None:
-        """Lines of ip-link(8), ip-address(8) and ip-route(8)."""
-        self.run("ip", "-batch", "-", content="\n".join(lines) + "\n")
+    def configure(self, settings: Mapping[str, int], lines: Sequence[str]) -> None:
+        """Settings below /proc/sys/net, then lines of ip-link(8), ip-address(8), ip-route(8)."""
+        script = "".join(f"echo {n} > /proc/sys/net/{name}\n" for name, n in settings.items())
+        self.run("sh", "-euc", f"{script}exec ip -batch -", content="\n".join(lines) + "\n")
 
     def order(self, do: str, **order: Any) -> dict[str, Any]:
         """An order to the agent, and its answer."""

@@ -23,8 +23,8 @@ def test_curl_and_its_bytes_are_counted(hosts):
     head, _, body = told.partition(b"\r\n\r\n")
     assert hashlib.sha256(body).hexdigest() == content.digest(3_000_000)
     (seen,) = hosts.plain.wait_closed()
-    assert seen.local == (plan.PLAIN[0], 80)
-    assert seen.peer[0] == plan.CLIENT
+    assert seen.local == (plan.PLAIN[1], 80)  # IPv6 is asked for first
+    assert seen.peer[0] == plan.CLIENT6
     assert seen.sent == len(head) + 4 + 3_000_000
     assert seen.received == len(seen.head)
     assert seen.sha256 == hashlib.sha256(seen.head).hexdigest()
@@ -96,7 +96,9 @@ def test_wget(hosts):
 
 @pytest.mark.parametrize("python", [PYTHON, sys.executable])
 def test_python(hosts, python):
-    script = "import sys, urllib.request as r; sys.stdout.write(r.urlopen(sys.argv[1]).read().decode())"
+    script = (
+        "import sys, urllib.request as r; sys.stdout.write(r.urlopen(sys.argv[1]).read().decode())"
+    )
     for server, scheme in ((hosts.plain, "http"), (hosts.secure, "https")):
         done = hosts.run([python, "-c", script, f"{scheme}://{server.name}/"])
         assert done.stdout.decode() == f"{server.name}\n"
@@ -148,7 +150,7 @@ def test_psql(hosts):
     done = hosts.run(["psql", "-XAtc", "select sum(n) from generate_series(1, 1000) n", url])
     assert done.stdout == b"500500\n"
     (seen,) = hosts.database.wait_closed()
-    assert seen.local == (plan.DATABASE[0], 5432)
+    assert seen.local == (plan.DATABASE[1], 5432)
     assert seen.received > 0 and seen.failure == ""
 
 

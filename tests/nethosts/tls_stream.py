@@ -94,7 +94,9 @@ class TlsStream:
     def receive(self, limit: int = 1 << 18) -> bytes:
         while True:
             try:
-                return self._inside.read(limit)
+                if data := self._inside.read(limit):
+                    return data
+                raise ssl.SSLZeroReturnError  # as it is told where close_notify has come
             except ssl.SSLWantReadError:
                 self._feed()
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
