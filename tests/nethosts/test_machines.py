@@ -1,0 +1,242 @@
+"""The machines: closed to the outside, several at once, and nothing of them stays."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.nethosts import plan
+from tests.nethosts.hosts import Hosts
+from tests.nethosts.machine import PROJECT, inhabitants
+from tests.nethosts.seen import Packet, until
+
+_CONNECT = """
+import socket, sys
+for address in sys.argv[2:]:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.settimeout(float(sys.argv[1]))
+    try:
+        made.connect((address, 80))
+        print(address, "connected")
+    except OSError as error:
+        print(address, type(error).__name__, error.errno)
+"""
+
+
+def _connect(hosts, *addresses, timeout_s=0.3):
+    done = hosts.run(["/usr/bin/python3", "-Ic", _CONNECT, str(timeout_s), *addresses])
+    return [line.split()[1:] for line in done.stdout.decode().splitlines()]
+
+
+def _interfaces():
+    done = subprocess.run(["ip", "-json", "address"], capture_output=True, check=True)
+    return json.loads(done.stdout)
+
+
+def _mounts():
+    with open("/proc/self/mountinfo") as file:
+        return sorted(file)
+
+
+def test_the_client_has_a_network_of_its_own(hosts):
+    told = json.loads(hosts.run(["ip", "-json", "address"]).stdout)
+    assert {link["ifname"] for link in told} == {"lo", "wan"}
+    found = {a["local"] for link in told for a in link["addr_info"] if a["scope"] == "global"}
+    assert found == {plan.CLIENT, plan.CLIENT6}
+
+
+def test_the_client_does_not_reach_the_real_host(hosts):
+    """Neither at the host's own addresses nor beyond: all that it sends ends at the servers'
+    machine, which has no other way out."""
+    real = [
+        a["local"] for link in _interfaces() for a in link["addr_info"] if link["ifname"] != "lo"
+    ]
+    real = [address for address in real if not address.startswith("fe80:")]
+    assert real
+    # With IPv6 the kernel hears it with its second packet, after a second.
+    told = _connect(hosts, *real, timeout_s=10)
+    # 113, 101: no route to host, network is unreachable
+    assert all(line[-1] in ("113", "101") for line in told), told
+    routes = json.loads(hosts.server.run("ip", "-json", "route"))
+    assert [r["dst"] for r in routes if r.get("type") == "unreachable"] == ["default"]
+    assert {r["dev"] for r in routes if "dev" in r} == {"wan"}
+    links = json.loads(hosts.server.run("ip", "-json", "link"))
+    assert {link["ifname"] for link in links} == {"lo", "wan"}
+
+
+def test_unreachable_lost_and_refused(hosts):
+    addresses = (plan.UNREACHABLE, plan.BLACK_HOLE, "203.0.113.99", "2001:db8:0:f::1")
+    assert _connect(hosts, *addresses) == [
+        ["OSError", "113"],
+        ["TimeoutError", "None"],
+        ["ConnectionRefusedError", "111"],
+        ["TimeoutError", "None"],
+    ]
+
+
+def test_the_wire_is_watched(hosts):
+    _connect(hosts, plan.PLAIN[0], plan.BLACK_HOLE, plan.SECRET[1], "127.0.0.1")
+    hosts.run(["bash", "-c", f"echo x > /dev/udp/{plan.SECRET[0]}/9"])
+    found = [packet for packet in hosts.packets() if packet.protocol != "icmp"]
+
+    def packet(protocol, destination, port):
+        source = plan.CLIENT6 if ":" in destination else plan.CLIENT
+        return Packet(protocol=protocol, source=source, destination=destination, port=port)
+
+    assert found == [
+        packet("tcp", plan.PLAIN[0], 80),
+        packet("tcp", plan.BLACK_HOLE, 80),
+        packet("tcp", plan.SECRET[1], 80),
+        packet("udp", plan.SECRET[0], 9),
+    ]
+    assert len(hosts.packets()) >= len(found)
+    hosts.forget()
+    assert hosts.packets() == []
+
+
+def test_pings_are_seen_too(hosts):
+    script = """
+import socket
+for family, kind, address in ((socket.AF_INET, 1, "203.0.113.66"), (socket.AF_INET6, 58, "2001:db8:0:2::66")):
+    with socket.socket(family, socket.SOCK_RAW, kind) as made:
+        made.sendto((b"\\x80" if kind == 58 else b"\\x08") + bytes(7), (address, 0))
+"""
+    hosts.run(["/usr/bin/python3", "-Ic", script])
+    assert [(packet.protocol, packet.destination) for packet in hosts.packets()] == [
+        ("icmp", plan.SECRET[0]),
+        ("icmp6", plan.SECRET[1]),
+    ]
+
+
+def test_the_clients_files_are_its_own(hosts):
+    with open("/etc/resolv.conf") as file:
+        before = file.read()
+    shown = hosts.run(["cat", "/etc/resolv.conf"]).stdout.decode()
+    assert shown.startswith(f"nameserver {plan.DNS[0]}\n")
+    hosts.resolv_conf.write_text(f"nameserver {plan.DNS[1]}\n")
+    hosts.hosts_file.write_text("203.0.113.10 written.example.net\n")
+    assert hosts.run(["getent", "ahostsv4", "written.example.net"]).stdout.startswith(
+        b"203.0.113.10"
+    )
+    hosts.run(["getent", "ahostsv4", "plain.example.net"])
+    assert {query.peer[0] for query in hosts.names.queries()} == {plan.CLIENT6}
+    assert hosts.names.asked() == {"plain.example.net"}
+    hosts.forget()
+    assert hosts.run(["cat", "/etc/resolv.conf"]).stdout.decode() == shown
+    with open("/etc/resolv.conf") as file:
+        assert file.read() == before != shown
+
+
+def test_programs_run_as_whom_and_where_they_should(hosts, tmp_path):
+    words = ["sh", "-c", "id -u; id -g; id -G; pwd; echo $GIVEN; cat"]
+    done = hosts.run(words, uid=65534, gid=65533, cwd="/usr", env={"GIVEN": "x"}, content=b"in")
+    assert done.stdout.decode().split() == ["65534", "65533", "65533", "/usr", "x", "in"]
+    with hosts.start(["cat"]) as process:
+        assert process.communicate(b"piped", timeout=30) == (b"piped", b"")
+    assert hosts.run(["false"], status=1).returncode == 1
+    with pytest.raises(AssertionError):
+        hosts.run(["false"])
+
+
+def test_namespaces_can_be_made_on_the_client(hosts):
+    """What substrate does itself: as root and without rights, one in another."""
+    words = ["unshare", "-Urnm", "sh", "-c", "ip -o link | wc -l; mount -t tmpfs t /mnt && echo ok"]
+    for uid in (0, 65534):
+        assert hosts.run(words, uid=uid).stdout.split() == [b"1", b"ok"]
+
+
+def test_several_at_once_have_the_same_addresses(hosts):
+    with Hosts() as other:
+        for one, length in ((hosts, 11), (other, 22)):
+            assert one.plain
+            one.run(["curl", "-sSo/dev/null", f"http://{plan.PLAIN[0]}/bytes/{length}"])
+        for one, length in ((hosts, 11), (other, 22)):
+            (seen,) = one.plain.wait_closed()
+            assert seen.requests[0].target == f"/bytes/{length}"
+        spaces = [m.namespaces()["net"] for h in (hosts, other) for m in (h.client, h.server)]
+        assert len(set(spaces)) == 4
+
+
+_ALL = (
+    *("plain", "secure", "six", "six_secure", "raw", "udp", "h2", "git", "git_ssh", "database"),
+    *("packages", "metadata", "private", "secret"),
+)
+
+
+def _left(namespaces):
+    """Who is still in one of the namespaces, or holds it open or mounted."""
+    found = [(name, pid) for name in namespaces for pid in inhabitants(name)]
+    for pid in os.listdir("/proc"):
+        if pid.isdigit():
+            try:
+                for fd in os.listdir(f"/proc/{pid}/fd"):
+                    if os.readlink(f"/proc/{pid}/fd/{fd}") in namespaces:
+                        found.append((pid, fd))
+                with open(f"/proc/{pid}/mountinfo") as file:
+                    numbers = [re.search(r"\d+", name)[0] for name in namespaces]
+                    found += [(pid, line) for line in file if any(n in line for n in numbers)]
+            except OSError:
+                continue  # it has ended, or has nothing to show
+    return found
+
+
+def _spaces(made):
+    found = []
+    for machine in (made.client, made.server):
+        found += machine.namespaces().values()
+    return found
+
+
+def test_nothing_is_left_after_the_end():
+    before = (_interfaces(), _mounts())
+    made = Hosts()
+    try:
+        for name in _ALL:
+            assert getattr(made, name)
+        left = made.start(["sleep", "1000"])
+        spaces, base = _spaces(made), made.base
+        assert len(spaces) == 5  # two networks, two of mounts, one of processes
+        assert len(_left(spaces)) > 20
+        assert (_interfaces(), _mounts()) == before  # they are nowhere on the host
+    finally:
+        made.close()
+    assert left.wait(timeout=30) == -signal.SIGKILL
+    for pipe in (left.stdin, left.stdout, left.stderr):
+        pipe.close()
+    assert _left(spaces) == []
+    assert not base.exists()
+    assert (_interfaces(), _mounts()) == before
+
+
+def test_nothing_runs_on_when_the_tests_are_killed():
+    script = f"""
+import sys, time
+from tests.nethosts.hosts import Hosts
+from tests.nethosts.test_machines import _spaces
+made = Hosts()
+for name in {_ALL!r}:
+    getattr(made, name)
+print(made.base, *_spaces(made), flush=True)
+sys.stdin.read()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT), *sys.path])},
+    )
+    with process:
+        base, *spaces = process.stdout.readline().decode().split()
+        try:
+            assert len(_left(spaces)) > 20
+        finally:
+            process.kill()
+            process.wait(timeout=30)
+            subprocess.run(["rm", "-rf", base], check=True)
+    until(lambda: _left(spaces), lambda left: left == [])
