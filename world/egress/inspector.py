@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from substrate.world.egress.claims import Claims
 from substrate.world.egress.http_talk import HttpTalk
-from substrate.world.egress.speech import MOST, BadSpeech, OtherProtocol, Watch, show, sniff
+from substrate.world.egress.speech import MOST, BadSpeech, OtherProtocol, Watch, sniff
 from substrate.world.egress.tls_talk import TlsTalk
 
 TYPE_CHECKING = False
@@ -142,7 +142,8 @@ class Inspector:
                 self.splice_upstream = -1 if talk.server_done else 0
                 self.needs_upstream_head = talk.waits
         if self.refused:
-            self.splice, self.needs_upstream_head = 0, False
+            self.splice = self.splice_upstream = 0
+            self.needs_upstream_head = False
         elif self._open:
             self.ready = self._fed
 
@@ -190,7 +191,8 @@ class Inspector:
             raise BadSpeech("the hello is of SSL 2, which names no server")
         else:
             wanted = {"tls": "TLS", "http": "HTTP/1"}.get(self._speak, "TLS or HTTP/1")
-            raise BadSpeech(f"only {wanted} may be spoken, this begins with {show(start[:6])}")
+            what = {"tls": "TLS", "other": f"a byte {start[0]:#04x}"}.get(kind, "text")
+            raise BadSpeech(f"only {wanted} may be spoken, and it begins with {what}")
 
     def _look_at_line(self, watch: Watch, data: bytes) -> None:
         verdict = watch.feed(data)
