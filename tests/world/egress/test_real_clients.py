@@ -17,7 +17,7 @@ from tests.world.egress.hellos import parse_name, real_hello
 NAME = "api.example"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-TIME_S = 20
+TIME_S = 60
 #: no proxy and no settings of the user's may change what is said
 BARE = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LC_ALL": "C"}
 
@@ -349,3 +349,30 @@ def test_pip(requests, tmp_path):
         fine=False,
     )
     passes(requests, "http", name="localhost")
+
+
+def test_java_offers_http2_with_each_request(requests, tmp_path):
+    """On a kept connection, too: there the offer is not followed, and that is no mistake."""
+    source = tmp_path / "Client.java"
+    source.write_text("""
+    import java.net.URI;
+    import java.net.http.*;
+    public class Client {
+        public static void main(String[] arguments) throws Exception {
+            var client = HttpClient.newHttpClient();
+            for (int i = 0; i < 2; i++)
+                client.send(HttpRequest.newBuilder(URI.create(arguments[0])).build(),
+                    HttpResponse.BodyHandlers.discarding());
+            System.exit(0);
+        }
+    }""")
+    if subprocess.run([need("javac"), "--version"], capture_output=True).returncode:
+        pytest.skip("javac does not run")
+    run("java", str(source), f"http://localhost:{requests.port}/")
+    (said,) = requests.said
+    assert said.count(b"Upgrade: h2c") == 2
+    found = Inspector("localhost", "checked", requests.port, parse_name)
+    found.feed(said)
+    assert found.needs_upstream_head
+    found.feed_upstream(OK)
+    assert (found.refused, found.ready, found.needs_upstream_head) == ("", len(said), False)
