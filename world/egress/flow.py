@@ -13,8 +13,8 @@ meanwhile goes behind what is in the pipe. Count: taken + sent by the engine - p
 engine = delivered + lost + waiting. Memory: at most one buffer or one pipe waits, beside what
 the engine has sent.
 
-Urgent data: splice(2) stops in front of the urgent mark and returns 0, which is no end; recv(2)
-steps over the urgent byte, which is dropped.
+Urgent data: splice(2) stops in front of the urgent mark, for ever, as if there were nothing or
+an end; recv(2) steps over the urgent byte, which is dropped.
 
 Sources: splice(2), tcp(7); tcp_splice_read, tcp_read_sock and tcp_recvmsg_locked in net/ipv4.
 """
@@ -231,6 +231,8 @@ class Flow:
         try:
             count = os.splice(self.source.fd, self._pipe.write_fd, room, flags=_FLAGS)
         except OSError as error:
+            if isinstance(error, BlockingIOError) and self.source.careful:
+                return self._look(room)
             return self._no_bytes(error)
         if not count:
             return self._look(room)
@@ -252,7 +254,7 @@ class Flow:
         return 0
 
     def _look(self, room: int) -> int:
-        """splice(2) gave 0: the end, or urgent data in the way; recv(2) knows."""
+        """splice(2) has nothing: an end, or urgent data in the way; recv(2) knows."""
         self.source.careful = True
         count = self._copy(min(room, len(self._pipes.buffer)))
         if count:

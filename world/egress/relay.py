@@ -193,7 +193,7 @@ class Relay:
         if self._drain_until:
             if events & at.ERROR:  # not HANGUP: two ends of sending are one too
                 self._finish(reset=True)
-        else:
+        elif not self._queued:  # else its turn comes in this round anyway
             self._run()
 
     def _turn(self) -> None:
