@@ -174,3 +174,12 @@ def test_two_connections_from_one_port(place, ports):
     assert found[0][2] != found[1][2]
     assert owners[0] is not None
     assert owners[1] is None
+
+
+def test_a_connection_is_never_silent_for_a_minute(place):
+    """The connection table forgets a half-closed one after that."""
+    place.run(lambda: connect(FAKE, 443))
+    connection, _ = place.accept(place.sockets.egress4)
+    with connection:
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) < 30
