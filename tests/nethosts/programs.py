@@ -72,6 +72,7 @@ def start_nginx(machine: Machine, base: Path, log: Path, certificate: Path) -> P
             access_log {log} seen;
             server {{
                 listen 127.0.0.1:{NGINX_PORT} ssl http2;
+                listen 127.0.0.1:{NGINX_PORT + 1} http2;
                 ssl_certificate {certificate}; ssl_certificate_key {certificate};
                 ssl_protocols TLSv1.2 TLSv1.3;
                 root {files};

@@ -115,11 +115,14 @@ def handler(options: dict[str, Any]) -> Callable[[Stream], None]:
 
 
 def tap(options: dict[str, Any]) -> Callable[[Stream], None]:
-    """Hands connections on to a program behind, so that its bytes are counted as all the others'."""
-    behind: tuple[str, int] = tuple(options["behind"])
+    """Hands connections on to a program behind, so that its bytes are counted as all the others'.
+
+    `behind`: our port → the program's on loopback."""
+    behind: dict[str, int] = options["behind"]
 
     def relay(stream: Stream) -> None:
-        with socket.create_connection(behind, timeout=10) as inner:
+        port = behind[str(stream.socket.getsockname()[1])]
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as inner:
             inner.settimeout(120)
             inner.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             back = threading.Thread(target=_back, args=(inner, stream), daemon=True)

@@ -57,6 +57,12 @@ class Server:
         """The HTTP requests of all connections, in order."""
         return [r for c in self.connections() for r in c.requests] + seen.behind(self._log)
 
+    def wait_requests(self, count: int = 1) -> list[seen.Request]:
+        """Waits for `count` requests: nginx writes them down when they have been answered."""
+        found = seen.until(self.requests, lambda r: len(r) >= count)
+        assert len(found) == count, found
+        return found
+
     def datagrams(self) -> list[seen.Datagram]:
         return seen.datagrams(self._log)
 

@@ -79,11 +79,21 @@ def test_http2(hosts):
     done = hosts.run([*words, f"https://{hosts.h2.name}/1000000"])
     assert done.stderr == b"2"
     assert hashlib.sha256(done.stdout).hexdigest() == content.digest(1_000_000)
-    (request,) = hosts.h2.requests()
+    (request,) = hosts.h2.wait_requests()
     assert (request.protocol, request.host, request.sni) == ("HTTP/2.0", *["h2.example.net"] * 2)
     (seen,) = hosts.h2.wait_closed()
     assert seen.sent > 1_000_000
     assert seen.head[:1] == b"\x16"
+
+
+def test_http2_without_tls(hosts):
+    need("/usr/bin/curl")
+    done = hosts.run(["curl", "-sS", "--http2-prior-knowledge", f"http://{hosts.h2.name}/1000"])
+    assert done.stdout == content.content(1000)
+    (request,) = hosts.h2.wait_requests()
+    assert (request.protocol, request.host, request.sni) == ("HTTP/2.0", "h2.example.net", "")
+    (seen,) = hosts.h2.wait_closed()
+    assert seen.head.startswith(b"PRI * HTTP/2.0")
 
 
 def test_wget(hosts):

@@ -16,7 +16,8 @@ What the egress process must know:
   from ::1. Where two connections would come to a listener from the same address and port, the
   kernel gives one another port, and diag.find finds no socket for that one.
 - UDP answers sent from the listener go back as from the address that was asked.
-- Tracked connections are counted for each namespace; net.netfilter.nf_conntrack_max bounds them.
+- Tracked connections are counted for each namespace, and net.netfilter.nf_conntrack_max, the
+  host's, bounds each count: a world that fills its table breaks only its own new connections.
 
 Sources: netdevice(7), rtnetlink(7), ip(7); inet_addr_type and AnyIP: ip-route(8), type local.
 """
@@ -47,6 +48,13 @@ _STEPS: Final = {1: "lo up", 2: "IPv4 route", _IPV6_ROUTE: "IPv6 route"}
 #: no such family; disabled on lo (there is no ::1 then)
 _NO_IPV6: Final = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES, errno.EADDRNOTAVAIL)
 _BACKLOG: Final = 1024
+#: what is accepted has these, too. A connection whose client has said its last is forgotten by
+#: the connection table after a minute of silence, and is broken then: so there is no such minute.
+_KEEP: Final = (
+    (_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1),
+    (_socket.IPPROTO_TCP, _socket.TCP_KEEPIDLE, 25),
+    (_socket.IPPROTO_TCP, _socket.TCP_KEEPINTVL, 10),
+)
 
 
 @value
@@ -149,6 +157,8 @@ def _listen(family: int, address: str, opened: list[_socket.socket]) -> None:
             opened.append(socket)
             socket.bind((address, port))
             if kind == SOCK_STREAM:
+                for level, option, setting in _KEEP:
+                    socket.setsockopt(level, option, setting)
                 socket.listen(_BACKLOG)
         except OSError as error:
             step = f"listen on {address} port {port}"

@@ -6,6 +6,8 @@ cannot be told is left empty, an attempt is never dropped for that. The kernel d
 nobody reads for long: recv(2) fails with ENOBUFS once, and `sequence` tells how many were lost.
 Read with recvfrom(2); what comes from a port other than 0 is not the kernel's.
 
+Also what the kernel sends by itself for a program, as when it joins a multicast group: without a uid.
+
 Works in any network namespace (net.netfilter.nf_log_all_netns is for LOG to the kernel's own log),
 with CAP_NET_ADMIN over it when it is bound. A uid is told as in the user namespace of who bound.
 
@@ -15,6 +17,7 @@ Sources: <linux/netfilter/nfnetlink_log.h>, net/netfilter/nfnetlink_log.c; RFC 7
 from __future__ import annotations
 
 import struct
+from _socket import SO_RCVBUF, SOL_SOCKET
 
 from substrate.values import value
 from substrate.world.egress import netlink
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from typing import Final
 
 COPIED_BYTES: Final = 128
+#: for records that nobody has read yet; net.core.rmem_max may allow less: some 500 then
+_RECORDS_BYTES: Final = 1 << 20
 _SUBSYSTEM: Final = 4
 _PACKET, _CONFIG = 0, 1
 _BIND: Final = 1
@@ -60,6 +65,7 @@ class Logged:
 def bind(socket: _socket.socket, group: int) -> None:
     """Has the group's packets sent to this socket, each at once. Raises OSError: EBUSY where
     another one has it."""
+    socket.setsockopt(SOL_SOCKET, SO_RCVBUF, _RECORDS_BYTES)
     config = (
         struct.pack("!BBH", 0, 0, group)
         + attribute(1, struct.pack("B", _BIND))

@@ -162,6 +162,8 @@ void describe_entry(struct record *record, const struct call *call,
 /* Adds what only its end tells: of an error nothing, but for the port of one that reached out. */
 void describe_exit(struct record *record, const struct call *call, const struct shape *shape,
                    int64_t result);
+/* Gives back what a thread keeps of the process that it looked at last. */
+void forget_process(void);
 /* The process of a task, and that one's parent; false where it is not there any more. */
 bool read_parents(pid_t tid, uint32_t *process, uint32_t *parent);
 /* Adds the number of a task in the namespace `pid_space`, or the innermost that it has. */

@@ -323,17 +323,33 @@ void describe_entry(struct record *record, const struct call *call,
         add_how(record, call, shape->extra);
 }
 
+/* The process of the last copy: mostly the next one is of the same. */
+static _Thread_local struct {
+    pid_t tid;
+    int process;
+} copied = {.process = -1};
+
+void forget_process(void)
+{
+    if (copied.process >= 0)
+        close(copied.process);
+    copied.process = -1;
+}
+
 /* A copy of a descriptor of the process; -1 where there is none. */
 static int copy_fd(pid_t tid, int fd)
 {
-    int process = syscall(SYS_pidfd_open, tid, O_EXCL /* PIDFD_THREAD, Linux 6.9 */);
-    if (process < 0)
-        process = syscall(SYS_pidfd_open, tid, 0);
-    if (process < 0)
-        return -1;
-    int ours = syscall(SYS_pidfd_getfd, process, fd, 0);
-    close(process);
-    return ours;
+    if (copied.process >= 0 && copied.tid == tid) {
+        int ours = syscall(SYS_pidfd_getfd, copied.process, fd, 0);
+        if (ours >= 0 || errno != ESRCH) /* else the number is another one's by now */
+            return ours;
+    }
+    forget_process();
+    copied.tid = tid;
+    copied.process = syscall(SYS_pidfd_open, tid, O_EXCL /* PIDFD_THREAD, Linux 6.9 */);
+    if (copied.process < 0)
+        copied.process = syscall(SYS_pidfd_open, tid, 0);
+    return copied.process < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, copied.process, fd, 0);
 }
 
 /* The address of a socket of the process, asked by a copy of it. False where it has none. */

@@ -535,6 +535,7 @@ void *tracer_main(void *given)
             free_task(&tracer, left);
         }
     record_free(&tracer.scratch);
+    forget_process();
     if (tracer.timer >= 0)
         syscall(SYS_timer_delete, tracer.timer);
     if (tracer.pid_space >= 0)

@@ -50,8 +50,8 @@ HEADERS = """
 
 
 def given(one):
-    """The items of what a call was given, without what its descriptor is."""
-    return tuple(item for item in one.items if item[0] != records.BASE)
+    """The items of what a call was given, without what its descriptor is, and from where it went."""
+    return tuple(item for item in one.items if item[0] not in (records.BASE, records.LOCAL))
 
 
 def calls_of(seen, name):

@@ -51,7 +51,7 @@ class Programs:
 def compile_programs(directory: Path) -> Programs:
     """Static, so that a run's opens are the program's own and no loader's."""
     for source in sorted(SOURCES.glob("*.c")):
-        flags = ["-no-pie"] if source.stem == "compat" else []
+        flags = ["-no-pie"] if source.stem in ("compat", "ports") else []
         _compile(source, directory / source.stem, "-static", *flags)
     _compile(SOURCES / "target.c", directory / "dynamic")
     return Programs(directory)

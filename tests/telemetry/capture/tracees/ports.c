@@ -3,6 +3,9 @@
  *   hasty <port> <times>                      each to an address of its own, and is gone at once
  *   datagrams <family> <port> <times>         each sends one, on a socket that is bound to nothing
  *   kinds <tcp port> <udp port>               one of each; a port of 0: there is none to tell
+ *   narrow <tcp port> <udp port>              by calls of i386, of which one stands for many
+ *   flips <udp port> <times>                  of two sockets, each told first as "socket:[<inode>] udp
+ *                                             <tid> <port>", another thread makes one the other
  * The family is 4, 6, or 46 for an IPv4 address in IPv6's clothes. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -14,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -171,6 +175,62 @@ static void kinds(int tcp, int udp) {
     tell("connect", "netlink", 0);
 }
 
+static int two[2], flipped;
+static void *flips_it(void *unused) {
+    for (int i = 0;; i++) MUST(dup2(two[i & 1], flipped));
+    return unused;
+}
+static void flips(int port, int times) {
+    union any at, any;
+    pthread_t thread;
+    for (int i = 0; i < 2; i++) {
+        char name[64];
+        struct stat status;
+        socklen_t size = address(&any, 4, 0);
+        two[i] = new_socket(4, SOCK_DGRAM);
+        MUST(bind(two[i], &any.any, size));
+        MUST(fstat(two[i], &status));
+        sprintf(name, "socket:[%lu]", (unsigned long)status.st_ino);
+        tell(name, "udp", port_of(two[i]));
+    }
+    flipped = dup(two[0]);
+    socklen_t size = address(&at, 4, port);
+    if (pthread_create(&thread, NULL, flips_it, NULL)) broken("a thread");
+    for (int i = 0; i < times; i++) MUST(syscall(SYS_connect, flipped, &at, size));
+}
+
+#if defined(__x86_64__)
+static long narrow_call(long nr, long a, long b, long c) {
+    long result;
+    __asm__ volatile("int $0x80" : "=a"(result) : "a"(nr), "b"(a), "c"(b), "d"(c)
+                     : "memory", "r8", "r9", "r10", "r11");
+    return result;
+}
+static void narrow(int tcp, int udp) {
+    static union any at; /* below 4 GB: the program lies there */
+    static uint32_t words[6];
+    static char text[] = "x";
+    uint32_t where = (uint32_t)(uintptr_t)&at, size = address(&at, 4, tcp);
+    int fd = new_socket(4, SOCK_STREAM);
+    if (narrow_call(362, fd, where, size)) broken("connect");
+    tell("connect", "tcp", port_of(fd));
+    uint32_t to_connect[] = {(uint32_t)new_socket(4, SOCK_STREAM), where, size};
+    memcpy(words, to_connect, sizeof to_connect);
+    if (narrow_call(102, 3, (long)words, 0)) broken("socketcall");
+    tell("connect", "tcp", port_of((int)words[0]));
+    address(&at, 4, udp);
+    uint32_t to_send[] = {(uint32_t)new_socket(4, SOCK_DGRAM), (uint32_t)(uintptr_t)text, 1, 0, where, size};
+    memcpy(words, to_send, sizeof to_send);
+    if (narrow_call(102, 11, (long)words, 0) != 1) broken("socketcall");
+    tell("sendto", "udp", port_of((int)words[0]));
+}
+#else
+static void narrow(int tcp, int udp) {
+    (void)tcp, (void)udp;
+    _exit(77);
+}
+#endif
+
 int main(int argc, char **argv) {
     int word[6] = {0}, running = 0;
     if (argc < 3) broken("words");
@@ -178,6 +238,14 @@ int main(int argc, char **argv) {
     const char *which = argv[1];
     if (!strcmp(which, "kinds")) {
         kinds(word[0], word[1]);
+        return 0;
+    }
+    if (!strcmp(which, "flips")) {
+        flips(word[0], word[1]);
+        return 0;
+    }
+    if (!strcmp(which, "narrow")) {
+        narrow(word[0], word[1]);
         return 0;
     }
     int hasty = !strcmp(which, "hasty"), crowd = !strcmp(which, "crowd");
