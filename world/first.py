@@ -16,7 +16,10 @@ import os
 import struct
 import sys
 
+from substrate.values import as_dict
 from substrate.world import linux, tree, wire
+from substrate.world.egress import namespace
+from substrate.world.egress.addresses import Range
 from substrate.world.holder import Holder
 from substrate.world.scaffold import Scaffold
 from substrate.world.spec import world_from_plain
@@ -117,7 +120,7 @@ def contained(
     holder.wait_for_seat()  # it looks at /proc, and must find it
     step("leave the host's tree")
     scaffold.leave_host()
-    _loopback(frame, step)
+    _network(frame, end, step)
     spec = _wait(zygote, step)
     step("mount overlays")
     root, *parts = _parts(zygote)
@@ -147,7 +150,7 @@ def rootless(
     step("bind the host's tree")
     root = tree.clone_host()
     scaffold = Scaffold(frame, step)
-    _loopback(frame, step)
+    _network(frame, end, step)
     spec = _wait(zygote, step)
     zygote.close()
     step("mount overlays")
@@ -171,7 +174,7 @@ def bare(
 
 def _other_namespaces(frame: Frame) -> int:
     """The CLONE_NEW* flags of what is not there from birth."""
-    network = linux.CLONE_NEWNET if frame.net == "none" else 0
+    network = 0 if frame.net == "host" else linux.CLONE_NEWNET
     return linux.CLONE_NEWUTS | linux.CLONE_NEWIPC | network
 
 
@@ -250,11 +253,28 @@ def write(path: bytes, text: bytes) -> None:
         os.close(fd)
 
 
-def _loopback(frame: Frame, step: Steps) -> None:
-    """Sets IFF_UP on `lo` of a network namespace of our own (netdevice(7))."""
-    if frame.net != "none":
-        return
-    step("loopback")
+def _network(frame: Frame, end: _socket.socket, step: Steps) -> None:
+    """What a network namespace of our own has: `lo`, and where it is filtered what leads to egress,
+    which the supervisor gets."""
+    if frame.net == "none":
+        step("loopback")
+        _loopback()
+    elif frame.net == "filtered":
+        step("network")
+        ranges = tuple(Range(address=address, bits=bits) for address, bits in frame.ranges)
+        sockets = namespace.make(
+            namespace.Plan(
+                dns_loopback=frame.dns_loopback, ranges=ranges, host_ports=frame.host_ports
+            )
+        )
+        there = {name: fd for name, fd in as_dict(sockets).items() if fd >= 0}
+        wire.send(end, wire.NETWORK, *there, fds=tuple(there.values()))
+        for fd in there.values():
+            os.close(fd)
+
+
+def _loopback() -> None:
+    """Sets IFF_UP on `lo` (netdevice(7))."""
     get_flags, set_flags, up = 0x8913, 0x8914, 0x1
     socket = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
     request = fcntl.ioctl(socket.fileno(), get_flags, struct.pack("16sH22x", b"lo", 0))

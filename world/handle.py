@@ -19,6 +19,7 @@ from substrate.world.spec import to_plain
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from substrate.world.script import Script
     from substrate.world.spec import CommandSpec, Frame, WorldSpec
@@ -94,6 +95,9 @@ class World:
         self.holder_pid = 0
         self.ended = False
         self._settled = False
+        self.network: dict[
+            str, int
+        ] = {}  # fds of a filtered one, by their names, for who takes them
         self._seat: _socket.socket | None = None  # for the next command (command.py)
         self._sitting = 0  # its pid
         self._idle: set[int] = set()  # pids, in the world, of seats that are no commands
@@ -117,16 +121,20 @@ class World:
         poll = select.poll()
         poll.register(self.socket.fileno(), select.POLLIN)
         backend = self.spec.frame.backend
-        if not poll.poll(START_TIMEOUT_MS):
-            raise StartFailed(backend, "start", 0, f"not ready after {START_TIMEOUT_MS // 1000} s")
-        message = wire.receive(self.socket)
-        if message is None:
-            raise StartFailed(backend, "start", 0, "its first process ended early")
-        if message.kind == wire.FAILED:
-            raise StartFailed(backend, message.text(0), message.number(1), message.text(2))
-        if message.kind != kind:
-            raise wire.WireError(f"a new world said {message.kind!r}")
-        self._notice(message)
+        while True:
+            if not poll.poll(START_TIMEOUT_MS):
+                late = f"not ready after {START_TIMEOUT_MS // 1000} s"
+                raise StartFailed(backend, "start", 0, late)
+            message = wire.receive(self.socket)
+            if message is None:
+                raise StartFailed(backend, "start", 0, "its first process ended early")
+            if message.kind == wire.FAILED:
+                raise StartFailed(backend, message.text(0), message.number(1), message.text(2))
+            self._notice(message)
+            if message.kind == kind:
+                return
+            if message.kind != wire.NETWORK:
+                raise wire.WireError(f"a new world said {message.kind!r}")
 
     def _sit(self, message: wire.Message) -> None:
         if message.fds:
@@ -149,7 +157,10 @@ class World:
         return message
 
     def _notice(self, message: wire.Message) -> None:
-        if message.kind == wire.READY:
+        if message.kind == wire.NETWORK:
+            names = (message.text(i) for i in range(len(message.fields)))
+            self.network = dict(zip(names, message.fds, strict=True))
+        elif message.kind == wire.READY:
             self.holder_pid = message.pid
             self._sit(message)
         elif message.kind == wire.SETTLED:
@@ -250,6 +261,11 @@ class World:
             raise HostUnsupported("the world has ended", hint="its layer can still be undone")
         return message.fds[0]
 
+    def take_network(self) -> dict[str, int]:
+        """What belongs to a filtered network, which is the caller's then."""
+        taken, self.network = self.network, {}
+        return taken
+
     @property
     def idle(self) -> frozenset[int]:
         """The pids, in the world, of seats that wait for a command."""
@@ -265,6 +281,8 @@ class World:
         if not self.ended:
             self.ended = True
             self.socket.close()
+            for fd in self.take_network().values():
+                os.close(fd)
             if self._seat is not None:
                 self._seat.close()
 
@@ -343,6 +361,18 @@ class Zygote:
             wire.send(self.socket, kind, *fields, fds=fds)
         except (BrokenPipeError, ConnectionResetError):
             raise _zygote_is_gone() from None
+
+    def serve_network(self, network: dict[str, int], rules: Any, end: _socket.socket) -> None:
+        """Has a process made that serves a world's network (egress.engine): it gets these fds of
+        the world's, `rules` (built-in types), and `end`, whose other end is the supervisor's."""
+        memory = wire.pack_value(rules)
+        try:
+            self._send(
+                wire.EGRESS, *(n.encode() for n in network),
+                fds=(memory, end.fileno(), *network.values()),
+            )  # fmt: skip
+        finally:
+            os.close(memory)
 
     def wait_gone(self, number: int) -> None:
         """Waits until every process of world `number` is dead and its cgroups are removed."""

@@ -40,7 +40,12 @@ class Frame:
     id_extents: tuple[tuple[int, int, int], ...]  # (in the world, on the host, count)
     uid: int  # of the command, in the world
     gid: int
-    net: str  # "none" | "host"
+    net: str  # "none" | "filtered" | "host"
+    #: of a filtered network (egress.namespace.Plan): name servers on its loopback, ranges of
+    #: addresses as (address, bits), ports of the host
+    dns_loopback: tuple[bytes, ...] = ()
+    ranges: tuple[tuple[bytes, int], ...] = ()
+    host_ports: tuple[int, ...] = ()
     seat: bool  # for the first command: one that gets no terminal, in a world
     allow_ptrace: bool
     allow_userns: bool

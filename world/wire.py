@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # supervisor → zygote
 PREPARE = b"P"  # memfd of a frame, the world's end of its socket
 START = b"S"  # memfd of the spec of the world that was prepared last, perhaps a lock
+EGRESS = b"N"  # for the world's network: memfd of its rules, the egress process' socket, and all of NETWORK
 GROUPS = b"C"  # paths of cgroups that are about to be made: removed at the end, whatever happens
 # zygote → supervisor
 GONE = b"G"  # the world number; every process of it is dead and its cgroups are removed
@@ -32,6 +33,9 @@ SIGNAL = b"K"  # number, scope "main" | "group" | "all", pids in the world that 
 WHO = b"W"  # asks for NAMES
 ROOT = b"O"  # a socket, on which an fd of the world's root is sent back, with the same kind
 # world → supervisor
+#: before READY, of a filtered network: what belongs to it (egress.namespace.Sockets); their names are
+#: the fields
+NETWORK = b"w"
 READY = b"r"  # as SEATED, where there is a seat; the holder's pid in SCM_CREDENTIALS
 SETTLED = b"l"  # the holder has given up what it could do besides: a command may go
 SEATED = b"s"  # a seat's pid in the world, its socket; nothing where there could be none
@@ -47,6 +51,7 @@ REFUSED = b"x"  # one byte of errno, four of how many entries of its script were
 # and FAILED
 
 _MAX = 65536
+_MOST_FDS = 16
 _UCRED = struct.Struct("=iII")
 _SO_PASSCRED = 16
 _SCM_RIGHTS = 1
@@ -134,7 +139,7 @@ def send_raw(socket: _socket.socket, packet: bytes, fds: tuple[int, ...]) -> Non
 
 def receive(socket: _socket.socket) -> Message | None:
     """Waits for one message; None at the end (every other end is closed)."""
-    room = _socket.CMSG_SPACE(8 * 4) + _socket.CMSG_SPACE(_UCRED.size)
+    room = _socket.CMSG_SPACE(_MOST_FDS * 4) + _socket.CMSG_SPACE(_UCRED.size)
     try:
         packet, ancillary, flags, _ = socket.recvmsg(_MAX, room, 0x40000000)  # MSG_CMSG_CLOEXEC
     except ConnectionResetError:  # the other end was closed with something of ours unread

@@ -91,6 +91,8 @@ class _Zygote:
                     self._prepare(message)
                 elif message.kind == wire.START:
                     self._start(message)
+                elif message.kind == wire.EGRESS:
+                    self._serve_network(message)
 
     def _prepare(self, message: wire.Message) -> None:
         memory, end = message.fds
@@ -117,6 +119,22 @@ class _Zygote:
         self._worlds[prepared.pid] = world
         for fd in lock:
             _sign(fd, prepared.pid)
+
+    def _serve_network(self, message: wire.Message) -> None:
+        """Forks the process that is a world's way out. It ends with its socket, and with us."""
+        parent = os.getpid()
+        memory, end, *network = message.fds
+        if os.fork() == 0:
+            try:
+                self._socket.close()
+                from substrate.world.egress import engine
+
+                names = (message.text(i) for i in range(len(message.fields)))
+                engine.serve(parent, memory, end, dict(zip(names, network, strict=True)))
+            finally:
+                os._exit(1)
+        for fd in message.fds:
+            os.close(fd)
 
     def _bury(self) -> None:
         """Reaps what has ended; a world whose first process ended is gone."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from substrate.session.home import Home
     from substrate.session.inputs import Inputs
     from substrate.session.links import Follower
+    from substrate.session.net_record import Owner
     from substrate.session.settings import Settings
     from substrate.session.standard_input import Source
     from substrate.session.streams import Recording
@@ -445,6 +446,20 @@ class Capturing:
         OSError."""
         if self._full is not None:
             raise self._full
+
+    def owner(
+        self, protocol: str, local_port: int, address: str, port: int, time_us: int
+    ) -> Owner | None:
+        """Whose a connection is, as far as its calls have come."""
+        if self._decoder is None:
+            return None
+        peer = (address, port) if address else None
+        use = self._decoder.ports.find(protocol, local_port, time_us, peer)
+        if use is None:
+            return None
+        from substrate.session.net_record import Owner
+
+        return Owner(proc=use.proc, span=use.span)
 
     def finished(self) -> bool:
         """Whether everything was told."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from substrate.session.capturing import Capturing
     from substrate.session.disk_watch import DiskWatch
+    from substrate.session.egressing import Egressing
     from substrate.session.streams import Streams
     from substrate.session.terminal import HostTerminal
     from substrate.world.handle import Go, World
@@ -68,8 +69,10 @@ class CommandRun:
         arriving: signals.SignalPipe,
         terminal: HostTerminal | None,
         capture: Capturing | None = None,
+        network: Egressing | None = None,
     ) -> None:
         self.capture = capture
+        self.network = network
         self.world = world
         self.streams = own_streams
         self.arriving = arriving
@@ -247,7 +250,14 @@ class CommandRun:
         captured = () if self.capture is None else self.capture.fds(now)
         for fd in captured:
             poll.register(fd, select.POLLIN)
+        network = () if self.network is None else self.network.fds()
+        for fd in network:
+            poll.register(fd, select.POLLIN)
         waiting: dict[int, list[tuple[int, int]]] = {}
+        if self.network is not None and (due := self.network.next_look()) is not None:
+            limit = due if limit is None else min(limit, due)
+            if now >= due:
+                self._pump_network()
         if self.capture is not None and (look := self.capture.next_look(now)) is not None:
             limit = look if limit is None else min(limit, look)
         timeout = None if limit is None else max(0.0, limit - now)
@@ -269,6 +279,8 @@ class CommandRun:
             elif fd in captured:
                 assert self.capture is not None
                 self.capture.pump()
+            elif fd in network:
+                self._pump_network()
             elif fd in watched:
                 watched[fd].broken()
             elif fd in waiting:
@@ -277,6 +289,13 @@ class CommandRun:
                         self.streams.pumps[index].step()
             else:
                 self._receive()
+
+    def _pump_network(self) -> None:
+        """Capture first: it tells whose a connection is."""
+        assert self.network is not None
+        if self.capture is not None:
+            self.capture.pump()
+        self.network.pump()
 
     def _receive(self) -> None:
         message = self.world.receive()

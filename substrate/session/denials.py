@@ -171,11 +171,11 @@ def _keys(seen: Seen) -> str:
 
 
 def _network(seen: Seen) -> str:
-    if seen.settings.net == "host":
-        return ""
+    if seen.settings.net != "none":
+        return ""  # of a filtered one net_denials.py tells, which knows
     return (
-        "this world has no network (net = none): --net host shares the host's, which is no "
-        "isolation"
+        "this world has no network (net.mode = none): with --net filtered --allow HOST it reaches "
+        "what you name"
     )
 
 
@@ -183,8 +183,8 @@ def _localhost(seen: Seen) -> str:
     if seen.settings.net == "host":
         return ""
     return (
-        "localhost in this world is its own, services of the host are not behind it: --net host "
-        "shares the host's network, which is no isolation"
+        "localhost in this world is its own, services of the host are not behind it: --host-port "
+        "PORT leads one port to the host's"
     )
 
 

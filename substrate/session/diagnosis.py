@@ -34,7 +34,7 @@ _NAMESPACE_STEPS = (
 #: how far an attempt came: of several, the farthest says best what is missing
 _ORDER = (
     "cgroups", *_NAMESPACE_STEPS, "make a layer", "mount overlays", "/dev", "/proc", "/sys",
-    "/run", "hidden paths", "enter the root", "loopback", "hold", "start", "run", "write a file",
+    "/run", "hidden paths", "enter the root", "loopback", "network", "hold", "start", "run", "write a file",
     "remove a layer",
 )  # fmt: skip
 _LIMITED = ("user", "mnt", "pid", "net", "uts", "ipc", "cgroup")
@@ -92,6 +92,12 @@ def diagnose(failed: StartFailed, facts: HostFacts) -> tuple[str, str]:
             _run_with(facts, root=True)
             if facts.container
             else "give this root CAP_NET_ADMIN, or use --net host"
+        )
+    if step == "network":
+        return "E-NFT", (
+            "a filtered network needs nf_tables in a network namespace of its own (the modules "
+            "nf_tables, nft_chain_nat, nft_redir, nft_reject_inet and nft_log); without them "
+            "--net none gives a world no network at all"
         )
     if step == "cgroups":
         return "E-CGROUP-RO", "make the cgroup writable, or run without limits"

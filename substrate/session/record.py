@@ -19,6 +19,7 @@ from substrate.telemetry.trace.events.command import (
     DiffCounts,
     Display,
     Rusage,
+    Scope,
     Stream,
     Terminal,
 )
@@ -82,7 +83,7 @@ def isolation_of(
     layers["capabilities"] = IsolationLayer(on=in_world, why=off)
     layers["net"] = (
         IsolationLayer(on=True)
-        if in_world and settings.net == "none"
+        if in_world and settings.net != "host"
         else IsolationLayer(on=False, why=off or "--net host: the world shares the host's network")
     )
     layers["abstract_sockets"] = IsolationLayer(on=in_world, why=off)
@@ -225,6 +226,7 @@ class Recorder:
         diff: DiffCounts | None,
         denied: tuple[Denial, ...] = (),
         summary: dict[str, Any] | None = None,
+        scopes: tuple[Scope, ...] = (),
     ) -> Event:
         status = ended.status
         exit_status = signal_number = None
@@ -256,7 +258,7 @@ class Recorder:
             exit=exit_status,
             signal=signal_number,
             reason=reason,
-            scopes_used=(),
+            scopes_used=scopes,
             extra=tuple(extra),
         ).event("shell", span_id=self.span)
 

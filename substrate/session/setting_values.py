@@ -19,6 +19,9 @@ from substrate.session.settings_table import (
     PAIRS,
     PATH,
     PATHS,
+    PORTS,
+    RANGES,
+    RULES,
     SECONDS,
     SIZE,
     SWITCH,
@@ -81,6 +84,10 @@ def read(setting: Setting, raw: object, base: Base) -> Any:
         return _size(raw)
     if kind == CPUS:
         return _cpus(raw)
+    if kind in (RULES, RANGES):
+        return tuple(_net(kind, item) for item in _list(raw, kind))
+    if kind == PORTS:
+        return tuple(_port(item) for item in _list(raw, "ports"))
     assert kind == COUNT
     return _count(raw)
 
@@ -144,6 +151,28 @@ def _pairs(raw: object) -> tuple[tuple[bytes, bytes], ...]:
     return tuple(pairs)
 
 
+def _net(kind: str, raw: object) -> str:
+    """A rule or a range, as it was written: what it means, the world's network says."""
+    if not isinstance(raw, str):
+        raise ValueError("rules as texts" if kind == RULES else "ranges as texts")
+    if kind == RULES:
+        from substrate.world.egress.rules import parse_rule
+
+        parse_rule(raw, "allow")
+    else:
+        from substrate.world.egress.addresses import parse_range
+
+        parse_range(raw)
+    return raw
+
+
+def _port(raw: object) -> int:
+    number = _count(raw)
+    if not 1 <= number <= 65535:
+        raise ValueError("a port from 1 to 65535")
+    return number
+
+
 def _split_number(raw: object, expected: str) -> tuple[float, str]:
     if isinstance(raw, (int, float)) and not isinstance(raw, bool):
         number, unit = float(raw), ""
@@ -203,7 +232,7 @@ def render(setting: Setting, inside: Any) -> str:
     if setting.kind == PAIRS:
         return ", ".join(f"{os.fsdecode(name)}={os.fsdecode(text)}" for name, text in inside)
     if setting.kind in LISTS or setting.kind == WORDS:
-        return ", ".join(item if isinstance(item, str) else os.fsdecode(item) for item in inside)
+        return ", ".join(os.fsdecode(i) if isinstance(i, bytes) else str(i) for i in inside)
     if setting.kind == SWITCH:
         return "true" if inside else "false"
     if setting.kind == PATH:

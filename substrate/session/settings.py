@@ -40,7 +40,11 @@ class Settings:
     world: str  # enabled | disabled
     backend: str
     require: tuple[str, ...]
-    net: str
+    net: str  # none | filtered | host
+    net_allow: tuple[str, ...]  # rules as they were written
+    net_deny: tuple[str, ...]
+    net_private: tuple[str, ...]
+    host_ports: tuple[int, ...]
     shell: bytes
     timeout_s: float | None
     background_s: float
@@ -55,6 +59,7 @@ class Settings:
     env_drop: tuple[bytes, ...]
     env_set: tuple[tuple[bytes, bytes], ...]
     limits: Limits
+    egress_bytes: int | None
     capture: str  # off | exec | files | all
     capture_backend: str
     exact_reads: bool
@@ -175,7 +180,11 @@ def _settings(values: dict[str, Any]) -> Settings:
         world=values["world"],
         backend=values["backend"],
         require=values["require"],
-        net=values["net"],
+        net=values["net.mode"],
+        net_allow=values["net.allow"],
+        net_deny=values["net.deny"],
+        net_private=values["net.private"],
+        host_ports=values["net.host_ports"],
         shell=values["shell"],
         timeout_s=values["timeout"] or None,
         background_s=values["background"],
@@ -198,6 +207,7 @@ def _settings(values: dict[str, Any]) -> Settings:
             disk_bytes=values["limits.disk"],
             wall_s=values["timeout"] or None,
         ),
+        egress_bytes=values["limits.egress"],
         capture=values["capture"],
         capture_backend=values["capture_backend"],
         exact_reads=values["exact_reads"],
@@ -280,7 +290,7 @@ class _Layers:
 
     def _checked(self, setting: Setting, inside: Any, origin: str) -> None:
         """Puts a value; a limit too low to start with is refused where it was written."""
-        if setting.key.startswith("limits."):
+        if setting.key in _LIMIT_FIELDS:
             field = _LIMIT_FIELDS[setting.key]
             try:
                 Limits(**{field: inside})

@@ -136,6 +136,8 @@ def _parse(text: str, path: bytes) -> dict[str, Any]:
 def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, raw in document.items():
         key = prefix + name
+        if key == "net" and isinstance(raw, str):
+            key = "net.mode"  # `net = "none"` is short for it
         if isinstance(raw, dict) and key not in table.BY_KEY:
             if not prefix and name in table.TABLES:
                 yield from _flat(raw, name + ".")
@@ -158,6 +160,8 @@ def _place(text: str, path: bytes, key: str) -> str:
             continue
         written = stripped.partition("=")[0].strip().replace('"', "").replace("'", "")
         if written and (f"{inside}.{written}" if inside else written) in (key, f"{key}.{written}"):
+            return f"{shown}, line {number}"
+        if key == "net.mode" and not inside and written == "net":
             return f"{shown}, line {number}"
         if inside == wanted_table and written == name:
             return f"{shown}, line {number}"

@@ -25,9 +25,12 @@ SECONDS = "seconds"  # 30, 1.5, 500ms, 5m, 1h
 SIZE = "size"  # bytes: 4096, 512k, 16m, 4g
 COUNT = "count"
 CPUS = "cpus"  # 1.5 → 1500 thousandths
+RULES = "rules"  # of whom the network reaches: example.com, *.example.net:443, 10.0.0.0/8:5432
+RANGES = "ranges"  # of addresses: 10.0.0.0/8
+PORTS = "ports"  # 1 to 65535
 
 #: kinds whose values of all layers add up
-LISTS = (PATHS, NAMES, PAIRS)
+LISTS = (PATHS, NAMES, PAIRS, RULES, RANGES, PORTS)
 
 # How a project's file may tighten a setting: not at all, only to one word, only downward,
 # only by adding.
@@ -115,15 +118,52 @@ SETTINGS: tuple[Setting, ...] = (
         text="isolation without which nothing runs, separated by commas",
     ),
     Setting(
-        key="net",
+        key="net.mode",
         kind=CHOICE,
-        words=("none", "host"),
-        default="none",
+        words=("none", "filtered", "host"),
+        default="filtered",
         variable="SUBSTRATE_NET",
         flags=_one("--net"),
         metavar="MODE",
-        text="the network of the world; host is not isolated",
+        text="the network of the world: none; filtered: what is allowed by name; host: not isolated",
         project=ONLY_NONE,
+    ),
+    Setting(
+        key="net.allow",
+        kind=RULES,
+        default=(),
+        variable="SUBSTRATE_ALLOW",
+        flags=_one("--allow"),
+        metavar="RULE",
+        text="whom a filtered network reaches: HOST[:PORT], *.DOMAIN, ADDRESS/BITS, tcp://HOST:PORT",
+    ),
+    Setting(
+        key="net.deny",
+        kind=RULES,
+        default=(),
+        variable="SUBSTRATE_DENY",
+        flags=_one("--deny"),
+        metavar="RULE",
+        text="whom it does not reach, whatever is allowed",
+        project=ADD,
+    ),
+    Setting(
+        key="net.private",
+        kind=RANGES,
+        default=(),
+        variable="SUBSTRATE_PRIVATE",
+        flags=_one("--private"),
+        metavar="RANGE",
+        text="private addresses (10.0.0.0/8) to which an allowed name may lead",
+    ),
+    Setting(
+        key="net.host_ports",
+        kind=PORTS,
+        default=(),
+        variable="SUBSTRATE_HOST_PORTS",
+        flags=_one("--host-port"),
+        metavar="PORT",
+        text="a port of the host's localhost that is behind the world's localhost, too",
     ),
     Setting(
         key="shell",
@@ -254,6 +294,7 @@ SETTINGS: tuple[Setting, ...] = (
     _limit("open_files", COUNT, "N", "open files of a process"),
     _limit("file_size", SIZE, "SIZE", "size of a file that is written"),
     _limit("disk", SIZE, "SIZE", "what one command may write in all"),
+    _limit("egress", SIZE, "SIZE", "what one command may send and receive by its network in all"),
     Setting(
         key="capture",
         kind=CHOICE,

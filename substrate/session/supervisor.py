@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from substrate.session.command_run import Ended
     from substrate.session.denials import Denial
     from substrate.session.disk_watch import DiskWatch
+    from substrate.session.egressing import Egressing
     from substrate.session.opening import Claimed, Opened
     from substrate.session.record import Recorder
     from substrate.session.request import RunRequest
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from substrate.session.terminal import HostTerminal
     from substrate.session.world_file import WorldFile
     from substrate.telemetry.trace.envelope import Event
-    from substrate.telemetry.trace.events.command import DiffCounts
+    from substrate.telemetry.trace.events.command import DiffCounts, Scope
     from substrate.telemetry.trace.events.session import Isolation
     from substrate.world.change import Change
     from substrate.world.handle import World
@@ -118,6 +119,7 @@ class _OneShot:
         self.groups: cgroup.CgroupSet | None = None
         self.started: World | None = None
         self.capture: Capturing | None = None
+        self.network: Egressing | None = None
         self.layer: int | None = None
         self.continued = False
         self.recorded = False  # something of this command stands in the trace
@@ -359,7 +361,11 @@ class _OneShot:
         )
         if self.choice.level != "off":
             self.capture = capturing.Capturing(self.choice, settings, self.home, self.frame)
-        run = CommandRun(self.started, self.streams, self.arriving, self.terminal, self.capture)
+        if self.frame.net == "filtered" and self.frame.backend != "none":
+            self.network = self._network()
+        run = CommandRun(
+            *(self.started, self.streams, self.arriving, self.terminal, self.capture, self.network)
+        )
         spec, withheld = self._command_spec()
         try:
             self.opened.writer.append(self._first_events(spec, withheld))
@@ -372,6 +378,9 @@ class _OneShot:
             if run.prepare(spec):
                 run.go()
                 self._begin_capture()
+                if self.network is not None:
+                    seq = self.opened.writer.position.seq
+                    self.network.begin(self.opened.writer, self.recorder.span, seq)
             return run.wait(
                 timeout_s=settings.timeout_s,
                 background_s=settings.background_s,
@@ -402,6 +411,15 @@ class _OneShot:
             *(writer, span, self.cwd, number, self.digester, self.files.fd, self.warn),
             has_input=0 not in self.closed_fds,
         )
+
+    def _network(self) -> Egressing:
+        from substrate.session import egressing
+        from substrate.session.net_rules import engine_rules
+
+        assert self.started is not None
+        owner = egressing.nobody if self.capture is None else self.capture.owner
+        rules = engine_rules(self.settings)
+        return egressing.Egressing(self.zygote, self.started, rules, owner)
 
     def _start_failed(self, failed: StartFailed) -> HostUnsupported:
         """Closes the command's span, and forgets that the backend is known to work."""
@@ -525,18 +543,23 @@ class _OneShot:
         assert self.opened is not None
         assert self.started is not None
         denied = self._denials(ended)  # before the control groups go
-        captured: list[Event] = []
+        writer = self.opened.writer
         summary: dict[str, Any] = {}
         if self.capture is not None:
             if not ended.quiet and not self.capture.can_kill:
                 self.started.close()
             captured, summary = self.capture.end(over=ended.quiet, moved=self.streams.stdin)
+            if captured:
+                writer.append(captured)
         self.started.close()
+        scopes: tuple[Scope, ...] = ()
+        if self.network is not None:  # before the zygote goes, and takes along who serves it
+            from substrate.session.net_denials import net_denials
+
+            scopes, refusals = self.network.end()
+            denied = (*denied, *net_denials(refusals))
         if not ended.quiet:
             self._wait_gone()  # until then its processes may write
-        writer = self.opened.writer
-        if captured:
-            writer.append(captured)
         events: list[Event] = []
         changes: list[Change] = []
         counts: DiffCounts | None = None
@@ -556,7 +579,9 @@ class _OneShot:
             events, changes = self._thrown_away(self.layer)
         if self.layer is not None and kept and self.settings.pass_through:
             events += self._pass_through(self.layer)
-        events.append(self.recorder.command_end(ended, self.streams, counts, denied, summary))
+        events.append(
+            self.recorder.command_end(ended, self.streams, counts, denied, summary, scopes)
+        )
         writer.append(events)
         self._wait_gone()
         if self.layer is not None:
@@ -659,6 +684,8 @@ class _OneShot:
         """Ends whatever is still there; called on every way out."""
         if self.capture is not None:
             self.capture.close()
+        if self.network is not None:
+            self.network.close()
         if self.started is not None:
             self.started.close()
         elif self.groups is not None:

@@ -13,6 +13,7 @@ import time
 
 from substrate.errors import ConfigError, HostUnsupported, StateError
 from substrate.session import layer_place, stand_ins
+from substrate.session.net_rules import net_plan
 from substrate.session.stand_ins import Ready
 from substrate.values import replace, value
 from substrate.world import hidden, idmap, linux, mount_plan, mountinfo
@@ -251,16 +252,25 @@ def spec_of(
 
 
 def frame_of(
-    world: WorldFile, settings: Settings, cgroups: CgroupSet, *, terminal: bool, observed: bool
+    world: WorldFile,
+    settings: Settings,
+    cgroups: CgroupSet,
+    *,
+    terminal: bool,
+    observed: bool,
 ) -> Frame:
     """What the zygote needs to begin with a world of which nothing else is known yet. `terminal`:
     the command gets one; `observed`: it brings a filter for what is evidence."""
+    plan = net_plan(settings)
     return Frame(
         backend=world.backend,
         id_extents=world.id_extents,
         uid=world.uid,
         gid=world.gid,
         net=settings.net,
+        dns_loopback=plan.dns_loopback,
+        ranges=plan.ranges,
+        host_ports=plan.host_ports,
         seat=world.backend != "none" and not terminal,
         allow_ptrace=settings.ptrace,
         allow_userns=settings.userns,

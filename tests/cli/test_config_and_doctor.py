@@ -10,12 +10,12 @@ def test_config_show_lists_every_setting_with_its_origin(place):
     assert rows["limits.memory"]["value"] == 2 << 30
     assert rows["limits.memory"]["shown"] == "2g"
     assert rows["limits.memory"]["origin"] == ["variable SUBSTRATE_LIMIT_MEMORY"]
-    assert rows["net"]["origin"] == ["default"]
+    assert rows["net.mode"]["origin"] == ["default"]
 
 
 def test_config_show_of_one_setting(place):
-    lines = place.out("config", "show", "--origin", "net", SUBSTRATE_NET="host").splitlines()
-    assert lines[1].split() == ["net", "host", "variable", "SUBSTRATE_NET"]
+    lines = place.out("config", "show", "--origin", "net.mode", SUBSTRATE_NET="host").splitlines()
+    assert lines[1].split() == ["net.mode", "host", "variable", "SUBSTRATE_NET"]
 
 
 def test_config_show_names_the_file_that_was_given(place):

@@ -122,7 +122,8 @@ def test_a_config_file_that_is_not_there_is_an_error(files):
 @pytest.mark.parametrize(
     "text",
     [
-        'net = "host"', 'world = "disabled"', 'backend = "ns-root"', "require = []",
+        'net = "host"', '[net]\nmode = "filtered"', '[net]\nallow = ["example.com"]',
+        '[net]\nprivate = ["10.0.0.0/8"]', '[net]\nhost_ports = [80]', 'world = "disabled"', 'backend = "ns-root"', "require = []",
         'shell = "/tmp/evil"', "timeout = 1e6", "background = 9999", 'at_end = "apply"',
         'rw = ["/etc"]', '[env]\npass = ["AWS_SECRET_ACCESS_KEY"]', '[env.set]\nLD_PRELOAD = "x"',
         "[limits]\npids = 100000", 'record_max = "0"', 'durability = "none"', 'overflow = "drop"',
@@ -161,7 +162,7 @@ def test_a_project_can_tighten(files):
 
 def test_a_flag_is_over_a_project(files):
     files.tree('net = "none"')
-    assert files.load(flag("--net", "net", "host")).settings.net == "host"
+    assert files.load(flag("--net", "net.mode", "host")).settings.net == "host"
 
 
 def test_an_inner_project_file_does_not_hide_the_outer_one(files):
@@ -208,7 +209,7 @@ def test_an_unknown_key_names_file_line_and_what_was_meant(files):
     ("text", "expected"),
     [
         ("timeout = []", "expected a time"),
-        ('net = "veth"', "expected one of none, host"),
+        ('net = "veth"', "expected one of none, filtered, host"),
         ('hide = "/a"', "expected a list of paths"),
         ('hide = ["relative"]', "expected an absolute path"),
         ("ptrace = 1", "expected true or false"),
@@ -227,7 +228,7 @@ def test_a_wrong_value_names_what_was_expected(files, text, expected):
 
 
 def test_a_wrong_variable_is_named(files):
-    with pytest.raises(ConfigError, match=r"SUBSTRATE_NET is 'veth', expected one of none, host"):
+    with pytest.raises(ConfigError, match=r"SUBSTRATE_NET is 'veth', expected one of none, f"):
         files.load(SUBSTRATE_NET="veth")
 
 
@@ -236,6 +237,18 @@ def test_a_wrong_flag_is_a_wrong_call(files):
         files.load(flag("--timeout", "timeout", "soon"))
     with pytest.raises(UsageError, match="at least 3"):
         files.load(flag("--limit", "limits.pids", "1"))
+    with pytest.raises(UsageError, match=r"--allow got 'http//x', expected "):
+        files.load(flag("--allow", "net.allow", "http//x"))
+
+
+def test_the_network_has_a_table_of_its_own(files):
+    files.user('[net]\nmode = "filtered"\nallow = ["example.com"]\nhost_ports = [5432]')
+    files.tree('[net]\ndeny = ["*.example.com"]')
+    settings = files.load(flag("--allow", "net.allow", "*.example.net:443")).settings
+    assert settings.net == "filtered"
+    assert settings.net_allow == ("example.com", "*.example.net:443")
+    assert settings.net_deny == ("*.example.com",)
+    assert settings.host_ports == (5432,)
 
 
 def test_a_file_that_is_no_text_is_named(files):
@@ -245,14 +258,15 @@ def test_a_file_that_is_no_text_is_named(files):
 
 
 def test_a_variable_without_a_value_counts_as_unset(files):
-    assert files.load(SUBSTRATE_NET="").settings.net == "none"
+    assert files.load(SUBSTRATE_NET="").settings.net == "filtered"
 
 
 def test_every_setting_can_be_given_by_its_variable(files):
     texts = {
         "choice": None, "words": "fs", "switch": "true", "path": "/bin/sh", "paths": "/a:/b",
         "names": "A,B_*", "pairs": "A=1\nB=2", "seconds": "5m", "size": "64m", "count": "64",
-        "cpus": "1.5",
+        "cpus": "1.5", "rules": "example.com,*.example.net:443", "ranges": "10.0.0.0/8",
+        "ports": "5432,6379",
     }  # fmt: skip
     for setting in SETTINGS:
         text = texts[setting.kind] or setting.words[-1]

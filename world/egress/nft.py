@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from typing import Final
 
     from substrate.world.egress.addresses import Range
-
     from substrate.world.egress.namespace import Plan
 
 EGRESS_PORT: Final = 1

@@ -119,6 +119,19 @@ class DiffCounts(Body):
 
 
 @body
+class Scope(Body):
+    """Whom a command talked to by the network, or tried to: `tls://example.com:443`. `connections`
+    were made, `refused` were not; bytes into and out of the world."""
+
+    scope: Text
+    connections: int
+    refused: int
+    bytes_in: int
+    bytes_out: int
+    extra: Extra = ()
+
+
+@body
 class CommandEnd(Body):
     """`exit` (0 to 255) or `signal` (a number); neither if it never started.
 
@@ -132,7 +145,7 @@ class CommandEnd(Body):
     stdout: Stream | None
     stderr: Stream | None
     fs_diff: DiffCounts | None
-    scopes_used: tuple[str, ...]
+    scopes_used: tuple[Scope, ...]
     ended_by: str
     exit: int | None = None
     signal: int | None = None

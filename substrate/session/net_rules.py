@@ -1,0 +1,92 @@
+"""The settings of a network, as the world's first process and the egress engine take them.
+
+Reads the host's resolver configuration (resolv.conf(5)); decides nothing itself: what a rule means
+says world/egress/rules.py.
+"""
+
+from __future__ import annotations
+
+from substrate.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+    from substrate.session.settings import Settings
+
+_RESOLVER: Final = "/etc/resolv.conf"
+#: where libc asks when the file names nobody (resolv.conf(5))
+_LOCALHOST: Final = b"\x7f\0\0\1"
+
+
+@value
+class NetPlan:
+    """Of a filtered network: what its namespace is made with (world.spec.Frame)."""
+
+    dns_loopback: tuple[bytes, ...] = ()
+    ranges: tuple[tuple[bytes, int], ...] = ()
+    host_ports: tuple[int, ...] = ()
+
+
+def net_plan(settings: Settings) -> NetPlan:
+    """What the kernel has to know of the rules; nothing but for a filtered network."""
+    if settings.net != "filtered" or settings.world == "disabled":
+        return NetPlan()
+    return NetPlan(
+        dns_loopback=_loopback_servers(),
+        ranges=_ranges(settings.net_allow) if settings.net_allow else (),
+        host_ports=settings.host_ports,
+    )
+
+
+def _ranges(allow: tuple[str, ...]) -> tuple[tuple[bytes, int], ...]:
+    from substrate.world.egress.rules import Rules, parse_rule
+
+    rules = Rules([parse_rule(text, "allow") for text in allow], ())
+    return tuple((found.address, found.bits) for found in rules.ranges())
+
+
+def engine_rules(settings: Settings) -> dict[str, Any]:
+    """What the engine has to know of them: built-in types (egress.engine)."""
+    return {
+        "allow": settings.net_allow,
+        "deny": settings.net_deny,
+        "private": settings.net_private,
+        "host_ports": settings.host_ports,
+        "dns_loopback": _loopback_servers(),
+        "limit_bytes": settings.egress_bytes,
+    }
+
+
+def _loopback_servers() -> tuple[bytes, ...]:
+    """The name servers on a loopback address, which in a world is its own."""
+    try:
+        with open(_RESOLVER, "rb") as file:
+            text = file.read(65536)
+    except OSError:
+        return (_LOCALHOST,)  # libc asks there, too, when it cannot read the file
+    found = parse_servers(text)
+    loopback = tuple(address for address in found if _is_loopback(address))
+    return loopback if found else (_LOCALHOST,)
+
+
+def parse_servers(text: bytes) -> list[bytes]:
+    """The addresses on the `nameserver` lines that libc would take."""
+    from _socket import AF_INET, AF_INET6, inet_pton
+
+    found = []
+    for line in text.split(b"\n"):
+        words = line.split()
+        if len(words) < 2 or words[0] != b"nameserver":
+            continue
+        name = words[1].decode("ascii", "replace")
+        family = AF_INET6 if ":" in name else AF_INET
+        try:
+            found.append(inet_pton(family, name.partition("%")[0]))
+        except OSError:
+            continue  # libc leaves it out as well
+    return found
+
+
+def _is_loopback(address: bytes) -> bool:
+    return address[0] == 127 if len(address) == 4 else address == bytes(15) + b"\1"

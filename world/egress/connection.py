@@ -1,0 +1,370 @@
+"""One connection that a world's process made: whom it was meant for, whether it may be, what came
+of it.
+
+Theory of operation. The destination that the client wanted stands for a name, or is an address that
+rules name. It is decided; then the server is resolved and connected to while the client's first
+bytes are inspected. Nothing of the client's goes out before the inspection lets it, and the very
+address that was checked is connected to. Invariants: each connection is reported as an attempt
+exactly once, and one that was made as closed exactly once; the client never learns more than that
+it was refused. Spec: world.md §6, points 4 to 6.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import struct
+import time
+
+from substrate.world.egress.addresses import render_address
+from substrate.world.egress.connect import Connected, Connecting
+from substrate.world.egress.inspector import Inspector
+from substrate.world.egress.relay import DOWN, UP, Relay
+from substrate.world.egress.report import Attempt, Closed
+from substrate.world.egress.rules import Decision
+from substrate.world.egress.speech import sniff
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final
+
+    from substrate.world.egress.budget import Budget
+    from substrate.world.egress.fakes import Fakes
+    from substrate.world.egress.loop import Loop, Timer
+    from substrate.world.egress.pipes import Pipes
+    from substrate.world.egress.report import Report
+    from substrate.world.egress.resolve import Resolved, Resolver
+    from substrate.world.egress.rules import Rules
+
+_ORIGINAL_DST: Final = 80
+_ABORT: Final = struct.pack("ii", 1, 0)
+#: for the first words of a client of which something is to be checked
+_FIRST_WORDS_S: Final = 30.0
+#: after the world's end, for what its processes had sent
+_LAST_WORDS_S: Final = 2.0
+_LOOPBACK4: Final = b"\x7f\0\0\1"
+_LOOPBACK6: Final = bytes(15) + b"\1"
+
+
+class Context:
+    """What the connections of a world share."""
+
+    __slots__ = ("budget", "fakes", "gone", "loop", "pipes", "report", "resolver", "rules")
+
+    def __init__(
+        self,
+        *,
+        loop: Loop,
+        pipes: Pipes,
+        budget: Budget,
+        resolver: Resolver,
+        fakes: Fakes,
+        rules: Rules,
+        report: Callable[[Report], None],
+        gone: Callable[[Connection], None],
+    ) -> None:
+        self.loop, self.pipes, self.budget, self.resolver = loop, pipes, budget, resolver
+        self.fakes, self.rules, self.report, self.gone = fakes, rules, report, gone
+
+
+class Connection:
+    """See the module. It is the owner of its relay (relay.py)."""
+
+    def __init__(self, context: Context, client: int, peer: Any, number: int, *, v6: bool) -> None:
+        self._context = context
+        self._client, self._client_port, self._number, self._v6 = client, peer[1], number, v6
+        self._began_us = _now_us()
+        self._target, self._port = b"", 0
+        self._name = ""
+        self._decision: Decision | None = None
+        self._relay: Relay | None = None
+        self._inspector: Inspector | None = None
+        self._connect: Connecting | None = None
+        self._address = b""  # of the server, once it is connected
+        self._held = bytearray()  # what the client said and may not go out yet
+        self._passed = 0
+        self._told = False
+        self._made = False
+        self._timer: Timer | None = None
+
+    # --- the decision
+
+    def start(self) -> None:
+        target = self._original_destination()
+        if target is None:
+            self._refuse_at_once("it was made to a port of substrate's own")
+            return
+        self._target, self._port = target
+        self._name = self._context.fakes.name_of(self._target) or ""
+        decision = self._decide()
+        if not decision.allowed:
+            self._refuse_at_once(decision.reason, decision.rule)
+            return
+        if self._context.budget.told:
+            limit = self._context.budget.limit
+            self._refuse_at_once(f"the limit of {limit} bytes is used up", "limits.egress")
+            return
+        self._decision = decision
+        self._inspector = Inspector(self._name, decision.speak, self._port)
+        context = self._context
+        self._relay = Relay(context.loop, context.pipes, context.budget, self, self._client)
+        if decision.speak in ("checked", "tls", "http"):
+            self._timer = context.loop.after(_FIRST_WORDS_S, self._too_late)
+        self._relay.watch(UP)
+        if self._name:
+            context.resolver.resolve(self._name, self._resolved)
+        else:
+            self._go_to((self._target,), own=self._is_loopback())
+
+    def _original_destination(self) -> tuple[bytes, int] | None:
+        """Where it was to go before it was led here; None where it was not led."""
+        socket = _socket.socket(fileno=self._client)
+        try:
+            if self._v6:
+                raw = socket.getsockopt(_socket.IPPROTO_IPV6, _ORIGINAL_DST, 28)
+                found = raw[8:24], int.from_bytes(raw[2:4])
+            else:
+                raw = socket.getsockopt(_socket.IPPROTO_IP, _ORIGINAL_DST, 16)
+                found = raw[4:8], int.from_bytes(raw[2:4])
+            here = socket.getsockname()
+        except OSError:
+            return None
+        finally:
+            socket.detach()
+        return None if (render_address(found[0]), found[1]) == (here[0], here[1]) else found
+
+    def _is_loopback(self) -> bool:
+        return self._target[0] == 127 or self._target == _LOOPBACK6
+
+    def _decide(self) -> Decision:
+        if self._name:
+            return self._context.rules.connect(self._name, self._port)
+        return self._context.rules.address(self._target, self._port)
+
+    def _refuse_at_once(self, reason: str, rule: str = "") -> None:
+        self._tell(allowed=False, rule=rule, reason=reason)
+        socket = _socket.socket(fileno=self._client)
+        socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _ABORT)
+        socket.close()
+        self._context.gone(self)
+
+    def check_again(self) -> None:
+        """The rules are others now."""
+        if self._relay is not None:
+            decision = self._decide()
+            if not decision.allowed:
+                self._refuse(decision.reason, decision.rule)
+
+    def finish(self) -> None:
+        """The world is over."""
+        if self._relay is not None:
+            self._context.loop.after(_LAST_WORDS_S, lambda: self.stop("the world ended"))
+
+    # --- the way to the server
+
+    def _resolved(self, found: Resolved) -> None:
+        if self._relay is None:
+            return
+        if found.error:
+            self._fail(f"{self._name}: {found.error}")
+            return
+        good = []
+        why = Decision(allowed=False, rule="", reason="", speak="")
+        for address in found.addresses:
+            decision = self._context.rules.destination(self._name, address, self._port)
+            if decision.allowed:
+                good.append(address)
+            else:
+                why = decision
+        if good:
+            self._go_to(tuple(good), own=False)
+        else:
+            self._refuse(why.reason, why.rule)
+
+    def _go_to(self, addresses: tuple[bytes, ...], *, own: bool) -> None:
+        self._connect = Connecting(
+            self._context.loop, addresses, self._port, self._connected, host_meant=own
+        )
+
+    def _connected(self, found: Connected) -> None:
+        self._connect = None
+        if self._relay is None:
+            if found.fd >= 0:
+                os.close(found.fd)
+            return
+        if found.fd < 0:
+            self._fail(found.error)
+            return
+        self._address = found.address
+        self._relay.attach(found.fd)
+        self._relay.watch(DOWN)
+        self._apply()
+
+    def _fail(self, error: str) -> None:
+        """The server was not reached, which the client sees as a reset."""
+        assert self._decision is not None
+        self._tell(allowed=True, rule=self._decision.rule, reason="", result=error)
+        self.stop(error)
+
+    # --- what is said
+
+    def data(self, direction: int, data: bytes) -> None:
+        """Relay's: what came in a direction that is watched."""
+        assert self._inspector is not None
+        assert self._relay is not None
+        if direction == UP:
+            self._held += data
+            self._inspector.feed(data)
+        else:
+            self._inspector.feed_upstream(data)
+            self._relay.send(DOWN, data)
+        self._apply()
+
+    def ended(self, direction: int) -> None:
+        """Relay's: a direction that is watched has come to its end."""
+        assert self._inspector is not None
+        if direction == UP:
+            self._inspector.timed_out()
+            self._apply()
+        if self._relay is not None:
+            self._relay.free(direction)
+
+    def copied(self, direction: int, data: bytes) -> None:
+        """Relay's: nothing is recorded."""
+
+    def _too_late(self) -> None:
+        """The client has said nothing, or not all, of what is to be checked."""
+        assert self._inspector is not None
+        self._timer = None
+        if not self._inspector.protocol:
+            self._inspector.timed_out()
+            if not self._inspector.refused and not self._inspector.protocol:
+                self._refuse(f"nothing was said in {_FIRST_WORDS_S:.0f} s that could be checked")
+            else:
+                self._apply()
+
+    def _apply(self) -> None:
+        """Does what the inspection says."""
+        inspector, relay = self._inspector, self._relay
+        assert inspector is not None
+        if relay is None:
+            return
+        if inspector.refused:
+            assert self._decision is not None
+            self._refuse(inspector.refused, self._decision.rule)
+            return
+        count = inspector.ready - self._passed
+        if count > 0:
+            relay.send(UP, bytes(self._held[:count]))
+            del self._held[:count]
+            self._passed += count
+        if inspector.splice == -1 and not self._held:
+            relay.free(UP)
+        elif inspector.needs_upstream_head:
+            relay.hold(UP)
+        else:
+            relay.watch(UP)
+        if self._address:
+            if inspector.splice_upstream == -1:
+                relay.free(DOWN)
+            if inspector.protocol or inspector.splice == -1:
+                self._tell_made()
+
+    # --- the record
+
+    def _tell_made(self) -> None:
+        if not self._told:
+            assert self._decision is not None
+            self._made = True
+            self._tell(allowed=True, rule=self._decision.rule, reason="")
+
+    def _tell(self, *, allowed: bool, rule: str, reason: str, result: str = "") -> None:
+        if self._told:
+            return
+        self._told = True
+        inspector = self._inspector
+        self._context.report(
+            Attempt(
+                connection=self._number,
+                time_us=self._began_us,
+                client_port=self._client_port,
+                protocol="tcp",
+                spoken="" if inspector is None else inspector.protocol,
+                domain=self._name,
+                target=render_address(self._target) if self._target else "",
+                ip=render_address(self._address) if self._address else "",
+                port=self._port,
+                said="" if inspector is None else inspector.said,
+                allowed=allowed,
+                rule=rule,
+                reason=reason,
+                result=result,
+            )
+        )
+
+    def _refuse(self, reason: str, rule: str = "") -> None:
+        """What it said, or where it would go, is not allowed."""
+        relay = self._relay
+        if relay is None:
+            return
+        self._told = False  # also of one that was made: another attempt, by what it said
+        self._tell(allowed=False, rule=rule, reason=reason)
+        answer = b""
+        if self._inspector is not None and sniff(self._held) == "http":
+            answer = _forbidden(reason)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._connect is not None:
+            self._connect.cancel()
+            self._connect = None
+        relay.refuse(reason, answer)
+
+    def stop(self, why: str) -> None:
+        """Ends it, as if both sides had."""
+        if self._relay is not None:
+            self._relay.abort(why)
+
+    def done(self) -> None:
+        """Relay's: both sockets are closed."""
+        relay, self._relay = self._relay, None
+        assert relay is not None
+        assert self._decision is not None
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._connect is not None:
+            self._connect.cancel()
+        if self._address:
+            self._tell_made()
+        else:
+            self._tell(
+                allowed=True,
+                rule=self._decision.rule,
+                reason="",
+                result=relay.end or "the client went before the server was reached",
+            )
+        if self._made:
+            self._context.report(
+                Closed(
+                    connection=self._number,
+                    time_us=_now_us(),
+                    bytes_in=relay.flows[DOWN].delivered,
+                    bytes_out=relay.flows[UP].delivered,
+                    duration_us=_now_us() - self._began_us,
+                    reason=relay.end,
+                )
+            )
+        self._context.gone(self)
+
+
+def _forbidden(reason: str) -> bytes:
+    """What a client of HTTP reads."""
+    text = f"substrate: {reason}\n".encode("ascii", "replace")
+    return (
+        b"HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+        b"Content-Length: %d\r\n\r\n%s" % (len(text), text)
+    )
+
+
+def _now_us() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000

@@ -1,0 +1,347 @@
+"""The process that is a world's way out: it holds the listeners of one world's network and decides.
+
+Forked by the zygote when the first packet comes. One loop (loop.py) in one thread: questions to the
+resolver, connections, refused packets, and the supervisor, who gets a report of each. Invariants:
+it lives outside the world and reads hostile bytes only; it ends with its supervisor, at once, and
+with it every connection; no report is lost: where the supervisor does not take them, nothing new is
+taken from the world. Spec: world.md §6.
+"""
+
+from __future__ import annotations
+
+import _signal
+import _socket
+import errno
+import os
+import resource
+import time
+from collections import deque
+
+from substrate.world import linux, wire
+from substrate.world.egress import loop, nflog, report
+from substrate.world.egress.addresses import parse_range, render_address
+from substrate.world.egress.answers import Answers
+from substrate.world.egress.budget import Budget
+from substrate.world.egress.connection import Connection, Context
+from substrate.world.egress.dns_service import DnsService
+from substrate.world.egress.fakes import Fakes
+from substrate.world.egress.namespace import Plan
+from substrate.world.egress.nft import load_rules
+from substrate.world.egress.pipes import Pipes
+from substrate.world.egress.report import Exceeded, Refused, Trouble
+from substrate.world.egress.resolve import Resolver
+from substrate.world.egress.rules import Rules, parse_rule
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final, NoReturn
+
+    from substrate.world.egress.report import Report
+
+#: reports that wait for the supervisor; above this nothing new is taken from the world
+_MOST_WAITING: Final = 4096
+#: connections at a time; further ones wait in the listener's queue
+_MOST_CONNECTIONS: Final = 4096
+#: connections, or refused packets, that are taken in one round
+_A_ROUND: Final = 64
+_NO_LIMIT: Final = 1 << 62
+_PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
+
+
+def serve(parent: int, memory: int, end: int, network: dict[str, int]) -> NoReturn:
+    """The process' life; never returns. `memory`: of the rules (wire.pack_value); `end`: its socket
+    to the supervisor; `network`: fds by their names (namespace.Sockets)."""
+    linux.prctl(linux.PR_SET_PDEATHSIG, _signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+    _signal.set_wakeup_fd(-1)
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
+    memory, end, *fds = _keep_only(memory, end, *network.values())
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    supervisor = _socket.socket(fileno=end)
+    try:
+        network = dict(zip(network, fds, strict=True))
+        Engine(wire.unpack_value(memory), supervisor, network).run()
+    except Exception as error:  # noqa: BLE001 - a process edge: the supervisor reports it
+        text = f"internal error: {error!r}"
+        supervisor.setblocking(True)
+        supervisor.send(report.render(Trouble(time_us=now_us(), text=text)), _socket.MSG_NOSIGNAL)
+        os._exit(1)
+    os._exit(0)
+
+
+def _keep_only(*fds: int) -> list[int]:
+    """Moves these to 3 and on, and closes everything else: the zygote has locks of worlds."""
+    import fcntl
+
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(fds)) for fd in fds]
+    for place, fd in enumerate(high, 3):
+        os.dup2(fd, place, inheritable=False)
+    linux.close_range(3 + len(fds))
+    return list(range(3, 3 + len(fds)))
+
+
+def make_rules(given: dict[str, Any]) -> Rules:
+    """Rules from their texts: `allow`, `deny`, `private`, `host_ports`."""
+    return Rules(
+        [parse_rule(text, "allow") for text in given["allow"]],
+        [parse_rule(text, "deny") for text in given["deny"]],
+        [parse_range(text) for text in given["private"]],
+        given["host_ports"],
+    )
+
+
+class Engine:
+    """See the module."""
+
+    def __init__(
+        self, given: dict[str, Any], supervisor: _socket.socket, network: dict[str, int]
+    ) -> None:
+        self._supervisor = supervisor
+        self._network = network
+        self._dns_loopback = tuple(given.get("dns_loopback", ()))
+        self._loop = loop.Loop()
+        rules = make_rules(given)
+        self._fakes = Fakes()
+        self._answers = Answers(rules, self._fakes)
+        self._context = Context(
+            loop=self._loop,
+            pipes=Pipes(self._loop),
+            budget=Budget(given["limit_bytes"] or _NO_LIMIT, self._used_up),
+            resolver=Resolver(self._loop),
+            fakes=self._fakes,
+            rules=rules,
+            report=self.report,
+            gone=self._connection_is_gone,
+        )
+        self._reports: deque[bytes] = deque()
+        self._stuck = False  # the supervisor does not take them
+        self._connections: set[Connection] = set()
+        self._numbers = 0
+        self._lost_logs = -1  # sequence of the last refused packet
+        self._finishing = False
+        self._done = self._over = False
+        self._sources: list[tuple[int, Callable[[int], None]]] = []
+        self._services: list[DnsService] = []
+
+    def run(self) -> None:
+        """Serves until it is told to finish, or the supervisor is gone."""
+        self._supervisor.setblocking(False)
+        self._loop.register(self._supervisor.fileno(), loop.IN, self._hear)
+        for name, fd in self._network.items():
+            os.set_blocking(fd, False)
+            if name.startswith("egress"):
+                self._sources.append((fd, self._accept_of(fd, v6=name.endswith("6"))))
+            elif name == "nflog":
+                self._sources.append((fd, self._read_log))
+            elif name.startswith("dns"):
+                service = DnsService(self._loop, self._answers, self.report, fd, name[4:7])
+                self._services.append(service)
+                self._sources.append((fd, service.ready))
+        self._listen()
+        while not self._over:
+            self._loop.run_once()
+
+    def _listen(self) -> None:
+        for fd, ready in self._sources:
+            self._loop.register(fd, loop.IN, ready)
+
+    # --- the supervisor
+
+    def report(self, found: Report) -> None:
+        """Tells the supervisor, now or as soon as it takes more."""
+        self._reports.append(report.render(found))
+        if not self._stuck:
+            self._send()
+
+    def _send(self) -> None:
+        while self._reports:
+            try:
+                self._supervisor.send(self._reports[0], _socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                self._set_stuck(True)
+                return
+            except (BrokenPipeError, ConnectionResetError):
+                os._exit(0)  # the supervisor is gone
+            self._reports.popleft()
+        self._set_stuck(False)
+        self._over = self._done
+
+    def _tell_done(self) -> None:
+        """The last word, once nothing is left that something could be told of."""
+        if self._finishing and not self._connections and not self._done:
+            self._done = True
+            self._reports.append(wire.encode(report.DONE, ()))
+            self._send()
+
+    def _set_stuck(self, stuck: bool) -> None:
+        if stuck != self._stuck:
+            self._stuck = stuck
+            self._loop.modify(self._supervisor.fileno(), loop.IN | loop.OUT if stuck else loop.IN)
+
+    def _is_full(self) -> bool:
+        """Whether nothing new is to be taken from the world now; asked again in the next round."""
+        return len(self._reports) > _MOST_WAITING or self._finishing
+
+    def _hear(self, events: int) -> None:
+        if events & loop.OUT:
+            self._send()
+        if not events & ~loop.OUT:
+            return
+        try:
+            message = wire.receive(self._supervisor)
+        except BlockingIOError:
+            return
+        if message is None:
+            os._exit(0)  # and with us every connection
+        if message.kind == report.FINISH:
+            self._finish()
+        elif message.kind == report.RULES:
+            self._change_rules(wire.unpack_value(message.fds[0]))
+
+    def _finish(self) -> None:
+        """The world is over: what its processes had sent is delivered, then all is told."""
+        self._finishing = True
+        for fd, _ in self._sources:
+            self._loop.unregister(fd)
+        self._take_left()
+        for connection in list(self._connections):
+            connection.finish()
+        self._tell_done()
+
+    def _take_left(self) -> None:
+        """What came before the world's end and was not looked at yet."""
+        for fd, ready in self._sources:
+            del fd
+            ready(loop.IN)
+
+    def _change_rules(self, given: dict[str, Any]) -> None:
+        rules = make_rules(given)
+        self._answers.rules = self._context.rules = rules
+        plan = Plan(
+            dns_loopback=self._dns_loopback, ranges=rules.ranges(), host_ports=given["host_ports"]
+        )
+        try:
+            load_rules(self._network["nft"], plan)
+        except OSError as error:
+            self.report(Trouble(time_us=now_us(), text=f"rules of the kernel: {error}"))
+        for connection in list(self._connections):
+            connection.check_again()
+
+    def _used_up(self) -> None:
+        """The budget of bytes is used up: nothing more goes in or out."""
+        limit = self._context.budget.limit
+        self.report(Exceeded(time_us=now_us(), limit=limit, used=self._context.budget.used))
+
+        def stop() -> None:
+            for connection in list(self._connections):
+                connection.stop(f"the limit of {limit} bytes is used up")
+
+        self._loop.soon(stop)
+
+    # --- the world
+
+    def _accept_of(self, fd: int, *, v6: bool) -> Callable[[int], None]:
+        listener = _socket.socket(fileno=fd)
+
+        def accept(_: int) -> None:
+            for _ in range(_A_ROUND):
+                if (
+                    len(self._connections) >= _MOST_CONNECTIONS
+                    or len(self._reports) > _MOST_WAITING
+                ):
+                    self._pause(fd, accept)
+                    return
+                try:
+                    client, peer = listener._accept()  # type: ignore[attr-defined]
+                except BlockingIOError:
+                    return
+                except OSError as error:
+                    if error.errno in (errno.ECONNABORTED, errno.EPROTO):
+                        continue
+                    self.report(Trouble(time_us=now_us(), text=f"accept: {error.strerror}"))
+                    self._pause(fd, accept)
+                    return
+                os.set_inheritable(client, False)
+                self._numbers += 1
+                connection = Connection(self._context, client, peer, self._numbers, v6=v6)
+                self._connections.add(connection)
+                connection.start()
+
+        return accept
+
+    def _pause(self, fd: int, ready: Callable[[int], None]) -> None:
+        """Takes nothing from a source for a moment."""
+        if self._finishing:
+            return
+        self._loop.unregister(fd)
+
+        def again() -> None:
+            if not self._finishing:
+                self._loop.register(fd, loop.IN, ready)
+
+        self._loop.after(0.05, again)
+
+    def _connection_is_gone(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._tell_done()
+
+    def _read_log(self, _: int) -> None:
+        socket = _socket.socket(fileno=self._network["nflog"])
+        try:
+            for _ in range(_A_ROUND):
+                try:
+                    data, sender = socket.recvfrom(65536)
+                except BlockingIOError:
+                    return
+                except OSError as error:
+                    if error.errno != errno.ENOBUFS:
+                        raise
+                    continue  # the numbers of the next ones say how many are missing
+                if sender[0] != 0:
+                    continue  # not the kernel's
+                for logged in nflog.parse(data):
+                    self._refused(logged)
+        finally:
+            socket.detach()
+
+    def _refused(self, logged: nflog.Logged) -> None:
+        missing = (logged.sequence - self._lost_logs - 1) & 0xFFFFFFFF
+        if self._lost_logs >= 0 <= logged.sequence and 0 < missing < 1 << 31:
+            text = f"{missing} refused packets were not recorded: there were too many at once"
+            self.report(Trouble(time_us=now_us(), text=text))
+        self._lost_logs = logged.sequence
+        decision = (
+            self._context.rules.address(logged.destination, logged.port)
+            if logged.destination
+            else None
+        )
+        protocol = _PROTOCOLS.get(logged.protocol, f"protocol {logged.protocol}")
+        name = self._fakes.name_of(logged.destination) if logged.destination else None
+        reason = "" if decision is None or decision.allowed else decision.reason
+        if name is not None:
+            reason = f"{name} is reached by TCP only, not by {protocol}"
+        elif decision is not None and decision.allowed:
+            reason = f"{protocol} does not leave a filtered network"
+        self._numbers += 1
+        self.report(
+            Refused(
+                connection=self._numbers,
+                time_us=now_us(),
+                protocol=protocol,
+                client_port=logged.source_port,
+                ip=render_address(logged.destination) if logged.destination else "",
+                port=logged.port,
+                uid=-1 if logged.uid is None else logged.uid,
+                reason=reason,
+            )
+        )
+
+
+def now_us() -> int:
+    """CLOCK_BOOTTIME in microseconds, as the events of capture have it."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000

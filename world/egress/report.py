@@ -1,0 +1,165 @@
+"""What the egress process tells its supervisor: values, and their form in a packet (wire.py).
+
+Logic only. The texts in them come from programs and from servers: they are bounded here, and are
+text, never markup. Times are CLOCK_BOOTTIME in microseconds, as capture's are. Invariant:
+`parse(render(r)) == r`, and what is not a report is a WireError.
+"""
+
+from __future__ import annotations
+
+from substrate.values import as_dict, value
+from substrate.world import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+
+_MOST_TEXT: Final = 512
+
+
+@value
+class Asked:
+    """A question to a name server, and what it was answered."""
+
+    time_us: int
+    protocol: str  # udp | tcp
+    client_port: int
+    domain: str
+    qtype: str
+    rcode: str
+    answer: str  # the address that stands for the name, "" for none
+    allowed: bool
+    rule: str
+    reason: str
+
+
+@value
+class Attempt:
+    """A connection, when it was decided. `target`: the address that the program connected to; `ip`:
+    the real one, of a name once it is resolved; `spoken`: tls, http, other, "" where nothing was
+    said; `said`: the name in it; `result`: why an allowed one was not made."""
+
+    connection: int
+    time_us: int
+    client_port: int
+    protocol: str  # tcp
+    spoken: str
+    domain: str
+    target: str
+    ip: str
+    port: int
+    said: str
+    allowed: bool
+    rule: str
+    reason: str
+    result: str
+
+
+@value
+class Closed:
+    """The end of a connection that was made: bytes that were delivered, into and out of the world."""
+
+    connection: int
+    time_us: int
+    bytes_in: int
+    bytes_out: int
+    duration_us: int
+    reason: str
+
+
+@value
+class Refused:
+    """A packet that the kernel refused, as no rule names its address. `client_port`: 0 where the
+    protocol has none."""
+
+    connection: int
+    time_us: int
+    protocol: str
+    client_port: int
+    ip: str
+    port: int
+    uid: int
+    reason: str
+
+
+@value
+class Exceeded:
+    """The budget of bytes was reached; nothing more goes in or out."""
+
+    time_us: int
+    limit: int
+    used: int
+
+
+@value
+class Trouble:
+    """Something that the process itself could not do."""
+
+    time_us: int
+    text: str
+
+
+if TYPE_CHECKING:
+    Report = Asked | Attempt | Closed | Refused | Exceeded | Trouble
+
+_KINDS: Final = {
+    b"d": Asked,
+    b"c": Attempt,
+    b"x": Closed,
+    b"r": Refused,
+    b"l": Exceeded,
+    b"!": Trouble,
+}
+_NAMES: Final = {kind: name for name, kind in _KINDS.items()}
+#: the last packet: nothing follows
+DONE: Final = b"e"
+# supervisor → process
+FINISH: Final = b"f"  # the world is over: tell what is left, and end
+RULES: Final = b"u"  # memfd of other rules
+
+
+def render(report: Report) -> bytes:
+    """The packet of a report."""
+    fields = []
+    for item in as_dict(report).values():
+        if type(item) is bool:
+            item = int(item)
+        fields.append(item[:_MOST_TEXT] if type(item) is str else item)
+    return wire.encode(_NAMES[type(report)], tuple(fields))
+
+
+def parse(message: wire.Message) -> Report:
+    """The report of a message. Raises WireError."""
+    kind = _KINDS.get(message.kind)
+    if kind is None:
+        raise wire.WireError(f"{message.kind!r} is no report")
+    names = kind.__slots__  # type: ignore[attr-defined]
+    if len(message.fields) != len(names):
+        raise wire.WireError(f"a report of {len(message.fields)} fields")
+    given: dict[str, Any] = {}
+    for index, name in enumerate(names):
+        if name in _NUMBERS:
+            given[name] = message.number(index)
+        elif name == "allowed":
+            given[name] = message.number(index) == 1
+        else:
+            given[name] = message.text(index)
+    found: Report = kind(**given)
+    return found
+
+
+_NUMBERS: Final = frozenset(
+    (
+        "time_us",
+        "client_port",
+        "connection",
+        "port",
+        "bytes_in",
+        "bytes_out",
+        "duration_us",
+        "uid",
+        "limit",
+        "used",
+    )
+)
