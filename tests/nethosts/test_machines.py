@@ -74,13 +74,12 @@ def test_the_client_does_not_reach_the_real_host(hosts):
 
 
 def test_unreachable_lost_and_refused(hosts):
-    addresses = (plan.UNREACHABLE, plan.BLACK_HOLE, "203.0.113.99", "2001:db8:0:f::1")
-    assert _connect(hosts, *addresses) == [
+    assert _connect(hosts, plan.UNREACHABLE, "203.0.113.99", timeout_s=10) == [
         ["OSError", "113"],
-        ["TimeoutError", "None"],
         ["ConnectionRefusedError", "111"],
-        ["TimeoutError", "None"],
     ]
+    lost = (plan.BLACK_HOLE, "2001:db8:0:f::1")
+    assert _connect(hosts, *lost) == [["TimeoutError", "None"]] * 2
 
 
 def test_the_wire_is_watched(hosts):
