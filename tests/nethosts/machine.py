@@ -112,22 +112,44 @@ class Machine:
     def close(self) -> None:
         """Ends the machine and what was left running on it; waits until all is gone."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        network = self.namespaces().get("net") if self._process.poll() is None else None
-        self._process.stdin.close()
+        # Held open, so that the kernel gives its number to no other namespace meanwhile: whoever
+        # is found in it is ours.
+        network = -1
+        if self._process.poll() is None:
+            network = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(timeout=30)
-        self._process.stdout.close()
-        deadline = time.monotonic() + 10
-        while network and (left := inhabitants(network)):
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.name}: still running: {left}")
-            time.sleep(0.002)
+            self._process.stdin.close()
+            try:
+                self._process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(timeout=30)
+            self._process.stdout.close()
+            if network != -1:
+                _end_all(os.readlink(f"/proc/self/fd/{network}"))
+        finally:
+            if network != -1:
+                os.close(network)
+
+
+def _end_all(network: str) -> None:
+    """Kills whoever is in a network namespace that its caller holds open and is not in."""
+    if network == os.readlink("/proc/self/ns/net"):
+        raise AssertionError("that is our own network")
+    deadline = time.monotonic() + 10
+    while left := inhabitants(network):
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                process = os.pidfd_open(pid)
+                try:
+                    # Looked at again: only now it is surely this process that is meant.
+                    if os.readlink(f"/proc/{pid}/ns/net") == network:
+                        signal.pidfd_send_signal(process, signal.SIGKILL)
+                finally:
+                    os.close(process)
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"still running: {left}")
+        time.sleep(0.002)
 
 
 def inhabitants(namespace: str) -> list[int]:

@@ -84,10 +84,25 @@ print(json.dumps([end(4002, b"z"), end(4001, b"z" * 200000)[1], rest(s).decode()
 
 
 def test_one_that_is_mute(hosts, ask):
+    """It reads nothing while the client is there, however much that sends."""
     assert hosts.raw
     ask("s = to(4003); s.sendall(b'q' * 1000); s.close(); print(1)")
     (seen,) = hosts.raw.wait_closed()
     assert (seen.received, seen.sent) == (1000, 0)
+    stuck = ask("""
+s = to(4003); s.settimeout(0.2); count = 0
+try:
+    while count < 1 << 30:
+        count += s.send(b"q" * 65536)
+except TimeoutError:
+    pass
+s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)); s.close()
+print(json.dumps(count))
+""")
+    assert 0 < stuck < 1 << 30
+    _, seen = hosts.raw.wait_closed(2)
+    assert seen.received < stuck  # what lay in its window
+    assert seen.failure.startswith("ConnectionResetError")
 
 
 def test_datagrams(hosts, ask):

@@ -6,7 +6,7 @@ cannot be told is left empty, an attempt is never dropped for that. The kernel d
 nobody reads for long: recv(2) fails with ENOBUFS once, and `sequence` tells how many were lost.
 Read with recvfrom(2); what comes from a port other than 0 is not the kernel's.
 
-Also what the kernel sends by itself for a program, as when it joins a multicast group: without a uid.
+What the kernel sends by itself, as when a program joins a multicast group, has no uid.
 
 Works in any network namespace (net.netfilter.nf_log_all_netns is for LOG to the kernel's own log),
 with CAP_NET_ADMIN over it when it is bound. A uid is told as in the user namespace of who bound.

@@ -120,7 +120,8 @@ def load_rules(fd: int, plan: Plan) -> None:
 
     Connections that exist go on. Who calls this needs CAP_NET_ADMIN over the namespace, too: in
     its user namespace, or by being its owner, in the parent of that one (user_namespaces(7)).
-    Raises OSError; then the old rules hold."""
+    Raises OSError; then the old rules hold. EMSGSIZE: more ranges than a socket's buffer can hold,
+    some 10 000 where net.core.wmem_max is as by default."""
     socket = netlink.borrow(fd, netlink.NETFILTER)
     try:
         _load(socket, _table(plan, replaced=True))

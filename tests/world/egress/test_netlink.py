@@ -73,6 +73,15 @@ def test_the_kernels_words_are_told():
     assert caught.value.errno == errno.EINVAL
 
 
+def test_a_request_that_is_too_long():
+    socket = netlink.connect(netlink.ROUTE, "test")
+    try:
+        with pytest.raises(OSError, match="test: send: Message too long"):
+            netlink.ask(socket, bytes(1 << 24), "test")
+    finally:
+        socket.close()
+
+
 def test_no_answer_is_an_error_and_does_not_hang():
     """Nobody asked for one: there is none."""
     socket = netlink.connect(netlink.ROUTE, "test")

@@ -36,7 +36,7 @@ PORT = 8080
 NET4 = Range(address=bytes([198, 51, 100, 0]), bits=24)
 NET6 = Range(address=socket.inet_pton(socket.AF_INET6, "2001:db8:1::"), bits=48)
 PLAN = Plan(
-    dns_loopback=(bytes([127, 0, 0, 53]),),
+    dns_loopback=(bytes([127, 0, 0, 53]), socket.inet_pton(socket.AF_INET6, "::1")),
     ranges=(NET4, NET6),
     host_ports=(5432, 6379),
 )

@@ -6,12 +6,17 @@ import os
 import signal
 import socket
 
+import pytest
+
+from substrate.world import linux
 from substrate.world.egress import netlink, nft
 from substrate.world.egress.namespace import Plan
 from tests.world.egress.namespace.places import (
     ELSEWHERE4,
     PORT,
+    UID,
     Range,
+    Running,
     connect,
     drop_table,
     only_routes,
@@ -56,3 +61,24 @@ def test_without_a_table_there_is_still_no_way_out(place, open_place):
     assert outside.run(lambda: connect(ELSEWHERE4, PORT)) == ""
     assert place.run(lambda: connect(ELSEWHERE4, PORT)) == "ECONNREFUSED"
     assert place.logged() == []  # no rule refused it: there is nobody
+
+
+def test_the_socket_for_rules_is_no_right_by_itself(place):
+    """Who got hold of it still needs to be the namespace's owner, or to have its capabilities."""
+
+    def tried():
+        if place.uid == 0:
+            linux.set_capabilities(0, 0)
+        else:
+            os.setgroups([])
+            os.setresuid(UID + 1, UID + 1, UID + 1)
+        try:
+            nft.load_rules(place.sockets.nft, Plan())
+        except OSError as error:
+            return errno.errorcode[error.errno]
+
+    if os.geteuid() != 0:
+        pytest.skip("needs another user")
+    running = Running(tried)
+    assert running.result() == "EPERM"
+    nft.load_rules(place.sockets.nft, Plan())

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import select
+import socket
 import struct
 
 import pytest
@@ -14,6 +16,7 @@ from tests.world.egress.namespace.places import (
     PLAN,
     Place,
     connect,
+    reached,
     send,
 )
 
@@ -58,6 +61,26 @@ def test_without_ipv6(open_place, missing):
     assert place.run(lambda: send(ELSEWHERE6, 80)) in ("EPERM", "EADDRNOTAVAIL", "ENETUNREACH")
     assert place.run(lambda: connect(ELSEWHERE4, 80)) == "ECONNREFUSED"
     assert place.run(lambda: connect(FAKE, 80)) == ""
+
+
+def strict_routes():
+    """What some hosts hand down: packets are taken only from where answers would go to."""
+    for device in ("all", "default", "lo"):
+        with open(f"/proc/sys/net/ipv4/conf/{device}/rp_filter", "w") as file:
+            file.write("1")
+
+
+def test_with_strict_routes(open_place):
+    place = open_place(PLAN, before=strict_routes)
+    assert place.run(lambda: connect(FAKE, 80)) == ""
+    assert place.run(lambda: connect(ELSEWHERE4, 80)) == "ECONNREFUSED"
+    assert place.run(lambda: reached("127.0.0.1")) == b"hello"
+    running = place.start(lambda: send(ELSEWHERE4, 53, b"?", connected=True))
+    with socket.socket(fileno=os.dup(place.sockets.dns_udp4)) as resolver:
+        assert select.select([resolver], [], [], 5)[0]
+        _, peer = resolver.recvfrom(100)
+        resolver.sendto(b"!", peer)
+    assert running.result() == b"!"
 
 
 def test_without_nf_tables(uid):

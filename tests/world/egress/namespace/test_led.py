@@ -74,7 +74,7 @@ def test_what_lies_beside_is_not_led(place, address):
     assert place.accept(egress(place, address), 0) is None
 
 
-SERVERS = (ELSEWHERE4, ELSEWHERE6, FAKE, "127.0.0.53")
+SERVERS = (ELSEWHERE4, ELSEWHERE6, FAKE, "127.0.0.53", "::1")
 
 
 @pytest.mark.parametrize("server", SERVERS)
