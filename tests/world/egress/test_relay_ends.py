@@ -254,7 +254,7 @@ def test_a_peer_that_acknowledges_nothing_is_not_waited_for_for_ever(rigs, monke
         else:
             stuck = 0
             sent += rig.server.send(bytes(500))
-        rig.until(lambda: down.delivered == sent)
+        rig.until(lambda sent=sent: down.delivered == sent)
         rig.loop.run_once(0.01)
     reset(rig.server)
     rig.finish()
