@@ -282,6 +282,9 @@ def test_time_does_not_matter_between_requests_nor_in_a_body():
         found = inspect(data)
         found.timed_out()
         assert (found.refused, found.ready) == ("", len(data))
+    sent = inspect(hello())
+    sent.timed_out()  # how long a server may take to answer is not for here
+    assert (sent.refused, sent.needs_upstream_head) == ("", True)
     half = inspect(GET + GET[:9])
     half.timed_out()
     assert "not complete" in half.refused

@@ -192,6 +192,11 @@ def test_a_body_of_known_length_need_not_be_seen():
     assert requests.passed == len(start) + 4
 
 
+def test_a_length_has_18_digits_at_most():
+    _, requests = read(head(b"Host: a", b"Content-Length: " + b"9" * 18))
+    assert requests.left == 10**18 - 1
+
+
 def test_no_more_than_the_body_is_skipped():
     _, requests = read(head(b"Host: a", b"Content-Length: 10"))
     with pytest.raises(ValueError, match="cannot be skipped"):
