@@ -559,7 +559,7 @@ def verdict(found):
     )
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(streams, modes, answers, st.data())
 def test_the_verdict_is_the_same_however_the_bytes_are_split(stream, mode, answer, data):
     speak, name = mode
@@ -579,6 +579,7 @@ def test_the_verdict_is_the_same_however_the_bytes_are_split(stream, mode, answe
     assert whole.refused.isprintable() and whole.refused.isascii() and len(whole.refused) < 600
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=60), max_size=8), modes, st.data())
 def test_random_bytes_are_judged_whatever_comes(parts, mode, data):
     speak, name = mode
@@ -596,6 +597,7 @@ def test_random_bytes_are_judged_whatever_comes(parts, mode, data):
 requests = st.sampled_from((GET, POST, CHUNKED))
 
 
+@settings(deadline=None)
 @given(
     st.lists(requests, max_size=6),
     st.lists(requests, max_size=3),

@@ -1,7 +1,7 @@
 """Heads and bodies of HTTP/1: what is read, and all that is refused."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from substrate.world.egress.http import StatusReader, split_port
@@ -314,6 +314,7 @@ def test_an_interim_head_has_a_bound():
         StatusReader().feed(b"HTTP/1.1 100 \r\n" + b"x" * MOST)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_random_fields_are_read_or_refused(data):
     try:
