@@ -285,6 +285,9 @@ def test_time_does_not_matter_between_requests_nor_in_a_body():
     sent = inspect(hello())
     sent.timed_out()  # how long a server may take to answer is not for here
     assert (sent.refused, sent.needs_upstream_head) == ("", True)
+    sent.feed_upstream(server_hello())
+    sent.timed_out()
+    assert (sent.refused, sent.splice) == ("", -1)
     half = inspect(GET + GET[:9])
     half.timed_out()
     assert "not complete" in half.refused
@@ -641,3 +644,4 @@ def test_a_refusal_is_the_end(speak):
     found.timed_out()
     found.spliced(0)
     assert found.refused and verdict(found) == refused
+    assert (found.splice, found.splice_upstream, found.needs_upstream_head) == (0, 0, False)
