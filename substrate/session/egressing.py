@@ -38,6 +38,8 @@ _WATCHED: Final = ("dns_udp4", "dns_udp6", "dns_tcp4", "dns_tcp6", "egress4", "e
 _END_S: Final = 5.0
 #: how long a report waits for capture to tell whose it is
 _OWNER_S: Final = 0.5
+#: for rules to be in force
+_RULES_S: Final = 5.0
 
 
 class Egressing:
@@ -56,6 +58,7 @@ class Egressing:
         self._network: dict[str, int] = {}
         self._socket: _socket.socket | None = None
         self._over = False
+        self._in_force = False
         self._door: net_control.Door | None = None
         self._record: net_record.NetRecord | None = None
         self._writer: TraceWriter | None = None
@@ -122,10 +125,21 @@ class Egressing:
             memory = wire.pack_value(self._rules)
             try:
                 wire.send(self._socket, report.RULES, fds=(memory,))
+                self._wait_for_rules()
             except (BrokenPipeError, ConnectionResetError):
                 self._is_gone("ended early: nothing was reachable any more")
             finally:
                 os.close(memory)
+
+    def _wait_for_rules(self) -> None:
+        """Until they are in force: who asked for them relies on that."""
+        self._in_force = False
+        until = time.monotonic() + _RULES_S
+        while self._socket is not None and not self._in_force:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise wire.WireError(f"the rules were not in force after {_RULES_S:.0f} s")
+            self._receive(left)
 
     def _serve(self) -> None:
         ours, theirs = wire.pair()
@@ -154,6 +168,8 @@ class Egressing:
             elif message.kind == report.DONE:
                 self._over = True
                 self._hang_up()
+            elif message.kind == report.RULES:
+                self._in_force = True
             else:
                 self._waiting.append((time.monotonic(), report.parse(message)))
 

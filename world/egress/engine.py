@@ -231,6 +231,8 @@ class Engine:
             self.report(Trouble(time_us=now_us(), text=f"rules of the kernel: {error}"))
         for connection in list(self._connections):
             connection.check_again()
+        self._reports.append(wire.encode(report.RULES, ()))
+        self._send()
 
     def _used_up(self) -> None:
         """The budget of bytes is used up: nothing more goes in or out."""

@@ -116,7 +116,7 @@ _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
 DONE: Final = b"e"
 # supervisor → process
 FINISH: Final = b"f"  # the world is over: tell what is left, and end
-RULES: Final = b"u"  # memfd of other rules
+RULES: Final = b"u"  # memfd of other rules; the answer, once they are in force, is the same kind
 
 
 def render(report: Report) -> bytes:
