@@ -4,7 +4,6 @@ What the command was told, what its record says, what the servers counted. Not h
 commands (test_egress_clients.py, test_egress_settings.py).
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,7 @@ class Place:
             env={**caller.environ, **self.environ, **env},
             status=status,
         )
-        assert b"Traceback (most recent call last):\n  File \"/var/tmp/substrate-system" not in (
+        assert b'Traceback (most recent call last):\n  File "/var/tmp/substrate-system' not in (
             done.stderr
         ), done.stderr
         session = caller.sessions()[-1]

@@ -3,8 +3,6 @@ and wildcards, what takes away (deny, a project's file, a budget), private addre
 host. Each by what arrives at a server, and what is told.
 """
 
-import hashlib
-
 import pytest
 
 from tests.nethosts import content, plan
@@ -63,7 +61,6 @@ def test_a_range(place):
     """What is in it, by address only, and by the port that it names."""
     hosts, rule = place.hosts, "203.0.113.8/29:80"
     server = hosts.plain
-    line = "curl -sS {0} || true; ! curl -sS {0} --connect-timeout 5 -o /dev/null {1} || exit 9"
     line = f"""
         curl -sS {_url(server.address)} || exit 8
         curl -sS {_url(server.address, 8080)} && exit 9
@@ -129,7 +126,6 @@ def test_a_deny_is_above_an_allow(place, denied, told):
     ran = place.run("curl -sSf http://plain.example.net/", "--allow", "plain.example.net", *deny, status=None)  # fmt: skip
     (line,) = ran.told
     assert line.startswith(told.format(denied)), line
-    assert "denied by" in line
     assert "--allow" not in line
     assert not hosts.plain.connections()
     assert not [p for p in hosts.packets() if p.protocol == "tcp"]
@@ -179,12 +175,12 @@ def test_ports_of_the_host(place, internet):
     service = _service(internet)
     port = service.ports[0]
     ran = place.run(f"curl -sS http://localhost:{port}/", status=7)
-    assert f"--host-port {port}" in ran.stderr.decode()
+    assert "--host-port PORT" in ran.stderr.decode()
     assert not service.connections()
     line = f"""
         for host in localhost 127.0.0.1 [::1]; do curl -sS http://$host:{port}/ || exit 8; done
         curl -sS http://localhost:{port + 1}/ && exit 9
-        /usr/bin/python3 -m http.server -b 127.0.0.1 {port + 2} 2>/dev/null & 
+        /usr/bin/python3 -m http.server -b 127.0.0.1 {port + 2} 2>/dev/null &
         for i in $(seq 100); do
             curl -sSf http://127.0.0.1:{port + 2}/ >/dev/null 2>&1 && break; sleep 0.05
         done
@@ -234,14 +230,14 @@ def test_a_project_may_only_tighten(place):
     """
     service = _service(hosts)
     flags = ("plain.example.net", "secure.example.net", "private.example.net")
-    ran = place.run(line, *(f"--allow={name}" for name in flags), "--limit", "egress=10m")
+    ran = place.run(line, *(f"--allow={name}" for name in flags))
     assert ran.stdout == b"plain.example.net\n"
     for key in ("net.allow", "net.private", "net.host_ports"):
         assert f"{key} is left out" in ran.stderr.decode()
     assert not hosts.secure.connections() and not hosts.private.connections()
     assert not service.connections()
     assert sum(one.received for one in hosts.plain.connections()) < 20480
-    (budget,) = ran.of("budget_exceeded")
+    (budget,) = ran.of("budget")
     assert budget["limit"] == 20480
     hosts.secret_untouched()
     (folder / "config.toml").write_text('net = "none"\n')
@@ -257,7 +253,7 @@ def test_a_budget(place):
     """Never more than it in both directions together, and then nothing any more; a word says so."""
     hosts = place.hosts
     limit = 1 << 20
-    line = f"""
+    line = """
         curl -sS http://plain.example.net/bytes/500000 | sha256sum | cut -c-64
         curl -sS -o got http://plain.example.net/bytes/2000000 && exit 9
         wc -c < got
@@ -267,11 +263,10 @@ def test_a_budget(place):
     ran = place.run(line, "--allow", "plain.example.net", "--limit", "egress=1m")
     digest, size = ran.stdout.split()
     assert digest.decode() == content.digest(500_000)
-    (scope,) = ran.scopes.values()
+    scope = ran.scopes["http://plain.example.net:80"]
     assert 1_000_000 < scope["bytes_in"] + scope["bytes_out"] <= limit
-    assert 500_000 < int(size) <= limit - 500_000
-    assert hashlib.sha256(content.content(int(size))).digest()
-    (budget,) = ran.of("budget_exceeded")
+    assert int(size) <= limit - 500_000
+    (budget,) = ran.of("budget")
     assert (budget["budget"], budget["limit"]) == ("egress", limit)
     assert budget["used"] <= limit
     lines = [line for line in ran.stderr.decode().splitlines() if "--limit egress=" in line]
