@@ -32,6 +32,8 @@ PACKAGES = {
     "/usr/bin/wget": "wget",
     "/usr/bin/dig": "bind9-dnsutils",
     "/usr/bin/node": "nodejs",
+    "/usr/bin/python3": "python3",
+    "/usr/bin/pip3": "python3-pip",
 }
 GIT_UID = 64321
 SSH_PORT, NGINX_PORT, DATABASE_PORT = 10022, 10443, 10432

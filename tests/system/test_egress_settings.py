@@ -3,6 +3,8 @@ and wildcards, what takes away (deny, a project's file, a budget), private addre
 host. Each by what arrives at a server, and what is told.
 """
 
+import os
+
 import pytest
 
 from tests.nethosts import content, plan
@@ -290,3 +292,42 @@ def test_a_protocol_that_no_rule_lets_be_spoken(place):
     assert [one.received for one in hosts.raw.connections()] in ([], [0], [0, 0])
     ran = place.run(line.format(443).replace("cat", "head -1"), "--allow", "tcp://raw.example.net:443")  # fmt: skip
     assert ran.stdout == b"hello\n"
+
+
+def test_what_is_not_tcp(place):
+    """UDP, as of a client that tries QUIC first, is refused at once; the line does not say that a
+    rule would help."""
+    hosts = place.hosts
+    assert hosts.udp
+    script = """
+import socket, sys
+for host, port in (("udp.example.net", 443), ("203.0.113.14", 7)):
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.connect((host, port))
+    made.settimeout(5)
+    try:
+        made.send(b"x")
+        made.recv(1)
+    except (ConnectionRefusedError, PermissionError, OSError) as error:
+        print(type(error).__name__)
+"""
+    line = f"/usr/bin/python3 - <<'END'\n{script}\nEND"
+    ran = place.run(line, "--allow", "udp.example.net")
+    assert ran.seconds < 2
+    assert b"TimeoutError" not in ran.stdout and len(ran.stdout.split()) == 2
+    reason = "udp does not leave a filtered network, only TCP does"
+    assert ran.told == [f"udp://udp.example.net:443: {reason}", f"udp://203.0.113.14:7: {reason}"]
+    named, unnamed = ran.of("net_connect")
+    assert (named["domain"], named["port"], named["protocol"]) == ("udp.example.net", 443, "udp")
+    assert (unnamed["domain"], unnamed["ip"], unnamed["port"]) == (None, "203.0.113.14", 7)
+    assert named["decision"] == unnamed["decision"] == "deny"
+    assert not hosts.udp.datagrams()
+    assert not hosts.packets()
+
+
+def test_the_hosts_own_name_is_no_wish_to_reach_anything(place):
+    """git and others ask for it; where no file has it that is a question like any other."""
+    name = os.uname().nodename.lower()
+    ran = place.run(f"getent hosts {name} || true")
+    assert name in {body["domain"] for body in ran.of("dns_query")}
+    assert not ran.told
