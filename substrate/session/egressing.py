@@ -16,7 +16,7 @@ import os
 import select
 import time
 
-from substrate.session import net_control, net_record
+from substrate.session import net_control, net_record, net_rules
 from substrate.world import wire
 from substrate.world.egress import report
 from substrate.world.egress.report import Asked, Attempt, Refused
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
 
+    from substrate.session.denials import Denial
     from substrate.telemetry.trace.events.command import Scope
     from substrate.telemetry.trace.writer import TraceWriter
     from substrate.world.egress.report import Report
@@ -68,7 +69,7 @@ class Egressing:
         """Where the events go. `base`: unique in the session; `session_fd`: its directory, for the
         door at which rules are changed. Called when the command has its go."""
         self._writer = writer
-        self._record = net_record.NetRecord(span, base)
+        self._record = net_record.NetRecord(span, base, net_rules.own_names())
         self._door = net_control.Door(session_fd)
         self._network = self._world.take_network()
         if self._network and (self._rules["allow"] or self._rules["host_ports"]):
@@ -218,7 +219,7 @@ class Egressing:
             )
         return None
 
-    def end(self) -> tuple[tuple[Scope, ...], tuple[net_record.Refusal, ...]]:
+    def end(self) -> tuple[tuple[Scope, ...], tuple[Denial, ...]]:
         """When the world is over: takes all that is left; whom it talked to, and what was refused."""
         if self._record is None:
             return (), ()
@@ -238,7 +239,12 @@ class Egressing:
             else:
                 self._receive(left)
         self._settle(late=True)
-        return self._record.scopes(), self._record.refusals()
+        refusals = self._record.refusals()
+        if not refusals and not self._record.used_up:
+            return self._record.scopes(), ()
+        from substrate.session.net_denials import net_denials
+
+        return self._record.scopes(), net_denials(refusals, self._record.used_up)
 
     def close(self) -> None:
         """Ends the serving process; called on every way out."""

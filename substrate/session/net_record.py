@@ -39,25 +39,31 @@ class Owner:
 
 @value
 class Refusal:
-    """What was refused, for people: `what` as in a rule, why, and how often."""
+    """What was refused, for people: `what` as in a rule, why, and how often; `hint`: the flag that
+    would allow it, "" where none would."""
 
     what: str
     reason: str
-    rule: str
+    hint: str
     count: int
 
 
 class NetRecord:
     """The network of one command."""
 
-    def __init__(self, span: str, base: int) -> None:
-        """`base`: unique in the session, for the numbers of connections."""
+    def __init__(self, span: str, base: int, own_names: frozenset[str] = frozenset()) -> None:
+        """`base`: unique in the session, for the numbers of connections; `own_names`: of this host,
+        which programs ask for without a wish to reach anything."""
         self._span = span
+        self._own_names = own_names
         self._base = EGRESS | base * 1_000_000
         self._scopes: dict[str, list[int]] = {}
-        self._of_connection: dict[int, str] = {}
+        #: of those that are open: scope, span
+        self._of_connection: dict[int, tuple[str, str]] = {}
         self._refused: dict[str, list[Any]] = {}
         self.troubles = 0
+        #: the budget that was used up, in bytes; 0: none was
+        self.used_up = 0
 
     def event(self, found: Report, owner: Owner | None) -> Event:
         """The event of a report; it is counted, too."""
@@ -67,12 +73,13 @@ class NetRecord:
         if isinstance(found, Asked):
             body = self._asked(found, proc)
         elif isinstance(found, Attempt):
-            body = self._attempt(found, proc)
+            body = self._attempt(found, proc, span)
         elif isinstance(found, Closed):
-            body = self._closed(found)
+            body, span = self._closed(found)
         elif isinstance(found, Refused):
             body = self._kernel(found, proc)
         elif isinstance(found, Exceeded):
+            self.used_up = found.limit
             body = Budget(
                 budget="egress", used=found.used, limit=found.limit, stopped="all connections"
             )
@@ -84,9 +91,10 @@ class NetRecord:
         return event
 
     def _asked(self, found: Asked, proc: int | None) -> DnsQuery:
-        if not found.allowed:
+        if not found.allowed and found.domain not in self._own_names:
+            hint = "" if found.rule else f"--allow {found.domain}"
             # most programs ask for both kinds of addresses at once
-            self._count_refused(found.domain, found.reason, found.rule, int(found.qtype != "AAAA"))
+            self._count_refused(found.domain, found.reason, hint, int(found.qtype != "AAAA"))
         return DnsQuery(
             proc=proc,
             domain=found.domain,
@@ -98,16 +106,17 @@ class NetRecord:
             extra=_extra(found, ("client_port", found.client_port), ("reason", found.reason)),
         )
 
-    def _attempt(self, found: Attempt, proc: int | None) -> NetConnect:
+    def _attempt(self, found: Attempt, proc: int | None, span: str) -> NetConnect:
         host = found.domain or found.target
         scope = _scope(found.spoken, host, found.port)
         counts = self._scope(scope)
         if not found.allowed:
             counts[1] += 1
-            self._count_refused(_endpoint(host, found.port), found.reason, found.rule)
+            if not self.used_up:
+                self._count_refused(_endpoint(host, found.port), found.reason, found.hint)
         elif not found.result:
             counts[0] += 1
-            self._of_connection[found.connection] = scope
+            self._of_connection[found.connection] = (scope, span)
         return NetConnect(
             connection=self._base + found.connection,
             proc=proc,
@@ -128,13 +137,13 @@ class NetRecord:
             ),
         )
 
-    def _closed(self, found: Closed) -> NetClose:
-        scope = self._of_connection.pop(found.connection, None)
+    def _closed(self, found: Closed) -> tuple[NetClose, str]:
+        scope, span = self._of_connection.pop(found.connection, (None, self._span))
         if scope is not None:
             counts = self._scope(scope)
             counts[2] += found.bytes_in
             counts[3] += found.bytes_out
-        return NetClose(
+        body = NetClose(
             connection=self._base + found.connection,
             bytes_in=found.bytes_in,
             bytes_out=found.bytes_out,
@@ -142,15 +151,22 @@ class NetRecord:
             reason=found.reason or None,
             extra=_extra(found),
         )
+        return body, span
 
     def _kernel(self, found: Refused, proc: int | None) -> NetConnect:
-        self._scope(_scope(found.protocol, found.ip, found.port))[1] += 1
-        self._count_refused(_endpoint(found.ip, found.port), found.reason, "")
+        host = found.domain or found.ip
+        scope = _scope(found.protocol, host, found.port)
+        self._scope(scope)[1] += 1
+        if found.protocol == "tcp":
+            end = _endpoint(host, found.port)
+            self._count_refused(end, found.reason, f"--allow {end}")
+        else:
+            self._count_refused(scope, found.reason, "")
         return NetConnect(
             connection=self._base + found.connection,
             proc=proc,
-            domain=None,
-            ip=found.ip,
+            domain=found.domain or None,
+            ip=found.ip or None,
             port=found.port,
             protocol=found.protocol,
             name=None,
@@ -177,10 +193,10 @@ class NetRecord:
             scope = "others"
         return self._scopes.setdefault(scope, [0, 0, 0, 0])
 
-    def _count_refused(self, what: str, reason: str, rule: str, count: int = 1) -> None:
+    def _count_refused(self, what: str, reason: str, hint: str, count: int = 1) -> None:
         if what not in self._refused and len(self._refused) >= _MOST_DENIED:
             return
-        self._refused.setdefault(what, [reason, rule, 0])[2] += count
+        self._refused.setdefault(what, [reason, hint, 0])[2] += count
 
     def scopes(self) -> tuple[Scope, ...]:
         """For `command_end`: by name."""
@@ -192,8 +208,8 @@ class NetRecord:
     def refusals(self) -> tuple[Refusal, ...]:
         """What was refused, in the order in which it came."""
         return tuple(
-            Refusal(what=what, reason=reason, rule=rule, count=count)
-            for what, (reason, rule, count) in self._refused.items()
+            Refusal(what=what, reason=reason, hint=hint, count=count)
+            for what, (reason, hint, count) in self._refused.items()
         )
 
 

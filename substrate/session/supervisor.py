@@ -554,10 +554,8 @@ class _OneShot:
         self.started.close()
         scopes: tuple[Scope, ...] = ()
         if self.network is not None:  # before the zygote goes, and takes along who serves it
-            from substrate.session.net_denials import net_denials
-
-            scopes, refusals = self.network.end()
-            denied = (*denied, *net_denials(refusals))
+            scopes, refused = self.network.end()
+            denied = (*denied, *refused)
         if not ended.quiet:
             self._wait_gone()  # until then its processes may write
         events: list[Event] = []

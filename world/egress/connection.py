@@ -82,6 +82,7 @@ class Connection:
         self._inspector: Inspector | None = None
         self._connect: Connecting | None = None
         self._address = b""  # of the server, once it is connected
+        self._refused = b""  # of one that it may not be, or that did not answer
         self._held = bytearray()  # what the client said and may not go out yet
         self._passed = 0
         self._told = False
@@ -99,7 +100,7 @@ class Connection:
         self._name = self._context.fakes.name_of(self._target) or ""
         decision = self._decide()
         if not decision.allowed:
-            self._refuse_at_once(decision.reason, decision.rule)
+            self._refuse_at_once(decision.reason, decision.rule, self._rule_for_it(decision))
             return
         if self._context.budget.told:
             limit = self._context.budget.limit
@@ -142,8 +143,18 @@ class Connection:
             return self._context.rules.connect(self._name, self._port)
         return self._context.rules.address(self._target, self._port)
 
-    def _refuse_at_once(self, reason: str, rule: str = "") -> None:
-        self._tell(allowed=False, rule=rule, reason=reason)
+    def _rule_for_it(self, decision: Decision | None, protocol: str = "") -> str:
+        """The flag that would allow it, unless a rule has decided that it may not be."""
+        if decision is not None and decision.rule:
+            return ""
+        if self._is_loopback():
+            return f"--host-port {self._port}"
+        host = self._name or render_address(self._target)
+        end = f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
+        return f"--allow {protocol}{end}"
+
+    def _refuse_at_once(self, reason: str, rule: str = "", hint: str = "") -> None:
+        self._tell(allowed=False, rule=rule, reason=reason, hint=hint)
         socket = _socket.socket(fileno=self._client)
         socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _ABORT)
         socket.close()
@@ -154,7 +165,7 @@ class Connection:
         if self._relay is not None:
             decision = self._decide()
             if not decision.allowed:
-                self._refuse(decision.reason, decision.rule)
+                self._refuse(decision.reason, decision.rule, self._rule_for_it(decision))
 
     def finish(self) -> None:
         """The world is over."""
@@ -175,12 +186,13 @@ class Connection:
             decision = self._context.rules.destination(self._name, address, self._port)
             if decision.allowed:
                 good.append(address)
-            else:
-                why = decision
+            elif not why.reason:
+                why, self._refused = decision, address
         if good:
             self._go_to(tuple(good), own=False)
         else:
-            self._refuse(why.reason, why.rule)
+            refused = render_address(self._refused) if self._refused else ""
+            self._refuse(why.reason, why.rule, f"--private {refused}" if not why.rule else "")
 
     def _go_to(self, addresses: tuple[bytes, ...], *, own: bool) -> None:
         self._connect = Connecting(
@@ -194,6 +206,7 @@ class Connection:
                 os.close(found.fd)
             return
         if found.fd < 0:
+            self._refused = found.address
             self._fail(found.error)
             return
         self._address = found.address
@@ -252,7 +265,7 @@ class Connection:
             return
         if inspector.refused:
             assert self._decision is not None
-            self._refuse(inspector.refused, self._decision.rule)
+            self._refuse_speech(inspector.refused, self._decision)
             return
         count = inspector.ready - self._passed
         if count > 0:
@@ -283,11 +296,13 @@ class Connection:
             self._made = True
             self._tell(allowed=True, rule=self._decision.rule, reason="")
 
-    def _tell(self, *, allowed: bool, rule: str, reason: str, result: str = "") -> None:
+    def _tell(
+        self, *, allowed: bool, rule: str, reason: str, hint: str = "", result: str = ""
+    ) -> None:
         if self._told:
             return
         self._told = True
-        inspector = self._inspector
+        inspector, address = self._inspector, self._address or self._refused
         self._context.report(
             Attempt(
                 connection=self._number,
@@ -297,23 +312,24 @@ class Connection:
                 spoken="" if inspector is None else inspector.protocol,
                 domain=self._name,
                 target=render_address(self._target) if self._target else "",
-                ip=render_address(self._address) if self._address else "",
+                ip=render_address(address) if address else "",
                 port=self._port,
                 said="" if inspector is None else inspector.said,
                 allowed=allowed,
                 rule=rule,
                 reason=reason,
+                hint=hint,
                 result=result,
             )
         )
 
-    def _refuse(self, reason: str, rule: str = "") -> None:
+    def _refuse(self, reason: str, rule: str = "", hint: str = "") -> None:
         """What it said, or where it would go, is not allowed."""
         relay = self._relay
         if relay is None:
             return
         self._told = False  # also of one that was made: another attempt, by what it said
-        self._tell(allowed=False, rule=rule, reason=reason)
+        self._tell(allowed=False, rule=rule, reason=reason, hint=hint)
         answer = b""
         if self._inspector is not None and sniff(self._held) == "http":
             answer = _forbidden(reason)
@@ -323,6 +339,16 @@ class Connection:
             self._connect.cancel()
             self._connect = None
         relay.refuse(reason, answer)
+
+    def _refuse_speech(self, reason: str, decision: Decision) -> None:
+        """What it said: where that is a protocol of its own, a rule with the port would allow it."""
+        hint = ""
+        own = sniff(self._held) in ("", "text", "other")
+        if own and decision.speak == "checked" and not decision.less and not self._told:
+            reason = f"neither TLS nor HTTP/1 is spoken ({reason})"
+            port_alone = "tcp://" if self._port in (80, 443) else ""
+            hint = self._rule_for_it(None, port_alone)
+        self._refuse(reason, decision.rule, hint)
 
     def stop(self, why: str) -> None:
         """Ends it, as if both sides had."""

@@ -317,18 +317,14 @@ class Engine:
             text = f"{missing} refused packets were not recorded: there were too many at once"
             self.report(Trouble(time_us=now_us(), text=text))
         self._lost_logs = logged.sequence
-        decision = (
-            self._context.rules.address(logged.destination, logged.port)
-            if logged.destination
-            else None
-        )
         protocol = _PROTOCOLS.get(logged.protocol, f"protocol {logged.protocol}")
         name = self._fakes.name_of(logged.destination) if logged.destination else None
-        reason = "" if decision is None or decision.allowed else decision.reason
-        if name is not None:
-            reason = f"{name} is reached by TCP only, not by {protocol}"
-        elif decision is not None and decision.allowed:
-            reason = f"{protocol} does not leave a filtered network"
+        reason = ""
+        if protocol != "tcp":
+            reason = f"{protocol} does not leave a filtered network, only TCP does"
+        elif logged.destination:
+            decision = self._context.rules.address(logged.destination, logged.port)
+            reason = "" if decision.allowed else decision.reason
         self._numbers += 1
         self.report(
             Refused(
@@ -336,6 +332,7 @@ class Engine:
                 time_us=now_us(),
                 protocol=protocol,
                 client_port=logged.source_port,
+                domain=name or "",
                 ip=render_address(logged.destination) if logged.destination else "",
                 port=logged.port,
                 uid=-1 if logged.uid is None else logged.uid,

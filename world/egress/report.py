@@ -38,7 +38,8 @@ class Asked:
 class Attempt:
     """A connection, when it was decided. `target`: the address that the program connected to; `ip`:
     the real one, of a name once it is resolved; `spoken`: tls, http, other, "" where nothing was
-    said; `said`: the name in it; `result`: why an allowed one was not made."""
+    said; `said`: the name in it; `result`: why an allowed one was not made; `hint`: the flag that
+    would allow a refused one, "" where none would."""
 
     connection: int
     time_us: int
@@ -53,6 +54,7 @@ class Attempt:
     allowed: bool
     rule: str
     reason: str
+    hint: str
     result: str
 
 
@@ -71,12 +73,13 @@ class Closed:
 @value
 class Refused:
     """A packet that the kernel refused, as no rule names its address. `client_port`: 0 where the
-    protocol has none."""
+    protocol has none; `domain`: for which the address stands, "" where it stands for none."""
 
     connection: int
     time_us: int
     protocol: str
     client_port: int
+    domain: str
     ip: str
     port: int
     uid: int
