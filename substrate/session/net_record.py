@@ -28,10 +28,13 @@ _MOST_DENIED: Final = 64
 
 @value
 class Owner:
-    """Whose a connection is: the process' number and span in the trace."""
+    """Whose a connection is: the process' number and span in the trace; for people the name of its
+    program and its pid in the world, b"" and 0 where these are not known."""
 
     proc: int
     span: str | None
+    program: bytes = b""
+    pid: int = 0
 
 
 @value
@@ -52,21 +55,21 @@ class NetRecord:
         self._span = span
         self._base = EGRESS | base * 1_000_000
         self._scopes: dict[str, list[int]] = {}
-        self._of_connection: dict[int, str] = {}
+        #: scope, and whose it is
+        self._of_connection: dict[int, tuple[str, Owner | None]] = {}
         self._refused: dict[str, list[Any]] = {}
         self.troubles = 0
 
     def event(self, found: Report, owner: Owner | None) -> Event:
         """The event of a report; it is counted, too."""
+        if isinstance(found, Closed):
+            return self._closed(found)
         proc = None if owner is None else owner.proc
-        span = self._span if owner is None or owner.span is None else owner.span
         body: Any
         if isinstance(found, Asked):
             body = self._asked(found, proc)
         elif isinstance(found, Attempt):
-            body = self._attempt(found, proc)
-        elif isinstance(found, Closed):
-            body = self._closed(found)
+            body = self._attempt(found, owner)
         elif isinstance(found, Refused):
             body = self._kernel(found, proc)
         elif isinstance(found, Exceeded):
@@ -77,6 +80,10 @@ class NetRecord:
             assert isinstance(found, Trouble)
             self.troubles += 1
             body = Coverage(backend="egress", level="net", blind_spots=(found.text,), lost=0)
+        return self._told(body, owner)
+
+    def _told(self, body: Any, owner: Owner | None) -> Event:
+        span = self._span if owner is None or owner.span is None else owner.span
         event: Event = body.event("world", span_id=span)
         return event
 
@@ -95,7 +102,7 @@ class NetRecord:
             extra=_extra(found, ("client_port", found.client_port), ("reason", found.reason)),
         )
 
-    def _attempt(self, found: Attempt, proc: int | None) -> NetConnect:
+    def _attempt(self, found: Attempt, owner: Owner | None) -> NetConnect:
         host = found.domain or found.target
         scope = _scope(found.spoken, host, found.port)
         counts = self._scope(scope)
@@ -104,10 +111,10 @@ class NetRecord:
             self._count_refused(_endpoint(host, found.port), found.reason, found.rule)
         elif not found.result:
             counts[0] += 1
-            self._of_connection[found.connection] = scope
+            self._of_connection[found.connection] = scope, owner
         return NetConnect(
             connection=self._base + found.connection,
-            proc=proc,
+            proc=None if owner is None else owner.proc,
             domain=found.domain or None,
             ip=found.ip or None,
             port=found.port,
@@ -125,20 +132,23 @@ class NetRecord:
             ),
         )
 
-    def _closed(self, found: Closed) -> NetClose:
-        scope = self._of_connection.pop(found.connection, None)
+    def _closed(self, found: Closed) -> Event:
+        """Of whoever has made it, though others may have had it at the end."""
+        scope, owner = self._of_connection.pop(found.connection, (None, None))
         if scope is not None:
             counts = self._scope(scope)
             counts[2] += found.bytes_in
             counts[3] += found.bytes_out
-        return NetClose(
+        body = NetClose(
             connection=self._base + found.connection,
+            proc=None if owner is None else owner.proc,
             bytes_in=found.bytes_in,
             bytes_out=found.bytes_out,
             duration_us=found.duration_us,
             reason=found.reason or None,
             extra=_extra(found),
         )
+        return self._told(body, owner)
 
     def _kernel(self, found: Refused, proc: int | None) -> NetConnect:
         self._scope(_scope(found.protocol, found.ip, found.port))[1] += 1

@@ -28,11 +28,12 @@ class Place:
 
 
 class Process:
-    """One thread group. `span`: of its last exec, or of the process it was forked from."""
+    """One thread group. `span`, `program`: of its last exec, or of the process it was forked from;
+    a program is the last part of its file's name."""
 
     __slots__ = (
-        *("files", "host_pid", "open_rows", "parent", "pid", "place", "proc", "span"),
-        *("started", "tasks", "writes"),
+        *("files", "host_pid", "open_rows", "parent", "pid", "place", "proc", "program"),
+        *("span", "started", "tasks", "writes"),
     )
 
     def __init__(
@@ -40,6 +41,7 @@ class Process:
     ) -> None:
         self.proc, self.parent, self.host_pid, self.pid = proc, parent, host_pid, pid
         self.place, self.span = place, span
+        self.program = b""
         self.tasks = 1
         self.started = False  # it has exec'd
         #: rows that may still take another call of the same kind (batches.py)
@@ -93,6 +95,7 @@ class Tree:
         if not flags & CLONE_FS:
             place = Place(place.cwd, place.root)
         made = Process(self._number(), parent, tid, pid, place, parent.span)
+        made.program = parent.program
         made.files = parent.files if flags & CLONE_FILES else dict(parent.files)
         self.by_tid[tid] = made
         return made

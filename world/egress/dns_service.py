@@ -1,19 +1,22 @@
 """The resolver of a world: its sockets. What is answered, says answers.py.
 
 Over UDP a datagram at a time; over TCP a bounded number of connections, each with a time limit.
+A question's time is that at which its packet came (socket(7), SO_TIMESTAMPNS): its port may be
+somebody else's by the time that it is read.
 """
 
 from __future__ import annotations
 
 import _socket
 import os
+import struct
 import time
 
 from substrate.world.egress import dns, loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Final
 
     from substrate.world.egress.answers import Answers
@@ -23,6 +26,14 @@ if TYPE_CHECKING:
 _A_ROUND: Final = 64
 _MOST_STREAMS: Final = 64
 _STREAM_S: Final = 30.0
+_SO_TIMESTAMPNS: Final = 35  # of <asm-generic/socket.h>, with a 64-bit struct timespec
+_TIMESPEC: Final = struct.Struct("=qq")
+_ANCILLARY_BYTES: Final = _socket.CMSG_SPACE(_TIMESPEC.size)
+#: what is said to have waited longer was not: the clock was set
+_LONGEST_WAIT_NS: Final = 10_000_000_000
+#: two clocks that were read within that time were read at once; how often that is tried
+_AT_ONCE_NS: Final = 20_000
+_TRIES: Final = 5
 
 
 class DnsService:
@@ -40,14 +51,18 @@ class DnsService:
         self._socket = _socket.socket(fileno=fd)
         self._kind = kind
         self._streams = 0
+        if kind == "udp":
+            self._socket.setsockopt(_socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
 
     def ready(self, _: int) -> None:
         """Takes what is there."""
         for _ in range(_A_ROUND):
             try:
                 if self._kind == "udp":
-                    packet, sender = self._socket.recvfrom(dns.LONGEST_QUERY + 1)
-                    answer = self.answer(packet, sender[1])
+                    packet, ancillary, _, sender = self._socket.recvmsg(
+                        dns.LONGEST_QUERY + 1, _ANCILLARY_BYTES
+                    )
+                    answer = self.answer(packet, sender[1], _came_us(ancillary))
                     if answer is not None:
                         self._socket.sendto(answer, sender)
                 else:
@@ -58,9 +73,8 @@ class DnsService:
             except OSError:
                 continue  # of one client: it is gone, or its answer could not be sent
 
-    def answer(self, packet: bytes, port: int) -> bytes | None:
-        now_us = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
-        answer, found = self._answers.answer(packet, self._kind, port, now_us)
+    def answer(self, packet: bytes, port: int, time_us: int) -> bytes | None:
+        answer, found = self._answers.answer(packet, self._kind, port, time_us)
         if found is not None:
             self._report(found)
         return answer
@@ -92,7 +106,8 @@ class _Stream:
         try:
             data = self._socket.recv(dns.LONGEST_QUERY + 2)
             packets = self._frames.feed(data) if data else []
-            answers = [self._service.answer(packet, self._port) for packet in packets]
+            now_us = _came_us(())
+            answers = [self._service.answer(packet, self._port, now_us) for packet in packets]
             framed = b"".join(dns.frame(answer) for answer in answers if answer is not None)
             # a client that takes no answers is not waited for
             if not data or (framed and self._socket.send(framed) < len(framed)):
@@ -109,3 +124,20 @@ class _Stream:
         self._loop.unregister(self._socket.fileno())
         self._socket.close()
         self._service._closed()
+
+
+def _came_us(ancillary: Iterable[tuple[int, int, bytes]]) -> int:
+    """When a packet came, by CLOCK_BOOTTIME in µs; now, where that is not told."""
+    now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    for level, kind, data in ancillary:
+        if (level, kind, len(data)) == (_socket.SOL_SOCKET, _SO_TIMESTAMPNS, _TIMESPEC.size):
+            seconds, more_ns = _TIMESPEC.unpack(data)
+            for _ in range(_TRIES):
+                wall_ns = time.time_ns()
+                before_ns, now_ns = now_ns, time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+                if now_ns - before_ns <= _AT_ONCE_NS:
+                    break
+            waited_ns = wall_ns - seconds * 1_000_000_000 - more_ns
+            if 0 <= waited_ns <= _LONGEST_WAIT_NS:
+                now_ns -= waited_ns
+    return now_ns // 1000
