@@ -472,6 +472,22 @@ class Capturing:
 
         return Owner(proc=use.proc, span=use.span, program=use.program, pid=use.pid)
 
+    @property
+    def knows_ports(self) -> bool:
+        """Whether `owner` can be asked: calls are told, with what came of them."""
+        return self.choice.level != "exec" and self.choice.backend != "notify"
+
+    def owner_by_pid(self, host_pid: int, time_us: int) -> Owner | None:
+        """Who had a pid of the host then, as far as that was told."""
+        if self._decoder is None:
+            return None
+        process = self._decoder.tree.had(host_pid, time_us)
+        if process is None:
+            return None
+        from substrate.session.net_record import Owner
+
+        return Owner(proc=process.proc, span=process.span, program=process.program, pid=process.pid)
+
     def finished(self) -> bool:
         """Whether everything was told."""
         return self._closed or self._backend.finished()

@@ -63,6 +63,8 @@ class Egressing:
     ) -> None:
         """`rules`: see egress.engine. `capture`: who knows whose a port is; None where nobody does."""
         self._zygote, self._world, self._rules, self._capture = zygote, world, rules, capture
+        #: the serving process finds the owners, where capture cannot
+        self._looks_up = capture is None or not capture.knows_ports
         self._network: dict[str, int] = {}
         self._socket: _socket.socket | None = None
         self._over = False
@@ -103,8 +105,13 @@ class Egressing:
 
     def _serve(self) -> None:
         ours, theirs = wire.pair()
+        rules = {
+            **self._rules,
+            "look_up_owners": self._looks_up,
+            "first_pid": self._world.holder_pid,
+        }
         try:
-            self._zygote.serve_network(self._network, self._rules, theirs)
+            self._zygote.serve_network(self._network, rules, theirs)
         finally:
             theirs.close()
             self._drop_network()
@@ -178,6 +185,8 @@ class Egressing:
     def _owner_of(self, found: Report) -> net_record.Owner | None:
         if self._capture is None or not isinstance(found, _OWNED):
             return None
+        if self._looks_up:
+            return self._capture.owner_by_pid(found.pid, found.time_us) if found.pid else None
         address, port = "", 53
         if isinstance(found, Attempt):
             address, port = found.target, found.port
@@ -207,6 +216,8 @@ class Egressing:
                 if len(self._waiting) >= _MOST_WAITING:
                     self._settle(late=True)
         self._settle(late=True)
+        assert self._writer is not None
+        self._writer.append(self._record.coverage(looked_up=self._looks_up))
         return self._record.scopes(), self._record.refusals()
 
     def close(self) -> None:

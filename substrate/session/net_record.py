@@ -10,6 +10,7 @@ from substrate.telemetry.trace.events.command import Scope
 from substrate.telemetry.trace.events.net import DnsQuery, NetClose, NetConnect
 from substrate.telemetry.trace.events.notice import Budget, Coverage
 from substrate.values import value
+from substrate.world.egress.holders import printable
 from substrate.world.egress.report import Asked, Attempt, Closed, Exceeded, Refused, Trouble
 
 TYPE_CHECKING = False
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from substrate.telemetry.trace.envelope import Event
+    from substrate.telemetry.trace.events.body import Extra
     from substrate.world.egress.report import Report
 
 #: bit of a connection's number: it is the egress engine's
@@ -24,6 +26,13 @@ EGRESS: Final = 1 << 52
 #: scopes that are told one by one; what is beyond is summed up
 _MOST_SCOPES: Final = 256
 _MOST_DENIED: Final = 64
+_MOST_WHO: Final = 256
+_NO_CALL: Final = "no call of theirs was told"
+_GONE: Final = "who had made them was gone, or had closed them, or may not be looked at"
+_LOOKED_UP: Final = (
+    "whose questions and connections are: who has their socket open when they come is told, by a name that is "
+    "its own (nothing is captured that would tell who made them)"
+)
 
 
 @value
@@ -39,12 +48,16 @@ class Owner:
 
 @value
 class Refusal:
-    """What was refused, for people: `what` as in a rule, why, and how often."""
+    """What was refused, for people: `what` as in a rule, why, and how often. `who`: the first program that
+    was, with its pid, "" where it is not known; `others`: how many further processes were, as far as
+    these are known."""
 
     what: str
     reason: str
     rule: str
     count: int
+    who: str = ""
+    others: int = 0
 
 
 class NetRecord:
@@ -58,27 +71,28 @@ class NetRecord:
         #: scope, and whose it is
         self._of_connection: dict[int, tuple[str, Owner | None]] = {}
         self._refused: dict[str, list[Any]] = {}
-        self.troubles = 0
+        self._asked = self._unknown = 0  # reports of what somebody did; of nobody knows whom
 
     def event(self, found: Report, owner: Owner | None) -> Event:
         """The event of a report; it is counted, too."""
         if isinstance(found, Closed):
             return self._closed(found)
-        proc = None if owner is None else owner.proc
+        if isinstance(found, (Asked, Attempt, Refused)):
+            self._asked += 1
+            self._unknown += owner is None and not found.pid
         body: Any
         if isinstance(found, Asked):
-            body = self._asked(found, proc)
+            body = self._question(found, owner)
         elif isinstance(found, Attempt):
             body = self._attempt(found, owner)
         elif isinstance(found, Refused):
-            body = self._kernel(found, proc)
+            body = self._kernel(found, owner)
         elif isinstance(found, Exceeded):
             body = Budget(
                 budget="egress", used=found.used, limit=found.limit, stopped="all connections"
             )
         else:
             assert isinstance(found, Trouble)
-            self.troubles += 1
             body = Coverage(backend="egress", level="net", blind_spots=(found.text,), lost=0)
         return self._told(body, owner)
 
@@ -87,19 +101,24 @@ class NetRecord:
         event: Event = body.event("world", span_id=span)
         return event
 
-    def _asked(self, found: Asked, proc: int | None) -> DnsQuery:
+    def _question(self, found: Asked, owner: Owner | None) -> DnsQuery:
         if not found.allowed:
             # most programs ask for both kinds of addresses at once
-            self._count_refused(found.domain, found.reason, found.rule, int(found.qtype != "AAAA"))
+            count = int(found.qtype != "AAAA")
+            self._count_refused(found, owner, found.domain, found.rule, count)
         return DnsQuery(
-            proc=proc,
+            proc=None if owner is None else owner.proc,
             domain=found.domain,
             qtype=found.qtype,
             rcode=found.rcode,
             answers=(found.answer,) if found.answer else (),
             decision=_decision(found.allowed),
             rule=found.rule or None,
-            extra=_extra(found, ("client_port", found.client_port), ("reason", found.reason)),
+            extra=_extra(
+                found,
+                *(("client_port", found.client_port), ("reason", found.reason)),
+                *_looked_up(found, owner),
+            ),
         )
 
     def _attempt(self, found: Attempt, owner: Owner | None) -> NetConnect:
@@ -108,7 +127,7 @@ class NetRecord:
         counts = self._scope(scope)
         if not found.allowed:
             counts[1] += 1
-            self._count_refused(_endpoint(host, found.port), found.reason, found.rule)
+            self._count_refused(found, owner, _endpoint(host, found.port), found.rule)
         elif not found.result:
             counts[0] += 1
             self._of_connection[found.connection] = scope, owner
@@ -129,6 +148,7 @@ class NetRecord:
                 ("target", found.target),
                 ("client_port", found.client_port),
                 ("spoken", found.spoken),
+                *_looked_up(found, owner),
             ),
         )
 
@@ -150,12 +170,12 @@ class NetRecord:
         )
         return self._told(body, owner)
 
-    def _kernel(self, found: Refused, proc: int | None) -> NetConnect:
+    def _kernel(self, found: Refused, owner: Owner | None) -> NetConnect:
         self._scope(_scope(found.protocol, found.ip, found.port))[1] += 1
-        self._count_refused(_endpoint(found.ip, found.port), found.reason, "")
+        self._count_refused(found, owner, _endpoint(found.ip, found.port), "")
         return NetConnect(
             connection=self._base + found.connection,
-            proc=proc,
+            proc=None if owner is None else owner.proc,
             domain=None,
             ip=found.ip,
             port=found.port,
@@ -165,7 +185,11 @@ class NetRecord:
             rule=None,
             reason=found.reason or None,
             result=None,
-            extra=_extra(found, ("client_port", found.client_port), ("uid", found.uid)),
+            extra=_extra(
+                found,
+                *(("client_port", found.client_port), ("uid", found.uid)),
+                *_looked_up(found, owner),
+            ),
         )
 
     # --- what it came to
@@ -175,10 +199,24 @@ class NetRecord:
             scope = "others"
         return self._scopes.setdefault(scope, [0, 0, 0, 0])
 
-    def _count_refused(self, what: str, reason: str, rule: str, count: int = 1) -> None:
+    def _count_refused(
+        self,
+        found: Asked | Attempt | Refused,
+        owner: Owner | None,
+        what: str,
+        rule: str,
+        count: int = 1,
+    ) -> None:
         if what not in self._refused and len(self._refused) >= _MOST_DENIED:
             return
-        self._refused.setdefault(what, [reason, rule, 0])[2] += count
+        told = self._refused.setdefault(what, [found.reason, rule, 0, {}])
+        told[2] += count
+        if owner is not None:
+            who = printable(owner.program), owner.pid
+        else:
+            who = found.program, found.pid
+        if who[0] and who[1] and len(told[3]) < _MOST_WHO:
+            told[3][who] = None
 
     def scopes(self) -> tuple[Scope, ...]:
         """For `command_end`: by name."""
@@ -190,9 +228,30 @@ class NetRecord:
     def refusals(self) -> tuple[Refusal, ...]:
         """What was refused, in the order in which it came."""
         return tuple(
-            Refusal(what=what, reason=reason, rule=rule, count=count)
-            for what, (reason, rule, count) in self._refused.items()
+            Refusal(
+                what=what,
+                reason=reason,
+                rule=rule,
+                count=count,
+                who="{} (pid {})".format(*next(iter(who))) if who else "",
+                others=max(0, len(who) - 1),
+            )
+            for what, (reason, rule, count, who) in self._refused.items()
         )
+
+    def coverage(self, *, looked_up: bool) -> list[Event]:
+        """What of the network's record is not known; nothing, where all is. `looked_up`: owners were, as
+        nothing was captured that tells of them."""
+        spots = [_LOOKED_UP] if looked_up and self._asked else []
+        if self._unknown:
+            spots.append(
+                f"whose {self._unknown} of {self._asked} questions and connections were: "
+                f"{_GONE if looked_up else _NO_CALL}"
+            )
+        if not spots:
+            return []
+        body = Coverage(backend="egress", level="net", blind_spots=tuple(spots), lost=0)
+        return [self._told(body, None)]
 
 
 def _decision(allowed: bool) -> str:
@@ -208,6 +267,13 @@ def _endpoint(host: str, port: int) -> str:
 def _scope(spoken: str, host: str, port: int) -> str:
     protocol = spoken if spoken in ("tls", "http", "udp", "icmp") else "tcp"
     return f"{protocol}://{_endpoint(host, port)}"
+
+
+def _looked_up(found: Asked | Attempt | Refused, owner: Owner | None) -> Extra:
+    """Who it was, by the host's pid, where the record has no number of a process for it."""
+    if owner is not None:
+        return ()
+    return ("host_pid", found.pid), ("program", found.program)
 
 
 def _extra(found: Any, *more: tuple[str, Any]) -> tuple[tuple[str, Any], ...]:

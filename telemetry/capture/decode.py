@@ -297,6 +297,7 @@ class Decoder:
             return
         pid = programs.parse_pid(items.get(records.PIDS, b"")) or 0
         made = self.tree.fork(parent, head[4], child, pid, flags)
+        made.born_us = head[6] // 1000
         if records.CWD in items:
             made.place.cwd = items[records.CWD]
         self.summary.processes += 1

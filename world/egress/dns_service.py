@@ -13,6 +13,8 @@ import struct
 import time
 
 from substrate.world.egress import dns, loop
+from substrate.world.egress.holders import NOBODY
+from substrate.world.egress.led import original_destination
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,12 +22,14 @@ if TYPE_CHECKING:
     from typing import Final
 
     from substrate.world.egress.answers import Answers
+    from substrate.world.egress.holders import Holder, Holders
     from substrate.world.egress.report import Report
 
 #: questions, or connections, in one round
 _A_ROUND: Final = 64
 _MOST_STREAMS: Final = 64
 _STREAM_S: Final = 30.0
+_PORT: Final = 53
 _SO_TIMESTAMPNS: Final = 35  # of <asm-generic/socket.h>, with a 64-bit struct timespec
 _TIMESPEC: Final = struct.Struct("=qq")
 _ANCILLARY_BYTES: Final = _socket.CMSG_SPACE(_TIMESPEC.size)
@@ -37,7 +41,7 @@ _TRIES: Final = 5
 
 
 class DnsService:
-    """One socket: `kind` is udp or tcp."""
+    """One socket: `kind` is udp or tcp. `holders`: where whose a question is has to be found out."""
 
     def __init__(
         self,
@@ -46,10 +50,13 @@ class DnsService:
         report: Callable[[Report], None],
         fd: int,
         kind: str,
+        *,
+        v6: bool = False,
+        holders: Holders | None = None,
     ) -> None:
         self._loop, self._answers, self._report = on, answers, report
         self._socket = _socket.socket(fileno=fd)
-        self._kind = kind
+        self._kind, self._v6, self._holders = kind, v6, holders
         self._streams = 0
         if kind == "udp":
             self._socket.setsockopt(_socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
@@ -62,29 +69,38 @@ class DnsService:
                     packet, ancillary, _, sender = self._socket.recvmsg(
                         dns.LONGEST_QUERY + 1, _ANCILLARY_BYTES
                     )
-                    answer = self.answer(packet, sender[1], _came_us(ancillary))
+                    holder = NOBODY
+                    if self._holders is not None:  # before the answer: then it may be gone
+                        # to a resolver goes what has no address of its own from that very address
+                        holder = self._holders.of("udp", sender[0], sender[1], b"", _PORT)
+                    answer = self.answer(packet, sender[1], _came_us(ancillary), holder)
                     if answer is not None:
                         self._socket.sendto(answer, sender)
                 else:
                     client, peer = self._socket._accept()  # type: ignore[attr-defined]
-                    self._open(client, peer[1])
+                    self._open(client, peer)
             except BlockingIOError:
                 return
             except OSError:
                 continue  # of one client: it is gone, or its answer could not be sent
 
-    def answer(self, packet: bytes, port: int, time_us: int) -> bytes | None:
-        answer, found = self._answers.answer(packet, self._kind, port, time_us)
+    def answer(self, packet: bytes, port: int, time_us: int, holder: Holder) -> bytes | None:
+        answer, found = self._answers.answer(packet, self._kind, port, time_us, holder)
         if found is not None:
             self._report(found)
         return answer
 
-    def _open(self, client: int, port: int) -> None:
+    def _open(self, client: int, peer: tuple[str, int]) -> None:
         if self._streams >= _MOST_STREAMS:
             os.close(client)
             return
         self._streams += 1
-        _Stream(self, self._loop, client, port)
+        holder = NOBODY
+        if self._holders is not None:
+            target = original_destination(client, v6=self._v6)
+            if target is not None:
+                holder = self._holders.of("tcp", *peer[:2], *target)
+        _Stream(self, self._loop, client, peer[1], holder)
 
     def _closed(self) -> None:
         self._streams -= 1
@@ -93,8 +109,10 @@ class DnsService:
 class _Stream:
     """A connection of a client that asks over TCP."""
 
-    def __init__(self, service: DnsService, on: loop.Loop, client: int, port: int) -> None:
-        self._service, self._loop, self._port = service, on, port
+    def __init__(
+        self, service: DnsService, on: loop.Loop, client: int, port: int, holder: Holder
+    ) -> None:
+        self._service, self._loop, self._port, self._holder = service, on, port, holder
         os.set_inheritable(client, False)
         self._socket = _socket.socket(fileno=client)
         self._socket.setblocking(False)
@@ -107,7 +125,9 @@ class _Stream:
             data = self._socket.recv(dns.LONGEST_QUERY + 2)
             packets = self._frames.feed(data) if data else []
             now_us = _came_us(())
-            answers = [self._service.answer(packet, self._port, now_us) for packet in packets]
+            answers = [
+                self._service.answer(packet, self._port, now_us, self._holder) for packet in packets
+            ]
             framed = b"".join(dns.frame(answer) for answer in answers if answer is not None)
             # a client that takes no answers is not waited for
             if not data or (framed and self._socket.send(framed) < len(framed)):

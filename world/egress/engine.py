@@ -25,6 +25,7 @@ from substrate.world.egress.budget import Budget
 from substrate.world.egress.connection import Connection, Context
 from substrate.world.egress.dns_service import DnsService
 from substrate.world.egress.fakes import Fakes
+from substrate.world.egress.holders import NOBODY, Holders
 from substrate.world.egress.namespace import Plan
 from substrate.world.egress.nft import load_rules
 from substrate.world.egress.pipes import Pipes
@@ -107,6 +108,7 @@ class Engine:
         self._loop = loop.Loop()
         rules = make_rules(given)
         self._fakes = Fakes()
+        self._holders = _make_holders(given, network)
         self._answers = Answers(rules, self._fakes)
         self._context = Context(
             loop=self._loop,
@@ -117,6 +119,7 @@ class Engine:
             rules=rules,
             report=self.report,
             gone=self._connection_is_gone,
+            holders=self._holders,
         )
         self._reports: deque[bytes] = deque()
         self._stuck = False  # the supervisor does not take them
@@ -139,7 +142,11 @@ class Engine:
             elif name == "nflog":
                 self._sources.append((fd, self._read_log))
             elif name.startswith("dns"):
-                service = DnsService(self._loop, self._answers, self.report, fd, name[4:7])
+                service = DnsService(
+                    *(self._loop, self._answers, self.report, fd, name[4:7]),
+                    v6=name.endswith("6"),
+                    holders=self._holders,
+                )
                 self._services.append(service)
                 self._sources.append((fd, service.ready))
         self._listen()
@@ -328,6 +335,12 @@ class Engine:
         elif decision is not None and decision.allowed:
             reason = f"{protocol} does not leave a filtered network"
         self._numbers += 1
+        holder = NOBODY
+        if self._holders is not None and logged.source and logged.destination:
+            holder = self._holders.of(
+                *(protocol, render_address(logged.source), logged.source_port),
+                *(logged.destination, logged.port),
+            )
         self.report(
             Refused(
                 connection=self._numbers,
@@ -338,8 +351,17 @@ class Engine:
                 port=logged.port,
                 uid=-1 if logged.uid is None else logged.uid,
                 reason=reason,
+                pid=holder.pid,
+                program=holder.program,
             )
         )
+
+
+def _make_holders(given: dict[str, Any], network: dict[str, int]) -> Holders | None:
+    """Where the supervisor has nobody to ask whose something is: `look_up_owners`, `first_pid`."""
+    if not given.get("look_up_owners") or "diag" not in network:
+        return None
+    return Holders(network["diag"], given["first_pid"])
 
 
 def now_us() -> int:
