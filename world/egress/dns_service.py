@@ -13,6 +13,7 @@ import struct
 import time
 
 from substrate.world.egress import dns, loop
+from substrate.world.egress.conntrack import ClientPorts
 from substrate.world.egress.holders import NOBODY
 from substrate.world.egress.led import original_destination
 
@@ -41,7 +42,7 @@ _TRIES: Final = 5
 
 
 class DnsService:
-    """One socket: `kind` is udp or tcp. `holders`: where whose a question is has to be found out."""
+    """One socket: `kind` is udp or tcp. `nft`: see conntrack.py. `holders`: where whose a question is has to be found out."""
 
     def __init__(
         self,
@@ -52,12 +53,14 @@ class DnsService:
         kind: str,
         *,
         v6: bool = False,
+        nft: int = -1,
         holders: Holders | None = None,
     ) -> None:
         self._loop, self._answers, self._report = on, answers, report
         self._socket = _socket.socket(fileno=fd)
         self._kind, self._v6, self._holders = kind, v6, holders
         self._streams = 0
+        self._ports = ClientPorts(nft, self._socket)
         if kind == "udp":
             self._socket.setsockopt(_socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
 
@@ -96,6 +99,7 @@ class DnsService:
             return
         self._streams += 1
         holder = NOBODY
+        peer = peer[0], self._ports.of(peer)
         if self._holders is not None:
             target = original_destination(client, v6=self._v6)
             if target is not None:

@@ -23,6 +23,7 @@ from substrate.world.egress.addresses import parse_range, render_address
 from substrate.world.egress.answers import Answers
 from substrate.world.egress.budget import Budget
 from substrate.world.egress.connection import Connection, Context
+from substrate.world.egress.conntrack import ClientPorts
 from substrate.world.egress.dns_service import DnsService
 from substrate.world.egress.fakes import Fakes
 from substrate.world.egress.holders import NOBODY, Holders
@@ -145,6 +146,7 @@ class Engine:
                 service = DnsService(
                     *(self._loop, self._answers, self.report, fd, name[4:7]),
                     v6=name.endswith("6"),
+                    nft=self._network.get("nft", -1),
                     holders=self._holders,
                 )
                 self._services.append(service)
@@ -254,6 +256,7 @@ class Engine:
 
     def _accept_of(self, fd: int, *, v6: bool) -> Callable[[int], None]:
         listener = _socket.socket(fileno=fd)
+        ports = ClientPorts(self._network.get("nft", -1), listener)
 
         def accept(_: int) -> None:
             for _ in range(_A_ROUND):
@@ -275,6 +278,7 @@ class Engine:
                     return
                 os.set_inheritable(client, False)
                 self._numbers += 1
+                peer = peer[0], ports.of(peer)
                 connection = Connection(self._context, client, peer, self._numbers, v6=v6)
                 self._connections.add(connection)
                 connection.start()

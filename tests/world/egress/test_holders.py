@@ -130,7 +130,11 @@ def test_the_two_ends_of_a_connection(address, kind):
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     raw = socket.inet_pton(family, address)
     asking = netlink.connect(netlink.SOCK_DIAG, "test")
-    with asking, socket.socket(family, kind) as server, socket.socket(family, kind) as client:
+    with (
+        contextlib.closing(asking),
+        socket.socket(family, kind) as server,
+        socket.socket(family, kind) as client,
+    ):
         server.bind((address, 0))
         if kind == socket.SOCK_STREAM:
             server.listen()
