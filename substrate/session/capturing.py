@@ -238,6 +238,7 @@ class Capturing:
         self._room_at = -1  # where room is kept for the end
         self._say: Callable[[str], None] | None = None
         self._next_look = 0.0
+        self._told_us = 0
         self._rows_due: float | None = None  # when rows have waited long enough
         self._root = -1
         self._pid = 0
@@ -373,6 +374,7 @@ class Capturing:
             if self._held:
                 self._next_look = time.monotonic() + _RETRY_S
                 return
+        looked_us = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
         data = self._backend.drain()
         now = time.monotonic()
         self._next_look = now + _PAUSE_S
@@ -385,6 +387,8 @@ class Capturing:
         self._kept.clear()
         if data:
             self._decode(data)
+        else:
+            self._told_us = looked_us
         if self._held:
             return
         self._flush_rows(now)
@@ -447,10 +451,17 @@ class Capturing:
         if self._full is not None:
             raise self._full
 
+    def told_us(self) -> int:
+        """What had begun by then (CLOCK_BOOTTIME in µs) was told, but for calls that go on still,
+        and for what is being told at the moment."""
+        if self._decoder is None:
+            return 0
+        return max(self._told_us, self._decoder.newest_us)
+
     def owner(
         self, protocol: str, local_port: int, address: str, port: int, time_us: int
     ) -> Owner | None:
-        """Whose a connection is, as far as its calls have come."""
+        """Whose a connection is, as far as its calls have come (`told_us`)."""
         if self._decoder is None:
             return None
         peer = (address, port) if address else None
@@ -459,7 +470,23 @@ class Capturing:
             return None
         from substrate.session.net_record import Owner
 
-        return Owner(proc=use.proc, span=use.span)
+        return Owner(proc=use.proc, span=use.span, program=use.program, pid=use.pid)
+
+    @property
+    def knows_ports(self) -> bool:
+        """Whether `owner` can be asked: calls are told, with what came of them."""
+        return self.choice.level != "exec" and self.choice.backend != "notify"
+
+    def owner_by_pid(self, host_pid: int, time_us: int) -> Owner | None:
+        """Who had a pid of the host then, as far as that was told."""
+        if self._decoder is None:
+            return None
+        process = self._decoder.tree.had(host_pid, time_us)
+        if process is None:
+            return None
+        from substrate.session.net_record import Owner
+
+        return Owner(proc=process.proc, span=process.span, program=process.program, pid=process.pid)
 
     def finished(self) -> bool:
         """Whether everything was told."""

@@ -254,10 +254,10 @@ class CommandRun:
         for fd in network:
             poll.register(fd, select.POLLIN)
         waiting: dict[int, list[tuple[int, int]]] = {}
-        if self.network is not None and (due := self.network.next_look()) is not None:
-            limit = due if limit is None else min(limit, due)
-            if now >= due:
-                self._pump_network()
+        if self.network is not None:
+            self.network.tick(now)
+            if (due := self.network.next_look()) is not None:
+                limit = due if limit is None else min(limit, due)
         if self.capture is not None and (look := self.capture.next_look(now)) is not None:
             limit = look if limit is None else min(limit, look)
         timeout = None if limit is None else max(0.0, limit - now)
@@ -280,7 +280,8 @@ class CommandRun:
                 assert self.capture is not None
                 self.capture.pump()
             elif fd in network:
-                self._pump_network()
+                assert self.network is not None
+                self.network.pump()
             elif fd in watched:
                 watched[fd].broken()
             elif fd in waiting:
@@ -289,13 +290,6 @@ class CommandRun:
                         self.streams.pumps[index].step()
             else:
                 self._receive()
-
-    def _pump_network(self) -> None:
-        """Capture first: it tells whose a connection is."""
-        assert self.network is not None
-        if self.capture is not None:
-            self.capture.pump()
-        self.network.pump()
 
     def _receive(self) -> None:
         message = self.world.receive()

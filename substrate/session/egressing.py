@@ -4,8 +4,9 @@ Theory of operation. The world's first process makes the sockets of its network 
 hands them out. They are watched here; where no rule allows anything, nothing serves them, and nothing of the
 engine is loaded, until the first packet: such a command pays for the namespace alone. Then the zygote forks
 the process that serves, which tells of every question and attempt on a socket of its own. Reports
-become events, each with the process whose it is, where capture knows its port; a report waits for
-capture to have come as far. Invariants: without that process there is no way out; when it ends
+become events, each with the process whose it is, where capture knows its port. A port is used
+again and again, so that a use that is known says nothing before all that came before the report is
+told: a report waits until capture has come as far, and those behind it wait with it. Invariants: without that process there is no way out; when it ends
 early the record says so; every report is written before the command's end. Spec: world.md §6,
 trace.md §4.
 """
@@ -24,9 +25,9 @@ from substrate.world.egress.report import Asked, Attempt, Refused
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
-    from collections.abc import Callable
     from typing import Any, Final
 
+    from substrate.session.capturing import Capturing
     from substrate.session.denials import Denial
     from substrate.telemetry.trace.events.command import Scope
     from substrate.telemetry.trace.writer import TraceWriter
@@ -37,10 +38,20 @@ if TYPE_CHECKING:
 _WATCHED: Final = ("dns_udp4", "dns_udp6", "dns_tcp4", "dns_tcp6", "egress4", "egress6", "nflog")
 #: for what is on its way when the world is over
 _END_S: Final = 5.0
-#: how long a report waits for capture to tell whose it is
-_OWNER_S: Final = 0.5
 #: for rules to be in force
 _RULES_S: Final = 5.0
+#: a report waits until capture has told of what began this much later: the call that made the
+#: packet has ended by then, and a tracer that is busy with others has looked at it
+_BEHIND_US: Final = 50_000
+#: between two looks for that, and how long it may take
+_PAUSE_S: Final = 0.05
+_OWNER_S: Final = 2.0
+#: reports that may wait; above this no more are taken, so that the world waits
+_MOST_WAITING: Final = 16384
+
+_ALL: Final = 1 << 62
+#: reports of what somebody did
+_OWNED: Final = (Asked, Attempt, Refused)
 
 
 class Egressing:
@@ -51,11 +62,12 @@ class Egressing:
         zygote: Zygote,
         world: World,
         rules: dict[str, Any],
-        owner: Callable[[str, int, str, int, int], net_record.Owner | None],
+        capture: Capturing | None,
     ) -> None:
-        """`rules`: see egress.engine; `owner`: whose (protocol, port on this side, address, port, time
-        in µs) is, as far as that is known by now."""
-        self._zygote, self._world, self._rules, self._owner = zygote, world, rules, owner
+        """`rules`: see egress.engine. `capture`: who knows whose a port is; None where nobody does."""
+        self._zygote, self._world, self._rules, self._capture = zygote, world, rules, capture
+        #: the serving process finds the owners, where capture cannot
+        self._looks_up = capture is None or not capture.knows_ports
         self._network: dict[str, int] = {}
         self._socket: _socket.socket | None = None
         self._over = False
@@ -64,6 +76,7 @@ class Egressing:
         self._record: net_record.NetRecord | None = None
         self._writer: TraceWriter | None = None
         self._waiting: list[tuple[float, Report]] = []  # when they came; for their owners
+        self._next_look = 0.0
 
     def begin(self, writer: TraceWriter, span: str, base: int, session_fd: int) -> None:
         """Where the events go. `base`: unique in the session; `session_fd`: its directory, for the
@@ -79,7 +92,7 @@ class Egressing:
         """To poll for input; then `pump`."""
         door = () if self._door is None else (self._door.fileno(),)
         if self._socket is not None:
-            return (self._socket.fileno(), *door)
+            return (self._socket.fileno(), *door) if len(self._waiting) < _MOST_WAITING else door
         return (*self._first_packets(), *door)
 
     def _first_packets(self) -> tuple[int, ...]:
@@ -91,7 +104,6 @@ class Egressing:
             self._serve()
         if self._socket is not None:
             self._receive(0)
-        self._settle(late=False)
         if self._door is not None and _is_ready((self._door.fileno(),)):
             self._answer()
 
@@ -141,11 +153,26 @@ class Egressing:
             if left <= 0:
                 raise wire.WireError(f"the rules were not in force after {_RULES_S:.0f} s")
             self._receive(left)
+            if len(self._waiting) >= _MOST_WAITING:
+                self._settle(late=True)
+
+    def tick(self, now: float) -> None:
+        """Writes what has waited for its owner long enough."""
+        if self._waiting and now >= self._next_look:
+            if self._capture is not None:
+                self._capture.pump()
+            self._settle(late=False)
+            self._next_look = now + _PAUSE_S
 
     def _serve(self) -> None:
         ours, theirs = wire.pair()
+        rules = {
+            **self._rules,
+            "look_up_owners": self._looks_up,
+            "first_pid": self._world.holder_pid,
+        }
         try:
-            self._zygote.serve_network(self._network, self._rules, theirs)
+            self._zygote.serve_network(self._network, rules, theirs)
         finally:
             theirs.close()
             self._drop_network()
@@ -161,7 +188,7 @@ class Egressing:
         assert self._socket is not None
         poll = select.poll()
         poll.register(self._socket.fileno(), select.POLLIN)
-        while not self._over and poll.poll(wait_s * 1000):
+        while not self._over and len(self._waiting) < _MOST_WAITING and poll.poll(wait_s * 1000):
             wait_s = 0
             message = wire.receive(self._socket)
             if message is None:
@@ -172,7 +199,13 @@ class Egressing:
             elif message.kind == report.RULES:
                 self._in_force = True
             else:
-                self._waiting.append((time.monotonic(), report.parse(message)))
+                self._wait(report.parse(message))
+
+    def _wait(self, found: Report) -> None:
+        now = time.monotonic()
+        if not self._waiting:
+            self._next_look = now + _PAUSE_S
+        self._waiting.append((now, found))
 
     def _is_gone(self, how: str) -> None:
         """It ended before it was told to: the network is closed, and the record says so."""
@@ -183,41 +216,40 @@ class Egressing:
             trouble = report.Trouble(
                 time_us=now_us, text=f"the process that serves the network {how}"
             )
-            self._waiting.append((time.monotonic(), trouble))
+            self._wait(trouble)
 
     def next_look(self) -> float | None:
-        """When `pump` is to be called even if nothing came; None: not at all."""
-        return self._waiting[0][0] + _OWNER_S if self._waiting else None
+        """When `tick` has something to do; None: never."""
+        return self._next_look if self._waiting else None
 
     def _settle(self, *, late: bool) -> None:
-        """Writes the reports whose owner is known, or that have waited long enough, or, when it is
-        late, all of them. In the order in which they came: none stands before what it follows."""
+        """Writes the reports whose owner is known by now, or that have waited long enough, or, when it
+        is late, all of them. In the order in which they came: none stands before what it follows."""
         assert self._record is not None
         assert self._writer is not None
         events = []
         before = time.monotonic() - _OWNER_S
+        told_us = _ALL if late or self._capture is None else self._capture.told_us()
         for came, found in self._waiting:
-            owner = self._owner_of(found)
-            waits = owner is None and isinstance(found, (Asked, Attempt, Refused))
-            if waits and not late and came > before:
+            may_wait = came > before and isinstance(found, _OWNED)
+            if may_wait and told_us < found.time_us + _BEHIND_US:
                 break
-            events.append(self._record.event(found, owner))
+            events.append(self._record.event(found, self._owner_of(found)))
         del self._waiting[: len(events)]
         if events:
             self._writer.append(events)
 
     def _owner_of(self, found: Report) -> net_record.Owner | None:
-        if isinstance(found, Asked):
-            return self._owner(found.protocol, found.client_port, "", 53, found.time_us)
+        if self._capture is None or not isinstance(found, _OWNED):
+            return None
+        if self._looks_up:
+            return self._capture.owner_by_pid(found.pid, found.time_us) if found.pid else None
+        address, port = "", 53
         if isinstance(found, Attempt):
-            return self._owner(
-                found.protocol, found.client_port, found.target, found.port, found.time_us
-            )
-        if isinstance(found, Refused):
-            return self._owner(
-                found.protocol, found.client_port, found.ip, found.port, found.time_us
-            )
-        return None
+            address, port = found.target, found.port
+        elif isinstance(found, Refused):
+            address, port = found.ip, found.port
+        return self._capture.owner(found.protocol, found.client_port, address, port, found.time_us)
 
     def end(self) -> tuple[tuple[Scope, ...], tuple[Denial, ...]]:
         """When the world is over: takes all that is left; whom it talked to, and what was refused."""
@@ -238,13 +270,18 @@ class Egressing:
                 self._is_gone(f"did not end within {_END_S:.0f} s")
             else:
                 self._receive(left)
+                if len(self._waiting) >= _MOST_WAITING:
+                    self._settle(late=True)
         self._settle(late=True)
-        refusals = self._record.refusals()
-        if not refusals and not self._record.used_up:
-            return self._record.scopes(), ()
+        assert self._writer is not None
+        record = self._record
+        self._writer.append(record.coverage(looked_up=self._looks_up))
+        refusals = record.refusals()
+        if not refusals and not record.used_up:
+            return record.scopes(), ()
         from substrate.session.net_denials import net_denials
 
-        return self._record.scopes(), net_denials(refusals, self._record.used_up)
+        return record.scopes(), net_denials(refusals, record.used_up)
 
     def close(self) -> None:
         """Ends the serving process; called on every way out."""
@@ -265,10 +302,3 @@ def _is_ready(fds: tuple[int, ...]) -> bool:
     for fd in fds:
         poll.register(fd, select.POLLIN)
     return bool(poll.poll(0))
-
-
-def nobody(
-    protocol: str, local_port: int, address: str, port: int, time_us: int
-) -> net_record.Owner | None:
-    """Whose a connection is, where nothing is captured."""
-    return None

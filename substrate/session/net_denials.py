@@ -1,7 +1,7 @@
 """What a network refused, told in a line that says how it would be allowed. Logic only.
 
-Unlike what denials.py tells, this was seen and not guessed. The names come from programs: they are
-canonical domain names or addresses by then (world/egress/names.py), so nothing in a line is theirs.
+Unlike what denials.py tells, this was seen and not guessed. The names come from programs: those of hosts are
+canonical domain names or addresses by then (world/egress/names.py), and those of programs printable.
 """
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ def net_denials(refusals: tuple[Refusal, ...], used_up: int = 0) -> tuple[Denial
 
 def _tell(refusal: Refusal) -> Denial:
     times = "" if refusal.count < 2 else f" ({refusal.count} times)"
-    text = f"the network refused {refusal.what}{times}: {refusal.reason}"
+    if not refusal.who:
+        text = f"the network refused {refusal.what}{times}: {refusal.reason}"
+    elif not refusal.others:
+        text = f"{refusal.who} was refused {refusal.what}{times}: {refusal.reason}"
+    else:
+        more = "another" if refusal.others == 1 else f"{refusal.others} others"
+        text = f"{refusal.who} and {more} were refused {refusal.what}{times}: {refusal.reason}"
     if refusal.hint:
         text += f"; {refusal.hint} allows it"
     return Denial(code="net_refused", text=text)

@@ -13,6 +13,7 @@ from substrate.telemetry.trace.events.notice import Budget, Coverage
 from substrate.telemetry.trace.events.policy import PolicyLayer, PolicyLoaded
 from substrate.telemetry.trace.rfc8785 import encode
 from substrate.values import value
+from substrate.world.egress.holders import printable
 from substrate.world.egress.report import Asked, Attempt, Closed, Exceeded, Refused, Trouble
 
 TYPE_CHECKING = False
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from substrate.telemetry.trace.envelope import Event
+    from substrate.telemetry.trace.events.body import Extra
     from substrate.world.egress.report import Report
 
 #: bit of a connection's number: it is the egress engine's
@@ -27,25 +29,39 @@ EGRESS: Final = 1 << 52
 #: scopes that are told one by one; what is beyond is summed up
 _MOST_SCOPES: Final = 256
 _MOST_DENIED: Final = 64
+_MOST_WHO: Final = 256
+_NO_CALL: Final = "no call of theirs was told"
+_GONE: Final = "who had made them was gone, or had closed them, or may not be looked at"
+_LOOKED_UP: Final = (
+    "whose questions and connections are: who has their socket open when they come is told, by a name that is "
+    "its own (nothing is captured that would tell who made them)"
+)
 
 
 @value
 class Owner:
-    """Whose a connection is: the process' number and span in the trace."""
+    """Whose a connection is: the process' number and span in the trace; for people the name of its
+    program and its pid in the world, b"" and 0 where these are not known."""
 
     proc: int
     span: str | None
+    program: bytes = b""
+    pid: int = 0
 
 
 @value
 class Refusal:
     """What was refused, for people: `what` as in a rule, why, and how often; `hint`: the flag that
-    would allow it, "" where none would."""
+    would allow it, "" where none would. `who`: the first program that
+    was, with its pid, "" where it is not known; `others`: how many further processes were, as far as
+    these are known."""
 
     what: str
     reason: str
     hint: str
     count: int
+    who: str = ""
+    others: int = 0
 
 
 class NetRecord:
@@ -58,26 +74,27 @@ class NetRecord:
         self._own_names = own_names
         self._base = EGRESS | base * 1_000_000
         self._scopes: dict[str, list[int]] = {}
-        #: of those that are open: scope, span
-        self._of_connection: dict[int, tuple[str, str]] = {}
+        #: scope, and whose it is
+        self._of_connection: dict[int, tuple[str, Owner | None]] = {}
         self._refused: dict[str, list[Any]] = {}
-        self.troubles = 0
         #: the budget that was used up, in bytes; 0: none was
         self.used_up = 0
+        self._asked = self._unknown = 0  # reports of what somebody did; of nobody knows whom
 
     def event(self, found: Report, owner: Owner | None) -> Event:
         """The event of a report; it is counted, too."""
-        proc = None if owner is None else owner.proc
-        span = self._span if owner is None or owner.span is None else owner.span
+        if isinstance(found, Closed):
+            return self._closed(found)
+        if isinstance(found, (Asked, Attempt, Refused)):
+            self._asked += 1
+            self._unknown += owner is None and not found.pid
         body: Any
         if isinstance(found, Asked):
-            body = self._asked(found, proc)
+            body = self._question(found, owner)
         elif isinstance(found, Attempt):
-            body = self._attempt(found, proc, span)
-        elif isinstance(found, Closed):
-            body, span = self._closed(found)
+            body = self._attempt(found, owner)
         elif isinstance(found, Refused):
-            body = self._kernel(found, proc)
+            body = self._kernel(found, owner)
         elif isinstance(found, Exceeded):
             self.used_up = found.limit
             body = Budget(
@@ -85,41 +102,49 @@ class NetRecord:
             )
         else:
             assert isinstance(found, Trouble)
-            self.troubles += 1
             body = Coverage(backend="egress", level="net", blind_spots=(found.text,), lost=0)
+        return self._told(body, owner)
+
+    def _told(self, body: Any, owner: Owner | None) -> Event:
+        span = self._span if owner is None or owner.span is None else owner.span
         event: Event = body.event("world", span_id=span)
         return event
 
-    def _asked(self, found: Asked, proc: int | None) -> DnsQuery:
+    def _question(self, found: Asked, owner: Owner | None) -> DnsQuery:
         if not found.allowed and found.domain not in self._own_names:
             hint = "" if found.rule else f"--allow {found.domain}"
             # most programs ask for both kinds of addresses at once
-            self._count_refused(found.domain, found.reason, hint, int(found.qtype != "AAAA"))
+            count = int(found.qtype != "AAAA")
+            self._count_refused(found, owner, found.domain, hint, count)
         return DnsQuery(
-            proc=proc,
+            proc=None if owner is None else owner.proc,
             domain=found.domain,
             qtype=found.qtype,
             rcode=found.rcode,
             answers=(found.answer,) if found.answer else (),
             decision=_decision(found.allowed),
             rule=found.rule or None,
-            extra=_extra(found, ("client_port", found.client_port), ("reason", found.reason)),
+            extra=_extra(
+                found,
+                *(("client_port", found.client_port), ("reason", found.reason)),
+                *_looked_up(found, owner),
+            ),
         )
 
-    def _attempt(self, found: Attempt, proc: int | None, span: str) -> NetConnect:
+    def _attempt(self, found: Attempt, owner: Owner | None) -> NetConnect:
         host = found.domain or found.target
         scope = _scope(found.spoken, host, found.port)
         counts = self._scope(scope)
         if not found.allowed:
             counts[1] += 1
             if not self.used_up:
-                self._count_refused(_endpoint(host, found.port), found.reason, found.hint)
+                self._count_refused(found, owner, _endpoint(host, found.port), found.hint)
         elif not found.result:
             counts[0] += 1
-            self._of_connection[found.connection] = (scope, span)
+            self._of_connection[found.connection] = scope, owner
         return NetConnect(
             connection=self._base + found.connection,
-            proc=proc,
+            proc=None if owner is None else owner.proc,
             domain=found.domain or None,
             ip=found.ip or None,
             port=found.port,
@@ -134,37 +159,40 @@ class NetRecord:
                 ("target", found.target),
                 ("client_port", found.client_port),
                 ("spoken", found.spoken),
+                *_looked_up(found, owner),
             ),
         )
 
-    def _closed(self, found: Closed) -> tuple[NetClose, str]:
-        scope, span = self._of_connection.pop(found.connection, (None, self._span))
+    def _closed(self, found: Closed) -> Event:
+        """Of whoever has made it, though others may have had it at the end."""
+        scope, owner = self._of_connection.pop(found.connection, (None, None))
         if scope is not None:
             counts = self._scope(scope)
             counts[2] += found.bytes_in
             counts[3] += found.bytes_out
         body = NetClose(
             connection=self._base + found.connection,
+            proc=None if owner is None else owner.proc,
             bytes_in=found.bytes_in,
             bytes_out=found.bytes_out,
             duration_us=found.duration_us,
             reason=found.reason or None,
             extra=_extra(found),
         )
-        return body, span
+        return self._told(body, owner)
 
-    def _kernel(self, found: Refused, proc: int | None) -> NetConnect:
+    def _kernel(self, found: Refused, owner: Owner | None) -> NetConnect:
         host = found.domain or found.ip
         scope = _scope(found.protocol, host, found.port)
         self._scope(scope)[1] += 1
         if found.protocol == "tcp":
             end = _endpoint(host, found.port)
-            self._count_refused(end, found.reason, f"--allow {end}")
+            self._count_refused(found, owner, end, f"--allow {end}")
         else:
-            self._count_refused(scope, found.reason, "")
+            self._count_refused(found, owner, scope, "")
         return NetConnect(
             connection=self._base + found.connection,
-            proc=proc,
+            proc=None if owner is None else owner.proc,
             domain=found.domain or None,
             ip=found.ip or None,
             port=found.port,
@@ -174,7 +202,11 @@ class NetRecord:
             rule=None,
             reason=found.reason or None,
             result=None,
-            extra=_extra(found, ("client_port", found.client_port), ("uid", found.uid)),
+            extra=_extra(
+                found,
+                *(("client_port", found.client_port), ("uid", found.uid)),
+                *_looked_up(found, owner),
+            ),
         )
 
     def rules(self, rules: dict[str, Any]) -> Event:
@@ -183,8 +215,7 @@ class NetRecord:
         digest = sha256_hex(encode(texts))
         layer = PolicyLayer(name="net", digest=digest)
         body = PolicyLoaded(digest=digest, layers=(layer,), extra=(("net", texts),))
-        event: Event = body.event("world", span_id=self._span)
-        return event
+        return self._told(body, None)
 
     # --- what it came to
 
@@ -193,10 +224,24 @@ class NetRecord:
             scope = "others"
         return self._scopes.setdefault(scope, [0, 0, 0, 0])
 
-    def _count_refused(self, what: str, reason: str, hint: str, count: int = 1) -> None:
+    def _count_refused(
+        self,
+        found: Asked | Attempt | Refused,
+        owner: Owner | None,
+        what: str,
+        hint: str,
+        count: int = 1,
+    ) -> None:
         if what not in self._refused and len(self._refused) >= _MOST_DENIED:
             return
-        self._refused.setdefault(what, [reason, hint, 0])[2] += count
+        told = self._refused.setdefault(what, [found.reason, hint, 0, {}])
+        told[2] += count
+        if owner is not None:
+            who = printable(owner.program), owner.pid
+        else:
+            who = found.program, found.pid
+        if who[0] and who[1] and len(told[3]) < _MOST_WHO:
+            told[3][who] = None
 
     def scopes(self) -> tuple[Scope, ...]:
         """For `command_end`: by name."""
@@ -208,9 +253,30 @@ class NetRecord:
     def refusals(self) -> tuple[Refusal, ...]:
         """What was refused, in the order in which it came."""
         return tuple(
-            Refusal(what=what, reason=reason, hint=hint, count=count)
-            for what, (reason, hint, count) in self._refused.items()
+            Refusal(
+                what=what,
+                reason=reason,
+                hint=hint,
+                count=count,
+                who="{} (pid {})".format(*next(iter(who))) if who else "",
+                others=max(0, len(who) - 1),
+            )
+            for what, (reason, hint, count, who) in self._refused.items()
         )
+
+    def coverage(self, *, looked_up: bool) -> list[Event]:
+        """What of the network's record is not known; nothing, where all is. `looked_up`: owners were, as
+        nothing was captured that tells of them."""
+        spots = [_LOOKED_UP] if looked_up and self._asked else []
+        if self._unknown:
+            spots.append(
+                f"whose {self._unknown} of {self._asked} questions and connections were: "
+                f"{_GONE if looked_up else _NO_CALL}"
+            )
+        if not spots:
+            return []
+        body = Coverage(backend="egress", level="net", blind_spots=tuple(spots), lost=0)
+        return [self._told(body, None)]
 
 
 def _decision(allowed: bool) -> str:
@@ -226,6 +292,13 @@ def _endpoint(host: str, port: int) -> str:
 def _scope(spoken: str, host: str, port: int) -> str:
     protocol = spoken if spoken in ("tls", "http", "udp", "icmp") else "tcp"
     return f"{protocol}://{_endpoint(host, port)}"
+
+
+def _looked_up(found: Asked | Attempt | Refused, owner: Owner | None) -> Extra:
+    """Who it was, by the host's pid, where the record has no number of a process for it."""
+    if owner is not None:
+        return ()
+    return ("host_pid", found.pid), ("program", found.program)
 
 
 def _extra(found: Any, *more: tuple[str, Any]) -> tuple[tuple[str, Any], ...]:

@@ -417,9 +417,8 @@ class _OneShot:
         from substrate.session.net_rules import engine_rules
 
         assert self.started is not None
-        owner = egressing.nobody if self.capture is None else self.capture.owner
         rules = engine_rules(self.settings)
-        return egressing.Egressing(self.zygote, self.started, rules, owner)
+        return egressing.Egressing(self.zygote, self.started, rules, self.capture)
 
     def _start_failed(self, failed: StartFailed) -> HostUnsupported:
         """Closes the command's span, and forgets that the backend is known to work."""

@@ -136,7 +136,10 @@ class Connections:
             peer = None
             if address is not None and address.ip is not None and address.port is not None:
                 peer = address.ip, address.port
-            self.ports.add(local.protocol, local.port, time_us, process.proc, process.span, peer)
+            self.ports.add(
+                *(local.protocol, local.port, time_us, process.proc, process.span, peer),
+                *(process.program, process.pid),
+            )
         if local.protocol == "tcp":
             socket.port = None if outcome in _ENDED else local.port
         return local

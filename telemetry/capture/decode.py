@@ -75,6 +75,8 @@ class Decoder:
         self.troubles: dict[str, int] = {}
         self.unreadable = 0
         self.cut = 0
+        #: when the newest call began, or event came, that was told (CLOCK_BOOTTIME)
+        self.newest_us = 0
         self._events: list[Event] = []
         self.steps = Steps(scope.follow)
         files = Files(self.tree, self.batches, self.summary, self.steps)
@@ -105,6 +107,7 @@ class Decoder:
         """Takes whole records; returns those that wait for an answer (HOLD). Raises Torn."""
         holds = []
         names = self._tables[calls.NATIVE]
+        head: tuple[int, ...] = ()
         for head, at, end in records.read_records(data):
             kind = head[1]
             if kind == records.CALL:
@@ -117,6 +120,8 @@ class Decoder:
                 self._kinds[kind](head, _items(data, at, end))
             else:
                 raise records.Torn(f"a record of kind {kind}")
+        if head:
+            self.newest_us = max(self.newest_us, head[6] // 1000)
         return holds
 
     def take(self) -> list[Event]:
@@ -292,6 +297,7 @@ class Decoder:
             return
         pid = programs.parse_pid(items.get(records.PIDS, b"")) or 0
         made = self.tree.fork(parent, head[4], child, pid, flags)
+        made.born_us = head[6] // 1000
         if records.CWD in items:
             made.place.cwd = items[records.CWD]
         self.summary.processes += 1
@@ -336,6 +342,7 @@ class Decoder:
         program = named if is_script else image
         parent_span = process.span if process.started else self._span_above(process)
         process.span = new_span_id()
+        process.program = program[program.rfind(b"/") + 1 :]
         process.started = True
         argv, cut = programs.parse_argv(items.get(records.ARGV, b"")), head[2] & records.CUT
         files = items.get(records.FILE, [])

@@ -32,12 +32,15 @@ _MOST_PORTS: Final = 16384
 
 @value
 class Use:
-    """One process began to use a port. `span`: of the program that it ran."""
+    """One process began to use a port. `span`: of the program that it ran; `program`: its name, as
+    it is in a path; `pid`: of the process, in its own namespace, 0 where it is not known."""
 
     time_us: int
     proc: int
     span: str
     peer: Peer | None = None
+    program: bytes = b""
+    pid: int = 0
 
 
 class Ports:
@@ -58,6 +61,8 @@ class Ports:
         proc: int,
         span: str,
         peer: Peer | None = None,
+        program: bytes = b"",
+        pid: int = 0,
     ) -> None:
         """`protocol`: `tcp` or `udp`."""
         key = protocol, port
@@ -65,7 +70,9 @@ class Ports:
         self._uses[key] = uses
         if len(self._uses) > self._most:
             del self._uses[next(iter(self._uses))]
-        use = Use(time_us=time_us, proc=proc, span=span, peer=reached(peer))
+        use = Use(
+            time_us=time_us, proc=proc, span=span, peer=reached(peer), program=program, pid=pid
+        )
         at = len(uses)
         while at and uses[at - 1].time_us > time_us:  # calls are told as they end
             at -= 1

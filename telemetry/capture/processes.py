@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 CLONE_FS = 0x200
 CLONE_FILES = 0x400
+_MOST_ENDED = 4096
 
 
 class Place:
@@ -28,11 +29,13 @@ class Place:
 
 
 class Process:
-    """One thread group. `span`: of its last exec, or of the process it was forked from."""
+    """One thread group. `span`, `program`: of its last exec, or of the process it was forked from;
+    a program is the last part of its file's name. `born_us`: when it was made (CLOCK_BOOTTIME), 0
+    where nobody told."""
 
     __slots__ = (
-        *("files", "host_pid", "open_rows", "parent", "pid", "place", "proc", "span"),
-        *("started", "tasks", "writes"),
+        *("born_us", "files", "host_pid", "open_rows", "parent", "pid", "place", "proc", "program"),
+        *("span", "started", "tasks", "writes"),
     )
 
     def __init__(
@@ -40,6 +43,8 @@ class Process:
     ) -> None:
         self.proc, self.parent, self.host_pid, self.pid = proc, parent, host_pid, pid
         self.place, self.span = place, span
+        self.program = b""
+        self.born_us = 0
         self.tasks = 1
         self.started = False  # it has exec'd
         #: rows that may still take another call of the same kind (batches.py)
@@ -61,6 +66,8 @@ class Tree:
         #: of threads that do not stand where their process does
         self._own_places: dict[int, Place] = {}
         self.strays = 0  # tasks that nobody told of
+        #: processes that have ended, by the pid that they had; the last ones
+        self._ended: dict[int, Process] = {}
 
     def find(self, tid: int) -> Process:
         """The process of a task."""
@@ -93,6 +100,7 @@ class Tree:
         if not flags & CLONE_FS:
             place = Place(place.cwd, place.root)
         made = Process(self._number(), parent, tid, pid, place, parent.span)
+        made.program = parent.program
         made.files = parent.files if flags & CLONE_FILES else dict(parent.files)
         self.by_tid[tid] = made
         return made
@@ -122,4 +130,17 @@ class Tree:
             return None
         self._own_places.pop(tid, None)
         process.tasks -= 1
-        return process if tid == process.host_pid else None
+        if tid != process.host_pid:
+            return None
+        self._ended.pop(tid, None)
+        self._ended[tid] = process
+        if len(self._ended) > _MOST_ENDED:
+            del self._ended[next(iter(self._ended))]
+        return process
+
+    def had(self, host_pid: int, time_us: int) -> Process | None:
+        """Who had a pid at a time, as far as that is told."""
+        for found in (self.by_tid.get(host_pid), self._ended.get(host_pid)):
+            if found is not None and found.host_pid == host_pid and found.born_us <= time_us:
+                return found
+        return None

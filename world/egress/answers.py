@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from substrate.world.egress import dns
 from substrate.world.egress.addresses import render_address
+from substrate.world.egress.holders import NOBODY
 from substrate.world.egress.report import Asked
 
 TYPE_CHECKING = False
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from substrate.world.egress.fakes import Fakes
+    from substrate.world.egress.holders import Holder
     from substrate.world.egress.rules import Decision, Rules
 
 #: a name that means the host itself, of which a world has its own (RFC 6761 §6.3)
@@ -31,7 +33,12 @@ class Answers:
         self._fakes = fakes
 
     def answer(
-        self, packet: bytes, protocol: str, client_port: int, time_us: int
+        self,
+        packet: bytes,
+        protocol: str,
+        client_port: int,
+        time_us: int,
+        holder: Holder = NOBODY,
     ) -> tuple[bytes | None, Asked | None]:
         """The answer, None where there is none to give; what is reported."""
         try:
@@ -51,6 +58,8 @@ class Answers:
                 allowed=decision is None or decision.allowed,
                 rule="" if decision is None else decision.rule,
                 reason="" if decision is None or decision.allowed else decision.reason,
+                pid=holder.pid,
+                program=holder.program,
             )
 
         if query.qtype == dns.PTR:

@@ -18,7 +18,9 @@ import time
 
 from substrate.world.egress.addresses import render_address
 from substrate.world.egress.connect import Connected, Connecting
+from substrate.world.egress.holders import NOBODY
 from substrate.world.egress.inspector import Inspector
+from substrate.world.egress.led import original_destination
 from substrate.world.egress.relay import DOWN, UP, Relay
 from substrate.world.egress.report import Attempt, Closed
 from substrate.world.egress.rules import Decision
@@ -31,13 +33,13 @@ if TYPE_CHECKING:
 
     from substrate.world.egress.budget import Budget
     from substrate.world.egress.fakes import Fakes
+    from substrate.world.egress.holders import Holders
     from substrate.world.egress.loop import Loop, Timer
     from substrate.world.egress.pipes import Pipes
     from substrate.world.egress.report import Report
     from substrate.world.egress.resolve import Resolved, Resolver
     from substrate.world.egress.rules import Rules
 
-_ORIGINAL_DST: Final = 80
 _ABORT: Final = struct.pack("ii", 1, 0)
 #: for the first words of a client of which something is to be checked
 _FIRST_WORDS_S: Final = 30.0
@@ -50,7 +52,9 @@ _LOOPBACK6: Final = bytes(15) + b"\1"
 class Context:
     """What the connections of a world share."""
 
-    __slots__ = ("budget", "fakes", "gone", "loop", "pipes", "report", "resolver", "rules")
+    __slots__ = (
+        *("budget", "fakes", "gone", "holders", "loop", "pipes", "report", "resolver", "rules"),
+    )
 
     def __init__(
         self,
@@ -63,9 +67,11 @@ class Context:
         rules: Rules,
         report: Callable[[Report], None],
         gone: Callable[[Connection], None],
+        holders: Holders | None = None,
     ) -> None:
         self.loop, self.pipes, self.budget, self.resolver = loop, pipes, budget, resolver
         self.fakes, self.rules, self.report, self.gone = fakes, rules, report, gone
+        self.holders = holders
 
 
 class Connection:
@@ -73,7 +79,9 @@ class Connection:
 
     def __init__(self, context: Context, client: int, peer: Any, number: int, *, v6: bool) -> None:
         self._context = context
-        self._client, self._client_port, self._number, self._v6 = client, peer[1], number, v6
+        self._client, self._number, self._v6 = client, number, v6
+        self._client_ip, self._client_port = peer[:2]
+        self._holder = NOBODY
         self._began_us = _now_us()
         self._target, self._port = b"", 0
         self._name = ""
@@ -92,11 +100,15 @@ class Connection:
     # --- the decision
 
     def start(self) -> None:
-        target = self._original_destination()
+        target = original_destination(self._client, v6=self._v6)
         if target is None:
             self._refuse_at_once("it was made to a port of substrate's own")
             return
         self._target, self._port = target
+        if self._context.holders is not None:  # now: the client may be gone soon
+            self._holder = self._context.holders.of(
+                *("tcp", self._client_ip, self._client_port, self._target, self._port)
+            )
         self._name = self._context.fakes.name_of(self._target) or ""
         decision = self._decide()
         if not decision.allowed:
@@ -117,23 +129,6 @@ class Connection:
             context.resolver.resolve(self._name, self._resolved)
         else:
             self._go_to((self._target,), own=self._is_loopback())
-
-    def _original_destination(self) -> tuple[bytes, int] | None:
-        """Where it was to go before it was led here; None where it was not led."""
-        socket = _socket.socket(fileno=self._client)
-        try:
-            if self._v6:
-                raw = socket.getsockopt(_socket.IPPROTO_IPV6, _ORIGINAL_DST, 28)
-                found = raw[8:24], int.from_bytes(raw[2:4])
-            else:
-                raw = socket.getsockopt(_socket.IPPROTO_IP, _ORIGINAL_DST, 16)
-                found = raw[4:8], int.from_bytes(raw[2:4])
-            here = socket.getsockname()
-        except OSError:
-            return None
-        finally:
-            socket.detach()
-        return None if (render_address(found[0]), found[1]) == (here[0], here[1]) else found
 
     def _is_loopback(self) -> bool:
         return self._target[0] == 127 or self._target == _LOOPBACK6
@@ -320,6 +315,8 @@ class Connection:
                 reason=reason,
                 hint=hint,
                 result=result,
+                pid=self._holder.pid,
+                program=self._holder.program,
             )
         )
 

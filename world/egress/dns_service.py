@@ -1,32 +1,48 @@
 """The resolver of a world: its sockets. What is answered, says answers.py.
 
 Over UDP a datagram at a time; over TCP a bounded number of connections, each with a time limit.
+A question's time is that at which its packet came (socket(7), SO_TIMESTAMPNS): its port may be
+somebody else's by the time that it is read.
 """
 
 from __future__ import annotations
 
 import _socket
 import os
+import struct
 import time
 
 from substrate.world.egress import dns, loop
+from substrate.world.egress.conntrack import ClientPorts
+from substrate.world.egress.holders import NOBODY
+from substrate.world.egress.led import original_destination
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Final
 
     from substrate.world.egress.answers import Answers
+    from substrate.world.egress.holders import Holder, Holders
     from substrate.world.egress.report import Report
 
 #: questions, or connections, in one round
 _A_ROUND: Final = 64
 _MOST_STREAMS: Final = 64
 _STREAM_S: Final = 30.0
+_PORT: Final = 53
+_SO_TIMESTAMPNS: Final = 35  # of <asm-generic/socket.h>, with a 64-bit struct timespec
+_TIMESPEC: Final = struct.Struct("=qq")
+_ANCILLARY_BYTES: Final = _socket.CMSG_SPACE(_TIMESPEC.size)
+#: what is said to have waited longer was not: the clock was set
+_LONGEST_WAIT_NS: Final = 10_000_000_000
+#: two clocks that were read within that time were read at once; how often that is tried
+_AT_ONCE_NS: Final = 20_000
+_TRIES: Final = 5
 
 
 class DnsService:
-    """One socket: `kind` is udp or tcp."""
+    """One socket: `kind` is udp or tcp. `nft`: see conntrack.py. `holders`: where whose a question is has to be found out."""
 
     def __init__(
         self,
@@ -35,42 +51,60 @@ class DnsService:
         report: Callable[[Report], None],
         fd: int,
         kind: str,
+        *,
+        v6: bool = False,
+        nft: int = -1,
+        holders: Holders | None = None,
     ) -> None:
         self._loop, self._answers, self._report = on, answers, report
         self._socket = _socket.socket(fileno=fd)
-        self._kind = kind
+        self._kind, self._v6, self._holders = kind, v6, holders
         self._streams = 0
+        self._ports = ClientPorts(nft, self._socket)
+        if kind == "udp":
+            self._socket.setsockopt(_socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
 
     def ready(self, _: int) -> None:
         """Takes what is there."""
         for _ in range(_A_ROUND):
             try:
                 if self._kind == "udp":
-                    packet, sender = self._socket.recvfrom(dns.LONGEST_QUERY + 1)
-                    answer = self.answer(packet, sender[1])
+                    packet, ancillary, _, sender = self._socket.recvmsg(
+                        dns.LONGEST_QUERY + 1, _ANCILLARY_BYTES
+                    )
+                    holder = NOBODY
+                    if self._holders is not None:  # before the answer: then it may be gone
+                        # to a resolver goes what has no address of its own from that very address
+                        holder = self._holders.of("udp", sender[0], sender[1], b"", _PORT)
+                    answer = self.answer(packet, sender[1], _came_us(ancillary), holder)
                     if answer is not None:
                         self._socket.sendto(answer, sender)
                 else:
                     client, peer = self._socket._accept()  # type: ignore[attr-defined]
-                    self._open(client, peer[1])
+                    self._open(client, peer)
             except BlockingIOError:
                 return
             except OSError:
                 continue  # of one client: it is gone, or its answer could not be sent
 
-    def answer(self, packet: bytes, port: int) -> bytes | None:
-        now_us = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
-        answer, found = self._answers.answer(packet, self._kind, port, now_us)
+    def answer(self, packet: bytes, port: int, time_us: int, holder: Holder) -> bytes | None:
+        answer, found = self._answers.answer(packet, self._kind, port, time_us, holder)
         if found is not None:
             self._report(found)
         return answer
 
-    def _open(self, client: int, port: int) -> None:
+    def _open(self, client: int, peer: tuple[str, int]) -> None:
         if self._streams >= _MOST_STREAMS:
             os.close(client)
             return
         self._streams += 1
-        _Stream(self, self._loop, client, port)
+        holder = NOBODY
+        peer = peer[0], self._ports.of(peer)
+        if self._holders is not None:
+            target = original_destination(client, v6=self._v6)
+            if target is not None:
+                holder = self._holders.of("tcp", *peer[:2], *target)
+        _Stream(self, self._loop, client, peer[1], holder)
 
     def _closed(self) -> None:
         self._streams -= 1
@@ -79,8 +113,10 @@ class DnsService:
 class _Stream:
     """A connection of a client that asks over TCP."""
 
-    def __init__(self, service: DnsService, on: loop.Loop, client: int, port: int) -> None:
-        self._service, self._loop, self._port = service, on, port
+    def __init__(
+        self, service: DnsService, on: loop.Loop, client: int, port: int, holder: Holder
+    ) -> None:
+        self._service, self._loop, self._port, self._holder = service, on, port, holder
         os.set_inheritable(client, False)
         self._socket = _socket.socket(fileno=client)
         self._socket.setblocking(False)
@@ -92,7 +128,10 @@ class _Stream:
         try:
             data = self._socket.recv(dns.LONGEST_QUERY + 2)
             packets = self._frames.feed(data) if data else []
-            answers = [self._service.answer(packet, self._port) for packet in packets]
+            now_us = _came_us(())
+            answers = [
+                self._service.answer(packet, self._port, now_us, self._holder) for packet in packets
+            ]
             framed = b"".join(dns.frame(answer) for answer in answers if answer is not None)
             # a client that takes no answers is not waited for
             if not data or (framed and self._socket.send(framed) < len(framed)):
@@ -109,3 +148,20 @@ class _Stream:
         self._loop.unregister(self._socket.fileno())
         self._socket.close()
         self._service._closed()
+
+
+def _came_us(ancillary: Iterable[tuple[int, int, bytes]]) -> int:
+    """When a packet came, by CLOCK_BOOTTIME in µs; now, where that is not told."""
+    now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    for level, kind, data in ancillary:
+        if (level, kind, len(data)) == (_socket.SOL_SOCKET, _SO_TIMESTAMPNS, _TIMESPEC.size):
+            seconds, more_ns = _TIMESPEC.unpack(data)
+            for _ in range(_TRIES):
+                wall_ns = time.time_ns()
+                before_ns, now_ns = now_ns, time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+                if now_ns - before_ns <= _AT_ONCE_NS:
+                    break
+            waited_ns = wall_ns - seconds * 1_000_000_000 - more_ns
+            if 0 <= waited_ns <= _LONGEST_WAIT_NS:
+                now_ns -= waited_ns
+    return now_ns // 1000

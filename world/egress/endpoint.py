@@ -72,8 +72,10 @@ class Endpoint:
         if self.socket is not None:
             try:
                 self.socket.shutdown(_socket.SHUT_WR)
-            except OSError as error:  # ENOTCONN: reset in the meantime
-                self.fail(error.errno or errno.EIO)
+            except OSError as error:
+                # ENOTCONN: it was reset in the meantime, which nobody has read yet
+                number = error.errno or errno.EIO
+                self.fail(errno.ECONNRESET if number == errno.ENOTCONN else number)
 
     def unacknowledged(self) -> int:
         """Bytes that were written and that the peer's kernel has not got yet."""

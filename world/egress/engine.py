@@ -23,8 +23,10 @@ from substrate.world.egress.addresses import parse_range, render_address
 from substrate.world.egress.answers import Answers
 from substrate.world.egress.budget import Budget
 from substrate.world.egress.connection import Connection, Context
+from substrate.world.egress.conntrack import ClientPorts
 from substrate.world.egress.dns_service import DnsService
 from substrate.world.egress.fakes import Fakes
+from substrate.world.egress.holders import NOBODY, Holders
 from substrate.world.egress.namespace import Plan
 from substrate.world.egress.nft import load_rules
 from substrate.world.egress.pipes import Pipes
@@ -107,6 +109,7 @@ class Engine:
         self._loop = loop.Loop()
         rules = make_rules(given)
         self._fakes = Fakes()
+        self._holders = _make_holders(given, network)
         self._answers = Answers(rules, self._fakes)
         self._context = Context(
             loop=self._loop,
@@ -117,6 +120,7 @@ class Engine:
             rules=rules,
             report=self.report,
             gone=self._connection_is_gone,
+            holders=self._holders,
         )
         self._reports: deque[bytes] = deque()
         self._stuck = False  # the supervisor does not take them
@@ -139,7 +143,12 @@ class Engine:
             elif name == "nflog":
                 self._sources.append((fd, self._read_log))
             elif name.startswith("dns"):
-                service = DnsService(self._loop, self._answers, self.report, fd, name[4:7])
+                service = DnsService(
+                    *(self._loop, self._answers, self.report, fd, name[4:7]),
+                    v6=name.endswith("6"),
+                    nft=self._network.get("nft", -1),
+                    holders=self._holders,
+                )
                 self._services.append(service)
                 self._sources.append((fd, service.ready))
         self._listen()
@@ -249,6 +258,7 @@ class Engine:
 
     def _accept_of(self, fd: int, *, v6: bool) -> Callable[[int], None]:
         listener = _socket.socket(fileno=fd)
+        ports = ClientPorts(self._network.get("nft", -1), listener)
 
         def accept(_: int) -> None:
             for _ in range(_A_ROUND):
@@ -270,6 +280,7 @@ class Engine:
                     return
                 os.set_inheritable(client, False)
                 self._numbers += 1
+                peer = peer[0], ports.of(peer)
                 connection = Connection(self._context, client, peer, self._numbers, v6=v6)
                 self._connections.add(connection)
                 connection.start()
@@ -326,6 +337,12 @@ class Engine:
             decision = self._context.rules.address(logged.destination, logged.port)
             reason = "" if decision.allowed else decision.reason
         self._numbers += 1
+        holder = NOBODY
+        if self._holders is not None and logged.source and logged.destination:
+            holder = self._holders.of(
+                *(protocol, render_address(logged.source), logged.source_port),
+                *(logged.destination, logged.port),
+            )
         self.report(
             Refused(
                 connection=self._numbers,
@@ -337,8 +354,17 @@ class Engine:
                 port=logged.port,
                 uid=-1 if logged.uid is None else logged.uid,
                 reason=reason,
+                pid=holder.pid,
+                program=holder.program,
             )
         )
+
+
+def _make_holders(given: dict[str, Any], network: dict[str, int]) -> Holders | None:
+    """Where the supervisor has nobody to ask whose something is: `look_up_owners`, `first_pid`."""
+    if not given.get("look_up_owners") or "diag" not in network:
+        return None
+    return Holders(network["diag"], given["first_pid"])
 
 
 def now_us() -> int:

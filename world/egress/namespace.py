@@ -14,7 +14,7 @@ What the egress process must know:
   ENOENT or the listener itself: refuse it.
 - IPv4 clients come from the very address that they go to (the route says no other), IPv6 ones
   from ::1. Where two connections would come to a listener from the same address and port, the
-  kernel gives one another port, and diag.find finds no socket for that one.
+  kernel gives one another port, and diag.find finds no socket for that one (conntrack.py).
 - UDP answers sent from the listener go back as from the address that was asked.
 - Tracked connections are counted for each namespace, and net.netfilter.nf_conntrack_max, the
   host's, bounds each count: a world that fills its table breaks only its own new connections.

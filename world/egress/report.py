@@ -20,7 +20,8 @@ _MOST_TEXT: Final = 512
 
 @value
 class Asked:
-    """A question to a name server, and what it was answered."""
+    """A question to a name server, and what it was answered. `pid`, `program`: of whom, as the host
+    counts, where the engine was told to find that out (holders.py); else 0 and ""."""
 
     time_us: int
     protocol: str  # udp | tcp
@@ -32,6 +33,8 @@ class Asked:
     allowed: bool
     rule: str
     reason: str
+    pid: int = 0
+    program: str = ""
 
 
 @value
@@ -56,6 +59,8 @@ class Attempt:
     reason: str
     hint: str
     result: str
+    pid: int = 0
+    program: str = ""
 
 
 @value
@@ -84,6 +89,8 @@ class Refused:
     port: int
     uid: int
     reason: str
+    pid: int = 0
+    program: str = ""
 
 
 @value
@@ -162,6 +169,7 @@ _NUMBERS: Final = frozenset(
         "bytes_out",
         "duration_us",
         "uid",
+        "pid",
         "limit",
         "used",
     )

@@ -70,7 +70,8 @@ class DnsQuery(Body):
 
 @body
 class NetClose(Body):
-    """The end of a connection: bytes into and out of the world, recorded streams if any."""
+    """The end of a connection: bytes into and out of the world, recorded streams if any. `proc`:
+    of whom the connection is, where that is known."""
 
     event_type = "net_close"
     connection: int
@@ -78,6 +79,7 @@ class NetClose(Body):
     bytes_out: int
     duration_us: int
     reason: str | None = None
+    proc: int | None = None
     stream_in: BlobRef | None = None
     stream_out: BlobRef | None = None
     extra: Extra = ()

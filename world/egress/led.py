@@ -1,0 +1,34 @@
+"""Where a connection was to go before the kernel led it to a listener of ours.
+
+Source: getsockopt of SO_ORIGINAL_DST in net/netfilter/nf_conntrack_proto.c.
+"""
+
+from __future__ import annotations
+
+import _socket
+
+from substrate.world.egress.addresses import render_address
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+_ORIGINAL_DST: Final = 80
+
+
+def original_destination(fd: int, *, v6: bool) -> tuple[bytes, int] | None:
+    """(address, port) of a connection that was accepted; None where it was not led."""
+    socket = _socket.socket(fileno=fd)
+    try:
+        if v6:
+            raw = socket.getsockopt(_socket.IPPROTO_IPV6, _ORIGINAL_DST, 28)
+            found = raw[8:24], int.from_bytes(raw[2:4])
+        else:
+            raw = socket.getsockopt(_socket.IPPROTO_IP, _ORIGINAL_DST, 16)
+            found = raw[4:8], int.from_bytes(raw[2:4])
+        here = socket.getsockname()
+    except OSError:
+        return None
+    finally:
+        socket.detach()
+    return None if (render_address(found[0]), found[1]) == (here[0], here[1]) else found
