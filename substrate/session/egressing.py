@@ -17,7 +17,7 @@ import os
 import select
 import time
 
-from substrate.session import net_control, net_record, net_rules
+from substrate.session import net_control, net_record, net_rules, published
 from substrate.world import wire
 from substrate.world.egress import report
 from substrate.world.egress.report import Asked, Attempt, Refused
@@ -77,6 +77,8 @@ class Egressing:
         self._writer: TraceWriter | None = None
         self._waiting: list[tuple[float, Report]] = []  # when they came; for their owners
         self._next_look = 0.0
+        #: on the host, for ports of the world that are published
+        self._listeners = published.listen(rules["publish"]) if rules["publish"] else []
 
     def begin(self, writer: TraceWriter, span: str, base: int, session_fd: int) -> None:
         """Where the events go. `base`: unique in the session; `session_fd`: its directory, for the
@@ -85,7 +87,10 @@ class Egressing:
         self._record = net_record.NetRecord(span, base, net_rules.own_names())
         self._door = net_control.Door(session_fd)
         self._network = self._world.take_network()
-        if self._network and (self._rules["allow"] or self._rules["host_ports"]):
+        published = {f"publish{i}": fd for i, fd in enumerate(self._listeners)}
+        self._listeners = []
+        self._network.update(published)
+        if self._network and (self._rules["allow"] or self._rules["host_ports"] or published):
             self._serve()  # while the command starts: it is there for its first packet
 
     def fds(self) -> tuple[int, ...]:
@@ -170,6 +175,9 @@ class Egressing:
             **self._rules,
             "look_up_owners": self._looks_up,
             "first_pid": self._world.holder_pid,
+            "publish": [
+                (f"publish{i}", inner) for i, (_, _, inner) in enumerate(self._rules["publish"])
+            ],
         }
         try:
             self._zygote.serve_network(self._network, rules, theirs)
@@ -180,7 +188,8 @@ class Egressing:
 
     def _drop_network(self) -> None:
         network, self._network = self._network, {}
-        for fd in network.values():
+        listeners, self._listeners = self._listeners, []
+        for fd in (*network.values(), *listeners):
             os.close(fd)
 
     def _receive(self, wait_s: float) -> None:
@@ -198,8 +207,28 @@ class Egressing:
                 self._hang_up()
             elif message.kind == report.RULES:
                 self._in_force = True
+            elif message.kind == report.SOCKETS:
+                self._ask_world(message.number(0))
             else:
                 self._wait(report.parse(message))
+
+    def _ask_world(self, count: int) -> None:
+        """For sockets of its network, which come by `give_sockets`."""
+        try:
+            self._world.ask_for_sockets(count)
+        except (BrokenPipeError, ConnectionResetError):
+            self.give_sockets([])  # the world is over
+
+    def give_sockets(self, fds: list[int]) -> None:
+        """What the world has made, for the serving process; closes them here."""
+        try:
+            if self._socket is not None:
+                wire.send(self._socket, report.SOCKETS, fds=tuple(fds))
+        except (BrokenPipeError, ConnectionResetError):
+            return  # its end is told when its socket is read
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     def _wait(self, found: Report) -> None:
         now = time.monotonic()

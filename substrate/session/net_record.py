@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from substrate.session.record import sha256_hex
 from substrate.telemetry.trace.events.command import Scope
-from substrate.telemetry.trace.events.net import DnsQuery, NetClose, NetConnect
+from substrate.telemetry.trace.events.net import DnsQuery, NetAccept, NetClose, NetConnect
 from substrate.telemetry.trace.events.notice import Budget, Coverage
 from substrate.telemetry.trace.events.policy import PolicyLayer, PolicyLoaded
 from substrate.telemetry.trace.rfc8785 import encode
 from substrate.values import value
 from substrate.world.egress.holders import printable
-from substrate.world.egress.report import Asked, Attempt, Closed, Exceeded, Refused, Trouble
+from substrate.world.egress.report import (
+    Accepted,
+    Asked,
+    Attempt,
+    Closed,
+    Exceeded,
+    Refused,
+    Trouble,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,6 +103,8 @@ class NetRecord:
             body = self._attempt(found, owner)
         elif isinstance(found, Refused):
             body = self._kernel(found, owner)
+        elif isinstance(found, Accepted):
+            body = self._accepted(found)
         elif isinstance(found, Exceeded):
             self.used_up = found.limit
             body = Budget(
@@ -180,6 +190,20 @@ class NetRecord:
             extra=_extra(found),
         )
         return self._told(body, owner)
+
+    def _accepted(self, found: Accepted) -> NetAccept:
+        if not found.result:
+            scope = f"published:{found.local_port}"
+            self._scope(scope)[0] += 1
+            self._of_connection[found.connection] = scope, None
+        return NetAccept(
+            connection=self._base + found.connection,
+            proc=None,
+            ip=found.ip,
+            port=found.port,
+            protocol="tcp",
+            extra=_extra(found, ("local_port", found.local_port), ("result", found.result)),
+        )
 
     def _kernel(self, found: Refused, owner: Owner | None) -> NetConnect:
         host = found.domain or found.ip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from substrate.errors import UsageError
 from substrate.values import value
 
 TYPE_CHECKING = False
@@ -33,6 +34,11 @@ class NetPlan:
 def net_plan(settings: Settings) -> NetPlan:
     """What the kernel has to know of the rules; nothing but for a filtered network."""
     if settings.net != "filtered" or settings.world == "disabled":
+        if settings.publish:
+            raise UsageError(
+                "ports of a world are published from a filtered network only",
+                hint="leave --net out, or --publish",
+            )
         return NetPlan()
     return NetPlan(
         dns_loopback=_loopback_servers(),
@@ -57,6 +63,7 @@ def engine_rules(settings: Settings) -> dict[str, Any]:
         "host_ports": settings.host_ports,
         "dns_loopback": _loopback_servers(),
         "limit_bytes": settings.egress_bytes,
+        "publish": settings.publish,
     }
 
 

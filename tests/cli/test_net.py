@@ -1,5 +1,6 @@
 """`substrate net`: the rules of a running command's network, asked for and changed."""
 
+import hashlib
 import json
 import os
 import socket
@@ -123,3 +124,80 @@ def test_names_are_known_to_programs_that_ask_for_one_family_of_configured_addre
     ask = "import socket; print(socket.getaddrinfo('a.example', 80, 2, 1, 0, socket.AI_ADDRCONFIG)[0][4])"
     found = place.out("--allow", "a.example", "-c", f'/usr/bin/python3 -c "{ask}"')
     assert found == "('198.18.0.1', 80)\n"
+
+
+#: serves one client after the other: what it sends, twice, until it has sent all
+SERVE = """
+import socket
+server = socket.create_server(("127.0.0.1", 80))
+print("ready", flush=True)
+while True:
+    client, _ = server.accept()
+    data = b"".join(iter(lambda: client.recv(65536), b""))
+    client.sendall(data * 2)
+    client.close()
+    if not data:
+        break
+"""
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def talk(port, data):
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def test_a_published_port_leads_into_the_world(place):
+    port = free_port()
+    server = place.start("--publish", f"{port}:80", "-c", f"/usr/bin/python3 -c '{SERVE}'")
+    assert server.stdout.readline() == b"ready\n"
+    for count in range(20):  # more than there are sockets at a time
+        assert talk(port, b"x%d" % count) == b"x%d" % count * 2
+    data = os.urandom(3 << 20)
+    assert hashlib.sha256(talk(port, data)).digest() == hashlib.sha256(data * 2).digest()
+    assert talk(port, b"") == b""
+    assert server.wait(30) == 0
+    server.stdout.close()
+    server.stderr.close()
+    events = [
+        json.loads(line) for line in place.out("trace", "show", "--format", "jsonl").splitlines()
+    ]
+    accepted = [
+        e["body"] for e in events if e["event_type"] == "net_accept" and e["component"] == "world"
+    ]
+    assert len(accepted) == 22
+    assert {(body["ip"], body["local_port"]) for body in accepted} == {("127.0.0.1", 80)}
+    closed = {e["body"]["connection"]: e["body"] for e in events if e["event_type"] == "net_close"}
+    big = max((closed[body["connection"]] for body in accepted), key=lambda b: b["bytes_in"])
+    assert (big["bytes_in"], big["bytes_out"]) == (3 << 20, 6 << 20)
+    (end,) = (e["body"] for e in events if e["event_type"] == "command_end")
+    (scope,) = (s for s in end["scopes_used"] if s["scope"] == "published:80")
+    assert scope["connections"] == 22
+
+
+def test_a_port_that_nobody_in_the_world_has_refuses(place):
+    port = free_port()
+    waits = place.start_with_input("--publish", f"{port}:80", "-c", "echo ready; read x")
+    assert waits.stdout.readline() == b"ready\n"
+    with (
+        pytest.raises(ConnectionError),
+        socket.create_connection(("127.0.0.1", port), timeout=20) as client,
+    ):
+        assert client.recv(1) == b"something"
+    waits.communicate(b"\n", timeout=30)
+    assert waits.returncode == 0
+
+
+def test_a_port_that_is_taken_is_told_before_the_command_runs(place):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = place.run("--publish", f"{port}:80", "-c", "touch ran", status=125)
+    assert f"port {port} of 127.0.0.1 cannot be published".encode() in done.stderr
+    done = place.run("--net", "none", "--publish", "1:2", "-c", "true", status=2)
+    assert b"filtered network only" in done.stderr

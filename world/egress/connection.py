@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from substrate.world.egress.holders import Holders
     from substrate.world.egress.loop import Loop, Timer
     from substrate.world.egress.pipes import Pipes
+    from substrate.world.egress.published import Published
     from substrate.world.egress.report import Report
     from substrate.world.egress.resolve import Resolved, Resolver
     from substrate.world.egress.rules import Rules
@@ -66,7 +67,7 @@ class Context:
         fakes: Fakes,
         rules: Rules,
         report: Callable[[Report], None],
-        gone: Callable[[Connection], None],
+        gone: Callable[[Connection | Published], None],
         holders: Holders | None = None,
     ) -> None:
         self.loop, self.pipes, self.budget, self.resolver = loop, pipes, budget, resolver

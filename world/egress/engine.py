@@ -14,6 +14,7 @@ import _socket
 import errno
 import os
 import resource
+import select
 import time
 from collections import deque
 
@@ -30,6 +31,8 @@ from substrate.world.egress.holders import NOBODY, Holders
 from substrate.world.egress.namespace import Plan
 from substrate.world.egress.nft import load_rules
 from substrate.world.egress.pipes import Pipes
+from substrate.world.egress.published import Published
+from substrate.world.egress.publishing import Publishing
 from substrate.world.egress.report import Exceeded, Refused, Trouble
 from substrate.world.egress.resolve import Resolver
 from substrate.world.egress.rules import Rules, parse_rule
@@ -47,6 +50,8 @@ _MOST_WAITING: Final = 4096
 _MOST_CONNECTIONS: Final = 4096
 #: connections, or refused packets, that are taken in one round
 _A_ROUND: Final = 64
+#: at the world's end
+_MOST_ROUNDS: Final = 256
 _NO_LIMIT: Final = 1 << 62
 _PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 
@@ -124,13 +129,16 @@ class Engine:
         )
         self._reports: deque[bytes] = deque()
         self._stuck = False  # the supervisor does not take them
-        self._connections: set[Connection] = set()
+        self._connections: set[Connection | Published] = set()
         self._numbers = 0
         self._lost_logs = -1  # sequence of the last refused packet
         self._finishing = False
         self._done = self._over = False
         self._sources: list[tuple[int, Callable[[int], None]]] = []
         self._services: list[DnsService] = []
+        #: listeners on the host, and the ports of the world behind them
+        self._published = {network[name]: port for name, port in given.get("publish", ())}
+        self._publishing: Publishing | None = None
 
     def run(self) -> None:
         """Serves until it is told to finish, or the supervisor is gone."""
@@ -140,6 +148,8 @@ class Engine:
             os.set_blocking(fd, False)
             if name.startswith("egress"):
                 self._sources.append((fd, self._accept_of(fd, v6=name.endswith("6"))))
+            elif name.startswith("publish"):
+                self._sources.append((fd, self._publish(fd, self._published[fd])))
             elif name == "nflog":
                 self._sources.append((fd, self._read_log))
             elif name.startswith("dns"):
@@ -209,6 +219,8 @@ class Engine:
             os._exit(0)  # and with us every connection
         if message.kind == report.FINISH:
             self._finish()
+        elif message.kind == report.SOCKETS and self._publishing is not None:
+            self._publishing.take(message.fds)
         elif message.kind == report.RULES:
             self._change_rules(wire.unpack_value(message.fds[0]))
 
@@ -216,17 +228,27 @@ class Engine:
         """The world is over: what its processes had sent is delivered, then all is told."""
         self._finishing = True
         for fd, _ in self._sources:
-            self._loop.unregister(fd)
+            if self._loop.watches(fd):  # one that pauses is not
+                self._loop.unregister(fd)
         self._take_left()
+        if self._publishing is not None:
+            self._publishing.close()
         for connection in list(self._connections):
             connection.finish()
         self._tell_done()
 
     def _take_left(self) -> None:
         """What came before the world's end and was not looked at yet."""
+        poll = select.poll()
         for fd, ready in self._sources:
-            del fd
-            ready(loop.IN)
+            if fd in self._published:
+                continue  # nobody is there any more
+            poll.register(fd, select.POLLIN)
+            for _ in range(_MOST_ROUNDS):
+                if not poll.poll(0):
+                    break
+                ready(loop.IN)
+            poll.unregister(fd)
 
     def _change_rules(self, given: dict[str, Any]) -> None:
         rules = make_rules(given)
@@ -299,7 +321,37 @@ class Engine:
 
         self._loop.after(0.05, again)
 
-    def _connection_is_gone(self, connection: Connection) -> None:
+    def _publish(self, fd: int, port: int) -> Callable[[int], None]:
+        """A listener on the host that leads to a port of the world."""
+        if self._publishing is None:
+            self._publishing = Publishing(
+                self._context, self._ask_for_sockets, self._number, self._connections.add
+            )
+        publishing = self._publishing
+        listener = _socket.socket(fileno=fd)
+
+        def accept(_: int) -> None:
+            for _ in range(_A_ROUND):
+                if len(self._connections) >= _MOST_CONNECTIONS:
+                    self._pause(fd, accept)
+                    return
+                try:
+                    client, peer = listener._accept()  # type: ignore[attr-defined]
+                except OSError:
+                    return  # nobody, or one that is gone again
+                publishing.client(client, peer, port)
+
+        return accept
+
+    def _number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    def _ask_for_sockets(self, count: int) -> None:
+        self._reports.append(wire.encode(report.SOCKETS, (count,)))
+        self._send()
+
+    def _connection_is_gone(self, connection: Connection | Published) -> None:
         self._connections.discard(connection)
         self._tell_done()
 

@@ -64,6 +64,19 @@ class Attempt:
 
 
 @value
+class Accepted:
+    """A connection from outside to a port of the world that is published; `ip`, `port`: who made it;
+    `result`: why it was not led on."""
+
+    connection: int
+    time_us: int
+    ip: str
+    port: int
+    local_port: int
+    result: str
+
+
+@value
 class Closed:
     """The end of a connection that was made: bytes that were delivered, into and out of the world."""
 
@@ -111,11 +124,12 @@ class Trouble:
 
 
 if TYPE_CHECKING:
-    Report = Asked | Attempt | Closed | Refused | Exceeded | Trouble
+    Report = Asked | Attempt | Accepted | Closed | Refused | Exceeded | Trouble
 
 _KINDS: Final = {
     b"d": Asked,
     b"c": Attempt,
+    b"a": Accepted,
     b"x": Closed,
     b"r": Refused,
     b"l": Exceeded,
@@ -126,6 +140,8 @@ _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
 DONE: Final = b"e"
 # supervisor → process
 FINISH: Final = b"f"  # the world is over: tell what is left, and end
+#: sockets of the world's network: how many are wanted, and, as an answer, these
+SOCKETS: Final = b"t"
 RULES: Final = b"u"  # memfd of other rules; the answer, once they are in force, is the same kind
 
 
@@ -163,6 +179,7 @@ _NUMBERS: Final = frozenset(
     (
         "time_us",
         "client_port",
+        "local_port",
         "connection",
         "port",
         "bytes_in",
