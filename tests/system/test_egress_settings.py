@@ -129,8 +129,10 @@ def test_a_deny_is_above_an_allow(place, denied, told):
     (line,) = ran.told
     assert line.startswith(told.format(denied)), line
     assert "--allow" not in line
-    assert not hosts.plain.connections()
-    assert not [p for p in hosts.packets() if p.protocol == "tcp"]
+    if "http" in denied:  # what is spoken is known while the server is being connected to
+        assert all(one.received == 0 for one in hosts.plain.connections())
+    else:
+        assert not [p for p in hosts.packets() if p.protocol == "tcp"]
 
 
 def test_private_addresses_behind_a_name(place):
@@ -331,3 +333,21 @@ def test_the_hosts_own_name_is_no_wish_to_reach_anything(place):
     ran = place.run(f"getent hosts {name} || true")
     assert name in {body["domain"] for body in ran.of("dns_query")}
     assert not ran.told
+
+
+@pytest.mark.parametrize("capture", ["off", "exec", "all"])
+def test_at_each_level_of_capture(place, capture):
+    """The network is decided and recorded without it; it tells whose a connection is."""
+    server = place.hosts.plain
+    flags = ("--allow", server.name, "--capture", capture)
+    ran = place.run(f"curl -sS http://{server.name}/ http://secret.example.net/", *flags, status=6)
+    assert ran.stdout.decode() == f"{server.name}\n"
+    assert ran.scopes == {"http://plain.example.net:80": counted(server.wait_closed())}
+    assert len(ran.told) == 1
+    (made,) = ran.of("net_connect")
+    if capture == "all":
+        assert ran.program(made["proc"]) == "curl"
+    elif capture == "off":
+        assert made["proc"] is None
+    only_to(place.hosts, server)
+    place.caller.verify()
