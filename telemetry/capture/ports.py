@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     #: where it was to go, as it was given to the call: address and port
     Peer = tuple[str, int]
 
-#: uses of one port that are known; ports of both protocols
-_MOST_USES: Final = 16
+#: uses of one port that are known: as many as there may be before somebody asks for the first; of all; and
+#: ports of both protocols
+_MOST_USES: Final = 512
+_MOST_OF_ALL: Final = 65536
 _MOST_PORTS: Final = 16384
 
 
@@ -46,10 +48,11 @@ class Use:
 class Ports:
     """Of one command's processes, or of all that share one network."""
 
-    __slots__ = ("_most", "_uses")
+    __slots__ = ("_count", "_most", "_uses")
 
     def __init__(self, most: int = _MOST_PORTS) -> None:
         self._most = most
+        self._count = 0
         #: in the order of their last use; of each port in that of time
         self._uses: dict[tuple[str, int], list[Use]] = {}
 
@@ -69,7 +72,7 @@ class Ports:
         uses = self._uses.pop(key, [])
         self._uses[key] = uses
         if len(self._uses) > self._most:
-            del self._uses[next(iter(self._uses))]
+            self._forget()
         use = Use(
             time_us=time_us, proc=proc, span=span, peer=reached(peer), program=program, pid=pid
         )
@@ -80,8 +83,16 @@ class Ports:
         if before is not None and (before.proc, before.span, before.peer) == (proc, span, use.peer):
             return  # it goes on: datagrams
         uses.insert(at, use)
+        self._count += 1
         if len(uses) > _MOST_USES:
             del uses[0]
+            self._count -= 1
+        while self._count > _MOST_OF_ALL:
+            self._forget()
+
+    def _forget(self) -> None:
+        """The port that was used last the longest time ago."""
+        self._count -= len(self._uses.pop(next(iter(self._uses))))
 
     def find(self, protocol: str, port: int, time_us: int, peer: Peer | None = None) -> Use | None:
         """The use that a connection belongs to which was seen at a time. `peer`: where it goes, where that

@@ -89,6 +89,23 @@ def test_what_was_used_last_is_kept():
     assert [ports.owner("tcp", port, 9) for port in (1, 2, 3)] == [1, None, 3]
 
 
+def test_a_port_that_is_used_again_at_once_keeps_its_uses():
+    """Who asks whose it is comes a moment later."""
+    ports = Ports()
+    for time_us in range(200):
+        ports.add("udp", 31000, time_us, time_us, "s")
+    assert [ports.owner("udp", 31000, t) for t in range(200)] == list(range(200))
+
+
+def test_the_uses_of_all_ports_are_bounded(monkeypatch):
+    monkeypatch.setattr("substrate.telemetry.capture.ports._MOST_OF_ALL", 100)
+    ports = Ports()
+    for time_us in range(1000):
+        ports.add("udp", time_us % 30, time_us, time_us, "s")
+        assert sum(map(len, ports._uses.values())) == ports._count <= 100
+        assert ports.owner("udp", time_us % 30, time_us) == time_us
+
+
 def local(port, protocol=6, ip=b"\x7f\0\0\1"):
     return records.LOCAL, struct.pack("=H", protocol) + struct.pack(">H", port) + ip
 
