@@ -86,6 +86,7 @@ class Connection:
         self._passed = 0
         self._told = False
         self._made = False
+        self._client_ended = False
         self._timer: Timer | None = None
 
     # --- the decision
@@ -222,12 +223,11 @@ class Connection:
         self._apply()
 
     def ended(self, direction: int) -> None:
-        """Relay's: a direction that is watched has come to its end."""
-        assert self._inspector is not None
+        """Relay's: a direction that is watched, or held, has come to its end."""
         if direction == UP:
-            self._inspector.timed_out()
+            self._client_ended = True
             self._apply()
-        if self._relay is not None:
+        elif self._relay is not None:
             self._relay.free(direction)
 
     def copied(self, direction: int, data: bytes) -> None:
@@ -250,6 +250,8 @@ class Connection:
         assert inspector is not None
         if relay is None:
             return
+        if self._client_ended and not inspector.needs_upstream_head:
+            inspector.timed_out()
         if inspector.refused:
             assert self._decision is not None
             self._refuse(inspector.refused, self._decision.rule)
@@ -259,10 +261,13 @@ class Connection:
             relay.send(UP, bytes(self._held[:count]))
             del self._held[:count]
             self._passed += count
-        if inspector.splice == -1 and not self._held:
+        waits = inspector.needs_upstream_head
+        if (inspector.splice == -1 or (self._client_ended and waits)) and not self._held:
             relay.free(UP)
-        elif inspector.needs_upstream_head:
+        elif waits:
             relay.hold(UP)
+        elif self._client_ended:
+            relay.free(UP)
         else:
             relay.watch(UP)
         if self._address:

@@ -1,0 +1,77 @@
+"""Attacks on a world's network: what the tests of them share.
+
+A program of ours runs on the client of an internet of our own, inside a world and, as the control,
+without one. Who is attacked is the internet: its servers' logs and the wire say what came out.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+from tests.system.caller import Caller
+from tests.nethosts.hosts import Hosts
+
+HERE = Path(__file__).resolve().parent
+PYTHON = "/usr/bin/python3"
+#: who may be reached in these tests; it only listens
+TARGET, TARGET_PLACE = "target.example.net", "203.0.113.30"
+
+
+class Scene:
+    """`hosts`: the internet; `caller`: whose world it is."""
+
+    def __init__(self, hosts: Hosts, caller: Caller) -> None:
+        self.hosts, self.caller = hosts, caller
+
+    def program(self, name: str) -> Path:
+        """A program of ours, where the caller's worlds can read it."""
+        place = self.caller.work / name
+        shutil.copyfile(HERE / name, place)
+        place.chmod(0o755)
+        self.caller.own(place)
+        return place
+
+    def _options(self, rules, options):
+        allow = [word for rule in rules for word in ("--allow", rule)]
+        return [*allow, *options]
+
+    def run(self, line, *rules, options=(), status=0, timeout=60, env=None, content=b""):
+        """A command line in a world with these rules."""
+        done = self.hosts.run(
+            [self.caller.command, *self._options(rules, options), "-c", line],
+            uid=self.caller.uid,
+            gid=self.caller.gid,
+            cwd=self.caller.work,
+            env={**self.caller.environ, **(env or {})},
+            status=status,
+            timeout=timeout,
+            content=content,
+        )
+        assert b"Traceback" not in done.stderr, done.stderr.decode()
+        return done
+
+    def start(self, line, *rules, options=(), env=None):
+        """The same, running; its pid is the supervisor's."""
+        return self.hosts.start(
+            [self.caller.command, *self._options(rules, options), "-c", line],
+            uid=self.caller.uid,
+            gid=self.caller.gid,
+            cwd=self.caller.work,
+            env={**self.caller.environ, **(env or {})},
+        )
+
+    def attack(self, name, *words, rules=(), options=(), env=None, before="", timeout=60):
+        """A program of ours in a world; what it prints."""
+        told = " ".join(f"'{word}'" for word in words)
+        line = f"{before}{PYTHON} -I -S {self.program(name)} {told}"
+        done = self.run(line, *rules, options=options, env=env, timeout=timeout)
+        return json.loads(done.stdout)
+
+    def control(self, name, *words, uid=0):
+        """The same program on the machine itself."""
+        done = self.hosts.run([PYTHON, "-I", "-S", HERE / name, *words], uid=uid)
+        return json.loads(done.stdout)
+
+    def net_events(self):
+        """The newest session's events of connections and names."""
+        return [e for e in self.caller.events() if str(e["type"]).startswith(("net", "dns"))]
