@@ -3,12 +3,15 @@
 For each there is a control: the same program, without a world, gets through. Spec: world.md §8.
 """
 
+import json
+import textwrap
+
 import pytest
 
 from tests.nethosts import plan
 from tests.nethosts.fixtures import hosts, internet
 from tests.system import egress_words as words
-from tests.system.egress_scene import TARGET, TARGET_PLACE, Scene
+from tests.system.egress_scene import HERE, PYTHON, TARGET, TARGET_PLACE, Scene
 
 __all__ = ["hosts", "internet"]
 
@@ -73,3 +76,234 @@ def test_words_for_another_name(every_scene, target):
         if case in words.HONEST:
             assert how == "ended", (case, how)
     every_scene.caller.verify()
+
+
+# --- ways that lead past the rules
+
+WILD = "*.wild.example.net"
+#: in the internet of the tests no packet of these leaves the machine either
+_STAYS = frozenset(
+    ("the machine itself", "its loopback", "its loopback as 0", "bound to any", "ping", "ping v6")
+)
+
+
+def test_control_reach(hosts, target):
+    """From the machine itself every way leads over the wire."""
+    told = Scene(hosts, None).control("egress_reach.py", "reach", TARGET)
+    assert told.keys() >= _STAYS
+    sent = {(packet.protocol, packet.destination, packet.port) for packet in hosts.packets()}
+    secret, secret6 = plan.SECRET
+    for port in (22, 25, 53, 80, 443, 853):
+        assert ("tcp", secret, port) in sent, port
+    for port in (123, 443, 53):
+        assert ("udp", secret, port) in sent, port
+    for address in (plan.METADATA[0], *plan.PRIVATE, plan.GATEWAY, secret6, "64:ff9b::cb00:7142"):
+        assert ("tcp", address, 80) in sent, address
+    assert {("udp", TARGET_PLACE, 443), ("udp", "224.0.0.251", 5353)} <= sent
+    assert ("udp", "255.255.255.255", 9) in sent
+    deep = {name for name in hosts.names.asked() if name.endswith("wild.example.net")}
+    assert len(deep) == 5
+
+
+def test_nothing_leads_past_the_rules(every_scene, target):
+    """Addresses in every form, UDP, ports of other services, questions to other name servers."""
+    told = every_scene.attack("egress_reach.py", "reach", TARGET, rules=[TARGET, WILD])
+    assert every_scene.hosts.packets() == []
+    assert every_scene.hosts.names.queries() == []
+    # questions are answered, in the world
+    assert {case for case, how in told.items() if how.startswith("done")} == {
+        case for case in told if case.startswith(("question", "tunnel"))
+    }
+    assert {told[case] for case in told if case.startswith("question")} == {
+        "done rcode 3 answers 0"
+    }
+    refused = {
+        (e["data"]["ip"], e["data"]["port"], e["data"]["protocol"])
+        for e in every_scene.net_events()
+        if e["type"] == "net.connect" and e["data"]["decision"] == "deny"
+    }
+    for wanted in (
+        (plan.SECRET[0], 80, "tcp"),
+        (plan.SECRET[1], 853, "tcp"),
+        (plan.SECRET[0], 443, "udp"),
+        (plan.METADATA[0], 80, "tcp"),
+        ("198.18.0.1", 443, "udp"),
+    ):
+        assert wanted in refused, refused
+    every_scene.caller.verify()
+
+
+def test_no_other_sockets_and_namespaces(every_scene):
+    """Raw, packet, MPTCP, SCTP, VSOCK …; a network namespace of one's own, or another's."""
+    told = every_scene.attack("egress_reach.py", "sockets", rules=[TARGET])
+    assert {case: how for case, how in told.items() if how.startswith("done")} == {}
+    assert told["mptcp"] == "EPROTONOSUPPORT"
+    control = every_scene.control("egress_reach.py", "sockets")
+    missing = {"raw tcp", "raw icmp", "packet", "mptcp", "netlink netfilter", "unshare net"}
+    assert {case for case in missing if not control[case].startswith("done")} == set()
+
+
+def test_the_network_cannot_be_changed(every_scene, target):
+    """As the world's root, too; after all that what is allowed is still reached, and no more."""
+    line = f"{PYTHON} -I -S {every_scene.program('egress_reach.py')} configure"
+    after = f"{PYTHON} -I -S {every_scene.program('egress_reach.py')} listeners {TARGET}"
+    done = every_scene.run(f"{line}; {after}", TARGET)
+    changed, taken = map(json.loads, done.stdout.splitlines())
+    assert {case: how for case, how in changed.items() if how == "done"} == {}
+    for case, how in taken.items():
+        if case.startswith(("speak", "ask", "take")):
+            assert not how.startswith("done"), (case, how)
+    assert taken["hijacked"] == "nothing"
+    assert taken["honest"] == "done b''"
+    assert len(target.wait_closed()) == 1
+    # only a root of a world gets the ports of root
+    beside = {case for case, how in taken.items() if case.startswith("beside") and how == "done"}
+    assert bool(beside) == (every_scene.caller.uid == 0)
+
+
+def test_control_configure(hosts):
+    """Where it is somebody's own, a network can be changed by all of this."""
+    words = ["unshare", "--net", PYTHON, "-I", "-S", HERE / "egress_reach.py", "configure"]
+    told = json.loads(hosts.run(words).stdout)
+    made = {case for case, how in told.items() if how == "done"}
+    assert made >= {
+        "add a link",
+        "add a pair of links",
+        "add an address",
+        "flush the packet filter",
+        "let it route loopback",
+        "lo down",
+    }, told
+
+
+# --- what a world writes for itself
+
+
+def test_files_and_settings_of_the_world_change_nothing(scene, target):
+    """/etc/hosts, resolv.conf, nsswitch.conf, variables for proxies: a world may say of itself
+    what it likes."""
+    script = f"""
+    import os, socket, sys, urllib.request
+    def get(url, **more):
+        try:
+            print(urllib.request.urlopen(url, timeout=3, **more).status)
+        except OSError as error:
+            print(type(error).__name__)
+    get("http://{OTHER}/")
+    os.environ["http_proxy"] = "http://{plan.SECRET[0]}:8080"
+    get("http://{TARGET}/")
+    os.environ["http_proxy"] = "http://{TARGET}:80"
+    get("http://{OTHER}/")
+    """
+    program = scene.caller.work / "settings.py"
+    program.write_text(textwrap.dedent(script))
+    before = ""
+    if scene.caller.uid == 0:
+        before = (
+            f"echo '{plan.SECRET[0]} {TARGET}' >> /etc/hosts; "
+            f"echo 'nameserver {plan.SECRET[0]}' > /etc/resolv.conf; "
+        )
+    done = scene.run(f"{before}HOSTALIASES=$PWD/x {PYTHON} settings.py", TARGET)
+    assert b"200" not in done.stdout.splitlines()
+    scene.hosts.secret_untouched()
+    assert scene.hosts.names.asked() <= {TARGET}
+    assert {p.destination for p in scene.hosts.packets()} <= {TARGET_PLACE, plan.DNS[0]}
+    assert sum(one.received for one in target.connections()) == 0
+    # none of it is left
+    if scene.caller.uid == 0:
+        assert OTHER not in scene.hosts.hosts_file.read_text()
+
+
+def test_another_world_of_the_session_is_no_relay(scene, target):
+    """What listens in a world is reached in that world alone: no port of it is on the machine."""
+    serve = (
+        "import socket, sys; s = socket.create_server(('0.0.0.0', 8099)); print('ready', flush=True);"
+        "s.settimeout(5); c, _ = s.accept(); c.sendall(b'hello')"
+    )
+    fetch = "import socket; print(socket.create_connection(('127.0.0.1', 8099), 2).recv(9))"
+    with scene.start(f'{PYTHON} -c "{serve}"', TARGET) as relay:
+        assert relay.stdout.readline() == b"ready\n"
+        for line in (f'{PYTHON} -c "{fetch}"',):
+            done = scene.run(line, TARGET, options=("--fresh",), status=1)
+            assert b"hello" not in done.stdout
+            outside = scene.hosts.run([PYTHON, "-c", fetch], status=1)
+            assert b"refused" in outside.stderr
+        relay.kill()
+        relay.communicate()
+
+
+# --- where names lead
+
+
+def test_allowed_names_do_not_lead_inside(scene, target):
+    """Metadata, private and loopback addresses, the machine's own; by one record, by an alias, among
+    good ones, among a thousand."""
+    hosts = scene.hosts
+    own = hosts.serve("own.example.net", (plan.CLIENT, "127.0.0.1"), (80,), "raw", on=hosts.client,
+                      ports={}, otherwise="sink")  # fmt: skip
+    assert hosts.metadata and hosts.private
+    bad = {
+        "meta": plan.METADATA,
+        "private": plan.PRIVATE,
+        "loop": ("127.0.0.1", "::1"),
+        "other-loop": ("127.9.9.9",),
+        "zero": ("0.0.0.0", "::"),
+        "mapped": ("::ffff:127.0.0.1", "::ffff:169.254.169.254"),
+        "nat64": ("64:ff9b::a9fe:a9fe",),
+        "own": (plan.CLIENT, plan.CLIENT6),
+        "link": ("169.254.1.1", "fe80::1"),
+        "many": ("224.0.0.1", "255.255.255.255", "ff02::1"),
+        "thousand": tuple(f"10.7.{n >> 8}.{n & 255}" for n in range(1000)),
+    }
+    names = []
+    for short, addresses in bad.items():
+        hosts.names.point(f"{short}.wild.example.net", *addresses)
+        names.append(f"{short}.wild.example.net")
+    hosts.names.point("alias.wild.example.net", CNAME="meta.wild.example.net")
+    hosts.names.point("loop-alias.wild.example.net", CNAME="localhost")
+    # names of the machine's own /etc/hosts are not the world's to ask for: no rule names them
+    names += ["alias.wild.example.net", "loop-alias.wild.example.net", "client.example.net"]
+    hosts.names.point("mixed.wild.example.net", *plan.METADATA, TARGET_PLACE, *plan.PRIVATE)
+    told = scene.attack(
+        "egress_get.py", *names, "mixed.wild.example.net", rules=[WILD, "client.example.net"]
+    )
+    assert {name for name in names if told[name].startswith("ended")} == set()
+    assert told["mixed.wild.example.net"] == "ended"
+    assert len(target.wait_closed()) == 1
+    inside = {p.destination for p in hosts.packets()} - {TARGET_PLACE, *plan.DNS}
+    assert inside == set()
+    for server in (own, hosts.metadata, hosts.private):
+        assert server.connections() == []
+    control = scene.control("egress_get.py", "meta.wild.example.net", "own.wild.example.net")
+    assert set(control.values()) <= {"ended", "ended HTTP/1.1 200"}, control
+    own.stop()
+
+
+@pytest.mark.parametrize("then", [plan.METADATA, ("127.0.0.1",), (plan.CLIENT,), plan.PRIVATE])
+def test_rebinding(idmap, hosts, target, then):
+    """A name that was good when it was first asked for leads elsewhere the next time."""
+    scene = Scene(hosts, idmap)
+    idmap.forget()
+    name = "turns.wild.example.net"
+    hosts.names.point_in_turns(name, (TARGET_PLACE,), then)
+    assert scene.attack("egress_get.py", name, rules=[WILD])[name] == "ended"
+    assert scene.attack("egress_get.py", name, rules=[WILD])[name] != "ended"
+    assert {p.destination for p in hosts.packets()} == {TARGET_PLACE, plan.DNS[0]}
+    (event,) = [e for e in scene.net_events() if e["type"] == "net.connect"]
+    assert event["data"]["decision"] == "deny" or event["data"]["result"], event
+
+
+def test_many_questions_under_an_allowed_name(scene):
+    """What is asked for is asked of nobody; only what is connected to is."""
+    program = scene.caller.work / "ask.py"
+    program.write_text(
+        "import os, socket\n"
+        "for n in range(300):\n"
+        "    socket.getaddrinfo(os.urandom(30).hex() + f'.{n}.wild.example.net', 443)\n"
+        "print('done')\n"
+    )
+    assert scene.run(f"{PYTHON} -I -S ask.py", WILD).stdout == b"done\n"
+    assert scene.hosts.names.queries() == []
+    assert scene.hosts.packets() == []
+    asked = [e for e in scene.net_events() if e["type"] == "dns.query"]
+    assert len({e["data"]["domain"] for e in asked}) == 300
