@@ -72,6 +72,10 @@ class Scene:
         done = self.hosts.run([PYTHON, "-I", "-S", HERE / name, *words], uid=uid)
         return json.loads(done.stdout)
 
-    def net_events(self):
-        """The newest session's events of connections and names."""
-        return [e for e in self.caller.events() if str(e["type"]).startswith(("net", "dns"))]
+    def told(self, kind):
+        """Bodies of the newest session's events that the network's own process told."""
+        return [
+            event["body"]
+            for event in self.caller.events()
+            if event["event_type"] == kind and event["component"] == "world"
+        ]

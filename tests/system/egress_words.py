@@ -14,7 +14,8 @@ import sys
 import threading
 import time
 
-BOUND_S = 8.0
+#: one waits for a server's answer that never comes
+BOUND_S = 2.5
 #: cases that are no attack: what is said is the host's name, in another spelling or in pieces
 HONEST = frozenset(
     (
