@@ -101,8 +101,6 @@ def _multicast() -> str:
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 8)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
-        group = socket.inet_aton("224.0.0.251")
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group + bytes(4))
         sock.sendto(MARK, ("224.0.0.251", 5353))
         return "done"
 

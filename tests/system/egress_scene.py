@@ -4,8 +4,11 @@ A program of ours runs on the client of an internet of our own, inside a world a
 without one. Who is attacked is the internet: its servers' logs and the wire say what came out.
 """
 
+import contextlib
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 from tests.system.caller import Caller
@@ -79,3 +82,52 @@ class Scene:
             for event in self.caller.events()
             if event["event_type"] == kind and event["component"] == "world"
         ]
+
+
+def children(pid):
+    """Pids of a process' children."""
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(word) for word in file.read().split()]
+
+
+def engine_of(supervisor, network, bound_s=10.0):
+    """The pid of the process that serves a world's network: a child of the zygote that is in the
+    machine's network. Waits for it."""
+    until = time.monotonic() + bound_s
+    while time.monotonic() < until:
+        for zygote in children(supervisor):
+            for pid in children(zygote):
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    if os.readlink(f"/proc/{pid}/ns/net") == network and not is_world(pid):
+                        return pid
+        time.sleep(0.005)
+    raise TimeoutError("no process serves the network")
+
+
+def is_world(pid):
+    """Whether a process is the first of a world: it has mounts of its own."""
+    return os.readlink(f"/proc/{pid}/ns/pid_for_children") != os.readlink("/proc/self/ns/pid")
+
+
+def status_of(pid):
+    """The fields of /proc/PID/status."""
+    with open(f"/proc/{pid}/status") as file:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in file)
+
+
+def resident_kib(pid):
+    """The most memory that it has had so far."""
+    return int(status_of(pid)["VmHWM"].split()[0])
+
+
+def is_gone(pid, bound_s):
+    """Whether a process ends within that time."""
+    until = time.monotonic() + bound_s
+    while time.monotonic() < until:
+        try:
+            if status_of(pid)["State"].startswith(("Z", "X")):
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.005)
+    return False

@@ -4,14 +4,28 @@ For each there is a control: the same program, without a world, gets through. Sp
 """
 
 import json
+import os
+import select
+import signal
 import textwrap
+import time
 
 import pytest
 
 from tests.nethosts import plan
 from tests.nethosts.fixtures import hosts, internet
 from tests.system import egress_words as words
-from tests.system.egress_scene import HERE, PYTHON, TARGET, TARGET_PLACE, Scene
+from tests.system.egress_scene import (
+    HERE,
+    PYTHON,
+    TARGET,
+    TARGET_PLACE,
+    Scene,
+    children,
+    engine_of,
+    is_gone,
+    resident_kib,
+)
 
 __all__ = ["hosts", "internet"]
 
@@ -310,3 +324,156 @@ def test_many_questions_under_an_allowed_name(scene):
     assert scene.hosts.names.queries() == []
     assert scene.hosts.packets() == []
     assert len({body["domain"] for body in scene.told("dns_query")}) == 300
+
+
+# --- too much of everything
+
+
+@pytest.fixture
+def served(scene, target):
+    """Starts a program of floods in a world with rules; its supervisor, and who serves it."""
+    begun = []
+
+    def start(kind, *words, rules=(TARGET, WILD, "tcp://raw.example.net")):
+        program = scene.program("egress_floods.py")
+        line = f"{PYTHON} -I -S {program} {kind} {TARGET} {' '.join(words)}"
+        process = scene.start(line, *rules)
+        begun.append(process)
+        return process, engine_of(process.pid, scene.hosts.client.namespaces()["net"])
+
+    yield start
+    for process in begun:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "questions",
+        "nonsense",
+        "connections",
+        "refused",
+        "mute",
+        "halves",
+        "unread",
+        "stream_of_questions",
+    ],
+)
+def test_floods(scene, target, served, kind):
+    """Who serves it lives on, in bounded memory, and serves; what is lost is counted."""
+    if kind == "unread":
+        assert scene.hosts.raw.address
+    process, engine = served(kind)
+    before = resident_kib(engine)
+    word, count = process.stdout.readline().split()
+    assert word == b"flooded", process.stderr.read()
+    assert int(count) > 0
+    process.stdin.write(b"x")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"honest\n", process.stderr.read()
+    assert any(one.received for one in target.connections())
+    assert resident_kib(engine) - before < 60_000
+    assert engine == engine_of(process.pid, scene.hosts.client.namespaces()["net"])
+    process.stdin.write(b"x")
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert b"Traceback" not in err
+    assert b"ended early" not in err
+    scene.caller.verify()
+    if kind == "refused":
+        _all_are_counted(scene, int(count))
+
+
+def _all_are_counted(scene, count):
+    """What the kernel refused is in the record, or is said to be missing there."""
+    told = sum(1 for body in scene.told("net_connect") if body["protocol"] == "udp")
+    missing = sum(
+        int(text.split()[0])
+        for body in scene.told("coverage")
+        for text in body["blind_spots"]
+        if "were not recorded" in text
+    )
+    assert told + missing == count
+
+
+def test_a_supervisor_that_stands_still(scene, target, served):
+    """Reports pile up no further than is bounded; when it goes on, all are written."""
+    process, engine = served("questions", "6")
+    before = resident_kib(engine)
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        readable, _, _ = select.select([process.stdout], [], [], 20)
+        assert resident_kib(engine) - before < 8_000
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+    word, count = process.stdout.readline().split()
+    process.stdin.write(b"xx")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, b"honest\n"), err
+    assert readable or b"flooded" not in out
+
+
+# --- the end of who serves
+
+
+def _transfer(scene, target, rules=("tcp://raw.example.net",)):
+    """A download that goes on, once it is under way."""
+    assert scene.hosts.raw.address
+    script = (
+        "import socket, sys\\n"
+        "s = socket.create_connection(('raw.example.net', 19)); s.sendall(b'4000000000\\\\n')\\n"
+        "n = len(s.recv(9)); print('ready', flush=True)\\n"
+        "try:\\n"
+        "    while (d := s.recv(1 << 20)): n += len(d)\\n"
+        "except OSError as e: print(type(e).__name__, flush=True)\\n"
+        "else: print('ended', n, flush=True)\\n"
+        "try: socket.create_connection(('raw.example.net', 7), 2); print('again')\\n"
+        "except OSError as e: print('no more', flush=True)\\n"
+    )
+    place = scene.caller.work / "transfer.py"
+    place.write_text(script.replace("\\n", "\n").replace("\\\\", "\\"))
+    process = scene.start(f"{PYTHON} -I -S transfer.py", *rules)
+    assert process.stdout.readline() == b"ready\n", process.stderr.read()
+    return process, engine_of(process.pid, scene.hosts.client.namespaces()["net"])
+
+
+def _nothing_goes_on(scene, engine):
+    """The connection is over, and no other one comes."""
+    (one,) = scene.hosts.raw.wait_closed()
+    assert one.sent < 4_000_000_000
+    assert is_gone(engine, 1.0)
+    scene.hosts.packets()
+    before = len(scene.hosts.packets())
+    time.sleep(0.3)  # for whatever might still be sent
+    assert len(scene.hosts.packets()) == before
+    assert len(scene.hosts.raw.connections()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_supervisor_killed(scene, target, number):
+    process, engine = _transfer(scene, target)
+    (zygote,) = children(process.pid)
+    process.send_signal(number)
+    process.communicate(timeout=20)
+    _nothing_goes_on(scene, engine)
+    assert is_gone(zygote, 5)
+
+
+def test_engine_killed(scene, target):
+    """The network is closed, and the command goes on without; the record says so."""
+    process, engine = _transfer(scene, target)
+    os.kill(engine, signal.SIGKILL)
+    out, err = process.communicate(timeout=20)
+    assert out in (b"ConnectionResetError\nno more\n", b"ended 0\nno more\n"), (out, err)
+    _nothing_goes_on(scene, engine)
+    assert any("ended early" in text for b in scene.told("coverage") for text in b["blind_spots"])
+    scene.caller.verify()
+
+
+def test_zygote_killed(scene, target):
+    process, engine = _transfer(scene, target)
+    (zygote,) = children(process.pid)
+    os.kill(zygote, signal.SIGKILL)
+    process.communicate(timeout=20)
+    _nothing_goes_on(scene, engine)
