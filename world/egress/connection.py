@@ -43,6 +43,8 @@ _ABORT: Final = struct.pack("ii", 1, 0)
 _FIRST_WORDS_S: Final = 30.0
 #: after the world's end, for what its processes had sent
 _LAST_WORDS_S: Final = 2.0
+#: what all clients together may have said that cannot be judged yet; the inspector has a copy
+_MOST_HELD: Final = 1 << 24
 _LOOPBACK4: Final = b"\x7f\0\0\1"
 _LOOPBACK6: Final = bytes(15) + b"\1"
 
@@ -50,7 +52,7 @@ _LOOPBACK6: Final = bytes(15) + b"\1"
 class Context:
     """What the connections of a world share."""
 
-    __slots__ = ("budget", "fakes", "gone", "loop", "pipes", "report", "resolver", "rules")
+    __slots__ = ("budget", "fakes", "gone", "held", "loop", "pipes", "report", "resolver", "rules")
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class Context:
     ) -> None:
         self.loop, self.pipes, self.budget, self.resolver = loop, pipes, budget, resolver
         self.fakes, self.rules, self.report, self.gone = fakes, rules, report, gone
+        self.held = 0  # bytes of clients that may not go out yet
 
 
 class Connection:
@@ -216,6 +219,10 @@ class Connection:
         assert self._relay is not None
         if direction == UP:
             self._held += data
+            self._context.held += len(data)
+            if self._context.held > _MOST_HELD:
+                self._refuse("too much of what programs say is not complete, and waits for its end")
+                return
             self._inspector.feed(data)
         else:
             self._inspector.feed_upstream(data)
@@ -260,6 +267,7 @@ class Connection:
         if count > 0:
             relay.send(UP, bytes(self._held[:count]))
             del self._held[:count]
+            self._context.held -= count
             self._passed += count
         waits = inspector.needs_upstream_head
         if (inspector.splice == -1 or (self._client_ended and waits)) and not self._held:
@@ -323,7 +331,12 @@ class Connection:
         if self._connect is not None:
             self._connect.cancel()
             self._connect = None
+        self._forget_held()
         relay.refuse(reason, answer)
+
+    def _forget_held(self) -> None:
+        self._context.held -= len(self._held)
+        self._held.clear()
 
     def stop(self, why: str) -> None:
         """Ends it, as if both sides had."""
@@ -335,6 +348,7 @@ class Connection:
         relay, self._relay = self._relay, None
         assert relay is not None
         assert self._decision is not None
+        self._forget_held()
         if self._timer is not None:
             self._timer.cancel()
         if self._connect is not None:

@@ -6,6 +6,7 @@ Over UDP a datagram at a time; over TCP a bounded number of connections, each wi
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 import time
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _A_ROUND: Final = 64
 _MOST_STREAMS: Final = 64
 _STREAM_S: Final = 30.0
+#: of accept(2): of one client, which is gone; for all others nothing can be done at once
+_ITS_OWN: Final = (errno.ECONNABORTED, errno.EPROTO)
 
 
 class DnsService:
@@ -39,24 +42,40 @@ class DnsService:
         self._loop, self._answers, self._report = on, answers, report
         self._socket = _socket.socket(fileno=fd)
         self._kind = kind
-        self._streams = 0
+        self._streams: set[_Stream] = set()
 
     def ready(self, _: int) -> None:
         """Takes what is there."""
         for _ in range(_A_ROUND):
             try:
                 if self._kind == "udp":
-                    packet, sender = self._socket.recvfrom(dns.LONGEST_QUERY + 1)
-                    answer = self.answer(packet, sender[1])
-                    if answer is not None:
-                        self._socket.sendto(answer, sender)
+                    self._take_packet()
                 else:
                     client, peer = self._socket._accept()  # type: ignore[attr-defined]
                     self._open(client, peer[1])
             except BlockingIOError:
                 return
+            except OSError as error:
+                if self._kind == "tcp" and error.errno not in _ITS_OWN:
+                    return  # no descriptor, no memory: others are asked first
+
+    def hold(self) -> None:
+        """Takes nothing from those who ask over TCP until `resume`."""
+        for stream in self._streams:
+            stream.hold()
+
+    def resume(self) -> None:
+        for stream in self._streams:
+            stream.resume()
+
+    def _take_packet(self) -> None:
+        packet, sender = self._socket.recvfrom(dns.LONGEST_QUERY + 1)
+        answer = self.answer(packet, sender[1])
+        if answer is not None:
+            try:
+                self._socket.sendto(answer, sender)
             except OSError:
-                continue  # of one client: it is gone, or its answer could not be sent
+                return  # who asked is gone, or takes no answers
 
     def answer(self, packet: bytes, port: int) -> bytes | None:
         now_us = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
@@ -66,14 +85,13 @@ class DnsService:
         return answer
 
     def _open(self, client: int, port: int) -> None:
-        if self._streams >= _MOST_STREAMS:
+        if len(self._streams) >= _MOST_STREAMS:
             os.close(client)
             return
-        self._streams += 1
-        _Stream(self, self._loop, client, port)
+        self._streams.add(_Stream(self, self._loop, client, port))
 
-    def _closed(self) -> None:
-        self._streams -= 1
+    def _closed(self, stream: _Stream) -> None:
+        self._streams.discard(stream)
 
 
 class _Stream:
@@ -87,6 +105,14 @@ class _Stream:
         self._frames = dns.Frames()
         self._timer = on.after(_STREAM_S, self._close)
         on.register(client, loop.IN, self._ready)
+
+    def hold(self) -> None:
+        if self._loop.watches(self._socket.fileno()):
+            self._loop.unregister(self._socket.fileno())
+
+    def resume(self) -> None:
+        if not self._loop.watches(self._socket.fileno()):
+            self._loop.register(self._socket.fileno(), loop.IN, self._ready)
 
     def _ready(self, _: int) -> None:
         try:
@@ -106,6 +132,6 @@ class _Stream:
         if self._socket.fileno() < 0:
             return
         self._timer.cancel()
-        self._loop.unregister(self._socket.fileno())
+        self.hold()
         self._socket.close()
-        self._service._closed()
+        self._service._closed(self)

@@ -14,6 +14,7 @@ import _socket
 import errno
 import os
 import resource
+import select
 import time
 from collections import deque
 
@@ -43,8 +44,12 @@ if TYPE_CHECKING:
 _MOST_WAITING: Final = 4096
 #: connections at a time; further ones wait in the listener's queue
 _MOST_CONNECTIONS: Final = 4096
+#: descriptors beside those of connections, of which each has three at most for long
+_OTHER_FDS: Final = 384
 #: connections, or refused packets, that are taken in one round
 _A_ROUND: Final = 64
+#: rounds for what is left at the end; the queues of the kernel hold no more
+_MOST_ROUNDS: Final = 256
 _NO_LIMIT: Final = 1 << 62
 _PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 
@@ -124,6 +129,9 @@ class Engine:
         self._numbers = 0
         self._lost_logs = -1  # sequence of the last refused packet
         self._finishing = False
+        self._holds = False  # nothing is taken from the world: too many reports wait
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most_connections = max(16, min(_MOST_CONNECTIONS, (limit - _OTHER_FDS) // 3))
         self._done = self._over = False
         self._sources: list[tuple[int, Callable[[int], None]]] = []
         self._services: list[DnsService] = []
@@ -148,7 +156,13 @@ class Engine:
 
     def _listen(self) -> None:
         for fd, ready in self._sources:
-            self._loop.register(fd, loop.IN, ready)
+            if not self._loop.watches(fd):
+                self._loop.register(fd, loop.IN, ready)
+
+    def _close_ears(self) -> None:
+        for fd, _ in self._sources:
+            if self._loop.watches(fd):
+                self._loop.unregister(fd)
 
     # --- the supervisor
 
@@ -157,6 +171,22 @@ class Engine:
         self._reports.append(report.render(found))
         if not self._stuck:
             self._send()
+        self._keep_pace()
+
+    def _keep_pace(self) -> None:
+        """Takes nothing from the world while too many reports wait for the supervisor."""
+        if self._finishing:
+            return
+        if not self._holds and len(self._reports) > _MOST_WAITING:
+            self._holds = True
+            self._close_ears()
+            for service in self._services:
+                service.hold()
+        elif self._holds and len(self._reports) <= _MOST_WAITING // 2:
+            self._holds = False
+            self._listen()
+            for service in self._services:
+                service.resume()
 
     def _send(self) -> None:
         while self._reports:
@@ -183,13 +213,10 @@ class Engine:
             self._stuck = stuck
             self._loop.modify(self._supervisor.fileno(), loop.IN | loop.OUT if stuck else loop.IN)
 
-    def _is_full(self) -> bool:
-        """Whether nothing new is to be taken from the world now; asked again in the next round."""
-        return len(self._reports) > _MOST_WAITING or self._finishing
-
     def _hear(self, events: int) -> None:
         if events & loop.OUT:
             self._send()
+            self._keep_pace()
         if not events & ~loop.OUT:
             return
         try:
@@ -206,8 +233,7 @@ class Engine:
     def _finish(self) -> None:
         """The world is over: what its processes had sent is delivered, then all is told."""
         self._finishing = True
-        for fd, _ in self._sources:
-            self._loop.unregister(fd)
+        self._close_ears()
         self._take_left()
         for connection in list(self._connections):
             connection.finish()
@@ -215,9 +241,16 @@ class Engine:
 
     def _take_left(self) -> None:
         """What came before the world's end and was not looked at yet."""
-        for fd, ready in self._sources:
-            del fd
-            ready(loop.IN)
+        by_fd = dict(self._sources)
+        poll = select.poll()
+        for fd in by_fd:
+            poll.register(fd, select.POLLIN)
+        for _ in range(_MOST_ROUNDS):
+            found = poll.poll(0)
+            if not found:
+                return
+            for fd, _ in found:
+                by_fd[fd](loop.IN)
 
     def _change_rules(self, given: dict[str, Any]) -> None:
         rules = make_rules(given)
@@ -250,10 +283,7 @@ class Engine:
 
         def accept(_: int) -> None:
             for _ in range(_A_ROUND):
-                if (
-                    len(self._connections) >= _MOST_CONNECTIONS
-                    or len(self._reports) > _MOST_WAITING
-                ):
+                if len(self._connections) >= self._most_connections:
                     self._pause(fd, accept)
                     return
                 try:
@@ -276,12 +306,12 @@ class Engine:
 
     def _pause(self, fd: int, ready: Callable[[int], None]) -> None:
         """Takes nothing from a source for a moment."""
-        if self._finishing:
+        if not self._loop.watches(fd):
             return
         self._loop.unregister(fd)
 
         def again() -> None:
-            if not self._finishing:
+            if not (self._finishing or self._holds or self._loop.watches(fd)):
                 self._loop.register(fd, loop.IN, ready)
 
         self._loop.after(0.05, again)
