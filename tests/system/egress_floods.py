@@ -1,6 +1,6 @@
 """Floods from inside a world: too many of everything at those who serve its network.
 
-Standard library only, by itself. Prints one line when it is through, "flooded N …", and keeps what
+Standard library only, by itself. Prints "begins", when it is through "flooded N …", and keeps what
 it has open until standard input says that it may go on; then asks for an honest answer.
 
     python3 egress_floods.py KIND HOST [SECONDS]
@@ -33,10 +33,11 @@ def _each(count: int):
 
 
 def questions(host: str) -> int:
-    """10,000 questions, of which no answer is read; each name is another one."""
+    """10,000 questions, or as many as there is time for, of which no answer is read; each name is
+    another one."""
     sent = 0
     socks = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(20)]
-    for number in _each(10_000):
+    for number in _each(10_000 if len(sys.argv) < 4 else 1 << 30):
         name = f"{number}.{'x' * 60}.{'y' * 60}.{'z' * 50}.wild.example.net"
         socks[number % 20].sendto(_query(name, number), SERVER)
         sent += 1
@@ -162,6 +163,7 @@ def honest(host: str) -> str:
 
 def main() -> None:
     kind, host = sys.argv[1:3]
+    print("begins", flush=True)
     print("flooded", globals()[kind](host), flush=True)
     os.read(0, 1)
     print(honest(host), flush=True)

@@ -2,7 +2,7 @@
 
 Forked by the zygote when the first packet comes. One loop (loop.py) in one thread: questions to the
 resolver, connections, refused packets, and the supervisor, who gets a report of each. Invariants:
-it lives outside the world and reads hostile bytes only; it ends with its supervisor, at once, and
+it lives outside the world, shut in (cage.py), and reads hostile bytes only; it ends with its supervisor, at once, and
 with it every connection; no report is lost: where the supervisor does not take them, nothing new is
 taken from the world. Spec: world.md §6.
 """
@@ -19,7 +19,7 @@ import time
 from collections import deque
 
 from substrate.world import linux, wire
-from substrate.world.egress import loop, nflog, report
+from substrate.world.egress import cage, loop, nflog, report
 from substrate.world.egress.addresses import parse_range, render_address
 from substrate.world.egress.answers import Answers
 from substrate.world.egress.budget import Budget
@@ -64,7 +64,7 @@ def serve(parent: int, memory: int, end: int, network: dict[str, int]) -> NoRetu
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
     memory, end, *fds = _keep_only(memory, end, *network.values())
-    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    cage.enter()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     supervisor = _socket.socket(fileno=end)
