@@ -46,6 +46,8 @@ _ABORT: Final = struct.pack("ii", 1, 0)
 _FIRST_WORDS_S: Final = 30.0
 #: after the world's end, for what its processes had sent
 _LAST_WORDS_S: Final = 2.0
+#: what all clients together may have said that cannot be judged yet; the inspector has a copy
+_MOST_HELD: Final = 1 << 24
 _LOOPBACK4: Final = b"\x7f\0\0\1"
 _LOOPBACK6: Final = bytes(15) + b"\1"
 
@@ -54,7 +56,8 @@ class Context:
     """What the connections of a world share."""
 
     __slots__ = (
-        *("budget", "fakes", "gone", "holders", "loop", "pipes", "report", "resolver", "rules"),
+        *("budget", "fakes", "gone", "held", "holders", "loop", "pipes", "report", "resolver"),
+        "rules",
     )
 
     def __init__(
@@ -73,6 +76,7 @@ class Context:
         self.loop, self.pipes, self.budget, self.resolver = loop, pipes, budget, resolver
         self.fakes, self.rules, self.report, self.gone = fakes, rules, report, gone
         self.holders = holders
+        self.held = 0  # bytes of clients that may not go out yet
 
 
 class Connection:
@@ -96,6 +100,7 @@ class Connection:
         self._passed = 0
         self._told = False
         self._made = False
+        self._client_ended = False
         self._timer: Timer | None = None
 
     # --- the decision
@@ -224,6 +229,10 @@ class Connection:
         assert self._relay is not None
         if direction == UP:
             self._held += data
+            self._context.held += len(data)
+            if self._context.held > _MOST_HELD:
+                self._refuse("too much of what programs say is not complete, and waits for its end")
+                return
             self._inspector.feed(data)
         else:
             self._inspector.feed_upstream(data)
@@ -231,12 +240,11 @@ class Connection:
         self._apply()
 
     def ended(self, direction: int) -> None:
-        """Relay's: a direction that is watched has come to its end."""
-        assert self._inspector is not None
+        """Relay's: a direction that is watched, or held, has come to its end."""
         if direction == UP:
-            self._inspector.timed_out()
+            self._client_ended = True
             self._apply()
-        if self._relay is not None:
+        elif self._relay is not None:
             self._relay.free(direction)
 
     def copied(self, direction: int, data: bytes) -> None:
@@ -259,6 +267,8 @@ class Connection:
         assert inspector is not None
         if relay is None:
             return
+        if self._client_ended and not inspector.needs_upstream_head:
+            inspector.timed_out()
         if inspector.refused:
             assert self._decision is not None
             self._refuse_speech(inspector.refused, self._decision)
@@ -267,11 +277,15 @@ class Connection:
         if count > 0:
             relay.send(UP, bytes(self._held[:count]))
             del self._held[:count]
+            self._context.held -= count
             self._passed += count
-        if inspector.splice == -1 and not self._held:
+        waits = inspector.needs_upstream_head
+        if (inspector.splice == -1 or (self._client_ended and waits)) and not self._held:
             relay.free(UP)
-        elif inspector.needs_upstream_head:
+        elif waits:
             relay.hold(UP)
+        elif self._client_ended:
+            relay.free(UP)
         elif inspector.splice > 0 and not self._held:
             count = inspector.splice  # of a body: it need not be seen
             inspector.spliced(count)
@@ -336,6 +350,7 @@ class Connection:
         if self._connect is not None:
             self._connect.cancel()
             self._connect = None
+        self._forget_held()
         relay.refuse(reason, answer)
 
     def _refuse_speech(self, reason: str, decision: Decision) -> None:
@@ -348,6 +363,10 @@ class Connection:
             hint = self._rule_for_it(None, port_alone)
         self._refuse(reason, decision.rule, hint)
 
+    def _forget_held(self) -> None:
+        self._context.held -= len(self._held)
+        self._held.clear()
+
     def stop(self, why: str) -> None:
         """Ends it, as if both sides had."""
         if self._relay is not None:
@@ -358,6 +377,7 @@ class Connection:
         relay, self._relay = self._relay, None
         assert relay is not None
         assert self._decision is not None
+        self._forget_held()
         if self._timer is not None:
             self._timer.cancel()
         if self._connect is not None:

@@ -2,7 +2,7 @@
 
 Forked by the zygote when the first packet comes. One loop (loop.py) in one thread: questions to the
 resolver, connections, refused packets, and the supervisor, who gets a report of each. Invariants:
-it lives outside the world and reads hostile bytes only; it ends with its supervisor, at once, and
+it lives outside the world, shut in (cage.py), and reads hostile bytes only; it ends with its supervisor, at once, and
 with it every connection; no report is lost: where the supervisor does not take them, nothing new is
 taken from the world. Spec: world.md §6.
 """
@@ -19,7 +19,7 @@ import time
 from collections import deque
 
 from substrate.world import linux, wire
-from substrate.world.egress import loop, nflog, report
+from substrate.world.egress import cage, loop, nflog, report
 from substrate.world.egress.addresses import parse_range, render_address
 from substrate.world.egress.answers import Answers
 from substrate.world.egress.budget import Budget
@@ -48,9 +48,11 @@ if TYPE_CHECKING:
 _MOST_WAITING: Final = 4096
 #: connections at a time; further ones wait in the listener's queue
 _MOST_CONNECTIONS: Final = 4096
+#: descriptors beside those of connections, of which each has three at most for long
+_OTHER_FDS: Final = 384
 #: connections, or refused packets, that are taken in one round
 _A_ROUND: Final = 64
-#: at the world's end
+#: rounds for what is left at the end; the queues of the kernel hold no more
 _MOST_ROUNDS: Final = 256
 _NO_LIMIT: Final = 1 << 62
 _PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
@@ -66,13 +68,14 @@ def serve(parent: int, memory: int, end: int, network: dict[str, int]) -> NoRetu
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
     memory, end, *fds = _keep_only(memory, end, *network.values())
-    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    given = wire.unpack_value(memory)
+    cage.enter(looks_up=given["look_up_owners"])
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     supervisor = _socket.socket(fileno=end)
     try:
         network = dict(zip(network, fds, strict=True))
-        Engine(wire.unpack_value(memory), supervisor, network).run()
+        Engine(given, supervisor, network).run()
     except Exception as error:  # noqa: BLE001 - a process edge: the supervisor reports it
         text = f"internal error: {error!r}"
         supervisor.setblocking(True)
@@ -133,6 +136,9 @@ class Engine:
         self._numbers = 0
         self._lost_logs = -1  # sequence of the last refused packet
         self._finishing = False
+        self._holds = False  # nothing is taken from the world: too many reports wait
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most_connections = max(16, min(_MOST_CONNECTIONS, (limit - _OTHER_FDS) // 3))
         self._done = self._over = False
         self._sources: list[tuple[int, Callable[[int], None]]] = []
         self._services: list[DnsService] = []
@@ -167,7 +173,13 @@ class Engine:
 
     def _listen(self) -> None:
         for fd, ready in self._sources:
-            self._loop.register(fd, loop.IN, ready)
+            if not self._loop.watches(fd):
+                self._loop.register(fd, loop.IN, ready)
+
+    def _close_ears(self) -> None:
+        for fd, _ in self._sources:
+            if self._loop.watches(fd):
+                self._loop.unregister(fd)
 
     # --- the supervisor
 
@@ -176,6 +188,22 @@ class Engine:
         self._reports.append(report.render(found))
         if not self._stuck:
             self._send()
+        self._keep_pace()
+
+    def _keep_pace(self) -> None:
+        """Takes nothing from the world while too many reports wait for the supervisor."""
+        if self._finishing:
+            return
+        if not self._holds and len(self._reports) > _MOST_WAITING:
+            self._holds = True
+            self._close_ears()
+            for service in self._services:
+                service.hold()
+        elif self._holds and len(self._reports) <= _MOST_WAITING // 2:
+            self._holds = False
+            self._listen()
+            for service in self._services:
+                service.resume()
 
     def _send(self) -> None:
         while self._reports:
@@ -202,13 +230,10 @@ class Engine:
             self._stuck = stuck
             self._loop.modify(self._supervisor.fileno(), loop.IN | loop.OUT if stuck else loop.IN)
 
-    def _is_full(self) -> bool:
-        """Whether nothing new is to be taken from the world now; asked again in the next round."""
-        return len(self._reports) > _MOST_WAITING or self._finishing
-
     def _hear(self, events: int) -> None:
         if events & loop.OUT:
             self._send()
+            self._keep_pace()
         if not events & ~loop.OUT:
             return
         try:
@@ -227,9 +252,7 @@ class Engine:
     def _finish(self) -> None:
         """The world is over: what its processes had sent is delivered, then all is told."""
         self._finishing = True
-        for fd, _ in self._sources:
-            if self._loop.watches(fd):  # one that pauses is not
-                self._loop.unregister(fd)
+        self._close_ears()
         self._take_left()
         if self._publishing is not None:
             self._publishing.close()
@@ -239,16 +262,16 @@ class Engine:
 
     def _take_left(self) -> None:
         """What came before the world's end and was not looked at yet."""
+        by_fd = {fd: ready for fd, ready in self._sources if fd not in self._published}
         poll = select.poll()
-        for fd, ready in self._sources:
-            if fd in self._published:
-                continue  # nobody is there any more
+        for fd in by_fd:
             poll.register(fd, select.POLLIN)
-            for _ in range(_MOST_ROUNDS):
-                if not poll.poll(0):
-                    break
-                ready(loop.IN)
-            poll.unregister(fd)
+        for _ in range(_MOST_ROUNDS):
+            found = poll.poll(0)
+            if not found:
+                return
+            for fd, _ in found:
+                by_fd[fd](loop.IN)
 
     def _change_rules(self, given: dict[str, Any]) -> None:
         rules = make_rules(given)
@@ -284,10 +307,7 @@ class Engine:
 
         def accept(_: int) -> None:
             for _ in range(_A_ROUND):
-                if (
-                    len(self._connections) >= _MOST_CONNECTIONS
-                    or len(self._reports) > _MOST_WAITING
-                ):
+                if len(self._connections) >= self._most_connections:
                     self._pause(fd, accept)
                     return
                 try:
@@ -311,12 +331,12 @@ class Engine:
 
     def _pause(self, fd: int, ready: Callable[[int], None]) -> None:
         """Takes nothing from a source for a moment."""
-        if self._finishing:
+        if not self._loop.watches(fd):
             return
         self._loop.unregister(fd)
 
         def again() -> None:
-            if not self._finishing:
+            if not (self._finishing or self._holds or self._loop.watches(fd)):
                 self._loop.register(fd, loop.IN, ready)
 
         self._loop.after(0.05, again)
@@ -332,7 +352,7 @@ class Engine:
 
         def accept(_: int) -> None:
             for _ in range(_A_ROUND):
-                if len(self._connections) >= _MOST_CONNECTIONS:
+                if len(self._connections) >= self._most_connections:
                     self._pause(fd, accept)
                     return
                 try:
