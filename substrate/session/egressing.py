@@ -16,7 +16,7 @@ import os
 import select
 import time
 
-from substrate.session import net_record
+from substrate.session import net_control, net_record
 from substrate.world import wire
 from substrate.world.egress import report
 from substrate.world.egress.report import Asked, Attempt, Refused
@@ -56,32 +56,76 @@ class Egressing:
         self._network: dict[str, int] = {}
         self._socket: _socket.socket | None = None
         self._over = False
+        self._door: net_control.Door | None = None
         self._record: net_record.NetRecord | None = None
         self._writer: TraceWriter | None = None
         self._waiting: list[tuple[float, Report]] = []  # when they came; for their owners
 
-    def begin(self, writer: TraceWriter, span: str, base: int) -> None:
-        """Where the events go. `base`: unique in the session. Called when the command has its go."""
+    def begin(self, writer: TraceWriter, span: str, base: int, session_fd: int) -> None:
+        """Where the events go. `base`: unique in the session; `session_fd`: its directory, for the
+        door at which rules are changed. Called when the command has its go."""
         self._writer = writer
         self._record = net_record.NetRecord(span, base)
+        self._door = net_control.Door(session_fd)
         self._network = self._world.take_network()
         if self._network and (self._rules["allow"] or self._rules["host_ports"]):
             self._serve()  # while the command starts: it is there for its first packet
 
     def fds(self) -> tuple[int, ...]:
         """To poll for input; then `pump`."""
+        door = () if self._door is None else (self._door.fileno(),)
         if self._socket is not None:
-            return (self._socket.fileno(),)
+            return (self._socket.fileno(), *door)
+        return (*self._first_packets(), *door)
+
+    def _first_packets(self) -> tuple[int, ...]:
         return tuple(self._network[name] for name in _WATCHED if name in self._network)
 
     def pump(self) -> None:
-        """Takes what was reported; at the first packet has the serving process made."""
-        if self._network:
+        """Takes what was reported and asked; at the first packet has the serving process made."""
+        if self._network and _is_ready(self._first_packets()):
             self._serve()
-            return
         if self._socket is not None:
             self._receive(0)
         self._settle(late=False)
+        if self._door is not None and _is_ready((self._door.fileno(),)):
+            self._answer()
+
+    def _answer(self) -> None:
+        """A question at the door."""
+        assert self._door is not None
+        asked = self._door.ask()
+        if asked is None:
+            return
+        client, message = asked
+        try:
+            if message.kind == net_control.CHANGE:
+                self._change(*net_control.rules_of(message))
+            elif message.kind != net_control.STATUS:
+                raise wire.WireError(f"no such question: {message.kind!r}")
+        except (wire.WireError, ValueError) as wrong:
+            hint = "ask by the same version of substrate"
+            net_control.answer(client, net_control.WRONG, str(wrong), hint)
+            return
+        told = net_control.status_of(self._rules, self._record)
+        net_control.answer(client, net_control.TOLD, told)
+
+    def _change(self, action: str, rules: list[str]) -> None:
+        """Other rules from now on; the record says which."""
+        assert self._record is not None
+        assert self._writer is not None
+        self._rules = {**self._rules, action: (*self._rules[action], *rules)}
+        self._writer.append([self._record.rules(self._rules)])
+        if self._network:
+            self._serve()  # with these; the kernel learns of ranges from it
+        if self._socket is not None:
+            memory = wire.pack_value(self._rules)
+            try:
+                wire.send(self._socket, report.RULES, fds=(memory,))
+            except (BrokenPipeError, ConnectionResetError):
+                self._is_gone("ended early: nothing was reachable any more")
+            finally:
+                os.close(memory)
 
     def _serve(self) -> None:
         ours, theirs = wire.pair()
@@ -91,12 +135,6 @@ class Egressing:
             theirs.close()
             self._drop_network()
         self._socket = ours
-
-    def _something_came(self) -> bool:
-        poll = select.poll()
-        for fd in self.fds():
-            poll.register(fd, select.POLLIN)
-        return bool(poll.poll(0))
 
     def _drop_network(self) -> None:
         network, self._network = self._network, {}
@@ -115,13 +153,13 @@ class Egressing:
                 self._is_gone("ended early: nothing was reachable any more")
             elif message.kind == report.DONE:
                 self._over = True
-                self.close()
+                self._hang_up()
             else:
                 self._waiting.append((time.monotonic(), report.parse(message)))
 
     def _is_gone(self, how: str) -> None:
         """It ended before it was told to: the network is closed, and the record says so."""
-        self.close()
+        self._hang_up()
         if not self._over:
             self._over = True
             now_us = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
@@ -168,7 +206,7 @@ class Egressing:
         """When the world is over: takes all that is left; whom it talked to, and what was refused."""
         if self._record is None:
             return (), ()
-        if self._network and self._something_came():
+        if self._network and _is_ready(self._first_packets()):
             self._serve()
         self._drop_network()
         if self._socket is not None:
@@ -189,9 +227,22 @@ class Egressing:
     def close(self) -> None:
         """Ends the serving process; called on every way out."""
         self._drop_network()
+        self._hang_up()
+        if self._door is not None:
+            self._door.close()
+            self._door = None
+
+    def _hang_up(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+def _is_ready(fds: tuple[int, ...]) -> bool:
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def nobody(

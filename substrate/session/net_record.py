@@ -6,9 +6,12 @@ counts the calls of connect(2) it saw. Spec: trace.md §4 (net and dns events, `
 
 from __future__ import annotations
 
+from substrate.session.record import sha256_hex
 from substrate.telemetry.trace.events.command import Scope
 from substrate.telemetry.trace.events.net import DnsQuery, NetClose, NetConnect
 from substrate.telemetry.trace.events.notice import Budget, Coverage
+from substrate.telemetry.trace.events.policy import PolicyLayer, PolicyLoaded
+from substrate.telemetry.trace.rfc8785 import encode
 from substrate.values import value
 from substrate.world.egress.report import Asked, Attempt, Closed, Exceeded, Refused, Trouble
 
@@ -157,6 +160,15 @@ class NetRecord:
             result=None,
             extra=_extra(found, ("client_port", found.client_port), ("uid", found.uid)),
         )
+
+    def rules(self, rules: dict[str, Any]) -> Event:
+        """The event of rules that are in force from now on."""
+        texts = {name: list(rules[name]) for name in ("allow", "deny", "private", "host_ports")}
+        digest = sha256_hex(encode(texts))
+        layer = PolicyLayer(name="net", digest=digest)
+        body = PolicyLoaded(digest=digest, layers=(layer,), extra=(("net", texts),))
+        event: Event = body.event("world", span_id=self._span)
+        return event
 
     # --- what it came to
 

@@ -380,7 +380,7 @@ class _OneShot:
                 self._begin_capture()
                 if self.network is not None:
                     seq = self.opened.writer.position.seq
-                    self.network.begin(self.opened.writer, self.recorder.span, seq)
+                    self.network.begin(self.opened.writer, self.recorder.span, seq, self.files.fd)
             return run.wait(
                 timeout_s=settings.timeout_s,
                 background_s=settings.background_s,

@@ -179,10 +179,18 @@ class Network:
         words = [*self.enter(uid=uid, gid=gid, cwd=cwd), *(os.fspath(word) for word in argv)]
         standard = {
             "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
-            "HOME": "/nonexistent",
+            "HOME": str(self._home_of(uid)),
             "LANG": "C.UTF-8",
         }
         return words, {**standard, **self.environment, **(env or {})}
+
+    def _home_of(self, uid: int) -> Path:
+        """A home of its own: what a program leaves there goes with the hosts."""
+        home = self.base / f"home-{uid}"
+        if not home.is_dir():
+            home.mkdir(mode=0o700)
+            os.chown(home, uid, uid)
+        return home
 
     def run(
         self,

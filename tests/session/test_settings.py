@@ -55,7 +55,8 @@ def flag(name, key, text):
 
 def test_without_anything_every_setting_has_its_default(files):
     loaded = files.load()
-    assert loaded.settings.net == "none"
+    assert loaded.settings.net == "filtered"
+    assert loaded.settings.net_allow == ()
     assert loaded.settings.limits.pids == 4096
     assert loaded.settings.background_s == 5
     assert loaded.settings.record_max_bytes == 16 << 20

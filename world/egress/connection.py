@@ -263,6 +263,10 @@ class Connection:
             relay.free(UP)
         elif inspector.needs_upstream_head:
             relay.hold(UP)
+        elif inspector.splice > 0 and not self._held:
+            count = inspector.splice  # of a body: it need not be seen
+            inspector.spliced(count)
+            relay.limit(UP, count)
         else:
             relay.watch(UP)
         if self._address:

@@ -22,7 +22,6 @@ Sources: splice(2), tcp(7); tcp_splice_read, tcp_read_sock and tcp_recvmsg_locke
 from __future__ import annotations
 
 import os
-from collections import deque
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ class Flow:
         self._pipes = pipes
         self._pipe: Pipe | None = None
         self._in_pipe = 0
-        self._held: deque[memoryview] = deque()
+        self._held: list[memoryview] = []
         self._bulk = False
         self._burst = 0
         self.allowance = 0
@@ -301,7 +300,7 @@ class Flow:
                 count = sink.socket.send(self._held[0])
                 self.delivered += count
                 if count == len(self._held[0]):
-                    self._held.popleft()
+                    self._held.pop(0)
                 else:
                     self._held[0] = self._held[0][count:]
         except BlockingIOError:

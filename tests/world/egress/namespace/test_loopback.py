@@ -84,6 +84,18 @@ def test_pings_of_loopback_are_answered(place, address):
     assert place.run(ping, rights=True) == ([128, 129] if ":" in address else [0, 8])
 
 
+def test_a_ping_of_loopback_has_no_ports(place):
+    """Where others have their destination port it has a checksum, here the number of a listener."""
+
+    def ping():
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+            raw.settimeout(5)
+            raw.sendto(struct.pack("!BBHHH", 8, 0, 1, 0xF7FD, 1), ("127.0.0.1", 0))
+            return sorted(raw.recv(200)[20] for _ in range(2))
+
+    assert place.run(ping, rights=True) == [0, 8]
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_a_closed_port_of_loopback_says_so(place, address):
     assert place.run(lambda: connect(address, PORT)) == "ECONNREFUSED"

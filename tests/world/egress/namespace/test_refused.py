@@ -160,6 +160,23 @@ def test_a_connected_datagram_socket_learns_why(place):
     assert place.run(told) == errno.EHOSTUNREACH
 
 
+def test_a_socket_with_a_source_of_its_own_learns_why(place):
+    """In IPv6 the source is ::1 else, and the kernel's answer stays on loopback."""
+
+    def told():
+        with socket.socket(socket.AF_INET6, UDP) as client:
+            client.setsockopt(socket.IPPROTO_IPV6, 78, 1)  # IPV6_FREEBIND
+            client.setsockopt(socket.IPPROTO_IPV6, 25, 1)  # IPV6_RECVERR
+            client.bind(("2001:db8::9", 0))
+            client.connect((ELSEWHERE6, 443))
+            with contextlib.suppress(PermissionError):
+                client.send(b"x")
+            return client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+    assert place.run(told) == errno.EACCES
+    assert len(place.logged()) == 1
+
+
 def ipv4(protocol, fragment, payload):
     """A packet with a header of our own."""
     size = 20 + len(payload)
