@@ -25,15 +25,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from substrate.world.handle import Zygote
-
-ZYGOTE = Zygote()  # before anything large is imported
-
-import bench_world  # noqa: E402
-import harness  # noqa: E402
-import worlds  # noqa: E402
-from egress_net import JOIN, NAME, PROXY, RAW, WEB, Net, NoNetwork  # noqa: E402
-from harness import BenchFailed, Context, Result, Sample, in_child, interleave, spawn  # noqa: E402
+import bench_world  # first: it forks its zygote before anything large is imported
+import harness
+import worlds
+from egress_net import JOIN, NAME, PROXY, RAW, WEB, Net, NoNetwork
+from harness import BenchFailed, Context, Result, Sample, in_child, interleave, spawn
 
 BARE, HOST, FILTERED, TINYPROXY, NAT = "bare", "net host", "filtered", "tinyproxy", "veth + NAT"
 STREAMS = ("rawdown", "rawup", "down", "up")
@@ -63,10 +59,10 @@ class Ways:
         allow = ("--allow", NAME, "--allow", f"tcp://{NAME}:{RAW}")
         self.words: dict[str, tuple[str, ...]] = {
             BARE: net.client.words(),
-            HOST: net.client.words("env", "-C", f"{context.scratch}/host", program, "--net", "host"),
-            FILTERED: net.client.words(
-                "env", "-C", f"{context.scratch}/filtered", program, *allow
+            HOST: net.client.words(
+                "env", "-C", f"{context.scratch}/host", program, "--net", "host"
             ),
+            FILTERED: net.client.words("env", "-C", f"{context.scratch}/filtered", program, *allow),
         }
         if context.peers and net.proxy:
             self.words[TINYPROXY] = net.client.words("env", f"PROXY={PROXY}")
@@ -279,7 +275,10 @@ class Egress:
             rates = [_SHORT / sample.seconds for sample in taken[f"short: {way}"]]
             row = f"{_SHORT} connections, {_AT_A_TIME} at a time: {way}"
             self.add(row, "connections/s", rates, note="all complete")
-        for row, case in ((f"{_MANY} streams at a time", "many"), (f"{_SHORT} connections", "short")):
+        for row, case in (
+            (f"{_MANY} streams at a time", "many"),
+            (f"{_SHORT} connections", "short"),
+        ):
             of = taken[f"{case}: {FILTERED}"]
             for part, unit in (("RSS", "MiB"), ("peak RSS", "MiB"), ("descriptors", "fds"),
                                ("CPU", "s")):  # fmt: skip
@@ -342,7 +341,7 @@ def set_up(egress: Egress, net: Net) -> None:
 
 def world_start(egress: Egress, context: Context) -> None:
     """A world whose network is filtered beside one that has none, by the API."""
-    made = worlds.WorldBench(context.scratch, ZYGOTE)
+    made = worlds.WorldBench(context.scratch, bench_world.ZYGOTE)
     cwd = os.fsencode(made.work)
 
     def life(net: str) -> Sample:
@@ -393,4 +392,4 @@ def bench(context: Context) -> list[Result]:
 
 if __name__ == "__main__":
     harness.main(bench)
-    ZYGOTE.close()
+    bench_world.ZYGOTE.close()
