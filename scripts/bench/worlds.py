@@ -89,15 +89,23 @@ class WorldBench:
         os.rename(b"%s/%d" % (self.stack.directory, number), aside)
         self.stack = layers.load_layers(self.stack)
 
-    def spec(self, groups: cgroup.CgroupSet | None = None, *, observed: bool = False) -> WorldSpec:
+    def spec(
+        self,
+        groups: cgroup.CgroupSet | None = None,
+        *,
+        observed: bool = False,
+        net: str = "",
+    ) -> WorldSpec:
         """A world on the newest layer; with the cgroups of the default limits, or without.
-        `observed`: what it denies is left to capture."""
+        `observed`: what it denies is left to capture. `net`: "" is the default."""
         chosen = self.groups(limited=False) if groups is None else groups
         ready = world_setup.make_ready(self.world, self.files, self.home, self.stack, self.host)
         covers = covers_of(self.world, self.home, self.settings, self.host, _REQUEST, ready.bound)
         frame = world_setup.frame_of(
             self.world, self.settings, chosen, terminal=False, observed=observed
         )
+        if net:
+            frame = replace(frame, net=net)
         return world_setup.spec_of(
             self.world,
             self.files,

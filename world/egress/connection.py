@@ -282,6 +282,8 @@ class Connection:
         waits = inspector.needs_upstream_head
         if (inspector.splice == -1 or (self._client_ended and waits)) and not self._held:
             relay.free(UP)
+        elif relay.flows[UP].allowance > 0:
+            pass  # what is left of a body goes by; the inspector is behind it already
         elif waits:
             relay.hold(UP)
         elif self._client_ended:
