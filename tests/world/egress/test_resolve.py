@@ -38,6 +38,14 @@ class Library:
         return self.answer
 
 
+#: those of whoever runs the tests
+OTHERS = _thread._count()
+
+
+def threads():
+    return _thread._count() - OTHERS
+
+
 @pytest.fixture
 def library():
     made = Library()
@@ -59,7 +67,7 @@ def make(no_leak, library):
     for resolver in made:
         resolver.close()
     loop.close()
-    wait_for(lambda: _thread._count() == 0)
+    wait_for(lambda: threads() == 0)
 
 
 def wait_for(condition):
@@ -152,7 +160,7 @@ def test_no_more_threads_than_allowed_are_at_work(make, library):
     for number in range(6):
         resolver.resolve(f"{number}.example", found.append)
     wait_for(lambda: len(library.asked) == 2)
-    assert _thread._count() == 2
+    assert threads() == 2
     library.hang.set()
     run(loop, lambda: len(found) == 6)
     assert len(library.asked) == 6
@@ -161,7 +169,7 @@ def test_no_more_threads_than_allowed_are_at_work(make, library):
 def test_threads_that_have_nothing_to_do_end(make):
     resolver, loop = make(idle_s=0.01)
     ask(resolver, loop, "a.example", "b.example")
-    wait_for(lambda: _thread._count() == 0)
+    wait_for(lambda: threads() == 0)
     assert ask(resolver, loop, "c.example")[0].addresses == (FOUR,)
 
 
@@ -218,7 +226,7 @@ def test_nobody_is_called_after_close(library, no_leak):
     wait_for(lambda: library.asked)
     resolver.close()
     library.hang.set()
-    wait_for(lambda: _thread._count() == 0)
+    wait_for(lambda: threads() == 0)
     loop.run_once(0)
     assert found == []
     loop.close()
