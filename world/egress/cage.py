@@ -27,6 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
+_CAP_DAC_READ_SEARCH: Final = 2
 _CAP_NET_ADMIN: Final = 12
 _CAP_SYS_PTRACE: Final = 19
 #: of Landlock's rights of files each version knows so many; all but to read files and directories
@@ -55,7 +56,7 @@ _CLONE: Final = (56, 220)
 
 def enter(*, looks_up: bool = False) -> None:
     """Shuts the calling process in; there is no way back. `looks_up`: it has to find the holders of
-    sockets by /proc/PID/fd, which needs CAP_SYS_PTRACE over a root's world, and no Landlock: that
+    sockets by /proc/PID/fd, which needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH over a root's world, and no Landlock: that
     keeps those who are in it from looking at others. Raises OSError."""
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
@@ -63,7 +64,9 @@ def enter(*, looks_up: bool = False) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     linux.prctl(linux.PR_CAP_AMBIENT, linux.PR_CAP_AMBIENT_CLEAR_ALL)
     _, permitted, _ = get_capabilities()
-    needed = 1 << _CAP_NET_ADMIN | (1 << _CAP_SYS_PTRACE if looks_up else 0)
+    needed = 1 << _CAP_NET_ADMIN
+    if looks_up:
+        needed |= 1 << _CAP_SYS_PTRACE | 1 << _CAP_DAC_READ_SEARCH
     kept = permitted & needed
     linux.set_capabilities(kept, kept, 0)
     if not looks_up:
