@@ -397,3 +397,32 @@ def test_others_that_are_refused_get_a_reset(place):
         "raw.example.net:25:",
     ]
     assert not [packet for packet in hosts.packets() if packet.protocol == "tcp"]
+
+
+def test_a_server_that_is_allowed_and_not_there(place):
+    """The client sees that its connection was reset; the line says why."""
+    hosts = place.hosts
+    assert hosts.plain
+    line = """
+        curl -sS http://unreachable.example.net/ || echo $?
+        curl -sS http://plain.example.net:81/ || echo $?
+        curl -sS http://nobody.example.net/ || echo $?
+    """
+    ran = place.run(line, "--allow", "*.example.net:1-100")
+    assert ran.stdout == b"56\n56\n56\n"
+    assert not ran.told
+    lines = [line for line in ran.stderr.decode().splitlines() if "was not reached" in line]
+    for found, (what, why) in zip(
+        lines,
+        [
+            ("unreachable.example.net:80", "203.0.113.200 port 80: No route to host"),
+            ("plain.example.net:81", "port 81: Connection refused"),
+            ("nobody.example.net:80", "nobody.example.net: "),
+        ],
+        strict=True,
+    ):
+        assert found.startswith(f"substrate: {what} is allowed and was not reached: "), found
+        assert why in found, found
+    for body in ran.of("net_connect"):
+        assert body["decision"] == "allow" and body["result"]
+    hosts.secret_untouched()
