@@ -305,12 +305,12 @@ class Egressing:
         assert self._writer is not None
         record = self._record
         self._writer.append(record.coverage(looked_up=self._looks_up))
-        refusals = record.refusals()
-        if not refusals and not record.used_up:
+        refusals, unreached = record.refusals(), record.unreached()
+        if not refusals and not record.used_up and not unreached:
             return record.scopes(), ()
         from substrate.session.net_denials import net_denials
 
-        return record.scopes(), net_denials(refusals, record.used_up)
+        return record.scopes(), net_denials(refusals, record.used_up, unreached)
 
     def close(self) -> None:
         """Ends the serving process; called on every way out."""

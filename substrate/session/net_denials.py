@@ -13,13 +13,19 @@ if TYPE_CHECKING:
     from substrate.session.net_record import Refusal
 
 
-def net_denials(refusals: tuple[Refusal, ...], used_up: int = 0) -> tuple[Denial, ...]:
+def net_denials(
+    refusals: tuple[Refusal, ...],
+    used_up: int = 0,
+    unreached: tuple[tuple[str, str, int], ...] = (),
+) -> tuple[Denial, ...]:
     """At most three lines; the last one counts what is left. `used_up`: the limit of bytes that was
-    reached, 0 where none was."""
+    reached, 0 where none was. `unreached`: what was allowed, why it failed, and how often; it was not
+    refused, but clients see a reset and cannot tell."""
     first = () if not used_up else (_tell_limit(used_up),)
     room = MOST - len(first)
     if len(refusals) <= room:
-        return (*first, *map(_tell, refusals))
+        failed = map(_tell_unreached, unreached[: room - len(refusals)])
+        return (*first, *map(_tell, refusals), *failed)
     told = refusals[: room - 1]
     left = len(refusals) - len(told)
     more = f"the network refused {left} more: `substrate trace show last --net` lists them"
@@ -38,6 +44,13 @@ def _tell(refusal: Refusal) -> Denial:
     if refusal.hint:
         text += f"; {refusal.hint} allows it"
     return Denial(code="net_refused", text=text)
+
+
+def _tell_unreached(failed: tuple[str, str, int]) -> Denial:
+    what, why, count = failed
+    times = "" if count < 2 else f" ({count} times)"
+    text = f"{what} is allowed and was not reached{times}: {why}"
+    return Denial(code="net_unreached", text=text)
 
 
 def _tell_limit(limit: int) -> Denial:

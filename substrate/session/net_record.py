@@ -85,6 +85,7 @@ class NetRecord:
         #: scope, and whose it is
         self._of_connection: dict[int, tuple[str, Owner | None]] = {}
         self._refused: dict[str, list[Any]] = {}
+        self._unreached: dict[str, list[Any]] = {}  # why, how often
         #: the budget that was used up, in bytes; 0: none was
         self.used_up = 0
         self._asked = self._unknown = 0  # reports of what somebody did; of nobody knows whom
@@ -152,6 +153,11 @@ class NetRecord:
         elif not found.result:
             counts[0] += 1
             self._of_connection[found.connection] = scope, owner
+        elif found.ip or found.result.startswith(f"{found.domain}: "):
+            # the server's doing, or its name's; not of a client that did not wait
+            what = _endpoint(host, found.port)
+            if what in self._unreached or len(self._unreached) < _MOST_DENIED:
+                self._unreached.setdefault(what, [found.result, 0])[1] += 1
         return NetConnect(
             connection=self._base + found.connection,
             proc=None if owner is None else owner.proc,
@@ -287,6 +293,10 @@ class NetRecord:
             )
             for what, (reason, hint, count, who) in self._refused.items()
         )
+
+    def unreached(self) -> tuple[tuple[str, str, int], ...]:
+        """What was allowed and not reached: host and port, why, how often."""
+        return tuple((what, why, count) for what, (why, count) in self._unreached.items())
 
     def coverage(self, *, looked_up: bool) -> list[Event]:
         """What of the network's record is not known; nothing, where all is. `looked_up`: owners were, as

@@ -15,7 +15,7 @@ TELL = (
     'printf "%s|" "$0" "$#" "$@" "$-" "$SHELLOPTS"; shopt -q login_shell && echo login;'
     " shopt -q extglob && echo extglob; false; echo on"
 )
-ENVIRON = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+ENVIRON = {"PATH": os.environ["PATH"], "HOME": "/proc/none"}
 
 #: before the text of -c
 ORDERS = """

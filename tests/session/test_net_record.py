@@ -175,3 +175,26 @@ def test_own_names_are_lower_case_and_none_is_empty():
     names = own_names()
     assert names
     assert all(name == name.lower() and name for name in names)
+
+
+def _failed(result, ip="", count=1):
+    record = _record()
+    for number in range(count):
+        failed = {**ATTEMPT, "connection": number, "ip": ip, "result": result}
+        record.event(Attempt(**failed), None)
+    return [d.text for d in net_denials(record.refusals(), 0, record.unreached())]
+
+
+def test_a_server_that_was_not_reached_is_told_with_why():
+    """The client sees a reset, whatever it was."""
+    error = "203.0.113.7 port 443: Connection refused"
+    end = "a.example.net:443"
+    assert _failed(error, "203.0.113.7", 2) == [
+        f"{end} is allowed and was not reached (2 times): {error}"
+    ]
+    error = "a.example.net: Temporary failure in name resolution"
+    assert _failed(error) == [f"{end} is allowed and was not reached: {error}"]
+
+
+def test_a_client_that_went_first_is_not_told_of():
+    assert _failed("the client went before the server was reached") == []

@@ -4,6 +4,7 @@ What the command was told, what its record says, what the servers counted. Not h
 commands (test_egress_clients.py, test_egress_settings.py).
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,18 @@ from tests.nethosts.seen import Connection
 from tests.nethosts.servers import Server
 from tests.system.caller import Caller
 
-#: how substrate's own lines about the network begin
-REFUSED = "substrate: the network refused "
+#: substrate's own lines about the network: who, then what and why
+_REFUSED = re.compile(
+    r"substrate: (?:the network|(.+?) \(pid \d+\)(?: and .+?)? (?:was|were)) refused (.*)"
+)
 #: a connection's number is the egress engine's, not one of capture's
 _EGRESS = 1 << 52
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ran:
-    """A command that is over. `told`: substrate's own lines about what its network refused."""
+    """A command that is over. `told`: substrate's own lines about what its network refused; `who`:
+    the programs that these name, "" for none."""
 
     status: int
     stdout: bytes
@@ -32,8 +36,16 @@ class Ran:
 
     @property
     def told(self) -> list[str]:
+        return [what for _, what in self._lines()]
+
+    @property
+    def who(self) -> list[str]:
+        return [who for who, _ in self._lines()]
+
+    def _lines(self) -> list[tuple[str, str]]:
         lines = self.stderr.decode(errors="replace").splitlines()
-        return [line.removeprefix(REFUSED) for line in lines if line.startswith(REFUSED)]
+        found = map(_REFUSED.fullmatch, lines)
+        return [(match[1] or "", match[2]) for match in found if match]
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """Bodies of the events of a kind; of connections, those that the engine reported."""

@@ -404,7 +404,7 @@ def check_events(ran: Ran, client: Client, server: Server, rule: str) -> None:
         assert (body["decision"], body["rule"]) == ("allow", rule)
         assert (body["domain"], body["port"]) == (server.name, int(port))
         assert body.get("result") is None
-    for body in (*asked, *made):
+    for body in (*asked, *made, *ran.of("net_close")):
         assert client.program in ran.program(body["proc"]), body
     closed = {body["connection"]: body for body in ran.of("net_close")}
     assert sorted(closed) == sorted(body["connection"] for body in made)
@@ -418,7 +418,8 @@ def check_refused(place: Place, client: Client) -> Ran:
     ran = place.run(f"host={server.name}\n{client.line}", *client.flags(hosts), status=None)
     assert ran.seconds < FAST_S, ran.seconds
     assert client.fails.encode() in ran.stderr, ran.stderr
-    (line,) = ran.told
+    (line,), (who,) = ran.told, ran.who
+    assert client.program in who
     assert line.startswith(server.name), line
     assert f"no rule names {server.name}" in line
     assert line.endswith(f"; --allow {server.name} allows it"), line

@@ -72,7 +72,7 @@ def test_a_range(place):
         true
     """
     ran = place.run(line, "--allow", rule)
-    assert ran.stdout.decode() == f"{server.name}\n"
+    assert ran.stdout.decode().splitlines()[0] == server.name
     assert ran.scopes.pop(f"http://{server.address}:80") == counted(server.wait_closed())
     assert {body["rule"] for body in ran.of("net_connect")} == {rule, None}
     only_to(hosts, server)
@@ -351,3 +351,78 @@ def test_at_each_level_of_capture(place, capture):
         assert made["proc"] is None
     only_to(place.hosts, server)
     place.caller.verify()
+
+
+@pytest.mark.parametrize(
+    ("allow", "host", "why"),
+    [
+        ("plain.example.net:443", "plain.example.net", "port 80 of plain.example.net is not"),
+        ("private.example.net", "private.example.net", "10.1.2.3, which private.example.net"),
+        ("203.0.113.0/24:8080", plan.PLAIN[0], f"port 80 of {plan.PLAIN[0]} is not"),
+    ],
+)
+def test_a_client_of_http_reads_that_it_is_refused(place, allow, host, why):
+    """An answer of HTTP, not a reset: wget would try again for minutes. Nothing is connected to."""
+    need("/usr/bin/wget")
+    hosts = place.hosts
+    assert hosts.plain and hosts.private
+    line = f"wget -nv -O got http://{host}/; wget -q -O- --content-on-error http://{host}/"
+    ran = place.run(line, "--allow", allow, status=8)
+    assert ran.seconds < 2
+    assert b"ERROR 403: Forbidden" in ran.stderr
+    assert ran.stdout.decode().startswith(f"substrate: {why}"), ran.stdout
+    (said,) = ran.told
+    assert said.startswith(f"{host}:80 (2 times): {why}"), said
+    assert len(ran.of("net_connect")) == 2
+    assert not ran.of("net_close")
+    assert not [packet for packet in hosts.packets() if packet.protocol == "tcp"]
+    ran = place.run(f"curl -sS http://{host}/", "--allow", allow, status=18)
+    assert ran.stdout.decode().startswith(f"substrate: {why}"), ran.stdout
+
+
+def test_others_that_are_refused_get_a_reset(place):
+    """At once where they speak, after a moment where they wait for the server."""
+    hosts = place.hosts
+    assert hosts.raw
+    line = """
+        exec 3<>/dev/tcp/raw.example.net/7; echo hello >&3; read -t 5 line <&3; echo $?
+        exec 3<>/dev/tcp/raw.example.net/25; read -t 5 line <&3; echo $?
+    """
+    ran = place.run(line, "--allow", "raw.example.net:22")
+    assert ran.seconds < 2
+    assert ran.stdout == b"1\n1\n"
+    assert ran.stderr.count(b"Connection reset by peer") == 2
+    assert [what.partition(" ")[0] for what in ran.told] == [
+        "raw.example.net:7:",
+        "raw.example.net:25:",
+    ]
+    assert not [packet for packet in hosts.packets() if packet.protocol == "tcp"]
+
+
+def test_a_server_that_is_allowed_and_not_there(place):
+    """The client sees that its connection was reset; the line says why."""
+    hosts = place.hosts
+    assert hosts.plain
+    line = """
+        curl -sS http://unreachable.example.net/ || echo $?
+        curl -sS http://plain.example.net:81/ || echo $?
+        curl -sS http://nobody.example.net/ || echo $?
+    """
+    ran = place.run(line, "--allow", "*.example.net:1-100")
+    assert ran.stdout == b"56\n56\n56\n"
+    assert not ran.told
+    lines = [line for line in ran.stderr.decode().splitlines() if "was not reached" in line]
+    for found, (what, why) in zip(
+        lines,
+        [
+            ("unreachable.example.net:80", "203.0.113.200 port 80: No route to host"),
+            ("plain.example.net:81", "port 81: Connection refused"),
+            ("nobody.example.net:80", "nobody.example.net: "),
+        ],
+        strict=True,
+    ):
+        assert found.startswith(f"substrate: {what} is allowed and was not reached: "), found
+        assert why in found, found
+    for body in ran.of("net_connect"):
+        assert body["decision"] == "allow" and body["result"]
+    hosts.secret_untouched()

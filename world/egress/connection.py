@@ -48,6 +48,8 @@ _FIRST_WORDS_S: Final = 30.0
 _LAST_WORDS_S: Final = 2.0
 #: what all clients together may have said that cannot be judged yet; the inspector has a copy
 _MOST_HELD: Final = 1 << 24
+#: for the first words of a client that is refused, whatever it says: HTTP is answered
+_REFUSED_WORDS_S: Final = 0.5
 _LOOPBACK4: Final = b"\x7f\0\0\1"
 _LOOPBACK6: Final = bytes(15) + b"\1"
 
@@ -102,6 +104,7 @@ class Connection:
         self._made = False
         self._client_ended = False
         self._timer: Timer | None = None
+        self._verdict = ""  # why it is refused, while its first words are waited for
 
     # --- the decision
 
@@ -117,24 +120,32 @@ class Connection:
             )
         self._name = self._context.fakes.name_of(self._target) or ""
         decision = self._decide()
+        self._decision = decision
         if not decision.allowed:
-            self._refuse_at_once(decision.reason, decision.rule, self._rule_for_it(decision))
+            hint = self._rule_for_it(decision)
+            self._tell(allowed=False, rule=decision.rule, reason=decision.reason, hint=hint)
+            self._make_relay()
+            self._refuse_by_words(decision.reason)
             return
         if self._context.budget.told:
             limit = self._context.budget.limit
             self._refuse_at_once(f"the limit of {limit} bytes is used up", "limits.egress")
             return
-        self._decision = decision
         self._inspector = Inspector(self._name, decision.speak, self._port)
         context = self._context
-        self._relay = Relay(context.loop, context.pipes, context.budget, self, self._client)
+        relay = self._make_relay()
         if decision.speak in ("checked", "tls", "http"):
             self._timer = context.loop.after(_FIRST_WORDS_S, self._too_late)
-        self._relay.watch(UP)
+        relay.watch(UP)
         if self._name:
             context.resolver.resolve(self._name, self._resolved)
         else:
             self._go_to((self._target,), own=self._is_loopback())
+
+    def _make_relay(self) -> Relay:
+        context = self._context
+        self._relay = Relay(context.loop, context.pipes, context.budget, self, self._client)
+        return self._relay
 
     def _is_loopback(self) -> bool:
         return self._target[0] == 127 or self._target == _LOOPBACK6
@@ -154,8 +165,8 @@ class Connection:
         end = f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
         return f"--allow {protocol}{end}"
 
-    def _refuse_at_once(self, reason: str, rule: str = "", hint: str = "") -> None:
-        self._tell(allowed=False, rule=rule, reason=reason, hint=hint)
+    def _refuse_at_once(self, reason: str, rule: str = "") -> None:
+        self._tell(allowed=False, rule=rule, reason=reason)
         socket = _socket.socket(fileno=self._client)
         socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _ABORT)
         socket.close()
@@ -163,7 +174,7 @@ class Connection:
 
     def check_again(self) -> None:
         """The rules are others now."""
-        if self._relay is not None:
+        if self._relay is not None and not self._verdict:
             decision = self._decide()
             if not decision.allowed:
                 self._refuse(decision.reason, decision.rule, self._rule_for_it(decision))
@@ -193,7 +204,9 @@ class Connection:
             self._go_to(tuple(good), own=False)
         else:
             refused = render_address(self._refused) if self._refused else ""
-            self._refuse(why.reason, why.rule, f"--private {refused}" if not why.rule else "")
+            hint = "" if why.rule else f"--private {refused}"
+            self._tell(allowed=False, rule=why.rule, reason=why.reason, hint=hint)
+            self._refuse_by_words(why.reason)
 
     def _go_to(self, addresses: tuple[bytes, ...], *, own: bool) -> None:
         self._connect = Connecting(
@@ -225,6 +238,9 @@ class Connection:
 
     def data(self, direction: int, data: bytes) -> None:
         """Relay's: what came in a direction that is watched."""
+        if self._verdict:
+            self._end_refused(data)
+            return
         assert self._inspector is not None
         assert self._relay is not None
         if direction == UP:
@@ -241,6 +257,9 @@ class Connection:
 
     def ended(self, direction: int) -> None:
         """Relay's: a direction that is watched, or held, has come to its end."""
+        if self._verdict:
+            self._end_refused()
+            return
         if direction == UP:
             self._client_ended = True
             self._apply()
@@ -355,6 +374,30 @@ class Connection:
         self._forget_held()
         relay.refuse(reason, answer)
 
+    def _refuse_by_words(self, reason: str) -> None:
+        """One that is refused whatever it says, and was told of: a client of HTTP reads why, as many
+        try a reset connection again and again; others get a reset."""
+        relay = self._relay
+        assert relay is not None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._verdict = reason
+        spoken = self._inspector is not None and self._inspector.protocol
+        if self._held or spoken or self._client_ended:
+            self._end_refused()
+        else:
+            self._timer = self._context.loop.after(_REFUSED_WORDS_S, self._end_refused)
+            relay.watch(UP)
+
+    def _end_refused(self, said: bytes = b"") -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._relay is not None:
+            known = "" if self._inspector is None else self._inspector.protocol
+            is_http = known == "http" or sniff(self._held + said) == "http"
+            self._relay.refuse(self._verdict, _forbidden(self._verdict) if is_http else b"")
+
     def _refuse_speech(self, reason: str, decision: Decision) -> None:
         """What it said: where that is a protocol of its own, a rule with the port would allow it."""
         hint = ""
@@ -408,11 +451,12 @@ class Connection:
 
 
 def _forbidden(reason: str) -> bytes:
-    """What a client of HTTP reads."""
+    """What a client of HTTP reads. It breaks off before its end, as no answer of the server's has
+    come: else a program that does not look at the status (curl) took this for a success."""
     text = f"substrate: {reason}\n".encode("ascii", "replace")
     return (
         b"HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\nConnection: close\r\n"
-        b"Content-Length: %d\r\n\r\n%s" % (len(text), text)
+        b"Content-Length: %d\r\n\r\n%s" % (len(text) + 1, text)
     )
 
 

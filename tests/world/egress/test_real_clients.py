@@ -19,7 +19,9 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 TIME_S = 60
 #: no proxy and no settings of the user's may change what is said
-BARE = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LC_ALL": "C"}
+#: the system's programs, and a home below which nothing can be made: shims of rustup and the like, in
+#: the PATH of whoever runs the tests, make their settings in any other
+BARE = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/proc/none", "LC_ALL": "C"}
 
 
 class Server:
