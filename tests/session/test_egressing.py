@@ -74,7 +74,7 @@ def made():
         rules = {"allow": ("x.example",), "deny": (), "private": (), "host_ports": ()}
         one = egressing.Egressing(zygote, World(), rules, capture)
         one.begin(writer, "spn_command", 3)
-        kept += [one, zygote.end]
+        kept.extend((one, zygote.end))
         return one, zygote, writer
 
     yield make
