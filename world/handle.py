@@ -266,6 +266,11 @@ class World:
         taken, self.network = self.network, {}
         return taken
 
+    def ask_for_sockets(self, count: int) -> None:
+        """Has the world send that many sockets of its network (SOCKETS); none where it
+        cannot make them."""
+        wire.send(self.socket, wire.SOCKETS, count)
+
     @property
     def idle(self) -> frozenset[int]:
         """The pids, in the world, of seats that wait for a command."""

@@ -172,6 +172,8 @@ class Holder:
             _signal_commands(message, self._commands)
         elif message.kind == wire.ROOT:
             _send_root(message)
+        elif message.kind == wire.SOCKETS:
+            _send_sockets(self._end, message.number(0))
         elif message.kind == wire.WHO:
             wire.send(self._end, wire.NAMES, *[_name(pid) for pid in _others()[:16]])
 
@@ -221,6 +223,21 @@ def _send_root(message: wire.Message) -> None:
     finally:
         os.close(root)
         answer.close()
+
+
+def _send_sockets(end: _socket.socket, count: int) -> None:
+    """TCP sockets of the world's network, for who may not make them there: connections to ports that
+    are published."""
+    made = []
+    try:
+        for _ in range(min(count, wire.MOST_FDS)):
+            made.append(_socket.socket(_socket.AF_INET, _socket.SOCK_STREAM))
+        wire.send(end, wire.SOCKETS, fds=tuple(socket.fileno() for socket in made))
+    except OSError:
+        wire.send(end, wire.SOCKETS)  # there can be none now
+    finally:
+        for socket in made:
+            socket.close()
 
 
 def _use_own_null() -> None:

@@ -32,6 +32,7 @@ SEAT = b"Z"  # asks for SEATED
 SIGNAL = b"K"  # number, scope "main" | "group" | "all", pids in the world that are left alone
 WHO = b"W"  # asks for NAMES
 ROOT = b"O"  # a socket, on which an fd of the world's root is sent back, with the same kind
+SOCKETS = b"T"  # asks for so many sockets of the world's network, which come by the same kind
 # world → supervisor
 #: before READY, of a filtered network: what belongs to it (egress.namespace.Sockets); their names are
 #: the fields
@@ -51,7 +52,8 @@ REFUSED = b"x"  # one byte of errno, four of how many entries of its script were
 # and FAILED
 
 _MAX = 65536
-_MOST_FDS = 16
+#: in one message
+MOST_FDS = 64
 _UCRED = struct.Struct("=iII")
 _SO_PASSCRED = 16
 _SCM_RIGHTS = 1
@@ -139,7 +141,7 @@ def send_raw(socket: _socket.socket, packet: bytes, fds: tuple[int, ...]) -> Non
 
 def receive(socket: _socket.socket) -> Message | None:
     """Waits for one message; None at the end (every other end is closed)."""
-    room = _socket.CMSG_SPACE(_MOST_FDS * 4) + _socket.CMSG_SPACE(_UCRED.size)
+    room = _socket.CMSG_SPACE(MOST_FDS * 4) + _socket.CMSG_SPACE(_UCRED.size)
     try:
         packet, ancillary, flags, _ = socket.recvmsg(_MAX, room, 0x40000000)  # MSG_CMSG_CLOEXEC
     except ConnectionResetError:  # the other end was closed with something of ours unread

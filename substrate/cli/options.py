@@ -111,6 +111,7 @@ VERBS = {
     "undo": "take back what commands changed",
     "snapshot": "give the present state a name",
     "rollback": "go back to a snapshot",
+    "net": "the network of the command that runs: status, allow, deny, log",
     "world": "worlds: ls, fork, gc",
     "session": "sessions: ls, show, rm",
     "trace": "the record: ls, show, tree, tail, verify, scan",

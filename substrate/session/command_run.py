@@ -305,6 +305,8 @@ class CommandRun:
         elif message.kind == wire.QUIET:
             # one that comes before the command's end is of what was there before it
             self._quiet = self._status is not None
+        elif message.kind == wire.SOCKETS and self.network is not None:
+            self.network.give_sockets(message.fds)
         elif message.kind == wire.NAMES:
             self._names = tuple(message.text(i) for i in range(len(message.fields)))
 

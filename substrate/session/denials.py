@@ -89,7 +89,7 @@ def _counted(seen: Seen) -> Iterable[tuple[str, str]]:
     if seen.memory_kills and limits.memory_bytes is not None:
         yield (
             "memory_limit",
-            f"the world's memory limit of {_size(limits.memory_bytes)} was reached, and the kernel "
+            f"the world's memory limit of {size(limits.memory_bytes)} was reached, and the kernel "
             "ended a process: --limit memory=SIZE raises it",
         )
     if seen.pids_refused and limits.pids is not None:
@@ -101,10 +101,10 @@ def _counted(seen: Seen) -> Iterable[tuple[str, str]]:
             "no setting changes that",
         )
     if seen.signal == _SIGXFSZ and limits.file_size_bytes is not None:
-        yield "file_size_limit", _file_size(limits.file_size_bytes)
+        yield "file_size_limit", _filesize(limits.file_size_bytes)
 
 
-def _size(size: int) -> str:
+def size(size: int) -> str:
     for unit, letter in ((1 << 30, "g"), (1 << 20, "m"), (1 << 10, "k")):
         if size % unit == 0 and size >= unit:
             return f"{size // unit}{letter}"
@@ -115,8 +115,8 @@ def _pids(most: int) -> str:
     return f"the world's limit of {most} processes was reached: --limit pids=N raises it"
 
 
-def _file_size(most: int) -> str:
-    return f"a file reached the limit of {_size(most)}: --limit file_size=SIZE raises it"
+def _filesize(most: int) -> str:
+    return f"a file reached the limit of {size(most)}: --limit file_size=SIZE raises it"
 
 
 # --- what the command's own words tell
@@ -258,7 +258,7 @@ def _too_many_files(seen: Seen) -> str:
 
 def _too_large(seen: Seen) -> str:
     most = seen.settings.limits.file_size_bytes
-    return "" if most is None else _file_size(most)
+    return "" if most is None else _filesize(most)
 
 
 def _foreign_directory(seen: Seen) -> str:
@@ -274,7 +274,7 @@ def _no_memory(seen: Seen) -> str:
     most = seen.settings.limits.memory_bytes
     if most is None:
         return ""
-    return f"the world's memory limit of {_size(most)} was reached: --limit memory=SIZE raises it"
+    return f"the world's memory limit of {size(most)} was reached: --limit memory=SIZE raises it"
 
 
 def _patterns(text: bytes) -> tuple[bytes, ...]:

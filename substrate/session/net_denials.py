@@ -6,21 +6,24 @@ canonical domain names or addresses by then (world/egress/names.py), and those o
 
 from __future__ import annotations
 
-from substrate.session.denials import MOST, Denial
+from substrate.session.denials import MOST, Denial, size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from substrate.session.net_record import Refusal
 
 
-def net_denials(refusals: tuple[Refusal, ...]) -> tuple[Denial, ...]:
-    """At most three lines; the last one counts what is left."""
-    if len(refusals) <= MOST:
-        return tuple(map(_tell, refusals))
-    told = refusals[: MOST - 1]
+def net_denials(refusals: tuple[Refusal, ...], used_up: int = 0) -> tuple[Denial, ...]:
+    """At most three lines; the last one counts what is left. `used_up`: the limit of bytes that was
+    reached, 0 where none was."""
+    first = () if not used_up else (_tell_limit(used_up),)
+    room = MOST - len(first)
+    if len(refusals) <= room:
+        return (*first, *map(_tell, refusals))
+    told = refusals[: room - 1]
     left = len(refusals) - len(told)
     more = f"the network refused {left} more: `substrate trace show last --net` lists them"
-    return (*map(_tell, told), Denial(code="net_refused", text=more))
+    return (*first, *map(_tell, told), Denial(code="net_refused", text=more))
 
 
 def _tell(refusal: Refusal) -> Denial:
@@ -32,6 +35,14 @@ def _tell(refusal: Refusal) -> Denial:
     else:
         more = "another" if refusal.others == 1 else f"{refusal.others} others"
         text = f"{refusal.who} and {more} were refused {refusal.what}{times}: {refusal.reason}"
-    if not refusal.rule:
-        text += f"; --allow {refusal.what} allows it"
+    if refusal.hint:
+        text += f"; {refusal.hint} allows it"
     return Denial(code="net_refused", text=text)
+
+
+def _tell_limit(limit: int) -> Denial:
+    text = (
+        f"the network's limit of {size(limit)} was used up, and every connection ended:"
+        " --limit egress=SIZE raises it"
+    )
+    return Denial(code="egress_limit", text=text)

@@ -6,12 +6,23 @@ counts the calls of connect(2) it saw. Spec: trace.md §4 (net and dns events, `
 
 from __future__ import annotations
 
+from substrate.session.record import sha256_hex
 from substrate.telemetry.trace.events.command import Scope
-from substrate.telemetry.trace.events.net import DnsQuery, NetClose, NetConnect
+from substrate.telemetry.trace.events.net import DnsQuery, NetAccept, NetClose, NetConnect
 from substrate.telemetry.trace.events.notice import Budget, Coverage
+from substrate.telemetry.trace.events.policy import PolicyLayer, PolicyLoaded
+from substrate.telemetry.trace.rfc8785 import encode
 from substrate.values import value
 from substrate.world.egress.holders import printable
-from substrate.world.egress.report import Asked, Attempt, Closed, Exceeded, Refused, Trouble
+from substrate.world.egress.report import (
+    Accepted,
+    Asked,
+    Attempt,
+    Closed,
+    Exceeded,
+    Refused,
+    Trouble,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,13 +59,14 @@ class Owner:
 
 @value
 class Refusal:
-    """What was refused, for people: `what` as in a rule, why, and how often. `who`: the first program that
+    """What was refused, for people: `what` as in a rule, why, and how often; `hint`: the flag that
+    would allow it, "" where none would. `who`: the first program that
     was, with its pid, "" where it is not known; `others`: how many further processes were, as far as
     these are known."""
 
     what: str
     reason: str
-    rule: str
+    hint: str
     count: int
     who: str = ""
     others: int = 0
@@ -63,14 +75,18 @@ class Refusal:
 class NetRecord:
     """The network of one command."""
 
-    def __init__(self, span: str, base: int) -> None:
-        """`base`: unique in the session, for the numbers of connections."""
+    def __init__(self, span: str, base: int, own_names: frozenset[str] = frozenset()) -> None:
+        """`base`: unique in the session, for the numbers of connections; `own_names`: of this host,
+        which programs ask for without a wish to reach anything."""
         self._span = span
+        self._own_names = own_names
         self._base = EGRESS | base * 1_000_000
         self._scopes: dict[str, list[int]] = {}
         #: scope, and whose it is
         self._of_connection: dict[int, tuple[str, Owner | None]] = {}
         self._refused: dict[str, list[Any]] = {}
+        #: the budget that was used up, in bytes; 0: none was
+        self.used_up = 0
         self._asked = self._unknown = 0  # reports of what somebody did; of nobody knows whom
 
     def event(self, found: Report, owner: Owner | None) -> Event:
@@ -87,7 +103,10 @@ class NetRecord:
             body = self._attempt(found, owner)
         elif isinstance(found, Refused):
             body = self._kernel(found, owner)
+        elif isinstance(found, Accepted):
+            body = self._accepted(found)
         elif isinstance(found, Exceeded):
+            self.used_up = found.limit
             body = Budget(
                 budget="egress", used=found.used, limit=found.limit, stopped="all connections"
             )
@@ -102,10 +121,11 @@ class NetRecord:
         return event
 
     def _question(self, found: Asked, owner: Owner | None) -> DnsQuery:
-        if not found.allowed:
+        if not found.allowed and found.domain not in self._own_names:
+            hint = "" if found.rule else f"--allow {found.domain}"
             # most programs ask for both kinds of addresses at once
             count = int(found.qtype != "AAAA")
-            self._count_refused(found, owner, found.domain, found.rule, count)
+            self._count_refused(found, owner, found.domain, hint, count)
         return DnsQuery(
             proc=None if owner is None else owner.proc,
             domain=found.domain,
@@ -127,7 +147,8 @@ class NetRecord:
         counts = self._scope(scope)
         if not found.allowed:
             counts[1] += 1
-            self._count_refused(found, owner, _endpoint(host, found.port), found.rule)
+            if not self.used_up:
+                self._count_refused(found, owner, _endpoint(host, found.port), found.hint)
         elif not found.result:
             counts[0] += 1
             self._of_connection[found.connection] = scope, owner
@@ -170,14 +191,34 @@ class NetRecord:
         )
         return self._told(body, owner)
 
+    def _accepted(self, found: Accepted) -> NetAccept:
+        if not found.result:
+            scope = f"published:{found.local_port}"
+            self._scope(scope)[0] += 1
+            self._of_connection[found.connection] = scope, None
+        return NetAccept(
+            connection=self._base + found.connection,
+            proc=None,
+            ip=found.ip,
+            port=found.port,
+            protocol="tcp",
+            extra=_extra(found, ("local_port", found.local_port), ("result", found.result)),
+        )
+
     def _kernel(self, found: Refused, owner: Owner | None) -> NetConnect:
-        self._scope(_scope(found.protocol, found.ip, found.port))[1] += 1
-        self._count_refused(found, owner, _endpoint(found.ip, found.port), "")
+        host = found.domain or found.ip
+        scope = _scope(found.protocol, host, found.port)
+        self._scope(scope)[1] += 1
+        if found.protocol == "tcp":
+            end = _endpoint(host, found.port)
+            self._count_refused(found, owner, end, f"--allow {end}")
+        else:
+            self._count_refused(found, owner, scope, "")
         return NetConnect(
             connection=self._base + found.connection,
             proc=None if owner is None else owner.proc,
-            domain=None,
-            ip=found.ip,
+            domain=found.domain or None,
+            ip=found.ip or None,
             port=found.port,
             protocol=found.protocol,
             name=None,
@@ -192,6 +233,14 @@ class NetRecord:
             ),
         )
 
+    def rules(self, rules: dict[str, Any]) -> Event:
+        """The event of rules that are in force from now on."""
+        texts = {name: list(rules[name]) for name in ("allow", "deny", "private", "host_ports")}
+        digest = sha256_hex(encode(texts))
+        layer = PolicyLayer(name="net", digest=digest)
+        body = PolicyLoaded(digest=digest, layers=(layer,), extra=(("net", texts),))
+        return self._told(body, None)
+
     # --- what it came to
 
     def _scope(self, scope: str) -> list[int]:
@@ -204,12 +253,12 @@ class NetRecord:
         found: Asked | Attempt | Refused,
         owner: Owner | None,
         what: str,
-        rule: str,
+        hint: str,
         count: int = 1,
     ) -> None:
         if what not in self._refused and len(self._refused) >= _MOST_DENIED:
             return
-        told = self._refused.setdefault(what, [found.reason, rule, 0, {}])
+        told = self._refused.setdefault(what, [found.reason, hint, 0, {}])
         told[2] += count
         if owner is not None:
             who = printable(owner.program), owner.pid
@@ -231,12 +280,12 @@ class NetRecord:
             Refusal(
                 what=what,
                 reason=reason,
-                rule=rule,
+                hint=hint,
                 count=count,
                 who="{} (pid {})".format(*next(iter(who))) if who else "",
                 others=max(0, len(who) - 1),
             )
-            for what, (reason, rule, count, who) in self._refused.items()
+            for what, (reason, hint, count, who) in self._refused.items()
         )
 
     def coverage(self, *, looked_up: bool) -> list[Event]:

@@ -6,6 +6,9 @@ says world/egress/rules.py.
 
 from __future__ import annotations
 
+import os
+
+from substrate.errors import UsageError
 from substrate.values import value
 
 TYPE_CHECKING = False
@@ -31,6 +34,11 @@ class NetPlan:
 def net_plan(settings: Settings) -> NetPlan:
     """What the kernel has to know of the rules; nothing but for a filtered network."""
     if settings.net != "filtered" or settings.world == "disabled":
+        if settings.publish:
+            raise UsageError(
+                "ports of a world are published from a filtered network only",
+                hint="leave --net out, or --publish",
+            )
         return NetPlan()
     return NetPlan(
         dns_loopback=_loopback_servers(),
@@ -55,6 +63,7 @@ def engine_rules(settings: Settings) -> dict[str, Any]:
         "host_ports": settings.host_ports,
         "dns_loopback": _loopback_servers(),
         "limit_bytes": settings.egress_bytes,
+        "publish": settings.publish,
     }
 
 
@@ -85,6 +94,30 @@ def parse_servers(text: bytes) -> list[bytes]:
             found.append(inet_pton(family, name.partition("%")[0]))
         except OSError:
             continue  # libc leaves it out as well
+    return found
+
+
+def own_names() -> frozenset[str]:
+    """What this host is called, by itself and in the domains that its resolver searches."""
+    node = os.uname().nodename.lower()
+    short = node.partition(".")[0]
+    try:
+        with open(_RESOLVER, "rb") as file:
+            searched = parse_searched(file.read(65536))
+    except OSError:
+        searched = []
+    return frozenset(
+        (node, short, *(f"{name}.{domain}" for name in (node, short) for domain in searched))
+    )
+
+
+def parse_searched(text: bytes) -> list[str]:
+    """The domains of the last `search` or `domain` line (resolv.conf(5))."""
+    found: list[str] = []
+    for line in text.split(b"\n"):
+        words = line.decode("ascii", "replace").lower().split()
+        if words and words[0] in ("search", "domain"):
+            found = [word.strip(".") for word in words[1:] if word.strip(".")]
     return found
 
 

@@ -295,7 +295,7 @@ class Recorder:
         by_kind = {name: getattr(counts, name) for name in counts.__slots__}  # type: ignore[attr-defined]
         entries = [_entry(change, bases.get(change.path)) for change in changes]
         whole = encode([entry.to_body() for entry in entries])
-        digest = _sha256_hex(whole)
+        digest = sha256_hex(whole)
         shared_with = None if soft is None else soft.shared_with
         extra = () if soft is None else soft.extra()
         if len(entries) <= MAX_ENTRIES and len(whole) < 512 * 1024:
@@ -410,7 +410,8 @@ def _rusage(usage: tuple[int, ...]) -> Rusage | None:
     return Rusage.from_body(dict(zip(names, usage, strict=True)))
 
 
-def _sha256_hex(data: bytes) -> str:
+def sha256_hex(data: bytes) -> str:
+    """Of bytes, by the implementation that is the faster for so many."""
     from substrate.sha256 import bulk
 
     state = bulk(len(data))

@@ -20,6 +20,7 @@ from substrate.session.settings_table import (
     PATH,
     PATHS,
     PORTS,
+    PUBLISHED,
     RANGES,
     RULES,
     SECONDS,
@@ -88,6 +89,8 @@ def read(setting: Setting, raw: object, base: Base) -> Any:
         return tuple(_net(kind, item) for item in _list(raw, kind))
     if kind == PORTS:
         return tuple(_port(item) for item in _list(raw, "ports"))
+    if kind == PUBLISHED:
+        return tuple(_published(item) for item in _list(raw, "HOST_PORT:WORLD_PORT"))
     assert kind == COUNT
     return _count(raw)
 
@@ -173,6 +176,23 @@ def _port(raw: object) -> int:
     return number
 
 
+def _published(raw: object) -> tuple[str, int, int]:
+    """(address of the host, its port, the world's port)."""
+    expected = "HOST_PORT:WORLD_PORT or ADDRESS:HOST_PORT:WORLD_PORT, such as 8080:80"
+    if not isinstance(raw, str):
+        raise ValueError(expected)
+    rest, _, inner = raw.rpartition(":")
+    address, _, outer = rest.rpartition(":")
+    address = address.removeprefix("[").removesuffix("]") or "127.0.0.1"
+    from _socket import AF_INET, AF_INET6, inet_pton
+
+    try:
+        inet_pton(AF_INET6 if ":" in address else AF_INET, address)
+        return address, _port(outer), _port(inner)
+    except (OSError, ValueError):
+        raise ValueError(expected) from None
+
+
 def _split_number(raw: object, expected: str) -> tuple[float, str]:
     if isinstance(raw, (int, float)) and not isinstance(raw, bool):
         number, unit = float(raw), ""
@@ -231,6 +251,11 @@ def render(setting: Setting, inside: Any) -> str:
         return "none"
     if setting.kind == PAIRS:
         return ", ".join(f"{os.fsdecode(name)}={os.fsdecode(text)}" for name, text in inside)
+    if setting.kind == PUBLISHED:
+        return ", ".join(
+            f"[{a}]:{outer}:{inner}" if ":" in a else f"{a}:{outer}:{inner}"
+            for a, outer, inner in inside
+        )
     if setting.kind in LISTS or setting.kind == WORDS:
         return ", ".join(os.fsdecode(i) if isinstance(i, bytes) else str(i) for i in inside)
     if setting.kind == SWITCH:

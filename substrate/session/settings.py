@@ -45,6 +45,7 @@ class Settings:
     net_deny: tuple[str, ...]
     net_private: tuple[str, ...]
     host_ports: tuple[int, ...]
+    publish: tuple[tuple[str, int, int], ...]  # address and port of the host, port of the world
     shell: bytes
     timeout_s: float | None
     background_s: float
@@ -185,6 +186,7 @@ def _settings(values: dict[str, Any]) -> Settings:
         net_deny=values["net.deny"],
         net_private=values["net.private"],
         host_ports=values["net.host_ports"],
+        publish=values["net.publish"],
         shell=values["shell"],
         timeout_s=values["timeout"] or None,
         background_s=values["background"],

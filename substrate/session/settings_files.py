@@ -44,7 +44,9 @@ def load_file(fd: int, path: bytes, base: Base) -> list[Item]:
         if setting is None:
             raise ConfigError(
                 f"{_place(text, path, key)}: there is no setting {key!r}",
-                hint=did_you_mean(key, table.BY_KEY, "`substrate config show` lists all"),
+                hint=did_you_mean(
+                    key, (*table.BY_KEY, *table.TABLES), "`substrate config show` lists all"
+                ),
             )
         items.append(_item(setting, raw, text, path, base))
     return items
@@ -65,7 +67,7 @@ def load_project_file(
             continue
         where = _place(text, path, key)
         if setting is None:
-            hint = did_you_mean(key, table.BY_KEY)
+            hint = did_you_mean(key, (*table.BY_KEY, *table.TABLES))
             warnings.append(f"{where}: {key} is no setting and is left out. {hint}".rstrip(". "))
         elif setting.project == table.NEVER:
             warnings.append(

@@ -28,9 +28,10 @@ CPUS = "cpus"  # 1.5 → 1500 thousandths
 RULES = "rules"  # of whom the network reaches: example.com, *.example.net:443, 10.0.0.0/8:5432
 RANGES = "ranges"  # of addresses: 10.0.0.0/8
 PORTS = "ports"  # 1 to 65535
+PUBLISHED = "published"  # 8080:80, 127.0.0.1:8080:80, [::1]:8080:80
 
 #: kinds whose values of all layers add up
-LISTS = (PATHS, NAMES, PAIRS, RULES, RANGES, PORTS)
+LISTS = (PATHS, NAMES, PAIRS, RULES, RANGES, PORTS, PUBLISHED)
 
 # How a project's file may tighten a setting: not at all, only to one word, only downward,
 # only by adding.
@@ -164,6 +165,15 @@ SETTINGS: tuple[Setting, ...] = (
         flags=_one("--host-port"),
         metavar="PORT",
         text="a port of the host's localhost that is behind the world's localhost, too",
+    ),
+    Setting(
+        key="net.publish",
+        kind=PUBLISHED,
+        default=(),
+        variable="SUBSTRATE_PUBLISH",
+        flags=_one("--publish"),
+        metavar="PORT:PORT",
+        text="[ADDRESS:]PORT of the host at which a port of the world is reached: 8080:80",
     ),
     Setting(
         key="shell",

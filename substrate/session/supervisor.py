@@ -380,7 +380,7 @@ class _OneShot:
                 self._begin_capture()
                 if self.network is not None:
                     seq = self.opened.writer.position.seq
-                    self.network.begin(self.opened.writer, self.recorder.span, seq)
+                    self.network.begin(self.opened.writer, self.recorder.span, seq, self.files.fd)
             return run.wait(
                 timeout_s=settings.timeout_s,
                 background_s=settings.background_s,
@@ -553,10 +553,8 @@ class _OneShot:
         self.started.close()
         scopes: tuple[Scope, ...] = ()
         if self.network is not None:  # before the zygote goes, and takes along who serves it
-            from substrate.session.net_denials import net_denials
-
-            scopes, refusals = self.network.end()
-            denied = (*denied, *net_denials(refusals))
+            scopes, refused = self.network.end()
+            denied = (*denied, *refused)
         if not ended.quiet:
             self._wait_gone()  # until then its processes may write
         events: list[Event] = []

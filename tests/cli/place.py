@@ -54,6 +54,17 @@ class Place:
             stderr=subprocess.PIPE,
         )
 
+    def start_with_input(self, *words):
+        """The running process, with pipes for all three streams."""
+        return subprocess.Popen(
+            [PROGRAM, *words],
+            cwd=self.work,
+            env=self.environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
     def out(self, *words, **kwargs):
         return self.run(*words, **kwargs).stdout.decode()
 

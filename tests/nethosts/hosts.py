@@ -98,8 +98,9 @@ class Hosts(Network):
 
     @cached_property
     def database(self) -> Server:
-        """PostgreSQL: host=db.example.net user=postgres, no password, no TLS."""
-        programs.start_database(self.server, self.base)
+        """PostgreSQL: host=db.example.net user=postgres, no password, with TLS or without."""
+        certificate = self.authority.certify("db.example.net")
+        programs.start_database(self.server, self.base, certificate)
         behind = {5432: programs.DATABASE_PORT}
         return self.serve("db.example.net", plan.DATABASE, behind, "tap", behind=behind)
 

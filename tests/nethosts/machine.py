@@ -18,6 +18,11 @@ from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
 _ANSWER_S = 60.0
+#: of programs on a machine: nothing from the environment of whoever runs the tests
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C.UTF-8",
+}
 
 
 class Machine:
@@ -38,11 +43,7 @@ class Machine:
                 stdout=subprocess.PIPE,
                 stderr=complaints,
                 cwd="/",
-                env={
-                    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                    "PYTHONPATH": str(PROJECT),
-                    "LC_ALL": "C.UTF-8",
-                },
+                env={**ENVIRONMENT, "PYTHONPATH": str(PROJECT)},
             )
         self.pid = self._process.pid
 
@@ -61,7 +62,12 @@ class Machine:
     def run(self, *words: str, content: str = "") -> str:
         """Runs a program there as root; its output."""
         done = subprocess.run(
-            [*self.enter(), *words], input=content, capture_output=True, text=True, timeout=60
+            [*self.enter(), *words],
+            input=content,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=ENVIRONMENT,
         )
         if done.returncode != 0:
             raise RuntimeError(f"{words} on {self.name}: {done.stdout}{done.stderr}")

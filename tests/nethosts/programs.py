@@ -32,6 +32,8 @@ PACKAGES = {
     "/usr/bin/wget": "wget",
     "/usr/bin/dig": "bind9-dnsutils",
     "/usr/bin/node": "nodejs",
+    "/usr/bin/python3": "python3",
+    "/usr/bin/pip3": "python3-pip",
 }
 GIT_UID = 64321
 SSH_PORT, NGINX_PORT, DATABASE_PORT = 10022, 10443, 10432
@@ -135,9 +137,6 @@ def start_sshd(machine: Machine, base: Path, repositories: Path) -> tuple[Path, 
     # Of the account nobody here uses, and readable: ssh refuses only its own user's open keys.
     os.chown(place / "client", GIT_UID + 1, GIT_UID + 1)
     (place / "client").chmod(0o644)
-    (place / "passwd").write_text(
-        f"{Path('/etc/passwd').read_text()}git:*:{GIT_UID}:{GIT_UID}::{repositories}:/bin/sh\n"
-    )
     (place / "sshd_config").write_text(
         f"""
         ListenAddress 127.0.0.1
@@ -151,8 +150,12 @@ def start_sshd(machine: Machine, base: Path, repositories: Path) -> tuple[Path, 
         """
     )
     machine.run("mount", "-t", "tmpfs", "-o", "mode=755", "run", "/run")
-    machine.run("mkdir", "/run/sshd")
-    machine.run("mount", "--bind", f"{place}/passwd", "/etc/passwd")
+    machine.run("mkdir", "/run/sshd", "/run/etc", "/run/etc.work")
+    # Not a mount on the file itself: it would go as soon as the host's useradd renames a new one.
+    layers = "lowerdir=/etc,upperdir=/run/etc,workdir=/run/etc.work"
+    machine.run("mount", "-t", "overlay", "-o", layers, "etc", "/etc")
+    account = f"git:*:{GIT_UID}:{GIT_UID}::{repositories}:/bin/sh\n"
+    machine.run("tee", "-a", "/etc/passwd", content=account)
     machine.order(
         "program",
         words=[program, "-D", "-e", "-f", f"{place}/sshd_config"],
@@ -162,14 +165,19 @@ def start_sshd(machine: Machine, base: Path, repositories: Path) -> tuple[Path, 
     return place / "client", known
 
 
-def start_database(machine: Machine, base: Path) -> None:
-    """PostgreSQL as Debian's unprivileged user; everybody may connect as `postgres`."""
+def start_database(machine: Machine, base: Path, certificate: Path) -> None:
+    """PostgreSQL as Debian's unprivileged user, with and without TLS; everybody may connect as
+    `postgres`."""
     initdb = need("/usr/lib/postgresql/*/bin/initdb")
     owner = pwd.getpwnam("postgres")
     place = base / "database"
     place.mkdir(mode=0o700)
     os.chown(place, owner.pw_uid, owner.pw_gid)
     data = str(place / "data")
+    own = place / "certificate.pem"
+    own.write_bytes(certificate.read_bytes())
+    own.chmod(0o600)
+    os.chown(own, owner.pw_uid, owner.pw_gid)
     machine.run(
         *("setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups"),
         *(initdb, "-D", data, "-A", "trust", "-U", "postgres", "--no-sync", "--locale=C.UTF-8"),
@@ -178,6 +186,9 @@ def start_database(machine: Machine, base: Path) -> None:
         "listen_addresses": "127.0.0.1",
         "port": DATABASE_PORT,
         "unix_socket_directories": str(place),
+        "ssl": "on",
+        "ssl_cert_file": str(own),
+        "ssl_key_file": str(own),
         "fsync": "off",
         "shared_buffers": "8MB",
         "max_connections": 20,

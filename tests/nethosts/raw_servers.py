@@ -1,5 +1,6 @@
 """Servers that speak no protocol, or another than HTTP: what a relay of bytes can meet."""
 
+import contextlib
 import hashlib
 import select
 import socket
@@ -147,7 +148,8 @@ def _back(inner: socket.socket, stream: Stream) -> None:
     except OSError:
         # The program, or the client, has gone: the other half sees it too.
         stream.abrupt = True
-        stream.socket.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # it may be over by now
+            stream.socket.shutdown(socket.SHUT_RDWR)
 
 
 def echo_datagrams(sockets: list[socket.socket], log: Log) -> None:

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -235,6 +236,7 @@ def test_nothing_is_left_after_the_end():
 def test_nothing_runs_on_when_the_tests_are_killed():
     script = f"""
 import sys
+from pathlib import Path
 from tests.nethosts.hosts import Hosts
 made = Hosts()
 for name in {_ALL!r}:
@@ -259,3 +261,15 @@ sys.stdin.read()
                 process.wait(timeout=30)
                 subprocess.run(["rm", "-rf", base], check=True)
             until(lambda: _left(names), lambda left: left == [])
+
+
+@pytest.mark.parametrize("uid", [0, 65534])
+def test_programs_on_the_client_have_a_home_of_their_own(hosts, uid, monkeypatch):
+    """Nothing of whoever runs the tests: neither their PATH nor their home."""
+    monkeypatch.setenv("PATH", f"/opt/shims:{os.environ['PATH']}")
+    script = 'echo "$HOME" "$PATH"; mkdir "$HOME/made"'
+    home, path = hosts.run(["sh", "-c", f"rm -rf $HOME/made; {script}"], uid=uid).stdout.split()[:2]
+    assert Path(home.decode()).parent == hosts.base
+    assert (Path(home.decode()) / "made").stat().st_uid == uid
+    assert b"/opt/shims" not in path
+    assert "/opt/shims" not in hosts.server.run("sh", "-c", "echo $PATH")

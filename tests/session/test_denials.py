@@ -17,7 +17,8 @@ HIDDEN = (
 )
 
 
-def settings(**environ):
+def settings(net="none", **environ):
+    environ["net"] = net
     where = Places(
         cwd=WORK, workspace=WORK, home=HOME, user_file=b"/nonexistent", system_file=b"/nonexistent"
     )
@@ -279,6 +280,8 @@ def test_no_word_about_the_network_where_there_is_one():
     for text in ("curl: (6) Could not resolve host: x", "connect ECONNREFUSED 127.0.0.1:1"):
         assert codes(text) != []
         assert codes(text, environ={"net": "host"}) == []
+    # of what a filtered one refused, its own record tells
+    assert codes("curl: (6) Could not resolve host: x", environ={"net": "filtered"}) == []
 
 
 def test_no_word_about_debuggers_where_they_may():

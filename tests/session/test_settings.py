@@ -55,7 +55,8 @@ def flag(name, key, text):
 
 def test_without_anything_every_setting_has_its_default(files):
     loaded = files.load()
-    assert loaded.settings.net == "none"
+    assert loaded.settings.net == "filtered"
+    assert loaded.settings.net_allow == ()
     assert loaded.settings.limits.pids == 4096
     assert loaded.settings.background_s == 5
     assert loaded.settings.record_max_bytes == 16 << 20
@@ -266,7 +267,7 @@ def test_every_setting_can_be_given_by_its_variable(files):
         "choice": None, "words": "fs", "switch": "true", "path": "/bin/sh", "paths": "/a:/b",
         "names": "A,B_*", "pairs": "A=1\nB=2", "seconds": "5m", "size": "64m", "count": "64",
         "cpus": "1.5", "rules": "example.com,*.example.net:443", "ranges": "10.0.0.0/8",
-        "ports": "5432,6379",
+        "ports": "5432,6379", "published": "8080:80,[::1]:8443:443",
     }  # fmt: skip
     for setting in SETTINGS:
         text = texts[setting.kind] or setting.words[-1]

@@ -277,7 +277,7 @@ def test_a_refusal_says_who(hosts, caller):
 
 def test_a_hostile_name_of_a_program_stays_text(hosts, caller):
     evil = "a\x1b[2J\nb"
-    text = f"cp /usr/bin/getent $'./a\\e[2J\\nb'; ./$'a\\e[2J\\nb' hosts one.example.org"
+    text = "cp /usr/bin/getent $'./a\\e[2J\\nb'; ./$'a\\e[2J\\nb' hosts one.example.org"
     assert evil not in text
     (line,) = [line for line in _told(hosts, caller, text) if "one.example.org" in line]
     assert line.startswith("substrate: a?[2J?b (pid ")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from substrate.world.egress.holders import Holders
     from substrate.world.egress.loop import Loop, Timer
     from substrate.world.egress.pipes import Pipes
+    from substrate.world.egress.published import Published
     from substrate.world.egress.report import Report
     from substrate.world.egress.resolve import Resolved, Resolver
     from substrate.world.egress.rules import Rules
@@ -45,6 +46,8 @@ _ABORT: Final = struct.pack("ii", 1, 0)
 _FIRST_WORDS_S: Final = 30.0
 #: after the world's end, for what its processes had sent
 _LAST_WORDS_S: Final = 2.0
+#: what all clients together may have said that cannot be judged yet; the inspector has a copy
+_MOST_HELD: Final = 1 << 24
 _LOOPBACK4: Final = b"\x7f\0\0\1"
 _LOOPBACK6: Final = bytes(15) + b"\1"
 
@@ -53,7 +56,8 @@ class Context:
     """What the connections of a world share."""
 
     __slots__ = (
-        *("budget", "fakes", "gone", "holders", "loop", "pipes", "report", "resolver", "rules"),
+        *("budget", "fakes", "gone", "held", "holders", "loop", "pipes", "report", "resolver"),
+        "rules",
     )
 
     def __init__(
@@ -66,12 +70,13 @@ class Context:
         fakes: Fakes,
         rules: Rules,
         report: Callable[[Report], None],
-        gone: Callable[[Connection], None],
+        gone: Callable[[Connection | Published], None],
         holders: Holders | None = None,
     ) -> None:
         self.loop, self.pipes, self.budget, self.resolver = loop, pipes, budget, resolver
         self.fakes, self.rules, self.report, self.gone = fakes, rules, report, gone
         self.holders = holders
+        self.held = 0  # bytes of clients that may not go out yet
 
 
 class Connection:
@@ -90,10 +95,12 @@ class Connection:
         self._inspector: Inspector | None = None
         self._connect: Connecting | None = None
         self._address = b""  # of the server, once it is connected
+        self._refused = b""  # of one that it may not be, or that did not answer
         self._held = bytearray()  # what the client said and may not go out yet
         self._passed = 0
         self._told = False
         self._made = False
+        self._client_ended = False
         self._timer: Timer | None = None
 
     # --- the decision
@@ -111,7 +118,7 @@ class Connection:
         self._name = self._context.fakes.name_of(self._target) or ""
         decision = self._decide()
         if not decision.allowed:
-            self._refuse_at_once(decision.reason, decision.rule)
+            self._refuse_at_once(decision.reason, decision.rule, self._rule_for_it(decision))
             return
         if self._context.budget.told:
             limit = self._context.budget.limit
@@ -137,8 +144,18 @@ class Connection:
             return self._context.rules.connect(self._name, self._port)
         return self._context.rules.address(self._target, self._port)
 
-    def _refuse_at_once(self, reason: str, rule: str = "") -> None:
-        self._tell(allowed=False, rule=rule, reason=reason)
+    def _rule_for_it(self, decision: Decision | None, protocol: str = "") -> str:
+        """The flag that would allow it, unless a rule has decided that it may not be."""
+        if decision is not None and decision.rule:
+            return ""
+        if self._is_loopback():
+            return f"--host-port {self._port}"
+        host = self._name or render_address(self._target)
+        end = f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
+        return f"--allow {protocol}{end}"
+
+    def _refuse_at_once(self, reason: str, rule: str = "", hint: str = "") -> None:
+        self._tell(allowed=False, rule=rule, reason=reason, hint=hint)
         socket = _socket.socket(fileno=self._client)
         socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _ABORT)
         socket.close()
@@ -149,7 +166,7 @@ class Connection:
         if self._relay is not None:
             decision = self._decide()
             if not decision.allowed:
-                self._refuse(decision.reason, decision.rule)
+                self._refuse(decision.reason, decision.rule, self._rule_for_it(decision))
 
     def finish(self) -> None:
         """The world is over."""
@@ -170,12 +187,13 @@ class Connection:
             decision = self._context.rules.destination(self._name, address, self._port)
             if decision.allowed:
                 good.append(address)
-            else:
-                why = decision
+            elif not why.reason:
+                why, self._refused = decision, address
         if good:
             self._go_to(tuple(good), own=False)
         else:
-            self._refuse(why.reason, why.rule)
+            refused = render_address(self._refused) if self._refused else ""
+            self._refuse(why.reason, why.rule, f"--private {refused}" if not why.rule else "")
 
     def _go_to(self, addresses: tuple[bytes, ...], *, own: bool) -> None:
         self._connect = Connecting(
@@ -189,6 +207,7 @@ class Connection:
                 os.close(found.fd)
             return
         if found.fd < 0:
+            self._refused = found.address
             self._fail(found.error)
             return
         self._address = found.address
@@ -210,6 +229,10 @@ class Connection:
         assert self._relay is not None
         if direction == UP:
             self._held += data
+            self._context.held += len(data)
+            if self._context.held > _MOST_HELD:
+                self._refuse("too much of what programs say is not complete, and waits for its end")
+                return
             self._inspector.feed(data)
         else:
             self._inspector.feed_upstream(data)
@@ -217,12 +240,11 @@ class Connection:
         self._apply()
 
     def ended(self, direction: int) -> None:
-        """Relay's: a direction that is watched has come to its end."""
-        assert self._inspector is not None
+        """Relay's: a direction that is watched, or held, has come to its end."""
         if direction == UP:
-            self._inspector.timed_out()
+            self._client_ended = True
             self._apply()
-        if self._relay is not None:
+        elif self._relay is not None:
             self._relay.free(direction)
 
     def copied(self, direction: int, data: bytes) -> None:
@@ -245,19 +267,29 @@ class Connection:
         assert inspector is not None
         if relay is None:
             return
+        if self._client_ended and not inspector.needs_upstream_head:
+            inspector.timed_out()
         if inspector.refused:
             assert self._decision is not None
-            self._refuse(inspector.refused, self._decision.rule)
+            self._refuse_speech(inspector.refused, self._decision)
             return
         count = inspector.ready - self._passed
         if count > 0:
             relay.send(UP, bytes(self._held[:count]))
             del self._held[:count]
+            self._context.held -= count
             self._passed += count
-        if inspector.splice == -1 and not self._held:
+        waits = inspector.needs_upstream_head
+        if (inspector.splice == -1 or (self._client_ended and waits)) and not self._held:
             relay.free(UP)
-        elif inspector.needs_upstream_head:
+        elif waits:
             relay.hold(UP)
+        elif self._client_ended:
+            relay.free(UP)
+        elif inspector.splice > 0 and not self._held:
+            count = inspector.splice  # of a body: it need not be seen
+            inspector.spliced(count)
+            relay.limit(UP, count)
         else:
             relay.watch(UP)
         if self._address:
@@ -274,11 +306,13 @@ class Connection:
             self._made = True
             self._tell(allowed=True, rule=self._decision.rule, reason="")
 
-    def _tell(self, *, allowed: bool, rule: str, reason: str, result: str = "") -> None:
+    def _tell(
+        self, *, allowed: bool, rule: str, reason: str, hint: str = "", result: str = ""
+    ) -> None:
         if self._told:
             return
         self._told = True
-        inspector = self._inspector
+        inspector, address = self._inspector, self._address or self._refused
         self._context.report(
             Attempt(
                 connection=self._number,
@@ -288,25 +322,26 @@ class Connection:
                 spoken="" if inspector is None else inspector.protocol,
                 domain=self._name,
                 target=render_address(self._target) if self._target else "",
-                ip=render_address(self._address) if self._address else "",
+                ip=render_address(address) if address else "",
                 port=self._port,
                 said="" if inspector is None else inspector.said,
                 allowed=allowed,
                 rule=rule,
                 reason=reason,
+                hint=hint,
                 result=result,
                 pid=self._holder.pid,
                 program=self._holder.program,
             )
         )
 
-    def _refuse(self, reason: str, rule: str = "") -> None:
+    def _refuse(self, reason: str, rule: str = "", hint: str = "") -> None:
         """What it said, or where it would go, is not allowed."""
         relay = self._relay
         if relay is None:
             return
         self._told = False  # also of one that was made: another attempt, by what it said
-        self._tell(allowed=False, rule=rule, reason=reason)
+        self._tell(allowed=False, rule=rule, reason=reason, hint=hint)
         answer = b""
         if self._inspector is not None and sniff(self._held) == "http":
             answer = _forbidden(reason)
@@ -315,7 +350,22 @@ class Connection:
         if self._connect is not None:
             self._connect.cancel()
             self._connect = None
+        self._forget_held()
         relay.refuse(reason, answer)
+
+    def _refuse_speech(self, reason: str, decision: Decision) -> None:
+        """What it said: where that is a protocol of its own, a rule with the port would allow it."""
+        hint = ""
+        own = sniff(self._held) in ("", "text", "other")
+        if own and decision.speak == "checked" and not decision.less and not self._told:
+            reason = f"neither TLS nor HTTP/1 is spoken ({reason})"
+            port_alone = "tcp://" if self._port in (80, 443) else ""
+            hint = self._rule_for_it(None, port_alone)
+        self._refuse(reason, decision.rule, hint)
+
+    def _forget_held(self) -> None:
+        self._context.held -= len(self._held)
+        self._held.clear()
 
     def stop(self, why: str) -> None:
         """Ends it, as if both sides had."""
@@ -327,6 +377,7 @@ class Connection:
         relay, self._relay = self._relay, None
         assert relay is not None
         assert self._decision is not None
+        self._forget_held()
         if self._timer is not None:
             self._timer.cancel()
         if self._connect is not None:

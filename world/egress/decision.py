@@ -31,12 +31,13 @@ BITS: Final = {speak: bits for bits, speak in _SPEAK.items()}
 class Decision:
     """`rule`: the text of what decided, "" where no rule did. `reason`: for a person. `speak`: ""
     or "tls" | "http" | "checked" (either, for the name) | "any" (but TLS and HTTP must be for the
-    name) | "unchecked"."""
+    name) | "unchecked". `less`: the deny rules that take away from what may be spoken."""
 
     allowed: bool
     rule: str
     reason: str
     speak: str = ""
+    less: str = ""
 
 
 def refused(reason: str, rule: str = "") -> Decision:
@@ -109,5 +110,6 @@ def decide(
             rule=texts,
             reason=f"allowed by {texts}, less what {less} denies",
             speak=_SPEAK[given],
+            less=less,
         )
     return Decision(allowed=True, rule=texts, reason=f"allowed by {texts}", speak=_SPEAK[given])

@@ -8,6 +8,7 @@ somebody else's by the time that it is read.
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 import struct
 import time
@@ -39,6 +40,8 @@ _LONGEST_WAIT_NS: Final = 10_000_000_000
 #: two clocks that were read within that time were read at once; how often that is tried
 _AT_ONCE_NS: Final = 20_000
 _TRIES: Final = 5
+#: of accept(2): of one client, which is gone; for all others nothing can be done at once
+_ITS_OWN: Final = (errno.ECONNABORTED, errno.EPROTO)
 
 
 class DnsService:
@@ -59,7 +62,7 @@ class DnsService:
         self._loop, self._answers, self._report = on, answers, report
         self._socket = _socket.socket(fileno=fd)
         self._kind, self._v6, self._holders = kind, v6, holders
-        self._streams = 0
+        self._streams: set[_Stream] = set()
         self._ports = ClientPorts(nft, self._socket)
         if kind == "udp":
             self._socket.setsockopt(_socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
@@ -69,23 +72,37 @@ class DnsService:
         for _ in range(_A_ROUND):
             try:
                 if self._kind == "udp":
-                    packet, ancillary, _, sender = self._socket.recvmsg(
-                        dns.LONGEST_QUERY + 1, _ANCILLARY_BYTES
-                    )
-                    holder = NOBODY
-                    if self._holders is not None:  # before the answer: then it may be gone
-                        # to a resolver goes what has no address of its own from that very address
-                        holder = self._holders.of("udp", sender[0], sender[1], b"", _PORT)
-                    answer = self.answer(packet, sender[1], _came_us(ancillary), holder)
-                    if answer is not None:
-                        self._socket.sendto(answer, sender)
+                    self._take_packet()
                 else:
                     client, peer = self._socket._accept()  # type: ignore[attr-defined]
                     self._open(client, peer)
             except BlockingIOError:
                 return
+            except OSError as error:
+                if self._kind == "tcp" and error.errno not in _ITS_OWN:
+                    return  # no descriptor, no memory: others are asked first
+
+    def hold(self) -> None:
+        """Takes nothing from those who ask over TCP until `resume`."""
+        for stream in self._streams:
+            stream.hold()
+
+    def resume(self) -> None:
+        for stream in self._streams:
+            stream.resume()
+
+    def _take_packet(self) -> None:
+        packet, ancillary, _, sender = self._socket.recvmsg(dns.LONGEST_QUERY + 1, _ANCILLARY_BYTES)
+        holder = NOBODY
+        if self._holders is not None:  # before the answer: then it may be gone
+            # to a resolver goes what has no address of its own from that very address
+            holder = self._holders.of("udp", sender[0], sender[1], b"", _PORT)
+        answer = self.answer(packet, sender[1], _came_us(ancillary), holder)
+        if answer is not None:
+            try:
+                self._socket.sendto(answer, sender)
             except OSError:
-                continue  # of one client: it is gone, or its answer could not be sent
+                return  # who asked is gone, or takes no answers
 
     def answer(self, packet: bytes, port: int, time_us: int, holder: Holder) -> bytes | None:
         answer, found = self._answers.answer(packet, self._kind, port, time_us, holder)
@@ -94,20 +111,19 @@ class DnsService:
         return answer
 
     def _open(self, client: int, peer: tuple[str, int]) -> None:
-        if self._streams >= _MOST_STREAMS:
+        if len(self._streams) >= _MOST_STREAMS:
             os.close(client)
             return
-        self._streams += 1
         holder = NOBODY
         peer = peer[0], self._ports.of(peer)
         if self._holders is not None:
             target = original_destination(client, v6=self._v6)
             if target is not None:
                 holder = self._holders.of("tcp", *peer[:2], *target)
-        _Stream(self, self._loop, client, peer[1], holder)
+        self._streams.add(_Stream(self, self._loop, client, peer[1], holder))
 
-    def _closed(self) -> None:
-        self._streams -= 1
+    def _closed(self, stream: _Stream) -> None:
+        self._streams.discard(stream)
 
 
 class _Stream:
@@ -123,6 +139,14 @@ class _Stream:
         self._frames = dns.Frames()
         self._timer = on.after(_STREAM_S, self._close)
         on.register(client, loop.IN, self._ready)
+
+    def hold(self) -> None:
+        if self._loop.watches(self._socket.fileno()):
+            self._loop.unregister(self._socket.fileno())
+
+    def resume(self) -> None:
+        if not self._loop.watches(self._socket.fileno()):
+            self._loop.register(self._socket.fileno(), loop.IN, self._ready)
 
     def _ready(self, _: int) -> None:
         try:
@@ -145,9 +169,9 @@ class _Stream:
         if self._socket.fileno() < 0:
             return
         self._timer.cancel()
-        self._loop.unregister(self._socket.fileno())
+        self.hold()
         self._socket.close()
-        self._service._closed()
+        self._service._closed(self)
 
 
 def _came_us(ancillary: Iterable[tuple[int, int, bytes]]) -> int:

@@ -2,7 +2,7 @@
 
 Forked by the zygote when the first packet comes. One loop (loop.py) in one thread: questions to the
 resolver, connections, refused packets, and the supervisor, who gets a report of each. Invariants:
-it lives outside the world and reads hostile bytes only; it ends with its supervisor, at once, and
+it lives outside the world, shut in (cage.py), and reads hostile bytes only; it ends with its supervisor, at once, and
 with it every connection; no report is lost: where the supervisor does not take them, nothing new is
 taken from the world. Spec: world.md §6.
 """
@@ -14,11 +14,12 @@ import _socket
 import errno
 import os
 import resource
+import select
 import time
 from collections import deque
 
 from substrate.world import linux, wire
-from substrate.world.egress import loop, nflog, report
+from substrate.world.egress import cage, loop, nflog, report
 from substrate.world.egress.addresses import parse_range, render_address
 from substrate.world.egress.answers import Answers
 from substrate.world.egress.budget import Budget
@@ -30,6 +31,8 @@ from substrate.world.egress.holders import NOBODY, Holders
 from substrate.world.egress.namespace import Plan
 from substrate.world.egress.nft import load_rules
 from substrate.world.egress.pipes import Pipes
+from substrate.world.egress.published import Published
+from substrate.world.egress.publishing import Publishing
 from substrate.world.egress.report import Exceeded, Refused, Trouble
 from substrate.world.egress.resolve import Resolver
 from substrate.world.egress.rules import Rules, parse_rule
@@ -45,8 +48,12 @@ if TYPE_CHECKING:
 _MOST_WAITING: Final = 4096
 #: connections at a time; further ones wait in the listener's queue
 _MOST_CONNECTIONS: Final = 4096
+#: descriptors beside those of connections, of which each has three at most for long
+_OTHER_FDS: Final = 384
 #: connections, or refused packets, that are taken in one round
 _A_ROUND: Final = 64
+#: rounds for what is left at the end; the queues of the kernel hold no more
+_MOST_ROUNDS: Final = 256
 _NO_LIMIT: Final = 1 << 62
 _PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 
@@ -61,13 +68,14 @@ def serve(parent: int, memory: int, end: int, network: dict[str, int]) -> NoRetu
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
     memory, end, *fds = _keep_only(memory, end, *network.values())
-    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    given = wire.unpack_value(memory)
+    cage.enter(looks_up=given["look_up_owners"])
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     supervisor = _socket.socket(fileno=end)
     try:
         network = dict(zip(network, fds, strict=True))
-        Engine(wire.unpack_value(memory), supervisor, network).run()
+        Engine(given, supervisor, network).run()
     except Exception as error:  # noqa: BLE001 - a process edge: the supervisor reports it
         text = f"internal error: {error!r}"
         supervisor.setblocking(True)
@@ -124,13 +132,19 @@ class Engine:
         )
         self._reports: deque[bytes] = deque()
         self._stuck = False  # the supervisor does not take them
-        self._connections: set[Connection] = set()
+        self._connections: set[Connection | Published] = set()
         self._numbers = 0
         self._lost_logs = -1  # sequence of the last refused packet
         self._finishing = False
+        self._holds = False  # nothing is taken from the world: too many reports wait
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most_connections = max(16, min(_MOST_CONNECTIONS, (limit - _OTHER_FDS) // 3))
         self._done = self._over = False
         self._sources: list[tuple[int, Callable[[int], None]]] = []
         self._services: list[DnsService] = []
+        #: listeners on the host, and the ports of the world behind them
+        self._published = {network[name]: port for name, port in given.get("publish", ())}
+        self._publishing: Publishing | None = None
 
     def run(self) -> None:
         """Serves until it is told to finish, or the supervisor is gone."""
@@ -140,6 +154,8 @@ class Engine:
             os.set_blocking(fd, False)
             if name.startswith("egress"):
                 self._sources.append((fd, self._accept_of(fd, v6=name.endswith("6"))))
+            elif name.startswith("publish"):
+                self._sources.append((fd, self._publish(fd, self._published[fd])))
             elif name == "nflog":
                 self._sources.append((fd, self._read_log))
             elif name.startswith("dns"):
@@ -157,7 +173,13 @@ class Engine:
 
     def _listen(self) -> None:
         for fd, ready in self._sources:
-            self._loop.register(fd, loop.IN, ready)
+            if not self._loop.watches(fd):
+                self._loop.register(fd, loop.IN, ready)
+
+    def _close_ears(self) -> None:
+        for fd, _ in self._sources:
+            if self._loop.watches(fd):
+                self._loop.unregister(fd)
 
     # --- the supervisor
 
@@ -166,6 +188,22 @@ class Engine:
         self._reports.append(report.render(found))
         if not self._stuck:
             self._send()
+        self._keep_pace()
+
+    def _keep_pace(self) -> None:
+        """Takes nothing from the world while too many reports wait for the supervisor."""
+        if self._finishing:
+            return
+        if not self._holds and len(self._reports) > _MOST_WAITING:
+            self._holds = True
+            self._close_ears()
+            for service in self._services:
+                service.hold()
+        elif self._holds and len(self._reports) <= _MOST_WAITING // 2:
+            self._holds = False
+            self._listen()
+            for service in self._services:
+                service.resume()
 
     def _send(self) -> None:
         while self._reports:
@@ -192,13 +230,10 @@ class Engine:
             self._stuck = stuck
             self._loop.modify(self._supervisor.fileno(), loop.IN | loop.OUT if stuck else loop.IN)
 
-    def _is_full(self) -> bool:
-        """Whether nothing new is to be taken from the world now; asked again in the next round."""
-        return len(self._reports) > _MOST_WAITING or self._finishing
-
     def _hear(self, events: int) -> None:
         if events & loop.OUT:
             self._send()
+            self._keep_pace()
         if not events & ~loop.OUT:
             return
         try:
@@ -209,24 +244,34 @@ class Engine:
             os._exit(0)  # and with us every connection
         if message.kind == report.FINISH:
             self._finish()
+        elif message.kind == report.SOCKETS and self._publishing is not None:
+            self._publishing.take(message.fds)
         elif message.kind == report.RULES:
             self._change_rules(wire.unpack_value(message.fds[0]))
 
     def _finish(self) -> None:
         """The world is over: what its processes had sent is delivered, then all is told."""
         self._finishing = True
-        for fd, _ in self._sources:
-            self._loop.unregister(fd)
+        self._close_ears()
         self._take_left()
+        if self._publishing is not None:
+            self._publishing.close()
         for connection in list(self._connections):
             connection.finish()
         self._tell_done()
 
     def _take_left(self) -> None:
         """What came before the world's end and was not looked at yet."""
-        for fd, ready in self._sources:
-            del fd
-            ready(loop.IN)
+        by_fd = {fd: ready for fd, ready in self._sources if fd not in self._published}
+        poll = select.poll()
+        for fd in by_fd:
+            poll.register(fd, select.POLLIN)
+        for _ in range(_MOST_ROUNDS):
+            found = poll.poll(0)
+            if not found:
+                return
+            for fd, _ in found:
+                by_fd[fd](loop.IN)
 
     def _change_rules(self, given: dict[str, Any]) -> None:
         rules = make_rules(given)
@@ -240,6 +285,8 @@ class Engine:
             self.report(Trouble(time_us=now_us(), text=f"rules of the kernel: {error}"))
         for connection in list(self._connections):
             connection.check_again()
+        self._reports.append(wire.encode(report.RULES, ()))
+        self._send()
 
     def _used_up(self) -> None:
         """The budget of bytes is used up: nothing more goes in or out."""
@@ -260,10 +307,7 @@ class Engine:
 
         def accept(_: int) -> None:
             for _ in range(_A_ROUND):
-                if (
-                    len(self._connections) >= _MOST_CONNECTIONS
-                    or len(self._reports) > _MOST_WAITING
-                ):
+                if len(self._connections) >= self._most_connections:
                     self._pause(fd, accept)
                     return
                 try:
@@ -287,17 +331,47 @@ class Engine:
 
     def _pause(self, fd: int, ready: Callable[[int], None]) -> None:
         """Takes nothing from a source for a moment."""
-        if self._finishing:
+        if not self._loop.watches(fd):
             return
         self._loop.unregister(fd)
 
         def again() -> None:
-            if not self._finishing:
+            if not (self._finishing or self._holds or self._loop.watches(fd)):
                 self._loop.register(fd, loop.IN, ready)
 
         self._loop.after(0.05, again)
 
-    def _connection_is_gone(self, connection: Connection) -> None:
+    def _publish(self, fd: int, port: int) -> Callable[[int], None]:
+        """A listener on the host that leads to a port of the world."""
+        if self._publishing is None:
+            self._publishing = Publishing(
+                self._context, self._ask_for_sockets, self._number, self._connections.add
+            )
+        publishing = self._publishing
+        listener = _socket.socket(fileno=fd)
+
+        def accept(_: int) -> None:
+            for _ in range(_A_ROUND):
+                if len(self._connections) >= self._most_connections:
+                    self._pause(fd, accept)
+                    return
+                try:
+                    client, peer = listener._accept()  # type: ignore[attr-defined]
+                except OSError:
+                    return  # nobody, or one that is gone again
+                publishing.client(client, peer, port)
+
+        return accept
+
+    def _number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    def _ask_for_sockets(self, count: int) -> None:
+        self._reports.append(wire.encode(report.SOCKETS, (count,)))
+        self._send()
+
+    def _connection_is_gone(self, connection: Connection | Published) -> None:
         self._connections.discard(connection)
         self._tell_done()
 
@@ -326,18 +400,14 @@ class Engine:
             text = f"{missing} refused packets were not recorded: there were too many at once"
             self.report(Trouble(time_us=now_us(), text=text))
         self._lost_logs = logged.sequence
-        decision = (
-            self._context.rules.address(logged.destination, logged.port)
-            if logged.destination
-            else None
-        )
         protocol = _PROTOCOLS.get(logged.protocol, f"protocol {logged.protocol}")
         name = self._fakes.name_of(logged.destination) if logged.destination else None
-        reason = "" if decision is None or decision.allowed else decision.reason
-        if name is not None:
-            reason = f"{name} is reached by TCP only, not by {protocol}"
-        elif decision is not None and decision.allowed:
-            reason = f"{protocol} does not leave a filtered network"
+        reason = ""
+        if protocol != "tcp":
+            reason = f"{protocol} does not leave a filtered network, only TCP does"
+        elif logged.destination:
+            decision = self._context.rules.address(logged.destination, logged.port)
+            reason = "" if decision.allowed else decision.reason
         self._numbers += 1
         holder = NOBODY
         if self._holders is not None and logged.source and logged.destination:
@@ -351,6 +421,7 @@ class Engine:
                 time_us=now_us(),
                 protocol=protocol,
                 client_port=logged.source_port,
+                domain=name or "",
                 ip=render_address(logged.destination) if logged.destination else "",
                 port=logged.port,
                 uid=-1 if logged.uid is None else logged.uid,

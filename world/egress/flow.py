@@ -22,7 +22,7 @@ Sources: splice(2), tcp(7); tcp_splice_read, tcp_read_sock and tcp_recvmsg_locke
 from __future__ import annotations
 
 import os
-from collections import deque
+from _socket import MSG_PEEK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
             """What came in a watched direction; it is passed on only by `send`."""
 
         def ended(self, direction: int) -> None:
-            """The source of a watched direction has said all; `free` passes the end on."""
+            """The source of a direction that is watched or held has said all; `free` passes the end on."""
 
         def copied(self, direction: int, data: bytes) -> None:
             """A copy of what is passed on, of the first `tee` bytes."""
@@ -98,7 +98,7 @@ class Flow:
         self._pipes = pipes
         self._pipe: Pipe | None = None
         self._in_pipe = 0
-        self._held: deque[memoryview] = deque()
+        self._held: list[memoryview] = []
         self._bulk = False
         self._burst = 0
         self.allowance = 0
@@ -143,6 +143,7 @@ class Flow:
                 return False
             room = self._room()
             if room <= 0:
+                self._look_for_end()
                 return False
             if quota <= 0:
                 return True
@@ -158,6 +159,21 @@ class Flow:
             self._pipe = None
         self._in_pipe = 0
         self.closed = True
+
+    def _look_for_end(self) -> None:
+        """Where nothing is to be read: whether the source is gone, which must not wait for that."""
+        if self.allowance or self.watched or not self.source.careful:
+            return
+        assert self.source.socket is not None
+        try:
+            more = self.source.socket.recv(1, MSG_PEEK)
+        except OSError as error:
+            self._no_bytes(error)
+            return
+        if not more:
+            self._end()
+            if self.owner is not None:
+                self.owner.ended(self.direction)
 
     def _room(self) -> int:
         """How many bytes may be read now."""
@@ -301,7 +317,7 @@ class Flow:
                 count = sink.socket.send(self._held[0])
                 self.delivered += count
                 if count == len(self._held[0]):
-                    self._held.popleft()
+                    self._held.pop(0)
                 else:
                     self._held[0] = self._held[0][count:]
         except BlockingIOError:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import heapq
 import select
 import time
-from collections import deque
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,8 +75,8 @@ class Loop:
         self._order = 0
         self._round = 0
         self._batch: Iterator[tuple[int, int]] = iter(())
-        self._soon: deque[Callable[[], None]] = deque()
-        self._turns = 0
+        self._soon: list[Callable[[], None]] = []
+        self._due: list[Callable[[], None]] = []  # of this round, the last first
         self.now = time.monotonic()
 
     def __len__(self) -> int:
@@ -120,12 +119,12 @@ class Loop:
         self._round += 1
         self._batch = iter(self._epoll.poll(self._wait(timeout_s), _BATCH))
         self.now = time.monotonic()
-        self._turns = len(self._soon)
+        self._due = self._soon[::-1] + self._due
+        self._soon = []
         for fd, events in self._batch:
             self._give(fd, events)
-        while self._turns:
-            self._turns -= 1
-            self._soon.popleft()()
+        while self._due:
+            self._due.pop()()
         self._run_timers()
 
     def close(self) -> None:
@@ -133,10 +132,11 @@ class Loop:
         self._entries.clear()
         self._timers.clear()
         self._soon.clear()
+        self._due.clear()
 
     def _wait(self, timeout_s: float | None) -> float:
         """Seconds for epoll_wait; -1 is for ever."""
-        if self._soon:
+        if self._soon or self._due:
             return 0
         while self._timers and self._timers[0][2].callback is None:
             heapq.heappop(self._timers)

@@ -39,12 +39,15 @@ if TYPE_CHECKING:
 
     from substrate.world.egress.addresses import Range
 
-_NEW_LINK, _NEW_ROUTE = 16, 24
+_NEW_LINK, _NEW_ADDRESS, _NEW_ROUTE = 16, 20, 24
 _LO: Final = 1  # its index in every network namespace: LOOPBACK_IFINDEX
 _UP: Final = 1
 _OUTPUT_DEVICE: Final = 4
 _IPV6_ROUTE: Final = 3
-_STEPS: Final = {1: "lo up", 2: "IPv4 route", _IPV6_ROUTE: "IPv6 route"}
+_STEPS: Final = {1: "lo up", 2: "IPv4 route", _IPV6_ROUTE: "IPv6 route", 4: "address"}
+#: of lo, besides 127.0.0.1: where no interface has another one, getaddrinfo(3) with AI_ADDRCONFIG
+#: knows no name. The last of the fake ones, which is given to none.
+_OWN_ADDRESS: Final = b"\xc6\x13\xff\xff"
 #: no such family; disabled on lo (there is no ::1 then)
 _NO_IPV6: Final = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES, errno.EADDRNOTAVAIL)
 _BACKLOG: Final = 1024
@@ -124,6 +127,7 @@ def _set_routes() -> bool:
     """Sets lo up and makes every address a local one, in one request. Whether there is IPv6."""
     up = struct.pack("=BBHiII", 0, 0, 0, _LO, _UP, _UP)
     request = netlink.message(_NEW_LINK, netlink.REQUEST, 1, up)
+    request += _own_address(4)
     request += _local_default(AF_INET, 2, 0) + _local_default(AF_INET6, _IPV6_ROUTE, netlink.ACK)
     socket = netlink.connect(netlink.ROUTE, "network")
     try:
@@ -137,6 +141,14 @@ def _set_routes() -> bool:
     if _IPV6_ROUTE not in errors:
         raise netlink.failure(errno.EPROTO, "network", "the kernel did not answer")
     return errors[_IPV6_ROUTE][0] == 0
+
+
+def _own_address(sequence: int) -> bytes:
+    """The message of `ip address add 198.19.255.255/32 dev lo`."""
+    body = struct.pack("=4BI", AF_INET, 32, 0, 0, _LO)
+    body += netlink.attribute(2, _OWN_ADDRESS) + netlink.attribute(1, _OWN_ADDRESS)
+    wanted = netlink.REQUEST | netlink.CREATE | netlink.EXCLUSIVE
+    return netlink.message(_NEW_ADDRESS, wanted, sequence, body)
 
 
 def _local_default(family: int, sequence: int, flags: int) -> bytes:

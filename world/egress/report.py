@@ -41,7 +41,8 @@ class Asked:
 class Attempt:
     """A connection, when it was decided. `target`: the address that the program connected to; `ip`:
     the real one, of a name once it is resolved; `spoken`: tls, http, other, "" where nothing was
-    said; `said`: the name in it; `result`: why an allowed one was not made."""
+    said; `said`: the name in it; `result`: why an allowed one was not made; `hint`: the flag that
+    would allow a refused one, "" where none would."""
 
     connection: int
     time_us: int
@@ -56,9 +57,23 @@ class Attempt:
     allowed: bool
     rule: str
     reason: str
+    hint: str
     result: str
     pid: int = 0
     program: str = ""
+
+
+@value
+class Accepted:
+    """A connection from outside to a port of the world that is published; `ip`, `port`: who made it;
+    `result`: why it was not led on."""
+
+    connection: int
+    time_us: int
+    ip: str
+    port: int
+    local_port: int
+    result: str
 
 
 @value
@@ -76,12 +91,13 @@ class Closed:
 @value
 class Refused:
     """A packet that the kernel refused, as no rule names its address. `client_port`: 0 where the
-    protocol has none."""
+    protocol has none; `domain`: for which the address stands, "" where it stands for none."""
 
     connection: int
     time_us: int
     protocol: str
     client_port: int
+    domain: str
     ip: str
     port: int
     uid: int
@@ -108,11 +124,12 @@ class Trouble:
 
 
 if TYPE_CHECKING:
-    Report = Asked | Attempt | Closed | Refused | Exceeded | Trouble
+    Report = Asked | Attempt | Accepted | Closed | Refused | Exceeded | Trouble
 
 _KINDS: Final = {
     b"d": Asked,
     b"c": Attempt,
+    b"a": Accepted,
     b"x": Closed,
     b"r": Refused,
     b"l": Exceeded,
@@ -123,7 +140,9 @@ _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
 DONE: Final = b"e"
 # supervisor → process
 FINISH: Final = b"f"  # the world is over: tell what is left, and end
-RULES: Final = b"u"  # memfd of other rules
+#: sockets of the world's network: how many are wanted, and, as an answer, these
+SOCKETS: Final = b"t"
+RULES: Final = b"u"  # memfd of other rules; the answer, once they are in force, is the same kind
 
 
 def render(report: Report) -> bytes:
@@ -160,6 +179,7 @@ _NUMBERS: Final = frozenset(
     (
         "time_us",
         "client_port",
+        "local_port",
         "connection",
         "port",
         "bytes_in",

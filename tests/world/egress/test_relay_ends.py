@@ -242,21 +242,40 @@ def test_a_relay_that_does_nothing_is_ended_only_where_that_is_asked(rigs):
     assert not patient.dones
 
 
-def test_a_peer_that_acknowledges_nothing_is_not_waited_for_for_ever(rigs, monkeypatch):
-    monkeypatch.setattr("substrate.world.egress.relay._DRAIN_S", 0.1)
-    rig = rigs(small=4096).free()
+def shut_window(rig):
+    """Sends to the client, which does not read, until what was delivered to its socket stays
+    unacknowledged; how much was sent."""
     down, client = rig.relay.flows[DOWN], rig.relay.client
-    stuck = 0
-    sent = 0
-    while stuck < 10:  # until what is delivered stays unacknowledged: the client's window is shut
+    stuck = sent = 0
+    while stuck < 10:
         if client.unacknowledged():
             stuck += 1
         else:
             stuck = 0
-            sent += rig.server.send(bytes(500))
-        rig.until(lambda: down.delivered == sent)
+            sent += rig.server.send(b"%499d\n" % sent)
+        rig.until(lambda sent=sent: down.delivered == sent)
         rig.loop.run_once(0.01)
+    return sent
+
+
+def test_a_reset_waits_until_the_last_byte_is_acknowledged(rigs):
+    rig = rigs(small=4096).free()
+    sent = shut_window(rig)
+    reset(rig.server)
+    rig.until(lambda: rig.relay.flows[DOWN].closed)
+    rig.loop.run_once(0.01)
+    assert rig.dones == 0
+    got, was_reset = rig.read_end(rig.client)
+    assert got == b"".join(b"%499d\n" % at for at in range(0, sent, 500))
+    assert was_reset
+    rig.finish()
+
+
+def test_a_peer_that_acknowledges_nothing_is_not_waited_for_for_ever(rigs, monkeypatch):
+    monkeypatch.setattr("substrate.world.egress.relay._DRAIN_S", 0.1)
+    rig = rigs(small=4096).free()
+    shut_window(rig)
     reset(rig.server)
     rig.finish()
-    assert down.lost == 0
+    assert rig.relay.flows[DOWN].lost == 0
     assert rig.read_end(rig.client)[1]

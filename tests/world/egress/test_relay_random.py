@@ -22,6 +22,7 @@ class Peer:
         self.got = bytearray()
         self.heard = ""  # how the other side ended
         self.open = True
+        self.refused = False  # a send has taken the error; reads then give a plain end
 
     def step(self):
         if self.open and self.chance.random() < 0.6:
@@ -39,7 +40,7 @@ class Peer:
             return
         self.got += more
         if not more:
-            self.heard = self.heard or "end"
+            self.heard = "reset" if self.refused else "end"
 
     def write(self):
         size = self.chance.choice((1, 100, 5_000, 100_000))
@@ -51,8 +52,8 @@ class Peer:
                 return
         except BlockingIOError:
             return
-        except OSError:
-            self.left = None
+        except (ConnectionResetError, BrokenPipeError):
+            self.left, self.refused = None, True
             return
         self.left = None
         if self.end == "end":

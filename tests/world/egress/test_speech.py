@@ -1,7 +1,7 @@
 """Which protocol begins so, from as few bytes as can be."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from substrate.world.egress.speech import MOST, Watch, show, sniff
@@ -47,6 +47,7 @@ def test_sniffs(start, kind):
     assert sniff(start) == kind
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_more_bytes_do_not_change_what_it_is(data):
     found = [sniff(data[:length]) for length in range(len(data) + 1)]
@@ -55,6 +56,7 @@ def test_more_bytes_do_not_change_what_it_is(data):
     assert "" not in found[len(found) - len(decided) :]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 100))
 def test_shows_what_is_printable_and_not_too_much(raw, room):
     shown = show(raw, room)

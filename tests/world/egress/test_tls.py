@@ -1,7 +1,7 @@
 """Hellos of TLS, well-formed and not, and what servers answer."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from substrate.world.egress.speech import MOST, BadSpeech
@@ -98,6 +98,7 @@ def test_a_hello_may_be_as_long_as_64_kib():
     assert HelloReader().feed(records(whole, 16384)).server_name == b"a"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_random_extensions_are_read_or_refused(data):
     try:
@@ -106,6 +107,7 @@ def test_random_extensions_are_read_or_refused(data):
         assert str(error).isprintable()
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(GOOD) - 1), st.integers(0, 255))
 def test_a_changed_byte_is_read_or_refused(at, byte):
     changed = bytearray(record(GOOD))

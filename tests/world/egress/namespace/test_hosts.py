@@ -99,7 +99,7 @@ def test_nothing_stays_open_after_a_failure(open_place):
     def twice():
         namespace.make(PLAN)
         before = sorted(os.listdir("/proc/self/fd"))
-        with pytest.raises(OSError, match=r"network: IPv4 route: File exists"):
+        with pytest.raises(OSError, match=r"network: address: File exists"):
             namespace.make(PLAN)
         return before == sorted(os.listdir("/proc/self/fd"))
 
