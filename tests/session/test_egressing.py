@@ -71,7 +71,7 @@ def made():
 
     def make(capture):
         zygote, writer = Zygote(), Writer()
-        rules = {"allow": ("x.example",), "deny": (), "private": (), "host_ports": ()}
+        rules = {"allow": ("x.example",), "host_ports": (), "publish": ()}
         one = egressing.Egressing(zygote, World(), rules, capture)
         one.begin(writer, "spn_command", 3)
         kept.extend((one, zygote.end))
@@ -92,7 +92,7 @@ def attempt(time_us, number, port=40000):
     return Attempt(
         connection=number, time_us=time_us, client_port=port, protocol="tcp", spoken="tls",
         domain="x.example", target="198.18.0.1", ip="203.0.113.5", port=443, said="x.example",
-        allowed=True, rule="x.example", reason="", result="",
+        allowed=True, rule="x.example", reason="", hint="", result="",
     )  # fmt: skip
 
 
@@ -239,7 +239,7 @@ def test_a_name_of_a_program_cannot_act():
         proc=1, span=None, program=b"a\x1b[2J was refused nothing\n\xff" + b"x" * 500, pid=3
     )
     refused = Refused(
-        connection=1, time_us=1, protocol="tcp", client_port=1, ip="203.0.113.5", port=80, uid=0,
+        connection=1, time_us=1, protocol="tcp", client_port=1, domain="", ip="203.0.113.5", port=80, uid=0,
         reason="no",
     )  # fmt: skip
     (line,) = told((refused, evil))
