@@ -65,7 +65,7 @@ class Zygote:
 
 
 @pytest.fixture
-def made():
+def made(tmp_path):
     """(egressing, zygote, capture, writer) that serves; the clock is the test's."""
     kept = []
 
@@ -73,7 +73,9 @@ def made():
         zygote, writer = Zygote(), Writer()
         rules = {"allow": ("x.example",), "host_ports": (), "publish": ()}
         one = egressing.Egressing(zygote, World(), rules, capture)
-        one.begin(writer, "spn_command", 3)
+        session = os.open(tmp_path, os.O_PATH)
+        one.begin(writer, "spn_command", 3, session)
+        os.close(session)
         kept.extend((one, zygote.end))
         return one, zygote, writer
 
@@ -162,10 +164,11 @@ def test_no_more_is_taken_than_may_wait(made, monkeypatch):
     for index in range(5):
         zygote.tell(asked(index))
     one.pump()
-    assert (len(one._waiting), one.fds()) == (3, ())
+    socket = one._socket.fileno()
+    assert (len(one._waiting), socket in one.fds()) == (3, False)
     capture.told = 1 << 60
     one.tick(one.next_look())
-    assert one.fds()
+    assert socket in one.fds()
     one.pump()
     one.tick(one.next_look())
     assert len(writer.events) == 5
