@@ -216,6 +216,7 @@ _ALIKE = (
     (re.compile(r"\b\d+(\.\d+)? ?(µs|us|ms|s|min)\b"), "<duration>"),
     (re.compile(r"\b[\d,.]+ (bytes|KiB|MiB|kB|B)\b"), "<size>"),
     (re.compile(r"ns-(root-idmap|root|user)"), "<backend>"),
+    (re.compile(r"\(pid \d+\)"), "(pid <pid>)"),
     (re.compile(r"[ \t]+"), " "),
 )
 

@@ -63,6 +63,8 @@ _DONE = {
     "exec": "executed",
     "escape": "denied",
 }
+#: connections whose end is waited for
+_MOST_OPEN = 16384
 HEADINGS = f"{'TIME':>12} {'PROC':>5}  {'WHAT':<12} {'RESULT':<12} {'COUNT':>6}  SUBJECT"
 
 
@@ -136,7 +138,8 @@ class Entries:
     def __init__(self, choice: Choice, lines: SpanLines | None) -> None:
         self._choice, self._lines = choice, lines
         self._types = choice.types()
-        self._connections: dict[int, int | None] = {}
+        #: those that are open: whose, and to what
+        self._connections: dict[int, tuple[int | None, str]] = {}
         self.base_us: int | None = None
         self.problem: TraceCorrupt | None = None
 
@@ -167,10 +170,17 @@ class Entries:
         what, result, subject, failed = _TELL[kind](line)
         body = line["body"]
         proc = body.get("proc")
-        if kind in ("net_connect", "net_accept"):
-            self._connections[body["connection"]] = proc
+        if kind in ("net_connect", "net_accept") and not failed:
+            self._connections[body["connection"]] = proc, subject.partition("  ")[0]
+            if len(self._connections) > _MOST_OPEN:  # of many nobody tells the end
+                del self._connections[next(iter(self._connections))]
         elif kind == "net_close":
-            proc = self._connections.pop(body["connection"], None)
+            known = self._connections.pop(body["connection"], None)
+            if known is not None:
+                proc = proc or known[0]
+                subject = f"{known[1]}  {subject}"
+            else:
+                subject = f"connection {body['connection']}  {subject}"
         return Entry(
             line=line,
             row=None,
@@ -232,13 +242,19 @@ def _tell_exit(line: Line) -> tuple[str, str, str, bool]:
 def _tell_connect(line: Line) -> tuple[str, str, str, bool]:
     body = read_event(NetConnect, line)
     domain = body.domain if body.domain is not None else body.name
-    path = line["body"].get("path")
-    subject = endpoint_of(body.protocol, domain, body.ip, body.port, path)
+    path, spoken = line["body"].get("path"), line["body"].get("spoken")
+    protocol = spoken if spoken in ("tls", "http") else body.protocol
+    subject = endpoint_of(protocol, domain, body.ip, body.port, path)
     if domain is not None and body.ip is not None:
         subject += f" ({body.ip})"
+    result, reason = body.result or body.decision, body.reason
     failed = body.decision == "deny" or _is_error(body.result)
-    result = body.decision if body.decision == "deny" else body.result or body.decision
-    return "connect", result, _with_rule(subject, body.rule, body.reason), failed
+    if body.decision == "deny":
+        result = body.decision
+    elif body.result is not None and " " in body.result:  # words of the egress engine's
+        result, reason, failed = "failed", body.result, True
+    text = _with_rule(subject, body.rule, reason) + _looked_up(line)
+    return "connect", result, text, failed
 
 
 def _tell_listen(line: Line) -> tuple[str, str, str, bool]:
@@ -260,16 +276,26 @@ def _tell_dns(line: Line) -> tuple[str, str, str, bool]:
         subject += f" -> {', '.join(body.answers)}"
     failed = body.decision == "deny" or body.rcode not in ("NOERROR", UNOBSERVED)
     result = body.decision if body.decision == "deny" else body.rcode
-    return "dns", result, _with_rule(subject, body.rule, None), failed
+    reason = line["body"].get("reason")
+    why = reason if type(reason) is str else None
+    return "dns", result, _with_rule(subject, body.rule, why) + _looked_up(line), failed
 
 
 def _tell_close(line: Line) -> tuple[str, str, str, bool]:
     body = read_event(NetClose, line)
-    subject = (
-        f"connection {body.connection}, {output.show_size(body.bytes_in)} in, "
-        f"{output.show_size(body.bytes_out)} out, after {output.show_duration(body.duration_us)}"
+    amounts = (
+        f"{output.show_size(body.bytes_in)} in, {output.show_size(body.bytes_out)} out, "
+        f"after {output.show_duration(body.duration_us)}"
     )
-    return "close", body.reason or "", subject, False
+    return "close", "", f"{amounts}{f'  [{body.reason}]' if body.reason else ''}", False
+
+
+def _looked_up(line: Line) -> str:
+    """Who it was, where the record has no number of a process for it."""
+    pid, program = line["body"].get("host_pid"), line["body"].get("program")
+    if type(pid) is not int or type(program) is not str:
+        return ""
+    return f"  ({program}, pid {pid} on the host)"
 
 
 _TELL: dict[str, Callable[[Line], tuple[str, str, str, bool]]] = {

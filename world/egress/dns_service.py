@@ -17,6 +17,7 @@ from substrate.world.egress import dns, loop
 from substrate.world.egress.conntrack import ClientPorts
 from substrate.world.egress.holders import NOBODY
 from substrate.world.egress.led import original_destination
+from substrate.world.egress.namespace import SO_TIMESTAMPNS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ _A_ROUND: Final = 64
 _MOST_STREAMS: Final = 64
 _STREAM_S: Final = 30.0
 _PORT: Final = 53
-_SO_TIMESTAMPNS: Final = 35  # of <asm-generic/socket.h>, with a 64-bit struct timespec
 _TIMESPEC: Final = struct.Struct("=qq")
 _ANCILLARY_BYTES: Final = _socket.CMSG_SPACE(_TIMESPEC.size)
 #: what is said to have waited longer was not: the clock was set
@@ -64,8 +64,6 @@ class DnsService:
         self._kind, self._v6, self._holders = kind, v6, holders
         self._streams: set[_Stream] = set()
         self._ports = ClientPorts(nft, self._socket)
-        if kind == "udp":
-            self._socket.setsockopt(_socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
 
     def ready(self, _: int) -> None:
         """Takes what is there."""
@@ -178,7 +176,7 @@ def _came_us(ancillary: Iterable[tuple[int, int, bytes]]) -> int:
     """When a packet came, by CLOCK_BOOTTIME in µs; now, where that is not told."""
     now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     for level, kind, data in ancillary:
-        if (level, kind, len(data)) == (_socket.SOL_SOCKET, _SO_TIMESTAMPNS, _TIMESPEC.size):
+        if (level, kind, len(data)) == (_socket.SOL_SOCKET, SO_TIMESTAMPNS, _TIMESPEC.size):
             seconds, more_ns = _TIMESPEC.unpack(data)
             for _ in range(_TRIES):
                 wall_ns = time.time_ns()

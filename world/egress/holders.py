@@ -7,7 +7,8 @@ another one may have made it. Invariants: looking costs a bounded number of syst
 and descriptors the world has; what is told was so at the moment of the look; a failure is "not known". The
 name is the program's own word: it is printable, and short.
 
-Sources: proc(5) (/proc/PID/task/TID/children, /proc/PID/fd, /proc/PID/comm), sock_diag(7).
+Sources: proc(5) (/proc/PID/task/TID/children, /proc/PID/fd, /proc/PID/fdinfo, /proc/PID/comm), sock_diag(7);
+proc_fdinfo_permission in fs/proc/fd.c.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Holders:
         """`diag_fd`: of the world's network; `first_pid`: of the world's first process."""
         self._diag_fd, self._first, self._find = diag_fd, first_pid, find
         self._known: dict[int, tuple[int, int]] = {}  # inode → pid, fd
+        self._mount = _told(os.getpid(), diag_fd)[1]  # the one that all sockets lie on
 
     def of(self, protocol: str, source: str, source_port: int, target: bytes, port: int) -> Holder:
         """Who has the socket that has sent from `source` to `target`; b"": where to is not known."""
@@ -71,15 +73,14 @@ class Holders:
 
     def of_inode(self, inode: int) -> Holder:
         """Who has a socket open."""
-        link = f"socket:[{inode}]"
         known = self._known.get(inode)
         if known is not None:
-            if _link(*known) == link:
+            if self._is(*known, inode):
                 return _describe(known[0])
             del self._known[inode]
         left = _MOST_DESCRIPTORS
         for pid in self._processes():
-            fd, left = _search(pid, link, left)
+            fd, left = self._search(pid, inode, left)
             if fd >= 0:
                 self._known[inode] = pid, fd
                 if len(self._known) > _MOST_KNOWN:
@@ -88,6 +89,26 @@ class Holders:
             if left <= 0:
                 break
         return NOBODY
+
+    def _search(self, pid: int, inode: int, left: int) -> tuple[int, int]:
+        """(descriptor, how many may still be looked at); -1 where it has none."""
+        try:
+            names = os.listdir(f"/proc/{pid}/fdinfo")
+        except OSError:
+            return -1, left - 1
+        for name in names[: max(0, left)]:
+            left -= 1
+            if self._is(pid, int(name), inode):
+                return int(name), left
+        return -1, left - 1
+
+    def _is(self, pid: int, fd: int, inode: int) -> bool:
+        """Whether a descriptor is that socket. The link says so; it is for the process' own user, which a
+        world's root is not on the host: then what is told beside it."""
+        try:
+            return _link(pid, fd) == f"socket:[{inode}]"
+        except PermissionError:
+            return bool(self._mount) and _told(pid, fd) == (inode, self._mount)
 
     def _processes(self) -> list[int]:
         """The world's, the first one and those near to it first. Its first process is the parent of all
@@ -112,24 +133,28 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def _search(pid: int, link: str, left: int) -> tuple[int, int]:
-    """(descriptor, how many may still be looked at); -1 where it has none."""
-    try:
-        names = os.listdir(f"/proc/{pid}/fd")
-    except OSError:
-        return -1, left - 1
-    for name in names[: max(0, left)]:
-        left -= 1
-        if _link(pid, int(name)) == link:
-            return int(name), left
-    return -1, left - 1
-
-
 def _link(pid: int, fd: int) -> str:
+    """Raises PermissionError."""
     try:
         return os.readlink(f"/proc/{pid}/fd/{fd}")
+    except PermissionError:
+        raise
     except OSError:
         return ""
+
+
+def _told(pid: int, fd: int) -> tuple[int, int]:
+    """(inode, mount) of a descriptor; zeros where that is not told, as before Linux 5.14."""
+    found = {b"ino:": 0, b"mnt_id:": 0}
+    try:
+        with open(f"/proc/{pid}/fdinfo/{fd}", "rb") as file:
+            for line in file.read(512).splitlines():
+                words = line.split()
+                if len(words) == 2 and words[0] in found and words[1].isdigit():
+                    found[words[0]] = int(words[1])
+    except OSError:
+        return 0, 0
+    return found[b"ino:"], found[b"mnt_id:"]
 
 
 def _describe(pid: int) -> Holder:

@@ -33,6 +33,8 @@ from substrate.values import as_dict, value
 from substrate.world.egress import netlink, nflog, nft
 from substrate.world.egress.nft import DNS_PORT, EGRESS_PORT, LOG_GROUP
 
+SO_TIMESTAMPNS: int = 35  # of <asm-generic/socket.h>, with a 64-bit struct timespec
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
@@ -168,6 +170,9 @@ def _listen(family: int, address: str, opened: list[_socket.socket]) -> None:
             socket = _socket.socket(family, kind | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
             opened.append(socket)
             socket.bind((address, port))
+            if kind == SOCK_DGRAM:
+                # from the first one on: it may lie there for a while (dns_service.py)
+                socket.setsockopt(_socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
             if kind == SOCK_STREAM:
                 for level, option, setting in _KEEP:
                     socket.setsockopt(level, option, setting)

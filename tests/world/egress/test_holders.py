@@ -89,8 +89,26 @@ def test_what_is_known_is_not_looked_for(monkeypatch):
     with holder() as (_, pid, inode):
         look = Holders(-1, pid)
         found = look.of_inode(inode)
-        monkeypatch.setattr(holders, "_search", None)
+        monkeypatch.setattr(Holders, "_search", None)
         assert look.of_inode(inode) == found
+
+
+def test_one_whose_links_are_for_its_own_user(monkeypatch):
+    """As of a world's root that is another user on the host."""
+
+    def refuses(*_):
+        raise PermissionError
+
+    asking = netlink.connect(netlink.SOCK_DIAG, "test")
+    monkeypatch.setattr(holders, "_link", refuses)
+    with contextlib.closing(asking), holder() as (_, pid, inode):
+        look = Holders(asking.fileno(), pid)
+        assert look.of_inode(inode).pid == pid  # looked for
+        assert look.of_inode(inode).pid == pid  # known
+        with open(os.devnull) as file:
+            other = Holders(asking.fileno(), os.getpid())
+            assert other.of_inode(os.fstat(file.fileno()).st_ino) == NOBODY  # no socket
+        assert Holders(-1, pid).of_inode(inode) == NOBODY
 
 
 def test_a_look_is_bounded(monkeypatch):
