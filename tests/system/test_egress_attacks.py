@@ -401,12 +401,11 @@ def _all_are_counted(scene, count):
 def test_a_supervisor_that_stands_still(scene, target, served):
     """Reports pile up no further than is bounded; when it goes on, all is well."""
     process, engine = served("questions", "4", options=("--capture", "off"))
-    before = resident_kib(engine)
     assert process.stdout.readline() == b"begins\n"
     os.kill(process.pid, signal.SIGSTOP)
     try:
         time.sleep(3)  # of the flood's four seconds
-        assert resident_kib(engine) - before < 8_000
+        assert resident_kib(engine) < 22_000
     finally:
         os.kill(process.pid, signal.SIGCONT)
     _, count = process.stdout.readline().split()
@@ -500,10 +499,10 @@ def test_who_serves_is_shut_in(every_scene, target):
         " kill -9 $n 2>/dev/null; done; kill -9 -1 2>/dev/null; echo done"
     )
     program = every_scene.program("egress_get.py")
-    line = f"trap '' TERM; {script} & wait; {PYTHON} -I -S {program} {TARGET}; read x; true"
+    line = f"{script}; {PYTHON} -I -S {program} {TARGET}; read x; true"
     process = every_scene.start(line, TARGET)
     engine = engine_of(process.pid, every_scene.hosts.client.namespaces()["net"])
-    told = b"".join(process.stdout.readline() for _ in range(1))
+    told = process.stdout.readline()
     fields = status_of(engine)
     assert int(fields["CapEff"], 16) & ~(1 << 12) == 0
     assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
