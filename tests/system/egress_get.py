@@ -1,6 +1,6 @@
 """Gets / of hosts over HTTP and says how it went, for both sides of a wall.
 
-    python3 egress_get.py NAME…
+python3 egress_get.py NAME…
 """
 
 import json

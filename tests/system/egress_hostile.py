@@ -1,7 +1,7 @@
 """A hostile server, and the client in a world that talks to it. Standard library only, by itself.
 
-    python3 egress_hostile.py serve ADDRESS
-    python3 egress_hostile.py talk HOST           prints "through" when each has been tried
+python3 egress_hostile.py serve ADDRESS
+python3 egress_hostile.py talk HOST           prints "through" when each has been tried
 """
 
 import contextlib
@@ -111,7 +111,11 @@ def talk(host: str) -> None:
     def one(port: int, said: bytes, reads: bool) -> None:
         with contextlib.suppress(OSError), socket.create_connection((host, port), 5) as sock:
             sock.settimeout(1)
-            sock.sendall(said.replace(b"\r\nHost: " + host.encode(), b"\r\nHost: %s:%d" % (host.encode(), port)))
+            sock.sendall(
+                said.replace(
+                    b"\r\nHost: " + host.encode(), b"\r\nHost: %s:%d" % (host.encode(), port)
+                )
+            )
             for _ in range(200 if reads else 1):
                 if not sock.recv(65536):
                     return

@@ -360,7 +360,9 @@ def configure() -> dict[str, Callable[[], str]]:
         "forward": _setting("ipv4/ip_forward", "1"),
         "ports of everybody": _setting("ipv4/ip_unprivileged_port_start", "0"),
         "queue discipline": _route(
-            36, create, struct.pack("=BxHiIII", 0, 0, lo, 0x10000, 0xFFFFFFFF, 0) + _attribute(1, b"prio\0")
+            36,
+            create,
+            struct.pack("=BxHiIII", 0, 0, lo, 0x10000, 0xFFFFFFFF, 0) + _attribute(1, b"prio\0"),
         ),
         "address by ioctl": _address_of_lo,
         "tunnel": _tunnel,

@@ -11,8 +11,8 @@ import shutil
 import time
 from pathlib import Path
 
-from tests.system.caller import Caller
 from tests.nethosts.hosts import Hosts
+from tests.system.caller import Caller
 
 HERE = Path(__file__).resolve().parent
 PYTHON = "/usr/bin/python3"

@@ -207,15 +207,17 @@ def http(host: bytes, other: bytes) -> dict[str, list[bytes]]:
         # another request in what one of two readers takes for a body
         inner = one(case, theirs)
         found[case] = [post + framing + inner]
-    found["bare LF"] = [
-        b"GET /" + mark("bare LF") + b" HTTP/1.1\nHost: " + other + b"\n\n"
-    ]
+    found["bare LF"] = [b"GET /" + mark("bare LF") + b" HTTP/1.1\nHost: " + other + b"\n\n"]
     found["simple request"] = [b"GET /" + mark("simple request") + b"\r\n"]
     found["HTTP/1.0 without host"] = [
         b"GET /x HTTP/1.0\r\nX: " + mark("HTTP/1.0 without host") + b"\r\n\r\n"
     ]
     found["blank lines before"] = [
-        b"\r\n\r\nGET / HTTP/1.1\r\nX: " + mark("blank lines before") + b"\r\n" + theirs + b"\r\n\r\n"
+        b"\r\n\r\nGET / HTTP/1.1\r\nX: "
+        + mark("blank lines before")
+        + b"\r\n"
+        + theirs
+        + b"\r\n\r\n"
     ]
     found["h2c"] = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + mark("h2c")]
     upgrade = b"Upgrade: h2c\r\nConnection: Upgrade\r\nHTTP2-Settings: AAMAAABk\r\n\r\n"
@@ -223,9 +225,7 @@ def http(host: bytes, other: bytes) -> dict[str, list[bytes]]:
         first[:-2] + upgrade + one("upgrade to h2c, then other", theirs)
     ]
     found["socks"] = [b"\5\1\0" + mark("socks")]
-    found["tls at 80, other sni"] = [
-        record(hello("tls at 80, other sni", _names(other)))
-    ]
+    found["tls at 80, other sni"] = [record(hello("tls at 80, other sni", _names(other)))]
     return found
 
 

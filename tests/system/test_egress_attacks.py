@@ -245,7 +245,7 @@ def test_a_world_is_no_relay(scene, target):
         assert scene.hosts.run([PYTHON, "-c", fetch]).stdout == b"111\n"
         relay.kill()
         relay.communicate()
-    within = f"({PYTHON} -c \"{serve}\" & sleep 0.3; {PYTHON} -c \"{fetch}\"; wait)"
+    within = f'({PYTHON} -c "{serve}" & sleep 0.3; {PYTHON} -c "{fetch}"; wait)'
     assert b"b'hello'\n" in scene.run(within).stdout
     assert scene.hosts.packets() == []
 
@@ -377,7 +377,7 @@ def test_floods(scene, target, served, kind):
     assert resident_kib(engine) - before < 60_000
     assert engine == engine_of(process.pid, scene.hosts.client.namespaces()["net"])
     process.stdin.write(b"x")
-    out, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
     assert b"Traceback" not in err
     assert b"ended early" not in err

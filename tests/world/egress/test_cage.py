@@ -89,7 +89,7 @@ def _in_the_cage(act, *, enter=True):
                 cage.enter()
             act()
             status = 0
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 - a process edge: its status tells
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         finally:
             os._exit(status)
