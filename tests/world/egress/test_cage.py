@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from substrate.world import linux
-from substrate.world.egress import cage
+from substrate.world.egress import cage, namespace, nft
 from substrate.world.egress.resolve import Resolver
 from substrate.world.egress.route import is_local
 
@@ -80,15 +80,16 @@ def test_refused_in_the_cage_and_possible_outside(name, place):
         assert _try(name, place, shut=False) == ""
 
 
-def _in_the_cage(act):
+def _in_the_cage(act, *, enter=True):
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            cage.enter()
+            if enter:
+                cage.enter()
             act()
             status = 0
-        except BaseException as error:  # noqa: BLE001 - of a child: told by its status
+        except Exception as error:  # noqa: BLE001 - a process edge: its status tells
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         finally:
             os._exit(status)
@@ -127,6 +128,35 @@ def test_one_capability_is_left():
         assert told["Seccomp_filters"] >= "2\n"
 
     _in_the_cage(act)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
+@pytest.mark.parametrize("backend", ["ns-root", "ns-root-idmap", "ns-user"])
+def test_the_rules_of_a_world_can_be_changed(backend):
+    """As each backend has it: whose the network is, and who changes its rules from outside."""
+
+    def act():
+        if backend == "ns-user":
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            linux.prctl(linux.PR_SET_DUMPABLE, 1)
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            linux.unshare((0 if backend == "ns-root" else linux.CLONE_NEWUSER) | linux.CLONE_NEWNET)
+            made = namespace.make(namespace.Plan())
+            socket.send_fds(theirs, [b"x"], [made.nft])
+            theirs.recv(1)
+            os._exit(0)
+        _, (fd,), _, _ = socket.recv_fds(ours, 1, 1)
+        cage.enter()
+        before = namespace.Plan(host_ports=(5432,))
+        nft.load_rules(fd, before)
+        ours.close()
+
+    _in_the_cage(act, enter=False)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the headers of another machine")
