@@ -367,6 +367,10 @@ class Zygote:
         except (BrokenPipeError, ConnectionResetError):
             raise _zygote_is_gone() from None
 
+    def load_network(self) -> None:
+        """Has what will serve the next world's network loaded meanwhile."""
+        self._send(wire.LOAD)
+
     def serve_network(self, network: dict[str, int], rules: Any, end: _socket.socket) -> None:
         """Has a process made that serves a world's network (egress.engine): it gets these fds of
         the world's, `rules` (built-in types), and `end`, whose other end is the supervisor's."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # supervisor → zygote
 PREPARE = b"P"  # memfd of a frame, the world's end of its socket
 START = b"S"  # memfd of the spec of the world that was prepared last, perhaps a lock
+LOAD = b"L"  # that EGRESS will follow: what serves a network is loaded while the world is made
 EGRESS = b"N"  # for the world's network: memfd of its rules, the egress process' socket, and all of NETWORK
 GROUPS = b"C"  # paths of cgroups that are about to be made: removed at the end, whatever happens
 # zygote → supervisor

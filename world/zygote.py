@@ -71,6 +71,7 @@ class _Zygote:
         self._prepared: launch.Prepared | None = None
         self._worlds: dict[int, _Started] = {}  # by the pid of their first process
         self._announced: list[bytes] = []
+        self._loaded: _socket.socket | None = None  # of a process that waits for a network
 
     def serve(self) -> NoReturn:
         poll = select.poll()
@@ -91,6 +92,8 @@ class _Zygote:
                     self._prepare(message)
                 elif message.kind == wire.START:
                     self._start(message)
+                elif message.kind == wire.LOAD:
+                    self._load()
                 elif message.kind == wire.EGRESS:
                     self._serve_network(message)
 
@@ -120,21 +123,69 @@ class _Zygote:
         for fd in lock:
             _sign(fd, prepared.pid)
 
-    def _serve_network(self, message: wire.Message) -> None:
-        """Forks the process that is a world's way out. It ends with its socket, and with us."""
+    def _load(self) -> None:
+        """Forks the process that is to be a world's way out, which takes as long to load as a world
+        to be made. It ends with its socket, and with us."""
+        self._drop_loaded()
         parent = os.getpid()
-        memory, end, *network = message.fds
+        ours, theirs = wire.pair()
         if os.fork() == 0:
             try:
-                self._socket.close()
-                from substrate.world.egress import engine
-
-                names = (message.text(i) for i in range(len(message.fields)))
-                engine.serve(parent, memory, end, dict(zip(names, network, strict=True)))
+                self._wait_for_network(parent, theirs)
             finally:
                 os._exit(1)
+        theirs.close()
+        self._loaded = ours
+
+    def _drop_loaded(self) -> None:
+        if self._loaded is not None:
+            self._loaded.close()
+            self._loaded = None
+
+    def _wait_for_network(self, parent: int, socket: _socket.socket) -> NoReturn:
+        """The life of that process; it holds nothing of ours meanwhile."""
+        linux.prctl(linux.PR_SET_PDEATHSIG, _signal.SIGKILL)
+        _signal.set_wakeup_fd(-1)
+        if os.getppid() != parent:
+            os._exit(0)
+        kept = os.dup2(socket.detach(), 3, inheritable=False)
+        linux.close_range(kept + 1)
+        from substrate.world.egress import engine
+
+        message = wire.receive(_socket.socket(fileno=kept))
+        if message is None:
+            os._exit(0)
+        memory, end, *network = message.fds
+        engine.serve(parent, memory, end, dict(zip(_names(message), network, strict=True)))
+
+    def _serve_network(self, message: wire.Message) -> None:
+        """Has the process begin that is a world's way out: the one that waits, or a new one."""
+        if not self._hand_over(message):
+            parent = os.getpid()
+            memory, end, *network = message.fds
+            if os.fork() == 0:
+                try:
+                    self._socket.close()
+                    from substrate.world.egress import engine
+
+                    named = dict(zip(_names(message), network, strict=True))
+                    engine.serve(parent, memory, end, named)
+                finally:
+                    os._exit(1)
         for fd in message.fds:
             os.close(fd)
+
+    def _hand_over(self, message: wire.Message) -> bool:
+        """Gives a network to the process that waits for one; False where there is none."""
+        if self._loaded is None:
+            return False
+        try:
+            wire.send(self._loaded, message.kind, *message.fields, fds=tuple(message.fds))
+        except (BrokenPipeError, ConnectionResetError):
+            return False  # it was killed
+        finally:
+            self._drop_loaded()
+        return True
 
     def _bury(self) -> None:
         """Reaps what has ended; a world whose first process ended is gone."""
@@ -161,6 +212,7 @@ class _Zygote:
 
     def _end_all(self) -> NoReturn:
         self._drop_prepared()
+        self._drop_loaded()
         for pid in self._worlds:
             os.kill(pid, _signal.SIGKILL)
         # without a world nothing goes along with its first process: what that left is ours now
@@ -172,3 +224,7 @@ class _Zygote:
                 break
         remove_directories(tuple(self._announced))
         os._exit(0)
+
+
+def _names(message: wire.Message) -> list[str]:
+    return [message.text(i) for i in range(len(message.fields))]

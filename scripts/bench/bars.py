@@ -1,6 +1,6 @@
 """The bars of this version's parts, as data: what, which result, compared how, with whom.
 
-Not here: bars of parts that this version does not have (shim, egress, policy, replay, graph,
+Not here: bars of parts that this version does not have (shim, policy, replay, graph,
 server). Invariant: a bar is judged by one result of the run, and a result that
 was not taken leaves the bar "not measured", never met.
 """
@@ -262,6 +262,42 @@ BARS: tuple[Bar, ...] = (
             "capture bpf",
             "strace, same calls",
         ),
+    ),
+    Bar(
+        what="egress, set-up: what a filtered network has in its namespace",
+        text="≤ 4 ms",
+        bench="egress",
+        case="set-up, namespace.make",
+        at_most=4,
+        peers=("set-up, the empty namespace", "set-up, veth + NAT by ip and nft"),
+    ),
+    *(
+        Bar(
+            what=f"egress, {what}, over the same with the host's network",
+            text=f"≤ {limit} ms",
+            bench="egress",
+            case=f"{row}: added",
+            at_most=limit,
+            peers=tuple(
+                f"{row}: {way}" for way in ("net host", "filtered", "tinyproxy", "veth + NAT")
+            ),
+        )
+        for what, row, limit in (
+            ("the first request of a command", "first request", 10),
+            ("a later one, on a new connection", "later request, new connection", 5),
+            ("one on a connection that is kept", "request on a kept connection", 5),
+        )
+    ),
+    *(
+        Bar(
+            what=f"egress, one stream: {row}",
+            text="≥ 400 MB/s",
+            bench="egress",
+            case=f"{row}: filtered",
+            at_least=400,
+            peers=tuple(f"{row}: {way}" for way in ("bare", "tinyproxy", "veth + NAT")),
+        )
+        for row in ("raw TCP, down", "raw TCP, up", "HTTP, down", "HTTP, up")
     ),
     *(
         Bar(

@@ -17,6 +17,8 @@ PEERS = {
     "docker": ["docker", "version", "--format", "{{.Server.Version}}"],
     "try": ["try", "-v"],
     "srt": ["srt", "--version"],
+    "tinyproxy": ["tinyproxy", "-v"],
+    "nft": ["nft", "--version"],
     "rsync": ["rsync", "--version"],
     "cp": ["cp", "--version"],
     "sqlite3 (module)": [],

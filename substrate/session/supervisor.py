@@ -259,6 +259,9 @@ class _OneShot:
             observed=self.choice.observed,
         )
         self.zygote.prepare(self.frame)
+        filtered = self.frame.net == "filtered" and self.frame.backend != "none"
+        if filtered and (self.settings.net_allow or self.settings.host_ports):
+            self.zygote.load_network()
 
     def _cut(self) -> None:
         if len(self.stack.layers) >= layers.MAX_LOWERS and not self.left:
