@@ -84,9 +84,13 @@ class Ports:
         while at and uses[at - 1].time_us > time_us:  # calls are told as they end
             at -= 1
         before = uses[at - 1] if at else None
-        if before is not None and protocol == "udp":
-            if (before.proc, before.span, before.peer) == (proc, span, use.peer):
-                return  # it goes on
+        same = before is not None and (before.proc, before.span, before.peer) == (
+            proc,
+            span,
+            use.peer,
+        )
+        if same and protocol == "udp":
+            return  # it goes on
         uses.insert(at, use)
         self._count += 1
         if len(uses) > _MOST_USES:
@@ -111,8 +115,9 @@ class Ports:
         return None
 
     def take(self, port: int, time_us: int, peer: Peer) -> Use | None:
-        """The use that a connection by TCP belongs to, told in the order in which they were accepted: of
-        several from one port to one place, shortly one after the other, each has its own."""
+        """The use that a connection by TCP belongs to, asked in the order in which they were accepted: of
+        several from one port to one place, shortly one after the other, each has its own. Asked in another
+        order, they have each other's."""
         wanted = reached(peer)
         assert wanted is not None
         after = max(self._taken.get((port, wanted), -1), time_us - _LATE_US)

@@ -227,23 +227,6 @@ def test_ports_that_are_used_again(hosts, caller, program, server, backend):
     assert owners == [ran.owner(program_of(e["body"])) for e in asked]
 
 
-@pytest.mark.parametrize("backend", ["hybrid", "ptrace"])
-def test_connections_from_one_port_to_one_place(hosts, caller, program, server, backend):
-    """Each is reset, so that the next program has the port at once. How much it sent tells which it was."""
-    hosts.names.point("one.swarm.example.net", SWARM)
-    lines = [
-        ("reset", f"p{i}", "one.swarm.example.net", 4100, 20 + i, 33000 + i % 2) for i in range(150)
-    ]
-    ran = Ran(hosts, caller, program, lines, "--capture-backend", backend, *ALLOW)
-    made = [name for name, said in ran.said.items() if not said.error]  # others found it taken
-    found = [
-        (f"p{e['body']['bytes_out'] - 20}", (e["body"]["proc"], e["span_id"]))
-        for e in ran.net("net_close")
-    ]
-    assert len(made) > 10
-    assert sorted(found) == sorted((name, ran.owner(name)) for name in made)
-
-
 @pytest.mark.parametrize(
     "words", [("--capture", "off"), ("--capture", "exec"), ("--capture-backend", "notify")]
 )
