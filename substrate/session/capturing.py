@@ -465,7 +465,11 @@ class Capturing:
         if self._decoder is None:
             return None
         peer = (address, port) if address else None
-        use = self._decoder.ports.find(protocol, local_port, time_us, peer)
+        ports = self._decoder.ports
+        if protocol == "tcp" and peer is not None:
+            use = ports.take(local_port, time_us, peer)
+        else:
+            use = ports.find(protocol, local_port, time_us, peer)
         if use is None:
             return None
         from substrate.session.net_record import Owner

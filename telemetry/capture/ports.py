@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _MOST_USES: Final = 512
 _MOST_OF_ALL: Final = 65536
 _MOST_PORTS: Final = 16384
+#: how long after its call began a connection may be accepted, and still be told from later ones
+_LATE_US: Final = 1_000_000
 
 
 @value
@@ -48,11 +50,13 @@ class Use:
 class Ports:
     """Of one command's processes, or of all that share one network."""
 
-    __slots__ = ("_count", "_most", "_uses")
+    __slots__ = ("_count", "_most", "_taken", "_uses")
 
     def __init__(self, most: int = _MOST_PORTS) -> None:
         self._most = most
         self._count = 0
+        #: of a port and where its connections go: when the use began that was given last
+        self._taken: dict[tuple[int, Peer], int] = {}
         #: in the order of their last use; of each port in that of time
         self._uses: dict[tuple[str, int], list[Use]] = {}
 
@@ -80,8 +84,13 @@ class Ports:
         while at and uses[at - 1].time_us > time_us:  # calls are told as they end
             at -= 1
         before = uses[at - 1] if at else None
-        if before is not None and (before.proc, before.span, before.peer) == (proc, span, use.peer):
-            return  # it goes on: datagrams
+        same = before is not None and (before.proc, before.span, before.peer) == (
+            proc,
+            span,
+            use.peer,
+        )
+        if same and protocol == "udp":
+            return  # it goes on
         uses.insert(at, use)
         self._count += 1
         if len(uses) > _MOST_USES:
@@ -104,6 +113,26 @@ class Ports:
             ):
                 return use
         return None
+
+    def take(self, port: int, time_us: int, peer: Peer) -> Use | None:
+        """The use that a connection by TCP belongs to, asked in the order in which they were accepted: of
+        several from one port to one place, shortly one after the other, each has its own. Asked in another
+        order, they have each other's."""
+        wanted = reached(peer)
+        assert wanted is not None
+        after = max(self._taken.get((port, wanted), -1), time_us - _LATE_US)
+        for use in self._uses.get(("tcp", port), ()):
+            if after < use.time_us <= time_us and use.peer == wanted:
+                found: Use | None = use
+                break
+        else:
+            found = self.find("tcp", port, time_us, peer)
+        if found is not None:
+            self._taken.pop((port, wanted), None)
+            self._taken[port, wanted] = found.time_us
+            if len(self._taken) > self._most:
+                del self._taken[next(iter(self._taken))]
+        return found
 
     def owner(self, protocol: str, port: int, time_us: int, peer: Peer | None = None) -> int | None:
         """The number of the process."""

@@ -97,6 +97,22 @@ def test_a_port_that_is_used_again_at_once_keeps_its_uses():
     assert [ports.owner("udp", 31000, t) for t in range(200)] == list(range(200))
 
 
+def test_connections_from_one_port_to_one_place_are_given_in_their_order():
+    """The first was reset, and the port taken again, before it was accepted."""
+    ports = Ports()
+    for time_us, proc in ((100, 1), (200, 1), (300, 2), (400, 3)):
+        ports.add("tcp", 40000, time_us, proc, "s", WEB)
+    ports.add("tcp", 40000, 350, 9, "s", OTHER)
+    found = [ports.take(40000, t, WEB) for t in (450, 451, 452, 453, 454)]
+    assert [use and use.proc for use in found] == [1, 1, 2, 3, 3]
+    assert ports.take(40000, 500, ("198.18.0.9", 1)) is None
+    # what nobody had accepted long ago is not waited for
+    ports.add("tcp", 40000, 5_000_000, 4, "s", WEB)
+    ports.add("tcp", 40000, 9_000_000, 5, "s", WEB)
+    late = ports.take(40000, 9_000_100, WEB)
+    assert late is not None and late.proc == 5
+
+
 def test_the_uses_of_all_ports_are_bounded(monkeypatch):
     monkeypatch.setattr("substrate.telemetry.capture.ports._MOST_OF_ALL", 100)
     ports = Ports()
