@@ -56,7 +56,7 @@ def nonsense(host: str) -> int:
             if number % 3 == 0:
                 whole = bytearray(told.randbytes(told.randrange(1, 1400)))
             sock.sendto(whole, SERVER)
-    for number in range(100):
+    for _ in range(100):
         with socket.create_connection(SERVER, 5) as sock:
             try:
                 sock.sendall(told.randbytes(told.randrange(1, 3000)))

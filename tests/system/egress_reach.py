@@ -347,7 +347,7 @@ def configure() -> dict[str, Callable[[], str]]:
     address = _attribute(2, socket.inet_aton("198.51.100.2"))
     by_lo = _attribute(4, struct.pack("=i", lo))
     target = _attribute(1, socket.inet_aton("203.0.113.66"))
-    found = {
+    return {
         "add a link": _route(16, create, struct.pack("=BxHiII", 0, 0, 0, 0, 0) + info),
         "add a pair of links": _route(16, create, struct.pack("=BxHiII", 0, 0, 0, 0, 0) + veth),
         "add an address": _route(20, create, struct.pack("=BBBBI", 2, 24, 0, 0, lo) + address),
@@ -371,7 +371,6 @@ def configure() -> dict[str, Callable[[], str]]:
         "lo down": _route(16, 0, struct.pack("=BxHiII", 0, 0, lo, 0, 1)),
         "lo down by ioctl": lambda: _flags_of_lo(0),
     }
-    return found
 
 
 # --- what serves it
