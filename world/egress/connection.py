@@ -46,6 +46,8 @@ _ABORT: Final = struct.pack("ii", 1, 0)
 _FIRST_WORDS_S: Final = 30.0
 #: after the world's end, for what its processes had sent
 _LAST_WORDS_S: Final = 2.0
+#: between two looks whether what was said before a refusal is delivered
+_DELIVERY_S: Final = 0.005
 #: what all clients together may have said that cannot be judged yet; the inspector has a copy
 _MOST_HELD: Final = 1 << 24
 #: for the first words of a client that is refused, whatever it says: HTTP is answered
@@ -104,6 +106,7 @@ class Connection:
         self._made = False
         self._client_ended = False
         self._timer: Timer | None = None
+        self._leaving = False  # it is refused, once what was said before is delivered
         self._verdict = ""  # why it is refused, while its first words are waited for
 
     # --- the decision
@@ -243,6 +246,10 @@ class Connection:
             return
         assert self._inspector is not None
         assert self._relay is not None
+        if self._leaving:
+            if direction == DOWN:  # the answer to what went out before
+                self._relay.send(DOWN, data)
+            return
         if direction == UP:
             self._held += data
             self._context.held += len(data)
@@ -259,6 +266,8 @@ class Connection:
         """Relay's: a direction that is watched, or held, has come to its end."""
         if self._verdict:
             self._end_refused()
+            return
+        if self._leaving and direction == UP:
             return
         if direction == UP:
             self._client_ended = True
@@ -284,7 +293,7 @@ class Connection:
         """Does what the inspection says."""
         inspector, relay = self._inspector, self._relay
         assert inspector is not None
-        if relay is None:
+        if relay is None or self._leaving:
             return
         if self._client_ended and not inspector.needs_upstream_head:
             inspector.timed_out()
@@ -359,7 +368,7 @@ class Connection:
     def _refuse(self, reason: str, rule: str = "", hint: str = "") -> None:
         """What it said, or where it would go, is not allowed."""
         relay = self._relay
-        if relay is None:
+        if relay is None or self._leaving:
             return
         self._told = False  # also of one that was made: another attempt, by what it said
         self._tell(allowed=False, rule=rule, reason=reason, hint=hint)
@@ -372,7 +381,20 @@ class Connection:
             self._connect.cancel()
             self._connect = None
         self._forget_held()
-        relay.refuse(reason, answer)
+        self._leaving = True
+        relay.hold(UP)
+        self._refuse_once_delivered(relay, reason, answer, self._context.loop.now + _LAST_WORDS_S)
+
+    def _refuse_once_delivered(
+        self, relay: Relay, reason: str, answer: bytes, until: float
+    ) -> None:
+        """What was said before, and may go out, does: a reset would overtake it."""
+        loop = self._context.loop
+        if self._relay is relay and loop.now < until and relay.underway():
+            again = lambda: self._refuse_once_delivered(relay, reason, answer, until)  # noqa: E731
+            loop.after(_DELIVERY_S, again)
+        else:
+            relay.refuse(reason, answer)
 
     def _refuse_by_words(self, reason: str) -> None:
         """One that is refused whatever it says, and was told of: a client of HTTP reads why, as many

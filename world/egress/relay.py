@@ -162,6 +162,12 @@ class Relay:
         self._set_timer(_LINGER_S)
         self._turn()
 
+    def underway(self) -> bool:
+        """Whether bytes of the client's are on their way to the server still."""
+        if self.upstream.fd < 0 or self.upstream.dead:
+            return False
+        return bool(self.flows[UP].waiting() or self.upstream.unacknowledged())
+
     def abort(self, reason: str) -> None:
         """Ends it now: a reset to both, what waits is lost."""
         if not self._over:
