@@ -11,6 +11,7 @@ import os
 import select
 import struct
 
+import substrate.world.egress  # noqa: F401 - a package of the zygote's, for the import cache to keep it
 from substrate.errors import HostUnsupported
 from substrate.values import replace
 from substrate.world import limits, script, wire

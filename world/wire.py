@@ -9,6 +9,7 @@ environment) travel in a memfd beside the packet (unix(7) SCM_RIGHTS).
 from __future__ import annotations
 
 import _socket
+import errno
 import marshal
 import os
 import struct
@@ -161,6 +162,8 @@ def receive(socket: _socket.socket) -> Message | None:
     if flags & 0x28:  # MSG_TRUNC | MSG_CTRUNC
         for fd in fds:
             os.close(fd)
+        if not flags & 0x20:  # no room for all descriptors: in this process, as there is in `room`
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         raise WireError("a packet was cut")
     name, fields = decode(packet)
     return Message(name, fields, fds, pid)

@@ -87,7 +87,7 @@ def diagnose(failed: StartFailed, facts: HostFacts) -> tuple[str, str]:
         return _no_overlay(failed, facts)
     if step in ("/proc", "/sys") and refused:
         return _masked(facts)
-    if step == "loopback" and refused:
+    if step in ("loopback", "network") and refused:
         return "E-NET-ADMIN", (
             _run_with(facts, root=True)
             if facts.container

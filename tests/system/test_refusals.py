@@ -128,7 +128,7 @@ def test_root_without_the_right_to_mount(make_caller):
 def test_root_without_the_right_to_set_lo_up(root):
     drop = ("setpriv", "--bounding-set", "-net_admin")
     done = root.call(*drop, root.command, "-c", "echo ran")
-    refused(done, "E-NET-ADMIN", b"loopback", b"NET_ADMIN")
+    refused(done, "E-NET-ADMIN", b"network", b"NET_ADMIN")
     done = root.call(*drop, root.command, "--net", "host", "-c", "echo ran")
     assert (done.returncode, done.stdout) == (0, b"ran\n"), done
 
