@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 _WATCHED: Final = ("dns_udp4", "dns_udp6", "dns_tcp4", "dns_tcp6", "egress4", "egress6", "nflog")
 #: for what is on its way when the world is over
 _END_S: Final = 5.0
+#: whoever asks how things are waits that long for what is not settled yet
+_CATCH_UP_S: Final = 0.5
 #: for rules to be in force
 _RULES_S: Final = 5.0
 #: a report waits until capture has told of what began this much later: the call that made the
@@ -128,8 +130,22 @@ class Egressing:
             hint = "ask by the same version of substrate"
             net_control.answer(client, net_control.WRONG, str(wrong), hint)
             return
+        self._catch_up()
         told = net_control.status_of(self._rules, self._record)
         net_control.answer(client, net_control.TOLD, told)
+
+    def _catch_up(self) -> None:
+        """Writes what came before now, as far as its owners are known within a moment."""
+        until = time.monotonic() + _CATCH_UP_S
+        while True:
+            if self._socket is not None:
+                self._receive(0)
+            if self._capture is not None:
+                self._capture.pump()
+            self._settle(late=False)
+            if not self._waiting or time.monotonic() >= until:
+                return
+            select.poll().poll(_PAUSE_S * 200)
 
     def _change(self, action: str, rules: list[str]) -> None:
         """Other rules from now on; the record says which."""
