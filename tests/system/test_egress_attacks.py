@@ -32,7 +32,7 @@ __all__ = ["hosts", "internet"]
 OTHER = "secret.example.net"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def listener(internet):
     """Listens at the ports of the web and says nothing: who gets to it can be told."""
     return internet.serve(

@@ -32,7 +32,7 @@ TALKS = (
 ALLOW = ("--allow", "tcp://*.swarm.example.net")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def program(base):
     """The path of the compiled swarm."""
     if shutil.which("gcc") is None:
@@ -44,7 +44,7 @@ def program(base):
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(internet):
     behaviours = {str(port): name for port, name in PORTS.items()}
     return internet.serve("swarm.example.net", (SWARM,), PORTS, "raw", ports=behaviours)
