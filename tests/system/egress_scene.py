@@ -85,9 +85,12 @@ class Scene:
 
 
 def children(pid):
-    """Pids of a process' children."""
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(word) for word in file.read().split()]
+    """Pids of a process' children; none of one that has ended."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return [int(word) for word in file.read().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def engine_of(supervisor, network, bound_s=10.0):
