@@ -16,7 +16,7 @@ from __future__ import annotations
 from _socket import AF_INET6, inet_pton
 
 from substrate.telemetry.capture import network
-from substrate.values import value
+from substrate.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Use:
 class Ports:
     """Of one command's processes, or of all that share one network."""
 
-    __slots__ = ("_count", "_most", "_taken", "_uses")
+    __slots__ = ("_count", "_most", "_shared", "_taken", "_uses")
 
     def __init__(self, most: int = _MOST_PORTS) -> None:
         self._most = most
@@ -59,6 +59,8 @@ class Ports:
         self._taken: dict[tuple[int, Peer], int] = {}
         #: in the order of their last use; of each port in that of time
         self._uses: dict[tuple[str, int], list[Use]] = {}
+        #: ports that several processes have used, of which uses were forgotten
+        self._shared: set[tuple[str, int]] = set()
 
     def add(
         self,
@@ -94,14 +96,26 @@ class Ports:
         uses.insert(at, use)
         self._count += 1
         if len(uses) > _MOST_USES:
-            del uses[0]
-            self._count -= 1
+            self._shorten(key, uses)
         while self._count > _MOST_OF_ALL:
             self._forget()
 
+    def _shorten(self, key: tuple[str, int], uses: list[Use]) -> None:
+        """Makes one use of the two that are oldest, whatever they reached, where a single process has
+        used the port for as long as is known; else forgets the oldest."""
+        oldest, use = uses[:2]
+        if (oldest.proc, oldest.span) != (use.proc, use.span):
+            self._shared.add(key)
+        if key not in self._shared:
+            uses[1] = replace(oldest, peer=None)
+        del uses[0]
+        self._count -= 1
+
     def _forget(self) -> None:
         """The port that was used last the longest time ago."""
-        self._count -= len(self._uses.pop(next(iter(self._uses))))
+        key = next(iter(self._uses))
+        self._shared.discard(key)
+        self._count -= len(self._uses.pop(key))
 
     def find(self, protocol: str, port: int, time_us: int, peer: Peer | None = None) -> Use | None:
         """The use that a connection belongs to which was seen at a time. `peer`: where it goes, where that

@@ -13,6 +13,7 @@ import pytest
 
 from tests.nethosts import plan
 from tests.nethosts.fixtures import hosts, internet
+from tests.nethosts.seen import until
 from tests.system import egress_words as words
 from tests.system.egress_scene import (
     HERE,
@@ -373,7 +374,7 @@ def test_floods(scene, target, served, kind):
     process.stdin.write(b"x")
     process.stdin.flush()
     assert process.stdout.readline() == b"honest\n", process.stderr.read()
-    assert any(one.received for one in target.connections())
+    until(target.connections, lambda seen: any(one.received for one in seen))
     assert resident_kib(engine) - before < 60_000
     assert engine == engine_of(process.pid, scene.hosts.client.namespaces()["net"])
     process.stdin.write(b"x")
@@ -388,14 +389,16 @@ def test_floods(scene, target, served, kind):
 
 def _all_are_counted(scene, count):
     """What the kernel refused is in the record, or is said to be missing there."""
-    told = sum(1 for body in scene.told("net_connect") if body["protocol"] == "udp")
+    bodies = [body for body in scene.told("net_connect") if body["protocol"] == "udp"]
+    assert len({body["proc"] for body in bodies} - {None}) == 1
+    assert all(body["proc"] is not None for body in bodies)
     missing = sum(
         int(text.split()[0])
         for body in scene.told("coverage")
         for text in body["blind_spots"]
         if "were not recorded" in text
     )
-    assert told + missing == count
+    assert len(bodies) + missing == count
 
 
 def test_a_supervisor_that_stands_still(scene, target, served):

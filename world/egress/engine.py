@@ -29,7 +29,7 @@ from substrate.world.egress.dns_service import DnsService
 from substrate.world.egress.fakes import Fakes
 from substrate.world.egress.holders import NOBODY, Holders
 from substrate.world.egress.namespace import Plan
-from substrate.world.egress.nft import load_rules
+from substrate.world.egress.nft import DNS_PORT, load_rules
 from substrate.world.egress.pipes import Pipes
 from substrate.world.egress.published import Published
 from substrate.world.egress.publishing import Publishing
@@ -55,6 +55,9 @@ _A_ROUND: Final = 64
 #: rounds for what is left at the end; the queues of the kernel hold no more
 _MOST_ROUNDS: Final = 256
 _NO_LIMIT: Final = 1 << 62
+#: where our resolver sends from, and an address that no rule leads anywhere (RFC 5737)
+_OUR_SOURCE: Final = (b"\x7f\0\0\1", DNS_PORT)
+_NOWHERE: Final = ("192.0.2.1", 9)
 _PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 
 
@@ -135,6 +138,7 @@ class Engine:
         self._connections: set[Connection | Published] = set()
         self._numbers = 0
         self._lost_logs = -1  # sequence of the last refused packet
+        self._log_overran = False  # records were lost, behind those that lie there
         self._finishing = False
         self._holds = False  # nothing is taken from the world: too many reports wait
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -382,24 +386,44 @@ class Engine:
                 try:
                     data, sender = socket.recvfrom(65536)
                 except BlockingIOError:
-                    return
+                    if not self._log_overran:
+                        return
+                    self._provoke_record()
+                    continue
                 except OSError as error:
                     if error.errno != errno.ENOBUFS:
                         raise
-                    continue  # the numbers of the next ones say how many are missing
+                    self._log_overran = True
+                    continue  # the number of the next one says how many are missing
                 if sender[0] != 0:
                     continue  # not the kernel's
                 for logged in nflog.parse(data):
-                    self._refused(logged)
+                    self._count_lost(logged.sequence)
+                    if (logged.source, logged.source_port) != _OUR_SOURCE:
+                        self._refused(logged)
         finally:
             socket.detach()
 
-    def _refused(self, logged: nflog.Logged) -> None:
-        missing = (logged.sequence - self._lost_logs - 1) & 0xFFFFFFFF
-        if self._lost_logs >= 0 <= logged.sequence and 0 < missing < 1 << 31:
+    def _provoke_record(self) -> None:
+        """Has a packet of our own refused: behind the last of the world's, its number says how many
+        of them were lost. Nobody else has its source (nft.py)."""
+        self._log_overran = False
+        socket = _socket.socket(fileno=self._network["dns_udp4"])
+        try:
+            socket.sendto(b"", _NOWHERE)
+        except PermissionError:
+            return  # so a refused sendto(2) says
+        finally:
+            socket.detach()
+
+    def _count_lost(self, sequence: int) -> None:
+        missing = (sequence - self._lost_logs - 1) & 0xFFFFFFFF
+        if self._lost_logs >= 0 <= sequence and 0 < missing < 1 << 31:
             text = f"{missing} refused packets were not recorded: there were too many at once"
             self.report(Trouble(time_us=now_us(), text=text))
-        self._lost_logs = logged.sequence
+        self._lost_logs = sequence
+
+    def _refused(self, logged: nflog.Logged) -> None:
         protocol = _PROTOCOLS.get(logged.protocol, f"protocol {logged.protocol}")
         name = self._fakes.name_of(logged.destination) if logged.destination else None
         reason = ""

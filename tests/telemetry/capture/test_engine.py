@@ -88,16 +88,19 @@ def test_a_command_dies_of_its_signal(backend, number):
 
 
 def test_stops_are_seen_by_the_parent():
+    # The child stays until its parent has seen that it goes on: its end would hide that.
     script = (
         "import os, signal\n"
+        "wait, seen = os.pipe()\n"
         "pid = os.fork()\n"
         "if pid == 0:\n"
-        "    os.kill(os.getpid(), signal.SIGSTOP); os._exit(3)\n"
+        "    os.kill(os.getpid(), signal.SIGSTOP); os.read(wait, 1); os._exit(3)\n"
         "_, status = os.waitpid(pid, os.WUNTRACED)\n"
         "print(os.WIFSTOPPED(status), os.WSTOPSIG(status))\n"
         "os.kill(pid, signal.SIGCONT)\n"
         "_, status = os.waitpid(pid, os.WCONTINUED)\n"
         "print(os.WIFCONTINUED(status))\n"
+        "os.write(seen, b'x')\n"
         "_, status = os.waitpid(pid, 0)\n"
         "print(os.WEXITSTATUS(status))\n"
     )

@@ -97,6 +97,28 @@ def test_a_port_that_is_used_again_at_once_keeps_its_uses():
     assert [ports.owner("udp", 31000, t) for t in range(200)] == list(range(200))
 
 
+def test_one_process_that_reaches_far_more_than_is_remembered_is_known_for_all_of_it():
+    ports = Ports()
+    far = [(f"203.0.113.{n % 256}", n) for n in range(4000)]
+    for time_us, peer in enumerate(far):
+        ports.add("udp", 31000, time_us, 7, "s", peer)
+    assert len(ports._uses["udp", 31000]) == ports._count <= 512
+    assert {ports.owner("udp", 31000, t, peer) for t, peer in enumerate(far)} == {7}
+    # then another one has the port: what it reaches is its own
+    ports.add("udp", 31000, 5000, 8, "s", WEB)
+    assert ports.owner("udp", 31000, 5000, WEB) == 8
+    assert ports.owner("udp", 31000, 5000, far[0]) == 7
+
+
+def test_of_a_port_that_several_share_nothing_forgotten_is_guessed():
+    ports = Ports()
+    far = [(f"203.0.113.{n % 256}", n) for n in range(4000)]
+    for time_us, peer in enumerate(far):
+        ports.add("udp", 31000, time_us, time_us % 2, "s", peer)
+    found = [ports.owner("udp", 31000, 4000, peer) for peer in far]
+    assert found == [None] * (4000 - 512) + [t % 2 for t in range(4000 - 512, 4000)]
+
+
 def test_connections_from_one_port_to_one_place_are_given_in_their_order():
     """The first was reset, and the port taken again, before it was accepted."""
     ports = Ports()
