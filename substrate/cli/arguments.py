@@ -226,11 +226,12 @@ class _Words:
         if option is None:
             return None
         if not option.metavar:
-            if sign:
+            if sign and not option.attached:
                 raise UsageError(f"{name} takes no value, got {attached!r}", hint=_HELP)
             if option.key:
                 assert option.sets is not None
-                self.flags.append(FlagUse(name=name, key=option.key, text=option.sets))
+                text = attached if sign else option.sets
+                self.flags.append(FlagUse(name=name, key=option.key, text=text))
             else:
                 self.switches.add(name)
             return at + 1

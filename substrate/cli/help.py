@@ -44,7 +44,7 @@ def describe_options(options: tuple[Option, ...] = OPTIONS) -> str:
     """The options as a list for a terminal, each with its variable."""
     lines = []
     for option in options:
-        left = f"  {option.name} {option.metavar}".rstrip()
+        left = f"  {option.shown()}"
         text = textwrap.wrap(option.text, 58) or [""]
         if option.sets is not None:
             variable = f"{option.variable}={option.sets}"

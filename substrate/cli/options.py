@@ -13,7 +13,8 @@ from substrate.values import value
 @value
 class Option:
     """One long option. `metavar` is empty where it takes no value. `key`: the setting that it
-    sets, and `sets` to what where it takes no value; an option of the call has no key."""
+    sets, and `sets` to what where it takes no value; an option of the call has no key. `attached`: what
+    such a one may have behind `=`."""
 
     name: str
     metavar: str
@@ -21,6 +22,13 @@ class Option:
     text: str
     key: str = ""
     sets: str | None = None
+    attached: str = ""
+
+    def shown(self) -> str:
+        """As in a help text."""
+        if self.attached:
+            return f"{self.name}[={self.attached}]"
+        return f"{self.name} {self.metavar}".rstrip()
 
 
 def _of_settings() -> tuple[Option, ...]:
@@ -32,6 +40,7 @@ def _of_settings() -> tuple[Option, ...]:
             text=flag.text or setting.text,
             key=setting.key,
             sets=flag.sets,
+            attached=flag.attached,
         )
         for setting in SETTINGS
         for flag in setting.flags

@@ -93,7 +93,7 @@ def render_reference() -> str:
 
 
 def _row(setting: Setting) -> str:
-    flags = [f.name if f.sets is not None else f"{f.name} {setting.metavar}" for f in setting.flags]
+    flags = [flag.shown(setting.metavar) for flag in setting.flags]
     if setting.key.startswith("limits."):
         flags = [f"--limit {setting.key.partition('.')[2]}={setting.metavar}"]
     elif setting.key == "env.set":

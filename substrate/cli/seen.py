@@ -37,6 +37,7 @@ from substrate.telemetry.trace.events.net import (
     NetClose,
     NetConnect,
     NetListen,
+    StreamSide,
 )
 from substrate.telemetry.trace.events.process import ProcessExit, ProcessFork, ProcessStart
 from substrate.telemetry.trace.octets import bytes_of
@@ -63,6 +64,8 @@ _DONE = {
     "exec": "executed",
     "escape": "denied",
 }
+#: bit of a connection's number that the network's process gave
+EGRESS = 1 << 52
 #: connections whose end is waited for
 _MOST_OPEN = 16384
 HEADINGS = f"{'TIME':>12} {'PROC':>5}  {'WHAT':<12} {'RESULT':<12} {'COUNT':>6}  SUBJECT"
@@ -287,7 +290,26 @@ def _tell_close(line: Line) -> tuple[str, str, str, bool]:
         f"{output.show_size(body.bytes_in)} in, {output.show_size(body.bytes_out)} out, "
         f"after {output.show_duration(body.duration_us)}"
     )
-    return "close", "", f"{amounts}{f'  [{body.reason}]' if body.reason else ''}", False
+    told = _recorded(body) if body.streams is not None else ""
+    return "close", "", f"{amounts}{f'  [{body.reason}]' if body.reason else ''}{told}", False
+
+
+def _recorded(body: NetClose) -> str:
+    """What was recorded of its streams, and how these are named (trace show --stream)."""
+    assert body.streams is not None
+    if body.streams.encrypted and not (body.stream_in or body.stream_out):
+        return "  (encrypted: not recorded)"
+    number = body.connection & ~EGRESS
+    sides = (("in", body.streams.in_), ("out", body.streams.out))
+    told = ", ".join(
+        f"{number}:{name} {side.recorded} bytes{_left_out(side)}" for name, side in sides
+    )
+    return f"  (recorded {told}{', then encrypted' if body.streams.encrypted else ''})"
+
+
+def _left_out(side: StreamSide) -> str:
+    cut = ", truncated" if side.truncated else ""
+    return f"{cut}, {side.covered_count} secrets covered" if side.covered_count else cut
 
 
 def _looked_up(line: Line) -> str:

@@ -16,6 +16,7 @@ from substrate.cli import output
 from substrate.cli.messages import warn
 from substrate.cli.seen import HEADINGS, Choice, Entries, entry_object, entry_text, offset_text
 from substrate.cli.seen_options import choice_of, seen_options, time_options
+from substrate.cli.stream_bytes import parse_stream, put_stream_bytes
 from substrate.cli.trace_frames import (
     FoundSpan,
     frame_object,
@@ -33,16 +34,24 @@ from substrate.telemetry.trace.frames import Frame, Frames
 @click.command("show", cls=Verb)
 @click.argument("name", metavar="[SESSION|SPAN]", required=False)
 @click.option("--type", "kinds", multiple=True, metavar="TYPE", help="Only events of this type.")
+@click.option(
+    "--stream",
+    metavar="N:in|out",
+    help="Print what was recorded of a connection, into or out of the world.",
+)
 @seen_options
 @time_options
 @output.format_option
-def show_command(name: str | None, kinds: tuple[str, ...], form: str, **words: Any) -> int:
+def show_command(
+    name: str | None, kinds: tuple[str, ...], stream: str | None, form: str, **words: Any
+) -> int:
     """Examples:
       substrate trace show
       substrate trace show w3 --type command_end --format jsonl
       substrate trace show last --files --failed
       substrate trace show 3 --files --path '*.py' --since 1.5
       substrate trace show w3:2 --procs --net
+      substrate trace show last --stream 7000001:in
 
     Prints the record line by line: number, time, span, origin, type, body. Without a name that
     of this directory's world. SESSION is a session or world, SPAN a command (its number, w3:2,
@@ -51,17 +60,24 @@ def show_command(name: str | None, kinds: tuple[str, ...], form: str, **words: A
     --procs, --files, --net and --syscalls print what was captured instead, an entry a line:
     seconds from the start of the span (or session), process, what was done, result, how many
     calls were collapsed into it, and to what. With one of them, last is the last command; without,
-    the newest session."""
+    the newest session. --stream prints the bytes of a recorded connection (run --record-net), which
+    --net lists by its number."""
     choice = choice_of(words)
     if choice is not None and kinds:
         raise UsageError("--type chooses lines, the views entries", hint="give one of them")
-    place = place_of(name, last_is_span=choice is not None)
+    if stream is not None and (choice is not None or kinds or form != "table"):
+        raise UsageError("--stream prints bytes and nothing else", hint="give it alone")
+    wanted = None if stream is None else parse_stream(stream)
+    place = place_of(name, last_is_span=choice is not None or wanted is not None)
     frames = verified_frames(os.fsdecode(place.files.path))
     tell_warnings(frames)
     span = span_at(frames, place)
     if choice is not None:
         return _put_entries(frames, span, choice, form)
     lines = None if span is None else span.lines()
+    if wanted is not None:
+        events = (f.event for f in frames if lines is None or lines.has(f.event))
+        return put_stream_bytes(events, place.files, *wanted)
     chosen = (
         frame
         for frame in frames

@@ -20,15 +20,17 @@ import time
 from substrate.session import net_control, net_record, net_rules, published
 from substrate.world import wire
 from substrate.world.egress import report
-from substrate.world.egress.report import Asked, Attempt, Refused
+from substrate.world.egress.report import Asked, Attempt, Closed, Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
+    from collections.abc import Callable
     from typing import Any, Final
 
     from substrate.session.capturing import Capturing
     from substrate.session.denials import Denial
+    from substrate.session.net_streams import NetStreams, Writing
     from substrate.telemetry.trace.events.command import Scope
     from substrate.telemetry.trace.writer import TraceWriter
     from substrate.world.egress.report import Report
@@ -48,6 +50,8 @@ _BEHIND_US: Final = 50_000
 #: between two looks for that, and how long it may take
 _PAUSE_S: Final = 0.05
 _OWNER_S: Final = 2.0
+#: for the streams of connections that are over, before other work goes on
+_A_TURN_S: Final = 0.05
 #: reports that may wait; above this no more are taken, so that the world waits
 _MOST_WAITING: Final = 16384
 
@@ -77,16 +81,30 @@ class Egressing:
         self._door: net_control.Door | None = None
         self._record: net_record.NetRecord | None = None
         self._writer: TraceWriter | None = None
+        self._streams: NetStreams | None = None  # where what is said is recorded
+        self._writing: Writing | None = None  # of the first that waits, begun
         self._waiting: list[tuple[float, Report]] = []  # when they came; for their owners
         self._next_look = 0.0
         #: on the host, for ports of the world that are published
         self._listeners = published.listen(rules["publish"]) if rules["publish"] else []
 
-    def begin(self, writer: TraceWriter, span: str, base: int, session_fd: int) -> None:
+    def begin(
+        self,
+        writer: TraceWriter,
+        span: str,
+        base: int,
+        session_fd: int,
+        digest: Callable[[bytes], str],
+    ) -> None:
         """Where the events go. `base`: unique in the session; `session_fd`: its directory, for the
-        door at which rules are changed. Called when the command has its go."""
+        door at which rules are changed; `digest`: the keyed one of bytes. Called when the command has its go."""
         self._writer = writer
         self._record = net_record.NetRecord(span, base, net_rules.own_names())
+        if self._rules.get("record_bytes"):
+            from substrate.session.net_streams import NetStreams
+
+            limits = self._rules["record_bytes"], self._rules["record_total_bytes"]
+            self._streams = NetStreams(*limits, writer.blobs.put, digest)
         self._door = net_control.Door(session_fd)
         self._network = self._world.take_network()
         published = {f"publish{i}": fd for i, fd in enumerate(self._listeners)}
@@ -225,6 +243,10 @@ class Egressing:
                 self._in_force = True
             elif message.kind == report.SOCKETS:
                 self._ask_world(message.number(0))
+            elif message.kind in (report.TAPE_HEAD, report.TAPE):
+                if self._streams is None:
+                    raise wire.WireError("a tape, where nothing is to be recorded")
+                self._streams.take(message)
             else:
                 self._wait(report.parse(message))
 
@@ -258,6 +280,8 @@ class Egressing:
         if not self._over:
             self._over = True
             now_us = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
+            if self._streams is not None:
+                how += "; what was recorded of connections that were open is lost"
             trouble = report.Trouble(
                 time_us=now_us, text=f"the process that serves the network {how}"
             )
@@ -274,12 +298,22 @@ class Egressing:
         assert self._writer is not None
         events = []
         before = time.monotonic() - _OWNER_S
+        until = time.monotonic() + _A_TURN_S
         told_us = _ALL if late or self._capture is None else self._capture.told_us()
         for came, found in self._waiting:
             may_wait = came > before and isinstance(found, _OWNED)
             if may_wait and told_us < found.time_us + _BEHIND_US:
                 break
-            events.append(self._record.event(found, self._owner_of(found)))
+            written = None
+            if self._streams is not None and isinstance(found, Closed):
+                self._writing = self._writing or self._streams.writing(found)
+                try:
+                    while late or time.monotonic() < until:
+                        next(self._writing)
+                    break  # others wait for us, too
+                except StopIteration as end:
+                    written, self._writing = end.value, None
+            events.append(self._record.event(found, self._owner_of(found), written))
         del self._waiting[: len(events)]
         if events:
             self._writer.append(events)
@@ -316,7 +350,9 @@ class Egressing:
             else:
                 self._receive(left)
                 if len(self._waiting) >= _MOST_WAITING:
+                    before = time.monotonic()
                     self._settle(late=True)
+                    until += time.monotonic() - before  # the wait is for it, not for us
         self._settle(late=True)
         assert self._writer is not None
         record = self._record

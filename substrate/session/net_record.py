@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from substrate.session.record import sha256_hex
 from substrate.telemetry.trace.events.command import Scope
-from substrate.telemetry.trace.events.net import DnsQuery, NetAccept, NetClose, NetConnect
+from substrate.telemetry.trace.events.net import (
+    DnsQuery,
+    NetAccept,
+    NetClose,
+    NetConnect,
+    Resolution,
+)
 from substrate.telemetry.trace.events.notice import Budget, Coverage
 from substrate.telemetry.trace.events.policy import PolicyLayer, PolicyLoaded
 from substrate.telemetry.trace.rfc8785 import encode
@@ -28,6 +34,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
+    from substrate.session.net_streams import Written
     from substrate.telemetry.trace.envelope import Event
     from substrate.telemetry.trace.events.body import Extra
     from substrate.world.egress.report import Report
@@ -90,10 +97,10 @@ class NetRecord:
         self.used_up = 0
         self._asked = self._unknown = 0  # reports of what somebody did; of nobody knows whom
 
-    def event(self, found: Report, owner: Owner | None) -> Event:
-        """The event of a report; it is counted, too."""
+    def event(self, found: Report, owner: Owner | None, written: Written | None = None) -> Event:
+        """The event of a report; it is counted, too. `written`: the streams of what is closed."""
         if isinstance(found, Closed):
-            return self._closed(found)
+            return self._closed(found, written)
         if isinstance(found, (Asked, Attempt, Refused)):
             self._asked += 1
             self._unknown += owner is None and not found.pid
@@ -135,6 +142,7 @@ class NetRecord:
             answers=(found.answer,) if found.answer else (),
             decision=_decision(found.allowed),
             rule=found.rule or None,
+            ttl=found.ttl if found.answer else None,
             extra=_extra(
                 found,
                 *(("client_port", found.client_port), ("reason", found.reason)),
@@ -170,6 +178,7 @@ class NetRecord:
             rule=found.rule or None,
             reason=found.reason or None,
             result=found.result or None,
+            resolved=_resolution(found),
             extra=_extra(
                 found,
                 ("target", found.target),
@@ -179,7 +188,7 @@ class NetRecord:
             ),
         )
 
-    def _closed(self, found: Closed) -> Event:
+    def _closed(self, found: Closed, written: Written | None) -> Event:
         """Of whoever has made it, though others may have had it at the end."""
         scope, owner = self._of_connection.pop(found.connection, (None, None))
         if scope is not None:
@@ -193,6 +202,9 @@ class NetRecord:
             bytes_out=found.bytes_out,
             duration_us=found.duration_us,
             reason=found.reason or None,
+            stream_in=None if written is None else written.stream_in,
+            stream_out=None if written is None else written.stream_out,
+            streams=None if written is None else written.streams,
             extra=_extra(found),
         )
         return self._told(body, owner)
@@ -311,6 +323,17 @@ class NetRecord:
             return []
         body = Coverage(backend="egress", level="net", blind_spots=tuple(spots), lost=0)
         return [self._told(body, None)]
+
+
+def _resolution(found: Attempt) -> Resolution | None:
+    """None where no name was looked up."""
+    if not found.resolved_count and not found.resolve_error:
+        return None
+    return Resolution(
+        addresses=tuple(found.resolved.split()),
+        count=found.resolved_count,
+        error=found.resolve_error or None,
+    )
 
 
 def _decision(allowed: bool) -> str:

@@ -63,6 +63,8 @@ def engine_rules(settings: Settings) -> dict[str, Any]:
         "host_ports": settings.host_ports,
         "dns_loopback": _loopback_servers(),
         "limit_bytes": settings.egress_bytes,
+        "record_bytes": settings.net_record_bytes,
+        "record_total_bytes": settings.net_record_total_bytes,
         "publish": settings.publish,
     }
 

@@ -46,6 +46,8 @@ class Settings:
     net_private: tuple[str, ...]
     host_ports: tuple[int, ...]
     publish: tuple[tuple[str, int, int], ...]  # address and port of the host, port of the world
+    net_record_bytes: int  # of one stream; 0: nothing is recorded
+    net_record_total_bytes: int
     shell: bytes
     timeout_s: float | None
     background_s: float
@@ -187,6 +189,8 @@ def _settings(values: dict[str, Any]) -> Settings:
         net_private=values["net.private"],
         host_ports=values["net.host_ports"],
         publish=values["net.publish"],
+        net_record_bytes=values["net.record"],
+        net_record_total_bytes=values["net.record_total"],
         shell=values["shell"],
         timeout_s=values["timeout"] or None,
         background_s=values["background"],

@@ -41,11 +41,18 @@ NEVER, ONLY_NONE, LOWER, ADD = "", "none", "lower", "add"
 @value
 class Flag:
     """A flag that sets a setting. `sets`: the value, for a flag that takes none; `text`: what
-    that value does."""
+    that value does; `attached`: what may stand behind `=` all the same."""
 
     name: str
     sets: str | None = None
     text: str = ""
+    attached: str = ""
+
+    def shown(self, metavar: str) -> str:
+        """As in a help text; `metavar`: the setting's."""
+        if self.sets is None:
+            return f"{self.name} {metavar}"
+        return f"{self.name}[={self.attached}]" if self.attached else self.name
 
 
 @value
@@ -174,6 +181,30 @@ SETTINGS: tuple[Setting, ...] = (
         flags=_one("--publish"),
         metavar="PORT:PORT",
         text="[ADDRESS:]PORT of the host at which a port of the world is reached: 8080:80",
+    ),
+    Setting(
+        key="net.record",
+        kind=SIZE,
+        default=0,
+        variable="SUBSTRATE_RECORD_NET",
+        flags=(
+            Flag(
+                name="--record-net",
+                sets="1m",
+                attached="SIZE",
+                text="record what is said in plain connections, so many bytes of each direction (1m)",
+            ),
+        ),
+        metavar="SIZE",
+        text="bytes that are recorded of each direction of a plain connection of a filtered network; 0: none",
+    ),
+    Setting(
+        key="net.record_total",
+        kind=SIZE,
+        default=64 << 20,
+        variable="SUBSTRATE_RECORD_NET_TOTAL",
+        metavar="SIZE",
+        text="bytes that are recorded so of one command in all; as much memory may be held for it",
     ),
     Setting(
         key="shell",

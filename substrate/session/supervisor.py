@@ -383,7 +383,13 @@ class _OneShot:
                 self._begin_capture()
                 if self.network is not None:
                     seq = self.opened.writer.position.seq
-                    self.network.begin(self.opened.writer, self.recorder.span, seq, self.files.fd)
+                    self.network.begin(
+                        self.opened.writer,
+                        self.recorder.span,
+                        seq,
+                        self.files.fd,
+                        self.digester.digest_bytes,
+                    )
             return run.wait(
                 timeout_s=settings.timeout_s,
                 background_s=settings.background_s,

@@ -46,7 +46,7 @@ def may_hold_secret(text: str) -> bool:
     """False only if no rule can find anything in `text`. Needs no import; some µs."""
     if text in _clean:
         return False
-    found = _suspicious(text, text.lower())
+    found = is_suspicious(text, text.lower())
     if not found and len(text) <= _CLEAN_LONGEST:
         if len(_clean) >= _CLEAN_MOST:
             _clean.clear()
@@ -54,7 +54,8 @@ def may_hold_secret(text: str) -> bool:
     return found
 
 
-def _suspicious(text: str, lower: str) -> bool:
+def is_suspicious(text: str, lower: str) -> bool:
+    """As may_hold_secret, of a text that will not come again. `lower`: it in lower case."""
     if len(lower) >= 12:
         for shape in _EXACT_SHAPES:
             if shape in text:

@@ -151,6 +151,11 @@ def find_secrets(text: str, *, literal: bool = False) -> list[Span]:
 def _shapes(text: str) -> Iterator[Span]:
     for match in _SHAPE.finditer(text):
         yield match.start(), match.end(), match.lastgroup or "secret"
+    yield from key_blocks(text)
+
+
+def key_blocks(text: str) -> Iterator[Span]:
+    """Private keys in PEM, which go over many lines; one without its end goes to that of the text."""
     at = 0
     while begin := _PEM.search(text, at):
         end = _PEM_END.search(text, begin.end())

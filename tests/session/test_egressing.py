@@ -74,7 +74,7 @@ def made(tmp_path):
         rules = {"allow": ("x.example",), "host_ports": (), "publish": ()}
         one = egressing.Egressing(zygote, World(), rules, capture)
         session = os.open(tmp_path, os.O_PATH)
-        one.begin(writer, "spn_command", 3, session)
+        one.begin(writer, "spn_command", 3, session, lambda data: "digest")
         os.close(session)
         kept.extend((one, zygote.end))
         return one, zygote, writer

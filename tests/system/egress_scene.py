@@ -84,6 +84,14 @@ class Scene:
         ]
 
 
+def host_service(internet):
+    """HTTP at the host's localhost, ports 7801 and 7802, one for all tests."""
+    for server in internet._servers.values():
+        if server.name == "the host":
+            return server
+    return internet.serve("the host", ("127.0.0.1", "::1"), (7801, 7802), on=internet.client)
+
+
 def children(pid):
     """Pids of a process' children; none of one that has ended."""
     try:

@@ -12,6 +12,7 @@ from tests.nethosts.fixtures import hosts, internet
 from tests.nethosts.hosts import Hosts
 from tests.nethosts.programs import need
 from tests.system.client_run import Place, counted, only_to
+from tests.system.egress_scene import host_service
 
 __all__ = ["hosts", "internet"]
 
@@ -176,7 +177,7 @@ def test_private_addresses_by_themselves(place):
 def test_ports_of_the_host(place, internet):
     """The world's localhost has the ports that are named, and its own services all the same."""
     hosts = place.hosts
-    service = _service(internet)
+    service = host_service(internet)
     port = service.ports[0]
     ran = place.run(f"curl -sS http://localhost:{port}/", status=7)
     assert "--host-port PORT" in ran.stderr.decode()
@@ -196,14 +197,6 @@ def test_ports_of_the_host(place, internet):
     assert {body["rule"] for body in ran.of("net_connect")} == {f"host_ports {port}"}
     assert sum(scope["bytes_in"] for scope in ran.scopes.values()) == sum(one.sent for one in seen)
     assert not hosts.packets()
-
-
-def _service(internet: Hosts):
-    """A service of the host's localhost, one for all tests."""
-    for server in internet._servers.values():
-        if server.name == "the host":
-            return server
-    return internet.serve("the host", ("127.0.0.1", "::1"), (7801, 7802), on=internet.client)
 
 
 def test_a_project_may_only_tighten(place):
@@ -232,7 +225,7 @@ def test_a_project_may_only_tighten(place):
         curl -sS -o got http://plain.example.net/bytes/100000 && exit 9
         true
     """
-    service = _service(hosts)
+    service = host_service(hosts)
     flags = ("plain.example.net", "secure.example.net", "private.example.net")
     ran = place.run(line, *(f"--allow={name}" for name in flags))
     assert ran.stdout == b"plain.example.net\n"

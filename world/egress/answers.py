@@ -60,6 +60,7 @@ class Answers:
                 reason="" if decision is None or decision.allowed else decision.reason,
                 pid=holder.pid,
                 program=holder.program,
+                ttl=dns.TTL_S if answer else 0,
             )
 
         if query.qtype == dns.PTR:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from substrate.world.egress.report import Report
     from substrate.world.egress.resolve import Resolved, Resolver
     from substrate.world.egress.rules import Rules
+    from substrate.world.egress.tape import Tape, Tapes
 
 _ABORT: Final = struct.pack("ii", 1, 0)
 #: for the first words of a client of which something is to be checked
@@ -52,6 +53,8 @@ _DELIVERY_S: Final = 0.005
 _MOST_HELD: Final = 1 << 24
 #: for the first words of a client that is refused, whatever it says: HTTP is answered
 _REFUSED_WORDS_S: Final = 0.5
+#: addresses of a name that are told: a report's text is bounded
+_MOST_RESOLVED: Final = 12
 _LOOPBACK4: Final = b"\x7f\0\0\1"
 _LOOPBACK6: Final = bytes(15) + b"\1"
 
@@ -61,7 +64,7 @@ class Context:
 
     __slots__ = (
         *("budget", "fakes", "gone", "held", "holders", "loop", "pipes", "report", "resolver"),
-        "rules",
+        *("rules", "tapes"),
     )
 
     def __init__(
@@ -76,10 +79,12 @@ class Context:
         report: Callable[[Report], None],
         gone: Callable[[Connection | Published], None],
         holders: Holders | None = None,
+        tapes: Tapes | None = None,
     ) -> None:
         self.loop, self.pipes, self.budget, self.resolver = loop, pipes, budget, resolver
         self.fakes, self.rules, self.report, self.gone = fakes, rules, report, gone
         self.holders = holders
+        self.tapes = tapes  # where what is said is recorded
         self.held = 0  # bytes of clients that may not go out yet
 
 
@@ -96,6 +101,8 @@ class Connection:
         self._name = ""
         self._decision: Decision | None = None
         self._relay: Relay | None = None
+        self._tape: Tape | None = None
+        self._looked_up: Resolved | None = None
         self._inspector: Inspector | None = None
         self._connect: Connecting | None = None
         self._address = b""  # of the server, once it is connected
@@ -147,8 +154,15 @@ class Connection:
 
     def _make_relay(self) -> Relay:
         context = self._context
-        self._relay = Relay(context.loop, context.pipes, context.budget, self, self._client)
-        return self._relay
+        tee = 0
+        if context.tapes is not None:
+            self._tape = context.tapes.begin(self._number, self._began_us)
+            tee = context.tapes.stream_bytes
+        relay = Relay(context.loop, context.pipes, context.budget, self, self._client, tee=tee)
+        self._relay = relay
+        if self._tape is not None:
+            self._tape.relay = relay
+        return relay
 
     def _is_loopback(self) -> bool:
         return self._target[0] == 127 or self._target == _LOOPBACK6
@@ -192,6 +206,7 @@ class Connection:
     def _resolved(self, found: Resolved) -> None:
         if self._relay is None:
             return
+        self._looked_up = found
         if found.error:
             self._fail(f"{self._name}: {found.error}")
             return
@@ -276,7 +291,15 @@ class Connection:
             self._relay.free(direction)
 
     def copied(self, direction: int, data: bytes) -> None:
-        """Relay's: nothing is recorded."""
+        """Relay's: what is passed on, for the record."""
+        tape = self._tape
+        if tape is None:
+            return
+        if self._inspector is not None and self._inspector.protocol == "tls":
+            tape.drop()
+            tape.encrypt()
+        else:
+            tape.add(direction, data, _now_us(), hello=direction == UP)
 
     def _too_late(self) -> None:
         """The client has said nothing, or not all, of what is to be checked."""
@@ -343,6 +366,8 @@ class Connection:
             return
         self._told = True
         inspector, address = self._inspector, self._address or self._refused
+        resolved = self._looked_up
+        found = () if resolved is None else resolved.addresses
         self._context.report(
             Attempt(
                 connection=self._number,
@@ -362,6 +387,9 @@ class Connection:
                 result=result,
                 pid=self._holder.pid,
                 program=self._holder.program,
+                resolved=" ".join(map(render_address, found[:_MOST_RESOLVED])),
+                resolved_count=len(found),
+                resolve_error="" if resolved is None else resolved.error,
             )
         )
 
@@ -458,6 +486,12 @@ class Connection:
                 reason="",
                 result=relay.end or "the client went before the server was reached",
             )
+        if self._tape is not None:
+            if self._made:
+                self._tape.send(DOWN)
+            else:
+                self._tape.drop()
+            self._tape = None
         if self._made:
             self._context.report(
                 Closed(

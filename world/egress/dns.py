@@ -72,6 +72,8 @@ _IN: Final = 1
 LONGEST_ANSWER: Final = 512
 _HEADER: Final = struct.Struct(">6H")
 _PAIR: Final = struct.Struct(">HH")
+#: of each answer: it is made anew at any time
+TTL_S: Final = 1
 _RECORD: Final = struct.Struct(">HHHIH")  # the name as a pointer, type, class, TTL, length
 _QR: Final = 0x8000
 _OPCODE: Final = 0x7800
@@ -212,7 +214,7 @@ def _answer(query: Query, code: int, record: bytes = b"") -> bytes:
     return whole
 
 
-def answer_address(query: Query, address: bytes, ttl: int = 1) -> bytes:
+def answer_address(query: Query, address: bytes, ttl: int = TTL_S) -> bytes:
     """The one address (4 bytes for A, 16 for AAAA) of the name; `ttl` in seconds."""
     kind = A if len(address) == 4 else AAAA
     if len(address) not in (4, 16) or query.qtype not in (kind, ANY):
@@ -230,7 +232,7 @@ def answer_missing(query: Query) -> bytes:
     return _answer(query, NXDOMAIN)
 
 
-def answer_pointer(query: Query, name: str, ttl: int = 1) -> bytes:
+def answer_pointer(query: Query, name: str, ttl: int = TTL_S) -> bytes:
     """The name (canonical) behind an address that was asked for by its reverse name."""
     if query.qtype not in (PTR, ANY) or pointed_address(query.name) is None:
         raise ValueError(f"{name} does not answer {qtype_name(query.qtype)} of {query.name}")

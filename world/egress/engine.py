@@ -36,6 +36,7 @@ from substrate.world.egress.publishing import Publishing
 from substrate.world.egress.report import Exceeded, Refused, Trouble
 from substrate.world.egress.resolve import Resolver
 from substrate.world.egress.rules import Rules, parse_rule
+from substrate.world.egress.tape import Tapes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ class Engine:
             report=self.report,
             gone=self._connection_is_gone,
             holders=self._holders,
+            tapes=self._make_tapes(given),
         )
         self._reports: deque[bytes] = deque()
         self._stuck = False  # the supervisor does not take them
@@ -186,6 +188,17 @@ class Engine:
                 self._loop.unregister(fd)
 
     # --- the supervisor
+
+    def _make_tapes(self, given: dict[str, Any]) -> Tapes | None:
+        """Where what is said is recorded: `record_bytes` of a stream, `record_total_bytes` of all."""
+        stream_bytes = given.get("record_bytes", 0)
+        if not stream_bytes:
+            return None
+        return Tapes(stream_bytes, given["record_total_bytes"], self._tell)
+
+    def _tell(self, packet: bytes) -> None:
+        """A packet that stands before a report, which sends it."""
+        self._reports.append(packet)
 
     def report(self, found: Report) -> None:
         """Tells the supervisor, now or as soon as it takes more."""

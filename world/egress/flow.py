@@ -42,7 +42,8 @@ if TYPE_CHECKING:
             """The source of a direction that is watched or held has said all; `free` passes the end on."""
 
         def copied(self, direction: int, data: bytes) -> None:
-            """A copy of what is passed on, of the first `tee` bytes."""
+            """A copy of what is passed on, of the first `tee` bytes; where there is any, b"" for an end
+            of sending that is passed on."""
 
         def done(self) -> None:
             """Both sockets are closed; the counts are final."""

@@ -34,7 +34,13 @@ class Published:
         self._context, self._number, self._port = context, number, port
         self._peer = str(peer[0]), int(peer[1])
         self._began_us = _now_us()
-        self._relay: Relay | None = Relay(context.loop, context.pipes, context.budget, self, client)
+        tapes = context.tapes
+        tee = 0 if tapes is None else tapes.stream_bytes
+        relay = Relay(context.loop, context.pipes, context.budget, self, client, tee=tee)
+        self._relay: Relay | None = relay
+        self._tape = None if tapes is None else tapes.begin(number, self._began_us)
+        if self._tape is not None:
+            self._tape.relay = relay
         self._server = _socket.socket(fileno=within)
         self._server.setblocking(False)
         self._told = False
@@ -102,11 +108,19 @@ class Published:
         """Nothing is watched."""
 
     def copied(self, direction: int, data: bytes) -> None:
-        """Nothing is recorded."""
+        """For the record."""
+        if self._tape is not None:
+            self._tape.add(direction, data, _now_us(), hello=direction == UP)
 
     def done(self) -> None:
         relay, self._relay = self._relay, None
         assert relay is not None
+        if self._tape is not None:
+            if self._told:
+                self._tape.send(UP)
+            else:
+                self._tape.drop()
+            self._tape = None
         if self._told:
             self._context.report(
                 Closed(

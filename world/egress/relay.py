@@ -69,6 +69,7 @@ class Relay:
         "_owner",
         "_queued",
         "_refused",
+        "_teed",
         "_timer",
         "client",
         "end",
@@ -96,6 +97,7 @@ class Relay:
         down = Flow(DOWN, self.upstream, self.client, pipes, budget, owner)
         self.flows = (up, down)
         up.tee_left = down.tee_left = tee
+        self._teed = tee > 0
         self.end = ""
         self._over = self._queued = self._refused = False
         self._idle_s, self._half_open_s = idle_s, half_open_s
@@ -141,6 +143,11 @@ class Relay:
 
     def send_upstream(self, data: bytes) -> None:
         self.send(UP, data)
+
+    def stop_copies(self) -> None:
+        """No more is wanted for the record."""
+        for flow in self.flows:
+            flow.tee_left = 0
 
     def refuse(self, reason: str, answer: bytes = b"") -> None:
         """Resets the server, says `answer` to the client, if any, and ends. The client gets a
@@ -233,6 +240,8 @@ class Relay:
                 flow.closed = True
                 if not flow.source.dead:
                     flow.sink.shut_sending()
+                    if self._teed and self._owner is not None:
+                        self._owner.copied(flow.direction, b"")
         for flow in self.flows:
             if flow.sink.dead and not (flow.closed or flow.discarding):
                 flow.drop()

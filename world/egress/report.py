@@ -35,6 +35,7 @@ class Asked:
     reason: str
     pid: int = 0
     program: str = ""
+    ttl: int = 0  # of the answer, seconds
 
 
 @value
@@ -42,7 +43,9 @@ class Attempt:
     """A connection, when it was decided. `target`: the address that the program connected to; `ip`:
     the real one, of a name once it is resolved; `spoken`: tls, http, other, "" where nothing was
     said; `said`: the name in it; `result`: why an allowed one was not made; `hint`: the flag that
-    would allow a refused one, "" where none would."""
+    would allow a refused one, "" where none would. `resolved`: the addresses that the host's resolver
+    gave for the name, with blanks between, as far as these fit; `resolved_count`: how many they were;
+    `resolve_error`: why there were none."""
 
     connection: int
     time_us: int
@@ -61,6 +64,9 @@ class Attempt:
     result: str
     pid: int = 0
     program: str = ""
+    resolved: str = ""
+    resolved_count: int = 0
+    resolve_error: str = ""
 
 
 @value
@@ -142,6 +148,9 @@ DONE: Final = b"e"
 FINISH: Final = b"f"  # the world is over: tell what is left, and end
 #: sockets of the world's network: how many are wanted, and, as an answer, these
 SOCKETS: Final = b"t"
+#: before the end of a connection that is recorded: what was said (tape.py)
+TAPE_HEAD: Final = b"h"
+TAPE: Final = b"k"
 RULES: Final = b"u"  # memfd of other rules; the answer, once they are in force, is the same kind
 
 
@@ -189,5 +198,7 @@ _NUMBERS: Final = frozenset(
         "pid",
         "limit",
         "used",
+        "ttl",
+        "resolved_count",
     )
 )

@@ -1,0 +1,122 @@
+"""Secrets in what was said in a connection, covered before it is written.
+
+What it is: the redactor's rules, run of text by run of text, over bytes that may be text, binary,
+or both; every byte of a secret becomes `*`. What it is not: a guarantee: it sees no secret that is
+compressed, encoded, or encrypted, nor what stands alone without a name or a shape.
+
+Why as many bytes as before: the turns of a conversation and the lengths that a protocol gives
+(Content-Length) stay what they were, so that what is left can be read. Invariants: the length never
+changes; outside of the spans that are told no byte does; a step takes a bounded time, however long
+the bytes are.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .redact import is_suspicious
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from typing import Final
+
+    #: offset, bytes, kind
+    Covered = tuple[int, int, str]
+    #: yields between two steps
+    Covering = Generator[None, None, tuple[bytes, tuple[Covered, ...]]]
+
+#: what has no control character in it, but for tabs: a line, or text in what is binary
+_RUN: Final = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]{8,}")
+_NOT_ASCII: Final = bytes(range(128))
+#: of a long run that many bytes are looked at together, and so many of them again with the next
+_WINDOW: Final = 65536
+_AGAIN: Final = 8192
+_COVER: Final = b"*"
+_WORD_END: Final = re.compile(rb"[\s\"'<>]")
+#: what is left after a cover can read differently
+_ROUNDS: Final = 4
+
+
+def cover_secrets(data: bytes) -> tuple[bytes, tuple[Covered, ...]]:
+    """`data` with its secrets covered, and where they were, in order."""
+    steps = covering(data)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            done: tuple[bytes, tuple[Covered, ...]] = end.value
+            return done
+
+
+def covering(data: bytes) -> Covering:
+    """The same, a step at a time: who has other things to do does them between."""
+    out = bytearray(data)
+    found: list[Covered] = []
+    if b"-----BEGIN " in data and b"PRIVATE KEY" in data:  # these go over lines
+        from .secret_rules import key_blocks
+
+        for start, end, kind in key_blocks(data.decode("latin-1")):
+            _cover(out, start, end)
+            found.append((start, end - start, kind))
+    seen = 0
+    for match in _RUN.finditer(data):
+        if match.end() - seen >= _WINDOW:
+            yield
+            seen = match.end()
+        start = match.start()
+        while start < match.end():
+            end = min(start + _WINDOW, match.end())
+            following = end if end == match.end() else end - _AGAIN
+            for first, last, kind in _spans(bytes(out[start:end])):
+                first, last = start + first, start + last
+                if last == end < match.end():  # it may go on
+                    last = _end_of(kind, data, end, match.end())
+                _cover(out, first, last)
+                found.append((first, last - first, kind))
+            if end < match.end():
+                yield
+            start = following
+    return bytes(out), tuple(sorted(found))
+
+
+def _end_of(kind: str, data: bytes, at: int, end: int) -> int:
+    """Where a secret ends that reaches the end of a window, at the latest: with its line, or word."""
+    if kind in ("authorization", "cookie"):
+        return end
+    match = _WORD_END.search(data, at, end)
+    return end if match is None else match.start()
+
+
+def _cover(out: bytearray, start: int, end: int) -> None:
+    out[start:end] = _COVER * (end - start)
+
+
+def _spans(run: bytes) -> Iterator[tuple[int, int, str]]:
+    """Of bytes without control characters; what is covered already is in none."""
+    text = run.decode("utf-8", "surrogateescape")
+    if not is_suspicious(text, text.lower()) or _is_binary(run, text):
+        return
+    from .secret_rules import find_secrets
+
+    for _ in range(_ROUNDS):
+        new = [span for span in find_secrets(text) if text[span[0] : span[1]].strip("*")]
+        if not new:
+            return
+        for start, end, kind in new:
+            first = _size(text[:start])
+            yield first, first + _size(text[start:end]), kind
+        for start, end, _kind in reversed(new):  # from behind: what stands before stays in place
+            stars = "*" * _size(text[start:end])
+            text = f"{text[:start]}{stars}{text[end:]}"
+
+
+def _is_binary(run: bytes, text: str) -> bool:
+    """Whether it is no text of any kind: neither UTF-8 nor mostly ASCII."""
+    if run.isascii() or not any("\udc80" <= sign <= "\udcff" for sign in text):
+        return False
+    return 4 * len(run.translate(None, _NOT_ASCII)) > len(run)
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))
