@@ -39,6 +39,11 @@ def net_plan(settings: Settings) -> NetPlan:
                 "ports of a world are published from a filtered network only",
                 hint="leave --net out, or --publish",
             )
+        if settings.net_record_bytes and (settings.net == "host" or settings.world == "disabled"):
+            raise UsageError(
+                "what is said is recorded in a filtered network only",
+                hint="leave out what takes it away, or give --record-net=0",
+            )
         return NetPlan()
     return NetPlan(
         dns_loopback=_loopback_servers(),
