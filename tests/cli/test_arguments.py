@@ -231,3 +231,19 @@ def test_every_option_has_a_variable_and_a_text():
     for option in OPTIONS:
         assert option.variable.startswith("SUBSTRATE_")
         assert option.text
+
+
+@pytest.mark.parametrize(
+    ("word", "text"), [("--record-net", "1m"), ("--record-net=4m", "4m"), ("--record-net=", "")]
+)
+def test_a_switch_may_have_a_value_behind_its_sign(word, text):
+    (flag,) = parse(word, "-c", "true").flags
+    assert (flag.name, flag.key, flag.text) == ("--record-net", "net.record", text)
+
+
+def test_what_stands_behind_such_a_switch_is_not_its_value():
+    request = parse("--record-net", "-c", "4m")
+    assert request.cmd_text == b"4m"
+    assert parse("run", "--record-net", "4m").file == b"4m"
+    with pytest.raises(UsageError, match="takes no value"):
+        parse("--no-world=4m", "-c", "true")

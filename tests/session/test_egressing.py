@@ -1,6 +1,7 @@
 """A report waits until capture has come as far, and says whose it is then (egressing.py)."""
 
 import _socket
+import _thread
 import os
 
 import pytest
@@ -9,8 +10,11 @@ from substrate.session import egressing
 from substrate.session.net_denials import net_denials
 from substrate.session.net_record import NetRecord, Owner
 from substrate.telemetry.trace.envelope import Event
+from substrate.telemetry.trace.pack import BlobRef
+from substrate.world import wire
 from substrate.world.egress import report
 from substrate.world.egress.report import Asked, Attempt, Closed, Refused
+from substrate.world.egress.tape import Tapes
 
 BEHIND_US = 50_000
 OWNER = Owner(proc=7, span="spn_7", program=b"curl", pid=12)
@@ -43,6 +47,10 @@ class Capture:
 class Writer:
     def __init__(self):
         self.events = []
+        self.blobs = self
+
+    def put(self, content, media_type):
+        return BlobRef(commitment="c", size=len(content), media_type=media_type, encoding="")
 
     def append(self, events):
         self.events += events
@@ -69,9 +77,9 @@ def made(tmp_path):
     """(egressing, zygote, capture, writer) that serves; the clock is the test's."""
     kept = []
 
-    def make(capture):
+    def make(capture, **more):
         zygote, writer = Zygote(), Writer()
-        rules = {"allow": ("x.example",), "host_ports": (), "publish": ()}
+        rules = {"allow": ("x.example",), "host_ports": (), "publish": (), **more}
         one = egressing.Egressing(zygote, World(), rules, capture)
         session = os.open(tmp_path, os.O_PATH)
         one.begin(writer, "spn_command", 3, session, lambda data: "digest")
@@ -203,6 +211,47 @@ def test_with_capture_nothing_is_looked_up_and_all_known_is_no_gap(made):
     assert zygote.rules["look_up_owners"] is False
     assert one._record is not None
     assert one._record.coverage(looked_up=False) == []
+
+
+# --- what was said
+
+
+def test_a_long_stream_is_written_in_several_turns_and_in_its_place(made, monkeypatch):
+    monkeypatch.setattr(egressing, "_A_TURN_S", 0.001)
+    capture = Capture()
+    capture.told = 1 << 60
+    one, zygote, writer = made(capture, record_bytes=1 << 21, record_total_bytes=1 << 22)
+    tape = Tapes(1 << 21, 1 << 22, zygote.end.send).begin(1, 0)
+    tape.add(0, b'{"key": "v1"}, ' * 60_000, 1)
+    zygote.tell(attempt(1, 1))
+    sender = _thread.start_new_thread(tape.send, (1,))
+    assert sender
+    while (
+        not one._streams
+        or 1 not in one._streams._tapes
+        or (len(one._streams._tapes[1].kept[0]) < 900_000)
+    ):
+        one.pump()
+    zygote.tell(
+        Closed(connection=1, time_us=9, bytes_in=0, bytes_out=900_000, duration_us=3, reason="")
+    )
+    zygote.tell(asked(3))
+    one.pump()
+    turns = 0
+    while one.next_look() is not None:
+        one.tick(one.next_look())
+        turns += 1
+    assert turns > 3
+    kinds = [event.event_type for event in writer.events]
+    assert kinds == ["net_connect", "net_close", "dns_query"]
+    assert writer.events[1].body["stream_out"]["size"] == 900_000
+
+
+def test_a_tape_that_nobody_asked_for_is_refused(made):
+    one, zygote, _ = made(Capture())
+    Tapes(10, 10, zygote.end.send).begin(1, 0).send(1)
+    with pytest.raises(wire.WireError, match="nothing is to be recorded"):
+        one.pump()
 
 
 # --- who, for people

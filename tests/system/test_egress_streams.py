@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import os
+import signal
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.nethosts import content
 from tests.nethosts.fixtures import hosts, internet
 from tests.nethosts.programs import need
 from tests.system.client_run import Place
-from tests.system.egress_scene import PYTHON, host_service
+from tests.system.egress_scene import PYTHON, engine_of, host_service, resident_kib
 
 __all__ = ["hosts", "internet"]
 
@@ -427,3 +428,121 @@ def test_the_resolver_of_the_host_is_on_the_record(place):
     assert failed["resolved"]["addresses"] == [] and failed["resolved"]["error"]
     empty = [b for b in answered if b["qtype"] == "AAAA"]
     assert empty and all("ttl" not in b for b in empty)
+
+
+_ONE_BY_ONE = f"""
+import socket
+print("ready", flush=True)
+for n in range(200):
+    with socket.create_connection(({RAW!r}, 7)) as s:
+        data = b"%d " % n * 5000
+        s.sendall(data)
+        got = b""
+        while len(got) < len(data):
+            got += s.recv(65536)
+        assert got == data
+"""
+
+
+def _start(place, text, *flags):
+    script = place.caller.work / "program.py"
+    script.write_text(text)
+    place.caller.own(script)
+    caller = place.caller
+    words = [caller.command, "--fresh", "--record-net", "--allow", f"tcp://{RAW}", *flags]
+    return place.hosts.start(
+        [*words, "-c", f"{PYTHON} -I -S {script}"],
+        uid=caller.uid,
+        gid=caller.gid,
+        cwd=caller.work,
+        env=caller.environ,
+    )
+
+
+def _bodies(place):
+    """`net_close` of the newest session, as they were recorded."""
+    events, session = place.caller.events(), place.caller.sessions()[-1]
+    bodies = [e["body"] for e in events if e["event_type"] == "net_close"]
+    ran = type("Ran", (), {"session": session})
+    return [Record(ran, body) for body in bodies if body["connection"] >= 1 << 52]
+
+
+def test_no_connection_waits_for_a_record_that_stands_still(place):
+    """All is said while the supervisor is stopped, and all is on the record once it goes on."""
+    server = place.hosts.raw
+    with _start(place, _ONE_BY_ONE, "--capture", "off") as process:
+        assert process.stdout.readline() == b"ready\n"
+        os.kill(process.pid, signal.SIGSTOP)
+        try:
+            server.wait_closed(200)
+        finally:
+            os.kill(process.pid, signal.SIGCONT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    found = sorted(_bodies(place), key=lambda record: record.body["connection"])
+    assert [f.out for f in found] == [b"%d " % n * 5000 for n in range(200)]
+    assert all(f.into == f.out for f in found)
+    place.caller.verify()
+
+
+def test_what_a_killed_process_of_the_network_held_is_said_to_be_lost(place):
+    server = place.hosts.raw
+    text = f"""
+import socket
+s = socket.create_connection(({RAW!r}, 7))
+s.sendall(b"x")
+assert s.recv(1) == b"x"
+print("ready", flush=True)
+try:
+    s.recv(1)
+except ConnectionResetError:
+    pass
+"""
+    with _start(place, text) as process:
+        assert process.stdout.readline() == b"ready\n"
+        os.kill(engine_of(process.pid, place.hosts.client.namespaces()["net"]), signal.SIGKILL)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    server.wait_closed()
+    assert not _bodies(place)
+    spots = [b for e in place.caller.events() for b in e["body"].get("blind_spots", ())]
+    assert any("what was recorded of connections that were open is lost" in spot for spot in spots)
+    place.caller.verify()
+
+
+def test_what_is_kept_in_memory_is_bounded(place):
+    """By what a command may record, however much is said."""
+    server = place.hosts.raw
+    text = f"""
+import socket, sys
+kept = []
+for n in range(60):
+    s = socket.create_connection(({RAW!r}, 19))
+    s.sendall(b"2000000\\n")
+    got = 0
+    while got < 2000000:
+        got += len(s.recv(65536))
+    kept.append(s)
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+    with _start(place, text, "--capture", "off") as process:
+        assert process.stdout.readline() == b"ready\n"
+        engine = engine_of(process.pid, place.hosts.client.namespaces()["net"])
+        most_kib = resident_kib(engine)
+        _, err = process.communicate(b"\n", timeout=60)
+    assert process.returncode == 0, err
+    assert len(server.wait_closed(60)) == 60
+    kept = sum(len(f.into) + len(f.out) for f in _bodies(place))
+    assert kept <= 64 << 20
+    assert most_kib < (64 + 40) << 10
+
+
+@pytest.mark.parametrize("taken_away", [("--net", "host"), ("--no-world",)])
+def test_where_nothing_can_be_recorded_that_is_an_error(place, taken_away):
+    done = place.caller.substrate("--record-net", *taken_away, "-c", "touch ran")
+    assert done.returncode == 2
+    assert b"recorded in a filtered network only" in done.stderr
+    assert not (place.caller.work / "ran").exists()
+    done = place.caller.substrate("--record-net", "--record-net=0", *taken_away, "-c", "true")
+    assert done.returncode == 0, done.stderr
