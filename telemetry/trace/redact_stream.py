@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 #: what has no control character in it, but for tabs: a line, or text in what is binary
 _RUN: Final = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]{8,}")
-_NOT_ASCII: Final = bytes(range(128))
+_ASCII: Final = bytes(range(128))
+#: a shorter one has no shape of a key (redact.is_suspicious), so that there has to be a name before it
+_SHAPELESS: Final = 12
+_SEPARATED: Final = re.compile(rb"[:= \t]").search
 #: of a long run that many bytes are looked at together, and so many of them again with the next
 _WINDOW: Final = 65536
 _AGAIN: Final = 8192
@@ -94,8 +97,10 @@ def _cover(out: bytearray, start: int, end: int) -> None:
 
 def _spans(run: bytes) -> Iterator[tuple[int, int, str]]:
     """Of bytes without control characters; what is covered already is in none."""
-    text = run.decode("utf-8", "surrogateescape")
-    if not is_suspicious(text, text.lower()) or _is_binary(run, text):
+    if len(run) < _SHAPELESS and not _SEPARATED(run):
+        return
+    text = _text(run)
+    if text is None or not is_suspicious(text, text.lower()):
         return
     from .secret_rules import find_secrets
 
@@ -111,11 +116,14 @@ def _spans(run: bytes) -> Iterator[tuple[int, int, str]]:
             text = f"{text[:start]}{stars}{text[end:]}"
 
 
-def _is_binary(run: bytes, text: str) -> bool:
-    """Whether it is no text of any kind: neither UTF-8 nor mostly ASCII."""
-    if run.isascii() or not any("\udc80" <= sign <= "\udcff" for sign in text):
-        return False
-    return 4 * len(run.translate(None, _NOT_ASCII)) > len(run)
+def _text(run: bytes) -> str | None:
+    """None of what is no text of any kind: neither UTF-8 nor mostly ASCII."""
+    try:
+        return run.decode()
+    except UnicodeDecodeError:
+        if 4 * len(run.translate(None, _ASCII)) > len(run):
+            return None
+        return run.decode("utf-8", "surrogateescape")
 
 
 def _size(text: str) -> int:

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from substrate.cli.seen import EGRESS
 from tests.cli.place import PROGRAM
 from tests.cli.seen_session import SeenSession
 
@@ -413,3 +414,67 @@ def test_a_long_record_needs_no_more_memory(place, session):
         assert many - few < 8 * 1024, form
     assert peak_kib(place, "trace", "tree", "3") - few < 32 * 1024
     assert peak_kib(place, "show", "3") - few < 32 * 1024
+
+
+# --- recorded connections
+
+
+def _side(data, **more):
+    return {"recorded": len(data), "digest": "d" if data else None, **more}
+
+
+def _close(session, number, into, out, encrypted=False, **more):
+    """A connection that was recorded: its blobs, and the line that names them."""
+    refs = {
+        f"stream_{name}": session.writer.blobs.put(data, "application/octet-stream").as_json()
+        for name, data in (("in", into), ("out", out))
+        if data
+    }
+    streams = {"encrypted": encrypted, "in": _side(into), "out": _side(out, **more)}
+    body = {"connection": EGRESS | number, "bytes_in": len(into), "bytes_out": len(out)}
+    session.put(("net_close", {**body, "duration_us": 5, "streams": streams, **refs}), session.span)
+
+
+def test_recorded_streams_are_listed_and_taken_out(place, session):
+    session.command()
+    cut = {"truncated": "the limit of a stream: 3 bytes\x1b[2J", "covered_count": 2}
+    _close(session, 7, b"\x00answer\xff\n", b"ask", **cut)
+    _close(session, 8, b"", b"", encrypted=True)
+    session.put(
+        ("net_close", {"connection": EGRESS | 9, "bytes_in": 1, "bytes_out": 2, "duration_us": 3}),
+        session.span,
+    )
+    session.end()
+    session.close()
+    shown = place.run("trace", "show", "last", "--net").stdout.decode()
+    assert "(recorded 7:in 9 bytes, 7:out 3 bytes, truncated, 2 secrets covered)" in shown
+    assert "(encrypted: not recorded)" in shown
+    whole = place.run("trace", "show", "last", "--stream", "7:in")
+    assert (whole.stdout, whole.stderr) == (b"\x00answer\xff\n", b"")
+    part = place.run("trace", "show", "last", "--stream", f"{EGRESS | 7}:out")
+    assert part.stdout == b"ask"
+    assert b"7:out is truncated: the limit of a stream" in part.stderr
+    assert b"2 secrets of 7:out" in part.stderr
+    assert b"\x1b" not in part.stderr
+    assert place.run("trace", "show", "last", "--stream", "8:out").stdout == b""
+    for name, why in (("9:in", b"--record-net"), ("10:in", b"no connection 10")):
+        assert why in place.run("trace", "show", "last", "--stream", name, status=1).stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("7",), ("in:7",), ("7:up",), ("7:in", "--net"), ("7:in", "--format", "json")]
+)
+def test_a_stream_is_named_by_its_number_and_direction(place, session, words):
+    session.command()
+    session.end()
+    session.close()
+    assert b"--stream" in place.run("trace", "show", "--stream", *words, status=2).stderr
+
+
+def test_a_stream_whose_line_cannot_be_read_is_no_traceback(place, session):
+    session.command()
+    session.put(("net_close", {"connection": EGRESS | 7, "streams": [1]}), session.span)
+    session.end()
+    session.close()
+    done = place.run("trace", "show", "last", "--stream", "7:in", status=3)
+    assert b"Traceback" not in done.stderr
