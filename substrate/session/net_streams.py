@@ -17,11 +17,11 @@ from substrate.telemetry.trace.rfc8785 import encode
 from substrate.values import value
 from substrate.world import wire
 from substrate.world.egress import report
-from substrate.world.egress.tape import parse_head, parse_piece
+from substrate.world.egress.tape import TURN, parse_head, parse_piece
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterable
     from typing import Any, Final
 
     from substrate.telemetry.trace.pack import BlobRef
@@ -52,7 +52,7 @@ class _Tape:
 
     __slots__ = ("head", "kept", "turns")
 
-    def __init__(self, head: Head, turns: list[tuple[int, int, int]]) -> None:
+    def __init__(self, head: Head, turns: bytes) -> None:
         self.head, self.turns = head, turns
         self.kept = (bytearray(), bytearray())
 
@@ -97,7 +97,7 @@ class NetStreams:
         out, out_ref = yield from self._side(tape, 1 - inward, found.bytes_out)
         sizes = [0, 0]
         sizes[inward], sizes[1 - inward] = into.recorded, out.recorded
-        turns = cut_turns(tape.turns, sizes)
+        turns = cut_turns(TURN.iter_unpack(tape.turns), sizes)
         plain: list[Any] = [["in" if d == inward else "out", n, at_us] for d, n, at_us in turns]
         turns_ref, lost = None, tape.head.turns_lost
         if plain:
@@ -154,7 +154,7 @@ class NetStreams:
         return "the network's process gave no more"
 
 
-def cut_turns(turns: list[tuple[int, int, int]], sizes: list[int]) -> list[tuple[int, int, int]]:
+def cut_turns(turns: Iterable[Any], sizes: list[int]) -> list[tuple[int, int, int]]:
     """The turns of the first so many bytes of each direction, and the ends of sending."""
     left = list(sizes)
     found = []

@@ -31,6 +31,8 @@ PIECE_BYTES: Final = 32768
 TURN: Final = struct.Struct("=BIQ")
 #: turns of one tape; what comes later is added to the last of its direction, or is in none
 MOST_TURNS: Final = 2048
+#: and of all tapes of a world: many that say little must not need much memory, either
+MOST_TURNS_IN_ALL: Final = 1 << 20
 #: bytes of one direction that come that soon after another are one turn
 _ONE_TURN_US: Final = 10_000
 
@@ -38,10 +40,11 @@ _ONE_TURN_US: Final = 10_000
 class Tapes:
     """All of a world. `stream_bytes`: of one direction of one connection; `left`: of all, still."""
 
-    __slots__ = ("_put", "left", "stream_bytes")
+    __slots__ = ("_put", "left", "stream_bytes", "turns_left")
 
     def __init__(self, stream_bytes: int, total_bytes: int, put: Callable[[bytes], None]) -> None:
         self.stream_bytes, self.left = stream_bytes, total_bytes
+        self.turns_left = MOST_TURNS_IN_ALL
         self._put = put
 
     def begin(self, number: int, began_us: int) -> Tape:
@@ -55,14 +58,15 @@ class Tape:
     """See the module. `relay`: whose copies it gets, set once it is made."""
 
     __slots__ = (
-        *("_began_us", "_kept", "_number", "_tapes", "_turns", "_whole"),
+        *("_began_us", "_kept", "_last", "_number", "_tapes", "_turns", "_whole"),
         *("encrypted", "relay", "turns_lost", "used_up"),
     )
 
     def __init__(self, tapes: Tapes, number: int, began_us: int) -> None:
         self._tapes, self._number, self._began_us = tapes, number, began_us
         self._kept = (bytearray(), bytearray())
-        self._turns: list[list[int]] = []
+        self._turns = bytearray()  # but for the last one
+        self._last: list[int] | None = None
         self._whole = True  # nothing was left out yet
         self.relay: Relay | None = None
         self.encrypted = False
@@ -89,17 +93,20 @@ class Tape:
         self._turn(direction, len(data), now_us - self._began_us)
 
     def _turn(self, direction: int, count: int, at_us: int) -> None:
-        if self._turns and count and self._goes_on(self._turns[-1], direction, at_us):
-            self._turns[-1][1] += count
-        elif len(self._turns) < MOST_TURNS:
-            self._turns.append([direction, count, max(0, at_us)])
-        else:
+        last, full = self._last, self._is_full()
+        of_last = last is not None and count and last[0] == direction and last[1]
+        if last is not None and of_last and (full or at_us - last[2] < _ONE_TURN_US):
+            last[1] += count
+        elif full:
             self.turns_lost += 1
+        else:
+            if last is not None:
+                self._turns += TURN.pack(*last)
+            self._last = [direction, count, max(0, at_us)]
+            self._tapes.turns_left -= 1
 
-    def _goes_on(self, last: list[int], direction: int, at_us: int) -> bool:
-        """Whether more bytes are of the last turn: none of another direction stands between."""
-        soon = at_us - last[2] < _ONE_TURN_US or len(self._turns) >= MOST_TURNS
-        return soon and last[0] == direction and last[1] > 0
+    def _is_full(self) -> bool:
+        return not self._tapes.turns_left or len(self._turns) >= (MOST_TURNS - 1) * TURN.size
 
     def encrypt(self) -> None:
         """From here on TLS is spoken."""
@@ -114,8 +121,9 @@ class Tape:
     def drop(self) -> None:
         """It is of no connection, or of one that cannot be read: its room is given back."""
         self._tapes.left += sum(map(len, self._kept))
+        self._tapes.turns_left += len(self._turns) // TURN.size + (self._last is not None)
         self._kept = (bytearray(), bytearray())
-        self._turns = []
+        self._turns, self._last = bytearray(), None
 
     def send(self, inward: int) -> None:
         """To the supervisor. `inward`: the direction that goes into the world."""
@@ -126,8 +134,8 @@ class Tape:
             used_up=int(self.used_up),
             turns_lost=self.turns_lost,
         )
-        turns = b"".join(TURN.pack(*turn) for turn in self._turns)
-        self._tapes.send(render_head(head, turns))
+        last = b"" if self._last is None else TURN.pack(*self._last)
+        self._tapes.send(render_head(head, bytes(self._turns) + last))
         for direction, kept in enumerate(self._kept):
             for at in range(0, len(kept), PIECE_BYTES):
                 piece = bytes(kept[at : at + PIECE_BYTES])
@@ -159,16 +167,15 @@ def render_head(head: Head, turns: bytes) -> bytes:
     return wire.encode(report.TAPE_HEAD, (*numbers, turns))
 
 
-def parse_head(message: wire.Message) -> tuple[Head, list[tuple[int, int, int]]]:
-    """The head and its turns. Raises WireError."""
+def parse_head(message: wire.Message) -> tuple[Head, bytes]:
+    """The head and its turns, one TURN after another. Raises WireError."""
     if len(message.fields) != 6:
         raise wire.WireError(f"a tape's head of {len(message.fields)} fields")
     connection, inward, encrypted, used_up, lost = map(message.number, range(5))
     raw = message.fields[5]
     if len(raw) % TURN.size or len(raw) > MOST_TURNS * TURN.size or inward not in (0, 1):
         raise wire.WireError("a tape's head that is none")
-    turns = [(direction, count, at_us) for direction, count, at_us in TURN.iter_unpack(raw)]
-    if any(direction > 1 for direction, _, _ in turns):
+    if any(direction > 1 for direction, _, _ in TURN.iter_unpack(raw)):
         raise wire.WireError("a turn in a third direction")
     head = Head(
         connection=connection,
@@ -177,7 +184,7 @@ def parse_head(message: wire.Message) -> tuple[Head, list[tuple[int, int, int]]]
         used_up=used_up,
         turns_lost=lost,
     )
-    return head, turns
+    return head, raw
 
 
 def parse_piece(message: wire.Message) -> tuple[int, int, bytes]:

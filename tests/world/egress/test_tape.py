@@ -16,7 +16,8 @@ def unpack(packets):
     """(head, turns, bytes up, bytes down) of one tape."""
     messages = [wire.Message(*wire.decode(packet), [], 0) for packet in packets]
     assert [m.kind for m in messages] == [report.TAPE_HEAD, *[report.TAPE] * (len(messages) - 1)]
-    head, turns = parse_head(messages[0])
+    head, raw = parse_head(messages[0])
+    turns = list(tape.TURN.iter_unpack(raw))
     kept = [b"", b""]
     for message in messages[1:]:
         number, direction, piece = parse_piece(message)
@@ -137,6 +138,21 @@ def test_the_turns_are_bounded_and_what_is_lost_is_said(tapes):
     assert len(up + down) == tape.MOST_TURNS + 100
     assert sum(turn[1] for turn in turns) + head.turns_lost == tape.MOST_TURNS + 100
     assert max(map(len, tapes.packets)) < 65536
+
+
+def test_many_that_say_little_share_their_turns(tapes, monkeypatch):
+    monkeypatch.setattr(tape, "MOST_TURNS_IN_ALL", 10)
+    made = tapes()
+    several = [made.begin(number, 0) for number in range(4)]
+    for number in range(20):
+        several[number % 4].add(number % 2, b"x", number * 100_000)
+    several[0].drop()
+    assert made.turns_left == 3
+    several[1].add(0, b"y", 9_000_000)
+    several[1].send(DOWN)
+    head, turns, up, down = unpack(tapes.packets)
+    assert (len(turns), len(up + down)) == (4, 6)
+    assert sum(count for _, count, _ in turns) + head.turns_lost == 6
 
 
 def test_what_follows_at_once_is_one_turn(tapes):
