@@ -95,7 +95,7 @@ class BpfBackend:
         found = offsets or load_offsets()
         self._loading = Loading(
             self._limits,
-            lambda: bpf_tables.make_tables(levels, everything=everything, denied=denied),
+            lambda: _tables(levels, everything, tuple(denied)),
             lambda: _programs(found, self._limits),
         )
 
@@ -328,6 +328,19 @@ def _programs(offsets: Offsets, limits: Limits) -> Programs:
     if _assembled is None or _assembled[:2] != (offsets, limits):
         _assembled = offsets, limits, bpf_program.make_programs(offsets, limits)
     return _assembled[2]
+
+
+#: the table that was made last, for them too
+_made_tables: tuple[tuple[tuple[int, ...], bool, tuple[int, ...]], bytes] | None = None
+
+
+def _tables(levels: tuple[int, ...], everything: bool, denied: tuple[int, ...]) -> bytes:
+    global _made_tables
+    key = levels, everything, denied
+    if _made_tables is None or _made_tables[0] != key:
+        made = bpf_tables.make_tables(levels, everything=everything, denied=denied)
+        _made_tables = key, made
+    return _made_tables[1]
 
 
 _offsets: Offsets | None = None

@@ -162,5 +162,8 @@ class Loading:
 
 def _count_cpus() -> int:
     """One more than the highest number that a CPU can have."""
-    with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:
-        return int(file.read().replace(",", "-").split("-")[-1]) + 1
+    fd = os.open("/sys/devices/system/cpu/possible", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return int(os.read(fd, 4096).replace(b",", b"-").split(b"-")[-1]) + 1
+    finally:
+        os.close(fd)
