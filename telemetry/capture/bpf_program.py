@@ -196,6 +196,7 @@ class _Maker(Calls):
         a.jump_if(R1, "==", IN_LONG, "long")
 
         self._result(SLOT_ROOM)
+        self._unless_plain()
         self._output(SLOT_ROOM)
         self._return()
 
@@ -204,7 +205,7 @@ class _Maker(Calls):
         a.jump_if(R0, "==", 0, "out")
         a.mov(R6, R0)
         self._result(LONG_ROOM)
-        self._output(LONG_ROOM)
+        a.jump("slow")  # a long path is rare
         a.label("out")
         self._return()
 
