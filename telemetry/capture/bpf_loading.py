@@ -36,6 +36,7 @@ from substrate.telemetry.capture.bpf_system import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _thread import LockType
     from collections.abc import Callable
     from typing import Final
 
@@ -62,7 +63,7 @@ class Loading:
         self._types = -1
         self._failures: list[BaseException] = []
         self._has_ring, self._has_programs = allocate_lock(), allocate_lock()
-        self._running: list[Callable[[], object]] = []
+        self._running: list[LockType] = []  # of each thread, held while it runs
         for lock in (self._has_ring, self._has_programs):
             lock.acquire()
         try:
@@ -78,18 +79,22 @@ class Loading:
 
     def wait(self) -> None:
         """Until all is there. Raises what a thread has failed with."""
-        while self._running:
-            self._running.pop()()
+        self._wait_for_threads()
         if self._failures:
             raise self._failures[0]
 
     def close(self) -> None:
-        while self._running:
-            self._running.pop()()
+        self._wait_for_threads()
         for fd in (*self.programs.values(), *self.maps.values(), self._types):
             if fd >= 0:
                 os.close(fd)
         self.maps, self.programs, self._types = {}, {}, -1
+
+    def _wait_for_threads(self) -> None:
+        for running in self._running:
+            with running:  # given back at once: whoever is interrupted here may wait again
+                pass
+        self._running.clear()
 
     def _make_maps(self, tables: bytes) -> None:
         """All but the ring, which takes four times as long as these together."""
@@ -122,7 +127,7 @@ class Loading:
                 ended.release()
 
         start_new_thread(run, ())
-        self._running.append(ended.acquire)
+        self._running.append(ended)
 
     def _make_ring_and_largest(self) -> None:
         try:
