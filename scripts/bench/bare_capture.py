@@ -2,7 +2,8 @@
 
 What it is: `run`, which does for one command what a supervisor does (filters, hand-over, attach,
 go, drain until nothing is left) and counts the records, or `known_calls` of them. What it is
-not: it decodes nothing further and writes nothing down. It is written against
+not: it decodes nothing further and writes nothing down; it counts when the clock has stopped, for that
+costs Python more than the engine the record. It is written against
 telemetry/capture/backend.py; `plug` is the one place that knows where backends and filters
 come from. A backend is made for each sample, as for each command.
 
@@ -115,6 +116,7 @@ def run(
     `keep`: the records are kept; else they are counted and dropped. Raises Failed, OSError,
     and what the backend raises; no process of the tree is left then."""
     pid, command = 0, None
+    drained: list[bytes] = []
     start = time.perf_counter()
     plugged = make()
     backend = plugged.backend
@@ -122,10 +124,11 @@ def run(
         pid, command = _spawn(plugged.programs, argv, env)
         backend.attach(pid, _take_listener(pid, command))
         command.send(b"g")
-        kept, records, size_bytes, recorded = _drain(backend, pid, keep)
+        _drain(backend, drained)
         waited = _wait(pid)
-        pid = 0
         seconds = time.perf_counter() - start
+        root, pid = pid, 0
+        records, recorded = _count(drained, root)
         lost = sum(backend.lost().values())
     finally:
         if command is not None:
@@ -137,16 +140,11 @@ def run(
     status = waited if waited is not None else recorded
     if status is None:
         raise Failed("neither the kernel nor a record tells how the command ended")
-    return Done(seconds, status, records, size_bytes, lost, b"".join(kept))
+    size_bytes = sum(map(len, drained))
+    return Done(seconds, status, records, size_bytes, lost, b"".join(drained) if keep else b"")
 
 
-def _drain(backend: Backend, pid: int, keep: bool) -> tuple[list[bytes], int, int, int | None]:
-    """(records if they are kept, their number, their bytes, exit status of `pid` if recorded)."""
-    from substrate.telemetry.capture.records import EXIT, HEAD
-
-    kept: list[bytes] = []
-    number = size_bytes = 0
-    status = None
+def _drain(backend: Backend, into: list[bytes]) -> None:
     # as the product does: much is looked at now, little now and then (session/capturing.py)
     urgent, either = select.poll(), select.poll()
     for poll in (urgent, either):
@@ -156,13 +154,19 @@ def _drain(backend: Backend, pid: int, keep: bool) -> tuple[list[bytes], int, in
         data = backend.drain()
         if not data:
             if backend.finished():
-                return kept, number, size_bytes, status
+                return
             if not urgent.poll(_LOOK_AGAIN_MS):
                 either.poll(_LOOK_AGAIN_MS)
             continue
-        size_bytes += len(data)
-        if keep:
-            kept.append(data)
+        into.append(data)
+
+
+def _count(drained: list[bytes], pid: int) -> tuple[int, int | None]:
+    """(number of records, exit status of `pid` if recorded)."""
+    from substrate.telemetry.capture.records import EXIT, HEAD
+
+    number, status = 0, None
+    for data in drained:
         at = 0
         while at < len(data):
             size, kind, _, _, tid, _, _, result, *_ = HEAD.unpack_from(data, at)
@@ -170,6 +174,7 @@ def _drain(backend: Backend, pid: int, keep: bool) -> tuple[list[bytes], int, in
                 status = os.waitstatus_to_exitcode(result)
             at += size
             number += 1
+    return number, status
 
 
 def _wait(pid: int) -> int | None:

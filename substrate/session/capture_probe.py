@@ -153,6 +153,7 @@ def probe(backend: str) -> CaptureProbe:
 
 def _probe(backend: str, capture: AnyBackend) -> CaptureProbe:
     programs = engine.programs_of(backend, "files")
+    capture.fileno()  # bpf has loaded what it needs then: no thread of it goes on beside the fork
     ours, theirs = wire.pair()
     pid = os.fork()
     if pid == 0:

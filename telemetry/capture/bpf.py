@@ -1,6 +1,6 @@
 """The `bpf` backend: a tree of processes watched by eBPF programs (bpf_program.py).
 
-This module loads and attaches the programs, reads the ring that they write, and answers whether
+This module has the programs loaded (bpf_loading.py), attaches them, reads the ring that they write, and answers whether
 the kernel lets us at all (`probe`). It stops no process: nothing that is watched waits for us, so
 what is not read in time is lost, and told as LOST records. Invariants:
   - everything is a descriptor of ours; when the supervisor ends, in whatever way, it is all gone;
@@ -39,20 +39,9 @@ from substrate.telemetry.capture import (
 from substrate.telemetry.capture.backend import CaptureError
 from substrate.telemetry.capture.bpf_bell import LOOK_AFTER_S, Bell
 from substrate.telemetry.capture.bpf_layout import Limits, Offsets
+from substrate.telemetry.capture.bpf_loading import Loading
 from substrate.telemetry.capture.bpf_ring import Ring
-from substrate.telemetry.capture.bpf_system import (
-    ARRAY,
-    HASH,
-    MMAPABLE,
-    NO_PREALLOC,
-    RINGBUF,
-    attach_program,
-    create_map,
-    load_program,
-    load_types,
-    missed,
-    update_map,
-)
+from substrate.telemetry.capture.bpf_system import attach_program, missed, update_map
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,7 +61,8 @@ ALL_LEVELS: Final = (calls.EXEC, calls.FILES, calls.LOOK, calls.FDS)
 
 
 class BpfBackend:
-    """backend.Backend. Making it loads and attaches everything; `attach` names the tree's root."""
+    """backend.Backend. Making it begins to load everything; `attach` waits for that, and names the
+    tree's root."""
 
     name = "bpf"
 
@@ -89,8 +79,6 @@ class BpfBackend:
         """`offsets`: of this kernel, where they were found before. `everything`: calls without a shape
         are told too. `denied`: calls that are told of where a filter answers them."""
         self._limits = limits or Limits()
-        self._fds: dict[str, int] = {}
-        self._programs: dict[str, int] = {}
         self._links: list[int] = []
         self._ring: Ring | None = None
         self._state: mmap.mmap | None = None
@@ -100,52 +88,40 @@ class BpfBackend:
         self._bell: Bell | None = None
         self._attached = False
         self._closed = False
+        if os.stat("/proc/self/ns/pid").st_ino != _FIRST_PIDS:
+            raise CaptureError(
+                "pid namespace", errno.EPERM, "tasks are known by numbers of the first one only"
+            )
+        found = offsets or load_offsets()
+        self._loading = Loading(
+            self._limits,
+            lambda: _tables(levels, everything, tuple(denied)),
+            lambda: _programs(found, self._limits),
+        )
+
+    def ready(self) -> None:
+        """Waits until all is loaded, and attaches it. Raises CaptureError."""
+        if self._bell is not None or self._closed:
+            return
+        loading = self._loading
         try:
-            if os.stat("/proc/self/ns/pid").st_ino != _FIRST_PIDS:
-                raise CaptureError(
-                    "pid namespace", errno.EPERM, "tasks are known by numbers of the first one only"
-                )
-            tables = bpf_tables.make_tables(levels, everything=everything, denied=denied)
-            self._load(tables, offsets or load_offsets())
-            self._bell = Bell(self._fds["ring"])
+            loading.wait()
+            self._state = mmap.mmap(loading.maps["state"], _PAGE, mmap.MAP_SHARED)
+            self._identify(loading.maps["state"])  # and our root
+            # Calls last: a task that is in the tree before its exit is seen would never leave it.
+            for tracepoint in reversed(bpf_layout.PROGRAMS):
+                self._links.append(attach_program(tracepoint, loading.programs[tracepoint]))
+            self._bell = Bell(loading.maps["ring"])
         except BaseException:
             self.close()
             raise
-
-    def _load(self, tables: bytes, offsets: Offsets) -> None:
-        limits, fds = self._limits, self._fds
-        for name, kind, key, size, entries, flags in (
-            (b"ring", RINGBUF, 0, 0, limits.ring, 0),
-            (b"tree", HASH, 4, bpf_layout.SLOT_SIZE, limits.tasks, NO_PREALLOC),
-            (b"long", HASH, 4, bpf_layout.LONG_SIZE, limits.tasks, NO_PREALLOC),
-            (b"scratch", ARRAY, 4, limits.scratch, _count_cpus(), 0),
-            (b"walk", ARRAY, 4, bpf_layout.WALK_SIZE, _count_cpus(), 0),
-            (b"tables", ARRAY, 4, len(tables), 1, 0),
-            (b"state", ARRAY, 4, bpf_layout.STATE_SIZE, 1, MMAPABLE),
-        ):
-            fds[name.decode()] = create_map(name, kind, key, size, entries, flags)
-        update_map("tables", fds["tables"], 0, tables)
-        programs = _programs(offsets, limits)
-        fds["types"] = load_types(programs.functions)
-        for tracepoint, program in programs.code.items():
-            self._programs[tracepoint] = load_program(
-                tracepoint,
-                program.assemble(fds.__getitem__),
-                functions=programs.functions.info(program.functions()),
-                types=fds["types"],
-            )
-        self._state = mmap.mmap(fds["state"], _PAGE, mmap.MAP_SHARED)
-        self.identity(fds["state"])  # and our root
-        # Calls last: a task that is in the tree before its exit is seen would never leave it.
-        for tracepoint in reversed(bpf_layout.PROGRAMS):
-            self._links.append(attach_program(tracepoint, self._programs[tracepoint]))
 
     def attach(self, pid: int, listener: int | None) -> None:
         """backend.Backend. A listener is of no use here: it is closed, and that is an error."""
         if listener is not None:
             os.close(listener)
             raise CaptureError("attach", errno.EINVAL, "this backend installs no filter")
-        if self._attached or self._state is None:
+        if self._attached or self._closed:
             raise CaptureError("attach", errno.EBUSY, "a backend is for one command")
         try:
             threads = os.listdir(f"/proc/{pid}/task")
@@ -153,10 +129,11 @@ class BpfBackend:
             raise CaptureError("attach", errno.ESRCH, f"no process {pid}") from error
         if len(threads) != 1:
             raise CaptureError("attach", errno.EINVAL, f"{pid} has {len(threads)} threads")
+        self.ready()
         self._put_state(bpf_layout.LEVEL, _depth(pid))
         self._attached = True
         self._put_state(bpf_layout.STARTED, 1)
-        update_map("attach", self._fds["tree"], pid, bytes(bpf_layout.SLOT_SIZE))
+        update_map("attach", self._loading.maps["tree"], pid, bytes(bpf_layout.SLOT_SIZE))
         # It may have died in between: then nothing will ever take it out of the tree.
         if _is_dead(pid) and self._get_state(bpf_layout.ENDED) == 0:
             raise CaptureError("attach", errno.ESRCH, f"process {pid} has ended")
@@ -164,17 +141,23 @@ class BpfBackend:
     def identity(self, fd: int) -> bytes:
         """Which file a descriptor of ours is, as an item FILE says it of a program. Raises
         CaptureError."""
-        failed = bpf_system.run_program("identity", self._programs["ours"], fd)
+        self.ready()
+        return self._identify(fd)
+
+    def _identify(self, fd: int) -> bytes:
+        failed = bpf_system.run_program("identity", self._loading.programs["ours"], fd)
         if failed or self._state is None:
             raise CaptureError("identity", errno.EBADF, "a file of ours has none")
         at = bpf_layout.OURS
         return self._state[at : at + bpf_layout.IDENTITY]
 
     def fileno(self) -> int:
+        self.ready()
         assert self._bell is not None
         return self._bell.urgent()
 
     def soft_fileno(self) -> int:
+        self.ready()
         assert self._bell is not None
         return self._bell.later()
 
@@ -195,7 +178,7 @@ class BpfBackend:
     def _mapped(self) -> Ring:
         # Not before it is needed: mapping costs a millisecond, which the command need not wait for.
         if self._ring is None:
-            self._ring = Ring(self._fds["ring"], self._limits.ring, self._limits.scratch)
+            self._ring = Ring(self._loading.maps["ring"], self._limits.ring, self._limits.scratch)
         return self._ring
 
     def _has_losses(self) -> bool:
@@ -239,7 +222,7 @@ class BpfBackend:
                 "full": self._get_state(bpf_layout.FULL),
                 "memory": self._get_state(bpf_layout.MEMORY),
             }
-        found["torn"] = self._torn + sum(missed(fd) for fd in self._programs.values())
+        found["torn"] = self._torn + sum(missed(fd) for fd in self._loading.programs.values())
         return {why: count for why, count in found.items() if count}
 
     def halted(self) -> bool:
@@ -263,7 +246,7 @@ class BpfBackend:
             return
         self.kill()
         self._closed = True
-        for fd in (*self._links, *self._programs.values()):
+        for fd in self._links:
             os.close(fd)
         if self._ring is not None:
             self._ring.close()
@@ -271,9 +254,8 @@ class BpfBackend:
             self._bell.close()
         if self._state is not None:
             self._state.close()
-        for fd in self._fds.values():
-            os.close(fd)
-        self._links, self._programs, self._fds = [], {}, {}
+        self._loading.close()
+        self._links = []
         self._ring = self._state = self._bell = None
 
     def _kill(self, tid: int) -> None:
@@ -298,10 +280,11 @@ class BpfBackend:
     def _tids(self) -> set[int]:
         """The tasks of the tree."""
         found: set[int] = set()
-        tid = bpf_system.next_key("tree", self._fds["tree"], None)
+        tree = self._loading.maps["tree"]
+        tid = bpf_system.next_key("tree", tree, None)
         while tid is not None and len(found) <= self._limits.tasks:
             found.add(tid)
-            tid = bpf_system.next_key("tree", self._fds["tree"], tid)
+            tid = bpf_system.next_key("tree", tree, tid)
         return found
 
     def _get_state(self, place: int) -> int:
@@ -347,6 +330,19 @@ def _programs(offsets: Offsets, limits: Limits) -> Programs:
     return _assembled[2]
 
 
+#: the table that was made last, for them too
+_made_tables: tuple[tuple[tuple[int, ...], bool, tuple[int, ...]], bytes] | None = None
+
+
+def _tables(levels: tuple[int, ...], everything: bool, denied: tuple[int, ...]) -> bytes:
+    global _made_tables
+    key = levels, everything, denied
+    if _made_tables is None or _made_tables[0] != key:
+        made = bpf_tables.make_tables(levels, everything=everything, denied=denied)
+        _made_tables = key, made
+    return _made_tables[1]
+
+
 _offsets: Offsets | None = None
 
 
@@ -358,12 +354,6 @@ def load_offsets() -> Offsets:
         return _offsets
     except bpf_types.TypesUnknown as error:
         raise CaptureError("kernel types", errno.ENOTSUP, str(error)) from error
-
-
-def _count_cpus() -> int:
-    """One more than the highest number that a CPU can have."""
-    with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:
-        return int(file.read().replace(",", "-").split("-")[-1]) + 1
 
 
 def _is_dead(pid: int) -> bool:
@@ -402,6 +392,11 @@ def probe(offsets: Offsets | None = None) -> str:
     try:
         backend = BpfBackend(limits=Limits(ring=1 << 16, tasks=64), offsets=offsets)
     except CaptureError as error:
+        return str(error)
+    try:
+        backend.ready()  # before a fork: no thread of ours does anything then
+    except CaptureError as error:
+        backend.close()
         return str(error)
     ready, go = os.pipe2(os.O_CLOEXEC)
     child = os.fork()

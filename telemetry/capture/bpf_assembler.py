@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 INSTRUCTION: Final = struct.Struct("<BBhi")
 _pack = INSTRUCTION.pack
 
-#: how a map's name is turned into the 64-bit load that means it (BPF_PSEUDO_MAP_…)
-MAP_FD, MAP_VALUE = 1, 2
+#: how a map is meant in a 64-bit load, by its place among those that are given with the program
+#: (BPF_PSEUDO_MAP_IDX…, Linux 5.14): so the bytes are the same for each command
+MAP, MAP_VALUE = 5, 6
 _CALL_LOCAL, _FUNCTION = 1, 4
 
 _ALU: Final = {
@@ -75,7 +76,7 @@ class Assembler:
         self._calls: list[tuple[int, str]] = []
         #: (where, label, register)
         self._functions: list[tuple[int, str, int]] = []
-        #: (where, map, register, MAP_FD or MAP_VALUE, offset)
+        #: (where, map, register, MAP or MAP_VALUE, offset)
         self._maps: list[tuple[int, str, int, int, int]] = []
         self._fresh = 0
 
@@ -118,7 +119,7 @@ class Assembler:
         self._code.append(_pack(0xDB, base.number | what.number << 4, offset, 0xE1))
 
     def load_map(self, to: Register, name: str) -> None:
-        self._map(to, name, MAP_FD, 0)
+        self._map(to, name, MAP, 0)
 
     def load_map_value(self, to: Register, name: str, offset: int = 0) -> None:
         """The address of the only element of an array."""
@@ -195,8 +196,8 @@ class Assembler:
     def __len__(self) -> int:
         return len(self._code)
 
-    def assemble(self, descriptor_of: Callable[[str], int]) -> bytes:
-        """The instructions; `descriptor_of` gives the descriptor of a map. May be called again.
+    def assemble(self, place_of: Callable[[str], int]) -> bytes:
+        """The instructions; `place_of` gives the place of a map in the array of them.
 
         Raises ValueError for a label that is missing, struct.error for what does not fit."""
         code = self._code.copy()
@@ -208,7 +209,7 @@ class Assembler:
             code[at] = _pack(0x18, to | _FUNCTION << 4, 0, self._place(label) - at - 1)
             code[at + 1] = _pack(0, 0, 0, 0)
         for at, name, to, kind, offset in self._maps:
-            code[at] = _pack(0x18, to | kind << 4, 0, descriptor_of(name))
+            code[at] = _pack(0x18, to | kind << 4, 0, place_of(name))
             code[at + 1] = _pack(0, 0, 0, offset)
         return b"".join(code)
 

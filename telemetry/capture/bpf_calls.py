@@ -93,11 +93,14 @@ class Calls(Sockets):
         a.store(4, FP, -4, R4)
         a.store(4, R6, PENDING, 0)
         a.store(4, R6, SHAPE + 8, 0)
-        a.mov(R9, calls.NATIVE)
         if machine.i386_args:
-            a.mov(R1, R7)
-            a.alu("rsh", R1, 30)
-            a.jump_if(R1, "==", 1, "head.x32")
+            # The table is computed and not chosen: the verifier goes each way to its end.
+            a.mov(R9, R7)
+            a.alu("rsh", R9, 30)
+            a.jump_if(R9, ">", 1, "head.none")
+            a.alu("and", R7, calls.X32_BIT - 1)
+        else:
+            a.mov(R9, calls.NATIVE)
         a.jump_if(R7, ">=", NUMBERS, "head.none")
         if machine.i386_args:
             a.call(TASK)
@@ -106,16 +109,16 @@ class Calls(Sockets):
             self._address(R1, FP, -8)
             a.mov(R2, 4)
             a.call(READ_KERNEL)
+            # X32 where bit 30 is set, else I386 where the kernel says so
+            assert (calls.NATIVE, calls.I386, calls.X32, TS_COMPAT) == (0, 1, 2, 2)
             a.load(4, R1, FP, -8)
-            a.alu("and", R1, TS_COMPAT)
-            a.jump_if(R1, "==", 0, "head.abi")
-            a.mov(R9, calls.I386)
-            a.jump("head.abi")
-            a.label("head.x32")
-            a.mov(R9, calls.X32)
-            a.alu("and", R7, calls.X32_BIT - 1)
-            a.jump_if(R7, ">=", NUMBERS, "head.none")
-        a.label("head.abi")
+            a.alu("rsh", R1, 1)
+            a.mov(R2, R9)
+            a.alu("xor", R2, 1)
+            a.alu("and", R1, R2)
+            a.alu("lsh", R9, 1)
+            a.alu("or", R9, R1)
+            a.jump_if(R9, ">", calls.X32, "head.none")
         self._address(R1, FP, regs)
         a.mov(R2, size)
         a.mov(R3, R8)
@@ -223,33 +226,32 @@ class Calls(Sockets):
     # --- the end
 
     def _result(self, room: int) -> None:
-        """The result of R8, and the size in R9; away to "slow" with R4 = room if there is more."""
-        a = self.a
-        plain = a.fresh("plain")
-        a.store(8, R6, RECORD + RESULT, R8)
+        """The result of R8, and the size in R9."""
+        self.a.store(8, R6, RECORD + RESULT, R8)
         self._load_size(room, "out")
+
+    def _unless_plain(self) -> None:
+        """Away to "slow" if there is more to be told than the record in slot R6, and the result of R8."""
+        a = self.a
         a.mov(R1, R8)
         a.alu("add", R1, -RESTARTS[0])
-        a.jump_if(R1, ">", RESTARTS[1] - RESTARTS[0], plain)
-        self._flag(records.RESTARTED)
-        a.label(plain)
+        a.jump_if(R1, "<=", RESTARTS[1] - RESTARTS[0], "slow")
         a.load(4, R1, R6, MISSING)
         a.jump_if(R1, "!=", 0, "slow")
         for place in (BASE, BASE2):
             a.load(8, R1, R6, place)
             a.jump_if(R1, "!=", 0, "slow")
-        a.load(4, R1, R6, SHAPE + 8)
+        a.load(4, R2, R6, SHAPE + 8)
+        a.mov(R1, R2)
         a.alu("and", R1, calls.PAIR | calls.ADDRESS_OUT | calls.PROGRAM)
         a.jump_if(R1, "!=", 0, "slow")
-        failed = a.fresh("failed")
-        a.jump_if(R8, "s<", 0, failed)
-        a.load(4, R1, R6, SHAPE + 8)
-        a.alu("and", R1, calls.OPENS | calls.NEW_SOCKET | calls.MOVES | calls.ROOTS)
-        a.jump_if(R1, "!=", 0, "slow")
-        a.label(failed)
+        a.jump_if(R8, "s<", 0, "plain")
+        a.alu("and", R2, calls.OPENS | calls.NEW_SOCKET | calls.MOVES | calls.ROOTS)
+        a.jump_if(R2, "!=", 0, "slow")
+        a.label("plain")
 
     def _slow_exit(self) -> None:
-        """R6: a slot or its long form, R7: the context, R9: the size."""
+        """R6: a slot or its long form, R7: the context, R8: the result, R9: the size."""
         a = self.a
         a.label("slow")
         a.call(SMP_PROCESSOR_ID)
@@ -266,6 +268,10 @@ class Calls(Sockets):
         a.call(READ_KERNEL)
         a.load(8, R6, FP, -32)
         a.store(4, R6, AT, R9)
+        a.alu("add", R8, -RESTARTS[0])
+        a.jump_if(R8, ">", RESTARTS[1] - RESTARTS[0], "slow.walk")
+        self._flag(records.RESTARTED)
+        a.label("slow.walk")
         self._find_walk("out")
         self._unless(calls.PROGRAM, "slow.again")
         a.load(8, R1, R6, RECORD + RESULT)

@@ -125,7 +125,7 @@ class Execs(Places):
         a.jump_if(R0, "!=", 0, done)
         a.mov(R8, size)
         a.mov(R7, 0)
-        self._item(tag, R8, R7)
+        self._item(SCRATCH, tag, R8, R7)
         a.label(done)
 
     def _descriptors(self) -> None:
@@ -279,7 +279,7 @@ class Execs(Places):
         a.mov(R8, most)
         a.mov(R7, 1)
         a.label("words.item")
-        self._item(records.ARGV, R8, R7)
+        self._item(SCRATCH, records.ARGV, R8, R7)
         self._return()
         a.label("words.cut")
         self._flag(records.CUT)

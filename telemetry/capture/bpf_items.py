@@ -26,6 +26,7 @@ from substrate.telemetry.capture.bpf_assembler import (
 from substrate.telemetry.capture.bpf_layout import (
     ABI,
     ARGS,
+    AT,
     LONG_ROOM,
     LONG_SIZE,
     M_ADDRESS,
@@ -86,6 +87,7 @@ class Items(Parts):
             found[where + ".address"] = (size,)
             found[where + ".how"] = (size,)
             found[where + ".data"] = (size,)
+            found[where + ".end"] = (size, 0, 0)
         found["slot.message"] = (SLOT_SIZE, 0)
         return found
 
@@ -97,6 +99,7 @@ class Items(Parts):
             "address": self._address_function,
             "how": self._how_function,
             "data": self._data_function,
+            "end": self._end,
         }
         if name == "slot.message":
             self._message()
@@ -142,7 +145,56 @@ class Items(Parts):
             a.mov(R1, R6)
             a.call_function(f"{where}.{name}")
 
+    def _item(self, where: str, tag: int | None, length: Register, more: Register) -> None:
+        """Its head (`tag` None: that was written) before the `length` bytes that were read at R9."""
+        a = self.a
+        if tag is not None:
+            a.mov(R1, R6)
+            a.alu("add", R1, R9)
+            a.store(2, R1, RECORD, tag)
+        a.mov(R1, R6)
+        a.mov(R2, length)
+        a.mov(R3, more)
+        a.call_function(where + ".end")
+
     # --- functions -----------------------------------------------------------------------------
+
+    def _end(self, where: str) -> None:
+        """end(record, length, more): an item whose tag and bytes are there: the rest of its head, zeros
+        behind, and where the record ends then.
+
+        If there is nothing to pad, the shift is by 64, which is by 0."""
+        a, room = self.a, self.room_of(where) - 16
+        out = a.fresh(f"{where}.end.out")
+        self._enter((R1, R6), none=out)
+        a.mov(R7, R2)
+        self._load_size(room, out)
+        a.jump_if(R7, ">", room, out)
+        a.mov(R2, R7)
+        a.alu("and", R2, 0x7FFFFFF8)
+        a.alu("add", R2, R9)
+        a.jump_if(R2, ">", room, out)
+        a.mov(R1, R6)
+        a.alu("add", R1, R9)
+        a.store(2, R1, RECORD + 2, R3)
+        a.store(4, R1, RECORD + 4, R7)
+        a.mov(R1, R6)
+        a.alu("add", R1, R2)
+        a.load(8, R4, R1, RECORD + 8)
+        a.mov(R2, R7)
+        a.alu("and", R2, 7)
+        a.alu("lsh", R2, 3)
+        a.mov(R5, 64)
+        a.alu("sub", R5, R2)
+        a.alu("lsh", R4, R5)
+        a.alu("rsh", R4, R5)
+        a.store(8, R1, RECORD + 8, R4)
+        a.alu("add", R7, 8 + 7)
+        a.alu("and", R7, 0x7FFFFFF8)
+        a.alu("add", R9, R7)
+        a.store(4, R6, AT, R9)
+        a.label(out)
+        self._return()
 
     def _text(self, where: str) -> None:
         """text(record, address, what): R0: 1 where it is too long for a slot."""
@@ -180,7 +232,7 @@ class Items(Parts):
             a.mov(R0, most)
         a.label(add)
         a.alu("sub", R0, 1)
-        self._item(None, R0, R7)
+        self._item(where, None, R0, R7)
         a.jump(out)
         a.label(missing)
         self._miss_noted()
@@ -218,7 +270,7 @@ class Items(Parts):
         a.call(READ_USER)
         a.jump_if(R0, "!=", 0, missing)
         a.mov(R8, 0)
-        self._item(None, R7, R8)
+        self._item(where, None, R7, R8)
         a.jump(out)
         a.label(full)
         self._flag(records.CUT)

@@ -92,6 +92,9 @@ TS_COMPAT = 2
 #: from -ERESTART_RESTARTBLOCK to -ERESTARTSYS (linux/errno.h); -515 between them is no result
 RESTARTS = (-516, -512)
 
+#: what the programs share, in the order in which the kernel is given it with each of them
+MAPS: Final = ("ring", "tree", "long", "scratch", "walk", "tables", "state")
+
 PROGRAMS: Final = (
     "sys_enter",
     "sys_exit",

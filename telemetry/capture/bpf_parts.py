@@ -14,7 +14,6 @@ from substrate.telemetry.capture.bpf_assembler import (
     R2,
     R3,
     R4,
-    R5,
     R6,
     R7,
     R8,
@@ -74,10 +73,12 @@ class Parts:
 
     def signatures(self) -> Signatures:
         """Of those that are verified by themselves."""
-        return {}
+        return {"wake": ()}
 
     def _emit(self, name: str) -> None:
-        raise KeyError(name)
+        if name != "wake":
+            raise KeyError(name)
+        self._wake()
 
     def _finish(self) -> Assembler:
         """Behind the program: the functions that it calls, and those that they call."""
@@ -102,36 +103,6 @@ class Parts:
         a.mov(to, R6)
         a.alu("add", to, R9)
         a.alu("add", to, RECORD + 8)
-
-    def _item(self, tag: int | None, length: Register, more: Register) -> None:
-        """Its head (`tag` None: that was written) before the `length` bytes that were read, zeros
-        behind; R9 is the end then, and noted.
-
-        If there is nothing to pad, the shift is by 64, which is by 0."""
-        a = self.a
-        a.mov(R1, R6)
-        a.alu("add", R1, R9)
-        if tag is not None:
-            a.store(2, R1, RECORD, tag)
-        a.store(2, R1, RECORD + 2, more)
-        a.store(4, R1, RECORD + 4, length)
-        a.mov(R2, length)
-        a.alu("and", R2, 7)
-        a.mov(R3, length)
-        a.alu("and", R3, 0x7FFFFFF8)
-        a.alu("add", R1, R3)
-        a.load(8, R4, R1, RECORD + 8)
-        a.alu("lsh", R2, 3)
-        a.mov(R5, 64)
-        a.alu("sub", R5, R2)
-        a.alu("lsh", R4, R5)
-        a.alu("rsh", R4, R5)
-        a.store(8, R1, RECORD + 8, R4)
-        a.mov(R2, length)
-        a.alu("add", R2, 8 + 7)
-        a.alu("and", R2, 0x7FFFFFF8)
-        a.alu("add", R9, R2)
-        a.store(4, R6, AT, R9)
 
     # --- parts ---------------------------------------------------------------------------------
 
@@ -267,7 +238,8 @@ class Parts:
 
     def _output_stack(self, size: int = records.HEAD_SIZE) -> None:
         a = self.a
-        self._wake_flags()
+        a.call_function("wake")
+        a.mov(R4, R0)
         a.load_map(R1, "ring")
         self._address(R2, FP, -96)
         a.mov(R3, size)
@@ -278,7 +250,8 @@ class Parts:
         """Puts the record of R6 into the ring, R9 bytes."""
         a = self.a
         a.store(4, R6, RECORD, R9)
-        self._wake_flags()
+        a.call_function("wake")
+        a.mov(R4, R0)
         a.load_map(R1, "ring")
         self._address(R2, R6, RECORD)
         a.mov(R3, R9)
@@ -293,30 +266,31 @@ class Parts:
         self._count(FULL)
         a.label(done)
 
-    def _wake_flags(self) -> None:
-        """R4: whether to call the reader: after a quiet time, or when a quarter is full.
+    def _wake(self) -> None:
+        """wake(): flags of what is written next, whether to call the reader: after a quiet time, or when
+        a quarter is full.
 
         Calling costs more than all the rest; the last of a tree calls in any case."""
         a = self.a
-        done, call = a.fresh("wake"), a.fresh("wake.call")
         a.call(JIFFIES)
         a.mov(R8, R0)
         a.load_map_value(R7, "state")
         a.load(8, R1, R7, WOKEN)
-        a.mov(R4, NO_WAKEUP)
-        a.jump_if(R1, "==", R8, done)
+        a.jump_if(R1, "==", R8, "wake.no")
         a.mov(R2, R8)
         a.alu("sub", R2, R1)
-        a.jump_if(R2, ">", QUIET, call)
+        a.jump_if(R2, ">", QUIET, "wake.yes")
         a.load_map(R1, "ring")
         a.mov(R2, AVAILABLE)
         a.call(RING_QUERY)
-        a.mov(R4, NO_WAKEUP)
-        a.jump_if(R0, "<", self.limits.ring // 4, done)
-        a.label(call)
+        a.jump_if(R0, "<", self.limits.ring // 4, "wake.no")
+        a.label("wake.yes")
         a.store(8, R7, WOKEN, R8)
-        a.mov(R4, FORCE_WAKEUP)
-        a.label(done)
+        a.mov(R0, FORCE_WAKEUP)
+        a.exit()
+        a.label("wake.no")
+        a.mov(R0, NO_WAKEUP)
+        a.exit()
 
     def _return(self) -> None:
         self.a.mov(R0, 0)

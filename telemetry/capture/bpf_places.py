@@ -35,7 +35,7 @@ from substrate.telemetry.capture.bpf_assembler import (
     R9,
     Register,
 )
-from substrate.telemetry.capture.bpf_items import Items
+from substrate.telemetry.capture.bpf_items import SCRATCH, Items
 from substrate.telemetry.capture.bpf_layout import (
     AT,
     BASE,
@@ -91,6 +91,7 @@ class Places(Items):
             "identity": (0, IDENTITY),
             "path": (WALK_SIZE,),
             "item": (scratch, WALK_SIZE),
+            "base": (scratch, WALK_SIZE, 0),
             "opened": (scratch, WALK_SIZE),
             "standing": (scratch, WALK_SIZE, 0, 0),
         }
@@ -102,6 +103,7 @@ class Places(Items):
             "identity": self._identity,
             "path": self._path,
             "item": self._path_item,
+            "base": self._base,
             "opened": self._opened,
             "standing": self._standing,
             "walk.step": self._step,
@@ -142,30 +144,13 @@ class Places(Items):
 
     def _tell_bases(self) -> None:
         """At the end of a call: items BASE of the record in scratch R6; the walk is at FP-40. In
-        place of what was noted of the first one is its struct file then, 0 where it is another one."""
+        place of what was noted of each is its struct file then, 0 where it is another one."""
         a = self.a
-        for tag, field, place in ((records.BASE, 1, BASE), (records.BASE2, 3, BASE2)):
-            done, other = a.fresh("base"), a.fresh("base.other")
-            a.load(8, R1, R6, place)
-            a.jump_if(R1, "==", 0, done)
-            a.load(1, R1, R6, SHAPE + field)
-            self._load_argument(R2, R1)
-            a.load(8, R1, FP, -40)
-            a.call_function("fd")
-            a.jump_if(R0, "==", 0, other)
-            a.load(8, R1, FP, -40)
-            for here, there in ((_MNT, 0), (_DENTRY, 8)):
-                a.load(8, R2, R1, here)
-                a.load(8, R3, R6, place + there)
-                a.jump_if(R2, "!=", R3, other)
-            if tag == records.BASE:
-                a.store(8, R6, BASE, R0)
-            self._tell(tag)
-            a.jump(done)
-            a.label(other)
-            a.store(8, R6, place, 0)
-            self._flag(records.UNREADABLE)
-            a.label(done)
+        for second in (0, 1):
+            a.mov(R1, R6)
+            a.load(8, R2, FP, -40)
+            a.mov(R3, second)
+            a.call_function("base")
 
     def _tell_standing(self, tag: int, offset: int) -> None:
         """An item of the working directory or the root: `offset` in struct fs_struct."""
@@ -204,6 +189,44 @@ class Places(Items):
         a.jump_if(R1, "==", 0, none)
 
     # --- functions
+
+    def _base(self) -> None:
+        """base(record, walk, second): see _tell_bases; `second`: 1 for BASE2."""
+        a = self.a
+        assert (BASE2 - BASE, records.BASE2 - records.BASE) == (16, 1)
+        self._enter((R1, R6), (R2, R7), none="base.none")
+        a.mov(R8, R3)
+        a.alu("and", R8, 1)
+        a.mov(R9, R8)
+        a.alu("lsh", R9, 4)
+        a.alu("add", R9, R6)
+        a.load(8, R1, R9, BASE)
+        a.jump_if(R1, "==", 0, "base.none")
+        a.mov(R1, R8)
+        a.alu("lsh", R1, 1)
+        a.alu("add", R1, R6)
+        a.load(1, R1, R1, SHAPE + 1)
+        self._load_argument(R2, R1)
+        a.mov(R1, R7)
+        a.call_function("fd")
+        a.jump_if(R0, "==", 0, "base.other")
+        for here, there in ((_MNT, 0), (_DENTRY, 8)):
+            a.load(8, R2, R7, here)
+            a.load(8, R3, R9, BASE + there)
+            a.jump_if(R2, "!=", R3, "base.other")
+        a.store(8, R9, BASE, R0)
+        a.alu("add", R8, records.BASE)
+        a.store(4, R7, TAG, R8)
+        a.store(4, R7, IS_FD, 0)
+        a.mov(R1, R6)
+        a.mov(R2, R7)
+        a.call_function("item")
+        a.jump("base.none")
+        a.label("base.other")
+        a.store(8, R9, BASE, 0)
+        self._flag(records.UNREADABLE)
+        a.label("base.none")
+        self._return()
 
     def _opened(self) -> None:
         """opened(record, walk): an item OPENED of the descriptor that is the record's result; R0: 1
@@ -380,7 +403,7 @@ class Places(Items):
         a.alu("add", R1, R9)
         a.store(2, R1, RECORD, R7)
         a.load(4, R7, R2, _MORE)
-        self._item(None, R8, R7)
+        self._item(SCRATCH, None, R8, R7)
         self._return()
         a.label("item.cut")
         self._flag(records.CUT)

@@ -66,7 +66,7 @@ from substrate.telemetry.capture.bpf_assembler import (
     Register,
 )
 from substrate.telemetry.capture.bpf_calls import Calls
-from substrate.telemetry.capture.bpf_functions import Described, describe
+from substrate.telemetry.capture.bpf_functions import describe
 from substrate.telemetry.capture.bpf_items import LONG, SLOT
 from substrate.telemetry.capture.bpf_layout import (
     ALWAYS,
@@ -84,6 +84,7 @@ from substrate.telemetry.capture.bpf_layout import (
     LOOKUP,
     M_ALL,
     MACHINES,
+    MAPS,
     MEMORY,
     MISSING,
     MOVED,
@@ -113,10 +114,11 @@ from substrate.values import value
 
 @value
 class Programs:
-    """By tracepoint, and `ours`. Their maps: ring, tree, long, scratch, walk, tables, state."""
+    """By tracepoint, and `ours`: (instructions, what its functions are among `types`); as the kernel is
+    given them, with the maps of bpf_layout.MAPS. They are the same for each command."""
 
-    code: dict[str, Assembler]
-    functions: Described
+    code: dict[str, tuple[bytes, bytes]]
+    types: bytes
 
 
 def make_programs(offsets: Offsets, limits: Limits, machine: str = calls.MACHINE) -> Programs:
@@ -129,7 +131,14 @@ def make_programs(offsets: Offsets, limits: Limits, machine: str = calls.MACHINE
         "sched_process_exit": maker.process_exit(),
         "ours": maker.ours(),
     }
-    return Programs(code=code, functions=describe(maker.signatures()))
+    described = describe(maker.signatures())
+    return Programs(
+        code={
+            name: (program.assemble(MAPS.index), described.info(program.functions()))
+            for name, program in code.items()
+        },
+        types=described.text,
+    )
 
 
 class _Maker(Calls):
@@ -187,6 +196,7 @@ class _Maker(Calls):
         a.jump_if(R1, "==", IN_LONG, "long")
 
         self._result(SLOT_ROOM)
+        self._unless_plain()
         self._output(SLOT_ROOM)
         self._return()
 
@@ -195,7 +205,7 @@ class _Maker(Calls):
         a.jump_if(R0, "==", 0, "out")
         a.mov(R6, R0)
         self._result(LONG_ROOM)
-        self._output(LONG_ROOM)
+        a.jump("slow")  # a long path is rare
         a.label("out")
         self._return()
 

@@ -154,6 +154,6 @@ class Sockets(Execs):
             a.store(4, R1, place, R2)
         a.alu("add", R8, 4)
         a.mov(R7, 0)
-        self._item(records.LOCAL, R8, R7)
+        self._item(SCRATCH, records.LOCAL, R8, R7)
         a.label("local.none")
         self._return()

@@ -10,14 +10,13 @@ import errno
 import os
 import struct
 
-from substrate.telemetry.capture import bpf_functions, calls
+from substrate.telemetry.capture import calls
 from substrate.telemetry.capture.backend import CaptureError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Final
-
-    from substrate.telemetry.capture.bpf_functions import Described
 
 _NR_BPF: Final = {"x86_64": 321, "aarch64": 280}[calls.MACHINE]
 #: enum bpf_cmd
@@ -32,6 +31,8 @@ _LICENSE: Final = b"Dual MIT/GPL"
 _ATTR_SIZE: Final = 128
 #: of the verifier's explanation, asked for only after a failure
 _LOG_SIZE: Final = 1 << 20
+#: struct bpf_func_info
+_INFO_SIZE: Final = 8
 #: of a load that signals interrupt
 _LOAD_TRIES: Final = 50
 
@@ -56,9 +57,9 @@ def _advice(number: int) -> str:
     return ""
 
 
-def create_map(name: bytes, kind: int, key: int, size: int, entries: int, flags: int = 0) -> int:
-    attributes = struct.pack("=IIIIIII16s", kind, key, size, entries, flags, 0, 0, name)
-    return bpf(f"map {name.decode()}", _MAP_CREATE, attributes)
+def create_map(name: str, kind: int, key: int, size: int, entries: int, flags: int = 0) -> int:
+    attributes = struct.pack("=IIIIIII16s", kind, key, size, entries, flags, 0, 0, name.encode())
+    return bpf(f"map {name}", _MAP_CREATE, attributes)
 
 
 def update_map(step: str, fd: int, key: int, what: bytes | ctypes.Array[ctypes.c_char]) -> None:
@@ -73,21 +74,25 @@ def update_map(step: str, fd: int, key: int, what: bytes | ctypes.Array[ctypes.c
     )
 
 
-def load_types(described: Described) -> int:
-    """The description of functions, as a descriptor."""
-    text = ctypes.create_string_buffer(described.text, len(described.text))
-    attributes = struct.pack("=QQI", ctypes.addressof(text), 0, len(described.text))
+def load_types(described: bytes) -> int:
+    """The description of functions (bpf_functions.Described), as a descriptor."""
+    text = ctypes.create_string_buffer(described, len(described))
+    attributes = struct.pack("=QQI", ctypes.addressof(text), 0, len(described))
     return bpf("types", _TYPES, attributes)
 
 
-def load_program(name: str, code: bytes, *, functions: bytes = b"", types: int = 0) -> int:
+def load_program(
+    name: str, code: bytes, *, functions: bytes = b"", types: int = 0, maps: Sequence[int] = ()
+) -> int:
     """The descriptor of a raw tracepoint's program. `functions`: what its functions are
-    (Described.info), of `types`. Raises CaptureError with the verifier's log."""
+    (Described.info), of `types`; `maps`: those that it means, by their places (Linux 5.14). Raises
+    CaptureError with the verifier's log."""
     infos = ctypes.create_string_buffer(functions, len(functions) or 1)
+    descriptors = (ctypes.c_int * len(maps))(*maps)
     described = struct.pack(
-        "=IIIIQI",
-        *(0, 0, types, bpf_functions.INFO_SIZE, ctypes.addressof(infos)),
-        len(functions) // bpf_functions.INFO_SIZE,
+        "=IIIIQI28xQ",
+        *(0, 0, types, _INFO_SIZE, ctypes.addressof(infos)),
+        *(len(functions) // _INFO_SIZE, ctypes.addressof(descriptors)),
     )
     text = ctypes.create_string_buffer(code, len(code))
     license = ctypes.create_string_buffer(_LICENSE)
@@ -102,7 +107,7 @@ def load_program(name: str, code: bytes, *, functions: bytes = b"", types: int =
                 *(ctypes.addressof(text), ctypes.addressof(license)),
                 *(level, size, log, 0, 0, name.encode()[:15]),
             )
-            + (described if functions else b""),
+            + (described if functions or maps else b""),
         )
 
     for left in reversed(range(_LOAD_TRIES)):

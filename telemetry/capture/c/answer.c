@@ -131,32 +131,48 @@ struct answerer {
     size_t response_size;
 };
 
-static void respond(struct answerer *answerer, uint64_t id, uint32_t tid, int number)
+/* 0, or why it could not be said: ENOENT where who asked does not wait any more. */
+static int respond(struct answerer *answerer, uint64_t id, int number)
 {
     struct seccomp_notif_resp *response = answerer->response;
     memset(response, 0, answerer->response_size);
     response->id = id;
     response->error = -number;
     response->flags = number ? 0 : SECCOMP_USER_NOTIF_FLAG_CONTINUE;
-    if (ioctl(answerer->engine->listener, SECCOMP_IOCTL_NOTIF_SEND, response) && errno != ENOENT)
-        engine_trouble(answerer->engine, tid, ANSWER, errno);
+    while (ioctl(answerer->engine->listener, SECCOMP_IOCTL_NOTIF_SEND, response))
+        if (errno != EINTR)
+            return errno;
+    return 0;
 }
 
-/* Whether who asked still waits: else the memory that was read may have been another process'. */
 static bool is_there(const struct answerer *answerer, uint64_t id)
 {
     return ioctl(answerer->engine->listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0;
 }
 
-/* Tells of a call whose caller still waits. The tracer tells of an end under the same lock: so none of
- * a task's calls comes behind it. */
-static void put_if_there(struct answerer *answerer, uint64_t id)
+struct reply {
+    struct answerer *answerer;
+    uint64_t id;
+    int denied, failed;
+};
+
+static bool give_reply(void *given)
+{
+    struct reply *reply = given;
+    reply->failed = respond(reply->answerer, reply->id, reply->denied);
+    return reply->failed != ENOENT;
+}
+
+/* Lets a call go on, or denies it, and tells of it if its caller was still there: else the memory that was
+ * read may have been another process'. Nothing that the caller does from here on, and not its end,
+ * is told before that (ring.c). */
+static void answer_and_put(struct answerer *answerer, uint64_t id, uint32_t tid, int denied)
 {
     struct engine *engine = answerer->engine;
-    pthread_mutex_lock(&engine->order);
-    if (is_there(answerer, id))
-        ring_put(&engine->ring, &answerer->record);
-    pthread_mutex_unlock(&engine->order);
+    struct reply reply = {.answerer = answerer, .id = id, .denied = denied};
+    ring_put_after(&engine->ring, &answerer->record, give_reply, &reply);
+    if (reply.failed && reply.failed != ENOENT)
+        engine_trouble(engine, tid, ANSWER, reply.failed);
     record_rest(&answerer->record);
 }
 
@@ -207,8 +223,7 @@ static void conclude(struct answerer *answerer, struct held *held, enum decision
     head = record_head(&answerer->record);
     head->result = decision == ALLOW ? 0 : -EACCES;
     head->flags |= decision == ALLOW ? UNOBSERVED : 0;
-    put_if_there(answerer, held->id);
-    respond(answerer, held->id, held->call.tid, decision == ALLOW ? 0 : EACCES);
+    answer_and_put(answerer, held->id, held->call.tid, decision == ALLOW ? 0 : EACCES);
     struct held **place = &answerer->held;
     while (*place != held)
         place = &(*place)->next;
@@ -262,7 +277,9 @@ static void answer_one(struct answerer *answerer, const struct seccomp_notif *as
 #else
     if (asked->data.arch != AUDIT_ARCH_AARCH64) { /* of 32 bits: no table knows it, so it is not there */
         engine_trouble(engine, call.tid, RECEIVE, ENOEXEC);
-        respond(answerer, asked->id, call.tid, ENOSYS);
+        int failed = respond(answerer, asked->id, ENOSYS);
+        if (failed && failed != ENOENT)
+            engine_trouble(engine, call.tid, ANSWER, failed);
         return;
     }
 #endif
@@ -297,8 +314,7 @@ static void answer_one(struct answerer *answerer, const struct seccomp_notif *as
         head->result = -denied;
     else
         head->flags |= UNOBSERVED;
-    put_if_there(answerer, asked->id);
-    respond(answerer, asked->id, call.tid, denied);
+    answer_and_put(answerer, asked->id, call.tid, denied);
 }
 
 /* Waits for a notification; false where none comes any more. To receive one is the faster wait, but

@@ -109,6 +109,9 @@ struct ring {
 int ring_make(struct ring *ring, size_t size, enum policy policy);
 /* False where it was lost; that is counted. */
 bool ring_put(struct ring *ring, struct record *record);
+/* The same of what `happens(given)` does, if it says that it did: nothing is told, or lost, else. It is
+ * called once, when there is room, and may put nothing itself. */
+bool ring_put_after(struct ring *ring, struct record *record, bool (*happens)(void *), void *given);
 void ring_lose(struct ring *ring, enum loss why);
 /* Bytes of the records that are there, notes of losses included. */
 size_t ring_ready(struct ring *ring);
@@ -317,7 +320,6 @@ struct engine {
     int wake_signal;     /* ends a wait of a thread of ours, and does nothing else */
     pid_t owner;         /* the process that made it: a child that was forked has no threads of ours */
 
-    pthread_mutex_t order; /* of a notification, while it is there, and the end of whoever made it */
     pthread_mutex_t state; /* of what is below */
     pthread_cond_t seized;
     int seize_errno; /* -1: not yet */

@@ -95,7 +95,6 @@ static void destroy(struct engine *engine)
     for (int i = 0; i < ABIS; i++)
         free(engine->tables[i]);
     ring_free(&engine->ring);
-    pthread_mutex_destroy(&engine->order);
     pthread_mutex_destroy(&engine->state);
     pthread_cond_destroy(&engine->seized);
     free(engine);
@@ -166,7 +165,6 @@ static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *keywor
     engine->owner = getpid();
     engine->everything = everything;
     engine->ring.urgent = engine->ring.soft = -1;
-    pthread_mutex_init(&engine->order, NULL);
     pthread_mutex_init(&engine->state, NULL);
     pthread_cond_init(&engine->seized, NULL);
     memcpy(engine->denied, denied, denied_length);

@@ -4,7 +4,8 @@
  * that does not fit waits (BLOCK: the traced process waits with it, and nothing is lost), or is
  * counted (DROP), or ends the session (HALT). Calls are dropped before what says who was there and
  * how it ended. What was lost is told by a LOST record as soon as there is room again; its own room
- * is kept free for it. */
+ * is kept free for it. What lets a call go on may do so under that lock (ring_put_after): whatever the
+ * call sets going is told behind it then, by either thread. */
 #include "engine.h"
 #include <stdlib.h>
 #include <string.h>
@@ -98,22 +99,26 @@ void ring_lose(struct ring *ring, enum loss why)
 
 bool ring_put(struct ring *ring, struct record *record)
 {
+    return ring_put_after(ring, record, NULL, NULL);
+}
+
+bool ring_put_after(struct ring *ring, struct record *record, bool (*happens)(void *), void *given)
+{
     bool done = false;
     pthread_mutex_lock(&ring->lock);
-    if (record->failed) {
-        lose(ring, LOST_MEMORY);
-        goto out;
-    }
     size_t length = record->length;
     record_head(record)->size = length;
     size_t needed = length + room_behind(ring, record);
-    if (needed > ring->size) {
-        lose(ring, LOST_MEMORY);
-        goto out;
-    }
-    while (ring->open && ring->policy == BLOCK && room(ring) < needed) {
+    bool whole = !record->failed && needed <= ring->size;
+    while (whole && ring->open && ring->policy == BLOCK && room(ring) < needed) {
         ring_bell(ring->urgent, &ring->urgent_told);
         pthread_cond_wait(&ring->space, &ring->lock);
+    }
+    if (happens && !happens(given))
+        goto out;
+    if (!whole) {
+        lose(ring, LOST_MEMORY);
+        goto out;
     }
     if (!ring->open) {
         lose(ring, LOST_ENDED);

@@ -225,14 +225,6 @@ static void put_unfinished(struct tracer *tracer, struct task *task)
     ring_put(&tracer->engine->ring, &task->record);
 }
 
-/* Tells that a task has ended, or is another program: behind all that the answerer had of it. */
-static void put_end(struct tracer *tracer, struct record *record)
-{
-    pthread_mutex_lock(&tracer->engine->order);
-    ring_put(&tracer->engine->ring, record);
-    pthread_mutex_unlock(&tracer->engine->order);
-}
-
 static void on_exec(struct tracer *tracer, struct task *task, pid_t tid)
 {
     struct engine *engine = tracer->engine;
@@ -281,7 +273,7 @@ static void on_exec(struct tracer *tracer, struct task *task, pid_t tid)
         describe_cwd(&task->record, tid);
     }
     task->ran = true;
-    put_end(tracer, &task->record);
+    ring_put(&engine->ring, &task->record);
     if (engine->gate.armed && !gate_matches(tid, &task->approval, &task->record, &image)) {
         gate_tell(engine, &tracer->scratch, &task->call, &task->approval, 0, KILL,
                   !task->approval.there || task->approval.left ? IS_UNAPPROVED : HAS_RACED);
@@ -336,7 +328,7 @@ static void end_threads(struct tracer *tracer, pid_t process)
                 continue;
             put_unfinished(tracer, task);
             make_exit(&tracer->scratch, task->tid, -1, &unknown, true);
-            put_end(tracer, &tracer->scratch);
+            ring_put(&engine->ring, &tracer->scratch);
             free_task(tracer, take_task(engine, task->tid));
         }
 }
@@ -363,7 +355,7 @@ static void on_end(struct tracer *tracer, pid_t tid, int status, const struct ru
     if (task && task->threads)
         end_threads(tracer, tid);
     make_exit(&tracer->scratch, tid, status, used, thread);
-    put_end(tracer, &tracer->scratch);
+    ring_put(&engine->ring, &tracer->scratch);
     if (task && task->adopted) {
         task->ended = true;
         empty_task(tracer, task);

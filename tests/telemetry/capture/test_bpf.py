@@ -619,7 +619,7 @@ def program_ids() -> set[int]:
 def test_nothing_is_left_of_a_supervisor_that_was_killed(tmp_path):
     before = program_ids()
     code = (
-        "from substrate.telemetry.capture import bpf; b = bpf.BpfBackend();"
+        "from substrate.telemetry.capture import bpf; b = bpf.BpfBackend(); b.ready();"
         "print('ready', flush=True); import time; time.sleep(1000)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as supervisor:

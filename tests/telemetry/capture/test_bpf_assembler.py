@@ -34,8 +34,8 @@ def one(fill) -> bytes:
         (lambda a: a.exchange(R1, 8, R2), "db210800e1000000"),
         (lambda a: a.call(14), "850000000e000000"),
         (lambda a: a.exit(), "9500000000000000"),
-        (lambda a: a.load_map(R1, "m"), "18110000070000000000000000000000"),
-        (lambda a: a.load_map_value(R1, "m", 24), "18210000070000000000000018000000"),
+        (lambda a: a.load_map(R1, "m"), "18510000070000000000000000000000"),
+        (lambda a: a.load_map_value(R1, "m", 24), "18610000070000000000000018000000"),
     ],
 )
 def test_encoding(fill, code):
