@@ -43,7 +43,11 @@ from tests.system.test_egress_attribution import (
     server,
 )
 from tests.system.test_egress_clients import CLIENTS, check_allowed, check_refused
-from tests.system.test_egress_settings import test_a_budget, test_private_addresses_behind_a_name
+from tests.system.test_egress_settings import (
+    _service,
+    test_a_budget,
+    test_private_addresses_behind_a_name,
+)
 from tests.system.test_missing_calls import launcher
 
 __all__ = [
@@ -250,7 +254,7 @@ def test_nothing_leads_past_the_rules(every_scene, target):
     for case in ("smtp", "ssh v6", "dot", "its loopback"):
         assert told[case] == "ECONNREFUSED", case
     refused = {
-        (body["ip"], body["port"])
+        (body["target"], body["port"])
         for body in every_scene.told("net_connect")
         if body["decision"] == "deny"
     }
@@ -337,12 +341,13 @@ def test_where_nothing_is_allowed_the_ports_are_the_worlds(place):
 
 def test_ports_of_the_host(place, internet):
     """The world's localhost has the ports that are named."""
-    service = internet.serve("host service", ("127.0.0.1",), (8377,), on=internet.client)
-    line = (
-        "curl -sS http://127.0.0.1:8377/; curl -sSf -m 3 http://203.0.113.10:8377/ && exit 9; true"
-    )
-    ran = place.run(line, "--host-port", "8377")
-    assert ran.stdout == b"host service\n"
+    service = _service(internet)
+    service.forget()
+    port = service.ports[0]
+    own = f"curl -sS http://127.0.0.1:{port}/"
+    other = f"curl -sSf -m 3 http://203.0.113.10:{port}/"
+    ran = place.run(f"{own}; {other} && exit 9; true", "--host-port", str(port))
+    assert ran.stdout == b"the host\n"
     assert len(service.wait_closed()) == 1
     only_to(place.hosts, service)
 

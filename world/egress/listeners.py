@@ -34,6 +34,8 @@ SO_TIMESTAMPNS: int = 35  # of <asm-generic/socket.h>, with a 64-bit struct time
 IP_PKTINFO: Final = 8
 IPV6_RECVPKTINFO: Final = 49
 IPV6_PKTINFO: Final = 50
+#: without it no answer can come from an address that is a local one by its route alone
+_IPV6_FREEBIND: Final = 78
 #: no such family; disabled on lo (there is no ::1 then)
 NO_IPV6: Final = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES, errno.EADDRNOTAVAIL)
 #: in the names of descriptors: `port443`
@@ -108,8 +110,9 @@ def _open_resolver6(opened: dict[str, _socket.socket]) -> None:
     """Nothing where IPv6 is missing."""
     alone = (_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)
     told = (_socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
+    free = (_socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
     try:
-        opened["dns_udp6"] = datagrams(AF_INET6, "::", _DNS, alone, told)
+        opened["dns_udp6"] = datagrams(AF_INET6, "::", _DNS, alone, told, free)
         opened["dns_tcp6"] = _made(AF_INET6, SOCK_STREAM, "::", _DNS, (alone,))
     except OSError as error:
         if error.errno not in NO_IPV6:

@@ -92,6 +92,8 @@ def _take(address, port, *, reuse):
     with socket.socket(family) as one:
         for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
             one.setsockopt(socket.SOL_SOCKET, option, reuse)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, 78, 1)  # IPV6_FREEBIND
         try:
             one.bind((address, port))
             one.listen()
@@ -134,7 +136,7 @@ def test_later_ones_are_made_all_or_none(inside):
 
 def test_without_ipv6(inside):
     def tries():
-        no_family(socket.AF_INET6)
+        no_family(socket.AF_INET6, 0)
         made = begun()
         return sorted(made), _asked_for(made["port80"], FAKE, 80)
 
