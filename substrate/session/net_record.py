@@ -14,7 +14,7 @@ from substrate.telemetry.trace.events.policy import PolicyLayer, PolicyLoaded
 from substrate.telemetry.trace.rfc8785 import encode
 from substrate.values import value
 from substrate.world.egress.holders import printable
-from substrate.world.egress.ports import in_words
+from substrate.world.egress.ports import leads_out
 from substrate.world.egress.report import (
     Accepted,
     Asked,
@@ -49,8 +49,8 @@ _LOOKED_UP: Final = (
 
 #: where nf_tables is missing
 _UNTOLD: Final = (
-    "what the kernel refused: the network is filtered by listeners, as nf_tables is missing; {} alone "
-    "lead out, and a try of another port, or by UDP, ICMP …, is in the record as a call, if at all"
+    "what the kernel refused: the network is filtered by listeners, as nf_tables is missing; {}, "
+    "and a try of another port, or by UDP, ICMP …, is in the record as a call, if at all"
 )
 
 
@@ -312,7 +312,7 @@ class NetRecord:
         packet filter, which would tell of what it refuses; None: there is one."""
         spots = [_LOOKED_UP] if looked_up and self._asked else []
         if listened is not None:
-            spots.append(_UNTOLD.format(in_words(listened)))
+            spots.append(_UNTOLD.format(leads_out(listened)))
         if self._unknown:
             spots.append(
                 f"whose {self._unknown} of {self._asked} questions and connections were: "

@@ -96,11 +96,11 @@ def is_by_listeners(network: dict[str, int]) -> bool:
 
 def note_of(ports: Ports) -> str:
     """For whoever runs a command in such a network."""
-    from substrate.world.egress.ports import MOST, in_words
+    from substrate.world.egress.ports import MOST, leads_out
 
     text = (
         "nf_tables is missing: the network is filtered by listeners, and "
-        f"{in_words(ports.numbers)} alone lead{'s' if len(ports.numbers) < 2 else ''} out (E-NFT)"
+        f"{leads_out(ports.numbers)} (E-NFT)"
     )
     if not ports.cut:
         return text

@@ -352,13 +352,6 @@ class _OneShot:
         assert self.started is not None
         settings = self.settings
         self.opened = opening.open_trace(self.home, self.claimed, durability=settings.durability)
-        if self.frame.net == "filtered" and self.frame.backend != "none":
-            self.started.wait_network()  # it was made first of all; how, is on the record
-            self._look_at_network()
-        self.isolation: Isolation = isolation_of(
-            *(self.world.backend, settings, self.held, self.covers), listened=self.listened
-        )
-        self._refuse_missing(self.isolation)
         self.recorder: Recorder = Recorder(self.opened.writer, settings)
         self.digester = Digester(self.opened.key)
         self.streams = Streams(
@@ -376,6 +369,13 @@ class _OneShot:
             *(self.started, self.streams, self.arriving, self.terminal, self.capture, self.network)
         )
         spec, withheld = self._command_spec()
+        if self.frame.net == "filtered" and self.frame.backend != "none":
+            self.started.wait_network()  # it was made first of all; how, is on the record
+            self._look_at_network()
+        self.isolation: Isolation = isolation_of(
+            *(self.world.backend, settings, self.held, self.covers), listened=self.listened
+        )
+        self._refuse_missing(self.isolation)
         try:
             self.opened.writer.append(self._first_events(spec, withheld))
             self.recorded = True

@@ -367,6 +367,17 @@ def test_every_event_is_of_its_program(hosts, caller, program, server):
     assert "ports 4100, 4104 and 4105 alone lead out" in spot
 
 
+def test_without_capture_the_socket_is_looked_up(place):
+    """Of IPv4, of IPv6, and of questions."""
+    line = "curl -sS http://plain.example.net/ && curl -sS http://[2001:db8:0:2::10]/"
+    rules = ("--allow", "plain.example.net", "--allow", "[2001:db8:0:2::10]:80")
+    ran = place.run(line, "--capture", "off", *rules)
+    assert ran.stdout == b"plain.example.net\n" * 2
+    bodies = [*ran.of("dns_query"), *ran.of("net_connect")]
+    assert {(body["proc"], body["program"]) for body in bodies} == {(None, "curl")}
+    assert len(ran.of("net_connect")) == 2
+
+
 # --- while it runs
 
 

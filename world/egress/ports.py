@@ -71,3 +71,9 @@ def in_words(ports: tuple[int, ...]) -> str:
     if len(shown) == 1:
         return f"port {shown[0]}"
     return f"ports {', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def leads_out(ports: tuple[int, ...]) -> str:
+    """What leads out, as a sentence."""
+    verb = "lead" if len(ports) > 1 else "leads"
+    return f"{in_words(ports)} {'alone ' if ports else ''}{verb} out"

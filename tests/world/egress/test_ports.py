@@ -2,7 +2,7 @@
 
 import pytest
 
-from substrate.world.egress.ports import MOST, Ports, in_words, ports_of
+from substrate.world.egress.ports import MOST, Ports, in_words, leads_out, ports_of
 from substrate.world.egress.rule import parse_rule
 
 
@@ -65,3 +65,9 @@ def test_exactly_as_many_as_there_can_be():
 )
 def test_for_a_person(numbers, text):
     assert in_words(numbers) == text
+
+
+def test_a_sentence():
+    assert leads_out(()) == "no port leads out"
+    assert leads_out((80,)) == "port 80 alone leads out"
+    assert leads_out((80, 443)) == "ports 80 and 443 alone lead out"
