@@ -56,7 +56,7 @@ REFUSED = b"x"  # one byte of errno, four of how many entries of its script were
 
 _MAX = 65536
 #: in one message
-MOST_FDS = 64
+MOST_FDS = 96
 _UCRED = struct.Struct("=iII")
 _SO_PASSCRED = 16
 _SCM_RIGHTS = 1

@@ -194,6 +194,17 @@ def test_what_rules_name_in_vain_is_said(place):
     assert ran.stdout == b"plain.example.net\n"
 
 
+def test_as_many_ports_as_there_can_be(place):
+    """Listeners and published ports together are handed on."""
+    publish = [f"--publish={18500 + n}:{9000 + n}" for n in range(32)]
+    allow = ("--allow", "plain.example.net:8001-8099")
+    ran = place.run("curl -sS http://plain.example.net:8080/", *publish, *allow, status=7)
+    assert not ran.of("net_connect")  # 40 are up to 8040
+    ran = place.run("curl -sS http://plain.example.net:8080/", *publish, *allow,
+                    "--allow", "plain.example.net:8080")  # fmt: skip
+    assert ran.stdout == b"plain.example.net\n"
+
+
 # --- what is reached, and what is not
 
 
