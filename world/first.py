@@ -16,7 +16,6 @@ import os
 import struct
 import sys
 
-from substrate.values import as_dict
 from substrate.world import linux, tree, wire
 from substrate.world.egress import namespace
 from substrate.world.egress.addresses import Range
@@ -262,12 +261,14 @@ def _network(frame: Frame, end: _socket.socket, step: Steps) -> None:
     elif frame.net == "filtered":
         step("network")
         ranges = tuple(Range(address=address, bits=bits) for address, bits in frame.ranges)
-        sockets = namespace.make(
+        there = namespace.begin(
             namespace.Plan(
-                dns_loopback=frame.dns_loopback, ranges=ranges, host_ports=frame.host_ports
+                dns_loopback=frame.dns_loopback,
+                ranges=ranges,
+                host_ports=frame.host_ports,
+                ports=frame.ports,
             )
         )
-        there = {name: fd for name, fd in as_dict(sockets).items() if fd >= 0}
         wire.send(end, wire.NETWORK, *there, fds=tuple(there.values()))
         for fd in there.values():
             os.close(fd)

@@ -7,6 +7,7 @@ a `World` ends every process in it, since its holder then reads end of file.
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 import select
 import struct
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 #: a world that is not ready by then never will be
 START_TIMEOUT_MS = 30_000
+#: for listeners that are asked of it later
+_LISTEN_MS = 5_000
 #: of wire.REFUSED
 _REFUSAL = struct.Struct("=BI")
 
@@ -96,6 +99,7 @@ class World:
         self.holder_pid = 0
         self.ended = False
         self._settled = False
+        self._failure: StartFailed | None = None  # that nobody was told of yet
         self.network: dict[
             str, int
         ] = {}  # fds of a filtered one, by their names, for who takes them
@@ -119,6 +123,8 @@ class World:
             self._await(wire.SETTLED)
 
     def _await(self, kind: bytes) -> None:
+        if self._failure is not None:
+            raise self._failure
         poll = select.poll()
         poll.register(self.socket.fileno(), select.POLLIN)
         backend = self.spec.frame.backend
@@ -271,6 +277,34 @@ class World:
         """Has the world send that many sockets of its network (SOCKETS); none where it
         cannot make them."""
         wire.send(self.socket, wire.SOCKETS, count)
+
+    def wait_network(self) -> None:
+        """Waits until what belongs to its filtered network is here, or the world has failed, which
+        whoever waits for it is told."""
+        if not self.network and self._failure is None:
+            try:
+                self._await(wire.NETWORK)
+            except StartFailed as failed:
+                self._failure = failed
+
+    def listen(self, ports: tuple[int, ...]) -> dict[str, int]:
+        """Listeners on these ports of its network (egress.listeners), which are the caller's, by
+        their names; all or none. Raises OSError: EADDRINUSE where a program of the world has one."""
+        ours, theirs = wire.pair()
+        poll = select.poll()
+        poll.register(ours.fileno(), select.POLLIN)
+        try:
+            wire.send(self.socket, wire.LISTEN, *ports, fds=(theirs.fileno(),))
+            theirs.close()
+            message = wire.receive(ours) if poll.poll(_LISTEN_MS) else None
+        finally:
+            ours.close()
+            theirs.close()
+        if message is None:
+            raise OSError(errno.ESRCH, "the world did not answer")
+        if message.kind != wire.LISTEN:
+            raise OSError(message.number(1), message.text(2))
+        return dict(zip(map(os.fsdecode, message.fields), message.fds, strict=True))
 
     @property
     def idle(self) -> frozenset[int]:

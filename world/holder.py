@@ -21,6 +21,7 @@ import os
 import select
 
 from substrate.world import command, limits, linux, seccomp, trampoline, wire
+from substrate.world.egress import listeners
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -174,6 +175,8 @@ class Holder:
             _send_root(message)
         elif message.kind == wire.SOCKETS:
             _send_sockets(self._end, message.number(0))
+        elif message.kind == wire.LISTEN:
+            _send_listeners(message)
         elif message.kind == wire.WHO:
             wire.send(self._end, wire.NAMES, *[_name(pid) for pid in _others()[:16]])
 
@@ -238,6 +241,26 @@ def _send_sockets(end: _socket.socket, count: int) -> None:
     finally:
         for socket in made:
             socket.close()
+
+
+def _send_listeners(message: wire.Message) -> None:
+    """Listeners of the world's network, by their names; FAILED where it can have one of them not."""
+    answer = _socket.socket(fileno=message.fds[0])
+    made: dict[str, int] = {}
+    try:
+        try:
+            made = listeners.open_ports(message.number(i) for i in range(len(message.fields)))
+        except OSError as error:
+            text = error.strerror or str(error)
+            wire.send(answer, wire.FAILED, "listen", error.errno or 0, text)
+        else:
+            wire.send(answer, wire.LISTEN, *made, fds=tuple(made.values()))
+    except (BrokenPipeError, ConnectionResetError):
+        return  # nobody waits any more
+    finally:
+        for fd in made.values():
+            os.close(fd)
+        answer.close()
 
 
 def _use_own_null() -> None:

@@ -42,10 +42,11 @@ class Frame:
     gid: int
     net: str  # "none" | "filtered" | "host"
     #: of a filtered network (egress.namespace.Plan): name servers on its loopback, ranges of
-    #: addresses as (address, bits), ports of the host
+    #: addresses as (address, bits), ports of the host, ports that lead out where there is no filter
     dns_loopback: tuple[bytes, ...] = ()
     ranges: tuple[tuple[bytes, int], ...] = ()
     host_ports: tuple[int, ...] = ()
+    ports: tuple[int, ...] = ()
     seat: bool  # for the first command: one that gets no terminal, in a world
     allow_ptrace: bool
     allow_userns: bool

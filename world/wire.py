@@ -35,8 +35,9 @@ SIGNAL = b"K"  # number, scope "main" | "group" | "all", pids in the world that 
 WHO = b"W"  # asks for NAMES
 ROOT = b"O"  # a socket, on which an fd of the world's root is sent back, with the same kind
 SOCKETS = b"T"  # asks for so many sockets of the world's network, which come by the same kind
+LISTEN = b"P"  # ports, a socket: listeners of the world's network come on it, or why there are none
 # world → supervisor
-#: before READY, of a filtered network: what belongs to it (egress.namespace.Sockets); their names are
+#: before READY, of a filtered network: what belongs to it (egress.namespace.begin); their names are
 #: the fields
 NETWORK = b"w"
 READY = b"r"  # as SEATED, where there is a seat; the holder's pid in SCM_CREDENTIALS
@@ -55,7 +56,7 @@ REFUSED = b"x"  # one byte of errno, four of how many entries of its script were
 
 _MAX = 65536
 #: in one message
-MOST_FDS = 64
+MOST_FDS = 96
 _UCRED = struct.Struct("=iII")
 _SO_PASSCRED = 16
 _SCM_RIGHTS = 1

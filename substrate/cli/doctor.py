@@ -20,7 +20,7 @@ from substrate.cli.verb import Verb
 from substrate.errors import HostUnsupported, SubstrateError
 from substrate.session import capture_probe, layer_place
 from substrate.session import home as homes
-from substrate.session.probe import ProbeResult, probe_all
+from substrate.session.probe import ProbeResult, probe, probe_all
 from substrate.telemetry.capture import engine
 from substrate.world import cgroup, cgroup_plan
 from substrate.world.handle import Zygote
@@ -65,6 +65,7 @@ def run() -> Result:
         zygote = Zygote()
         try:
             backends = probe_all(home, zygote)
+            checks += _network(backends, home, zygote)
         except OSError as error:
             checks.append(Check(name="probe", ok=False, text=str(error), remedy="see the home"))
         except SubstrateError as error:
@@ -81,6 +82,24 @@ def run() -> Result:
     checks += _capture()
     checks += _told()
     return Result(backends=tuple(backends), checks=tuple(checks))
+
+
+def _network(backends: list[ProbeResult], home: homes.Home, zygote: Zygote) -> list[Check]:
+    """By what a filtered network of the backend that is used is filtered."""
+    backend = next((b.backend for b in backends if b.works), None)
+    if backend is None:
+        return []
+    found = probe(backend, home, zygote, "filtered")
+    if not found.works:
+        return [
+            Check(name="network", ok=False, text=found.why, code=found.code, remedy=found.remedy)
+        ]
+    if found.filter == "nf_tables":
+        return [Check(name="network", ok=True, text="filtered by nf_tables")]
+    text = (
+        "filtered by listeners, as nf_tables is missing: the ports alone that rules name lead out"
+    )
+    return [Check(name="network", ok=None, text=text, code="E-NFT")]
 
 
 def _layers(note: str) -> Check:

@@ -58,6 +58,9 @@ def status_command(world: str | None, form: str) -> int:
     if form != "table":
         output.put_object("net", found, form)
         return 0
+    if found["ports"] is not None:
+        ports = ", ".join(map(str, found["ports"])) or "none"
+        output.put_visible(f"{'leads out:':<12}ports {ports} alone (no nf_tables here: E-NFT)")
     for key, label in (
         ("allow", "allow"),
         ("deny", "deny"),

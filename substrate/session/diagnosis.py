@@ -63,6 +63,17 @@ def explain(failed: StartFailed) -> HostUnsupported:
     return HostUnsupported(str(failed), code=code, hint=remedy)
 
 
+def without_filter() -> HostUnsupported:
+    """The error where the packet filter of a filtered network is required and cannot be had."""
+    return HostUnsupported(
+        "nf_tables is required and is missing",
+        code="E-NFT",
+        hint="a kernel has it with the modules nf_tables, nft_chain_nat, nft_redir, nft_reject_inet, "
+        "nft_log and nfnetlink_log; without it a network is filtered by listeners, where nf_tables "
+        "is not in `require`, and --net none gives a world none at all",
+    )
+
+
 def farthest(steps: list[str]) -> int:
     """Which of several attempts, by the steps at which they failed, came farthest; the first
     of equal ones."""
@@ -95,8 +106,7 @@ def diagnose(failed: StartFailed, facts: HostFacts) -> tuple[str, str]:
         )
     if step == "network":
         return "E-NFT", (
-            "a filtered network needs nf_tables in a network namespace of its own (the modules "
-            "nf_tables, nft_chain_nat, nft_redir, nft_reject_inet and nft_log); without them "
+            "a filtered network could not be made in a network namespace of its own; "
             "--net none gives a world no network at all"
         )
     if step == "cgroups":

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from substrate.world.egress.report import Report
     from substrate.world.handle import World, Zygote
 
-#: what a first packet wakes
-_WATCHED: Final = ("dns_udp4", "dns_udp6", "dns_tcp4", "dns_tcp6", "egress4", "egress6", "nflog")
+#: what a first packet wakes, by what the names begin with (egress.namespace.begin)
+_WATCHED: Final = ("dns_", "egress", "nflog", "port")
 #: for what is on its way when the world is over
 _END_S: Final = 5.0
 #: whoever asks how things are waits that long for what is not settled yet
@@ -75,6 +75,8 @@ class Egressing:
         #: the serving process finds the owners, where capture cannot
         self._looks_up = capture is None or not capture.knows_ports
         self._network: dict[str, int] = {}
+        #: ports that lead out where there is no packet filter; None: there is one
+        self._listened: tuple[int, ...] | None = None
         self._socket: _socket.socket | None = None
         self._over = False
         self._in_force = False
@@ -107,6 +109,8 @@ class Egressing:
             self._streams = NetStreams(*limits, writer.blobs.put, digest)
         self._door = net_control.Door(session_fd)
         self._network = self._world.take_network()
+        if net_rules.is_by_listeners(self._network):
+            self._listened = net_rules.listened(self._rules).numbers
         published = {f"publish{i}": fd for i, fd in enumerate(self._listeners)}
         self._listeners = []
         self._network.update(published)
@@ -121,7 +125,7 @@ class Egressing:
         return (*self._first_packets(), *door)
 
     def _first_packets(self) -> tuple[int, ...]:
-        return tuple(self._network[name] for name in _WATCHED if name in self._network)
+        return tuple(fd for name, fd in self._network.items() if name.startswith(_WATCHED))
 
     def pump(self) -> None:
         """Takes what was reported and asked; at the first packet has the serving process made."""
@@ -148,8 +152,11 @@ class Egressing:
             hint = "ask by the same version of substrate"
             net_control.answer(client, net_control.WRONG, str(wrong), hint)
             return
+        except net_rules.NotServed as wrong:
+            net_control.answer(client, net_control.WRONG, str(wrong), wrong.hint)
+            return
         self._catch_up()
-        told = net_control.status_of(self._rules, self._record)
+        told = net_control.status_of(self._rules, self._record, self._listened)
         net_control.answer(client, net_control.TOLD, told)
 
     def _catch_up(self) -> None:
@@ -169,19 +176,52 @@ class Egressing:
         """Other rules from now on; the record says which."""
         assert self._record is not None
         assert self._writer is not None
-        self._rules = {**self._rules, action: (*self._rules[action], *rules)}
+        changed = {**self._rules, action: (*self._rules[action], *rules)}
+        more = self._more_listeners(changed)
+        self._rules = changed
         self._writer.append([self._record.rules(self._rules)])
         if self._network:
+            self._network.update(more)
+            more = {}
             self._serve()  # with these; the kernel learns of ranges from it
         if self._socket is not None:
             memory = wire.pack_value(self._rules)
             try:
-                wire.send(self._socket, report.RULES, fds=(memory,))
+                wire.send(self._socket, report.RULES, *more, fds=(memory, *more.values()))
                 self._wait_for_rules()
             except (BrokenPipeError, ConnectionResetError):
                 self._is_gone("ended early: nothing was reachable any more")
             finally:
                 os.close(memory)
+        for fd in more.values():
+            os.close(fd)
+
+    def _more_listeners(self, rules: dict[str, Any]) -> dict[str, int]:
+        """Those that other rules need, where there is no packet filter, by their names. Raises
+        NotServed where the world cannot have them: then nothing is changed."""
+        if self._listened is None:
+            return {}
+        wanted = net_rules.listened(rules)
+        before = net_rules.listened(self._rules)
+        for text in wanted.cut:
+            if text not in before.cut:
+                raise net_rules.NotServed(
+                    f"nothing was changed: {text} would not be reached on all of its ports, as nf_tables "
+                    "is missing",
+                    "name the ports that are needed, such as [2001:db8::/32]:443",
+                )
+        new = tuple(port for port in wanted.numbers if port not in self._listened)
+        if not new:
+            return {}
+        try:
+            more = self._world.listen(new)
+        except OSError as error:
+            raise net_rules.NotServed(
+                f"nothing was changed: {error.strerror}",
+                "nf_tables is missing, so a program of the world that has a port must give it up first",
+            ) from None
+        self._listened = tuple(sorted((*self._listened, *new)))
+        return more
 
     def _wait_for_rules(self) -> None:
         """Until they are in force: who asked for them relies on that."""
@@ -356,7 +396,7 @@ class Egressing:
         self._settle(late=True)
         assert self._writer is not None
         record = self._record
-        self._writer.append(record.coverage(looked_up=self._looks_up))
+        self._writer.append(record.coverage(looked_up=self._looks_up, listened=self._listened))
         refusals, unreached = record.refusals(), record.unreached()
         if not refusals and not record.used_up and not unreached:
             return record.scopes(), ()

@@ -133,12 +133,15 @@ def rules_of(message: wire.Message) -> tuple[str, list[str]]:
     return action, rules
 
 
-def status_of(rules: dict[str, Any], record: Any) -> str:
-    """The answer to STATUS (schema substrate.net/1)."""
+def status_of(rules: dict[str, Any], record: Any, listened: tuple[int, ...] | None) -> str:
+    """The answer to STATUS (schema substrate.net/1). `listened`: the ports that lead out where there
+    is no packet filter; None: there is one."""
     import json
 
     return json.dumps(
         {
+            "filter": "nf_tables" if listened is None else "listeners",
+            "ports": None if listened is None else list(listened),
             "allow": list(rules["allow"]),
             "deny": list(rules["deny"]),
             "private": list(rules["private"]),

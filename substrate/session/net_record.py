@@ -20,6 +20,7 @@ from substrate.telemetry.trace.events.policy import PolicyLayer, PolicyLoaded
 from substrate.telemetry.trace.rfc8785 import encode
 from substrate.values import value
 from substrate.world.egress.holders import printable
+from substrate.world.egress.ports import leads_out
 from substrate.world.egress.report import (
     Accepted,
     Asked,
@@ -50,6 +51,13 @@ _GONE: Final = "who had made them was gone, or had closed them, or may not be lo
 _LOOKED_UP: Final = (
     "whose questions and connections are: who has their socket open when they come is told, by a name that is "
     "its own (nothing is captured that would tell who made them)"
+)
+
+
+#: where nf_tables is missing
+_UNTOLD: Final = (
+    "what the kernel refused: the network is filtered by listeners, as nf_tables is missing; {}, "
+    "and a try of another port, or by UDP, ICMP …, is in the record as a call, if at all"
 )
 
 
@@ -310,10 +318,13 @@ class NetRecord:
         """What was allowed and not reached: host and port, why, how often."""
         return tuple((what, why, count) for what, (why, count) in self._unreached.items())
 
-    def coverage(self, *, looked_up: bool) -> list[Event]:
+    def coverage(self, *, looked_up: bool, listened: tuple[int, ...] | None = None) -> list[Event]:
         """What of the network's record is not known; nothing, where all is. `looked_up`: owners were, as
-        nothing was captured that tells of them."""
+        nothing was captured that tells of them. `listened`: the ports that lead out where there is no
+        packet filter, which would tell of what it refuses; None: there is one."""
         spots = [_LOOKED_UP] if looked_up and self._asked else []
+        if listened is not None:
+            spots.append(_UNTOLD.format(leads_out(listened)))
         if self._unknown:
             spots.append(
                 f"whose {self._unknown} of {self._asked} questions and connections were: "

@@ -16,10 +16,20 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from substrate.session.settings import Settings
+    from substrate.world.egress.ports import Ports
 
 _RESOLVER: Final = "/etc/resolv.conf"
 #: where libc asks when the file names nobody (resolv.conf(5))
 _LOCALHOST: Final = b"\x7f\0\0\1"
+_MOST_TOLD: Final = 8
+
+
+class NotServed(Exception):
+    """Rules that a network without packet filter cannot serve; `hint`: what to do."""
+
+    def __init__(self, text: str, hint: str) -> None:
+        super().__init__(text)
+        self.hint = hint
 
 
 @value
@@ -29,6 +39,7 @@ class NetPlan:
     dns_loopback: tuple[bytes, ...] = ()
     ranges: tuple[tuple[bytes, int], ...] = ()
     host_ports: tuple[int, ...] = ()
+    ports: tuple[int, ...] = ()  # that lead out where there is no packet filter
 
 
 def net_plan(settings: Settings) -> NetPlan:
@@ -45,18 +56,29 @@ def net_plan(settings: Settings) -> NetPlan:
                 hint="leave out what takes it away, or give --record-net=0",
             )
         return NetPlan()
+    servers = _loopback_servers()
+    if not settings.net_allow:
+        ports = tuple(sorted(settings.host_ports))
+        return NetPlan(dns_loopback=servers, host_ports=settings.host_ports, ports=ports)
+    from substrate.world.egress.ports import ports_of
+    from substrate.world.egress.rules import Rules, parse_rule
+
+    allow = [parse_rule(text, "allow") for text in settings.net_allow]
     return NetPlan(
-        dns_loopback=_loopback_servers(),
-        ranges=_ranges(settings.net_allow) if settings.net_allow else (),
+        dns_loopback=servers,
+        ranges=tuple((found.address, found.bits) for found in Rules(allow, ()).ranges()),
         host_ports=settings.host_ports,
+        ports=ports_of(allow, settings.host_ports).numbers,
     )
 
 
-def _ranges(allow: tuple[str, ...]) -> tuple[tuple[bytes, int], ...]:
-    from substrate.world.egress.rules import Rules, parse_rule
+def listened(rules: dict[str, Any]) -> Ports:
+    """What leads out by rules (engine_rules) where there is no packet filter."""
+    from substrate.world.egress.ports import ports_of
+    from substrate.world.egress.rules import parse_rule
 
-    rules = Rules([parse_rule(text, "allow") for text in allow], ())
-    return tuple((found.address, found.bits) for found in rules.ranges())
+    allow = [parse_rule(text, "allow") for text in rules["allow"]]
+    return ports_of(allow, rules["host_ports"])
 
 
 def engine_rules(settings: Settings) -> dict[str, Any]:
@@ -72,6 +94,30 @@ def engine_rules(settings: Settings) -> dict[str, Any]:
         "record_total_bytes": settings.net_record_total_bytes,
         "publish": settings.publish,
     }
+
+
+def is_by_listeners(network: dict[str, int]) -> bool:
+    """Whether a network that a world has made (egress.namespace.begin) has no packet filter."""
+    return bool(network) and "nft" not in network
+
+
+def note_of(ports: Ports) -> str:
+    """For whoever runs a command in such a network."""
+    from substrate.world.egress.ports import MOST, leads_out
+
+    text = (
+        "nf_tables is missing: the network is filtered by listeners, and "
+        f"{leads_out(ports.numbers)} (E-NFT)"
+    )
+    if not ports.cut:
+        return text
+    rules = ", ".join(ports.cut[:_MOST_TOLD])
+    more = f" and {len(ports.cut) - _MOST_TOLD} more" if len(ports.cut) > _MOST_TOLD else ""
+    many = len(ports.cut) > 1
+    return (
+        f"{text}; {rules}{more} {'are' if many else 'is'} not reached on others: name the ports"
+        f" that are needed, at most {MOST} in all"
+    )
 
 
 def _loopback_servers() -> tuple[bytes, ...]:

@@ -13,7 +13,7 @@ import os
 
 from substrate import __version__
 from substrate.errors import HostUnsupported
-from substrate.session import layer_place
+from substrate.session import layer_place, net_rules
 from substrate.values import value
 from substrate.world import layers, mount_plan, mountinfo, wire
 from substrate.world.handle import StartFailed
@@ -33,7 +33,8 @@ _SCRIPT = b': > "$1" && rm "$1" && { [ -z "$2" ] || { rmdir "$2" && mkdir "$2"; 
 @value
 class ProbeResult:
     """One backend on this host. `step`, `code`, `why`, `remedy` are empty where it works;
-    `note`: what a person should know of its worlds."""
+    `note`: what a person should know of its worlds; `filter`: nf_tables or listeners, of a network that
+    was asked for."""
 
     backend: str
     works: bool
@@ -42,6 +43,7 @@ class ProbeResult:
     why: str = ""
     remedy: str = ""
     note: str = ""
+    filter: str = ""
 
 
 def candidates() -> tuple[str, ...]:
@@ -108,7 +110,7 @@ def _remember(home: Home, text: str) -> None:
     os.rename(temporary, home.path + _CACHE)
 
 
-def probe(backend: str, home: Home, zygote: Zygote) -> ProbeResult:
+def probe(backend: str, home: Home, zygote: Zygote, net: str = "none") -> ProbeResult:
     """Starts a world with `backend` in a directory of its own, writes in it, ends it."""
     with open("/proc/self/mountinfo", "rb") as file:
         mounts = mountinfo.parse_mountinfo(file.read())
@@ -125,7 +127,7 @@ def probe(backend: str, home: Home, zygote: Zygote) -> ProbeResult:
             remedy=error.hint,
         )
     base = home.path + b"/" + name
-    result = _probe(backend, base, place, _planned(backend, mounts, home, base), zygote)
+    result = _probe(backend, base, place, _planned(backend, mounts, home, base), zygote, net)
     try:
         _remove(base)
         if place.directory:
@@ -157,6 +159,7 @@ def _probe(
     place: layer_place.Place,
     planned: mount_plan.MountPlan,
     zygote: Zygote,
+    net: str,
 ) -> ProbeResult:
     target = base + b"/lower"
     for part in (b"", b"/lower", b"/lower/old", b"/layers", b"/run"):
@@ -180,7 +183,7 @@ def _probe(
                 id_extents=extents,
                 uid=uid,
                 gid=gid,
-                net="none",
+                net=net,
                 seat=True,
                 allow_ptrace=False,
                 allow_userns=False,
@@ -207,8 +210,8 @@ def _probe(
             cgroup_dirs=(),
         )
         writable, old = (target, target + b"/old") if rootless else (b"/tmp", b"")
-        _try(spec, writable, old, zygote)
-        return ProbeResult(backend=backend, works=True, note=place.note)
+        filtered = _try(spec, writable, old, zygote)
+        return ProbeResult(backend=backend, works=True, note=place.note, filter=filtered)
     except OSError as error:  # such as a layer whose owner this user namespace lacks
         step = "make a layer"
         return ProbeResult(backend=backend, works=False, step=step, why=f"{step}: {error.strerror}")
@@ -236,9 +239,10 @@ def _remove(base: bytes) -> None:
         os.close(parent)
 
 
-def _try(spec: WorldSpec, writable: bytes, old: bytes, zygote: Zygote) -> None:
+def _try(spec: WorldSpec, writable: bytes, old: bytes, zygote: Zygote) -> str:
     """Writes a file in `writable`, and makes the directory `old` anew, which takes a mark in an
-    attribute (an opaque directory). Raises StartFailed, OSError."""
+    attribute (an opaque directory). By what its network is filtered, where it is. Raises StartFailed,
+    OSError."""
     world = zygote.start(spec)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     go = None
@@ -281,7 +285,9 @@ def _try(spec: WorldSpec, writable: bytes, old: bytes, zygote: Zygote) -> None:
                     raise StartFailed(
                         spec.frame.backend, "write a file", errno.EIO, f"`sh` ended with {status}"
                     )
-                return
+                if not world.network:
+                    return ""
+                return "listeners" if net_rules.is_by_listeners(world.network) else "nf_tables"
     finally:
         os.close(null)
         if go is not None:

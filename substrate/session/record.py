@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from substrate.telemetry.trace.pack import BlobRef
     from substrate.telemetry.trace.writer import TraceWriter
     from substrate.world.change import Change
+    from substrate.world.egress.ports import Ports
     from substrate.world.limits import Enforcement
     from substrate.world.spec import CommandSpec
 
@@ -72,8 +73,11 @@ def isolation_of(
     settings: Settings,
     held: tuple[Enforcement, ...] = (),
     covers: Covers | None = None,
+    *,
+    listened: Ports | None = None,
 ) -> Isolation:
-    """What is really in force, layer by layer, with what weakens it."""
+    """What is really in force, layer by layer, with what weakens it. `listened`: the ports that lead
+    out of a filtered network without packet filter, None for any other network."""
     in_world = backend != "none"
     off = None if in_world else "no world was asked for"
     layers = {
@@ -82,7 +86,7 @@ def isolation_of(
     }
     layers["capabilities"] = IsolationLayer(on=in_world, why=off)
     layers["net"] = (
-        IsolationLayer(on=True)
+        IsolationLayer(on=True, why=None if listened is None else by_listeners(listened))
         if in_world and settings.net != "host"
         else IsolationLayer(on=False, why=off or "--net host: the world shares the host's network")
     )
@@ -113,6 +117,13 @@ def isolation_of(
         )
     layers["gate"] = IsolationLayer(on=False, why="no exec policy is loaded")
     return Isolation(backend=backend, layers=layers)
+
+
+def by_listeners(ports: Ports) -> str:
+    """What a network without packet filter is."""
+    from substrate.world.egress.ports import in_words
+
+    return f"filtered by listeners on {in_words(ports.numbers)}, as nf_tables is missing"
 
 
 def _what_is_open(covers: Covers) -> str | None:

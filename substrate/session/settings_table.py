@@ -118,7 +118,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="require",
         kind=WORDS,
-        words=("fs", "net", "pid", "user", "ipc", "uts", "limits"),
+        words=("fs", "net", "pid", "user", "ipc", "uts", "limits", "nf_tables"),
         default=DEFAULT_REQUIRE,
         variable="SUBSTRATE_REQUIRE",
         flags=_one("--require"),

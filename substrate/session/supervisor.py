@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from substrate.telemetry.trace.events.command import DiffCounts, Scope
     from substrate.telemetry.trace.events.session import Isolation
     from substrate.world.change import Change
+    from substrate.world.egress.ports import Ports
     from substrate.world.handle import World
     from substrate.world.layers import LayerStack
 
@@ -121,6 +122,8 @@ class _OneShot:
         self.capture: Capturing | None = None
         self.network: Egressing | None = None
         self.layer: int | None = None
+        #: what leads out of a filtered network that has no packet filter
+        self.listened: Ports | None = None
         self.continued = False
         self.recorded = False  # something of this command stands in the trace
         self.gone = False  # nothing is left of the world
@@ -349,10 +352,6 @@ class _OneShot:
         assert self.started is not None
         settings = self.settings
         self.opened = opening.open_trace(self.home, self.claimed, durability=settings.durability)
-        self.isolation: Isolation = isolation_of(
-            self.world.backend, settings, self.held, self.covers
-        )
-        self._refuse_missing(self.isolation)
         self.recorder: Recorder = Recorder(self.opened.writer, settings)
         self.digester = Digester(self.opened.key)
         self.streams = Streams(
@@ -370,6 +369,13 @@ class _OneShot:
             *(self.started, self.streams, self.arriving, self.terminal, self.capture, self.network)
         )
         spec, withheld = self._command_spec()
+        if self.frame.net == "filtered" and self.frame.backend != "none":
+            self.started.wait_network()  # it was made first of all; how, is on the record
+            self._look_at_network()
+        self.isolation: Isolation = isolation_of(
+            *(self.world.backend, settings, self.held, self.covers), listened=self.listened
+        )
+        self._refuse_missing(self.isolation)
         try:
             self.opened.writer.append(self._first_events(spec, withheld))
             self.recorded = True
@@ -421,6 +427,19 @@ class _OneShot:
             has_input=0 not in self.closed_fds,
         )
 
+    def _look_at_network(self) -> None:
+        """A network without packet filter leads out less than the rules say: a note, where the world
+        is new, or where rules are not served."""
+        from substrate.session import net_rules
+
+        assert self.started is not None
+        if not net_rules.is_by_listeners(self.started.network):
+            return
+        ports = net_rules.listened(net_rules.engine_rules(self.settings))
+        self.listened = ports
+        if not self.continued or ports.cut:
+            self.notes = (*self.notes, net_rules.note_of(ports))
+
     def _network(self) -> Egressing:
         from substrate.session import egressing
         from substrate.session.net_rules import engine_rules
@@ -467,6 +486,12 @@ class _OneShot:
         if self.world.backend == "none" and settings.require == DEFAULT_REQUIRE:
             return
         for name in settings.require:
+            if name == "nf_tables":
+                if self.listened is not None:
+                    from substrate.session.diagnosis import without_filter
+
+                    raise without_filter()
+                continue
             if name == "net" and settings.net == "host" and settings.require == DEFAULT_REQUIRE:
                 continue
             if name == "limits":

@@ -271,6 +271,7 @@ def frame_of(
         dns_loopback=plan.dns_loopback,
         ranges=plan.ranges,
         host_ports=plan.host_ports,
+        ports=plan.ports,
         seat=world.backend != "none" and not terminal,
         allow_ptrace=settings.ptrace,
         allow_userns=settings.userns,

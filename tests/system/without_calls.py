@@ -52,6 +52,8 @@ READING = {
 #: clone(2) and unshare(2) with any of these flags, by the name "namespaces"
 _NEW_FLAGS = 0x7E020000
 _CLONE, _UNSHARE = (56, 220), (272, 97)
+#: socket(2) of AF_NETLINK, NETLINK_NETFILTER, by the name "netfilter"
+_SOCKET, _AF_NETLINK, _NETLINK_NETFILTER = (41, 198), 16, 12
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _MODE_FILTER = 38, 22, 2
 
 
@@ -65,6 +67,13 @@ def install(number: int, calls: list[str]) -> None:
             for with_flags in (_CLONE, _UNSHARE):
                 flags = [(0x20, 0, 0, 16), (0x45, 0, 1, _NEW_FLAGS), refuse, allow]
                 program += [(0x15, 0, len(flags), with_flags[column]), *flags]
+        elif call == "netfilter":
+            family, protocol = (0x20, 0, 0, 16), (0x20, 0, 0, 32)
+            arguments = [
+                *(family, (0x15, 0, 3, _AF_NETLINK)),
+                *(protocol, (0x15, 0, 1, _NETLINK_NETFILTER), refuse, allow),
+            ]
+            program += [(0x15, 0, len(arguments), _SOCKET[column]), *arguments]
         else:
             program += [(0x15, 0, 1, (NUMBERS | READING)[call][column]), refuse]
     program.append(allow)

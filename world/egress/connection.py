@@ -20,7 +20,6 @@ from substrate.world.egress.addresses import render_address
 from substrate.world.egress.connect import Connected, Connecting
 from substrate.world.egress.holders import NOBODY
 from substrate.world.egress.inspector import Inspector
-from substrate.world.egress.led import original_destination
 from substrate.world.egress.relay import DOWN, UP, Relay
 from substrate.world.egress.report import Attempt, Closed
 from substrate.world.egress.rules import Decision
@@ -29,7 +28,7 @@ from substrate.world.egress.speech import sniff
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Final
+    from typing import Final
 
     from substrate.world.egress.budget import Budget
     from substrate.world.egress.fakes import Fakes
@@ -91,10 +90,18 @@ class Context:
 class Connection:
     """See the module. It is the owner of its relay (relay.py)."""
 
-    def __init__(self, context: Context, client: int, peer: Any, number: int, *, v6: bool) -> None:
+    def __init__(
+        self,
+        context: Context,
+        client: int,
+        peer: tuple[str, int],
+        number: int,
+        wanted: tuple[bytes, int] | None,
+    ) -> None:
+        """`wanted`: where it was to go (led.py); None where that was a listener of ours."""
         self._context = context
-        self._client, self._number, self._v6 = client, number, v6
-        self._client_ip, self._client_port = peer[:2]
+        self._client, self._number, self._wanted = client, number, wanted
+        self._client_ip, self._client_port = peer
         self._holder = NOBODY
         self._began_us = _now_us()
         self._target, self._port = b"", 0
@@ -119,11 +126,10 @@ class Connection:
     # --- the decision
 
     def start(self) -> None:
-        target = original_destination(self._client, v6=self._v6)
-        if target is None:
+        if self._wanted is None:
             self._refuse_at_once("it was made to a port of substrate's own")
             return
-        self._target, self._port = target
+        self._target, self._port = self._wanted
         if self._context.holders is not None:  # now: the client may be gone soon
             self._holder = self._context.holders.of(
                 *("tcp", self._client_ip, self._client_port, self._target, self._port)
@@ -131,6 +137,10 @@ class Connection:
         self._name = self._context.fakes.name_of(self._target) or ""
         decision = self._decide()
         self._decision = decision
+        if not decision.allowed and self._is_loopback() and not decision.rule:
+            # by a listener that has its port (listeners.py): in the world nobody else can have it
+            self._refuse_at_once(f"port {self._port} of the world's loopback leads out, not back")
+            return
         if not decision.allowed:
             hint = self._rule_for_it(decision)
             self._tell(allowed=False, rule=decision.rule, reason=decision.reason, hint=hint)

@@ -16,8 +16,7 @@ import time
 from substrate.world.egress import dns, loop
 from substrate.world.egress.conntrack import ClientPorts
 from substrate.world.egress.holders import NOBODY
-from substrate.world.egress.led import original_destination
-from substrate.world.egress.namespace import SO_TIMESTAMPNS
+from substrate.world.egress.listeners import IP_PKTINFO, IPV6_PKTINFO, SO_TIMESTAMPNS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +33,10 @@ _MOST_STREAMS: Final = 64
 _STREAM_S: Final = 30.0
 _PORT: Final = 53
 _TIMESPEC: Final = struct.Struct("=qq")
-_ANCILLARY_BYTES: Final = _socket.CMSG_SPACE(_TIMESPEC.size)
+#: struct in_pktinfo (ip(7)), struct in6_pktinfo (RFC 3542): index, what answers come from, what was asked
+_PKTINFO: Final = struct.Struct("=i4s4s")
+_PKTINFO6: Final = struct.Struct("=16sI")
+_ANCILLARY_BYTES: Final = _socket.CMSG_SPACE(_TIMESPEC.size) + _socket.CMSG_SPACE(_PKTINFO6.size)
 #: what is said to have waited longer was not: the clock was set
 _LONGEST_WAIT_NS: Final = 10_000_000_000
 #: two clocks that were read within that time were read at once; how often that is tried
@@ -45,7 +47,9 @@ _ITS_OWN: Final = (errno.ECONNABORTED, errno.EPROTO)
 
 
 class DnsService:
-    """One socket: `kind` is udp or tcp. `nft`: see conntrack.py. `holders`: where whose a question is has to be found out."""
+    """One socket: `kind` is udp or tcp. `wanted`: where a connection was to go (led.py). `nft`: see
+    conntrack.py. `holders`: where whose a question is has to be found out. A socket that is bound to
+    no address tells which one was asked (listeners.py); answers come from that one."""
 
     def __init__(
         self,
@@ -54,14 +58,14 @@ class DnsService:
         report: Callable[[Report], None],
         fd: int,
         kind: str,
+        wanted: Callable[[int], tuple[bytes, int] | None],
         *,
-        v6: bool = False,
         nft: int = -1,
         holders: Holders | None = None,
     ) -> None:
         self._loop, self._answers, self._report = on, answers, report
         self._socket = _socket.socket(fileno=fd)
-        self._kind, self._v6, self._holders = kind, v6, holders
+        self._kind, self._wanted, self._holders = kind, wanted, holders
         self._streams: set[_Stream] = set()
         self._ports = ClientPorts(nft, self._socket)
 
@@ -92,13 +96,14 @@ class DnsService:
     def _take_packet(self) -> None:
         packet, ancillary, _, sender = self._socket.recvmsg(dns.LONGEST_QUERY + 1, _ANCILLARY_BYTES)
         holder = NOBODY
+        asked, back = _asked(ancillary)
         if self._holders is not None:  # before the answer: then it may be gone
             # to a resolver goes what has no address of its own from that very address
-            holder = self._holders.of("udp", sender[0], sender[1], b"", _PORT)
+            holder = self._holders.of("udp", sender[0], sender[1], asked, _PORT)
         answer = self.answer(packet, sender[1], _came_us(ancillary), holder)
         if answer is not None:
             try:
-                self._socket.sendto(answer, sender)
+                self._socket.sendmsg([answer], back, 0, sender)
             except OSError:
                 return  # who asked is gone, or takes no answers
 
@@ -115,7 +120,7 @@ class DnsService:
         holder = NOBODY
         peer = peer[0], self._ports.of(peer)
         if self._holders is not None:
-            target = original_destination(client, v6=self._v6)
+            target = self._wanted(client)
             if target is not None:
                 holder = self._holders.of("tcp", *peer[:2], *target)
         self._streams.add(_Stream(self, self._loop, client, peer[1], holder))
@@ -170,6 +175,21 @@ class _Stream:
         self.hold()
         self._socket.close()
         self._service._closed(self)
+
+
+def _asked(
+    ancillary: Iterable[tuple[int, int, bytes]],
+) -> tuple[bytes, list[tuple[int, int, bytes]]]:
+    """(address that was asked, what has the answer come from it); empty where it is not told, as
+    where the kernel leads answers back by itself."""
+    for level, kind, data in ancillary:
+        if (level, kind, len(data)) == (_socket.IPPROTO_IP, IP_PKTINFO, _PKTINFO.size):
+            asked = _PKTINFO.unpack(data)[2]
+            return asked, [(level, kind, _PKTINFO.pack(0, asked, bytes(4)))]
+        if (level, kind, len(data)) == (_socket.IPPROTO_IPV6, IPV6_PKTINFO, _PKTINFO6.size):
+            asked = _PKTINFO6.unpack(data)[0]
+            return asked, [(level, kind, _PKTINFO6.pack(asked, 0))]
+    return b"", []
 
 
 def _came_us(ancillary: Iterable[tuple[int, int, bytes]]) -> int:

@@ -19,8 +19,8 @@ import time
 from collections import deque
 
 from substrate.world import linux, wire
-from substrate.world.egress import cage, loop, nflog, report
-from substrate.world.egress.addresses import parse_range, render_address
+from substrate.world.egress import cage, led, listeners, loop, nflog, report
+from substrate.world.egress.addresses import parse_address, parse_range, render_address
 from substrate.world.egress.answers import Answers
 from substrate.world.egress.budget import Budget
 from substrate.world.egress.connection import Connection, Context
@@ -64,7 +64,7 @@ _PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 
 def serve(parent: int, memory: int, end: int, network: dict[str, int]) -> NoReturn:
     """The process' life; never returns. `memory`: of the rules (wire.pack_value); `end`: its socket
-    to the supervisor; `network`: fds by their names (namespace.Sockets)."""
+    to the supervisor; `network`: fds by their names (namespace.begin)."""
     linux.prctl(linux.PR_SET_PDEATHSIG, _signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
@@ -117,6 +117,7 @@ class Engine:
     ) -> None:
         self._supervisor = supervisor
         self._network = network
+        self._is_filter = "nft" in network  # else listeners alone (listeners.py)
         self._dns_loopback = tuple(given.get("dns_loopback", ()))
         self._loop = loop.Loop()
         rules = make_rules(given)
@@ -158,8 +159,8 @@ class Engine:
         self._loop.register(self._supervisor.fileno(), loop.IN, self._hear)
         for name, fd in self._network.items():
             os.set_blocking(fd, False)
-            if name.startswith("egress"):
-                self._sources.append((fd, self._accept_of(fd, v6=name.endswith("6"))))
+            if name.startswith(("egress", listeners.PREFIX)):
+                self._sources.append((fd, self._accept_of(fd, self._wanted_by(name))))
             elif name.startswith("publish"):
                 self._sources.append((fd, self._publish(fd, self._published[fd])))
             elif name == "nflog":
@@ -167,7 +168,7 @@ class Engine:
             elif name.startswith("dns"):
                 service = DnsService(
                     *(self._loop, self._answers, self.report, fd, name[4:7]),
-                    v6=name.endswith("6"),
+                    self._wanted_by(name),
                     nft=self._network.get("nft", -1),
                     holders=self._holders,
                 )
@@ -176,6 +177,13 @@ class Engine:
         self._listen()
         while not self._over:
             self._loop.run_once()
+
+    def _wanted_by(self, name: str) -> Callable[[int], tuple[bytes, int] | None]:
+        """How a listener of this name tells where connections were to go."""
+        if not self._is_filter:
+            return led.own_address
+        v6 = name.endswith("6")
+        return lambda fd: led.original_destination(fd, v6=v6)
 
     def _listen(self) -> None:
         for fd, ready in self._sources:
@@ -264,7 +272,9 @@ class Engine:
         elif message.kind == report.SOCKETS and self._publishing is not None:
             self._publishing.take(message.fds)
         elif message.kind == report.RULES:
-            self._change_rules(wire.unpack_value(message.fds[0]))
+            memory, *more = message.fds
+            names = [message.text(index) for index in range(len(message.fields))]
+            self._change_rules(wire.unpack_value(memory), dict(zip(names, more, strict=True)))
 
     def _finish(self) -> None:
         """The world is over: what its processes had sent is delivered, then all is told."""
@@ -290,9 +300,24 @@ class Engine:
             for fd, _ in found:
                 by_fd[fd](loop.IN)
 
-    def _change_rules(self, given: dict[str, Any]) -> None:
+    def _change_rules(self, given: dict[str, Any], more: dict[str, int]) -> None:
+        """Other rules, and listeners that they need where there is no packet filter."""
         rules = make_rules(given)
         self._answers.rules = self._context.rules = rules
+        for name, fd in more.items():
+            os.set_blocking(fd, False)
+            self._sources.append((fd, self._accept_of(fd, self._wanted_by(name))))
+        if more and not (self._holds or self._finishing):
+            self._listen()
+        if self._is_filter:
+            self._load(rules, given)
+        for connection in list(self._connections):
+            connection.check_again()
+        self._reports.append(wire.encode(report.RULES, ()))
+        self._send()
+
+    def _load(self, rules: Rules, given: dict[str, Any]) -> None:
+        """What the packet filter has to know of them."""
         plan = Plan(
             dns_loopback=self._dns_loopback, ranges=rules.ranges(), host_ports=given["host_ports"]
         )
@@ -300,10 +325,6 @@ class Engine:
             load_rules(self._network["nft"], plan)
         except OSError as error:
             self.report(Trouble(time_us=now_us(), text=f"rules of the kernel: {error}"))
-        for connection in list(self._connections):
-            connection.check_again()
-        self._reports.append(wire.encode(report.RULES, ()))
-        self._send()
 
     def _used_up(self) -> None:
         """The budget of bytes is used up: nothing more goes in or out."""
@@ -318,7 +339,9 @@ class Engine:
 
     # --- the world
 
-    def _accept_of(self, fd: int, *, v6: bool) -> Callable[[int], None]:
+    def _accept_of(
+        self, fd: int, wanted: Callable[[int], tuple[bytes, int] | None]
+    ) -> Callable[[int], None]:
         listener = _socket.socket(fileno=fd)
         ports = ClientPorts(self._network.get("nft", -1), listener)
 
@@ -339,8 +362,8 @@ class Engine:
                     return
                 os.set_inheritable(client, False)
                 self._numbers += 1
-                peer = peer[0], ports.of(peer)
-                connection = Connection(self._context, client, peer, self._numbers, v6=v6)
+                who = render_address(parse_address(peer[0])), ports.of(peer)
+                connection = Connection(self._context, client, who, self._numbers, wanted(client))
                 self._connections.add(connection)
                 connection.start()
 

@@ -1,13 +1,13 @@
-"""Where a connection was to go before the kernel led it to a listener of ours.
+"""Where a connection was to go that has come to a listener of ours.
 
-Source: getsockopt of SO_ORIGINAL_DST in net/netfilter/nf_conntrack_proto.c.
+Source: getsockopt of SO_ORIGINAL_DST in net/netfilter/nf_conntrack_proto.c; getsockname(2).
 """
 
 from __future__ import annotations
 
 import _socket
 
-from substrate.world.egress.addresses import render_address
+from substrate.world.egress.addresses import parse_address, render_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,3 +32,16 @@ def original_destination(fd: int, *, v6: bool) -> tuple[bytes, int] | None:
     finally:
         socket.detach()
     return None if (render_address(found[0]), found[1]) == (here[0], here[1]) else found
+
+
+def own_address(fd: int) -> tuple[bytes, int] | None:
+    """(address, port) that a connection was accepted at, where nothing leads it elsewhere
+    (listeners.py): that is where it was to go. None where it is gone."""
+    socket = _socket.socket(fileno=fd)
+    try:
+        here = socket.getsockname()
+    except OSError:
+        return None
+    finally:
+        socket.detach()
+    return parse_address(here[0]), here[1]

@@ -3,12 +3,13 @@
 Not a decision: it makes places to which connections are led, and refuses the rest. The namespace
 holds `lo` and nothing else. AnyIP routes make every address a local one (`ip route add local
 default dev lo`), so a packet to anywhere has a route, meets the packet filter (nft.py), and ends
-in the world in any case. Invariant: fails closed; without rules, listeners or a reader there is
+in the world in any case. Where the kernel has no nf_tables, listeners do alone (listeners.py).
+Invariant: fails closed; without rules, listeners or a reader there is
 still no way out. Also without net.ipv4.conf.*.route_localnet: the filter turns a packet's
 destination to 127.0.0.1 before it is sent, it keeps its route through lo, and none is looked up
 for it on its way in.
 
-What the egress process must know:
+What the egress process must know where there is a packet filter:
 - The destination that a client wanted is SO_ORIGINAL_DST (v4: level 0, v6: level 41, option 80).
   The filter refuses who connects to a listener directly; should one get through, the answer is
   ENOENT or the listener itself: refuse it.
@@ -27,13 +28,12 @@ from __future__ import annotations
 import _socket
 import errno
 import struct
-from _socket import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM
+from _socket import AF_INET, AF_INET6
 
 from substrate.values import as_dict, value
-from substrate.world.egress import netlink, nflog, nft
+from substrate.world.egress import listeners, netlink, nflog, nft
+from substrate.world.egress.listeners import NO_IPV6
 from substrate.world.egress.nft import DNS_PORT, EGRESS_PORT, LOG_GROUP
-
-SO_TIMESTAMPNS: int = 35  # of <asm-generic/socket.h>, with a 64-bit struct timespec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,25 +50,24 @@ _STEPS: Final = {1: "lo up", 2: "IPv4 route", _IPV6_ROUTE: "IPv6 route", 4: "add
 #: of lo, besides 127.0.0.1: where no interface has another one, getaddrinfo(3) with AI_ADDRCONFIG
 #: knows no name. The last of the fake ones, which is given to none.
 _OWN_ADDRESS: Final = b"\xc6\x13\xff\xff"
-#: no such family; disabled on lo (there is no ::1 then)
-_NO_IPV6: Final = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES, errno.EADDRNOTAVAIL)
-_BACKLOG: Final = 1024
-#: what is accepted has these, too. A connection whose client has said its last is forgotten by
-#: the connection table after a minute of silence, and is broken then: so there is no such minute.
-_KEEP: Final = (
-    (_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1),
-    (_socket.IPPROTO_TCP, _socket.TCP_KEEPIDLE, 25),
-    (_socket.IPPROTO_TCP, _socket.TCP_KEEPINTVL, 10),
+#: what a kernel answers that has no nf_tables, or a part of it: no such protocol (the socket); no
+#: such subsystem (nfnetlink_rcv_batch, nfnetlink_rcv_msg); no such chain or expression
+#: (nf_tables_newrule); no connection tracking; or who may not, while routes could be set: a filter
+#: of calls
+_MISSING: Final = (
+    *(errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.ENOENT),
+    *(errno.EPERM, errno.EACCES),
 )
 
 
 @value
 class Plan:
-    """What the packet filter must know of the policy. Addresses are 4 or 16 bytes."""
+    """What the kernel must know of the policy. Addresses are 4 or 16 bytes."""
 
     dns_loopback: tuple[bytes, ...] = ()  # name servers of resolv.conf on loopback
     ranges: tuple[Range, ...] = ()  # may be connected to by address
     host_ports: tuple[int, ...] = ()  # of loopback, that are the host's
+    ports: tuple[int, ...] = ()  # that lead out where there is no packet filter (ports.py)
 
 
 @value
@@ -90,17 +89,28 @@ class Sockets:
         return tuple(fd for fd in as_dict(self).values() if fd >= 0)
 
 
+class NoFilter(OSError):
+    """The kernel has no nf_tables, or not all that is needed of it; nothing of it was made."""
+
+
+def begin(plan: Plan) -> dict[str, int]:
+    """Makes all of it in the current network namespace, a new one: by the packet filter, or by
+    listeners alone where the kernel has none. Descriptors by their names: those of Sockets, or of
+    listeners.make. Raises OSError as `make` does."""
+    try:
+        return {name: fd for name, fd in as_dict(make(plan)).items() if fd >= 0}
+    except NoFilter:  # the routes are there
+        return listeners.make(plan.ports)
+
+
 def make(plan: Plan) -> Sockets:
-    """Makes all of it in the current network namespace, a new one. Needs CAP_NET_ADMIN and
-    CAP_NET_BIND_SERVICE over it. Raises OSError with the step in its text; then nothing is left
-    open."""
+    """Makes all of it in the current network namespace, a new one, with the packet filter. Needs
+    CAP_NET_ADMIN and CAP_NET_BIND_SERVICE over it. Raises OSError with the step in its text;
+    then nothing is left open. NoFilter: the routes are made, and nothing else."""
     opened: list[_socket.socket] = []
     try:
         with_ipv6 = _set_routes()
-        opened.append(rules := netlink.connect(netlink.NETFILTER, "nf_tables"))
-        nft.first_rules(rules, plan)
-        opened.append(refused := netlink.connect(netlink.NETFILTER, "nflog"))
-        nflog.bind(refused, LOG_GROUP)
+        _filter(plan, opened)
         opened.append(netlink.connect(netlink.SOCK_DIAG, "sock_diag"))
         _listen(AF_INET, "127.0.0.1", opened)
         if with_ipv6:
@@ -125,6 +135,22 @@ def make(plan: Plan) -> Sockets:
     )
 
 
+def _filter(plan: Plan, opened: list[_socket.socket]) -> None:
+    """The packet filter and who hears of what it refuses; the filter, which is one batch, last."""
+    missing: tuple[int, ...] = _MISSING
+    try:
+        opened.append(rules := netlink.connect(netlink.NETFILTER, "nf_tables"))
+        opened.append(refused := netlink.connect(netlink.NETFILTER, "nflog"))
+        missing = (*_MISSING, errno.EINVAL)  # so it is said that there is no such subsystem
+        nflog.bind(refused, LOG_GROUP)
+        missing = _MISSING
+        nft.first_rules(rules, plan)
+    except OSError as error:
+        if error.errno in missing:
+            raise NoFilter(error.errno, error.strerror) from None
+        raise
+
+
 def _set_routes() -> bool:
     """Sets lo up and makes every address a local one, in one request. Whether there is IPv6."""
     up = struct.pack("=BBHiII", 0, 0, 0, _LO, _UP, _UP)
@@ -138,7 +164,7 @@ def _set_routes() -> bool:
         socket.close()
     errors = {a.sequence: netlink.parse_error(a) for a in answers if a.kind == netlink.ERROR}
     for sequence, (number, text) in errors.items():
-        if number and not (sequence == _IPV6_ROUTE and number in _NO_IPV6):
+        if number and not (sequence == _IPV6_ROUTE and number in NO_IPV6):
             raise netlink.failure(number, f"network: {_STEPS.get(sequence, '')}", text)
     if _IPV6_ROUTE not in errors:
         raise netlink.failure(errno.EPROTO, "network", "the kernel did not answer")
@@ -165,21 +191,9 @@ def _local_default(family: int, sequence: int, flags: int) -> bytes:
 
 def _listen(family: int, address: str, opened: list[_socket.socket]) -> None:
     """The three listeners of a family: names by UDP and TCP, connections."""
-    for kind, port in ((SOCK_DGRAM, DNS_PORT), (SOCK_STREAM, DNS_PORT), (SOCK_STREAM, EGRESS_PORT)):
-        try:
-            socket = _socket.socket(family, kind | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
-            opened.append(socket)
-            socket.bind((address, port))
-            if kind == SOCK_DGRAM:
-                # from the first one on: it may lie there for a while (dns_service.py)
-                socket.setsockopt(_socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-            if kind == SOCK_STREAM:
-                for level, option, setting in _KEEP:
-                    socket.setsockopt(level, option, setting)
-                socket.listen(_BACKLOG)
-        except OSError as error:
-            step = f"listen on {address} port {port}"
-            raise netlink.failure(error.errno or errno.EIO, step) from None
+    opened.append(listeners.datagrams(family, address, DNS_PORT))
+    for port in (DNS_PORT, EGRESS_PORT):
+        opened.append(listeners.connections(family, address, port))
 
 
 def _listen_ipv6(opened: list[_socket.socket]) -> None:
@@ -188,7 +202,7 @@ def _listen_ipv6(opened: list[_socket.socket]) -> None:
     try:
         _listen(AF_INET6, "::1", opened)
     except OSError as error:
-        if error.errno not in _NO_IPV6:
+        if error.errno not in NO_IPV6:
             raise
         while len(opened) > ipv4:
             opened.pop().close()
