@@ -16,7 +16,7 @@ from tests.nethosts import plan
 from tests.nethosts.fixtures import hosts, internet
 from tests.nethosts.programs import need
 from tests.system.client_run import Place, counted, only_to
-from tests.system.egress_scene import PYTHON, TARGET, Scene
+from tests.system.egress_scene import PYTHON, TARGET, Scene, host_service
 from tests.system.test_egress_attacks import (
     WILD,
     check_nested,
@@ -44,7 +44,6 @@ from tests.system.test_egress_attribution import (
 )
 from tests.system.test_egress_clients import CLIENTS, check_allowed, check_refused
 from tests.system.test_egress_settings import (
-    _service,
     test_a_budget,
     test_private_addresses_behind_a_name,
 )
@@ -352,7 +351,7 @@ def test_where_nothing_is_allowed_the_ports_are_the_worlds(place):
 
 def test_ports_of_the_host(place, internet):
     """The world's localhost has the ports that are named."""
-    service = _service(internet)
+    service = host_service(internet)
     service.forget()
     port = service.ports[0]
     own = f"curl -sS http://127.0.0.1:{port}/"
