@@ -215,11 +215,8 @@ class NetRecord:
         host = found.domain or found.ip
         scope = _scope(found.protocol, host, found.port)
         self._scope(scope)[1] += 1
-        if found.protocol == "tcp":
-            end = _endpoint(host, found.port)
-            self._count_refused(found, owner, end, f"--allow {end}")
-        else:
-            self._count_refused(found, owner, scope, "")
+        what = _endpoint(host, found.port) if found.protocol == "tcp" else scope
+        self._count_refused(found, owner, what, found.hint)
         return NetConnect(
             connection=self._base + found.connection,
             proc=None if owner is None else owner.proc,

@@ -55,6 +55,30 @@ def test_rules_change_while_the_command_runs(place, running):
     assert "refused a.example (1): no rule names a.example" in text
 
 
+#: connects to an address that it had before the rules changed, and to one that it never had
+KEEP = """
+import socket
+kept = socket.gethostbyname("a.example")
+print(kept, flush=True)
+input()
+other = kept[:-1] + "2"
+print([socket.socket().connect_ex((address, 80)) for address in (kept, other)], flush=True)
+print(socket.gethostbyname("b.example"), socket.socket().connect_ex((other, 80)))
+"""
+
+
+def test_addresses_stand_for_their_names_when_rules_change(place):
+    python = f"/usr/bin/python3 -I -c '{KEEP}'"
+    process = place.start_with_input("--allow", "a.example", "-c", python)
+    assert process.stdout.readline() == b"198.18.0.1\n"
+    place.run("net", "allow", "b.example")
+    out, err = process.communicate(b"\n", timeout=30)
+    assert out == b"[0, 111]\n198.18.0.2 0\n", err
+    why = b"was refused 198.18.0.2:80: 198.18.0.2 stands for no name: "
+    (line,) = (line for line in err.splitlines() if why in line)
+    assert b"allows it" not in line
+
+
 def test_each_change_is_on_the_record(place, running):
     place.run("net", "allow", "a.example")
     place.run("net", "deny", "tcp://a.example:22")

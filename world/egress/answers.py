@@ -46,7 +46,9 @@ class Answers:
         except dns.BadQuery as bad:
             return bad.answer or None, None
 
-        def report(rcode: str, decision: Decision | None, answer: str = "") -> Asked:
+        def report(
+            rcode: str, decision: Decision | None, answer: str = "", failed: str = ""
+        ) -> Asked:
             return Asked(
                 time_us=time_us,
                 protocol=protocol,
@@ -57,7 +59,7 @@ class Answers:
                 answer=answer,
                 allowed=decision is None or decision.allowed,
                 rule="" if decision is None else decision.rule,
-                reason="" if decision is None or decision.allowed else decision.reason,
+                reason=failed if decision is None or decision.allowed else decision.reason,
                 pid=holder.pid,
                 program=holder.program,
             )
@@ -77,7 +79,11 @@ class Answers:
             return dns.answer_missing(query), report("NXDOMAIN", decision)
         if query.qtype not in (dns.A, dns.ANY):
             return dns.answer_none(query), report("NOERROR", decision)
-        address = self._fakes.address_of(query.name)
+        try:
+            address = self._fakes.address_of(query.name)
+        except OSError as error:  # the kernel would refuse connections to it
+            failed = report("SERVFAIL", decision, failed=f"no address for it: {error}")
+            return dns.answer_failed(query), failed
         return dns.answer_address(query, address), report(
             "NOERROR", decision, render_address(address)
         )

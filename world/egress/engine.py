@@ -26,10 +26,10 @@ from substrate.world.egress.budget import Budget
 from substrate.world.egress.connection import Connection, Context
 from substrate.world.egress.conntrack import ClientPorts
 from substrate.world.egress.dns_service import DnsService
-from substrate.world.egress.fakes import Fakes
+from substrate.world.egress.fakes import Fakes, is_fake
 from substrate.world.egress.holders import NOBODY, Holders
 from substrate.world.egress.namespace import Plan
-from substrate.world.egress.nft import DNS_PORT, load_rules
+from substrate.world.egress.nft import DNS_PORT, lead_name, load_rules
 from substrate.world.egress.pipes import Pipes
 from substrate.world.egress.published import Published
 from substrate.world.egress.publishing import Publishing
@@ -119,7 +119,7 @@ class Engine:
         self._dns_loopback = tuple(given.get("dns_loopback", ()))
         self._loop = loop.Loop()
         rules = make_rules(given)
-        self._fakes = Fakes()
+        self._fakes = Fakes(lead=self._lead_name)
         self._holders = _make_holders(given, network)
         self._answers = Answers(rules, self._fakes)
         self._context = Context(
@@ -281,7 +281,10 @@ class Engine:
         rules = make_rules(given)
         self._answers.rules = self._context.rules = rules
         plan = Plan(
-            dns_loopback=self._dns_loopback, ranges=rules.ranges(), host_ports=given["host_ports"]
+            dns_loopback=self._dns_loopback,
+            ranges=rules.ranges(),
+            host_ports=given["host_ports"],
+            names=self._fakes.given(),
         )
         try:
             load_rules(self._network["nft"], plan)
@@ -291,6 +294,9 @@ class Engine:
             connection.check_again()
         self._reports.append(wire.encode(report.RULES, ()))
         self._send()
+
+    def _lead_name(self, address: bytes) -> None:
+        lead_name(self._network["nft"], address)
 
     def _used_up(self) -> None:
         """The budget of bytes is used up: nothing more goes in or out."""
@@ -426,12 +432,17 @@ class Engine:
     def _refused(self, logged: nflog.Logged) -> None:
         protocol = _PROTOCOLS.get(logged.protocol, f"protocol {logged.protocol}")
         name = self._fakes.name_of(logged.destination) if logged.destination else None
-        reason = ""
+        shown = render_address(logged.destination) if logged.destination else ""
+        reason = hint = ""
         if protocol != "tcp":
             reason = f"{protocol} does not leave a filtered network, only TCP does"
+        elif name is None and is_fake(logged.destination):
+            reason = f"{shown} stands for no name: it is not what a name was answered with here"
         elif logged.destination:
             decision = self._context.rules.address(logged.destination, logged.port)
             reason = "" if decision.allowed else decision.reason
+            host = f"[{shown}]" if ":" in shown else shown
+            hint = f"--allow {name or host}:{logged.port}"
         self._numbers += 1
         holder = NOBODY
         if self._holders is not None and logged.source and logged.destination:
@@ -446,10 +457,11 @@ class Engine:
                 protocol=protocol,
                 client_port=logged.source_port,
                 domain=name or "",
-                ip=render_address(logged.destination) if logged.destination else "",
+                ip=shown,
                 port=logged.port,
                 uid=-1 if logged.uid is None else logged.uid,
                 reason=reason,
+                hint=hint,
                 pid=holder.pid,
                 program=holder.program,
             )

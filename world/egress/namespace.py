@@ -69,6 +69,7 @@ class Plan:
     dns_loopback: tuple[bytes, ...] = ()  # name servers of resolv.conf on loopback
     ranges: tuple[Range, ...] = ()  # may be connected to by address
     host_ports: tuple[int, ...] = ()  # of loopback, that are the host's
+    names: tuple[bytes, ...] = ()  # the first and the last address that stand for names by now
 
 
 @value

@@ -91,7 +91,8 @@ class Closed:
 @value
 class Refused:
     """A packet that the kernel refused, as no rule names its address. `client_port`: 0 where the
-    protocol has none; `domain`: for which the address stands, "" where it stands for none."""
+    protocol has none; `domain`: for which the address stands, "" where it stands for none; `hint`: the
+    flag that would allow it, "" where none would."""
 
     connection: int
     time_us: int
@@ -102,6 +103,7 @@ class Refused:
     port: int
     uid: int
     reason: str
+    hint: str = ""
     pid: int = 0
     program: str = ""
 
