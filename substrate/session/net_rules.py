@@ -63,6 +63,7 @@ def engine_rules(settings: Settings) -> dict[str, Any]:
         "host_ports": settings.host_ports,
         "dns_loopback": _loopback_servers(),
         "limit_bytes": settings.egress_bytes,
+        "lookups": settings.egress_lookups,
         "publish": settings.publish,
     }
 

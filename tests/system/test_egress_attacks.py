@@ -14,6 +14,7 @@ import pytest
 from tests.nethosts import plan
 from tests.nethosts.fixtures import hosts, internet
 from tests.nethosts.seen import until
+from tests.system import egress_tunnel
 from tests.system import egress_words as words
 from tests.system.egress_scene import (
     HERE,
@@ -327,6 +328,42 @@ def test_many_questions_under_an_allowed_name(scene):
     assert scene.hosts.names.queries() == []
     assert scene.hosts.packets() == []
     assert len({body["domain"] for body in scene.told("dns_query")}) == 300
+
+
+def _tunnelled(hosts):
+    return {name for name in hosts.names.asked() if name.endswith(WILD[1:])}
+
+
+def test_control_tunnel(hosts):
+    Scene(hosts, None).control("egress_tunnel.py", WILD[2:], "10240", "30")
+    assert _tunnelled(hosts) == set(egress_tunnel.names(WILD[2:], 10240, 30))
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "most"),
+    [
+        ((), ("10240", "30"), 62),
+        (("--limit", "lookups=20"), ("600", "30"), 1),  # a sixteenth, in this minute
+        (("--limit", "lookups=8000"), ("10240", "30"), 342),
+        ((), ("10200", "60"), 0),  # two full labels
+    ],
+)
+def test_a_tunnel_through_names(scene, options, words, most):
+    """So many get out, by what the name server was asked; who is refused reads why."""
+    program = scene.program("egress_tunnel.py")
+    line = f"{PYTHON} -I -S {program} {WILD[2:]} {' '.join(words)}"
+    done = scene.run(line, WILD, options=options)
+    out = _tunnelled(scene.hosts)
+    names = egress_tunnel.names(WILD[2:], *map(int, words))
+    assert out == set(names[:most])
+    refused = len(names) - most
+    assert json.loads(done.stdout).get("HTTP/1.1 403", 0) == refused
+    bodies = [body for body in scene.told("net_connect") if body["decision"] == "deny"]
+    assert [body["rule"] for body in bodies] == ["limits.lookups"] * refused
+    how = "--limit lookups=80" if most == 1 else "--limit lookups=4000"
+    if words[1] == "60":
+        how = f"--allow {names[0]}:80"
+    assert (f"; {how} allows it" in done.stderr.decode()) == bool(refused)
 
 
 # --- too much of everything

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from substrate.world.egress.budget import Budget
     from substrate.world.egress.fakes import Fakes
     from substrate.world.egress.holders import Holders
+    from substrate.world.egress.lookups import Lookups
     from substrate.world.egress.loop import Loop, Timer
     from substrate.world.egress.pipes import Pipes
     from substrate.world.egress.published import Published
@@ -60,8 +61,8 @@ class Context:
     """What the connections of a world share."""
 
     __slots__ = (
-        *("budget", "fakes", "gone", "held", "holders", "loop", "pipes", "report", "resolver"),
-        "rules",
+        *("budget", "fakes", "gone", "held", "holders", "lookups", "loop", "pipes", "report"),
+        *("resolver", "rules"),
     )
 
     def __init__(
@@ -71,6 +72,7 @@ class Context:
         pipes: Pipes,
         budget: Budget,
         resolver: Resolver,
+        lookups: Lookups,
         fakes: Fakes,
         rules: Rules,
         report: Callable[[Report], None],
@@ -78,6 +80,7 @@ class Context:
         holders: Holders | None = None,
     ) -> None:
         self.loop, self.pipes, self.budget, self.resolver = loop, pipes, budget, resolver
+        self.lookups = lookups
         self.fakes, self.rules, self.report, self.gone = fakes, rules, report, gone
         self.holders = holders
         self.held = 0  # bytes of clients that may not go out yet
@@ -134,8 +137,17 @@ class Connection:
             limit = self._context.budget.limit
             self._refuse_at_once(f"the limit of {limit} bytes is used up", "limits.egress")
             return
-        self._inspector = Inspector(self._name, decision.speak, self._port)
         context = self._context
+        if self._name:
+            domain = context.rules.wildcard_of(self._name)
+            many = context.lookups.take(self._name, domain, context.loop.now)
+            if many is not None:
+                hint = many.hint or self._rule_for_it(None)
+                self._tell(allowed=False, rule="limits.lookups", reason=many.reason, hint=hint)
+                self._make_relay()
+                self._refuse_by_words(many.reason)
+                return
+        self._inspector = Inspector(self._name, decision.speak, self._port)
         relay = self._make_relay()
         if decision.speak in ("checked", "tls", "http"):
             self._timer = context.loop.after(_FIRST_WORDS_S, self._too_late)

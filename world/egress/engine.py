@@ -28,6 +28,7 @@ from substrate.world.egress.conntrack import ClientPorts
 from substrate.world.egress.dns_service import DnsService
 from substrate.world.egress.fakes import Fakes, is_fake
 from substrate.world.egress.holders import NOBODY, Holders
+from substrate.world.egress.lookups import Lookups
 from substrate.world.egress.namespace import Plan
 from substrate.world.egress.nft import DNS_PORT, lead_name, load_rules
 from substrate.world.egress.pipes import Pipes
@@ -127,6 +128,7 @@ class Engine:
             pipes=Pipes(self._loop),
             budget=Budget(given["limit_bytes"] or _NO_LIMIT, self._used_up),
             resolver=Resolver(self._loop),
+            lookups=Lookups(given["lookups"]),
             fakes=self._fakes,
             rules=rules,
             report=self.report,
