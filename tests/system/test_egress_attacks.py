@@ -422,8 +422,48 @@ def test_floods(scene, target, served, kind):
     assert b"Traceback" not in err
     assert b"ended early" not in err
     scene.caller.verify()
+    if kind == "nonsense":
+        (line,) = (
+            b for body in scene.told("coverage") for b in body["blind_spots"] if "one by" in b
+        )
+        assert int(line.partition("one by one: ")[2].partition(";")[0]) > 100
     if kind == "refused":
         _all_are_counted(scene, int(count))
+
+
+_MALFORMED = r"""
+import socket, struct
+server = ("203.0.113.53", 53)
+def question(name, kind):
+    labels = b"".join(bytes([len(part)]) + part for part in name.split(b"."))
+    return struct.pack(">6H", 7, 0x100, 1, 0, 0, 0) + labels + bytes(1) + struct.pack(">2H", kind, 1)
+with socket.socket(type=socket.SOCK_DGRAM) as sock:
+    sock.connect(server)
+    sock.send(b"\0" * 5)
+    sock.send(question(b"a\x1b[2Jb.example", 1))
+    print(sock.recv(512)[3] & 15)
+    sock.send(question(b"no.example", 41))
+    print(sock.recv(512)[3] & 15)
+    sock.send(question(b"no.example", 1))
+    print(sock.recv(512)[3] & 15)
+with socket.create_connection(server) as sock:
+    sock.sendall(b"\xff" * 100)
+    print(sock.recv(9))
+"""
+
+
+def test_questions_that_are_none_are_counted(scene):
+    """In one line, with the words of the first; a good one has an event of its own."""
+    (scene.caller.work / "malformed.py").write_text(_MALFORMED)
+    assert scene.run(f"{PYTHON} -I -S malformed.py").stdout == b"5\n5\n3\nb''\n"
+    assert [body["domain"] for body in scene.told("dns_query")] == ["no.example"]
+    (line,) = (
+        text
+        for body in scene.told("coverage")
+        for text in body["blind_spots"]
+        if "question" in text
+    )
+    assert line.endswith("recorded one by one: 4; the first: 5 bytes are no DNS message")
 
 
 def _all_are_counted(scene, count):

@@ -26,11 +26,19 @@ _LOOPBACK: Final = b"\x7f\0\0\1"
 
 
 class Answers:
-    """`rules` may be replaced at any time: a name that is asked for again gets the new answer."""
+    """`rules` may be replaced at any time: a name that is asked for again gets the new answer.
+    `malformed`: how many packets were no good question, which are answered and not reported one by
+    one; `first_wrong`: what was wrong with the first."""
 
     def __init__(self, rules: Rules, fakes: Fakes) -> None:
         self.rules = rules
         self._fakes = fakes
+        self.malformed = 0
+        self.first_wrong = ""
+
+    def count_malformed(self, wrong: dns.BadQuery) -> None:
+        self.malformed += 1
+        self.first_wrong = self.first_wrong or str(wrong.args[0])
 
     def answer(
         self,
@@ -44,6 +52,7 @@ class Answers:
         try:
             query = dns.parse_query(packet)
         except dns.BadQuery as bad:
+            self.count_malformed(bad)
             return bad.answer or None, None
 
         def report(

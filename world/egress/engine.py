@@ -227,9 +227,20 @@ class Engine:
     def _tell_done(self) -> None:
         """The last word, once nothing is left that something could be told of."""
         if self._finishing and not self._connections and not self._done:
+            self._tell_malformed()
             self._done = True
             self._reports.append(wire.encode(report.DONE, ()))
             self._send()
+
+    def _tell_malformed(self) -> None:
+        """Of packets that were no good questions: one line, however many there were."""
+        count = self._answers.malformed
+        if count:
+            text = (
+                f"packets to the resolver that are no good question, answered at most with an error, and not"
+                f" recorded one by one: {count}; the first: {self._answers.first_wrong}"
+            )
+            self.report(Trouble(time_us=now_us(), text=text))
 
     def _set_stuck(self, stuck: bool) -> None:
         if stuck != self._stuck:
