@@ -47,8 +47,13 @@ _ABORT: Final = struct.pack("ii", 1, 0)
 _FIRST_WORDS_S: Final = 30.0
 #: after the world's end, for what its processes had sent
 _LAST_WORDS_S: Final = 2.0
+#: nothing may move for so long while a client that is refused is still owed an answer to what it said before
+_ANSWER_S: Final = 60.0
+#: a body of the server's that is shorter is copied
+_WORTH_SPLICING: Final = 65536
 #: between two looks whether what was said before a refusal is delivered
 _DELIVERY_S: Final = 0.005
+_LONGEST_PAUSE_S: Final = 0.05
 #: what all clients together may have said that cannot be judged yet; the inspector has a copy
 _MOST_HELD: Final = 1 << 24
 #: for the first words of a client that is refused, whatever it says: HTTP is answered
@@ -109,6 +114,7 @@ class Connection:
         self._made = False
         self._client_ended = False
         self._timer: Timer | None = None
+        self._awaits_server = False  # it is looked up, or connected to
         self._leaving = False  # it is refused, once what was said before is delivered
         self._verdict = ""  # why it is refused, while its first words are waited for
 
@@ -151,6 +157,7 @@ class Connection:
         relay = self._make_relay()
         if decision.speak in ("checked", "tls", "http"):
             self._timer = context.loop.after(_FIRST_WORDS_S, self._too_late)
+        self._awaits_server = True
         relay.watch(UP)
         if self._name:
             context.resolver.resolve(self._name, self._resolved)
@@ -207,6 +214,8 @@ class Connection:
         if found.error:
             self._fail(f"{self._name}: {found.error}")
             return
+        if self._leaving and not self._is_owed(self._relay):
+            return
         good = []
         why = Decision(allowed=False, rule="", reason="", speak="")
         for address in found.addresses:
@@ -220,6 +229,9 @@ class Connection:
         else:
             refused = render_address(self._refused) if self._refused else ""
             hint = "" if why.rule else f"--private {refused}"
+            self._awaits_server = False
+            if self._leaving:
+                return
             self._tell(allowed=False, rule=why.rule, reason=why.reason, hint=hint)
             self._refuse_by_words(why.reason)
 
@@ -238,13 +250,20 @@ class Connection:
             self._refused = found.address
             self._fail(found.error)
             return
+        self._awaits_server = False
         self._address = found.address
         self._relay.attach(found.fd)
         self._relay.watch(DOWN)
+        if self._leaving:  # what was said before it was refused goes out
+            self._told = False
+            self._tell_made()
         self._apply()
 
     def _fail(self, error: str) -> None:
         """The server was not reached, which the client sees as a reset."""
+        self._awaits_server = False
+        if self._leaving:
+            return  # it reads that it was refused
         assert self._decision is not None
         self._tell(allowed=True, rule=self._decision.rule, reason="", result=error)
         self.stop(error)
@@ -261,6 +280,7 @@ class Connection:
         if self._leaving:
             if direction == DOWN:  # the answer to what went out before
                 self._relay.send(DOWN, data)
+                self._inspector.feed_answer(data)
             return
         if direction == UP:
             self._held += data
@@ -279,7 +299,7 @@ class Connection:
         if self._verdict:
             self._end_refused()
             return
-        if self._leaving and direction == UP:
+        if self._leaving:
             return
         if direction == UP:
             self._client_ended = True
@@ -309,16 +329,16 @@ class Connection:
             return
         if self._client_ended and not inspector.needs_upstream_head:
             inspector.timed_out()
-        if inspector.refused:
-            assert self._decision is not None
-            self._refuse_speech(inspector.refused, self._decision)
-            return
         count = inspector.ready - self._passed
         if count > 0:
             relay.send(UP, bytes(self._held[:count]))
             del self._held[:count]
             self._context.held -= count
             self._passed += count
+        if inspector.refused:
+            assert self._decision is not None
+            self._refuse_speech(inspector.refused, self._decision)
+            return
         waits = inspector.needs_upstream_head
         if (inspector.splice == -1 or (self._client_ended and waits)) and not self._held:
             relay.free(UP)
@@ -335,10 +355,18 @@ class Connection:
         else:
             relay.watch(UP)
         if self._address:
-            if inspector.splice_upstream == -1:
-                relay.free(DOWN)
+            self._let_answers_go(relay, inspector)
             if inspector.protocol or inspector.splice == -1:
                 self._tell_made()
+
+    def _let_answers_go(self, relay: Relay, inspector: Inspector) -> None:
+        """What of the server's need not be seen."""
+        count, down = inspector.splice_upstream, relay.flows[DOWN]
+        if count == -1 or (self._client_ended and not inspector.needs_upstream_head):
+            relay.free(DOWN)  # nothing of ours will come after it
+        elif count >= _WORTH_SPLICING and not down.allowance:
+            inspector.spliced_upstream(count)
+            relay.limit(DOWN, count)
 
     # --- the record
 
@@ -366,7 +394,7 @@ class Connection:
                 target=render_address(self._target) if self._target else "",
                 ip=render_address(address) if address else "",
                 port=self._port,
-                said="" if inspector is None else inspector.said,
+                said=self._said(allowed=allowed),
                 allowed=allowed,
                 rule=rule,
                 reason=reason,
@@ -377,8 +405,18 @@ class Connection:
             )
         )
 
-    def _refuse(self, reason: str, rule: str = "", hint: str = "") -> None:
-        """What it said, or where it would go, is not allowed."""
+    def _said(self, *, allowed: bool) -> str:
+        inspector = self._inspector
+        if inspector is None:
+            return ""
+        # what went out before what was refused had the name, for else it had not gone out
+        return self._name if allowed and inspector.refused else inspector.said
+
+    def _refuse(
+        self, reason: str, rule: str = "", hint: str = "", *, answers_first: bool = False
+    ) -> None:
+        """What it said, or where it would go, is not allowed. `answers_first`: what was said before may
+        have its answer."""
         relay = self._relay
         if relay is None or self._leaving:
             return
@@ -389,24 +427,35 @@ class Connection:
             answer = _forbidden(reason)
         if self._timer is not None:
             self._timer.cancel()
-        if self._connect is not None:
-            self._connect.cancel()
-            self._connect = None
         self._forget_held()
         self._leaving = True
         relay.hold(UP)
-        self._refuse_once_delivered(relay, reason, answer, self._context.loop.now + _LAST_WORDS_S)
+        owed = answers_first and self._is_owed(relay)
+        if not owed and self._connect is not None:
+            self._connect.cancel()
+            self._connect = None
+        last_words = _LastWords(relay, reason, answer, self._context.loop.now)
+        self._refuse_once_delivered(last_words, answers_first=owed)
 
-    def _refuse_once_delivered(
-        self, relay: Relay, reason: str, answer: bytes, until: float
-    ) -> None:
-        """What was said before, and may go out, does: a reset would overtake it."""
-        loop = self._context.loop
-        if self._relay is relay and loop.now < until and relay.underway():
-            again = lambda: self._refuse_once_delivered(relay, reason, answer, until)  # noqa: E731
-            loop.after(_DELIVERY_S, again)
-        else:
-            relay.refuse(reason, answer)
+    def _is_owed(self, relay: Relay) -> bool:
+        """Whether an answer to what was said before a refusal is still to come."""
+        inspector = self._inspector
+        assert inspector is not None
+        return inspector.owed and (self._awaits_server or not relay.silent())
+
+    def _refuse_once_delivered(self, last: _LastWords, *, answers_first: bool) -> None:
+        """What was said before, and may go out, does, for a reset would overtake it; and so does its
+        answer, where that comes first."""
+        relay, loop = last.relay, self._context.loop
+        if self._relay is relay:
+            waits = answers_first and (self._is_owed(relay) or relay.answering())
+            quiet_s = last.quiet_s(loop.now)
+            if (waits and quiet_s < _ANSWER_S) or (relay.underway() and quiet_s < _LAST_WORDS_S):
+                pause_s = min(_LONGEST_PAUSE_S, max(_DELIVERY_S, quiet_s / 4))
+                again = lambda: self._refuse_once_delivered(last, answers_first=answers_first)  # noqa: E731
+                loop.after(pause_s, again)
+                return
+        relay.refuse(last.reason, last.answer)
 
     def _refuse_by_words(self, reason: str) -> None:
         """One that is refused whatever it says, and was told of: a client of HTTP reads why, as many
@@ -440,7 +489,7 @@ class Connection:
             reason = f"neither TLS nor HTTP/1 is spoken ({reason})"
             port_alone = "tcp://" if self._port in (80, 443) else ""
             hint = self._rule_for_it(None, port_alone)
-        self._refuse(reason, decision.rule, hint)
+        self._refuse(reason, decision.rule, hint, answers_first=True)
 
     def _forget_held(self) -> None:
         self._context.held -= len(self._held)
@@ -482,6 +531,23 @@ class Connection:
                 )
             )
         self._context.gone(self)
+
+
+class _LastWords:
+    """What a client that is refused is told, once that may be: `quiet_s` says how long nothing has moved
+    between it and the server."""
+
+    __slots__ = ("_moved", "_since", "answer", "reason", "relay")
+
+    def __init__(self, relay: Relay, reason: str, answer: bytes, now: float) -> None:
+        self.relay, self.reason, self.answer = relay, reason, answer
+        self._moved, self._since = relay.moved(), now
+
+    def quiet_s(self, now: float) -> float:
+        moved = self.relay.moved()
+        if moved != self._moved:
+            self._moved, self._since = moved, now
+        return now - self._since
 
 
 def _forbidden(reason: str) -> bytes:
