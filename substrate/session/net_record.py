@@ -38,7 +38,7 @@ EGRESS: Final = 1 << 52
 _MOST_SCOPES: Final = 256
 _MOST_DENIED: Final = 64
 _MOST_WHO: Final = 256
-_NO_CALL: Final = "no call of theirs was told"
+_NO_CALL: Final = "no call of theirs was told, or calls of several processes could be theirs"
 _GONE: Final = "who had made them was gone, or had closed them, or may not be looked at"
 _LOOKED_UP: Final = (
     "whose questions and connections are: who has their socket open when they come is told, by a name that is "

@@ -25,6 +25,7 @@ from substrate.world.egress.relay import DOWN, UP, Relay
 from substrate.world.egress.report import Attempt, Closed
 from substrate.world.egress.rules import Decision
 from substrate.world.egress.speech import sniff
+from substrate.world.egress.turns import Turns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ _WORTH_SPLICING: Final = 65536
 #: between two looks whether what was said before a refusal is delivered
 _DELIVERY_S: Final = 0.005
 _LONGEST_PAUSE_S: Final = 0.05
+_LOOKS: Final = 4
 #: what all clients together may have said that cannot be judged yet; the inspector has a copy
 _MOST_HELD: Final = 1 << 24
 #: for the first words of a client that is refused, whatever it says: HTTP is answered
@@ -67,7 +69,7 @@ class Context:
 
     __slots__ = (
         *("budget", "fakes", "gone", "held", "holders", "lookups", "loop", "pipes", "report"),
-        *("resolver", "rules"),
+        *("resolver", "rules", "turns"),
     )
 
     def __init__(
@@ -88,14 +90,26 @@ class Context:
         self.lookups = lookups
         self.fakes, self.rules, self.report, self.gone = fakes, rules, report, gone
         self.holders = holders
+        self.turns = Turns()
         self.held = 0  # bytes of clients that may not go out yet
 
 
 class Connection:
     """See the module. It is the owner of its relay (relay.py)."""
 
-    def __init__(self, context: Context, client: int, peer: Any, number: int, *, v6: bool) -> None:
-        self._context = context
+    def __init__(
+        self,
+        context: Context,
+        client: int,
+        peer: Any,
+        number: int,
+        *,
+        v6: bool,
+        crowded: bool = False,
+    ) -> None:
+        """`crowded`: see report.Attempt."""
+        self._context, self._crowded = context, crowded
+        self._turn = 0
         self._client, self._number, self._v6 = client, number, v6
         self._client_ip, self._client_port = peer[:2]
         self._holder = NOBODY
@@ -121,11 +135,14 @@ class Connection:
     # --- the decision
 
     def start(self) -> None:
-        target = original_destination(self._client, v6=self._v6)
+        target = self._wanted()
         if target is None:
+            self._context.turns.miss(self._client_port)
             self._refuse_at_once("it was made to a port of substrate's own")
             return
         self._target, self._port = target
+        self._turn, sure = self._context.turns.of(self._client_port, *target)
+        self._crowded |= not sure
         if self._context.holders is not None:  # now: the client may be gone soon
             self._holder = self._context.holders.of(
                 *("tcp", self._client_ip, self._client_port, self._target, self._port)
@@ -163,6 +180,16 @@ class Connection:
             context.resolver.resolve(self._name, self._resolved)
         else:
             self._go_to((self._target,), own=self._is_loopback())
+
+    def _wanted(self) -> tuple[bytes, int] | None:
+        """Where it was to go. Of one that was reset, and whose port is used again at this moment, that is not
+        known for an instant."""
+        for _ in range(_LOOKS):
+            target = original_destination(self._client, v6=self._v6)
+            if target is not None:
+                return target
+            os.sched_yield()
+        return None
 
     def _make_relay(self) -> Relay:
         context = self._context
@@ -402,6 +429,8 @@ class Connection:
                 result=result,
                 pid=self._holder.pid,
                 program=self._holder.program,
+                turn=self._turn,
+                crowded=self._crowded,
             )
         )
 

@@ -25,6 +25,7 @@ from substrate.world.egress.answers import Answers
 from substrate.world.egress.budget import Budget
 from substrate.world.egress.connection import Connection, Context
 from substrate.world.egress.conntrack import ClientPorts
+from substrate.world.egress.crowd import Crowd
 from substrate.world.egress.dns_service import DnsService
 from substrate.world.egress.fakes import Fakes, is_fake
 from substrate.world.egress.holders import NOBODY, Holders
@@ -327,6 +328,7 @@ class Engine:
     def _accept_of(self, fd: int, *, v6: bool) -> Callable[[int], None]:
         listener = _socket.socket(fileno=fd)
         ports = ClientPorts(self._network.get("nft", -1), listener)
+        crowd = Crowd(listener)
 
         def accept(_: int) -> None:
             for _ in range(_A_ROUND):
@@ -346,7 +348,9 @@ class Engine:
                 os.set_inheritable(client, False)
                 self._numbers += 1
                 peer = peer[0], ports.of(peer)
-                connection = Connection(self._context, client, peer, self._numbers, v6=v6)
+                connection = Connection(
+                    self._context, client, peer, self._numbers, v6=v6, crowded=crowd.is_near()
+                )
                 self._connections.add(connection)
                 connection.start()
 
@@ -440,6 +444,7 @@ class Engine:
         if self._lost_logs >= 0 <= sequence and 0 < missing < 1 << 31:
             text = f"{missing} refused packets were not recorded: there were too many at once"
             self.report(Trouble(time_us=now_us(), text=text))
+            self._context.turns.lose()
         self._lost_logs = sequence
 
     def _refused(self, logged: nflog.Logged) -> None:
@@ -463,6 +468,9 @@ class Engine:
                 *(protocol, render_address(logged.source), logged.source_port),
                 *(logged.destination, logged.port),
             )
+        turn, sure = 0, True
+        if protocol == "tcp" and logged.destination:
+            turn, sure = self._context.turns.of(logged.source_port, logged.destination, logged.port)
         self.report(
             Refused(
                 connection=self._numbers,
@@ -477,6 +485,8 @@ class Engine:
                 hint=hint,
                 pid=holder.pid,
                 program=holder.program,
+                turn=turn,
+                crowded=not sure,
             )
         )
 

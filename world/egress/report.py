@@ -42,7 +42,9 @@ class Attempt:
     """A connection, when it was decided. `target`: the address that the program connected to; `ip`:
     the real one, of a name once it is resolved; `spoken`: tls, http, other, "" where nothing was
     said; `said`: the name in it; `result`: why an allowed one was not made; `hint`: the flag that
-    would allow a refused one, "" where none would."""
+    would allow a refused one, "" where none would; `turn`: its number among
+    those from its port to its target (turns.py); `crowded`: others may have come before it that were never
+    accepted, or counted."""
 
     connection: int
     time_us: int
@@ -61,6 +63,8 @@ class Attempt:
     result: str
     pid: int = 0
     program: str = ""
+    turn: int = 0
+    crowded: bool = False
 
 
 @value
@@ -92,7 +96,7 @@ class Closed:
 class Refused:
     """A packet that the kernel refused, as no rule names its address. `client_port`: 0 where the
     protocol has none; `domain`: for which the address stands, "" where it stands for none; `hint`: the
-    flag that would allow it, "" where none would."""
+    flag that would allow it, "" where none would; `turn`, `crowded`: as of an Attempt."""
 
     connection: int
     time_us: int
@@ -106,6 +110,8 @@ class Refused:
     hint: str = ""
     pid: int = 0
     program: str = ""
+    turn: int = 0
+    crowded: bool = False
 
 
 @value
@@ -169,7 +175,7 @@ def parse(message: wire.Message) -> Report:
     for index, name in enumerate(names):
         if name in _NUMBERS:
             given[name] = message.number(index)
-        elif name == "allowed":
+        elif name in ("allowed", "crowded"):
             given[name] = message.number(index) == 1
         else:
             given[name] = message.text(index)
@@ -189,6 +195,7 @@ _NUMBERS: Final = frozenset(
         "duration_us",
         "uid",
         "pid",
+        "turn",
         "limit",
         "used",
     )
