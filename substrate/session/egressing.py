@@ -330,6 +330,15 @@ class Egressing:
 
         return record.scopes(), net_denials(refusals, record.used_up, unreached)
 
+    def by_name(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """A summary of capture, whose endpoints are those that programs connected to, by the names that these
+        stand for. Called after `end`."""
+        endpoints = summary.get("endpoints")
+        if not endpoints or self._record is None:
+            return summary
+        named = dict.fromkeys(map(self._record.names.endpoint, endpoints))
+        return {**summary, "endpoints": list(named)}
+
     def close(self) -> None:
         """Ends the serving process; called on every way out."""
         self._drop_network()

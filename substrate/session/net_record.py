@@ -7,6 +7,7 @@ counts the calls of connect(2) it saw. Spec: trace.md §4 (net and dns events, `
 from __future__ import annotations
 
 from substrate.session.record import sha256_hex
+from substrate.telemetry.capture.fake_names import FakeNames
 from substrate.telemetry.trace.events.command import Scope
 from substrate.telemetry.trace.events.net import DnsQuery, NetAccept, NetClose, NetConnect
 from substrate.telemetry.trace.events.notice import Budget, Coverage
@@ -84,6 +85,8 @@ class NetRecord:
         self._scopes: dict[str, list[int]] = {}
         #: scope, and whose it is
         self._of_connection: dict[int, tuple[str, Owner | None]] = {}
+        #: what its addresses stand for
+        self.names = FakeNames()
         self._refused: dict[str, list[Any]] = {}
         self._unreached: dict[str, list[Any]] = {}  # why, how often
         #: the budget that was used up, in bytes; 0: none was
@@ -122,6 +125,8 @@ class NetRecord:
         return event
 
     def _question(self, found: Asked, owner: Owner | None) -> DnsQuery:
+        if found.answer:
+            self.names.add(found.answer, found.domain)
         if not found.allowed and found.domain not in self._own_names:
             hint = "" if found.rule else f"--allow {found.domain}"
             # most programs ask for both kinds of addresses at once

@@ -143,6 +143,24 @@ def test_no_world_sees_the_door(place, running):
     assert not os.path.exists(place.work / "net")
 
 
+def test_endpoints_are_told_by_the_names_that_addresses_stand_for(place):
+    """In the summary of a command, in `show`, and in the list of its connections."""
+    connect = (
+        "import socket; socket.socket().connect((socket.gethostbyname('localhost.a.example'), 80))"
+    )
+    place.run("--allow", "*.a.example", "-c", f'/usr/bin/python3 -c "{connect}"', status=None)
+    events = [
+        json.loads(line) for line in place.out("trace", "show", "--format", "jsonl").splitlines()
+    ]
+    (end,) = (event["body"] for event in events if event["event_type"] == "command_end")
+    told = [each for each in end["summary"]["endpoints"] if each.startswith("tcp://")]
+    assert told == ["tcp://localhost.a.example:80"]
+    assert "198.18." not in place.out("show", "last")
+    lines = place.out("trace", "show", "last", "--net").splitlines()
+    (call,) = (line for line in lines if "(198.18.0.1)" in line)
+    assert "tcp://localhost.a.example:80 (198.18.0.1)" in call
+
+
 def test_names_are_known_to_programs_that_ask_for_one_family_of_configured_addresses(place):
     """getaddrinfo(3), AI_ADDRCONFIG: an interface needs an address that is not 127.0.0.1."""
     ask = "import socket; print(socket.getaddrinfo('a.example', 80, 2, 1, 0, socket.AI_ADDRCONFIG)[0][4])"
