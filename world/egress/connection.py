@@ -130,6 +130,7 @@ class Connection:
         self._timer: Timer | None = None
         self._awaits_server = False  # it is looked up, or connected to
         self._leaving = False  # it is refused, once what was said before is delivered
+        self._failed = ""  # why the server is not reached, while its first words are waited for
         self._verdict = ""  # why it is refused, while its first words are waited for
 
     # --- the decision
@@ -223,7 +224,7 @@ class Connection:
 
     def check_again(self) -> None:
         """The rules are others now."""
-        if self._relay is not None and not self._verdict:
+        if self._relay is not None and not (self._verdict or self._failed):
             decision = self._decide()
             if not decision.allowed:
                 self._refuse(decision.reason, decision.rule, self._rule_for_it(decision))
@@ -293,12 +294,21 @@ class Connection:
             return  # it reads that it was refused
         assert self._decision is not None
         self._tell(allowed=True, rule=self._decision.rule, reason="", result=error)
-        self.stop(error)
+        self._failed = error
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._held or self._passed or self._client_ended:
+            self.stop(error)
+        else:  # in the middle of its connect(2) it would be told now this, now that error
+            self._timer = self._context.loop.after(_REFUSED_WORDS_S, lambda: self.stop(error))
 
     # --- what is said
 
     def data(self, direction: int, data: bytes) -> None:
         """Relay's: what came in a direction that is watched."""
+        if self._failed:
+            self.stop(self._failed)
+            return
         if self._verdict:
             self._end_refused(data)
             return
@@ -323,6 +333,9 @@ class Connection:
 
     def ended(self, direction: int) -> None:
         """Relay's: a direction that is watched, or held, has come to its end."""
+        if self._failed:
+            self.stop(self._failed)
+            return
         if self._verdict:
             self._end_refused()
             return
