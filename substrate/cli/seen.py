@@ -20,6 +20,7 @@ from substrate.cli import output
 from substrate.cli.paths import Selector
 from substrate.errors import TraceCorrupt
 from substrate.session.history import Line
+from substrate.telemetry.capture.fake_names import FakeNames
 from substrate.telemetry.capture.intents import UNOBSERVED
 from substrate.telemetry.capture.seen_events import (
     NET_TYPES,
@@ -141,6 +142,8 @@ class Entries:
     def __init__(self, choice: Choice, lines: SpanLines | None) -> None:
         self._choice, self._lines = choice, lines
         self._types = choice.types()
+        #: learnt from the lines before; whoever has them all has it learn first
+        self.names = FakeNames()
         #: those that are open: whose, and to what
         self._connections: dict[int, tuple[int | None, str]] = {}
         self.base_us: int | None = None
@@ -150,6 +153,7 @@ class Entries:
         kind = line["event_type"]
         if self._lines is not None and not self._lines.has(line):
             return
+        self.names.learn(line)
         if self.base_us is None:
             self.base_us = line["mono_us"]
         if kind not in self._types:
@@ -172,6 +176,9 @@ class Entries:
     def _event(self, line: Line, kind: str) -> Entry:
         what, result, subject, failed = _TELL[kind](line)
         body = line["body"]
+        name = self.names.name(body.get("ip")) if kind == "net_connect" else None
+        if name is not None and body.get("domain") is None:
+            subject = subject.replace(body["ip"], name, 1) + f" ({body['ip']})"
         proc = body.get("proc")
         if kind in ("net_connect", "net_accept") and not failed:
             self._connections[body["connection"]] = proc, subject.partition("  ")[0]

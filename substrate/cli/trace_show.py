@@ -97,7 +97,11 @@ def _put_frames(frames: Frames, chosen: Iterator[Frame], form: str) -> None:
 
 
 def _put_entries(frames: Frames, span: FoundSpan | None, choice: Choice, form: str) -> int:
-    entries = Entries(choice, None if span is None else span.lines())
+    lines = None if span is None else span.lines()
+    entries = Entries(choice, lines)
+    for frame in frames:  # a name is told after the call that connected to its address
+        if lines is None or lines.has(frame.event):
+            entries.names.learn(frame.event)
     found = (entry for frame in frames for entry in entries.take(frame.event))
     if form == "table":
         some = False

@@ -459,15 +459,23 @@ class Capturing:
         return max(self._told_us, self._decoder.newest_us)
 
     def owner(
-        self, protocol: str, local_port: int, address: str, port: int, time_us: int
+        self,
+        protocol: str,
+        local_port: int,
+        address: str,
+        port: int,
+        time_us: int,
+        turn: int = 0,
+        *,
+        sure: bool = True,
     ) -> Owner | None:
-        """Whose a connection is, as far as its calls have come (`told_us`)."""
+        """Whose a connection is, as far as its calls have come (`told_us`). `turn`, `sure`: see Ports.take."""
         if self._decoder is None:
             return None
         peer = (address, port) if address else None
         ports = self._decoder.ports
         if protocol == "tcp" and peer is not None:
-            use = ports.take(local_port, time_us, peer)
+            use = ports.take(local_port, time_us, peer, turn, sure=sure)
         else:
             use = ports.find(protocol, local_port, time_us, peer)
         if use is None:

@@ -363,12 +363,14 @@ class Egressing:
             return None
         if self._looks_up:
             return self._capture.owner_by_pid(found.pid, found.time_us) if found.pid else None
-        address, port = "", 53
-        if isinstance(found, Attempt):
-            address, port = found.target, found.port
-        elif isinstance(found, Refused):
-            address, port = found.ip, found.port
-        return self._capture.owner(found.protocol, found.client_port, address, port, found.time_us)
+        where = found.protocol, found.client_port
+        if isinstance(found, Asked):
+            return self._capture.owner(*where, "", 53, found.time_us)
+        address = found.target if isinstance(found, Attempt) else found.ip
+        sure = not found.crowded
+        return self._capture.owner(
+            *where, address, found.port, found.time_us, found.turn, sure=sure
+        )
 
     def end(self) -> tuple[tuple[Scope, ...], tuple[Denial, ...]]:
         """When the world is over: takes all that is left; whom it talked to, and what was refused."""
@@ -403,6 +405,15 @@ class Egressing:
         from substrate.session.net_denials import net_denials
 
         return record.scopes(), net_denials(refusals, record.used_up, unreached)
+
+    def by_name(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """A summary of capture, whose endpoints are those that programs connected to, by the names that these
+        stand for. Called after `end`."""
+        endpoints = summary.get("endpoints")
+        if not endpoints or self._record is None:
+            return summary
+        named = dict.fromkeys(map(self._record.names.endpoint, endpoints))
+        return {**summary, "endpoints": list(named)}
 
     def close(self) -> None:
         """Ends the serving process; called on every way out."""

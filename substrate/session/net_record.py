@@ -7,6 +7,7 @@ counts the calls of connect(2) it saw. Spec: trace.md §4 (net and dns events, `
 from __future__ import annotations
 
 from substrate.session.record import sha256_hex
+from substrate.telemetry.capture.fake_names import FakeNames
 from substrate.telemetry.trace.events.command import Scope
 from substrate.telemetry.trace.events.net import (
     DnsQuery,
@@ -46,7 +47,7 @@ EGRESS: Final = 1 << 52
 _MOST_SCOPES: Final = 256
 _MOST_DENIED: Final = 64
 _MOST_WHO: Final = 256
-_NO_CALL: Final = "no call of theirs was told"
+_NO_CALL: Final = "no call of theirs was told, or calls of several processes could be theirs"
 _GONE: Final = "who had made them was gone, or had closed them, or may not be looked at"
 _LOOKED_UP: Final = (
     "whose questions and connections are: who has their socket open when they come is told, by a name that is "
@@ -99,6 +100,8 @@ class NetRecord:
         self._scopes: dict[str, list[int]] = {}
         #: scope, and whose it is
         self._of_connection: dict[int, tuple[str, Owner | None]] = {}
+        #: what its addresses stand for
+        self.names = FakeNames()
         self._refused: dict[str, list[Any]] = {}
         self._unreached: dict[str, list[Any]] = {}  # why, how often
         #: the budget that was used up, in bytes; 0: none was
@@ -137,6 +140,8 @@ class NetRecord:
         return event
 
     def _question(self, found: Asked, owner: Owner | None) -> DnsQuery:
+        if found.answer:
+            self.names.add(found.answer, found.domain)
         if not found.allowed and found.domain not in self._own_names:
             hint = "" if found.rule else f"--allow {found.domain}"
             # most programs ask for both kinds of addresses at once
@@ -235,11 +240,8 @@ class NetRecord:
         host = found.domain or found.ip
         scope = _scope(found.protocol, host, found.port)
         self._scope(scope)[1] += 1
-        if found.protocol == "tcp":
-            end = _endpoint(host, found.port)
-            self._count_refused(found, owner, end, f"--allow {end}")
-        else:
-            self._count_refused(found, owner, scope, "")
+        what = _endpoint(host, found.port) if found.protocol == "tcp" else scope
+        self._count_refused(found, owner, what, found.hint)
         return NetConnect(
             connection=self._base + found.connection,
             proc=None if owner is None else owner.proc,

@@ -92,6 +92,7 @@ def engine_rules(settings: Settings) -> dict[str, Any]:
         "limit_bytes": settings.egress_bytes,
         "record_bytes": settings.net_record_bytes,
         "record_total_bytes": settings.net_record_total_bytes,
+        "lookups": settings.egress_lookups,
         "publish": settings.publish,
     }
 

@@ -63,6 +63,7 @@ class Settings:
     env_set: tuple[tuple[bytes, bytes], ...]
     limits: Limits
     egress_bytes: int | None
+    egress_lookups: int
     capture: str  # off | exec | files | all
     capture_backend: str
     exact_reads: bool
@@ -214,6 +215,7 @@ def _settings(values: dict[str, Any]) -> Settings:
             wall_s=values["timeout"] or None,
         ),
         egress_bytes=values["limits.egress"],
+        egress_lookups=values["limits.lookups"],
         capture=values["capture"],
         capture_backend=values["capture_backend"],
         exact_reads=values["exact_reads"],

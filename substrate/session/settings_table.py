@@ -336,6 +336,13 @@ SETTINGS: tuple[Setting, ...] = (
     _limit("file_size", SIZE, "SIZE", "size of a file that is written"),
     _limit("disk", SIZE, "SIZE", "what one command may write in all"),
     _limit("egress", SIZE, "SIZE", "what one command may send and receive by its network in all"),
+    _limit(
+        "lookups",
+        COUNT,
+        "N",
+        "different names that are looked up under one wildcard rule; a sixteenth of that in a minute",
+        1000,
+    ),
     Setting(
         key="capture",
         kind=CHOICE,

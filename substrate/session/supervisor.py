@@ -588,6 +588,7 @@ class _OneShot:
         scopes: tuple[Scope, ...] = ()
         if self.network is not None:  # before the zygote goes, and takes along who serves it
             scopes, refused = self.network.end()
+            summary = self.network.by_name(summary)
             denied = (*refused, *denied)
         if not ended.quiet:
             self._wait_gone()  # until then its processes may write

@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 _MOST_SOCKETS: Final = 16384
 #: a connection by TCP that ended so has no port any more
 _ENDED: Final = ("ECONNREFUSED", "ECONNRESET", "ETIMEDOUT")
+#: nothing was sent: the port is another's, or the socket is connected already, or is none
+_NOT_BEGUN: Final = frozenset(
+    (
+        *("EADDRNOTAVAIL", "EADDRINUSE", "EISCONN", "EALREADY", "EINVAL", "EAFNOSUPPORT"),
+        *("EFAULT", "EBADF", "ENOTSOCK", "EACCES", "EAGAIN", "ENOBUFS", "ENOMEM"),
+    )
+)
 
 
 class Connections:
@@ -132,6 +139,8 @@ class Connections:
         local = None if item is None else network.parse_local(item)
         if local is None:
             return None
+        if outcome in _NOT_BEGUN and local.protocol == "tcp":
+            return local
         if local.protocol != "tcp" or local.port != socket.port:
             peer = None
             if address is not None and address.ip is not None and address.port is not None:

@@ -50,13 +50,17 @@ class Use:
 class Ports:
     """Of one command's processes, or of all that share one network."""
 
-    __slots__ = ("_count", "_most", "_shared", "_taken", "_uses")
+    __slots__ = ("_calls", "_count", "_counted", "_lost", "_most", "_shared", "_unsure", "_uses")
 
     def __init__(self, most: int = _MOST_PORTS) -> None:
         self._most = most
         self._count = 0
-        #: of a port and where its connections go: when the use began that was given last
-        self._taken: dict[tuple[int, Peer], int] = {}
+        #: of TCP, by port and where they went, in the order of time; how many; whether some were forgotten
+        self._calls: dict[tuple[int, Peer], list[Use]] = {}
+        self._counted = 0
+        self._lost = False
+        #: of which not each use was accepted, as far as can be known
+        self._unsure: set[tuple[int, Peer]] = set()
         #: in the order of their last use; of each port in that of time
         self._uses: dict[tuple[str, int], list[Use]] = {}
         #: ports that several processes have used, of which uses were forgotten
@@ -93,12 +97,29 @@ class Ports:
         )
         if same and protocol == "udp":
             return  # it goes on
+        if protocol == "tcp" and use.peer is not None:
+            self._call((port, use.peer), use)
         uses.insert(at, use)
         self._count += 1
         if len(uses) > _MOST_USES:
             self._shorten(key, uses)
         while self._count > _MOST_OF_ALL:
             self._forget()
+
+    def _call(self, key: tuple[int, Peer], use: Use) -> None:
+        calls = self._calls.pop(key, [])
+        self._calls[key] = calls
+        at = len(calls)
+        while at and calls[at - 1].time_us > use.time_us:
+            at -= 1
+        calls.insert(at, use)
+        self._counted += 1
+        while (
+            self._counted > _MOST_OF_ALL
+        ):  # all of the one that was used last the longest time ago
+            gone = next(iter(self._calls))
+            self._counted -= len(self._calls.pop(gone))
+            self._unsure.add(gone)
 
     def _shorten(self, key: tuple[str, int], uses: list[Use]) -> None:
         """Makes one use of the two that are oldest, whatever they reached, where a single process has
@@ -128,30 +149,44 @@ class Ports:
                 return use
         return None
 
-    def take(self, port: int, time_us: int, peer: Peer) -> Use | None:
-        """The use that a connection by TCP belongs to, asked in the order in which they were accepted: of
-        several from one port to one place, shortly one after the other, each has its own. Asked in another
-        order, they have each other's."""
+    def take(
+        self, port: int, time_us: int, peer: Peer, turn: int = 0, *, sure: bool = True
+    ) -> Use | None:
+        """The use that a connection by TCP belongs to: the one of that number among those of its port and
+        place, from 0 on, in the order in which they were accepted. Not `sure`: some may not have been
+        accepted, or not counted. Where it could be of another process then, or where one that began
+        long ago is told so late that some may be missing, it is nobody's, and so it stays for this
+        port and place."""
         wanted = reached(peer)
         assert wanted is not None
-        after = max(self._taken.get((port, wanted), -1), time_us - _LATE_US)
-        for use in self._uses.get(("tcp", port), ()):
-            if after < use.time_us <= time_us and use.peer == wanted:
-                found: Use | None = use
-                break
-        else:
-            found = self.find("tcp", port, time_us, peer)
-        if found is not None:
-            self._taken.pop((port, wanted), None)
-            self._taken[port, wanted] = found.time_us
-            if len(self._taken) > self._most:
-                del self._taken[next(iter(self._taken))]
-        return found
+        key = port, wanted
+        calls = self._calls.get(key, [])
+        began = len(calls)
+        while began and calls[began - 1].time_us > time_us:
+            began -= 1
+        later = calls[turn:began]
+        late = bool(later) and later[0].time_us < time_us - _LATE_US and not _is_one(later)
+        if not sure or late or not later:
+            self._unsure.add(key)
+        if key not in self._unsure:
+            return later[0]
+        if self._lost or len(self._unsure) > self._most:
+            self._lost = True
+            return None
+        uses = self._uses.get(("tcp", port), ())
+        known = [use for use in uses if use.time_us <= time_us and use.peer in (None, wanted)]
+        known += calls[:began]
+        return known[-1] if _is_one(known) else None
 
     def owner(self, protocol: str, port: int, time_us: int, peer: Peer | None = None) -> int | None:
         """The number of the process."""
         use = self.find(protocol, port, time_us, peer)
         return None if use is None else use.proc
+
+
+def _is_one(uses: list[Use]) -> bool:
+    """Whether there are any, and all are of one program of one process."""
+    return len({(use.proc, use.span) for use in uses}) == 1
 
 
 def reached(peer: Peer | None) -> Peer | None:

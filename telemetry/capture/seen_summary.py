@@ -19,6 +19,7 @@ from substrate.telemetry.trace.events.process import ProcessFork, ProcessStart
 from substrate.telemetry.trace.octets import bytes_of
 from substrate.telemetry.trace.rfc8785 import CanonicalError
 
+from .fake_names import FakeNames
 from .intents import UNOBSERVED
 from .seen_events import endpoint_of, read_event
 from .seen_intent import (
@@ -120,6 +121,7 @@ class SummaryBuilder:
         self._files = dict.fromkeys(FILE_COUNTS, 0)
         self._procs: set[int] = set()
         self._programs, self._endpoints = Names(), Names()
+        self._fakes = FakeNames()
         self._failed = self._rows = self._calls = self._unobserved = self._events = 0
         self._denied: dict[str, int] = {}
         self._coverage: list[dict[str, Any]] = []
@@ -141,8 +143,11 @@ class SummaryBuilder:
         elif kind == "process_fork":
             self._events += 1
             self._procs.add(read_event(ProcessFork, line).proc)
+        elif kind == "dns_query":
+            self._fakes.learn(line)
         elif kind == "net_connect":
             self._events += 1
+            self._fakes.learn(line)
             connect = read_event(NetConnect, line)
             domain = connect.domain if connect.domain is not None else connect.name
             path = line["body"].get("path")
@@ -200,7 +205,10 @@ class SummaryBuilder:
         told = self._told
         if told is None and not self._events:
             return None
-        programs, endpoints = self._programs, self._endpoints
+        programs, endpoints = self._programs, Names()
+        for name in map(self._fakes.endpoint, self._endpoints.listed):
+            endpoints.add(name)
+        endpoints.count += self._endpoints.count - len(self._endpoints.listed)
         self._files["perhaps_read"] = len(self._perhaps - self._touched)
         counted = Seen(
             told=False,

@@ -55,6 +55,30 @@ def test_rules_change_while_the_command_runs(place, running):
     assert "refused a.example (1): no rule names a.example" in text
 
 
+#: connects to an address that it had before the rules changed, and to one that it never had
+KEEP = """
+import socket
+kept = socket.gethostbyname("a.example")
+print(kept, flush=True)
+input()
+other = kept[:-1] + "2"
+print([socket.socket().connect_ex((address, 80)) for address in (kept, other)], flush=True)
+print(socket.gethostbyname("b.example"), socket.socket().connect_ex((other, 80)))
+"""
+
+
+def test_addresses_stand_for_their_names_when_rules_change(place):
+    python = f"/usr/bin/python3 -I -c '{KEEP}'"
+    process = place.start_with_input("--allow", "a.example", "-c", python)
+    assert process.stdout.readline() == b"198.18.0.1\n"
+    place.run("net", "allow", "b.example")
+    out, err = process.communicate(b"\n", timeout=30)
+    assert out == b"[0, 111]\n198.18.0.2 0\n", err
+    why = b"was refused 198.18.0.2:80: 198.18.0.2 stands for no name: "
+    (line,) = (line for line in err.splitlines() if why in line)
+    assert b"allows it" not in line
+
+
 def test_each_change_is_on_the_record(place, running):
     place.run("net", "allow", "a.example")
     place.run("net", "deny", "tcp://a.example:22")
@@ -117,6 +141,24 @@ def test_no_world_sees_the_door(place, running):
     done = place.run("--fresh", "-c", f"ls -la {session}/net", status=None)
     assert done.returncode != 0
     assert not os.path.exists(place.work / "net")
+
+
+def test_endpoints_are_told_by_the_names_that_addresses_stand_for(place):
+    """In the summary of a command, in `show`, and in the list of its connections."""
+    connect = (
+        "import socket; socket.socket().connect((socket.gethostbyname('localhost.a.example'), 80))"
+    )
+    place.run("--allow", "*.a.example", "-c", f'/usr/bin/python3 -c "{connect}"', status=None)
+    events = [
+        json.loads(line) for line in place.out("trace", "show", "--format", "jsonl").splitlines()
+    ]
+    (end,) = (event["body"] for event in events if event["event_type"] == "command_end")
+    told = [each for each in end["summary"]["endpoints"] if each.startswith("tcp://")]
+    assert told == ["tcp://localhost.a.example:80"]
+    assert "198.18." not in place.out("show", "last")
+    lines = place.out("trace", "show", "last", "--net").splitlines()
+    (call,) = (line for line in lines if "(198.18.0.1)" in line)
+    assert "tcp://localhost.a.example:80 (198.18.0.1)" in call
 
 
 def test_names_are_known_to_programs_that_ask_for_one_family_of_configured_addresses(place):

@@ -110,12 +110,19 @@ def test_what_would_allow_it_is_what_the_engine_says():
 
 def test_a_packet_that_the_kernel_refused():
     record = _record()
-    event = record.event(Refused(**REFUSED), None)
+    event = record.event(Refused(**{**REFUSED, "hint": "--allow 203.0.113.8:22"}), None)
     assert (event.body["ip"], event.body["domain"]) == ("203.0.113.8", None)
     end = "203.0.113.8:22"
     assert _told(record) == [
         f"the network refused {end}: no rule names 203.0.113.8; --allow {end} allows it"
     ]
+
+
+def test_no_rule_would_allow_what_stands_for_no_name():
+    record = _record()
+    unnamed = {**REFUSED, "ip": "198.19.200.7", "reason": "it stands for no name"}
+    record.event(Refused(**unnamed), None)
+    assert _told(record) == ["the network refused 198.19.200.7:22: it stands for no name"]
 
 
 def test_no_rule_would_allow_what_is_not_tcp():

@@ -1,5 +1,10 @@
 """Bodies of requests on their way out of a world: they go by unseen, and the next head is seen."""
 
+import json
+
+import pytest
+
+from tests.nethosts import content
 from tests.nethosts.fixtures import hosts, internet
 
 __all__ = ["hosts", "internet"]
@@ -42,3 +47,79 @@ def _substrate(hosts, caller, line):
         cwd=caller.work,
         env=caller.environ,
     )
+
+
+#: sends requests in one packet, reads slowly, and says what came: for each answer its status and body
+_PIPELINED = r"""
+import hashlib, json, socket, sys, time
+name, paths, pause = sys.argv[1], sys.argv[2:-1], float(sys.argv[-1])
+heads = [p.split(":") for p in paths]
+other = "neighbour.example.net"
+text = "".join(f"{m} {p} HTTP/1.1\r\nHost: {name}\r\n\r\n" for m, p in heads)
+text += f"GET / HTTP/1.1\r\nHost: {other}\r\n\r\n"
+sock = socket.create_connection((name, 80), 30)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+sock.sendall(text.encode())
+time.sleep(pause)
+heard = b""
+while data := sock.recv(1 << 16):
+    heard += data
+    time.sleep(pause / 1000)
+told = []
+for method in [m for m, _ in heads] + ["GET"]:
+    head, _, heard = heard.partition(b"\r\n\r\n")
+    fields = dict(l.lower().split(b": ", 1) for l in head.split(b"\r\n")[1:])
+    body = b""
+    if fields.get(b"transfer-encoding") == b"chunked":
+        while size := int((line := heard.partition(b"\r\n"))[0], 16):
+            body += line[2][:size]
+            heard = line[2][size + 2:]
+        heard = line[2][2:]
+    elif method != "HEAD":
+        size = int(fields.get(b"content-length", b"0"))
+        body, heard = heard[:size], heard[size:]
+    told.append([head[9:12].decode(), len(body), hashlib.sha256(body).hexdigest()])
+print(json.dumps([told, len(heard)]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("paths", "pause_s"),
+    [
+        (["GET:/bytes/20000000"], 1.0),
+        (["GET:/bytes/100"], 0.0),
+        (["GET:/chunked/5000000"], 1.0),
+        (["GET:/slow/3500"], 0.0),  # longer than any wait for what is on its way
+        (["GET:/drip/3000"], 0.0),
+        (["HEAD:/", "GET:/bytes/3000000", "GET:/chunked/70000", "GET:/slow/500"], 0.5),
+    ],
+)
+def test_answers_before_a_refused_request_are_whole(hosts, caller, paths, pause_s):
+    """All in one packet, before the server was even connected to; the client reads slowly."""
+    name = hosts.plain.name
+    program = caller.work / "pipelined.py"
+    program.write_text(_PIPELINED)
+    caller.own(program)
+    words = " ".join(paths)
+    done = _substrate(
+        hosts, caller, f"/usr/bin/python3 -I -S pipelined.py {name} {words} {pause_s}"
+    )
+    told, _ = json.loads(done.stdout)
+    assert [status for status, _, _ in told] == ["200"] * len(paths) + ["403"]
+    for (_, size, digest), path in zip(told, paths, strict=False):
+        kind, _, wanted = path.partition(":/")[2].partition("/")
+        if kind in ("bytes", "chunked", "drip"):
+            assert (size, digest) == (int(wanted), content.digest(int(wanted)))
+        elif kind == "slow":
+            assert size == 8
+    assert b"neighbour.example.net" in done.stderr
+    (connection,) = hosts.plain.wait_closed()
+    assert connection.received < 100 * len(paths)
+    bodies = [event["body"] for event in caller.events() if event["component"] == "world"]
+    made = [body for body in bodies if body.get("decision") == "allow" and "ip" in body]
+    assert [(body["domain"], body["name"]) for body in made] == [(name, name)]
+    refused = [body for body in bodies if body.get("decision") == "deny"]
+    assert [body["name"] for body in refused] == ["neighbour.example.net"]
+    (closed,) = (body for body in bodies if "bytes_in" in body)
+    assert closed["bytes_in"] > sum(size for _, size, _ in told)
+    assert closed["connection"] == made[0]["connection"]

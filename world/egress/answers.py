@@ -26,11 +26,19 @@ _LOOPBACK: Final = b"\x7f\0\0\1"
 
 
 class Answers:
-    """`rules` may be replaced at any time: a name that is asked for again gets the new answer."""
+    """`rules` may be replaced at any time: a name that is asked for again gets the new answer.
+    `malformed`: how many packets were no good question, which are answered and not reported one by
+    one; `first_wrong`: what was wrong with the first."""
 
     def __init__(self, rules: Rules, fakes: Fakes) -> None:
         self.rules = rules
         self._fakes = fakes
+        self.malformed = 0
+        self.first_wrong = ""
+
+    def count_malformed(self, wrong: dns.BadQuery) -> None:
+        self.malformed += 1
+        self.first_wrong = self.first_wrong or str(wrong.args[0])
 
     def answer(
         self,
@@ -44,9 +52,12 @@ class Answers:
         try:
             query = dns.parse_query(packet)
         except dns.BadQuery as bad:
+            self.count_malformed(bad)
             return bad.answer or None, None
 
-        def report(rcode: str, decision: Decision | None, answer: str = "") -> Asked:
+        def report(
+            rcode: str, decision: Decision | None, answer: str = "", failed: str = ""
+        ) -> Asked:
             return Asked(
                 time_us=time_us,
                 protocol=protocol,
@@ -57,7 +68,7 @@ class Answers:
                 answer=answer,
                 allowed=decision is None or decision.allowed,
                 rule="" if decision is None else decision.rule,
-                reason="" if decision is None or decision.allowed else decision.reason,
+                reason=failed if decision is None or decision.allowed else decision.reason,
                 pid=holder.pid,
                 program=holder.program,
                 ttl=dns.TTL_S if answer else 0,
@@ -78,7 +89,11 @@ class Answers:
             return dns.answer_missing(query), report("NXDOMAIN", decision)
         if query.qtype not in (dns.A, dns.ANY):
             return dns.answer_none(query), report("NOERROR", decision)
-        address = self._fakes.address_of(query.name)
+        try:
+            address = self._fakes.address_of(query.name)
+        except OSError as error:  # the kernel would refuse connections to it
+            failed = report("SERVFAIL", decision, failed=f"no address for it: {error}")
+            return dns.answer_failed(query), failed
         return dns.answer_address(query, address), report(
             "NOERROR", decision, render_address(address)
         )

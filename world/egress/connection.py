@@ -24,6 +24,7 @@ from substrate.world.egress.relay import DOWN, UP, Relay
 from substrate.world.egress.report import Attempt, Closed
 from substrate.world.egress.rules import Decision
 from substrate.world.egress.speech import sniff
+from substrate.world.egress.turns import Turns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from substrate.world.egress.budget import Budget
     from substrate.world.egress.fakes import Fakes
     from substrate.world.egress.holders import Holders
+    from substrate.world.egress.lookups import Lookups
     from substrate.world.egress.loop import Loop, Timer
     from substrate.world.egress.pipes import Pipes
     from substrate.world.egress.published import Published
@@ -46,8 +48,13 @@ _ABORT: Final = struct.pack("ii", 1, 0)
 _FIRST_WORDS_S: Final = 30.0
 #: after the world's end, for what its processes had sent
 _LAST_WORDS_S: Final = 2.0
+#: nothing may move for so long while a client that is refused is still owed an answer to what it said before
+_ANSWER_S: Final = 60.0
+#: a body of the server's that is shorter is copied
+_WORTH_SPLICING: Final = 65536
 #: between two looks whether what was said before a refusal is delivered
 _DELIVERY_S: Final = 0.005
+_LONGEST_PAUSE_S: Final = 0.05
 #: what all clients together may have said that cannot be judged yet; the inspector has a copy
 _MOST_HELD: Final = 1 << 24
 #: for the first words of a client that is refused, whatever it says: HTTP is answered
@@ -62,8 +69,8 @@ class Context:
     """What the connections of a world share."""
 
     __slots__ = (
-        *("budget", "fakes", "gone", "held", "holders", "loop", "pipes", "report", "resolver"),
-        *("rules", "tapes"),
+        *("budget", "fakes", "gone", "held", "holders", "lookups", "loop", "pipes", "report"),
+        *("resolver", "rules", "tapes", "turns"),
     )
 
     def __init__(
@@ -73,6 +80,7 @@ class Context:
         pipes: Pipes,
         budget: Budget,
         resolver: Resolver,
+        lookups: Lookups,
         fakes: Fakes,
         rules: Rules,
         report: Callable[[Report], None],
@@ -81,9 +89,11 @@ class Context:
         tapes: Tapes | None = None,
     ) -> None:
         self.loop, self.pipes, self.budget, self.resolver = loop, pipes, budget, resolver
+        self.lookups = lookups
         self.fakes, self.rules, self.report, self.gone = fakes, rules, report, gone
         self.holders = holders
         self.tapes = tapes  # where what is said is recorded
+        self.turns = Turns()
         self.held = 0  # bytes of clients that may not go out yet
 
 
@@ -97,9 +107,13 @@ class Connection:
         peer: tuple[str, int],
         number: int,
         wanted: tuple[bytes, int] | None,
+        *,
+        crowded: bool = False,
     ) -> None:
-        """`wanted`: where it was to go (led.py); None where that was a listener of ours."""
-        self._context = context
+        """`wanted`: where it was to go (led.py); None where that was a listener of ours. `crowded`: see
+        report.Attempt."""
+        self._context, self._crowded = context, crowded
+        self._turn = 0
         self._client, self._number, self._wanted = client, number, wanted
         self._client_ip, self._client_port = peer
         self._holder = NOBODY
@@ -120,16 +134,21 @@ class Connection:
         self._made = False
         self._client_ended = False
         self._timer: Timer | None = None
+        self._awaits_server = False  # it is looked up, or connected to
         self._leaving = False  # it is refused, once what was said before is delivered
+        self._failed = ""  # why the server is not reached, while its first words are waited for
         self._verdict = ""  # why it is refused, while its first words are waited for
 
     # --- the decision
 
     def start(self) -> None:
         if self._wanted is None:
+            self._context.turns.miss(self._client_port)
             self._refuse_at_once("it was made to a port of substrate's own")
             return
         self._target, self._port = self._wanted
+        self._turn, sure = self._context.turns.of(self._client_port, *self._wanted)
+        self._crowded |= not sure
         if self._context.holders is not None:  # now: the client may be gone soon
             self._holder = self._context.holders.of(
                 *("tcp", self._client_ip, self._client_port, self._target, self._port)
@@ -151,11 +170,21 @@ class Connection:
             limit = self._context.budget.limit
             self._refuse_at_once(f"the limit of {limit} bytes is used up", "limits.egress")
             return
-        self._inspector = Inspector(self._name, decision.speak, self._port)
         context = self._context
+        if self._name:
+            domain = context.rules.wildcard_of(self._name)
+            many = context.lookups.take(self._name, domain, context.loop.now)
+            if many is not None:
+                hint = many.hint or self._rule_for_it(None)
+                self._tell(allowed=False, rule="limits.lookups", reason=many.reason, hint=hint)
+                self._make_relay()
+                self._refuse_by_words(many.reason)
+                return
+        self._inspector = Inspector(self._name, decision.speak, self._port)
         relay = self._make_relay()
         if decision.speak in ("checked", "tls", "http"):
             self._timer = context.loop.after(_FIRST_WORDS_S, self._too_late)
+        self._awaits_server = True
         relay.watch(UP)
         if self._name:
             context.resolver.resolve(self._name, self._resolved)
@@ -201,7 +230,7 @@ class Connection:
 
     def check_again(self) -> None:
         """The rules are others now."""
-        if self._relay is not None and not self._verdict:
+        if self._relay is not None and not (self._verdict or self._failed):
             decision = self._decide()
             if not decision.allowed:
                 self._refuse(decision.reason, decision.rule, self._rule_for_it(decision))
@@ -220,6 +249,8 @@ class Connection:
         if found.error:
             self._fail(f"{self._name}: {found.error}")
             return
+        if self._leaving and not self._is_owed(self._relay):
+            return
         good = []
         why = Decision(allowed=False, rule="", reason="", speak="")
         for address in found.addresses:
@@ -233,6 +264,9 @@ class Connection:
         else:
             refused = render_address(self._refused) if self._refused else ""
             hint = "" if why.rule else f"--private {refused}"
+            self._awaits_server = False
+            if self._leaving:
+                return
             self._tell(allowed=False, rule=why.rule, reason=why.reason, hint=hint)
             self._refuse_by_words(why.reason)
 
@@ -251,21 +285,37 @@ class Connection:
             self._refused = found.address
             self._fail(found.error)
             return
+        self._awaits_server = False
         self._address = found.address
         self._relay.attach(found.fd)
         self._relay.watch(DOWN)
+        if self._leaving:  # what was said before it was refused goes out
+            self._told = False
+            self._tell_made()
         self._apply()
 
     def _fail(self, error: str) -> None:
         """The server was not reached, which the client sees as a reset."""
+        self._awaits_server = False
+        if self._leaving:
+            return  # it reads that it was refused
         assert self._decision is not None
         self._tell(allowed=True, rule=self._decision.rule, reason="", result=error)
-        self.stop(error)
+        self._failed = error
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._held or self._passed or self._client_ended:
+            self.stop(error)
+        else:  # in the middle of its connect(2) it would be told now this, now that error
+            self._timer = self._context.loop.after(_REFUSED_WORDS_S, lambda: self.stop(error))
 
     # --- what is said
 
     def data(self, direction: int, data: bytes) -> None:
         """Relay's: what came in a direction that is watched."""
+        if self._failed:
+            self.stop(self._failed)
+            return
         if self._verdict:
             self._end_refused(data)
             return
@@ -274,6 +324,7 @@ class Connection:
         if self._leaving:
             if direction == DOWN:  # the answer to what went out before
                 self._relay.send(DOWN, data)
+                self._inspector.feed_answer(data)
             return
         if direction == UP:
             self._held += data
@@ -289,10 +340,13 @@ class Connection:
 
     def ended(self, direction: int) -> None:
         """Relay's: a direction that is watched, or held, has come to its end."""
+        if self._failed:
+            self.stop(self._failed)
+            return
         if self._verdict:
             self._end_refused()
             return
-        if self._leaving and direction == UP:
+        if self._leaving:
             return
         if direction == UP:
             self._client_ended = True
@@ -330,16 +384,16 @@ class Connection:
             return
         if self._client_ended and not inspector.needs_upstream_head:
             inspector.timed_out()
-        if inspector.refused:
-            assert self._decision is not None
-            self._refuse_speech(inspector.refused, self._decision)
-            return
         count = inspector.ready - self._passed
         if count > 0:
             relay.send(UP, bytes(self._held[:count]))
             del self._held[:count]
             self._context.held -= count
             self._passed += count
+        if inspector.refused:
+            assert self._decision is not None
+            self._refuse_speech(inspector.refused, self._decision)
+            return
         waits = inspector.needs_upstream_head
         if (inspector.splice == -1 or (self._client_ended and waits)) and not self._held:
             relay.free(UP)
@@ -356,10 +410,18 @@ class Connection:
         else:
             relay.watch(UP)
         if self._address:
-            if inspector.splice_upstream == -1:
-                relay.free(DOWN)
+            self._let_answers_go(relay, inspector)
             if inspector.protocol or inspector.splice == -1:
                 self._tell_made()
+
+    def _let_answers_go(self, relay: Relay, inspector: Inspector) -> None:
+        """What of the server's need not be seen."""
+        count, down = inspector.splice_upstream, relay.flows[DOWN]
+        if count == -1 or (self._client_ended and not inspector.needs_upstream_head):
+            relay.free(DOWN)  # nothing of ours will come after it
+        elif count >= _WORTH_SPLICING and not down.allowance:
+            inspector.spliced_upstream(count)
+            relay.limit(DOWN, count)
 
     # --- the record
 
@@ -389,7 +451,7 @@ class Connection:
                 target=render_address(self._target) if self._target else "",
                 ip=render_address(address) if address else "",
                 port=self._port,
-                said="" if inspector is None else inspector.said,
+                said=self._said(allowed=allowed),
                 allowed=allowed,
                 rule=rule,
                 reason=reason,
@@ -397,14 +459,26 @@ class Connection:
                 result=result,
                 pid=self._holder.pid,
                 program=self._holder.program,
+                turn=self._turn,
+                crowded=self._crowded,
                 resolved=" ".join(map(render_address, found[:_MOST_RESOLVED])),
                 resolved_count=len(found),
                 resolve_error="" if resolved is None else resolved.error,
             )
         )
 
-    def _refuse(self, reason: str, rule: str = "", hint: str = "") -> None:
-        """What it said, or where it would go, is not allowed."""
+    def _said(self, *, allowed: bool) -> str:
+        inspector = self._inspector
+        if inspector is None:
+            return ""
+        # what went out before what was refused had the name, for else it had not gone out
+        return self._name if allowed and inspector.refused else inspector.said
+
+    def _refuse(
+        self, reason: str, rule: str = "", hint: str = "", *, answers_first: bool = False
+    ) -> None:
+        """What it said, or where it would go, is not allowed. `answers_first`: what was said before may
+        have its answer."""
         relay = self._relay
         if relay is None or self._leaving:
             return
@@ -415,24 +489,35 @@ class Connection:
             answer = _forbidden(reason)
         if self._timer is not None:
             self._timer.cancel()
-        if self._connect is not None:
-            self._connect.cancel()
-            self._connect = None
         self._forget_held()
         self._leaving = True
         relay.hold(UP)
-        self._refuse_once_delivered(relay, reason, answer, self._context.loop.now + _LAST_WORDS_S)
+        owed = answers_first and self._is_owed(relay)
+        if not owed and self._connect is not None:
+            self._connect.cancel()
+            self._connect = None
+        last_words = _LastWords(relay, reason, answer, self._context.loop.now)
+        self._refuse_once_delivered(last_words, answers_first=owed)
 
-    def _refuse_once_delivered(
-        self, relay: Relay, reason: str, answer: bytes, until: float
-    ) -> None:
-        """What was said before, and may go out, does: a reset would overtake it."""
-        loop = self._context.loop
-        if self._relay is relay and loop.now < until and relay.underway():
-            again = lambda: self._refuse_once_delivered(relay, reason, answer, until)  # noqa: E731
-            loop.after(_DELIVERY_S, again)
-        else:
-            relay.refuse(reason, answer)
+    def _is_owed(self, relay: Relay) -> bool:
+        """Whether an answer to what was said before a refusal is still to come."""
+        inspector = self._inspector
+        assert inspector is not None
+        return inspector.owed and (self._awaits_server or not relay.silent())
+
+    def _refuse_once_delivered(self, last: _LastWords, *, answers_first: bool) -> None:
+        """What was said before, and may go out, does, for a reset would overtake it; and so does its
+        answer, where that comes first."""
+        relay, loop = last.relay, self._context.loop
+        if self._relay is relay:
+            waits = answers_first and (self._is_owed(relay) or relay.answering())
+            quiet_s = last.quiet_s(loop.now)
+            if (waits and quiet_s < _ANSWER_S) or (relay.underway() and quiet_s < _LAST_WORDS_S):
+                pause_s = min(_LONGEST_PAUSE_S, max(_DELIVERY_S, quiet_s / 4))
+                again = lambda: self._refuse_once_delivered(last, answers_first=answers_first)  # noqa: E731
+                loop.after(pause_s, again)
+                return
+        relay.refuse(last.reason, last.answer)
 
     def _refuse_by_words(self, reason: str) -> None:
         """One that is refused whatever it says, and was told of: a client of HTTP reads why, as many
@@ -466,7 +551,7 @@ class Connection:
             reason = f"neither TLS nor HTTP/1 is spoken ({reason})"
             port_alone = "tcp://" if self._port in (80, 443) else ""
             hint = self._rule_for_it(None, port_alone)
-        self._refuse(reason, decision.rule, hint)
+        self._refuse(reason, decision.rule, hint, answers_first=True)
 
     def _forget_held(self) -> None:
         self._context.held -= len(self._held)
@@ -514,6 +599,23 @@ class Connection:
                 )
             )
         self._context.gone(self)
+
+
+class _LastWords:
+    """What a client that is refused is told, once that may be: `quiet_s` says how long nothing has moved
+    between it and the server."""
+
+    __slots__ = ("_moved", "_since", "answer", "reason", "relay")
+
+    def __init__(self, relay: Relay, reason: str, answer: bytes, now: float) -> None:
+        self.relay, self.reason, self.answer = relay, reason, answer
+        self._moved, self._since = relay.moved(), now
+
+    def quiet_s(self, now: float) -> float:
+        moved = self.relay.moved()
+        if moved != self._moved:
+            self._moved, self._since = moved, now
+        return now - self._since
 
 
 def _forbidden(reason: str) -> bytes:

@@ -58,6 +58,7 @@ __all__ = [
     "Query",
     "answer_address",
     "answer_error",
+    "answer_failed",
     "answer_missing",
     "answer_none",
     "answer_pointer",
@@ -230,6 +231,11 @@ def answer_none(query: Query) -> bytes:
 def answer_missing(query: Query) -> bytes:
     """There is no such name (NXDOMAIN)."""
     return _answer(query, NXDOMAIN)
+
+
+def answer_failed(query: Query) -> bytes:
+    """It could not be found out; who asked may ask again (SERVFAIL)."""
+    return _answer(query, SERVFAIL)
 
 
 def answer_pointer(query: Query, name: str, ttl: int = TTL_S) -> bytes:

@@ -113,6 +113,9 @@ class DnsService:
             self._report(found)
         return answer
 
+    def count_malformed(self, wrong: dns.BadQuery) -> None:
+        self._answers.count_malformed(wrong)
+
     def _open(self, client: int, peer: tuple[str, int]) -> None:
         if len(self._streams) >= _MOST_STREAMS:
             os.close(client)
@@ -165,7 +168,10 @@ class _Stream:
                 self._close()
         except BlockingIOError:
             return
-        except (OSError, dns.BadQuery):
+        except dns.BadQuery as bad:
+            self._service.count_malformed(bad)
+            self._close()
+        except OSError:
             self._close()
 
     def _close(self) -> None:

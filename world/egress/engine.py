@@ -25,11 +25,13 @@ from substrate.world.egress.answers import Answers
 from substrate.world.egress.budget import Budget
 from substrate.world.egress.connection import Connection, Context
 from substrate.world.egress.conntrack import ClientPorts
+from substrate.world.egress.crowd import Crowd
 from substrate.world.egress.dns_service import DnsService
-from substrate.world.egress.fakes import Fakes
+from substrate.world.egress.fakes import Fakes, is_fake
 from substrate.world.egress.holders import NOBODY, Holders
+from substrate.world.egress.lookups import Lookups
 from substrate.world.egress.namespace import Plan
-from substrate.world.egress.nft import DNS_PORT, load_rules
+from substrate.world.egress.nft import DNS_PORT, lead_name, load_rules
 from substrate.world.egress.pipes import Pipes
 from substrate.world.egress.published import Published
 from substrate.world.egress.publishing import Publishing
@@ -121,7 +123,7 @@ class Engine:
         self._dns_loopback = tuple(given.get("dns_loopback", ()))
         self._loop = loop.Loop()
         rules = make_rules(given)
-        self._fakes = Fakes()
+        self._fakes = Fakes(lead=self._lead_name) if self._is_filter else Fakes()
         self._holders = _make_holders(given, network)
         self._answers = Answers(rules, self._fakes)
         self._context = Context(
@@ -129,6 +131,7 @@ class Engine:
             pipes=Pipes(self._loop),
             budget=Budget(given["limit_bytes"] or _NO_LIMIT, self._used_up),
             resolver=Resolver(self._loop),
+            lookups=Lookups(given["lookups"]),
             fakes=self._fakes,
             rules=rules,
             report=self.report,
@@ -246,9 +249,20 @@ class Engine:
     def _tell_done(self) -> None:
         """The last word, once nothing is left that something could be told of."""
         if self._finishing and not self._connections and not self._done:
+            self._tell_malformed()
             self._done = True
             self._reports.append(wire.encode(report.DONE, ()))
             self._send()
+
+    def _tell_malformed(self) -> None:
+        """Of packets that were no good questions: one line, however many there were."""
+        count = self._answers.malformed
+        if count:
+            text = (
+                f"packets to the resolver that are no good question, answered at most with an error, and not"
+                f" recorded one by one: {count}; the first: {self._answers.first_wrong}"
+            )
+            self.report(Trouble(time_us=now_us(), text=text))
 
     def _set_stuck(self, stuck: bool) -> None:
         if stuck != self._stuck:
@@ -319,12 +333,18 @@ class Engine:
     def _load(self, rules: Rules, given: dict[str, Any]) -> None:
         """What the packet filter has to know of them."""
         plan = Plan(
-            dns_loopback=self._dns_loopback, ranges=rules.ranges(), host_ports=given["host_ports"]
+            dns_loopback=self._dns_loopback,
+            ranges=rules.ranges(),
+            host_ports=given["host_ports"],
+            names=self._fakes.given(),
         )
         try:
             load_rules(self._network["nft"], plan)
         except OSError as error:
             self.report(Trouble(time_us=now_us(), text=f"rules of the kernel: {error}"))
+
+    def _lead_name(self, address: bytes) -> None:
+        lead_name(self._network["nft"], address)
 
     def _used_up(self) -> None:
         """The budget of bytes is used up: nothing more goes in or out."""
@@ -344,6 +364,7 @@ class Engine:
     ) -> Callable[[int], None]:
         listener = _socket.socket(fileno=fd)
         ports = ClientPorts(self._network.get("nft", -1), listener)
+        crowd = Crowd(listener)
 
         def accept(_: int) -> None:
             for _ in range(_A_ROUND):
@@ -363,7 +384,10 @@ class Engine:
                 os.set_inheritable(client, False)
                 self._numbers += 1
                 who = render_address(parse_address(peer[0])), ports.of(peer)
-                connection = Connection(self._context, client, who, self._numbers, wanted(client))
+                connection = Connection(
+                    *(self._context, client, who, self._numbers, wanted(client)),
+                    crowded=crowd.is_near(),
+                )
                 self._connections.add(connection)
                 connection.start()
 
@@ -457,17 +481,23 @@ class Engine:
         if self._lost_logs >= 0 <= sequence and 0 < missing < 1 << 31:
             text = f"{missing} refused packets were not recorded: there were too many at once"
             self.report(Trouble(time_us=now_us(), text=text))
+            self._context.turns.lose()
         self._lost_logs = sequence
 
     def _refused(self, logged: nflog.Logged) -> None:
         protocol = _PROTOCOLS.get(logged.protocol, f"protocol {logged.protocol}")
         name = self._fakes.name_of(logged.destination) if logged.destination else None
-        reason = ""
+        shown = render_address(logged.destination) if logged.destination else ""
+        reason = hint = ""
         if protocol != "tcp":
             reason = f"{protocol} does not leave a filtered network, only TCP does"
+        elif name is None and is_fake(logged.destination):
+            reason = f"{shown} stands for no name: it is not what a name was answered with here"
         elif logged.destination:
             decision = self._context.rules.address(logged.destination, logged.port)
             reason = "" if decision.allowed else decision.reason
+            host = f"[{shown}]" if ":" in shown else shown
+            hint = f"--allow {name or host}:{logged.port}"
         self._numbers += 1
         holder = NOBODY
         if self._holders is not None and logged.source and logged.destination:
@@ -475,6 +505,9 @@ class Engine:
                 *(protocol, render_address(logged.source), logged.source_port),
                 *(logged.destination, logged.port),
             )
+        turn, sure = 0, True
+        if protocol == "tcp" and logged.destination:
+            turn, sure = self._context.turns.of(logged.source_port, logged.destination, logged.port)
         self.report(
             Refused(
                 connection=self._numbers,
@@ -482,12 +515,15 @@ class Engine:
                 protocol=protocol,
                 client_port=logged.source_port,
                 domain=name or "",
-                ip=render_address(logged.destination) if logged.destination else "",
+                ip=shown,
                 port=logged.port,
                 uid=-1 if logged.uid is None else logged.uid,
                 reason=reason,
+                hint=hint,
                 pid=holder.pid,
                 program=holder.program,
+                turn=turn,
+                crowded=not sure,
             )
         )
 

@@ -17,6 +17,7 @@ from substrate.world.egress.addresses import Range
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections import OrderedDict
+    from collections.abc import Callable
     from typing import Final
 else:
     from _collections import OrderedDict  # `collections` itself is not needed by anything here
@@ -26,32 +27,49 @@ _BASE: Final = int.from_bytes(FAKE_RANGE.address)
 MOST: Final = (1 << 17) - 2  # neither the first nor the last of the range
 
 
+def is_fake(address: bytes) -> bool:
+    """Whether it is one of the range, whether it stands for a name or not."""
+    return len(address) == 4 and FAKE_RANGE.contains(address)
+
+
+def _nothing(_: bytes) -> None:
+    pass
+
+
 class Fakes:
-    """Names and their addresses. `most`: how many addresses are in use at most."""
+    """Names and their addresses. `most`: how many addresses are in use at most; `lead`: is told an
+    address before it is given for the first time; if that raises, it is not given."""
 
-    __slots__ = ("_most", "_names", "_numbers")
+    __slots__ = ("_lead", "_most", "_names", "_numbers")
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MOST, lead: Callable[[bytes], None] = _nothing) -> None:
         if not 1 <= most <= MOST:
             raise ValueError(f"{most} addresses: 1 to {MOST} expected")
-        self._most = most
+        self._most, self._lead = most, lead
         self._numbers: OrderedDict[str, int] = OrderedDict()  # the least recently used first
         self._names: list[str] = []  # [number - 1]
 
     def address_of(self, name: str) -> bytes:
-        """The address of a name (canonical, of names.py), the same as long as it has one."""
+        """The address of a name (canonical, of names.py), the same as long as it has one. Raises what
+        `lead` does."""
         number = self._numbers.get(name)
         if number is not None:
             self._numbers.move_to_end(name)
         else:
             if len(self._names) < self._most:
+                number = len(self._names) + 1
+                self._lead(_address(number))
                 self._names.append(name)
-                number = len(self._names)
             else:
                 _, number = self._numbers.popitem(last=False)
                 self._names[number - 1] = name
             self._numbers[name] = number
-        return (_BASE + number).to_bytes(4)
+        return _address(number)
+
+    def given(self) -> tuple[bytes, ...]:
+        """The first and the last address that were given until now: so was all between them. None
+        is taken back: it goes to another name."""
+        return (_address(1), _address(len(self._names))) if self._names else ()
 
     def name_of(self, address: bytes) -> str | None:
         """The name that an address stands for; counts as a use. None: it stands for none."""
@@ -63,3 +81,7 @@ class Fakes:
         name = self._names[number - 1]
         self._numbers.move_to_end(name)
         return name
+
+
+def _address(number: int) -> bytes:
+    return (_BASE + number).to_bytes(4)

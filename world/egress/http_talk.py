@@ -9,6 +9,7 @@ Sources: RFC 9110 §7.8, §15.2; RFC 6455 §1.3.
 from __future__ import annotations
 
 from substrate.world.egress.http import StatusReader
+from substrate.world.egress.replies import Replies
 from substrate.world.egress.requests import Requests
 from substrate.world.egress.speech import MOST, BadSpeech, show
 
@@ -23,7 +24,7 @@ _MOST_WAITING: Final = 4 * MOST
 
 class HttpTalk:
     """`ready`, `waits`, `done`, `server_done`: as TlsTalk's; `left`: bytes of a body that come
-    after the fed ones; `heads`: how many requests have passed."""
+    after the fed ones; `heads`: how many requests have passed; `replies`: how they are answered."""
 
     __slots__ = (
         "_claims",
@@ -33,6 +34,7 @@ class HttpTalk:
         "done",
         "heads",
         "ready",
+        "replies",
         "server_done",
         "waits",
     )
@@ -40,6 +42,7 @@ class HttpTalk:
     def __init__(self, claims: Claims) -> None:
         self._claims = claims
         self._requests = Requests()
+        self.replies = Replies()
         self._offered: tuple[bytes, ...] = ()
         self._status: StatusReader | None = None
         self.heads = 0
@@ -58,6 +61,7 @@ class HttpTalk:
             while head is not None:
                 self._claims.judge_head(head)
                 self.heads += 1
+                self.replies.expect(head.method)
                 if not self._claims.checked:
                     self.done = True
                     return
@@ -74,12 +78,19 @@ class HttpTalk:
         if requests.held > _MOST_WAITING:
             raise BadSpeech("the client says too much before the server has answered")
 
+    @property
+    def owed(self) -> bool:
+        """Whether an answer to a complete request has not come to its end."""
+        replies = self.replies
+        return replies.lost or replies.expected > self._requests.in_body
+
     def skip(self, count: int) -> None:
         """`count` of the bytes that are `left` went by unseen; `feed(b"")` goes on then."""
         self._requests.skip(count)
 
     def feed_upstream(self, data: bytes) -> None:
         """What the server says. Raises BadSpeech."""
+        self.replies.feed(data)
         status = 0 if self._status is None else self._status.feed(data)
         if not status:
             return

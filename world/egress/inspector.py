@@ -107,6 +107,27 @@ class Inspector:
         if self._talk is not None and not self.refused:
             self._guard(self._talk.feed_upstream, data)
 
+    def _unseen_upstream(self, talk: TlsTalk | HttpTalk) -> int:
+        if not talk.server_done:
+            return 0
+        return talk.replies.left if isinstance(talk, HttpTalk) else -1
+
+    @property
+    def owed(self) -> bool:
+        """Whether the server's answer to what has passed is not complete, as far as that can be told."""
+        return isinstance(self._talk, HttpTalk) and self._talk.owed
+
+    def feed_answer(self, data: bytes) -> None:
+        """What the server says once the client was refused."""
+        if isinstance(self._talk, HttpTalk):
+            self._talk.replies.feed(data)
+
+    def spliced_upstream(self, count: int) -> None:
+        """`count` bytes of the server, `splice_upstream` at most, are going to the client unseen."""
+        if isinstance(self._talk, HttpTalk):
+            self._talk.replies.skip(count)
+            self.splice_upstream = self._unseen_upstream(self._talk)
+
     def spliced(self, count: int) -> None:
         """`count` bytes of the client, `splice` at most, went to the server unseen."""
         if isinstance(self._talk, HttpTalk):
@@ -139,7 +160,7 @@ class Inspector:
                 self._pass(self.protocol)
             elif not self.refused:
                 self.splice = talk.left
-                self.splice_upstream = -1 if talk.server_done else 0
+                self.splice_upstream = self._unseen_upstream(talk)
                 self.needs_upstream_head = talk.waits
         if self.refused:
             self.splice = self.splice_upstream = 0

@@ -6,6 +6,7 @@ Source: getsockopt of SO_ORIGINAL_DST in net/netfilter/nf_conntrack_proto.c; get
 from __future__ import annotations
 
 import _socket
+import os
 
 from substrate.world.egress.addresses import parse_address, render_address
 
@@ -14,10 +15,21 @@ if TYPE_CHECKING:
     from typing import Final
 
 _ORIGINAL_DST: Final = 80
+_LOOKS: Final = 4
 
 
 def original_destination(fd: int, *, v6: bool) -> tuple[bytes, int] | None:
-    """(address, port) of a connection that was accepted; None where it was not led."""
+    """(address, port) of a connection that was accepted; None where it was not led. Of one that was
+    reset, and whose port is used again at this moment, that is not known for an instant."""
+    for _ in range(_LOOKS):
+        target = _look(fd, v6=v6)
+        if target is not None:
+            return target
+        os.sched_yield()
+    return None
+
+
+def _look(fd: int, *, v6: bool) -> tuple[bytes, int] | None:
     socket = _socket.socket(fileno=fd)
     try:
         if v6:

@@ -68,6 +68,7 @@ class Plan:
     ranges: tuple[Range, ...] = ()  # may be connected to by address
     host_ports: tuple[int, ...] = ()  # of loopback, that are the host's
     ports: tuple[int, ...] = ()  # that lead out where there is no packet filter (ports.py)
+    names: tuple[bytes, ...] = ()  # the first and the last address that stand for names by now
 
 
 @value

@@ -10,6 +10,8 @@ The table has three chains at the output hook, in the order in which a packet me
   table with it. Ours are the ports 0-2, DNS, and the host's ports: they, and answers from them,
   must be tracked to be led elsewhere and back. In IPv6 every connection has ::1 as its source.
 - `lead` (nat): sees a connection's first packet only, so those that exist go on when rules change.
+  Of the fake range (fakes.py) it leads what stands for a name: such addresses are given one after
+  another: a table has those that were given before it as a range, and later ones in a set.
 - `refuse`: what is tracked and known, or was led, or goes to loopback, passes; ports 0-2 of
   loopback only when led there: the listeners cannot be reached around the rules. Of ICMP pass
   errors (the kernel's own answers to what is refused), and anything on loopback.
@@ -53,6 +55,7 @@ REFUSED: Final = "refused"
 
 _DNS: Final = 53
 _HOST_PORTS: Final = "host_ports"
+_NAMES: Final = "names"
 #: name of the set, family, address: where, how long
 _RANGES: Final = (("ranges4", AF_INET, 16, 4), ("ranges6", AF_INET6, 24, 16))
 _RAW, _NAT, _FILTER = -300, -100, 0  # the usual priorities: tracking is at -200
@@ -82,8 +85,9 @@ _LOOPBACK6 = _TO_LOOPBACK6 + _bytes_at(nft.NETWORK, 8, b"\0" * 15 + b"\1")
 _FROM_OTHERS = _bytes_at(nft.TRANSPORT, 0, _LAST_OF_OURS, nft.GREATER)
 _TO_OTHERS = _bytes_at(nft.TRANSPORT, 2, _LAST_OF_OURS, nft.GREATER)
 _NOT_TO_DNS = nft.compare(_DNS.to_bytes(2, "big"), nft.UNEQUAL)  # of the port that is loaded
-_TO_FAKE = _IPV4 + nft.load(nft.NETWORK, 16, 4) + nft.mask(b"\xff\xfe\0\0")
-_TO_FAKE += nft.compare(b"\xc6\x12\0\0")  # 198.18.0.0/15
+_TO4 = _IPV4 + nft.load(nft.NETWORK, 16, 4)
+_TO_FAKE = _TO4 + nft.mask(b"\xff\xfe\0\0") + nft.compare(b"\xc6\x12\0\0")  # 198.18.0.0/15
+_TO_NAME = _TO4 + nft.member(_NAMES)
 _TO_DNS = _to_port(_DNS)
 _LEAD_TO_DNS = nft.redirect(DNS_PORT)
 _LEAD_TO_EGRESS = nft.redirect(EGRESS_PORT)
@@ -93,7 +97,7 @@ _LEAD: Final[tuple[tuple[bytes, ...], ...]] = (
     (_TO_LOOPBACK6, _RETURN),
     (_UDP, _TO_DNS, _LEAD_TO_DNS),
     (_TCP, _TO_DNS, _LEAD_TO_DNS),
-    (_TCP, _TO_FAKE, _LEAD_TO_EGRESS),
+    (_TCP, _TO_NAME, _LEAD_TO_EGRESS),
 )
 _REFUSE: Final[tuple[tuple[bytes, ...], ...]] = (
     (nft.state_any(_STATES), _ACCEPT),
@@ -129,6 +133,18 @@ def load_rules(fd: int, plan: Plan) -> None:
         socket.detach()
 
 
+def lead_name(fd: int, address: bytes) -> None:
+    """Leads an address of the fake range, that stands for a name from now on. Who may: as for
+    `load_rules`. It holds when this returns. Raises OSError; then it is refused, as before."""
+    batch = nft.Batch(TABLE)
+    batch.element(_NAMES, address)
+    socket = netlink.borrow(fd, netlink.NETFILTER)
+    try:
+        netlink.command(socket, batch.encode(), batch.last(), "nf_tables", batch.part)
+    finally:
+        socket.detach()
+
+
 def _load(socket: _socket.socket, batch: nft.Batch) -> None:
     request = batch.encode()
     if len(request) > _SMALL_BATCH:
@@ -146,6 +162,7 @@ def _fixed(*, replaced: bool) -> nft.Batch:
     batch.chain("loopback", "filter", _RAW)
     for loopback in (_LOOPBACK4, _LOOPBACK6):
         batch.rule("loopback", loopback, _FROM_OTHERS, _TO_OTHERS, _NOT_TO_DNS, nft.untracked())
+    batch.set(_NAMES, (), 4)
     batch.chain("lead", "nat", _NAT)
     for expressions in _LEAD:
         batch.rule("lead", *expressions)
@@ -170,6 +187,11 @@ def _table(plan: Plan, *, replaced: bool) -> nft.Batch:
     for server in plan.dns_loopback:
         for protocol in (_UDP, _TCP):
             batch.rule("lead", _to(server), protocol, _TO_DNS, _LEAD_TO_DNS, before=True)
+    if plan.names:
+        first, last = plan.names
+        named = nft.compare(first, nft.FROM) + nft.compare(last, nft.UP_TO)
+        batch.rule("lead", _TCP, _TO4, named, _LEAD_TO_EGRESS)
+    batch.rule("lead", _TO_FAKE, _RETURN)  # also where a range of the rules holds it
     for name, number, offset, size in _RANGES:
         spans = merge(r for r in plan.ranges if len(r.address) == size)
         if spans:

@@ -35,7 +35,9 @@ RETURN: Final = -5
 
 EQUAL: Final = 0
 UNEQUAL: Final = 1
+UP_TO: Final = 3
 GREATER: Final = 4
+FROM: Final = 5
 
 NETWORK: Final = 1
 TRANSPORT: Final = 2
@@ -219,6 +221,14 @@ class Batch:
         number = len(self._messages) + 1  # any that no other set of the batch has
         kind = attribute(3, _u32(flags)) + attribute(4, _u32(0)) + attribute(5, _u32(size))
         self._add(f"set {name}", _NEW_SET, CREATE, named + kind + attribute(10, _u32(number)))
+        self._elements(name, elements)
+
+    def element(self, name: str, key: bytes) -> None:
+        """One more of a set that the table has; nothing, where it has that."""
+        self._elements(name, [nested(1, nested(1, attribute(1, key)))])
+
+    def _elements(self, name: str, elements: list[bytes]) -> None:
+        named = self._table + attribute(2, _name(name))
         for at in range(0, len(elements), _ELEMENTS_A_MESSAGE):
             some = nested(3, *elements[at : at + _ELEMENTS_A_MESSAGE])
             self._add(f"elements of {name}", _NEW_ELEMENTS, CREATE, named + some)

@@ -175,6 +175,25 @@ class Relay:
             return False
         return bool(self.flows[UP].waiting() or self.upstream.unacknowledged())
 
+    def answering(self) -> bool:
+        """Whether bytes of the server's are on their way to the client still."""
+        down = self.flows[DOWN]
+        if self.client.fd < 0 or self.client.dead or down.closed:
+            return False
+        more = down.allowance != 0 and not down.ended
+        return bool(more or down.waiting() or self.client.unacknowledged())
+
+    def moved(self) -> tuple[int, int, int]:
+        """Differs from what it was where bytes have moved: into the client's kernel, out of it, and into
+        the server's."""
+        left = 0 if self.client.fd < 0 else self.client.unacknowledged()
+        return self.flows[DOWN].delivered, left, self.flows[UP].delivered
+
+    def silent(self) -> bool:
+        """Whether the server says nothing any more, or has never been there."""
+        down = self.flows[DOWN]
+        return self.upstream.fd < 0 or bool(self.upstream.dead) or down.ended or down.closed
+
     def abort(self, reason: str) -> None:
         """Ends it now: a reset to both, what waits is lost."""
         if not self._over:

@@ -43,9 +43,11 @@ class Attempt:
     """A connection, when it was decided. `target`: the address that the program connected to; `ip`:
     the real one, of a name once it is resolved; `spoken`: tls, http, other, "" where nothing was
     said; `said`: the name in it; `result`: why an allowed one was not made; `hint`: the flag that
-    would allow a refused one, "" where none would. `resolved`: the addresses that the host's resolver
-    gave for the name, with blanks between, as far as these fit; `resolved_count`: how many they were;
-    `resolve_error`: why there were none."""
+    would allow a refused one, "" where none would; `turn`: its number among
+    those from its port to its target (turns.py); `crowded`: others may have come before it that were never
+    accepted, or counted. `resolved`: the addresses that the host's resolver gave for the name, with
+    blanks between, as far as these fit; `resolved_count`: how many they were; `resolve_error`: why there
+    were none."""
 
     connection: int
     time_us: int
@@ -67,6 +69,8 @@ class Attempt:
     resolved: str = ""
     resolved_count: int = 0
     resolve_error: str = ""
+    turn: int = 0
+    crowded: bool = False
 
 
 @value
@@ -97,7 +101,8 @@ class Closed:
 @value
 class Refused:
     """A packet that the kernel refused, as no rule names its address. `client_port`: 0 where the
-    protocol has none; `domain`: for which the address stands, "" where it stands for none."""
+    protocol has none; `domain`: for which the address stands, "" where it stands for none; `hint`: the
+    flag that would allow it, "" where none would; `turn`, `crowded`: as of an Attempt."""
 
     connection: int
     time_us: int
@@ -108,8 +113,11 @@ class Refused:
     port: int
     uid: int
     reason: str
+    hint: str = ""
     pid: int = 0
     program: str = ""
+    turn: int = 0
+    crowded: bool = False
 
 
 @value
@@ -176,7 +184,7 @@ def parse(message: wire.Message) -> Report:
     for index, name in enumerate(names):
         if name in _NUMBERS:
             given[name] = message.number(index)
-        elif name == "allowed":
+        elif name in ("allowed", "crowded"):
             given[name] = message.number(index) == 1
         else:
             given[name] = message.text(index)
@@ -196,6 +204,7 @@ _NUMBERS: Final = frozenset(
         "duration_us",
         "uid",
         "pid",
+        "turn",
         "limit",
         "used",
         "ttl",

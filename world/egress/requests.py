@@ -64,6 +64,11 @@ class Requests:
         return self._state == _HEAD and bool(self._section or self._held) and not self.paused
 
     @property
+    def in_body(self) -> bool:
+        """Whether a head has passed whose request is not complete."""
+        return self._state not in (_HEAD, _JUDGED)
+
+    @property
     def held(self) -> int:
         """How many bytes wait that were not looked at."""
         return len(self._held)

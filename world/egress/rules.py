@@ -104,6 +104,14 @@ class Rules:
         allow, deny = self._allow_names.find(name), self._deny_names.find(name)
         return decide(name, allow, deny, port, "tcp")
 
+    def wildcard_of(self, name: str) -> str:
+        """The domain of the nearest wildcard that lets a name be reached; "" where an allow rule names
+        it, where `*` does, or none."""
+        found = [rule for rule in self._allow_names.find(name) if rule.protocol != "udp"]
+        if not found or not found[0].wildcard or not found[-1].name:
+            return ""
+        return found[0].name
+
     def address(self, address: bytes, port: int, protocol: str = "tcp") -> Decision:
         """A TCP connection, or `udp`, to an address that stands for no name."""
         if protocol not in ("tcp", "udp"):

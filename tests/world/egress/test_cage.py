@@ -154,6 +154,7 @@ def test_the_rules_of_a_world_can_be_changed(backend):
         cage.enter()
         before = namespace.Plan(host_ports=(5432,))
         nft.load_rules(fd, before)
+        nft.lead_name(fd, bytes((198, 18, 0, 1)))
         ours.close()
 
     _in_the_cage(act, enter=False)

@@ -80,3 +80,30 @@ def test_it_is_as_a_list_in_order_of_use(most, calls):
         else:
             assert address not in [entry[1] for entry in used]
         used.append((name, address))
+
+
+def test_an_address_is_led_before_it_is_given_and_once():
+    led = []
+    fakes = Fakes(most=2, lead=led.append)
+    assert fakes.given() == ()
+    first, second = fakes.address_of("a"), fakes.address_of("b")
+    assert led == [first, second]
+    assert fakes.given() == (first, second)
+    assert [fakes.address_of(name) for name in ("a", "c", "d")] == [first, second, first]
+    assert led == [first, second]
+    assert fakes.given() == (first, second)
+
+
+def test_an_address_that_cannot_be_led_is_not_given():
+    fail = [OSError("no memory")]
+
+    def lead(_address):
+        if fail:
+            raise fail.pop()
+
+    fakes = Fakes(lead=lead)
+    with pytest.raises(OSError, match="no memory"):
+        fakes.address_of("a")
+    assert fakes.given() == ()
+    assert fakes.name_of(parse_address("198.18.0.1")) is None
+    assert fakes.address_of("b") == parse_address("198.18.0.1")

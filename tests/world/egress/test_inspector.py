@@ -299,12 +299,30 @@ def test_time_does_not_matter_between_requests_nor_in_a_body():
 
 def test_a_second_request_for_another_host_is_refused():
     found = inspect(GET)
-    assert found.splice_upstream == -1
+    assert (found.splice_upstream, found.owed) == (0, True)  # its answer is looked at
     found.feed(BAD)
     assert "other.example" in found.refused
     assert found.ready == len(GET)
     found.feed(GET)
     assert found.ready == len(GET)
+
+
+def test_what_is_owed_to_a_client_that_is_refused():
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel"
+    found = inspect(GET + BAD)
+    assert found.refused and found.owed
+    found.feed_answer(answer)
+    assert found.owed
+    found.feed_answer(b"lo")
+    assert not found.owed
+    # a request that broke off is not answered
+    found = inspect(POST[:-3])
+    assert not found.owed
+    found = inspect(GET)
+    found.feed_upstream(answer)
+    assert found.splice_upstream == 2
+    found.spliced_upstream(2)
+    assert (found.splice_upstream, found.owed) == (0, False)
 
 
 def test_a_body_is_spliced():

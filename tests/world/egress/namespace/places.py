@@ -39,6 +39,7 @@ PLAN = Plan(
     dns_loopback=(bytes([127, 0, 0, 53]), socket.inet_pton(socket.AF_INET6, "::1")),
     ranges=(NET4, NET6),
     host_ports=(5432, 6379),
+    names=(bytes([198, 18, 0, 1]), bytes([198, 18, 0, 7])),  # FAKE is the last of them
 )
 
 

@@ -1,0 +1,33 @@
+"""Connections from one port to one place are numbered, or it is said that they may not be."""
+
+from substrate.world.egress.turns import Turns
+
+A, B = bytes((198, 18, 0, 1)), bytes((198, 18, 0, 2))
+
+
+def test_each_place_of_each_port_has_its_own_numbers():
+    turns = Turns()
+    assert [turns.of(7, A, 443) for _ in range(3)] == [(0, True), (1, True), (2, True)]
+    assert turns.of(8, A, 443) == (0, True)
+    assert turns.of(8, A, 443) == (1, True)
+
+
+def test_a_port_that_leads_to_several_places_is_not_sure():
+    turns = Turns()
+    assert turns.of(7, A, 443) == (0, True)
+    assert turns.of(7, A, 80) == (0, False)
+    assert turns.of(7, A, 443) == (1, False)
+    assert turns.of(8, B, 443) == (0, True)
+
+
+def test_what_was_missed_or_forgotten_is_not_sure():
+    turns = Turns(most=2)
+    turns.of(7, A, 443)
+    turns.miss(7)
+    assert turns.of(7, A, 443) == (1, False)
+    for port in (1, 2, 3):
+        turns.of(port, A, 443)
+    assert turns.of(1, A, 443) == (0, False)
+    assert turns.of(3, A, 443) == (1, True)
+    turns.lose()
+    assert turns.of(3, A, 443) == (0, False)
