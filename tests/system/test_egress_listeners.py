@@ -368,7 +368,7 @@ def test_ports_of_the_host(place, internet):
 def test_every_event_is_of_its_program(hosts, caller, program, server):
     lines = [line for line in crowd(hosts, 200) if line[1][0] in "pq"]
     rules = [word for port in (4100, 4104, 4105) for word in ("--allow", f"{ALLOW[1]}:{port}")]
-    ran = Ran(hosts, caller, program, lines, *rules)
+    ran = Ran(hosts, caller, program, lines, *rules, *ALLOW[2:])
     assert ran.wrong(program_of) == []
     check_bytes(ran, server, lines)
     assert {said.error for said in ran.said.values()} == {0}
