@@ -182,6 +182,11 @@ def _network(seen: Seen) -> str:
 def _localhost(seen: Seen) -> str:
     if seen.settings.net == "host":
         return ""
+    if seen.settings.net == "veth":
+        return (
+            "localhost in this world is its own, services of the host are not behind it: --host-port of a "
+            "filtered network leads to one"
+        )
     return (
         "localhost in this world is its own, services of the host are not behind it: --host-port "
         "PORT leads one port to the host's"

@@ -19,6 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
+    from substrate.world.egress.report import Linked
+
 NAME: Final = b"net"
 # questions
 STATUS: Final = b"s"
@@ -133,12 +135,18 @@ def rules_of(message: wire.Message) -> tuple[str, list[str]]:
     return action, rules
 
 
-def status_of(rules: dict[str, Any], record: Any) -> str:
-    """The answer to STATUS (schema substrate.net/1)."""
+def status_of(rules: dict[str, Any], record: Any, linked: Linked | None = None) -> str:
+    """The answer to STATUS (schema substrate.net/1). `linked`: of a routed network."""
     import json
 
+    link = {}
+    if linked is not None:
+        addresses = filter(None, (linked.address4, linked.address6))
+        link = {"interface": linked.interface, "addresses": list(addresses)}
     return json.dumps(
         {
+            "mode": rules["mode"],
+            **link,
             "allow": list(rules["allow"]),
             "deny": list(rules["deny"]),
             "private": list(rules["private"]),

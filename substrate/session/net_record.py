@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from substrate.telemetry.trace.envelope import Event
     from substrate.telemetry.trace.events.body import Extra
-    from substrate.world.egress.report import Report
+    from substrate.world.egress.report import Linked, Report
 
 #: bit of a connection's number: it is the egress engine's
 EGRESS: Final = 1 << 52
@@ -132,7 +132,7 @@ class NetRecord:
             domain=found.domain,
             qtype=found.qtype,
             rcode=found.rcode,
-            answers=(found.answer,) if found.answer else (),
+            answers=tuple(found.answer.split()),
             decision=_decision(found.allowed),
             rule=found.rule or None,
             extra=_extra(
@@ -193,7 +193,9 @@ class NetRecord:
             bytes_out=found.bytes_out,
             duration_us=found.duration_us,
             reason=found.reason or None,
-            extra=_extra(found),
+            extra=_extra(
+                found, ("packets_in", found.packets_in), ("packets_out", found.packets_out)
+            ),
         )
         return self._told(body, owner)
 
@@ -215,11 +217,8 @@ class NetRecord:
         host = found.domain or found.ip
         scope = _scope(found.protocol, host, found.port)
         self._scope(scope)[1] += 1
-        if found.protocol == "tcp":
-            end = _endpoint(host, found.port)
-            self._count_refused(found, owner, end, f"--allow {end}")
-        else:
-            self._count_refused(found, owner, scope, "")
+        what = _endpoint(host, found.port) if found.protocol == "tcp" else scope
+        self._count_refused(found, owner, what, found.hint)
         return NetConnect(
             connection=self._base + found.connection,
             proc=None if owner is None else owner.proc,
@@ -239,12 +238,17 @@ class NetRecord:
             ),
         )
 
-    def rules(self, rules: dict[str, Any]) -> Event:
-        """The event of rules that are in force from now on."""
+    def rules(self, rules: dict[str, Any], linked: Linked | None = None) -> Event:
+        """The event of rules that are in force from now on, and of the link that they are for, where it is new."""
         texts = {name: list(rules[name]) for name in ("allow", "deny", "private", "host_ports")}
         digest = sha256_hex(encode(texts))
         layer = PolicyLayer(name="net", digest=digest)
-        body = PolicyLoaded(digest=digest, layers=(layer,), extra=(("net", texts),))
+        extra: list[tuple[str, Any]] = [("net", texts)]
+        if linked is not None:
+            names = ("interface", "address4", "address6", "without_ipv6")
+            known = {name: getattr(linked, name) for name in names}
+            extra.append(("link", {name: text for name, text in known.items() if text}))
+        body = PolicyLoaded(digest=digest, layers=(layer,), extra=tuple(extra))
         return self._told(body, None)
 
     # --- what it came to
@@ -324,7 +328,9 @@ def _endpoint(host: str, port: int) -> str:
 
 
 def _scope(spoken: str, host: str, port: int) -> str:
-    protocol = spoken if spoken in ("tls", "http", "udp", "icmp") else "tcp"
+    protocol = "tcp"
+    if spoken in ("tls", "http", "udp", "icmp", "icmpv6") or spoken.startswith("protocol "):
+        protocol = spoken.replace(" ", "-")
     return f"{protocol}://{_endpoint(host, port)}"
 
 

@@ -31,8 +31,13 @@ class NetPlan:
     host_ports: tuple[int, ...] = ()
 
 
-def net_plan(settings: Settings) -> NetPlan:
-    """What the kernel has to know of the rules; nothing but for a filtered network."""
+def net_plan(settings: Settings, backend: str) -> NetPlan:
+    """What the kernel has to know of the rules; nothing but for a filtered network. Raises UsageError,
+    HostUnsupported for what the mode cannot do."""
+    if settings.net == "veth" and backend != "none":
+        from substrate.session.net_routed import refuse_what_cannot_be
+
+        refuse_what_cannot_be(settings, backend)
     if settings.net != "filtered" or settings.world == "disabled":
         if settings.publish:
             raise UsageError(
@@ -57,6 +62,7 @@ def _ranges(allow: tuple[str, ...]) -> tuple[tuple[bytes, int], ...]:
 def engine_rules(settings: Settings) -> dict[str, Any]:
     """What the engine has to know of them: built-in types (egress.engine)."""
     return {
+        "mode": settings.net,
         "allow": settings.net_allow,
         "deny": settings.net_deny,
         "private": settings.net_private,
@@ -64,19 +70,24 @@ def engine_rules(settings: Settings) -> dict[str, Any]:
         "dns_loopback": _loopback_servers(),
         "limit_bytes": settings.egress_bytes,
         "publish": settings.publish,
+        "range": settings.veth_range,
+        "servers": name_servers() if settings.net == "veth" else (),
     }
 
 
-def _loopback_servers() -> tuple[bytes, ...]:
-    """The name servers on a loopback address, which in a world is its own."""
+def name_servers() -> tuple[bytes, ...]:
+    """Whom libc asks."""
     try:
         with open(_RESOLVER, "rb") as file:
             text = file.read(65536)
     except OSError:
         return (_LOCALHOST,)  # libc asks there, too, when it cannot read the file
-    found = parse_servers(text)
-    loopback = tuple(address for address in found if _is_loopback(address))
-    return loopback if found else (_LOCALHOST,)
+    return tuple(parse_servers(text)) or (_LOCALHOST,)
+
+
+def _loopback_servers() -> tuple[bytes, ...]:
+    """The name servers on a loopback address, which in a world is its own."""
+    return tuple(address for address in name_servers() if _is_loopback(address))
 
 
 def parse_servers(text: bytes) -> list[bytes]:

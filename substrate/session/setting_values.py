@@ -21,6 +21,7 @@ from substrate.session.settings_table import (
     PATHS,
     PORTS,
     PUBLISHED,
+    RANGE,
     RANGES,
     RULES,
     SECONDS,
@@ -87,6 +88,8 @@ def read(setting: Setting, raw: object, base: Base) -> Any:
         return _cpus(raw)
     if kind in (RULES, RANGES):
         return tuple(_net(kind, item) for item in _list(raw, kind))
+    if kind == RANGE:
+        return _range(raw)
     if kind == PORTS:
         return tuple(_port(item) for item in _list(raw, "ports"))
     if kind == PUBLISHED:
@@ -167,6 +170,16 @@ def _net(kind: str, raw: object) -> str:
 
         parse_range(raw)
     return raw
+
+
+def _range(raw: object) -> str:
+    from substrate.world.egress.addresses import parse_range
+
+    if isinstance(raw, str):
+        found = parse_range(raw)
+        if len(found.address) == 4 and found.bits <= 31:
+            return raw
+    raise ValueError("a range of IPv4 with two addresses at least, such as 100.127.0.0/16")
 
 
 def _port(raw: object) -> int:

@@ -53,6 +53,9 @@ _OWN_ADDRESS: Final = b"\xc6\x13\xff\xff"
 #: no such family; disabled on lo (there is no ::1 then)
 _NO_IPV6: Final = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES, errno.EADDRNOTAVAIL)
 _BACKLOG: Final = 1024
+#: names by UDP and TCP, connections
+_DNS_ONLY: Final = ((SOCK_DGRAM, DNS_PORT), (SOCK_STREAM, DNS_PORT))
+_PLACES: Final = (*_DNS_ONLY, (SOCK_STREAM, EGRESS_PORT))
 #: what is accepted has these, too. A connection whose client has said its last is forgotten by
 #: the connection table after a minute of silence, and is broken then: so there is no such minute.
 _KEEP: Final = (
@@ -125,6 +128,15 @@ def make(plan: Plan) -> Sockets:
     )
 
 
+def listeners() -> dict[str, int]:
+    """The resolver's listeners alone, as of `Sockets`, in the current network namespace. Raises OSError."""
+    opened: list[_socket.socket] = []
+    _listen(AF_INET, "127.0.0.1", opened, _DNS_ONLY)
+    _listen_ipv6(opened, _DNS_ONLY)
+    names = ("dns_udp4", "dns_tcp4", "dns_udp6", "dns_tcp6")
+    return {name: socket.detach() for name, socket in zip(names, opened, strict=False)}
+
+
 def _set_routes() -> bool:
     """Sets lo up and makes every address a local one, in one request. Whether there is IPv6."""
     up = struct.pack("=BBHiII", 0, 0, 0, _LO, _UP, _UP)
@@ -163,9 +175,14 @@ def _local_default(family: int, sequence: int, flags: int) -> bytes:
     return netlink.message(_NEW_ROUTE, wanted, sequence, body)
 
 
-def _listen(family: int, address: str, opened: list[_socket.socket]) -> None:
-    """The three listeners of a family: names by UDP and TCP, connections."""
-    for kind, port in ((SOCK_DGRAM, DNS_PORT), (SOCK_STREAM, DNS_PORT), (SOCK_STREAM, EGRESS_PORT)):
+def _listen(
+    family: int,
+    address: str,
+    opened: list[_socket.socket],
+    places: tuple[tuple[int, int], ...] = _PLACES,
+) -> None:
+    """The listeners of a family."""
+    for kind, port in places:
         try:
             socket = _socket.socket(family, kind | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
             opened.append(socket)
@@ -182,11 +199,13 @@ def _listen(family: int, address: str, opened: list[_socket.socket]) -> None:
             raise netlink.failure(error.errno or errno.EIO, step) from None
 
 
-def _listen_ipv6(opened: list[_socket.socket]) -> None:
+def _listen_ipv6(
+    opened: list[_socket.socket], places: tuple[tuple[int, int], ...] = _PLACES
+) -> None:
     """The same for ::1; nothing where the family is missing."""
     ipv4 = len(opened)
     try:
-        _listen(AF_INET6, "::1", opened)
+        _listen(AF_INET6, "::1", opened, places)
     except OSError as error:
         if error.errno not in _NO_IPV6:
             raise

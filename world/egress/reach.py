@@ -67,7 +67,9 @@ def refusal(texts: Iterable[str]) -> str:
     for text in texts:
         rule = parse_rule(text, "deny")
         if rule.range is None:
-            return f"the rule {text} names a host, and a routed network knows addresses only: {_FORMS}"
+            return (
+                f"the rule {text} names a host, and a routed network knows addresses only: {_FORMS}"
+            )
         if rule.protocol in ("tls", "http"):
             return (
                 f"the rule {text} is about what is said, which a routed network does not look at: "
@@ -92,12 +94,15 @@ class Policy:
         self._own = frozenset(own)
         self._blocks = {size: _blocks(size, self._own) for size in _SIZES}
         closed = {size: self._closed(size) for size in _SIZES}
+        areas: list[tuple[Rule | None, dict[int, Spans]]]
         if self._allow:
             areas = [(rule, self._area(rule, closed)) for rule in self._allow]
         else:
             areas = [(None, {size: subtract(whole(size), closed[size]) for size in _SIZES})]
         own_spans = {
-            size: merge_spans(span_of(Range(address=a, bits=8 * size)) for a in self._own if len(a) == size)
+            size: merge_spans(
+                span_of(Range(address=a, bits=8 * size)) for a in self._own if len(a) == size
+            )
             for size in _SIZES
         }
         reached = {
@@ -115,9 +120,9 @@ class Policy:
         """(allowed, the rule that decides or "", why) of a packet; `protocol`: tcp, udp, icmp, ….
         What the packet filter does is `reach`; this says it in words."""
         shown = render_address(address)
-        for rule in self._deny:
-            if _speaks_of(rule, port, protocol) and self._denies(rule, address):
-                return False, rule.text, f"{shown} is denied by {rule.text}"
+        denied = self.denies(address, port, protocol)
+        if denied:
+            return False, denied, f"{shown} is denied by {denied}"
         value_of = int.from_bytes(address, "big")
         for match in self.reach.allowed:
             spans = match.spans4 if len(address) == 4 else match.spans6
@@ -127,11 +132,22 @@ class Policy:
                 return True, text, f"allowed by {text}" if text else "no rule denies it"
         kind = self._kind(address)
         if kind:
-            return False, "", f"{shown} is special ({kind}): only a private range or a rule of it opens it"
+            return (
+                False,
+                "",
+                f"{shown} is special ({kind}): only a private range or a rule of it opens it",
+            )
         if any(rule.range is not None and rule.range.contains(address) for rule in self._allow):
             where = f"{protocol} port {port}" if port else protocol
             return False, "", f"{where} of {shown} is not allowed"
         return False, "", f"no rule names {shown}"
+
+    def denies(self, address: bytes, port: int, protocol: str) -> str:
+        """The rule that denies it, "" where none does."""
+        for rule in self._deny:
+            if _speaks_of(rule, port, protocol) and _holds(rule, address):
+                return rule.text
+        return ""
 
     def hint(self, address: bytes, port: int, protocol: str) -> str:
         """The flag that would allow what was refused; "" where a rule denies it."""
@@ -155,13 +171,13 @@ class Policy:
 
     def _naming(self, address: bytes, port: int, protocol: str) -> Rule | None:
         for rule in self._allow:
-            if rule.range is not None and rule.range.contains(address) and _speaks_of(rule, port, protocol):
+            if (
+                rule.range is not None
+                and rule.range.contains(address)
+                and _speaks_of(rule, port, protocol)
+            ):
                 return rule
         return None
-
-    def _denies(self, rule: Rule, address: bytes) -> bool:
-        assert rule.range is not None
-        return rule.range.contains(address) or any(map(rule.range.contains, embedded(address)))
 
     # --- spans
 
@@ -182,7 +198,8 @@ class Policy:
             merge_spans(
                 span_of(given)
                 for given in self._private
-                if len(given.address) == size and (block.covers(given) or (own and given.covers(block)))
+                if len(given.address) == size
+                and (block.covers(given) or (own and given.covers(block)))
             ),
         )
 
@@ -272,6 +289,11 @@ def _matches(areas: list[tuple[Rule | None, dict[int, Spans]]]) -> tuple[Match, 
         )
         for (protocol, low, high), found in grouped.items()
     )
+
+
+def _holds(rule: Rule, address: bytes) -> bool:
+    assert rule.range is not None
+    return rule.range.contains(address) or any(map(rule.range.contains, embedded(address)))
 
 
 def _speaks_of(rule: Rule, port: int, protocol: str) -> bool:

@@ -100,7 +100,10 @@ def host_batch(name: str, ends: Ends, reach: Reach, *, replaced: bool) -> nft.Ba
     rules = _Rules(batch)
     for chain in ("from", "to"):
         batch.inner_chain(chain)
-    for source in (_not_source(_IPV4, _SOURCE4, ends.world4), _not_source(_IPV6, _SOURCE6, ends.world6)):
+    for source in (
+        _not_source(_IPV4, _SOURCE4, ends.world4),
+        _not_source(_IPV6, _SOURCE6, ends.world6),
+    ):
         batch.rule("from", source, _DROP)
     prohibit = nft.reject_prohibited()
     rules.add("from", reach.denied, prohibit)
@@ -171,7 +174,9 @@ class _Rules:
 
 def _ports(match: Match) -> list[tuple[bytes, ...]]:
     """Expressions for protocol and ports: rules, of which one must fit."""
-    protocols = {"tcp": [_TCP], "udp": [_UDP], "": [_TCP, _UDP] if match.low else []}[match.protocol]
+    protocols = {"tcp": [_TCP], "udp": [_UDP], "": [_TCP, _UDP] if match.low else []}[
+        match.protocol
+    ]
     if not protocols:
         return [()]
     if not match.low:

@@ -39,8 +39,6 @@ _PERMANENT: Final = 0x80
 _NO_LINK_LOCAL: Final = 1  # IN6_ADDR_GEN_MODE_NONE
 _MTU: Final = 1500
 _CLONE_NEWNET: Final = 0x40000000
-#: of ping(8) without a capability: every group of the world may
-_PING: Final = b"0 2147483647"
 
 
 class NoPlace(Exception):
@@ -75,7 +73,7 @@ def look_at_host() -> Host:
     """Raises Failed."""
     with _step("look at the host's network"), IPRoute() as route:
         own = [parse_address(a.get("IFA_LOCAL") or a.get("IFA_ADDRESS")) for a in route.get_addr()]
-        taken, uplinks = [], {}
+        taken, uplinks = [], dict[int, int]()
         for family, size in ((AF_INET, 4), (AF_INET6, 16)):
             for found in route.get_routes(family=family):
                 bits, index = found["dst_len"], found.get("RTA_OIF")
@@ -181,7 +179,6 @@ def _claim(outside: Any, host: Host, within: Range, start: int, world: int) -> P
 def _inside(ends: Ends, host_mac: str) -> str:
     """The world's end, in its namespace; its MAC address."""
     with _step("the world's end"), IPRoute() as inside:
-        _write("/proc/sys/net/ipv4/ping_group_range", _PING)
         (index,) = inside.link_lookup(ifname=INSIDE)
         inside.link("set", index=1, state="up")
         _end(inside, index, ends.world4, ends.world6)
@@ -216,7 +213,12 @@ def _quiet_ipv6() -> dict[str, Any]:
 def _neighbour(route: Any, index: int, address: bytes, mac: str) -> None:
     """Known beforehand: neither end asks for the other one."""
     route.neigh(
-        "replace", family=AF_INET6, ifindex=index, dst=render_address(address), lladdr=mac, state=_PERMANENT
+        "replace",
+        family=AF_INET6,
+        ifindex=index,
+        dst=render_address(address),
+        lladdr=mac,
+        state=_PERMANENT,
     )
 
 
