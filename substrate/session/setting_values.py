@@ -87,7 +87,7 @@ def read(setting: Setting, raw: object, base: Base) -> Any:
     if kind == CPUS:
         return _cpus(raw)
     if kind in (RULES, RANGES):
-        return tuple(_net(kind, item) for item in _list(raw, kind))
+        return tuple(_net(setting, item) for item in _list(raw, kind))
     if kind == RANGE:
         return _range(raw)
     if kind == PORTS:
@@ -157,14 +157,14 @@ def _pairs(raw: object) -> tuple[tuple[bytes, bytes], ...]:
     return tuple(pairs)
 
 
-def _net(kind: str, raw: object) -> str:
+def _net(setting: Setting, raw: object) -> str:
     """A rule or a range, as it was written: what it means, the world's network says."""
     if not isinstance(raw, str):
-        raise ValueError("rules as texts" if kind == RULES else "ranges as texts")
-    if kind == RULES:
+        raise ValueError("rules as texts" if setting.kind == RULES else "ranges as texts")
+    if setting.kind == RULES:
         from substrate.world.egress.rules import parse_rule
 
-        parse_rule(raw, "allow")
+        parse_rule(raw, setting.key.removeprefix("net."))
     else:
         from substrate.world.egress.addresses import parse_range
 

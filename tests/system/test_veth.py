@@ -30,6 +30,7 @@ PYTHON = "/usr/bin/python3"
 PROJECT = Path(__file__).resolve().parents[2]
 #: headers of a datagram without options
 UDP4, UDP6 = 28, 48
+NOTES = "203.0.113.91"
 #: names of the tables of the packet filter in a network namespace, by a dump (NFT_MSG_GETTABLE)
 _TABLES = """
 import socket, struct
@@ -105,6 +106,11 @@ def talk(place, *words, options=()):
     return [json.loads(told) for told in ran.stdout.splitlines()], ran
 
 
+def is_python(ran, body):
+    """Whether an event is of the program that talks."""
+    return ran.program(body["proc"]).startswith("python3")
+
+
 def one_of(ran, kind, **wanted):
     """The body of the one event of a kind that says this."""
     (found,) = [b for b in ran.of(kind) if wanted.items() <= b.items()]
@@ -154,7 +160,7 @@ def test_datagrams(every_place, which):
         }
         body = one_of(ran, "net_connect", port=port, protocol="udp")
         assert (body["ip"], body["decision"], body["rule"]) == (address, "allow", None)
-        assert ran.program(body["proc"]) == "python3"
+        assert is_python(ran, body)
         close = one_of(ran, "net_close", connection=body["connection"])
         assert (close["packets_in"], close["packets_out"]) == (count, count)
         assert (close["bytes_in"], close["proc"]) == (counted, body["proc"])
@@ -165,13 +171,11 @@ def test_datagrams(every_place, which):
 
 
 def _wire(hosts):
-    """(bytes, packets) of IP that the server's end of the wire has received and sent."""
-    (link,) = json.loads(hosts.server.run("ip", "-j", "-s", "link", "show", "wan"))
-    both = []
-    for way in ("rx", "tx"):
-        counts = link["stats64"][way]
-        both.append(counts["bytes"] - 14 * counts["packets"])
-    return both
+    """Bytes of IPv4 packets that the servers' machine has received and sent."""
+    lines = hosts.server.run("cat", "/proc/net/netstat").splitlines()
+    names, counts = (line.split() for line in lines if line.startswith("IpExt:"))
+    known = dict(zip(names, counts, strict=True))
+    return int(known["InOctets"]), int(known["OutOctets"])
 
 
 def test_connections(every_place):
@@ -192,7 +196,9 @@ def test_connections(every_place):
     assert 300000 < went < 330000
     body = one_of(ran, "net_connect", port=7)
     assert (body["ip"], body["protocol"], body["reason"]) == (address, "tcp", "no rule denies it")
-    assert ran.program(body["proc"]) == "python3"
+    assert is_python(ran, body)
+    close = one_of(ran, "net_close", connection=body["connection"])
+    assert "reason" not in close and 0 < close["duration_us"] < 5_000_000
 
 
 def test_what_was_sent_leaves_before_the_end(place):
@@ -239,7 +245,7 @@ def test_a_name_server_on_the_hosts_loopback(place):
         assert b"203.0.113.77" in ran.stdout
         # a rule that denies the server takes it away
         ran = place.run("getent ahostsv4 stub.example.net", *VETH, "--deny", "127.0.0.53", status=2)
-        assert ran.of("dns_query") == []
+        assert [b for b in ran.of("dns_query") if b["decision"] != "observed"] == []
     finally:
         place.hosts.resolv_conf.write_text(before)
 
@@ -275,7 +281,7 @@ def test_special_addresses_are_refused(every_place):
         f"{plan.METADATA[0]}:80: {plan.METADATA[0]} is special (metadata): only a private range or a rule of it"
         f" opens it; --private {plan.METADATA[0]} allows it"
     )
-    assert ran.who[0] == "python3"
+    assert ran.who[0].startswith("python3")
 
 
 def test_private_opens(place):
@@ -322,7 +328,7 @@ def test_allow_is_a_list(place):
     assert place.hosts.udp.address and place.hosts.raw.address
     words = [f"udp:{plan.UDP[0]}:7:10:1", f"udp:{plan.UDP[0]}:443:10:1", f"tcp:{plan.RAW[0]}:7:10"]
     told, ran = talk(place, *words, options=["--allow", f"udp://{plan.UDP[0]}:7"])
-    assert told[0] == 10 and told[1] in ("ECONNREFUSED", "EACCES") and told[2] == "ECONNREFUSED"
+    assert told[0] == 10 and told[1] == "EPERM" and told[2] == "ECONNREFUSED"
     assert [packet.port for packet in place.hosts.packets()] == [7]
     hints = [line.rpartition("; ")[2] for line in ran.told]
     assert hints == [
@@ -374,7 +380,7 @@ def test_what_it_cannot_hold_to_is_an_error(place, options, wanted):
         [place.caller.command, "--fresh", *VETH, *options, "-c", "echo ran"],
         cwd=place.caller.work, env=place.caller.environ, status=None,
     )  # fmt: skip
-    assert done.returncode == 125 and b"ran" not in done.stdout, done
+    assert done.returncode == 2 and b"ran" not in done.stdout, done
     assert wanted.encode() in done.stderr, done.stderr
     assert place.caller.sessions() == []
 
@@ -453,8 +459,8 @@ def test_the_network_cannot_be_changed(every_place):
         " echo 0 > /proc/sys/net/netfilter/nf_conntrack_acct"
     )
     line = (
-        f"{show} > a; {PYTHON} -I -S {scene.program('egress_reach.py')} configure; ({more}) 2> errors;"
-        f" {show} > b; cmp a b && cat errors >&2;"
+        f"({show}) > a; {PYTHON} -I -S {scene.program('egress_reach.py')} configure; ({more}) > said 2> errors;"
+        f" ({show}) > b; cmp a b && cat errors >&2;"
         f" {PYTHON} -I -S talk.py udp:{plan.UDP[0]}:7:10:1 connect:{plan.PRIVATE[0]}:80"
     )
     ran = every_place.run(line, *VETH)
@@ -529,30 +535,41 @@ def test_many_at_once(place):
 
 _SEND = (
     f'{PYTHON} -I -S -c "import socket, time\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n'
-    f"s.connect(('{plan.UDP[0]}', 7))\nprint('ready', flush=True)\nwhile True:\n  try: s.send(b'x')\n"
+    f"s.connect(('{NOTES}', 7))\nprint('ready', flush=True)\nwhile True:\n  try: s.send(b'x')\n"
     '  except OSError: pass\n  time.sleep(0.002)"'
 )
 
 
-def _sending(scene):
+@pytest.fixture(scope="session")
+def listener(internet):
+    """Takes datagrams and does not answer."""
+    return internet.serve("notes.example.net", (NOTES,), (), "raw", ports={}, udp_ports=(7,))
+
+
+@pytest.fixture
+def sending(scene, listener):
     """A world that sends all the time: its supervisor, and who serves its network."""
-    assert scene.hosts.udp.address
+    listener.forget()
     process = scene.start(_SEND, options=VETH)
-    assert process.stdout.readline() == b"ready\n", process.stderr.read()
-    until(scene.hosts.udp.datagrams, lambda found: len(found) > 10)
-    return process, engine_of(process.pid, scene.hosts.client.namespaces()["net"])
+    try:
+        assert process.stdout.readline() == b"ready\n", process.stderr.read()
+        until(listener.datagrams, lambda found: len(found) > 10)
+        yield process, engine_of(process.pid, scene.hosts.client.namespaces()["net"])
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
 
 
 def _nothing_is_left(scene):
     until(lambda: left_on(scene.hosts), lambda found: found == [], 5)
-    scene.hosts.packets()
+    before = len(scene.hosts.packets())
     time.sleep(0.2)  # for whatever might still be sent
-    assert scene.hosts.packets() == []
+    assert len(scene.hosts.packets()) == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_supervisor_killed(scene, number):
-    process, network = _sending(scene)
+def test_supervisor_killed(scene, sending, number):
+    process, network = sending
     (zygote,) = children(process.pid)
     process.send_signal(number)
     process.communicate(timeout=20)
@@ -560,8 +577,8 @@ def test_supervisor_killed(scene, number):
     _nothing_is_left(scene)
 
 
-def test_zygote_killed(scene):
-    process, network = _sending(scene)
+def test_zygote_killed(scene, sending):
+    process, network = sending
     (zygote,) = children(process.pid)
     os.kill(zygote, signal.SIGKILL)
     process.communicate(timeout=20)
@@ -569,25 +586,20 @@ def test_zygote_killed(scene):
     _nothing_is_left(scene)
 
 
-def test_who_serves_is_killed(scene):
+def test_who_serves_is_killed(scene, sending):
     """The link goes with it, the command goes on without, and the record says so."""
-    process, network = _sending(scene)
-    try:
-        os.kill(network, signal.SIGKILL)
-        _nothing_is_left(scene)
-        assert process.poll() is None
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
+    process, network = sending
+    os.kill(network, signal.SIGKILL)
+    _nothing_is_left(scene)
+    assert process.poll() is None
+    process.terminate()
+    process.wait(timeout=20)
     assert any("ended early" in text for b in scene.told("coverage") for text in b["blind_spots"])
     scene.caller.verify()
 
 
-def test_who_serves_is_shut_in(scene):
-    process, network = _sending(scene)
-    fields = status_of(network)
-    process.terminate()
-    process.communicate(timeout=20)
+def test_who_serves_is_shut_in(sending):
+    fields = status_of(sending[1])
     assert int(fields["CapEff"], 16) & ~(1 << 12) == 0
     assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
 
@@ -595,10 +607,9 @@ def test_who_serves_is_shut_in(scene):
 # --- while it runs
 
 
-def test_status_and_other_rules(place, scene):
+def test_status_and_other_rules(place, scene, sending):
     """What a new rule denies ends at once; an allow rule is no way to close the rest by surprise."""
     hosts, caller = place.hosts, place.caller
-    assert hosts.udp.address
 
     def net(*words, status=0):
         done = hosts.run(
@@ -606,28 +617,23 @@ def test_status_and_other_rules(place, scene):
         )
         return (done.stdout + done.stderr).decode()
 
-    process = scene.start(_SEND, options=VETH)
-    try:
-        assert process.stdout.readline() == b"ready\n", process.stderr.read()
-        shown = until(lambda: net("status"), lambda text: "udp://" in text)
-        assert "allow:      everything that is not special or denied" in shown
-        assert "link:       substrate" in shown
-        assert "udp://203.0.113.14:7  1 connections" in shown
-        found = json.loads(net("status", "--format", "json"))
-        assert found["mode"] == "veth" and found["interface"].startswith("substrate")
-        assert "begin with --allow" in net("allow", "203.0.113.13", status=3)
-        assert "names a host" in net("deny", "example.net", status=3)
-        net("deny", plan.UDP[0])
-        hosts.packets()
-        count = len(hosts.udp.datagrams())
-        time.sleep(0.2)
-        assert len(hosts.udp.datagrams()) <= count + 1 and hosts.packets() == []
-        assert "is denied by 203.0.113.14" in net("status")
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
+    shown = until(lambda: net("status"), lambda text: "udp://" in text)
+    assert "allow:      everything that is not special or denied" in shown
+    assert "link:       substrate" in shown
+    assert f"udp://{NOTES}:7  1 connections" in shown
+    found = json.loads(net("status", "--format", "json"))
+    assert found["mode"] == "veth" and found["interface"].startswith("substrate")
+    assert "begin with --allow" in net("allow", "203.0.113.13", status=3)
+    assert "names a host" in net("deny", "example.net", status=3)
+    net("deny", NOTES)
+    count = len(hosts.packets())
+    time.sleep(0.2)  # for whatever might still be sent
+    assert len(hosts.packets()) == count
+    assert f"is denied by {NOTES}" in net("status")
+    sending[0].terminate()
+    sending[0].wait(timeout=20)
     closes = scene.told("net_close")
-    assert [body["reason"] for body in closes] == ["203.0.113.14 is denied by 203.0.113.14"]
+    assert [body["reason"] for body in closes] == [f"{NOTES} is denied by {NOTES}"]
 
 
 def test_more_is_allowed_while_it_runs(place, scene):

@@ -8,6 +8,7 @@ over; bounded: of those beyond so many the beginning is told with the end.
 from __future__ import annotations
 
 from substrate.world.egress.addresses import render_address
+from substrate.world.egress.flows import ENDED, RESET
 from substrate.world.egress.holders import NOBODY
 from substrate.world.egress.report import Attempt, Closed
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from substrate.world.egress.report import Report
 
 _MOST: Final = 65536
+#: how a TCP connection was ended, by its state
+_CLOSED: Final = {ENDED: "", RESET: "reset"}
 PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 
 
@@ -41,11 +44,17 @@ class FlowBook:
         self.policy = policy
         self._report, self._number, self._holders = report, number, holders
         self._known: dict[bytes, tuple[int, int, Flow]] = {}  # number, when it began, flow
+        self._closed: dict[bytes, tuple[int, str]] = {}  # when, and how
         self._denied: dict[bytes, str] = {}
 
-    def began(self, flow: Flow, now_us: int) -> None:
-        if self._is_told(flow) and flow.key not in self._known and len(self._known) < _MOST:
+    def changed(self, flow: Flow, now_us: int) -> None:
+        """It began, or is in another state."""
+        if not self._is_told(flow):
+            return
+        if flow.key not in self._known and len(self._known) < _MOST:
             self._begin(flow, now_us)
+        if flow.state in _CLOSED and flow.key in self._known:
+            self._closed.setdefault(flow.key, (now_us, _CLOSED[flow.state]))
 
     def over(self, flow: Flow, now_us: int, why: str = "") -> None:
         """`flow` has the counts."""
@@ -55,6 +64,7 @@ class FlowBook:
         if not number:
             number, began_us = self._begin(flow, now_us)
             del self._known[flow.key]
+        now_us, why = self._closed.pop(flow.key, (now_us, _CLOSED.get(flow.state, why)))
         self._report(
             Closed(
                 connection=number,

@@ -3,7 +3,7 @@
 A flow is an entry of that table in the world's network namespace: a TCP connection, or datagrams, or
 echoes, between two ends that follow each other closely enough (conntrack forgets UDP after 30 s to 2 min of
 silence). It is told when its first packet leaves, and when the kernel forgets it, or the world is
-over, with what was counted. Bytes are those of IP packets: headers and what was sent again are in them.
+over, with what was counted; of a TCP connection also when it was ended. Bytes are those of IP packets: headers and what was sent again are in them.
 What it is not: it does not know whether a server took a connection; one that nobody answered has no
 bytes in.
 
@@ -34,11 +34,13 @@ _SUBSYSTEM: Final = 1
 _NEW, _GET, _DELETE = 0, 1, 2
 _DUMP: Final = 0x300
 _DONE: Final = 3
-_ORIGINAL, _REPLY, _COUNTED_OUT, _COUNTED_IN, _ID = 1, 2, 9, 10, 12
+_ORIGINAL, _REPLY, _PROTOCOL_INFO, _COUNTED_OUT, _COUNTED_IN, _ID = 1, 2, 4, 9, 10, 12
 _IP, _PROTOCOL = 1, 2
 _NUMBER, _SOURCE_PORT, _PORT = 1, 2, 3
+#: of a TCP connection: both have ended it and know that; it was reset (enum tcp_conntrack)
+ENDED, RESET = 7, 8
 _SOL_NETLINK, _ADD_MEMBERSHIP, _BROADCAST_ERROR = 270, 1, 4
-_GROUPS: Final = (1, 3)  # NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_DESTROY
+_GROUPS: Final = (1, 2, 3)  # NFNLGRP_CONNTRACK_NEW, _UPDATE, _DESTROY
 _SO_RCVBUFFORCE: Final = 33
 _EVENTS_BYTES: Final = 4 << 20
 _ANSWER_BYTES: Final = 65536
@@ -49,7 +51,7 @@ _MOST_DATAGRAMS: Final = 1 << 16
 @value
 class Flow:
     """`source` is whoever began it. Addresses of 4 or 16 bytes; ports 0 where there are none. `reply_from`:
-    whom the answers come from, before they are translated back. Counts are 0 in the beginning. `tuple`: what
+    whom the answers come from, before they are translated back. Counts are 0 before the end; `state`: of TCP, 0 where it is not told. `tuple`: what
     names it to the kernel."""
 
     protocol: int
@@ -60,6 +62,7 @@ class Flow:
     reply_from: bytes
     id: bytes
     tuple: bytes
+    state: int
     packets_out: int
     bytes_out: int
     packets_in: int
@@ -77,12 +80,13 @@ def listen(socket: _socket.socket) -> None:
     except OSError:  # not root of the host: as much as net.core.rmem_max allows
         socket.setsockopt(SOL_SOCKET, SO_RCVBUF, _EVENTS_BYTES)
     socket.setsockopt(_SOL_NETLINK, _BROADCAST_ERROR, 1)
+    socket.bind((0, 0))  # without a number of its own it is the kernel's, who does not hear itself
     for group in _GROUPS:
         socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
 
 
 def parse(datagram: bytes) -> list[tuple[bool, Flow]]:
-    """(whether it is over, flow) for the events of a datagram. Raises netlink.BadMessage."""
+    """(whether it is over, flow) for the events of a datagram: beginnings, changes of state, ends. Raises netlink.BadMessage."""
     found = []
     for message in netlink.parse_messages(datagram):
         if message.kind in (_SUBSYSTEM << 8 | _NEW, _SUBSYSTEM << 8 | _DELETE):
@@ -155,6 +159,7 @@ def _flow(body: bytes) -> Flow | None:
         reply_from=reply_from,
         id=attributes.get(_ID, b""),
         tuple=original,
+        state=_state(attributes.get(_PROTOCOL_INFO, b"")),
         packets_out=packets_out,
         bytes_out=bytes_out,
         packets_in=packets_in,
@@ -172,6 +177,12 @@ def _ends(raw: bytes) -> tuple[bytes, int, bytes, int, int]:
     number = protocol.get(_NUMBER, b"\0")[0]
     ports = [int.from_bytes(protocol.get(kind, b""), "big") for kind in (_SOURCE_PORT, _PORT)]
     return source, ports[0], target, ports[1], number
+
+
+def _state(raw: bytes) -> int:
+    for kind in (1, 1):  # CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_STATE
+        raw = parse_attributes(raw).get(kind, b"")
+    return raw[0] if raw else 0
 
 
 def _counts(raw: bytes) -> tuple[int, int]:

@@ -361,7 +361,7 @@ class Network:
                 if over:
                     self._book.over(flow, now_us())
                 else:
-                    self._book.began(flow, now_us())
+                    self._book.changed(flow, now_us())
 
     def _refused(self, logged: Logged) -> None:
         protocol = PROTOCOLS.get(logged.protocol, f"protocol {logged.protocol}")
