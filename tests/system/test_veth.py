@@ -71,6 +71,12 @@ def host(hosts: Hosts):
         hosts.client.configure(dict.fromkeys(FORWARD, 0), [])
 
 
+@pytest.fixture(scope="session")
+def listener(internet):
+    """Takes datagrams and does not answer."""
+    return internet.serve("notes.example.net", (NOTES,), (), "raw", ports={}, udp_ports=(7,))
+
+
 @pytest.fixture
 def root_of(request):
     """The caller of a root's backend."""
@@ -248,6 +254,81 @@ def test_a_name_server_on_the_hosts_loopback(place):
         assert [b for b in ran.of("dns_query") if b["decision"] != "observed"] == []
     finally:
         place.hosts.resolv_conf.write_text(before)
+
+
+def test_a_name_server_that_does_not_answer(place):
+    """The next one is asked; and first from then on."""
+    before = place.hosts.resolv_conf.read_text()
+    try:
+        place.hosts.resolv_conf.write_text(
+            f"nameserver {plan.BLACK_HOLE}\nnameserver {plan.DNS[0]}\n"
+        )
+        ask = "dig +short +tries=1 +timeout=10 plain.example.net A"
+        ran = place.run(f"{ask}; {ask} | tr '0' 'o'", *VETH)
+        assert ran.stdout == b"203.0.113.10\n2o3.o.113.1o\n"
+        assert 3_000_000 < ran.end["duration_us"] < 6_000_000
+        place.hosts.resolv_conf.write_text(f"nameserver {plan.BLACK_HOLE}\n")
+        ran = place.run(ask, *VETH)
+        assert b"SERVFAIL" in ran.stdout or ran.stdout == b""
+        (body,) = [b for b in ran.of("dns_query") if b["decision"] == "allow"]
+        assert (body["rcode"], body["answers"]) == ("SERVFAIL", [])
+        assert body["reason"] == f"{plan.BLACK_HOLE} gave no answer within 3 s"
+    finally:
+        place.hosts.resolv_conf.write_text(before)
+
+
+_MANY = """
+import socket
+count = 0
+for number in range({count}):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("0.0.0.0", 10000 + number))
+        try:
+            sock.sendto(b"x", ("{address}", 7))
+            count += 1
+        except OSError:
+            pass
+print(count)
+"""
+
+
+def _many(place, count, address):
+    """How many of so many datagrams, each from another port, were sent; and the run."""
+    program = place.caller.work / "many.py"
+    program.write_text(_MANY.format(count=count, address=address))
+    ran = place.run(f"{PYTHON} -I -S many.py", *VETH)
+    return int(ran.stdout), ran
+
+
+def test_each_of_many_is_told(place, listener):
+    """As fast as one program can make them."""
+    listener.forget()
+    sent, ran = _many(place, 1500, NOTES)
+    assert sent == len(listener.datagrams()) == 1500
+    scope = ran.scopes[f"udp://{NOTES}:7"]
+    assert (scope["connections"], scope["bytes_out"]) == (sent, sent * (UDP4 + 1))
+    told = [b for b in ran.of("net_connect") if b["decision"] == "allow"]
+    assert {b["client_port"] for b in told} == {d.peer[1] for d in listener.datagrams()}
+    assert all(is_python(ran, body) for body in told)
+    assert len(ran.of("net_close")) == sent
+    place.caller.verify()
+
+
+def test_no_more_at_a_time_than_the_host_is_to_bear(place):
+    """The rest is refused in the world, and told."""
+    lost = "198.51.100.128/25"
+    place.hosts.client.configure({}, [f"route add blackhole {lost}"])
+    try:
+        sent, ran = _many(place, 6000, "198.51.100.200")
+    finally:
+        place.hosts.client.configure({}, [f"route del blackhole {lost}"])
+    assert 4096 <= sent <= 4200
+    scope = ran.scopes["udp://198.51.100.200:7"]
+    assert (scope["connections"], scope["bytes_out"]) == (sent, sent * (UDP4 + 1))
+    texts = [text for body in ran.of("coverage") for text in body["blind_spots"]]
+    missing = sum(int(t.split()[0]) for t in texts if "refused packets were not recorded" in t)
+    assert scope["refused"] + missing == 6000 - sent
+    assert "there are 4096 connections already" in ran.told[0]
 
 
 def test_owners_without_capture(place):
@@ -539,12 +620,6 @@ _SEND = (
     f"s.connect(('{NOTES}', 7))\nprint('ready', flush=True)\nwhile True:\n  try: s.send(b'x')\n"
     '  except OSError: pass\n  time.sleep(0.002)"'
 )
-
-
-@pytest.fixture(scope="session")
-def listener(internet):
-    """Takes datagrams and does not answer."""
-    return internet.serve("notes.example.net", (NOTES,), (), "raw", ports={}, udp_ports=(7,))
 
 
 @pytest.fixture

@@ -107,6 +107,11 @@ class Relay:
 
         return ready
 
+    def _prefer(self, server: str) -> None:
+        """Whoever has answered is asked first; those before it have not."""
+        if server in self.servers and server != self.servers[0]:
+            self.servers = (server, *(one for one in self.servers if one != server))
+
     def _holder(
         self, protocol: str, source: tuple[str, int], target: bytes, port: int = _PORT
     ) -> Holder:
@@ -170,10 +175,11 @@ class Relay:
             tell("SERVFAIL", (), "too many questions at once")
             return
 
-        def done(answer: bytes, why: str) -> None:
+        def done(answer: bytes, why: str, server: str) -> None:
             self._asked.discard(question)
             reply(answer or dns.answer_error(packet, dns.SERVFAIL))
             if answer:
+                self._prefer(server)
                 tell(dns_response.rcode(answer), dns_response.addresses(answer, query), "")
             else:
                 tell("SERVFAIL", (), why)
@@ -184,7 +190,7 @@ class Relay:
 
 
 class _Question:
-    """One, while it is asked. `done(answer, why)` is called once; without an answer, why."""
+    """One, while it is asked. `done(answer, why, server)` is called once; without an answer, why."""
 
     def __init__(
         self,
@@ -193,7 +199,7 @@ class _Question:
         query: Query,
         protocol: str,
         servers: tuple[str, ...],
-        done: Callable[[bytes, str], None],
+        done: Callable[[bytes, str, str], None],
     ) -> None:
         self._loop, self._query, self._done = on, query, done
         self._id, self._given_id = os.urandom(2), packet[:2]
@@ -279,15 +285,15 @@ class _Question:
                 return
             data = self._held[2 : 2 + size]
         if dns_response.answers(data, self._id, self._query):
-            self._end(self._given_id + data[2:], "")
+            self._end(self._given_id + data[2:], "", server)
         elif self._tcp:
             self._next(f"{server} answered something else")
 
-    def _end(self, answer: bytes, why: str) -> None:
+    def _end(self, answer: bytes, why: str, server: str = "") -> None:
         if not self._over:
             self._over = True
             self._drop()
-            self._done(answer, why)
+            self._done(answer, why, server)
 
     def _drop(self) -> None:
         if self._timer is not None:

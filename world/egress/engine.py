@@ -398,6 +398,8 @@ class Engine:
 def _hint(name: str, logged: Logged) -> str:
     """The flag that would allow a connection."""
     shown = name or (render_address(logged.destination) if logged.destination else "")
+    if not shown:
+        return ""
     host = f"[{shown}]" if ":" in shown else shown
     return f"--allow {host}:{logged.port}" if logged.port else f"--allow {host}"
 

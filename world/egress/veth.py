@@ -370,8 +370,11 @@ class Network:
         if logged.destination:
             shown = render_address(logged.destination)
             allowed, _, reason = self._book.policy.decide(logged.destination, logged.port, protocol)
-            if allowed:  # by rules that are in force since
-                reason = "no rule allowed it"
+            if allowed:
+                reason = (
+                    f"there are {veth_filter.MOST_CONNECTIONS} connections already, or the rules were"
+                    " others then"
+                )
             else:
                 hint = self._book.policy.hint(logged.destination, logged.port, protocol)
             if self._holders is not None and logged.source:

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from substrate.world.egress.reach import Match, Reach
     from substrate.world.egress.span import Spans
 
-#: connections of one world at a time: the host's table of them is shared by all of the host
-MOST_CONNECTIONS: Final = 16384
+#: connections of one world at a time: the host's table of them is shared by all of the host,
+#: and each new one costs the kernel a walk over those that there are; closed ones are not counted
+MOST_CONNECTIONS: Final = 4096
 
 _DNS: Final = (53).to_bytes(2, "big")
 _NAT, _FILTER, _SOURCE_NAT = -100, 0, 100  # the usual priorities
@@ -89,6 +90,7 @@ def world_batch(reach: Reach, servers: Iterable[bytes], *, replaced: bool) -> nf
     batch.rule("refuse", _IPV4, loopback, no)
     rules.add("refuse", reach.denied, no)
     batch.rule("refuse", nft.state_any(_KNOWN), _ACCEPT)
+    batch.rule("refuse", nft.state_any(_NEW), nft.more_than(MOST_CONNECTIONS), no)
     rules.add("refuse", reach.allowed, _ACCEPT)
     batch.rule("refuse", no)
     return batch
@@ -108,7 +110,8 @@ def host_batch(name: str, ends: Ends, reach: Reach, *, replaced: bool) -> nft.Ba
     prohibit = nft.reject_prohibited()
     rules.add("from", reach.denied, prohibit)
     batch.rule("from", nft.state_any(_KNOWN), _ACCEPT)
-    batch.rule("from", nft.state_any(_NEW), nft.more_than(MOST_CONNECTIONS), _DROP)
+    # the world's filter has refused more than that; but its table is not the host's
+    batch.rule("from", nft.state_any(_NEW), nft.more_than(2 * MOST_CONNECTIONS), _DROP)
     rules.add("from", reach.allowed, _ACCEPT)
     batch.rule("from", prohibit)
     batch.rule("to", nft.state_any(_KNOWN), _ACCEPT)
