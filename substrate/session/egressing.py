@@ -89,6 +89,7 @@ class Egressing:
     def connect(self) -> None:
         """Has a routed network made, and waits for it. Called when the world is ready. Raises StartFailed."""
         self._network = self._world.take_network()
+        self._rules = {**self._rules, "groups": _groups(self._world.spec.frame.id_extents)}
         self._serve()
         assert self._socket is not None
         poll = select.poll()
@@ -227,7 +228,6 @@ class Egressing:
             **self._rules,
             "look_up_owners": self._looks_up,
             "first_pid": self._world.holder_pid,
-            "groups": _groups(self._world.spec.frame.id_extents),
             "publish": [
                 (f"publish{i}", inner) for i, (_, _, inner) in enumerate(self._rules["publish"])
             ],

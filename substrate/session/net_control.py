@@ -145,7 +145,7 @@ def status_of(rules: dict[str, Any], record: Any, linked: Linked | None = None) 
         link = {"interface": linked.interface, "addresses": list(addresses)}
     return json.dumps(
         {
-            "mode": rules["mode"],
+            "mode": "filtered" if linked is None else "veth",
             **link,
             "allow": list(rules["allow"]),
             "deny": list(rules["deny"]),

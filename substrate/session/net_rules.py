@@ -62,7 +62,6 @@ def _ranges(allow: tuple[str, ...]) -> tuple[tuple[bytes, int], ...]:
 def engine_rules(settings: Settings) -> dict[str, Any]:
     """What the engine has to know of them: built-in types (egress.engine)."""
     return {
-        "mode": settings.net,
         "allow": settings.net_allow,
         "deny": settings.net_deny,
         "private": settings.net_private,
