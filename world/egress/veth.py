@@ -17,6 +17,7 @@ import errno
 import fcntl
 import os
 import random
+import select
 import time
 
 from substrate.world import linux, wire
@@ -329,8 +330,6 @@ class Network:
         self._outbox.put(wire.encode(report.DONE, ()))
 
     def _take_left(self, fd: int, ready: Callable[[int], None]) -> None:
-        import select
-
         poll = select.poll()
         poll.register(fd, select.POLLIN)
         for _ in range(_MOST_ROUNDS):

@@ -1,7 +1,7 @@
 """The link of a routed network: a veth pair between the host and a world, made by pyroute2.
 
 Both ends, their addresses and routes are set here; nothing else of the host is. In particular
-forwarding is not: where the host does not forward, there is no such network (`NotForwarding`). Invariant: the
+forwarding is not: whether the host does was looked at before (session/net_routed.py). Invariant: the
 link is up only when `guard` has been called, which loads the packet filters; who makes it removes
 it when a step fails. pyroute2 takes a sixth of a second to be imported: nobody imports this module but
 the process that needs it.
