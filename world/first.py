@@ -254,10 +254,13 @@ def write(path: bytes, text: bytes) -> None:
 
 def _network(frame: Frame, end: _socket.socket, step: Steps) -> None:
     """What a network namespace of our own has: `lo`, and where it is filtered what leads to egress,
-    which the supervisor gets."""
-    if frame.net == "none":
+    which the supervisor gets; where it is routed, a socket by which others find it (egress/veth.py)."""
+    if frame.net in ("none", "veth"):
         step("loopback")
-        _loopback()
+        inside = _loopback()
+        if frame.net == "veth":
+            wire.send(end, wire.NETWORK, "inside", fds=(inside.fileno(),))
+        inside.close()
     elif frame.net == "filtered":
         step("network")
         ranges = tuple(Range(address=address, bits=bits) for address, bits in frame.ranges)
@@ -274,11 +277,11 @@ def _network(frame: Frame, end: _socket.socket, step: Steps) -> None:
             os.close(fd)
 
 
-def _loopback() -> None:
-    """Sets IFF_UP on `lo` (netdevice(7))."""
+def _loopback() -> _socket.socket:
+    """Sets IFF_UP on `lo` (netdevice(7)); the socket that was used."""
     get_flags, set_flags, up = 0x8913, 0x8914, 0x1
     socket = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
     request = fcntl.ioctl(socket.fileno(), get_flags, struct.pack("16sH22x", b"lo", 0))
     (flags,) = struct.unpack_from("H", request, 16)
     fcntl.ioctl(socket.fileno(), set_flags, struct.pack("16sH22x", b"lo", flags | up))
-    socket.close()
+    return socket

@@ -102,7 +102,7 @@ class World:
         self._failure: StartFailed | None = None  # that nobody was told of yet
         self.network: dict[
             str, int
-        ] = {}  # fds of a filtered one, by their names, for who takes them
+        ] = {}  # fds of a filtered or routed one, by their names, for who takes them
         self._seat: _socket.socket | None = None  # for the next command (command.py)
         self._sitting = 0  # its pid
         self._idle: set[int] = set()  # pids, in the world, of seats that are no commands
@@ -269,7 +269,7 @@ class World:
         return message.fds[0]
 
     def take_network(self) -> dict[str, int]:
-        """What belongs to a filtered network, which is the caller's then."""
+        """What belongs to a filtered or routed network, which is the caller's then."""
         taken, self.network = self.network, {}
         return taken
 
@@ -402,12 +402,12 @@ class Zygote:
         except (BrokenPipeError, ConnectionResetError):
             raise _zygote_is_gone() from None
 
-    def load_network(self) -> None:
+    def load_network(self, mode: str = "filtered") -> None:
         """Has what will serve the next world's network loaded meanwhile."""
-        self._send(wire.LOAD)
+        self._send(wire.LOAD, mode.encode())
 
     def serve_network(self, network: dict[str, int], rules: Any, end: _socket.socket) -> None:
-        """Has a process made that serves a world's network (egress.engine): it gets these fds of
+        """Has a process made that serves a world's network (egress.engine, egress.veth): it gets these fds of
         the world's, `rules` (built-in types), and `end`, whose other end is the supervisor's."""
         memory = wire.pack_value(rules)
         try:

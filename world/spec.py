@@ -40,7 +40,7 @@ class Frame:
     id_extents: tuple[tuple[int, int, int], ...]  # (in the world, on the host, count)
     uid: int  # of the command, in the world
     gid: int
-    net: str  # "none" | "filtered" | "host"
+    net: str  # "none" | "filtered" | "veth" | "host"
     #: of a filtered network (egress.namespace.Plan): name servers on its loopback, ranges of
     #: addresses as (address, bits), ports of the host, ports that lead out where there is no filter
     dns_loopback: tuple[bytes, ...] = ()

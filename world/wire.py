@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # supervisor → zygote
 PREPARE = b"P"  # memfd of a frame, the world's end of its socket
 START = b"S"  # memfd of the spec of the world that was prepared last, perhaps a lock
-LOAD = b"L"  # that EGRESS will follow: what serves a network is loaded while the world is made
+LOAD = b"L"  # that EGRESS will follow, for a network of this mode: what serves it is loaded while the world is made
 EGRESS = b"N"  # for the world's network: memfd of its rules, the egress process' socket, and all of NETWORK
 GROUPS = b"C"  # paths of cgroups that are about to be made: removed at the end, whatever happens
 # zygote → supervisor
@@ -37,8 +37,8 @@ ROOT = b"O"  # a socket, on which an fd of the world's root is sent back, with t
 SOCKETS = b"T"  # asks for so many sockets of the world's network, which come by the same kind
 LISTEN = b"P"  # ports, a socket: listeners of the world's network come on it, or why there are none
 # world → supervisor
-#: before READY, of a filtered network: what belongs to it (egress.namespace.begin); their names are
-#: the fields
+#: before READY, of a filtered network: what belongs to it (egress.namespace.begin), of a routed one
+#: "inside", a socket of it; their names are the fields
 NETWORK = b"w"
 READY = b"r"  # as SEATED, where there is a seat; the holder's pid in SCM_CREDENTIALS
 SETTLED = b"l"  # the holder has given up what it could do besides: a command may go

@@ -23,6 +23,7 @@ from substrate.world.spec import Frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
 _QUIETED = (_signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGTSTP)
@@ -93,7 +94,7 @@ class _Zygote:
                 elif message.kind == wire.START:
                     self._start(message)
                 elif message.kind == wire.LOAD:
-                    self._load()
+                    self._load(message.text(0))
                 elif message.kind == wire.EGRESS:
                     self._serve_network(message)
 
@@ -123,7 +124,7 @@ class _Zygote:
         for fd in lock:
             _sign(fd, prepared.pid)
 
-    def _load(self) -> None:
+    def _load(self, mode: str) -> None:
         """Forks the process that is to be a world's way out, which takes as long to load as a world
         to be made. It ends with its socket, and with us."""
         self._drop_loaded()
@@ -131,7 +132,7 @@ class _Zygote:
         ours, theirs = wire.pair()
         if os.fork() == 0:
             try:
-                self._wait_for_network(parent, theirs)
+                self._wait_for_network(parent, theirs, mode)
             finally:
                 os._exit(1)
         theirs.close()
@@ -142,7 +143,7 @@ class _Zygote:
             self._loaded.close()
             self._loaded = None
 
-    def _wait_for_network(self, parent: int, socket: _socket.socket) -> NoReturn:
+    def _wait_for_network(self, parent: int, socket: _socket.socket, mode: str) -> NoReturn:
         """The life of that process; it holds nothing of ours meanwhile."""
         linux.prctl(linux.PR_SET_PDEATHSIG, _signal.SIGKILL)
         _signal.set_wakeup_fd(-1)
@@ -150,13 +151,12 @@ class _Zygote:
             os._exit(0)
         kept = os.dup2(socket.detach(), 3, inheritable=False)
         linux.close_range(kept + 1)
-        from substrate.world.egress import engine
-
+        serve = _server(mode)
         message = wire.receive(_socket.socket(fileno=kept))
         if message is None:
             os._exit(0)
         memory, end, *network = message.fds
-        engine.serve(parent, memory, end, dict(zip(_names(message), network, strict=True)))
+        serve(parent, memory, end, dict(zip(_names(message), network, strict=True)))
 
     def _serve_network(self, message: wire.Message) -> None:
         """Has the process begin that is a world's way out: the one that waits, or a new one."""
@@ -166,10 +166,9 @@ class _Zygote:
             if os.fork() == 0:
                 try:
                     self._socket.close()
-                    from substrate.world.egress import engine
-
                     named = dict(zip(_names(message), network, strict=True))
-                    engine.serve(parent, memory, end, named)
+                    serve = _server("veth" if "inside" in named else "filtered")
+                    serve(parent, memory, end, named)
                 finally:
                     os._exit(1)
         for fd in message.fds:
@@ -224,6 +223,17 @@ class _Zygote:
                 break
         remove_directories(tuple(self._announced))
         os._exit(0)
+
+
+def _server(mode: str) -> Callable[[int, int, int, dict[str, int]], NoReturn]:
+    """What serves a network of that mode; takes its time to be loaded."""
+    if mode == "veth":
+        from substrate.world.egress import veth
+
+        return veth.serve
+    from substrate.world.egress import engine
+
+    return engine.serve
 
 
 def _names(message: wire.Message) -> list[str]:

@@ -26,7 +26,7 @@ def call(world: str | None, kind: bytes, *fields: str) -> Message:
     message = net_control.call(target.files.fd, kind, *fields)
     if message is None:
         raise NothingFound(
-            f"no command with a filtered network runs in world {target.world.name}",
+            f"no command with a filtered or routed network runs in world {target.world.name}",
             hint="rules for the next one: --allow, or [net] allow in the configuration",
         )
     if message.kind != net_control.TOLD:
@@ -61,6 +61,10 @@ def status_command(world: str | None, form: str) -> int:
     if found["ports"] is not None:
         ports = ", ".join(map(str, found["ports"])) or "none"
         output.put_visible(f"{'leads out:':<12}ports {ports} alone (no nf_tables here: E-NFT)")
+    if "interface" in found:
+        where = f"{found['interface']}, {' and '.join(found['addresses'])}"
+        output.put_visible(f"{'link:':<12}{where}")
+    open_to_all = found["mode"] == "veth" and not found["allow"]
     for key, label in (
         ("allow", "allow"),
         ("deny", "deny"),
@@ -68,6 +72,8 @@ def status_command(world: str | None, form: str) -> int:
         ("host_ports", "host ports"),
     ):
         shown = ", ".join(map(str, found[key])) or "nothing"
+        if key == "allow" and open_to_all:
+            shown = "everything that is not special or denied"
         output.put_visible(f"{label + ':':<12}{shown}")
     for scope in found["scopes"]:
         output.put_visible(

@@ -179,9 +179,22 @@ def _network(seen: Seen) -> str:
     )
 
 
+def _raw_sockets(seen: Seen) -> str:
+    if seen.settings.net == "veth":
+        return "raw sockets (tcpdump) are refused in a world; ping reaches what the network's rules allow"
+    return (
+        "raw sockets (ping, tcpdump) are refused in a world; with --net veth, as root, ping works"
+    )
+
+
 def _localhost(seen: Seen) -> str:
     if seen.settings.net == "host":
         return ""
+    if seen.settings.net == "veth":
+        return (
+            "localhost in this world is its own, services of the host are not behind it: --host-port of a "
+            "filtered network leads to one"
+        )
     return (
         "localhost in this world is its own, services of the host are not behind it: --host-port "
         "PORT leads one port to the host's"
@@ -469,7 +482,7 @@ _RULES: Final = (
             ^tcpdump: .. operation not permitted
             you don't have permission to capture
             """),
-        tell=_always("raw sockets (ping, tcpdump) are refused in a world; no setting changes that"),
+        tell=_raw_sockets,
     ),
     _Rule(
         code="device_nodes",

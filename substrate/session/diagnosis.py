@@ -98,6 +98,8 @@ def diagnose(failed: StartFailed, facts: HostFacts) -> tuple[str, str]:
         return _no_overlay(failed, facts)
     if step in ("/proc", "/sys") and refused:
         return _masked(facts)
+    if step.startswith("veth"):
+        return _no_link(failed, facts)
     if step in ("loopback", "network") and refused:
         return "E-NET-ADMIN", (
             _run_with(facts, root=True)
@@ -116,6 +118,27 @@ def diagnose(failed: StartFailed, facts: HostFacts) -> tuple[str, str]:
     if refused and (facts.confined or facts.filtered):
         return _refused_mount(facts)
     return "", "`substrate doctor` shows which backends work here"
+
+
+def _no_link(failed: StartFailed, facts: HostFacts) -> tuple[str, str]:
+    """Of a routed network (world.egress.veth)."""
+    if failed.step == "veth: address":
+        return "E-VETH-ADDRESS", (
+            "give links another range, to which no route of the host leads: [net] veth_range = "
+            '"100.96.0.0/16"'
+        )
+    if failed.errno in (errno.EPERM, errno.EACCES):
+        return "E-NET-ADMIN", (
+            _run_with(facts, root=True)
+            if facts.container
+            else "give this root CAP_NET_ADMIN and CAP_SYS_ADMIN, or use --net filtered"
+        )
+    if failed.errno == errno.EROFS:
+        return "E-VETH", "--net veth needs a /proc/sys/net that can be written"
+    return "E-VETH", (
+        "--net veth needs veth links, and nf_tables with nft_masq, nft_connlimit, nft_reject_inet, nft_log and "
+        "nf_conntrack_netlink; --net filtered needs less"
+    )
 
 
 def _run_with(facts: HostFacts, *, root: bool) -> str:

@@ -1,4 +1,4 @@
-"""The filtered network of a world, as its supervisor sees it: who serves it, and what came of it.
+"""The filtered or routed network of a world, as its supervisor sees it: who serves it, and what came of it.
 
 Theory of operation. The world's first process makes the sockets of its network (world/egress/) and
 hands them out. They are watched here; where no rule allows anything, nothing serves them, and nothing of the
@@ -6,7 +6,8 @@ engine is loaded, until the first packet: such a command pays for the namespace 
 the process that serves, which tells of every question and attempt on a socket of its own. Reports
 become events, each with the process whose it is, where capture knows its port. A port is used
 again and again, so that a use that is known says nothing before all that came before the report is
-told: a report waits until capture has come as far, and those behind it wait with it. Invariants: without that process there is no way out; when it ends
+told: a report waits until capture has come as far, and those behind it wait with it. A routed network
+(egress/veth.py) is made before the command has its go (`connect`). Invariants: without that process there is no way out; when it ends
 early the record says so; every report is written before the command's end. Spec: world.md §6,
 trace.md §4.
 """
@@ -20,7 +21,7 @@ import time
 from substrate.session import net_control, net_record, net_rules, published
 from substrate.world import wire
 from substrate.world.egress import report
-from substrate.world.egress.report import Asked, Attempt, Closed, Refused
+from substrate.world.egress.report import Asked, Attempt, Closed, NotLinked, Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,13 +34,15 @@ if TYPE_CHECKING:
     from substrate.session.net_streams import NetStreams, Writing
     from substrate.telemetry.trace.events.command import Scope
     from substrate.telemetry.trace.writer import TraceWriter
-    from substrate.world.egress.report import Report
+    from substrate.world.egress.report import Linked, Report, Told
     from substrate.world.handle import World, Zygote
 
 #: what a first packet wakes, by what the names begin with (egress.namespace.begin)
 _WATCHED: Final = ("dns_", "egress", "nflog", "port")
 #: for what is on its way when the world is over
 _END_S: Final = 5.0
+#: for a routed network to be made
+_LINK_S: Final = 30.0
 #: whoever asks how things are waits that long for what is not settled yet
 _CATCH_UP_S: Final = 0.5
 #: for rules to be in force
@@ -61,7 +64,7 @@ _OWNED: Final = (Asked, Attempt, Refused)
 
 
 class Egressing:
-    """See the module. Made for a command whose world has a filtered network."""
+    """See the module. Made for a command whose world has a filtered or routed network."""
 
     def __init__(
         self,
@@ -85,10 +88,34 @@ class Egressing:
         self._writer: TraceWriter | None = None
         self._streams: NetStreams | None = None  # where what is said is recorded
         self._writing: Writing | None = None  # of the first that waits, begun
-        self._waiting: list[tuple[float, Report]] = []  # when they came; for their owners
+        self._linked: Linked | None = None  # of a routed network
+        self._waiting: list[tuple[float, Told]] = []  # when they came; for their owners
         self._next_look = 0.0
         #: on the host, for ports of the world that are published
         self._listeners = published.listen(rules["publish"]) if rules["publish"] else []
+
+    def connect(self) -> None:
+        """Has a routed network made, and waits for it. Called when the world is ready. Raises StartFailed."""
+        self._network = self._world.take_network()
+        self._rules = {**self._rules, "groups": _groups(self._world.spec.frame.id_extents)}
+        self._serve()
+        assert self._socket is not None
+        poll = select.poll()
+        poll.register(self._socket.fileno(), select.POLLIN)
+        found: Any = report.NotLinked(step="veth", number=0, text="it was not ready in time")
+        if poll.poll(_LINK_S * 1000):
+            message = wire.receive(self._socket)
+            if message is None:
+                found = report.NotLinked(step="veth", number=0, text="its process ended early")
+            else:
+                found = report.parse(message)
+        if isinstance(found, report.Linked):
+            self._linked = found
+            return
+        from substrate.world.handle import StartFailed
+
+        step, number = getattr(found, "step", "veth"), getattr(found, "number", 0)
+        raise StartFailed(self._world.spec.frame.backend, step, number, found.text)
 
     def begin(
         self,
@@ -108,6 +135,9 @@ class Egressing:
             limits = self._rules["record_bytes"], self._rules["record_total_bytes"]
             self._streams = NetStreams(*limits, writer.blobs.put, digest)
         self._door = net_control.Door(session_fd)
+        if self._linked is not None:
+            writer.append([self._record.rules(self._rules, self._linked)])
+            return
         self._network = self._world.take_network()
         if net_rules.is_by_listeners(self._network):
             self._listened = net_rules.listened(self._rules).numbers
@@ -145,18 +175,25 @@ class Egressing:
         client, message = asked
         try:
             if message.kind == net_control.CHANGE:
-                self._change(*net_control.rules_of(message))
+                action, rules = net_control.rules_of(message)
+                if self._linked is not None:
+                    from substrate.session.net_routed import refuse_change
+
+                    refuse_change(self._rules, action, rules)
+                self._change(action, rules)
             elif message.kind != net_control.STATUS:
                 raise wire.WireError(f"no such question: {message.kind!r}")
         except (wire.WireError, ValueError) as wrong:
-            hint = "ask by the same version of substrate"
+            hint = "nothing was changed"
+            if isinstance(wrong, wire.WireError):
+                hint = "ask by the same version of substrate"
             net_control.answer(client, net_control.WRONG, str(wrong), hint)
             return
         except net_rules.NotServed as wrong:
             net_control.answer(client, net_control.WRONG, str(wrong), wrong.hint)
             return
         self._catch_up()
-        told = net_control.status_of(self._rules, self._record, self._listened)
+        told = net_control.status_of(self._rules, self._record, self._listened, self._linked)
         net_control.answer(client, net_control.TOLD, told)
 
     def _catch_up(self) -> None:
@@ -288,7 +325,9 @@ class Egressing:
                     raise wire.WireError("a tape, where nothing is to be recorded")
                 self._streams.take(message)
             else:
-                self._wait(report.parse(message))
+                found = report.parse(message)
+                assert not isinstance(found, NotLinked)  # told once, and before all others
+                self._wait(found)
 
     def _ask_world(self, count: int) -> None:
         """For sockets of its network, which come by `give_sockets`."""
@@ -308,7 +347,7 @@ class Egressing:
             for fd in fds:
                 os.close(fd)
 
-    def _wait(self, found: Report) -> None:
+    def _wait(self, found: Told) -> None:
         now = time.monotonic()
         if not self._waiting:
             self._next_look = now + _PAUSE_S
@@ -427,6 +466,19 @@ class Egressing:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+        linked, self._linked = self._linked, None
+        if linked is not None:
+            from substrate.world.egress import link
+
+            link.remove(linked.interface)
+
+
+def _groups(extents: tuple[tuple[int, int, int], ...]) -> tuple[int, int]:
+    """The first and the last group of a world, as it counts; zeros without a map of its own."""
+    if not extents:
+        return 0, 0
+    inside, _, count = extents[0]
+    return inside, inside + count - 1
 
 
 def _is_ready(fds: tuple[int, ...]) -> bool:

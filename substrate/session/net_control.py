@@ -19,6 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
+    from substrate.world.egress.report import Linked
+
 NAME: Final = b"net"
 # questions
 STATUS: Final = b"s"
@@ -133,15 +135,26 @@ def rules_of(message: wire.Message) -> tuple[str, list[str]]:
     return action, rules
 
 
-def status_of(rules: dict[str, Any], record: Any, listened: tuple[int, ...] | None) -> str:
+def status_of(
+    rules: dict[str, Any],
+    record: Any,
+    listened: tuple[int, ...] | None,
+    linked: Linked | None = None,
+) -> str:
     """The answer to STATUS (schema substrate.net/1). `listened`: the ports that lead out where there
-    is no packet filter; None: there is one."""
+    is no packet filter; None: there is one. `linked`: of a routed network."""
     import json
 
+    link = {}
+    if linked is not None:
+        addresses = filter(None, (linked.address4, linked.address6))
+        link = {"interface": linked.interface, "addresses": list(addresses)}
     return json.dumps(
         {
             "filter": "nf_tables" if listened is None else "listeners",
             "ports": None if listened is None else list(listened),
+            "mode": "filtered" if linked is None else "veth",
+            **link,
             "allow": list(rules["allow"]),
             "deny": list(rules["deny"]),
             "private": list(rules["private"]),

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from substrate.session.net_streams import Written
     from substrate.telemetry.trace.envelope import Event
     from substrate.telemetry.trace.events.body import Extra
-    from substrate.world.egress.report import Report
+    from substrate.world.egress.report import Linked, Report
 
 #: bit of a connection's number: it is the egress engine's
 EGRESS: Final = 1 << 52
@@ -152,7 +152,7 @@ class NetRecord:
             domain=found.domain,
             qtype=found.qtype,
             rcode=found.rcode,
-            answers=(found.answer,) if found.answer else (),
+            answers=tuple(found.answer.split()),
             decision=_decision(found.allowed),
             rule=found.rule or None,
             ttl=found.ttl if found.answer else None,
@@ -218,7 +218,9 @@ class NetRecord:
             stream_in=None if written is None else written.stream_in,
             stream_out=None if written is None else written.stream_out,
             streams=None if written is None else written.streams,
-            extra=_extra(found),
+            extra=_extra(
+                found, ("packets_in", found.packets_in), ("packets_out", found.packets_out)
+            ),
         )
         return self._told(body, owner)
 
@@ -261,12 +263,17 @@ class NetRecord:
             ),
         )
 
-    def rules(self, rules: dict[str, Any]) -> Event:
-        """The event of rules that are in force from now on."""
+    def rules(self, rules: dict[str, Any], linked: Linked | None = None) -> Event:
+        """The event of rules that are in force from now on, and of the link that they are for, where it is new."""
         texts = {name: list(rules[name]) for name in ("allow", "deny", "private", "host_ports")}
         digest = sha256_hex(encode(texts))
         layer = PolicyLayer(name="net", digest=digest)
-        body = PolicyLoaded(digest=digest, layers=(layer,), extra=(("net", texts),))
+        extra: list[tuple[str, Any]] = [("net", texts)]
+        if linked is not None:
+            names = ("interface", "address4", "address6", "without_ipv6")
+            known = {name: getattr(linked, name) for name in names}
+            extra.append(("link", {name: text for name, text in known.items() if text}))
+        body = PolicyLoaded(digest=digest, layers=(layer,), extra=tuple(extra))
         return self._told(body, None)
 
     # --- what it came to
@@ -360,7 +367,9 @@ def _endpoint(host: str, port: int) -> str:
 
 
 def _scope(spoken: str, host: str, port: int) -> str:
-    protocol = spoken if spoken in ("tls", "http", "udp", "icmp") else "tcp"
+    protocol = "tcp"
+    if spoken in ("tls", "http", "udp", "icmp", "icmpv6") or spoken.startswith("protocol "):
+        protocol = spoken.replace(" ", "-")
     return f"{protocol}://{_endpoint(host, port)}"
 
 

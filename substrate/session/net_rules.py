@@ -42,15 +42,22 @@ class NetPlan:
     ports: tuple[int, ...] = ()  # that lead out where there is no packet filter
 
 
-def net_plan(settings: Settings) -> NetPlan:
-    """What the kernel has to know of the rules; nothing but for a filtered network."""
+def net_plan(settings: Settings, backend: str) -> NetPlan:
+    """What the kernel has to know of the rules; nothing but for a filtered network. Raises UsageError,
+    HostUnsupported for what the mode cannot do."""
+    if settings.net == "veth" and backend != "none":
+        from substrate.session.net_routed import refuse_what_cannot_be
+
+        refuse_what_cannot_be(settings, backend)
     if settings.net != "filtered" or settings.world == "disabled":
         if settings.publish:
             raise UsageError(
                 "ports of a world are published from a filtered network only",
                 hint="leave --net out, or --publish",
             )
-        if settings.net_record_bytes and (settings.net == "host" or settings.world == "disabled"):
+        if settings.net_record_bytes and (
+            settings.net in ("host", "veth") or settings.world == "disabled"
+        ):
             raise UsageError(
                 "what is said is recorded in a filtered network only",
                 hint="leave out what takes it away, or give --record-net=0",
@@ -94,6 +101,8 @@ def engine_rules(settings: Settings) -> dict[str, Any]:
         "record_total_bytes": settings.net_record_total_bytes,
         "lookups": settings.egress_lookups,
         "publish": settings.publish,
+        "range": settings.veth_range,
+        "servers": name_servers() if settings.net == "veth" else (),
     }
 
 
@@ -121,16 +130,19 @@ def note_of(ports: Ports) -> str:
     )
 
 
-def _loopback_servers() -> tuple[bytes, ...]:
-    """The name servers on a loopback address, which in a world is its own."""
+def name_servers() -> tuple[bytes, ...]:
+    """Whom libc asks."""
     try:
         with open(_RESOLVER, "rb") as file:
             text = file.read(65536)
     except OSError:
         return (_LOCALHOST,)  # libc asks there, too, when it cannot read the file
-    found = parse_servers(text)
-    loopback = tuple(address for address in found if _is_loopback(address))
-    return loopback if found else (_LOCALHOST,)
+    return tuple(parse_servers(text)) or (_LOCALHOST,)
+
+
+def _loopback_servers() -> tuple[bytes, ...]:
+    """The name servers on a loopback address, which in a world is its own."""
+    return tuple(address for address in name_servers() if _is_loopback(address))
 
 
 def parse_servers(text: bytes) -> list[bytes]:

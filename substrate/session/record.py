@@ -61,6 +61,10 @@ if TYPE_CHECKING:
     from substrate.world.limits import Enforcement
     from substrate.world.spec import CommandSpec
 
+_ROUTED = (
+    "--net veth: packets leave by the host's routes to what rules of addresses let through; names are not "
+    "checked, and nothing that is said is looked at"
+)
 _OCTETS = "application/octet-stream"
 _JSON = "application/json"
 _MOST_OPEN = 20
@@ -90,6 +94,8 @@ def isolation_of(
         if in_world and settings.net != "host"
         else IsolationLayer(on=False, why=off or "--net host: the world shares the host's network")
     )
+    if in_world and settings.net == "veth":
+        layers["net"] = IsolationLayer(on=True, why=_ROUTED)
     layers["abstract_sockets"] = IsolationLayer(on=in_world, why=off)
     if in_world and settings.net == "host" and landlock_abi() < _SCOPES:
         layers["abstract_sockets"] = IsolationLayer(

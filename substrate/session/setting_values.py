@@ -21,6 +21,7 @@ from substrate.session.settings_table import (
     PATHS,
     PORTS,
     PUBLISHED,
+    RANGE,
     RANGES,
     RULES,
     SECONDS,
@@ -86,7 +87,9 @@ def read(setting: Setting, raw: object, base: Base) -> Any:
     if kind == CPUS:
         return _cpus(raw)
     if kind in (RULES, RANGES):
-        return tuple(_net(kind, item) for item in _list(raw, kind))
+        return tuple(_net(setting, item) for item in _list(raw, kind))
+    if kind == RANGE:
+        return _range(raw)
     if kind == PORTS:
         return tuple(_port(item) for item in _list(raw, "ports"))
     if kind == PUBLISHED:
@@ -154,19 +157,29 @@ def _pairs(raw: object) -> tuple[tuple[bytes, bytes], ...]:
     return tuple(pairs)
 
 
-def _net(kind: str, raw: object) -> str:
+def _net(setting: Setting, raw: object) -> str:
     """A rule or a range, as it was written: what it means, the world's network says."""
     if not isinstance(raw, str):
-        raise ValueError("rules as texts" if kind == RULES else "ranges as texts")
-    if kind == RULES:
+        raise ValueError("rules as texts" if setting.kind == RULES else "ranges as texts")
+    if setting.kind == RULES:
         from substrate.world.egress.rules import parse_rule
 
-        parse_rule(raw, "allow")
+        parse_rule(raw, setting.key.removeprefix("net."))
     else:
         from substrate.world.egress.addresses import parse_range
 
         parse_range(raw)
     return raw
+
+
+def _range(raw: object) -> str:
+    from substrate.world.egress.addresses import parse_range
+
+    if isinstance(raw, str):
+        found = parse_range(raw)
+        if len(found.address) == 4 and found.bits <= 31:
+            return raw
+    raise ValueError("a range of IPv4 with two addresses at least, such as 100.127.0.0/16")
 
 
 def _port(raw: object) -> int:

@@ -40,10 +40,11 @@ class Settings:
     world: str  # enabled | disabled
     backend: str
     require: tuple[str, ...]
-    net: str  # none | filtered | host
+    net: str  # none | filtered | veth | host
     net_allow: tuple[str, ...]  # rules as they were written
     net_deny: tuple[str, ...]
     net_private: tuple[str, ...]
+    veth_range: str
     host_ports: tuple[int, ...]
     publish: tuple[tuple[str, int, int], ...]  # address and port of the host, port of the world
     net_record_bytes: int  # of one stream; 0: nothing is recorded
@@ -188,6 +189,7 @@ def _settings(values: dict[str, Any]) -> Settings:
         net_allow=values["net.allow"],
         net_deny=values["net.deny"],
         net_private=values["net.private"],
+        veth_range=values["net.veth_range"],
         host_ports=values["net.host_ports"],
         publish=values["net.publish"],
         net_record_bytes=values["net.record"],

@@ -27,6 +27,7 @@ COUNT = "count"
 CPUS = "cpus"  # 1.5 → 1500 thousandths
 RULES = "rules"  # of whom the network reaches: example.com, *.example.net:443, 10.0.0.0/8:5432
 RANGES = "ranges"  # of addresses: 10.0.0.0/8
+RANGE = "range"  # one of IPv4, of 2 addresses at least
 PORTS = "ports"  # 1 to 65535
 PUBLISHED = "published"  # 8080:80, 127.0.0.1:8080:80, [::1]:8080:80
 
@@ -128,12 +129,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="net.mode",
         kind=CHOICE,
-        words=("none", "filtered", "host"),
+        words=("none", "filtered", "veth", "host"),
         default="filtered",
         variable="SUBSTRATE_NET",
         flags=_one("--net"),
         metavar="MODE",
-        text="the network of the world: none; filtered: what is allowed by name; host: not isolated",
+        text="the network of the world: none; filtered: what is allowed by name; veth: a link of its own, "
+        "for UDP and ping, as root; host: not isolated",
         project=ONLY_NONE,
     ),
     Setting(
@@ -163,6 +165,14 @@ SETTINGS: tuple[Setting, ...] = (
         flags=_one("--private"),
         metavar="RANGE",
         text="private addresses (10.0.0.0/8) to which an allowed name may lead",
+    ),
+    Setting(
+        key="net.veth_range",
+        kind=RANGE,
+        default="100.127.0.0/16",
+        variable="SUBSTRATE_VETH_RANGE",
+        metavar="RANGE",
+        text="from which links of --net veth have their addresses, two each",
     ),
     Setting(
         key="net.host_ports",

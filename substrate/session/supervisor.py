@@ -126,7 +126,8 @@ class _OneShot:
         self.listened: Ports | None = None
         self.continued = False
         self.recorded = False  # something of this command stands in the trace
-        self.gone = False  # nothing is left of the world
+        self.ended = False  # every process of the world is dead
+        self.gone = False  # and the zygote, too, has no more to do
 
     # --- the session, its world and a layer
 
@@ -265,6 +266,11 @@ class _OneShot:
         filtered = self.frame.net == "filtered" and self.frame.backend != "none"
         if filtered and (self.settings.net_allow or self.settings.host_ports):
             self.zygote.load_network()
+        elif self._is_routed():
+            self.zygote.load_network("veth")
+
+    def _is_routed(self) -> bool:
+        return self.frame.net == "veth" and self.frame.backend != "none"
 
     def _cut(self) -> None:
         if len(self.stack.layers) >= layers.MAX_LOWERS and not self.left:
@@ -363,7 +369,7 @@ class _OneShot:
         )
         if self.choice.level != "off":
             self.capture = capturing.Capturing(self.choice, settings, self.home, self.frame)
-        if self.frame.net == "filtered" and self.frame.backend != "none":
+        if self.frame.net in ("filtered", "veth") and self.frame.backend != "none":
             self.network = self._network()
         run = CommandRun(
             *(self.started, self.streams, self.arriving, self.terminal, self.capture, self.network)
@@ -382,6 +388,8 @@ class _OneShot:
             for number in self.left:
                 layers.freeze_layer(self.stack, number)
             self.started.wait_ready()
+            if self.network is not None and self._is_routed():
+                self.network.connect()
             if not self.continued:
                 store.set_current(self.home, self.workspace, self.files.session_id)
             if run.prepare(spec):
@@ -586,6 +594,8 @@ class _OneShot:
                 writer.append(captured)
         self.started.close()
         scopes: tuple[Scope, ...] = ()
+        if self._is_routed():  # then nothing of it sends any more
+            self._wait_ended()
         if self.network is not None:  # before the zygote goes, and takes along who serves it
             scopes, refused = self.network.end()
             summary = self.network.by_name(summary)
@@ -662,9 +672,15 @@ class _OneShot:
     def _wait_gone(self) -> None:
         """Waits until nothing of the world is left; the zygote has no more to do then."""
         if not self.gone:
-            self.zygote.wait_gone(_WORLD_NUMBER)
+            self._wait_ended()
             self.gone = True
             self.zygote.dismiss()
+
+    def _wait_ended(self) -> None:
+        """Waits until every process of the world is dead."""
+        if not self.ended:
+            self.zygote.wait_gone(_WORLD_NUMBER)
+            self.ended = True
 
     def _is_empty(self, number: int) -> bool:
         """Whether nothing was changed in the layer."""

@@ -261,7 +261,7 @@ def frame_of(
 ) -> Frame:
     """What the zygote needs to begin with a world of which nothing else is known yet. `terminal`:
     the command gets one; `observed`: it brings a filter for what is evidence."""
-    plan = net_plan(settings)
+    plan = net_plan(settings, world.backend)
     return Frame(
         backend=world.backend,
         id_extents=world.id_extents,

@@ -48,7 +48,7 @@ def test_verbs_and_options_come_first(script):
         ("substrate trace tree --d", {"--depth"}),
         ("substrate trace verify --fin", {"--fingerprint"}),
         ("substrate diff --s", {"--stat", "--scratch", "--session"}),
-        ("substrate --net ", {"none", "filtered", "host"}),
+        ("substrate --net ", {"none", "filtered", "veth", "host"}),
         ("substrate run --durability ", {"command", "event", "none"}),
         ("substrate log --format j", {"json", "jsonl"}),
         ("substrate completion ", {"bash", "zsh", "fish", "--help"}),

@@ -100,7 +100,7 @@ def test_a_rule_that_is_none_changes_nothing(place, running):
 def test_without_a_command_there_is_nothing_to_ask(place):
     place.run("--keep", "-c", "touch x")
     done = place.run("net", "status", status=1)
-    assert b"no command with a filtered network runs in world w1" in done.stderr
+    assert b"no command with a filtered or routed network runs in world w1" in done.stderr
     assert b"--allow" in done.stderr
 
 

@@ -110,9 +110,9 @@ def test_what_would_allow_it_is_what_the_engine_says():
 
 def test_a_packet_that_the_kernel_refused():
     record = _record()
-    event = record.event(Refused(**{**REFUSED, "hint": "--allow 203.0.113.8:22"}), None)
-    assert (event.body["ip"], event.body["domain"]) == ("203.0.113.8", None)
     end = "203.0.113.8:22"
+    event = record.event(Refused(**REFUSED, hint=f"--allow {end}"), None)
+    assert (event.body["ip"], event.body["domain"]) == ("203.0.113.8", None)
     assert _told(record) == [
         f"the network refused {end}: no rule names 203.0.113.8; --allow {end} allows it"
     ]

@@ -210,7 +210,7 @@ def test_an_unknown_key_names_file_line_and_what_was_meant(files):
     ("text", "expected"),
     [
         ("timeout = []", "expected a time"),
-        ('net = "veth"', "expected one of none, filtered, host"),
+        ('net = "vet"', "expected one of none, filtered, veth, host"),
         ('hide = "/a"', "expected a list of paths"),
         ('hide = ["relative"]', "expected an absolute path"),
         ("ptrace = 1", "expected true or false"),
@@ -229,8 +229,8 @@ def test_a_wrong_value_names_what_was_expected(files, text, expected):
 
 
 def test_a_wrong_variable_is_named(files):
-    with pytest.raises(ConfigError, match=r"SUBSTRATE_NET is 'veth', expected one of none, f"):
-        files.load(SUBSTRATE_NET="veth")
+    with pytest.raises(ConfigError, match=r"SUBSTRATE_NET is 'vet', expected one of none, f"):
+        files.load(SUBSTRATE_NET="vet")
 
 
 def test_a_wrong_flag_is_a_wrong_call(files):
@@ -267,6 +267,7 @@ def test_every_setting_can_be_given_by_its_variable(files):
         "choice": None, "words": "fs", "switch": "true", "path": "/bin/sh", "paths": "/a:/b",
         "names": "A,B_*", "pairs": "A=1\nB=2", "seconds": "5m", "size": "64m", "count": "64",
         "cpus": "1.5", "rules": "example.com,*.example.net:443", "ranges": "10.0.0.0/8",
+        "range": "100.96.0.0/16",
         "ports": "5432,6379", "published": "8080:80,[::1]:8443:443",
     }  # fmt: skip
     for setting in SETTINGS:

@@ -51,7 +51,10 @@ def install(base: Path) -> Path:
     python = venv / "bin" / "python"
     call(*pip, "--python", python, "install", "-q", "--no-index", "--no-deps", wheel)
     (packages,) = venv.glob("lib/python3*/site-packages")
-    for name in sorted(dependencies_of("substrate-shell")):
+    for name in (
+        *sorted(dependencies_of("substrate-shell")),
+        "pyroute2",
+    ):  # and that of its extra `veth`
         copy_distribution(name, packages)
     call(python, "-m", "compileall", "-q", packages)
     shutil.rmtree(tree)

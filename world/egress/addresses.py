@@ -161,6 +161,8 @@ private fc00::/7 fec0::/10
 link-local fe80::/10
 multicast ff00::/8
 reserved ::/8 100::/8 2001::/23 5f00::/16""")
+#: by the bytes of an address: the blocks that make it special, in the order in which they decide
+SPECIAL: Final = {4: tuple(block for _, block in _V4), 16: tuple(block for _, block in _V6)}
 _NAT64: Final = parse_range("64:ff9b::/96")
 _GLOBAL: Final = parse_range("2000::/3")
 

@@ -32,6 +32,9 @@ UDP: Final = 17
 LISTEN: Final = 10
 
 _BY_FAMILY: Final = 20
+_DUMP: Final = 0x300
+#: of <net/tcp_states.h>: established, SYN received, FIN sent, last ACK, closing, and closed by the peer only
+_UNSENT: Final = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 8 | 1 << 9 | 1 << 11
 _LOOPBACK: Final = 1  # also finds what is bound to this device; lo is the only one
 _ANY: Final = 0xFFFFFFFF
 _MAPPED: Final = b"\0" * 10 + b"\xff\xff"
@@ -74,6 +77,24 @@ def find(
         if answer.kind == _BY_FAMILY and len(answer.body) >= _ANSWER.size:
             return _found(answer.body, protocol, here, there)
     return None
+
+
+def has_unsent(fd: int) -> bool:
+    """Whether some TCP socket of the namespace has still to bring something, or its end, to its peer. Raises
+    OSError."""
+    socket = netlink.borrow(fd, netlink.SOCK_DIAG)
+    try:
+        for family in (2, 10):
+            body = _REQUEST.pack(
+                *(family, TCP, 0, 0, _UNSENT, b"\0\0", b"\0\0", bytes(16), bytes(16), 0, _ANY, _ANY)
+            )
+            asked = netlink.message(_BY_FAMILY, netlink.REQUEST | _DUMP, 1, body)
+            for answer in netlink.ask(socket, asked, "sock_diag"):
+                if answer.kind == _BY_FAMILY:
+                    return True
+    finally:
+        socket.detach()
+    return False
 
 
 def _question(protocol: int, first: tuple[bytes, int], second: tuple[bytes, int]) -> bytes:

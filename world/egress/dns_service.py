@@ -100,7 +100,7 @@ class DnsService:
         if self._holders is not None:  # before the answer: then it may be gone
             # to a resolver goes what has no address of its own from that very address
             holder = self._holders.of("udp", sender[0], sender[1], asked, _PORT)
-        answer = self.answer(packet, sender[1], _came_us(ancillary), holder)
+        answer = self.answer(packet, sender[1], packet_time_us(ancillary), holder)
         if answer is not None:
             try:
                 self._socket.sendmsg([answer], back, 0, sender)
@@ -158,7 +158,7 @@ class _Stream:
         try:
             data = self._socket.recv(dns.LONGEST_QUERY + 2)
             packets = self._frames.feed(data) if data else []
-            now_us = _came_us(())
+            now_us = packet_time_us(())
             answers = [
                 self._service.answer(packet, self._port, now_us, self._holder) for packet in packets
             ]
@@ -198,7 +198,7 @@ def _asked(
     return b"", []
 
 
-def _came_us(ancillary: Iterable[tuple[int, int, bytes]]) -> int:
+def packet_time_us(ancillary: Iterable[tuple[int, int, bytes]]) -> int:
     """When a packet came, by CLOCK_BOOTTIME in µs; now, where that is not told."""
     now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     for level, kind, data in ancillary:

@@ -9,7 +9,6 @@ taken from the world. Spec: world.md §6.
 
 from __future__ import annotations
 
-import _signal
 import _socket
 import errno
 import os
@@ -18,8 +17,8 @@ import select
 import time
 from collections import deque
 
-from substrate.world import linux, wire
-from substrate.world.egress import cage, led, listeners, loop, nflog, report
+from substrate.world import wire
+from substrate.world.egress import cage, led, listeners, loop, process, report
 from substrate.world.egress.addresses import parse_address, parse_range, render_address
 from substrate.world.egress.answers import Answers
 from substrate.world.egress.budget import Budget
@@ -31,10 +30,11 @@ from substrate.world.egress.fakes import Fakes, is_fake
 from substrate.world.egress.holders import NOBODY, Holders
 from substrate.world.egress.lookups import Lookups
 from substrate.world.egress.namespace import Plan
-from substrate.world.egress.nft import DNS_PORT, lead_name, load_rules
+from substrate.world.egress.nft import lead_name, load_rules
 from substrate.world.egress.pipes import Pipes
 from substrate.world.egress.published import Published
 from substrate.world.egress.publishing import Publishing
+from substrate.world.egress.refused_log import RefusedLog
 from substrate.world.egress.report import Exceeded, Refused, Trouble
 from substrate.world.egress.resolve import Resolver
 from substrate.world.egress.rules import Rules, parse_rule
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final, NoReturn
 
+    from substrate.world.egress.nflog import Logged
     from substrate.world.egress.report import Report
 
 #: reports that wait for the supervisor; above this nothing new is taken from the world
@@ -53,31 +54,21 @@ _MOST_WAITING: Final = 4096
 _MOST_CONNECTIONS: Final = 4096
 #: descriptors beside those of connections, of which each has three at most for long
 _OTHER_FDS: Final = 384
-#: connections, or refused packets, that are taken in one round
+#: connections that are taken in one round
 _A_ROUND: Final = 64
 #: rounds for what is left at the end; the queues of the kernel hold no more
 _MOST_ROUNDS: Final = 256
 _NO_LIMIT: Final = 1 << 62
-#: where our resolver sends from, and an address that no rule leads anywhere (RFC 5737)
-_OUR_SOURCE: Final = (b"\x7f\0\0\1", DNS_PORT)
-_NOWHERE: Final = ("192.0.2.1", 9)
 _PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 
 
 def serve(parent: int, memory: int, end: int, network: dict[str, int]) -> NoReturn:
     """The process' life; never returns. `memory`: of the rules (wire.pack_value); `end`: its socket
     to the supervisor; `network`: fds by their names (namespace.begin)."""
-    linux.prctl(linux.PR_SET_PDEATHSIG, _signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(0)
-    _signal.set_wakeup_fd(-1)
-    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-    _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
-    memory, end, *fds = _keep_only(memory, end, *network.values())
+    memory, end, *fds = process.begin(parent, memory, end, *network.values())
     given = wire.unpack_value(memory)
     cage.enter(looks_up=given["look_up_owners"])
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    process.raise_descriptors()
     supervisor = _socket.socket(fileno=end)
     try:
         network = dict(zip(network, fds, strict=True))
@@ -88,17 +79,6 @@ def serve(parent: int, memory: int, end: int, network: dict[str, int]) -> NoRetu
         supervisor.send(report.render(Trouble(time_us=now_us(), text=text)), _socket.MSG_NOSIGNAL)
         os._exit(1)
     os._exit(0)
-
-
-def _keep_only(*fds: int) -> list[int]:
-    """Moves these to 3 and on, and closes everything else: the zygote has locks of worlds."""
-    import fcntl
-
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(fds)) for fd in fds]
-    for place, fd in enumerate(high, 3):
-        os.dup2(fd, place, inheritable=False)
-    linux.close_range(3 + len(fds))
-    return list(range(3, 3 + len(fds)))
 
 
 def make_rules(given: dict[str, Any]) -> Rules:
@@ -143,8 +123,6 @@ class Engine:
         self._stuck = False  # the supervisor does not take them
         self._connections: set[Connection | Published] = set()
         self._numbers = 0
-        self._lost_logs = -1  # sequence of the last refused packet
-        self._log_overran = False  # records were lost, behind those that lie there
         self._finishing = False
         self._holds = False  # nothing is taken from the world: too many reports wait
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -167,7 +145,8 @@ class Engine:
             elif name.startswith("publish"):
                 self._sources.append((fd, self._publish(fd, self._published[fd])))
             elif name == "nflog":
-                self._sources.append((fd, self._read_log))
+                log = RefusedLog(fd, self._network["dns_udp4"], self._refused, self._lost_refused)
+                self._sources.append((fd, log.read))
             elif name.startswith("dns"):
                 service = DnsService(
                     *(self._loop, self._answers, self.report, fd, name[4:7]),
@@ -439,52 +418,15 @@ class Engine:
         self._connections.discard(connection)
         self._tell_done()
 
-    def _read_log(self, _: int) -> None:
-        socket = _socket.socket(fileno=self._network["nflog"])
-        try:
-            for _ in range(_A_ROUND):
-                try:
-                    data, sender = socket.recvfrom(65536)
-                except BlockingIOError:
-                    if not self._log_overran:
-                        return
-                    self._provoke_record()
-                    continue
-                except OSError as error:
-                    if error.errno != errno.ENOBUFS:
-                        raise
-                    self._log_overran = True
-                    continue  # the number of the next one says how many are missing
-                if sender[0] != 0:
-                    continue  # not the kernel's
-                for logged in nflog.parse(data):
-                    self._count_lost(logged.sequence)
-                    if (logged.source, logged.source_port) != _OUR_SOURCE:
-                        self._refused(logged)
-        finally:
-            socket.detach()
+    def _trouble(self, text: str) -> None:
+        self.report(Trouble(time_us=now_us(), text=text))
 
-    def _provoke_record(self) -> None:
-        """Has a packet of our own refused: behind the last of the world's, its number says how many
-        of them were lost. Nobody else has its source (nft.py)."""
-        self._log_overran = False
-        socket = _socket.socket(fileno=self._network["dns_udp4"])
-        try:
-            socket.sendto(b"", _NOWHERE)
-        except PermissionError:
-            return  # so a refused sendto(2) says
-        finally:
-            socket.detach()
+    def _lost_refused(self, text: str) -> None:
+        """Of packets that were refused, some were not told."""
+        self._context.turns.lose()
+        self._trouble(text)
 
-    def _count_lost(self, sequence: int) -> None:
-        missing = (sequence - self._lost_logs - 1) & 0xFFFFFFFF
-        if self._lost_logs >= 0 <= sequence and 0 < missing < 1 << 31:
-            text = f"{missing} refused packets were not recorded: there were too many at once"
-            self.report(Trouble(time_us=now_us(), text=text))
-            self._context.turns.lose()
-        self._lost_logs = sequence
-
-    def _refused(self, logged: nflog.Logged) -> None:
+    def _refused(self, logged: Logged) -> None:
         protocol = _PROTOCOLS.get(logged.protocol, f"protocol {logged.protocol}")
         name = self._fakes.name_of(logged.destination) if logged.destination else None
         shown = render_address(logged.destination) if logged.destination else ""

@@ -50,6 +50,8 @@ _STEPS: Final = {1: "lo up", 2: "IPv4 route", _IPV6_ROUTE: "IPv6 route", 4: "add
 #: of lo, besides 127.0.0.1: where no interface has another one, getaddrinfo(3) with AI_ADDRCONFIG
 #: knows no name. The last of the fake ones, which is given to none.
 _OWN_ADDRESS: Final = b"\xc6\x13\xff\xff"
+#: of listeners of connections: names, what is led out
+_PORTS: Final = (DNS_PORT, EGRESS_PORT)
 #: what a kernel answers that has no nf_tables, or a part of it: no such protocol (the socket); no
 #: such subsystem (nfnetlink_rcv_batch, nfnetlink_rcv_msg); no such chain or expression
 #: (nf_tables_newrule); no connection tracking; or who may not, while routes could be set: a filter
@@ -152,6 +154,15 @@ def _filter(plan: Plan, opened: list[_socket.socket]) -> None:
         raise
 
 
+def name_listeners() -> dict[str, int]:
+    """The resolver's listeners alone, as of `Sockets`, in the current network namespace. Raises OSError."""
+    opened: list[_socket.socket] = []
+    _listen(AF_INET, "127.0.0.1", opened, (DNS_PORT,))
+    _listen_ipv6(opened, (DNS_PORT,))
+    names = ("dns_udp4", "dns_tcp4", "dns_udp6", "dns_tcp6")
+    return {name: socket.detach() for name, socket in zip(names, opened, strict=False)}
+
+
 def _set_routes() -> bool:
     """Sets lo up and makes every address a local one, in one request. Whether there is IPv6."""
     up = struct.pack("=BBHiII", 0, 0, 0, _LO, _UP, _UP)
@@ -190,18 +201,23 @@ def _local_default(family: int, sequence: int, flags: int) -> bytes:
     return netlink.message(_NEW_ROUTE, wanted, sequence, body)
 
 
-def _listen(family: int, address: str, opened: list[_socket.socket]) -> None:
-    """The three listeners of a family: names by UDP and TCP, connections."""
+def _listen(
+    family: int,
+    address: str,
+    opened: list[_socket.socket],
+    ports: tuple[int, ...] = _PORTS,
+) -> None:
+    """The listeners of a family: names by UDP and TCP, connections."""
     opened.append(listeners.datagrams(family, address, DNS_PORT))
-    for port in (DNS_PORT, EGRESS_PORT):
+    for port in ports:
         opened.append(listeners.connections(family, address, port))
 
 
-def _listen_ipv6(opened: list[_socket.socket]) -> None:
+def _listen_ipv6(opened: list[_socket.socket], ports: tuple[int, ...] = _PORTS) -> None:
     """The same for ::1; nothing where the family is missing."""
     ipv4 = len(opened)
     try:
-        _listen(AF_INET6, "::1", opened)
+        _listen(AF_INET6, "::1", opened, ports)
     except OSError as error:
         if error.errno not in NO_IPV6:
             raise

@@ -189,7 +189,7 @@ def _table(plan: Plan, *, replaced: bool) -> nft.Batch:
             batch.rule("lead", _to(server), protocol, _TO_DNS, _LEAD_TO_DNS, before=True)
     if plan.names:
         first, last = plan.names
-        named = nft.compare(first, nft.FROM) + nft.compare(last, nft.UP_TO)
+        named = nft.compare(first, nft.AT_LEAST) + nft.compare(last, nft.AT_MOST)
         batch.rule("lead", _TCP, _TO4, named, _LEAD_TO_EGRESS)
     batch.rule("lead", _TO_FAKE, _RETURN)  # also where a range of the rules holds it
     for name, number, offset, size in _RANGES:

@@ -30,20 +30,30 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Final
 
+DROP: Final = 0
 ACCEPT: Final = 1
+JUMP: Final = -3
 RETURN: Final = -5
 
 EQUAL: Final = 0
 UNEQUAL: Final = 1
-UP_TO: Final = 3
+AT_MOST: Final = 3
 GREATER: Final = 4
-FROM: Final = 5
+AT_LEAST: Final = 5
 
 NETWORK: Final = 1
 TRANSPORT: Final = 2
 
+HOOK_INPUT: Final = 1
+HOOK_FORWARD: Final = 2
 HOOK_OUTPUT: Final = 3
+HOOK_POSTROUTING: Final = 4
 
+#: of a table: it belongs to the socket that made it, and goes with that (Linux 5.12)
+OWNED: Final = 2
+
+_IN_DEVICE: Final = 4
+_OUT_DEVICE: Final = 5
 _NFPROTO: Final = 15
 _L4PROTO: Final = 16
 _CT_STATE: Final = 0
@@ -107,6 +117,21 @@ def transport(protocol: int) -> bytes:
     return _expression("meta", _REGISTER, attribute(2, _u32(_L4PROTO))) + compare(bytes([protocol]))
 
 
+def from_device(index: int) -> bytes:
+    """The packet came in by this interface."""
+    return _device(_IN_DEVICE, index, EQUAL)
+
+
+def to_device(index: int, operator: int = EQUAL) -> bytes:
+    """The packet goes out by this interface (or, UNEQUAL, by another one), as it was routed at first."""
+    return _device(_OUT_DEVICE, index, operator)
+
+
+def _device(key: int, index: int, operator: int) -> bytes:
+    number = struct.pack("=I", index)
+    return _expression("meta", _REGISTER, attribute(2, _u32(key))) + compare(number, operator)
+
+
 def state_any(bits: int) -> bytes:
     """The packet's state is one of these bits (NF_CT_STATE_BIT)."""
     return _connection(_CT_STATE, bits)
@@ -134,10 +159,21 @@ def redirect(port: int) -> bytes:
     return value + _expression("redir", _REGISTER)
 
 
-def verdict(code: int) -> bytes:
-    """ACCEPT, RETURN."""
-    said = nested(2, nested(2, attribute(1, _u32(code & 0xFFFFFFFF))))
+def verdict(code: int, chain: str = "") -> bytes:
+    """ACCEPT, DROP, RETURN; JUMP to a chain."""
+    to = attribute(2, _name(chain)) if chain else b""
+    said = nested(2, nested(2, attribute(1, _u32(code & 0xFFFFFFFF)), to))
     return _expression("immediate", attribute(1, _u32(0)), said)
+
+
+def masquerade() -> bytes:
+    """The connection leaves with the address of the interface that it goes out by."""
+    return _expression("masq")
+
+
+def more_than(count: int) -> bytes:
+    """More connections that have come to this rule are there now; to be asked for new ones only."""
+    return _expression("connlimit", attribute(1, _u32(count)), attribute(2, _u32(1)))
 
 
 def log(group: int, prefix: str) -> bytes:
@@ -181,20 +217,25 @@ class Batch:
         self._messages.append(message(kind, flags | REQUEST, number, _HEAD + body))
         self._parts.append(part)
 
-    def table(self) -> None:
-        """Makes it, where there is none."""
-        self._add("table", _NEW_TABLE, CREATE, self._table)
+    def table(self, flags: int = 0) -> None:
+        """Makes it, where there is none. `flags`: OWNED."""
+        given = attribute(2, _u32(flags)) if flags else b""
+        self._add("table", _NEW_TABLE, CREATE, self._table + given)
 
     def delete_table(self) -> None:
         """Removes it with all that it holds."""
         self._add("delete the table", _DELETE_TABLE, 0, self._table)
 
-    def chain(self, name: str, kind: str, priority: int) -> None:
-        """A chain at the output hook. What no rule takes is accepted."""
-        hook = nested(4, attribute(1, _u32(HOOK_OUTPUT)), attribute(2, struct.pack("!i", priority)))
+    def chain(self, name: str, kind: str, priority: int, at: int = HOOK_OUTPUT) -> None:
+        """A chain at a hook. What no rule takes is accepted."""
+        hook = nested(4, attribute(1, _u32(at)), attribute(2, struct.pack("!i", priority)))
         policy = attribute(5, _u32(ACCEPT)) + attribute(7, _name(kind))
         body = self._table + attribute(3, _name(name)) + hook + policy
         self._add(f"chain {name}", _NEW_CHAIN, CREATE, body)
+
+    def inner_chain(self, name: str) -> None:
+        """A chain that rules jump to."""
+        self._add(f"chain {name}", _NEW_CHAIN, CREATE, self._table + attribute(3, _name(name)))
 
     def rule(self, chain: str, *expressions: bytes, before: bool = False) -> None:
         """One more at the chain's end, or before all that it has."""

@@ -20,7 +20,7 @@ _MOST_TEXT: Final = 512
 
 @value
 class Asked:
-    """A question to a name server, and what it was answered. `pid`, `program`: of whom, as the host
+    """A question to a name server, and what it was answered (`answer`: addresses, by spaces). `pid`, `program`: of whom, as the host
     counts, where the engine was told to find that out (holders.py); else 0 and ""."""
 
     time_us: int
@@ -29,7 +29,7 @@ class Asked:
     domain: str
     qtype: str
     rcode: str
-    answer: str  # the address that stands for the name, "" for none
+    answer: str  # the address that stands for the name, or those that a server told; "" for none
     allowed: bool
     rule: str
     reason: str
@@ -52,7 +52,7 @@ class Attempt:
     connection: int
     time_us: int
     client_port: int
-    protocol: str  # tcp
+    protocol: str  # tcp; in a routed network also udp, icmp, …
     spoken: str
     domain: str
     target: str
@@ -88,7 +88,8 @@ class Accepted:
 
 @value
 class Closed:
-    """The end of a connection that was made: bytes that were delivered, into and out of the world."""
+    """The end of a connection that was made: bytes that were delivered, into and out of the world; where
+    packets are counted, bytes of these (flows.py)."""
 
     connection: int
     time_us: int
@@ -96,6 +97,8 @@ class Closed:
     bytes_out: int
     duration_us: int
     reason: str
+    packets_in: int = 0
+    packets_out: int = 0
 
 
 @value
@@ -137,8 +140,31 @@ class Trouble:
     text: str
 
 
+@value
+class Linked:
+    """A routed network is there: the name of its link on the host, the world's addresses; `without_ipv6`: why
+    there is none of these."""
+
+    time_us: int
+    interface: str
+    address4: str
+    address6: str
+    without_ipv6: str
+
+
+@value
+class NotLinked:
+    """It could not be made: nothing follows. `number`: errno, or 0; `text`: in words."""
+
+    step: str
+    number: int
+    text: str
+
+
 if TYPE_CHECKING:
-    Report = Asked | Attempt | Accepted | Closed | Refused | Exceeded | Trouble
+    #: what happened
+    Told = Asked | Attempt | Accepted | Closed | Refused | Exceeded | Trouble | Linked
+    Report = Told | NotLinked
 
 _KINDS: Final = {
     b"d": Asked,
@@ -148,6 +174,8 @@ _KINDS: Final = {
     b"r": Refused,
     b"l": Exceeded,
     b"!": Trouble,
+    b"k": Linked,
+    b"n": NotLinked,
 }
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
 #: the last packet: nothing follows
@@ -209,5 +237,8 @@ _NUMBERS: Final = frozenset(
         "used",
         "ttl",
         "resolved_count",
+        "packets_in",
+        "packets_out",
+        "number",
     )
 )
