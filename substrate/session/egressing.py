@@ -35,7 +35,10 @@ if TYPE_CHECKING:
     from substrate.world.handle import World, Zygote
 
 #: what a first packet wakes
-_WATCHED: Final = ("dns_udp4", "dns_udp6", "dns_tcp4", "dns_tcp6", "egress4", "egress6", "nflog")
+_WATCHED: Final = (
+    *("dns_udp4", "dns_udp6", "dns_tcp4", "dns_tcp6", "egress4", "egress6", "nflog"),
+    "guide",
+)
 #: for what is on its way when the world is over
 _END_S: Final = 5.0
 #: whoever asks how things are waits that long for what is not settled yet
@@ -68,8 +71,10 @@ class Egressing:
     ) -> None:
         """`rules`: see egress.engine. `capture`: who knows whose a port is; None where nobody does."""
         self._zygote, self._world, self._rules, self._capture = zygote, world, rules, capture
+        #: whoever connects for a command without namespaces says who that is; else
         #: the serving process finds the owners, where capture cannot
-        self._looks_up = capture is None or not capture.knows_ports
+        self._told_pids = world.spec.frame.backend == "guard"
+        self._looks_up = (capture is None or not capture.knows_ports) and not self._told_pids
         self._network: dict[str, int] = {}
         self._socket: _socket.socket | None = None
         self._over = False
@@ -287,7 +292,7 @@ class Egressing:
     def _owner_of(self, found: Report) -> net_record.Owner | None:
         if self._capture is None or not isinstance(found, _OWNED):
             return None
-        if self._looks_up:
+        if self._looks_up or self._told_pids:
             return self._capture.owner_by_pid(found.pid, found.time_us) if found.pid else None
         address, port = "", 53
         if isinstance(found, Attempt):

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from substrate.world.egress.budget import Budget
     from substrate.world.egress.fakes import Fakes
+    from substrate.world.egress.guided import Guided
     from substrate.world.egress.holders import Holders
     from substrate.world.egress.loop import Loop, Timer
     from substrate.world.egress.pipes import Pipes
@@ -60,8 +61,8 @@ class Context:
     """What the connections of a world share."""
 
     __slots__ = (
-        *("budget", "fakes", "gone", "held", "holders", "loop", "pipes", "report", "resolver"),
-        "rules",
+        *("budget", "fakes", "gone", "guided", "held", "holders", "loop", "pipes", "report"),
+        *("resolver", "rules"),
     )
 
     def __init__(
@@ -76,10 +77,11 @@ class Context:
         report: Callable[[Report], None],
         gone: Callable[[Connection | Published], None],
         holders: Holders | None = None,
+        guided: Guided | None = None,
     ) -> None:
         self.loop, self.pipes, self.budget, self.resolver = loop, pipes, budget, resolver
         self.fakes, self.rules, self.report, self.gone = fakes, rules, report, gone
-        self.holders = holders
+        self.holders, self.guided = holders, guided
         self.held = 0  # bytes of clients that may not go out yet
 
 
@@ -112,7 +114,12 @@ class Connection:
     # --- the decision
 
     def start(self) -> None:
-        target = original_destination(self._client, v6=self._v6)
+        if self._context.guided is not None:
+            found = self._context.guided.take((self._client_ip, self._client_port))
+            target = None if found is None else (found[0].target, found[0].port)
+            self._holder = NOBODY if found is None else found[1]
+        else:
+            target = original_destination(self._client, v6=self._v6)
         if target is None:
             self._refuse_at_once("it was made to a port of substrate's own")
             return

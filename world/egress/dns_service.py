@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from substrate.world.egress.answers import Answers
+    from substrate.world.egress.guided import Guided
     from substrate.world.egress.holders import Holder, Holders
     from substrate.world.egress.report import Report
 
@@ -58,10 +59,11 @@ class DnsService:
         v6: bool = False,
         nft: int = -1,
         holders: Holders | None = None,
+        guided: Guided | None = None,
     ) -> None:
         self._loop, self._answers, self._report = on, answers, report
         self._socket = _socket.socket(fileno=fd)
-        self._kind, self._v6, self._holders = kind, v6, holders
+        self._kind, self._v6, self._holders, self._guided = kind, v6, holders, guided
         self._streams: set[_Stream] = set()
         self._ports = ClientPorts(nft, self._socket)
 
@@ -114,7 +116,13 @@ class DnsService:
             return
         holder = NOBODY
         peer = peer[0], self._ports.of(peer)
-        if self._holders is not None:
+        if self._guided is not None:
+            found = self._guided.take(peer)
+            if found is None:
+                os.close(client)  # a stranger's
+                return
+            holder = found[1]
+        elif self._holders is not None:
             target = original_destination(client, v6=self._v6)
             if target is not None:
                 holder = self._holders.of("tcp", *peer[:2], *target)

@@ -27,6 +27,7 @@ from substrate.world.egress.connection import Connection, Context
 from substrate.world.egress.conntrack import ClientPorts
 from substrate.world.egress.dns_service import DnsService
 from substrate.world.egress.fakes import Fakes
+from substrate.world.egress.guided import Guided
 from substrate.world.egress.holders import NOBODY, Holders
 from substrate.world.egress.namespace import Plan
 from substrate.world.egress.nft import DNS_PORT, load_rules
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final, NoReturn
 
+    from substrate.world.egress.guide import Question
+    from substrate.world.egress.holders import Holder
     from substrate.world.egress.report import Report
 
 #: reports that wait for the supervisor; above this nothing new is taken from the world
@@ -121,6 +124,11 @@ class Engine:
         rules = make_rules(given)
         self._fakes = Fakes()
         self._holders = _make_holders(given, network)
+        self._guided = (
+            Guided(network["guide"], lambda: self._context.rules, self._refused_before, self._world_is_over)
+            if "guide" in network
+            else None
+        )
         self._answers = Answers(rules, self._fakes)
         self._context = Context(
             loop=self._loop,
@@ -132,6 +140,7 @@ class Engine:
             report=self.report,
             gone=self._connection_is_gone,
             holders=self._holders,
+            guided=self._guided,
         )
         self._reports: deque[bytes] = deque()
         self._stuck = False  # the supervisor does not take them
@@ -160,6 +169,9 @@ class Engine:
                 self._sources.append((fd, self._accept_of(fd, v6=name.endswith("6"))))
             elif name.startswith("publish"):
                 self._sources.append((fd, self._publish(fd, self._published[fd])))
+            elif name == "guide":
+                assert self._guided is not None
+                self._sources.append((fd, self._guided.ready))
             elif name == "nflog":
                 self._sources.append((fd, self._read_log))
             elif name.startswith("dns"):
@@ -168,6 +180,7 @@ class Engine:
                     v6=name.endswith("6"),
                     nft=self._network.get("nft", -1),
                     holders=self._holders,
+                    guided=self._guided,
                 )
                 self._services.append(service)
                 self._sources.append((fd, service.ready))
@@ -280,6 +293,14 @@ class Engine:
     def _change_rules(self, given: dict[str, Any]) -> None:
         rules = make_rules(given)
         self._answers.rules = self._context.rules = rules
+        if "nft" in self._network:
+            self._load(rules, given)
+        for connection in list(self._connections):
+            connection.check_again()
+        self._reports.append(wire.encode(report.RULES, ()))
+        self._send()
+
+    def _load(self, rules: Rules, given: dict[str, Any]) -> None:
         plan = Plan(
             dns_loopback=self._dns_loopback, ranges=rules.ranges(), host_ports=given["host_ports"]
         )
@@ -287,10 +308,6 @@ class Engine:
             load_rules(self._network["nft"], plan)
         except OSError as error:
             self.report(Trouble(time_us=now_us(), text=f"rules of the kernel: {error}"))
-        for connection in list(self._connections):
-            connection.check_again()
-        self._reports.append(wire.encode(report.RULES, ()))
-        self._send()
 
     def _used_up(self) -> None:
         """The budget of bytes is used up: nothing more goes in or out."""
@@ -327,6 +344,9 @@ class Engine:
                 os.set_inheritable(client, False)
                 self._numbers += 1
                 peer = peer[0], ports.of(peer)
+                if self._guided is not None and not self._guided.knows(peer):
+                    _drop(client)  # of somebody on the host, who is not the world's
+                    continue
                 connection = Connection(self._context, client, peer, self._numbers, v6=v6)
                 self._connections.add(connection)
                 connection.start()
@@ -423,6 +443,32 @@ class Engine:
             self.report(Trouble(time_us=now_us(), text=text))
         self._lost_logs = sequence
 
+    def _world_is_over(self, fd: int) -> None:
+        """Nothing comes from there any more."""
+        self._sources = [source for source in self._sources if source[0] != fd]
+        if self._loop.watches(fd):
+            self._loop.unregister(fd)
+
+    def _refused_before(self, asked: Question, holder: Holder) -> None:
+        """What guided.py refused, before it was connected."""
+        decision = self._context.rules.address(asked.target, asked.port)
+        self._numbers += 1
+        self.report(
+            Refused(
+                connection=self._numbers,
+                time_us=now_us(),
+                protocol="tcp",
+                client_port=asked.client_port,
+                domain="",
+                ip=render_address(asked.target),
+                port=asked.port,
+                uid=-1,
+                reason="" if decision.allowed else decision.reason,
+                pid=holder.pid,
+                program=holder.program,
+            )
+        )
+
     def _refused(self, logged: nflog.Logged) -> None:
         protocol = _PROTOCOLS.get(logged.protocol, f"protocol {logged.protocol}")
         name = self._fakes.name_of(logged.destination) if logged.destination else None
@@ -454,6 +500,13 @@ class Engine:
                 program=holder.program,
             )
         )
+
+
+def _drop(client: int) -> None:
+    """Resets a connection."""
+    socket = _socket.socket(fileno=client)
+    socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    socket.close()
 
 
 def _make_holders(given: dict[str, Any], network: dict[str, int]) -> Holders | None:
