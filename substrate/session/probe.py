@@ -29,6 +29,12 @@ _CACHE = b"/backend"
 _NUMBER = 900
 _SCRIPT = b': > "$1" && rm "$1" && { [ -z "$2" ] || { rmdir "$2" && mkdir "$2"; }; }'
 
+#: what is written elsewhere is refused, and what the first process does is seen
+_GUARD_SCRIPT = (
+    b': > "$1" && chmod 751 "$1" && [ -x "$1" ] && ! { echo > "${1%/*}/../run/x"; } 2>/dev/null '
+    b'&& ! chmod 700 "${1%/*}/../run" 2>/dev/null'
+)
+
 
 @value
 class ProbeResult:
@@ -47,8 +53,8 @@ class ProbeResult:
 def candidates() -> tuple[str, ...]:
     """The backends to try, best first; root needs no user namespace to be given one."""
     if os.geteuid() == 0:
-        return ("ns-root-idmap", "ns-root", "ns-user")
-    return ("ns-user",)
+        return ("ns-root-idmap", "ns-root", "ns-user", "guard")
+    return ("ns-user", "guard")
 
 
 def choose_backend(home: Home, zygote: Zygote) -> str:
@@ -125,7 +131,10 @@ def probe(backend: str, home: Home, zygote: Zygote) -> ProbeResult:
             remedy=error.hint,
         )
     base = home.path + b"/" + name
-    result = _probe(backend, base, place, _planned(backend, mounts, home, base), zygote)
+    if backend == "guard":
+        result = _probe_guard(base, place, zygote)
+    else:
+        result = _probe_namespaces(backend, base, place, mounts, home, zygote)
     try:
         _remove(base)
         if place.directory:
@@ -135,6 +144,78 @@ def probe(backend: str, home: Home, zygote: Zygote) -> ProbeResult:
             step, why = "remove a layer", f"remove a layer: {error.strerror}"
             return ProbeResult(backend=backend, works=False, step=step, why=why)
     return result
+
+
+def _probe_namespaces(
+    backend: str,
+    base: bytes,
+    place: layer_place.Place,
+    mounts: tuple[mountinfo.Mount, ...],
+    home: Home,
+    zygote: Zygote,
+) -> ProbeResult:
+    return _probe(backend, base, place, _planned(backend, mounts, home, base), zygote)
+
+
+def _probe_guard(base: bytes, place: layer_place.Place, zygote: Zygote) -> ProbeResult:
+    """Makes, in such a world, a file in a directory that may be written, and changes its mode, which
+    the world's first process does; and a whiteout where the layers would lie."""
+    target = base + b"/copy"
+    layer = (place.directory or base) + b"/layers"
+    try:
+        for path in (base, target, base + b"/run", layer):
+            os.mkdir(path, 0o700)
+        os.mknod(layer + b"/whiteout", 0o020000, os.makedev(0, 0))
+    except OSError as error:
+        step = "make a layer"
+        return ProbeResult(
+            backend="guard",
+            works=False,
+            step=step,
+            why=f"{step}: {error.strerror}",
+            remedy=layer_place.remedy(),
+        )
+    frame = Frame(
+        backend="guard",
+        id_extents=(),
+        uid=os.geteuid(),
+        gid=os.getegid(),
+        net="filtered",
+        seat=False,
+        allow_ptrace=False,
+        allow_userns=False,
+        observed=False,
+        cgroup_unified=b"",
+        cgroup_tasks=(),
+    )
+    spec = WorldSpec(
+        frame=frame,
+        number=_NUMBER,
+        run_dir=base + b"/run",
+        overlays=(),
+        hidden_directories=(),
+        hidden_files=(),
+        read_only=(),
+        viewed=(),
+        cgroup_dirs=(),
+        writable=(target,),
+        readable=(b"/",),
+    )
+    try:
+        _try(spec, target, b"", zygote, _GUARD_SCRIPT)
+    except StartFailed as failed:
+        from substrate.session.diagnosis import explain
+
+        explained = explain(failed)
+        return ProbeResult(
+            backend="guard",
+            works=False,
+            step=failed.step,
+            code=explained.code,
+            why=f"{failed.step}: {failed.text}",
+            remedy=explained.hint,
+        )
+    return ProbeResult(backend="guard", works=True, note=place.note)
 
 
 def _planned(
@@ -236,7 +317,9 @@ def _remove(base: bytes) -> None:
         os.close(parent)
 
 
-def _try(spec: WorldSpec, writable: bytes, old: bytes, zygote: Zygote) -> None:
+def _try(
+    spec: WorldSpec, writable: bytes, old: bytes, zygote: Zygote, script: bytes = _SCRIPT
+) -> None:
     """Writes a file in `writable`, and makes the directory `old` anew, which takes a mark in an
     attribute (an opaque directory). Raises StartFailed, OSError."""
     world = zygote.start(spec)
@@ -248,7 +331,7 @@ def _try(spec: WorldSpec, writable: bytes, old: bytes, zygote: Zygote) -> None:
         go = world.run(
             CommandSpec(
                 file=b"/bin/sh",
-                argv=(b"sh", b"-c", _SCRIPT, b"sh", name, old),
+                argv=(b"sh", b"-c", script, b"sh", name, old),
                 environ=((b"PATH", b"/usr/bin:/bin"),),
                 cwd=b"/",
                 umask=0o077,
