@@ -366,8 +366,8 @@ CLIENTS = {
 
 
 @pytest.fixture
-def place(hosts: Hosts, caller) -> Place:
-    return Place(hosts=hosts, caller=caller)
+def place(hosts: Hosts, any_caller) -> Place:
+    return Place(hosts=hosts, caller=any_caller)
 
 
 def check_allowed(place: Place, client: Client) -> Ran:

@@ -15,6 +15,7 @@ import time
 
 from substrate.world.egress import dns, loop
 from substrate.world.egress.conntrack import ClientPorts
+from substrate.world.egress.guided import Guided, drop
 from substrate.world.egress.holders import NOBODY
 from substrate.world.egress.led import original_destination
 from substrate.world.egress.namespace import SO_TIMESTAMPNS
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from typing import Final
 
     from substrate.world.egress.answers import Answers
-    from substrate.world.egress.guided import Guided
     from substrate.world.egress.holders import Holder, Holders
     from substrate.world.egress.report import Report
 
@@ -119,7 +119,7 @@ class DnsService:
         if self._guided is not None:
             found = self._guided.take(peer)
             if found is None:
-                os.close(client)  # a stranger's
+                drop(client)  # a stranger's
                 return
             holder = found[1]
         elif self._holders is not None:

@@ -19,7 +19,7 @@ import time
 from collections import deque
 
 from substrate.world import linux, wire
-from substrate.world.egress import cage, loop, nflog, report
+from substrate.world.egress import cage, guided, loop, nflog, report
 from substrate.world.egress.addresses import parse_range, render_address
 from substrate.world.egress.answers import Answers
 from substrate.world.egress.budget import Budget
@@ -27,7 +27,6 @@ from substrate.world.egress.connection import Connection, Context
 from substrate.world.egress.conntrack import ClientPorts
 from substrate.world.egress.dns_service import DnsService
 from substrate.world.egress.fakes import Fakes
-from substrate.world.egress.guided import Guided
 from substrate.world.egress.holders import NOBODY, Holders
 from substrate.world.egress.namespace import Plan
 from substrate.world.egress.nft import DNS_PORT, load_rules
@@ -125,7 +124,7 @@ class Engine:
         self._fakes = Fakes()
         self._holders = _make_holders(given, network)
         self._guided = (
-            Guided(network["guide"], lambda: self._context.rules, self._refused_before, self._world_is_over)
+            guided.Guided(network["guide"], lambda: self._context.rules, self._refused_before, self._world_is_over)
             if "guide" in network
             else None
         )
@@ -345,7 +344,7 @@ class Engine:
                 self._numbers += 1
                 peer = peer[0], ports.of(peer)
                 if self._guided is not None and not self._guided.knows(peer):
-                    _drop(client)  # of somebody on the host, who is not the world's
+                    guided.drop(client)  # of somebody on the host, who is not the world's
                     continue
                 connection = Connection(self._context, client, peer, self._numbers, v6=v6)
                 self._connections.add(connection)
@@ -500,13 +499,6 @@ class Engine:
                 program=holder.program,
             )
         )
-
-
-def _drop(client: int) -> None:
-    """Resets a connection."""
-    socket = _socket.socket(fileno=client)
-    socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    socket.close()
 
 
 def _make_holders(given: dict[str, Any], network: dict[str, int]) -> Holders | None:

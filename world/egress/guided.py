@@ -30,6 +30,14 @@ _FRESH_S: Final = 30.0
 _MOST_TOLD: Final = 8192
 _OWN: Final = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 _A_ROUND: Final = 64
+_ABORT: Final = b"\1\0\0\0\0\0\0\0"  # struct linger: at once
+
+
+def drop(client: int) -> None:
+    """Resets a stranger's connection."""
+    socket = _socket.socket(fileno=client)
+    socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _ABORT)
+    socket.close()
 
 
 class Guided:
