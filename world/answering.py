@@ -167,15 +167,15 @@ class Answering:
         try:
             times = None
             if address:
-                words = struct.unpack(form, self.listener.read(call, address, struct.calcsize(form)))
+                words = struct.unpack(
+                    form, self.listener.read(call, address, struct.calcsize(form))
+                )
                 if len(words) == 2:
                     words = (words[0], 0, words[1], 0)
                 if unit_ns == 1000 and not all(0 <= words[i] < 1_000_000 for i in (1, 3)):
                     raise OSError(errno.EINVAL, "no fraction of a second")
                 scale = unit_ns or 1
-                times = (ctypes.c_int64 * 4)(
-                    words[0], words[1] * scale, words[2], words[3] * scale
-                )
+                times = (ctypes.c_int64 * 4)(words[0], words[1] * scale, words[2], words[3] * scale)
             pointer = None if times is None else ctypes.byref(times)
             if _libc.utimensat(fd, b"", pointer, _EMPTY) < 0:
                 raise OSError(ctypes.get_errno(), "utimensat")

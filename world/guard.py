@@ -50,7 +50,9 @@ class Guard:
         """Raises OSError where the kernel's Landlock cannot do it."""
         version = linux.landlock_abi()
         if version < landlock.LEAST_VERSION:
-            raise OSError(0, f"version {landlock.LEAST_VERSION} is needed (Linux 6.12), this is {version}")
+            raise OSError(
+                0, f"version {landlock.LEAST_VERSION} is needed (Linux 6.12), this is {version}"
+            )
         self._writable = tuple(map(os.path.realpath, spec.writable))
         self._ruleset = landlock.make_ruleset(self._writable, spec.readable)
         self._made, self._answering = made, answering

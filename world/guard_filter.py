@@ -61,7 +61,9 @@ _TERMINALS: Final = (seccomp.TIOCSTI, seccomp.TIOCLINUX, seccomp.TIOCCONS, secco
 _OPTIONS: Final = {0: (4,), 41: (5, 6, 57), 1: (15,)}
 
 
-def build_hardening(*, with_network: bool, allow_ptrace: bool = False, machine: str = MACHINE) -> bytes:
+def build_hardening(
+    *, with_network: bool, allow_ptrace: bool = False, machine: str = MACHINE
+) -> bytes:
     """Without capture's filter for evidence: a second listener there cannot be."""
     more: dict[str, Chunk] = {name: error(errno.ENOSYS) for name in (*_IPC, *_YOUNGER)}
     more["socket"] = _socket(with_network=with_network)
@@ -109,7 +111,9 @@ def _socket(*, with_network: bool) -> Chunk:
         internet = argument(
             1,
             when(
-                (_STREAM,), stream, when((_DATAGRAM, _RAW), error(errno.EPERM), error(errno.ESOCKTNOSUPPORT))
+                (_STREAM,),
+                stream,
+                when((_DATAGRAM, _RAW), error(errno.EPERM), error(errno.ESOCKTNOSUPPORT)),
             ),
             mask=_TYPE_MASK,
         )

@@ -49,7 +49,9 @@ class _Harvest:
         for path in manifest.left_out:
             while path := path.rpartition(b"/")[0]:
                 self._keep.add(path)
-        self._modes: list[tuple[bytes, os.stat_result]] = []  # of directories of the upper, at the end
+        self._modes: list[
+            tuple[bytes, os.stat_result]
+        ] = []  # of directories of the upper, at the end
         self._made: set[bytes] = {b""}
         self._linked: dict[tuple[int, int], bytes] = {}
 

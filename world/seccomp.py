@@ -335,9 +335,7 @@ def _when_any_bit(mask: int, then: Chunk, otherwise: Chunk) -> Chunk:
 def _ioctl() -> Chunk:
     """Refuses to type into a terminal (TIOCSTI, TIOCLINUX' paste), to take over the console,
     and to load line disciplines. The kernel's request is an `unsigned int`."""
-    return argument(
-        1, when((TIOCSTI, TIOCLINUX, TIOCCONS, TIOCSETD), error(errno.EPERM), allow())
-    )
+    return argument(1, when((TIOCSTI, TIOCLINUX, TIOCCONS, TIOCSETD), error(errno.EPERM), allow()))
 
 
 def _clone(refused: int) -> Chunk:
@@ -354,9 +352,7 @@ def _personality() -> Chunk:
     refused = 0xFFFFFFFF & ~PERSONALITY_ALLOWED
     return argument(
         0,
-        when(
-            (PERSONALITY_QUERY,), allow(), _when_any_bit(refused, error(errno.EPERM), allow())
-        ),
+        when((PERSONALITY_QUERY,), allow(), _when_any_bit(refused, error(errno.EPERM), allow())),
     )
 
 
@@ -411,9 +407,7 @@ def _socket(*, tcp_only: bool) -> Chunk:
 
 def _socketpair() -> Chunk:
     """The kernel itself has pairs of AF_UNIX and AF_TIPC only, and says so for the others."""
-    return argument(
-        0, when((_AF_UNIX, _AF_INET, _AF_INET6), allow(), error(errno.EAFNOSUPPORT))
-    )
+    return argument(0, when((_AF_UNIX, _AF_INET, _AF_INET6), allow(), error(errno.EAFNOSUPPORT)))
 
 
 # --- the search over call numbers

@@ -221,10 +221,16 @@ class Sockets:
         port = kept.socket.getsockname()[1]
         self._number += 1
         asked = guide.Question(
-            number=self._number, client_port=port, target=target[0], port=target[1], pid=call.tid
+            number=self._number,
+            client_port=port,
+            target=target[0],
+            port=target[1],
+            pid=_process_of(call.tid),
         )
         try:
-            self._door.send(guide.render_question(asked), _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT)
+            self._door.send(
+                guide.render_question(asked), _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT
+            )
         except BlockingIOError:
             raise OSError(errno.EAGAIN, "too many connections at once") from None
         except (BrokenPipeError, ConnectionResetError):
@@ -374,6 +380,18 @@ def _inode_of(tid: int, fd: int) -> int:
     if not name.startswith(b"socket:["):
         raise OSError(errno.ENOTSOCK, "no socket")
     return int(name[8:-1])
+
+
+def _process_of(tid: int) -> int:
+    """The process of a thread; 0 where it has ended."""
+    try:
+        with open(b"/proc/%d/status" % tid, "rb") as file:
+            for line in file:
+                if line.startswith(b"Tgid:"):
+                    return int(line[5:])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return 0
 
 
 def _sockets_of(pid: int) -> set[int]:

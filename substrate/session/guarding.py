@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 
 from substrate.errors import HostUnsupported, UsageError
-from substrate.world import landlock, linux, mountinfo, readable
+from substrate.world import mountinfo, readable
 from substrate.world.spec import WorldSpec
 
 TYPE_CHECKING = False
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from substrate.world.layers import LayerStack
     from substrate.world.spec import Frame
 
+NOTE = (
+    "this world has no namespaces (guard): the command works in a private copy of the workspace at another "
+    "path, other places are read-only, and it can see the host's processes (SECURITY.md)"
+)
 #: what every other world makes itself: of /dev some devices are granted (landlock.py), of /run all but
 #: what holds secrets
 _NOT_WHOLE = (b"/dev", b"/run/secrets", b"/run/credentials", b"/run/user")
@@ -75,7 +79,11 @@ def inside(files: SessionFiles, stack: LayerStack, path: bytes) -> bytes:
 def variables(files: SessionFiles, cwd: bytes, *, network: bool) -> dict[bytes, bytes]:
     """What programs are told of the place. `use-vc`: libc asks its name servers over TCP, as there is no UDP
     (resolv.conf(5))."""
-    own = {b"PWD": cwd, b"TMPDIR": temporary(files), b"XDG_CACHE_HOME": temporary(files) + b"/cache"}
+    own = {
+        b"PWD": cwd,
+        b"TMPDIR": temporary(files),
+        b"XDG_CACHE_HOME": temporary(files) + b"/cache",
+    }
     if network:
         own[b"RES_OPTIONS"] = b"use-vc"
     return own
@@ -160,12 +168,3 @@ def _names(directory: bytes) -> list[bytes]:
         return os.listdir(directory)
     except OSError:
         return []  # whoever cannot list it is granted nothing in it
-
-
-def limits_of() -> str:
-    """Why there can be no such world on this kernel; "" where there can."""
-    version = linux.landlock_abi()
-    if version >= landlock.LEAST_VERSION:
-        return ""
-    found = f"version {version}" if version else "none, or it is switched off"
-    return f"Landlock of version {landlock.LEAST_VERSION} (Linux 6.12) is needed; here is {found}"

@@ -217,7 +217,7 @@ class NetRecord:
         self._scope(scope)[1] += 1
         if found.protocol == "tcp":
             end = _endpoint(host, found.port)
-            self._count_refused(found, owner, end, f"--allow {end}")
+            self._count_refused(found, owner, end, _flag_for(found.ip, found.port, end))
         else:
             self._count_refused(found, owner, scope, "")
         return NetConnect(
@@ -337,3 +337,10 @@ def _looked_up(found: Asked | Attempt | Refused, owner: Owner | None) -> Extra:
 
 def _extra(found: Any, *more: tuple[str, Any]) -> tuple[tuple[str, Any], ...]:
     return (("mono_us", found.time_us), *((key, item) for key, item in more if item not in ("", 0)))
+
+
+def _flag_for(address: str, port: int, end: str) -> str:
+    """What would have allowed a connection that was refused before it was made."""
+    if address.startswith("127.") or address == "::1":
+        return f"--host-port {port}"
+    return f"--allow {end}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 from substrate import __version__
 from substrate.errors import HostUnsupported
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 _CACHE = b"/backend"
 _NUMBER = 900
+#: the weakest is not taken for longer than that without another look at the better ones
+_GUARD_S = 3600
 _SCRIPT = b': > "$1" && rm "$1" && { [ -z "$2" ] || { rmdir "$2" && mkdir "$2"; }; }'
 
 #: what is written elsewhere is refused, and what the first process does is seen
@@ -65,7 +68,9 @@ def choose_backend(home: Home, zygote: Zygote) -> str:
     try:
         with open(home.path + _CACHE, encoding="utf-8") as file:
             cached_key, _, backend = file.read(4096).rstrip("\n").rpartition(" ")
-        if cached_key == key and backend in candidates():
+            age_s = time.time() - os.fstat(file.fileno()).st_mtime
+        fresh = backend != "guard" or 0 <= age_s < _GUARD_S
+        if cached_key == key and backend in candidates() and fresh:
             return backend
     except FileNotFoundError:
         pass  # nothing is remembered yet
@@ -104,7 +109,15 @@ def _cache_key(home: Home) -> str:
     with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         boot_id = file.read().strip()
     namespaces = "-".join(os.readlink(f"/proc/self/ns/{n}")[-12:] for n in ("user", "mnt"))
-    return f"1 {boot_id} {os.uname().release} {__version__} {os.geteuid()} {namespaces}"
+    return f"1 {boot_id} {os.uname().release} {__version__} {os.geteuid()} {namespaces} {_rights()}"
+
+
+def _rights() -> str:
+    """What decides whether namespaces can be made, besides the host: filters and capabilities."""
+    with open("/proc/self/status", "rb") as file:
+        lines = dict(line.split(b":", 1) for line in file.read().splitlines() if b":" in line)
+    words = (lines.get(name, b"").strip() for name in (b"CapEff", b"Seccomp_filters"))
+    return b"-".join(words).decode()
 
 
 def _remember(home: Home, text: str) -> None:

@@ -145,7 +145,9 @@ def _without_namespaces(
         "hidden": IsolationLayer(
             on=True,
             why="; ".join(
-                filter(None, ("names and metadata of what is hidden can be seen, contents not", opened))
+                filter(
+                    None, ("names and metadata of what is hidden can be seen, contents not", opened)
+                )
             ),
         ),
         "net": IsolationLayer(on=True, why=net),
@@ -155,7 +157,9 @@ def _without_namespaces(
             "the end the descendants of the command are killed; when the world's first process is killed from "
             "outside, what runs goes on without a network",
         ),
-        "ipc": IsolationLayer(on=True, why="System V and POSIX queues, memory and semaphores are refused"),
+        "ipc": IsolationLayer(
+            on=True, why="System V and POSIX queues, memory and semaphores are refused"
+        ),
         "uts": IsolationLayer(on=False, why="no namespace: the host's name can be seen, not set"),
         "cgroup_ns": IsolationLayer(on=False, why="no namespace"),
         "user": IsolationLayer(on=False, why="no namespace: the caller's own ids, without rights"),

@@ -149,6 +149,7 @@ def describe_world(
             for note in (
                 *planned.notes,
                 *_unmapped(workspace.path, extents if backend != "ns-user" else ()),
+                guarding.NOTE if backend == "guard" else "",
                 place.note,
                 births,
             )

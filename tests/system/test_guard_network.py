@@ -55,7 +55,9 @@ def test_nothing_leads_past_the_rules(scene, target):
     assert done == {case for case in told if case.startswith("question") and "by tcp" in case} | {
         case for case in done if case.startswith("tunnel")
     }
-    assert {told[case] for case in done if case.startswith("question")} == {"done rcode 3 answers 0"}
+    assert {told[case] for case in done if case.startswith("question")} == {
+        "done rcode 3 answers 0"
+    }
     refused = {
         (body["ip"], body["port"])
         for body in scene.told("net_connect")
@@ -224,7 +226,14 @@ def test_other_ways_to_connect(scene, target):
         """,
     )
     not_done = ("fast open", "fast open by sendmsg", "send with an address", "deferred", "ring")
-    not_done += ("source route", "shared port", "unix", "unix datagrams", "bind elsewhere", "low port")
+    not_done += (
+        "source route",
+        "shared port",
+        "unix",
+        "unix datagrams",
+        "bind elsewhere",
+        "low port",
+    )
     assert {case: told[case] for case in not_done if told[case].startswith("done")} == {}
     assert told["fast open"] == "Operation not supported"
     assert told["ring"] == "Function not implemented"

@@ -124,7 +124,12 @@ class Engine:
         self._fakes = Fakes()
         self._holders = _make_holders(given, network)
         self._guided = (
-            guided.Guided(network["guide"], lambda: self._context.rules, self._refused_before, self._world_is_over)
+            guided.Guided(
+                network["guide"],
+                lambda: self._context.rules,
+                self._refused_before,
+                self._world_is_over,
+            )
             if "guide" in network
             else None
         )

@@ -105,4 +105,3 @@ class Guided:
             return None
         _, asked = self._told.pop(peer[1])
         return asked, describe(asked.pid)
-
