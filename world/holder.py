@@ -298,11 +298,11 @@ def _end(frame: Frame) -> NoReturn:
     os._exit(0)
 
 
-def end_below() -> None:
-    """Kills all processes below this one until none is left that it may kill. A look at what there
-    is misses what is forked meanwhile, so there are more until nothing is found."""
+def end_below(spared: frozenset[int] = frozenset()) -> None:
+    """Kills all processes below this one, but those `spared`, until none is left that it may kill. A
+    look at what there is misses what is forked meanwhile, so there are more until nothing is found."""
     pause = select.poll()
-    while sum(_kill(pid, _signal.SIGKILL) for pid in _others()):
+    while sum(_kill(pid, _signal.SIGKILL) for pid in _others() if pid not in spared):
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass

@@ -74,7 +74,7 @@ def claim(home: Home, session_id: str, pause: Callable[[float], bool] | None = N
         else:
             running.wait_until_gone(files, pause)
         world = load_world(files)
-        if world is not None and os.path.lexists(files.world_path + b"/guard"):
+        if os.path.lexists(files.world_path + b"/guard"):
             _harvest_left(files, world)
         return Claimed(files=files, lock=lock, world=world)
     except BaseException:

@@ -154,8 +154,8 @@ def _without_namespaces(
         "pid": IsolationLayer(
             on=False,
             why="no namespace: the host's processes can be listed, not signalled, traced or looked into. At "
-            "the end the descendants of the command are killed; when the world's first process is killed from "
-            "outside, what runs goes on without a network",
+            "the end the descendants of the command are killed; when the processes that hold the world are killed "
+            "from outside, what runs goes on, in the copy and without a network",
         ),
         "ipc": IsolationLayer(
             on=True, why="System V and POSIX queues, memory and semaphores are refused"

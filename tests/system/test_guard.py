@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.system import traces_left
+from tests.system.egress_scene import children
 
 PYTHON = "/usr/bin/python3"
 AS_ROOT = os.geteuid() == 0
@@ -350,6 +351,19 @@ def test_a_killed_supervisor_leaves_the_changes(guarded):
     done = guarded.substrate("diff")
     assert b"+two" in done.stdout, done
     assert (guarded.work / "kept").read_text() == "one\n"
+    guarded.verify()
+
+
+def test_a_killed_first_process_takes_all_along(guarded):
+    """The one that answers for the commands: nothing goes on without it."""
+    line = "setsid -f sleep 987.5; echo ready; sleep 987.5"
+    with guarded.start("--fresh", "-c", line) as process:
+        assert process.stdout.readline() == b"ready\n"
+        (zygote,) = [p for p in children(process.pid) if children(p)]
+        (first,) = [p for p in children(zygote) if children(p)]
+        os.kill(first, signal.SIGKILL)
+        process.communicate(timeout=30)
+    assert not traces_left.gone(lambda: _sleepers(guarded))
     guarded.verify()
 
 
