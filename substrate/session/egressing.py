@@ -68,12 +68,14 @@ class Egressing:
         world: World,
         rules: dict[str, Any],
         capture: Capturing | None,
+        *,
+        told_pids: bool = False,
     ) -> None:
-        """`rules`: see egress.engine. `capture`: who knows whose a port is; None where nobody does."""
+        """`rules`: see egress.engine. `capture`: who knows whose a port is; None where nobody does.
+        `told_pids`: whoever connects for a command without namespaces says which process that is."""
         self._zygote, self._world, self._rules, self._capture = zygote, world, rules, capture
-        #: whoever connects for a command without namespaces says who that is; else
         #: the serving process finds the owners, where capture cannot
-        self._told_pids = world.spec.frame.backend == "guard"
+        self._told_pids = told_pids
         self._looks_up = (capture is None or not capture.knows_ports) and not self._told_pids
         self._network: dict[str, int] = {}
         self._socket: _socket.socket | None = None

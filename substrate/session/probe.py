@@ -84,7 +84,9 @@ def choose_backend(home: Home, zygote: Zygote) -> str:
     lines = "; ".join(f"{r.backend}: {r.why}" for r in tried)
     from substrate.session.diagnosis import farthest
 
-    nearest = tried[farthest([result.step for result in tried])]
+    # what to do for the others gives more than what `guard` lacks
+    better = [result for result in tried if result.backend != "guard"] or tried
+    nearest = better[farthest([result.step for result in better])]
     raise HostUnsupported(
         f"no world can be started on this host ({lines})",
         code=nearest.code,
