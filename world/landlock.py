@@ -35,11 +35,12 @@ READ: Final = READ_FILE | READ_DIR | EXECUTE
 #: all but devices
 CHANGE: Final = _ALL_FILES & ~(_MAKE_CHARACTER | _MAKE_BLOCK | IOCTL_DEVICE)
 DEVICE: Final = READ_FILE | WRITE_FILE | TRUNCATE
-TERMINAL: Final = DEVICE | READ_DIR | IOCTL_DEVICE
+TERMINAL: Final = DEVICE | IOCTL_DEVICE
 
-#: what a command has of /dev: nothing that reaches hardware, memory or other people's terminals
+#: what a command has of /dev: nothing that reaches hardware or memory; of terminals its own, since
+#: among those of /dev/pts are all others of its user, which cannot be told from new ones
 _DEVICES: Final = (b"null", b"zero", b"full", b"random", b"urandom")
-_TERMINALS: Final = (b"tty", b"ptmx", b"pts")
+_TERMINALS: Final = (b"tty",)
 
 _PATH_BENEATH: Final = 1
 

@@ -85,6 +85,8 @@ class Listener:
         return self._ioctl(_IS_VALID, struct.pack("=Q", call.identifier))
 
     def _ioctl(self, request: int, packed: bytes) -> bool:
+        if self.fd < 0:
+            return False  # nobody is left under the filter
         try:
             fcntl.ioctl(self.fd, request, packed)
         except OSError as error:
@@ -135,3 +137,4 @@ class Listener:
 
     def close(self) -> None:
         os.close(self.fd)
+        self.fd = -1

@@ -21,6 +21,7 @@ import _socket
 import errno
 import fcntl
 import os
+import resource
 import select
 import struct
 
@@ -84,6 +85,8 @@ class Sockets:
         self._asked: dict[int, _Asked] = {}
         self._number = 0
         self._most = _MOST_KEPT
+        #: half of what we may open: the other half is for all else
+        self._room = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
         watch(door.fileno(), select.POLLIN, self._told)
 
     def answer(self, listener: Listener, call: Call, name: str) -> None:
@@ -115,6 +118,10 @@ class Sockets:
             raise OSError(errno.EACCES, "no TCP socket")
         if flags & ~(_socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC):
             raise OSError(errno.EINVAL, "unknown flags")
+        if len(self._kept) >= self._room:
+            self._sweep()
+            if len(self._kept) >= self._room:
+                raise OSError(errno.EMFILE, "too many sockets that are not connected")
         socket = _socket.socket(family, _socket.SOCK_STREAM, _socket.IPPROTO_TCP)
         os.set_blocking(socket.fileno(), not flags & _socket.SOCK_NONBLOCK)
         inode = os.fstat(socket.fileno()).st_ino

@@ -435,9 +435,7 @@ class _OneShot:
         assert self.started is not None
         rules = engine_rules(self.settings)
         guard = self.world.backend == "guard"
-        return egressing.Egressing(
-            self.zygote, self.started, rules, self.capture, told_pids=guard
-        )
+        return egressing.Egressing(self.zygote, self.started, rules, self.capture, told_pids=guard)
 
     def _start_failed(self, failed: StartFailed) -> HostUnsupported:
         """Closes the command's span, and forgets that the backend is known to work."""

@@ -284,3 +284,30 @@ def _listeners(scene, supervisor):
             if words[3] == "0A" and words[9] in inodes:
                 found.append(int(words[1].rpartition(":")[2], 16))
     return found
+
+
+def test_more_sockets_than_are_kept(scene, target):
+    """What was closed makes room; what is open is bounded, and does not stop the world."""
+    told = _program(
+        scene,
+        """
+        import errno, json, resource, socket
+        for _ in range(1500):
+            socket.socket().close()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        kept, how = [], ""
+        try:
+            for _ in range(soft + 100):
+                kept.append(socket.socket())
+        except OSError as error:
+            how = errno.errorcode[error.errno]
+        count = len(kept)
+        kept.clear()
+        print(json.dumps([count, how, socket.create_server(("127.0.0.1", 0)).getsockname()[0]]))
+        """,
+    )
+    count, how, place = told
+    assert count >= 256
+    assert how in ("EMFILE", "")
+    assert place == "127.0.0.1"
