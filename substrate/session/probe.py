@@ -146,7 +146,11 @@ def probe(backend: str, home: Home, zygote: Zygote) -> ProbeResult:
             remedy=error.hint,
         )
     base = home.path + b"/" + name
-    if backend == "guard":
+    if backend == "guard" and not any(mount.mount_point == b"/" for mount in mounts):
+        why = "the root directory is no mount point: this is a chroot"
+        result = ProbeResult(backend=backend, works=False, step="mounts", why=why)
+        os.mkdir(base, 0o700)  # which is taken away like the others'
+    elif backend == "guard":
         result = _probe_guard(base, place, zygote)
     else:
         result = _probe_namespaces(backend, base, place, mounts, home, zygote)

@@ -81,12 +81,12 @@ def describe_world(
     place = layer_place.Place()
     if backend == "guard":
         guarding.refuse_settings(settings, host, workspace.path)
+        _refuse_chroot(host)  # whose mounts, and so other names of what is hidden, are not known
     if backend != "none":
         place = layer_place.make(
             home, host.mounts, session_id.encode(), userxattr=backend == "ns-user"
         )
-        if backend != "guard":
-            _refuse_chroot(host)
+        _refuse_chroot(host)
     own = (home.path, place.directory) if place.directory else (home.path,)
     look = HostLook(host.uid, host.gid, backend, home.path + b"/worlds")
     adopted: tuple[tuple[int, bytes], ...] = ()
