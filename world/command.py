@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from substrate.world.guard import Guard
     from substrate.world.spec import Frame
 
 _TIOCSCTTY = 0x540E
@@ -62,16 +63,26 @@ def fork_seat(
     return _fork(act, end)
 
 
-def fork_command(frame: Frame, program: int, message: wire.Message) -> int:
-    """Forks a child for a RUN; returns its pid. `program`: -1 without a world."""
+def fork_command(
+    frame: Frame, program: int, message: wire.Message, guard: Guard | None = None
+) -> int:
+    """Forks a child for a RUN; returns its pid. `program`: -1 where there are no namespaces. `guard`:
+    what it is put under then, in a world."""
     memory, go, *stdio = message.fds
     ours = _socket.socket(fileno=go)
+    listening = None if guard is None else wire.pair()
 
     def act(step: _Steps) -> NoReturn:
         _give_up_rights(frame, step)
         if program < 0:
             step("prepare")
-            _exec(CommandSpec(**wire.unpack_value(memory)), ours, stdio, step)
+            spec = CommandSpec(**wire.unpack_value(memory))
+
+            def confine() -> None:
+                if guard is not None and listening is not None:
+                    guard.confine(listening[1], step)
+
+            _exec(spec, ours, stdio, step, confine)
         if len(message.fields) == 3:
             step("terminal")
             stdio.append(_make_terminal(message.number(1), message.number(2), ours))
@@ -82,6 +93,9 @@ def fork_command(frame: Frame, program: int, message: wire.Message) -> int:
 
     pid = _fork(act, ours)
     ours.close()
+    if guard is not None and listening is not None:
+        listening[1].close()
+        guard.take_listener(listening[0])
     for fd in (memory, *stdio):
         os.close(fd)
     return pid
@@ -158,8 +172,15 @@ def _install(program: bytes, flags: int) -> int:
         return linux.install_filter(program, flags)
 
 
-def _exec(spec: CommandSpec, go: _socket.socket, stdio: list[int], step: _Steps) -> NoReturn:
-    """Without a world: what a script does, by this Python (script.py)."""
+def _exec(
+    spec: CommandSpec,
+    go: _socket.socket,
+    stdio: list[int],
+    step: _Steps,
+    confine: Callable[[], None],
+) -> NoReturn:
+    """Without namespaces: what a script does, by this Python (script.py). `confine`: what a world
+    without them puts a command under."""
     if spec.terminal is not None:
         step("terminal")
         stdio.append(_make_terminal(*spec.terminal, go))
@@ -177,6 +198,7 @@ def _exec(spec: CommandSpec, go: _socket.socket, stdio: list[int], step: _Steps)
     os.umask(spec.umask)
     step(f"chdir {os.fsdecode(spec.cwd)}")
     os.chdir(spec.cwd)
+    confine()
     fds: tuple[int, ...] = ()
     if spec.notify:
         step("filter")

@@ -171,6 +171,26 @@ def bare(
     holder.hold()
 
 
+def guarded(
+    frame: Frame, end: _socket.socket, zygote: _socket.socket, program: int, step: Steps
+) -> None:
+    """No namespaces: a subreaper that answers for its commands what they may not do themselves. It keeps
+    the host's rights; they are under Landlock and filters (guard.py)."""
+    _die_with_parent()
+    linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+    from substrate.world import answering, guard  # before anything comes from a world
+
+    holder = _sit_down(frame, end, zygote, program, step)
+    step("network")
+    made = guard.make_network(frame, end)
+    spec = _wait(zygote, step)
+    zygote.close()
+    step("landlock")
+    holder.guard(guard.Guard(frame, spec, made, answering.Answering))
+    step("hold")
+    holder.hold()
+
+
 def _other_namespaces(frame: Frame) -> int:
     """The CLONE_NEW* flags of what is not there from birth."""
     network = 0 if frame.net == "host" else linux.CLONE_NEWNET

@@ -16,7 +16,7 @@ import substrate.world.egress  # noqa: F401 - a package of the zygote's, for the
 from substrate.errors import HostUnsupported
 from substrate.values import replace
 from substrate.world import limits, script, wire
-from substrate.world.spec import to_plain
+from substrate.world.spec import NAMESPACED, to_plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class World:
 
         False where none is made: without a world; and in `ns-root`, where a command has every right
         to read the program, so that the seat would be dumpable for the moment of its exec."""
-        if self.spec.frame.backend in ("none", "ns-root"):
+        if self.spec.frame.backend not in ("ns-root-idmap", "ns-user"):
             return False
         wire.send(self.socket, wire.SEAT)
         self._asked += 1
@@ -206,7 +206,7 @@ class World:
             raise ValueError("a command of an observed world brings a filter for what is evidence")
         own = replace(command, rlimits=limits.within_own(command.rlimits))
         compiled: Script | None = None
-        if self.spec.frame.backend != "none":
+        if self.spec.frame.backend in NAMESPACED:
             compiled = script.compile_script(own, len(stdio))
         ours, theirs = wire.pair()
         try:

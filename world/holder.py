@@ -22,12 +22,14 @@ import select
 
 from substrate.world import command, limits, linux, seccomp, trampoline, wire
 from substrate.world.egress import listeners
+from substrate.world.spec import NAMESPACED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from substrate.world.guard import Guard
     from substrate.world.spec import Frame
 
 
@@ -83,7 +85,10 @@ class Holder:
         self._spares: set[int] = set()  # seats that were asked for
         self._seat: tuple[int, _socket.socket, int] | None = None  # see _make_seat
         self._program = -1
-        if frame.backend != "none":
+        self._guard: Guard | None = None
+        self._poll = select.poll()
+        self._watched: dict[int, Callable[[int], None]] = {}
+        if frame.backend in NAMESPACED:
             self._program = program if program >= 0 else trampoline.prepare()
             linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
             if frame.net == "host" and linux.landlock_abi() >= SCOPES:
@@ -121,6 +126,20 @@ class Holder:
         self._commands.add(pid)
         return pid, door, waits
 
+    def guard(self, guard: Guard) -> None:
+        """What commands without namespaces are under."""
+        self._guard = guard
+        guard.begin(self._watch, _others)
+
+    def _watch(self, fd: int, events: int, ready: Callable[[int], None] | None) -> None:
+        """Has `ready` called for these events of an fd; None: no more."""
+        if ready is None:
+            self._watched.pop(fd, None)
+            self._poll.unregister(fd)
+        else:
+            self._watched[fd] = ready
+            self._poll.register(fd, events)
+
     def wait_for_seat(self) -> None:
         """Waits until the seat needs nothing of the host's tree any more."""
         if self._seat is not None:
@@ -136,7 +155,7 @@ class Holder:
                 wire.send(self._end, wire.READY, pid, fds=(door.fileno(),))
                 door.close()
                 os.close(waits)
-            if self._frame.backend != "none":
+            if self._frame.backend in NAMESPACED:
                 _use_own_null()
             harden(self._frame)
             wire.send(self._end, wire.SETTLED)
@@ -150,23 +169,26 @@ class Holder:
             os._exit(1)
 
     def _serve(self) -> NoReturn:
-        poll = select.poll()
+        poll = self._poll
         poll.register(self._end.fileno(), select.POLLIN)
         poll.register(self._wake, select.POLLIN)
         while True:
-            for fd, _ in poll.poll():
+            for fd, events in poll.poll():
                 if fd == self._wake:
                     os.read(fd, 4096)
                     self._reap()
-                else:
+                elif fd == self._end.fileno():
                     self._answer()
+                elif fd in self._watched:  # else it was let go in this round
+                    self._watched[fd](events)
 
     def _answer(self) -> None:
         message = wire.receive(self._end)
         if message is None:
             _end(self._frame)
         elif message.kind == wire.RUN:
-            self._commands.add(command.fork_command(self._frame, self._program, message))
+            pid = command.fork_command(self._frame, self._program, message, self._guard)
+            self._commands.add(pid)
         elif message.kind == wire.SEAT:
             self._make_spare()
         elif message.kind == wire.SIGNAL:
@@ -278,6 +300,9 @@ def harden(frame: Frame, *, observed: bool = False) -> None:
     command that is forked on request, denies it by its own."""
     if frame.backend == "none":
         return
+    if frame.backend == "guard":  # we answer for the commands, which have filters of their own
+        limits.refuse_core_dumps()
+        return
     limits.refuse_core_dumps()
     linux.install_filter(
         hardening_filter(
@@ -291,16 +316,16 @@ def harden(frame: Frame, *, observed: bool = False) -> None:
 
 def _end(frame: Frame) -> NoReturn:
     """The supervisor is gone: so is everything here."""
-    if frame.backend == "none":  # no pid namespace that would take them along
+    if frame.backend not in NAMESPACED:  # no pid namespace that would take them along
         end_below()
     os._exit(0)
 
 
-def end_below() -> None:
-    """Kills all processes below this one until none is left that it may kill. A look at what there
-    is misses what is forked meanwhile, so there are more until nothing is found."""
+def end_below(spared: frozenset[int] = frozenset()) -> None:
+    """Kills all processes below this one, but those `spared`, until none is left that it may kill. A
+    look at what there is misses what is forked meanwhile, so there are more until nothing is found."""
     pause = select.poll()
-    while sum(_kill(pid, _signal.SIGKILL) for pid in _others()):
+    while sum(_kill(pid, _signal.SIGKILL) for pid in _others() if pid not in spared):
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass

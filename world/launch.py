@@ -32,6 +32,7 @@ _KINDS = {
     "ns-root-idmap": (_AT_BIRTH | linux.CLONE_NEWUSER, first.contained),
     "ns-root": (_AT_BIRTH, first.contained),
     "ns-user": (_AT_BIRTH | linux.CLONE_NEWUSER, first.rootless),
+    "guard": (0, first.guarded),
     "none": (0, first.bare),
 }
 

@@ -30,6 +30,7 @@ _NUMBERS = {
     "fsmount": (432, 432),
     "fsopen": (430, 430),
     "kcmp": (312, 272),
+    "landlock_add_rule": (445, 445),
     "landlock_create_ruleset": (444, 444),
     "landlock_restrict_self": (446, 446),
     "mount_setattr": (442, 442),

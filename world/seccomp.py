@@ -35,7 +35,7 @@ from substrate.world.syscall_numbers import MACHINES, NUMBERS, UNASSIGNED, numbe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Final
 
     Instruction = tuple[int, int, int, int]
@@ -54,7 +54,7 @@ _JUMP_EQUAL: Final = 0x15
 _JUMP_NOT_BELOW: Final = 0x35  # JGE, unsigned
 _JUMP_ANY_BIT: Final = 0x45  # JSET
 _AND: Final = 0x54
-_RETURN: Final = 0x06
+RETURN: Final = 0x06
 
 # struct seccomp_data: int nr; u32 arch; u64 instruction_pointer; u64 args[6] (little-endian)
 _NR: Final = 0
@@ -213,6 +213,7 @@ def build_filter(
     allow_cgroupns: bool = False,
     allow_io_uring: bool = False,
     tcp_only: bool = False,
+    more: Mapping[str, Chunk] | None = None,
     observed: frozenset[str] = frozenset(),
 ) -> bytes:
     """The filter as classic BPF, 8 bytes an instruction, for `linux.install_filter`.
@@ -222,7 +223,8 @@ def build_filter(
     namespaces and mount in them (bubblewrap, Chromium); what they can reach is bounded by the
     kernel's locked mounts. `allow_cgroupns` adds cgroup namespaces to these, whose owner can mount
     the cgroup filesystems and is bounded by nothing but the owners of their files. `tcp_only` is for worlds without a network namespace (`guard`):
-    no UDP, no ICMP, no TCP fast open, which Landlock's connect rules do not cover.
+    no UDP, no ICMP, no TCP fast open, which Landlock's connect rules do not cover. `more`: chunks
+    for further calls, or in place of those made here (guard_filter.py).
     `observed` names calls of EVIDENCE that pass here because the caller installs, before any
     foreign code runs, a second filter that denies them by notification.
     Raises ValueError for another machine or a name outside EVIDENCE."""
@@ -235,17 +237,17 @@ def build_filter(
     lifted.update(("perf_event_open",) if allow_perf else ())
     lifted.update((*_MOUNTS, "setns") if allow_userns else ())
     lifted.update(_RINGS if allow_io_uring else ())
-    chunks = {name: _error(code) for name, code in DENIED.items() if name not in lifted}
+    chunks = {name: error(code) for name, code in DENIED.items() if name not in lifted}
     chunks["ioctl"] = _ioctl()
     chunks["socket"] = _socket(tcp_only=tcp_only)
     chunks["socketpair"] = _socketpair()
-    chunks["prctl"] = _argument(0, _when((PR_SET_MM,), _error(errno.EPERM), _allow()))
+    chunks["prctl"] = argument(0, when((PR_SET_MM,), error(errno.EPERM), allow()))
     chunks["personality"] = _personality()
-    chunks["setrlimit"] = _argument(0, _when((RLIMIT_CORE,), _error(0), _allow()))
-    chunks["prlimit64"] = _argument(1, _when((RLIMIT_CORE,), _core_limit(), _allow()))
-    device = _when((_S_IFCHR, _S_IFBLK), _error(errno.EPERM), _allow())
-    chunks["mknod"] = _argument(1, device, mask=_S_IFMT)
-    chunks["mknodat"] = _argument(2, device, mask=_S_IFMT)
+    chunks["setrlimit"] = argument(0, when((RLIMIT_CORE,), error(0), allow()))
+    chunks["prlimit64"] = argument(1, when((RLIMIT_CORE,), core_limit(), allow()))
+    device = when((_S_IFCHR, _S_IFBLK), error(errno.EPERM), allow())
+    chunks["mknod"] = argument(1, device, mask=_S_IFMT)
+    chunks["mknodat"] = argument(2, device, mask=_S_IFMT)
     allowed = 0
     if allow_userns:
         allowed = UNSHARE_NEW_FLAGS & ~(0 if allow_cgroupns else CLONE_NEWCGROUP)
@@ -254,13 +256,20 @@ def build_filter(
     # by its high word it is refused here in any case
     chunks["unshare"] = _unshare(0 if "unshare" in observed else UNSHARE_NEW_FLAGS & ~allowed)
     if tcp_only:
-        fast_open = _when_any_bit(MSG_FASTOPEN, _error(errno.EOPNOTSUPP), _allow())
-        chunks["sendto"] = chunks["sendmmsg"] = _argument(3, fast_open)
-        chunks["sendmsg"] = _argument(2, fast_open)
+        fast_open = _when_any_bit(MSG_FASTOPEN, error(errno.EOPNOTSUPP), allow())
+        chunks["sendto"] = chunks["sendmmsg"] = argument(3, fast_open)
+        chunks["sendmsg"] = argument(2, fast_open)
+    chunks.update(more or {})
+    return assemble(chunks, machine)
+
+
+def assemble(chunks: dict[str, Chunk], machine: str) -> bytes:
+    """A program that decides calls by name, allows all others that are known, and ends what makes calls
+    of another architecture."""
     program = (
         (_LOAD, 0, 0, _ARCH),
         (_JUMP_EQUAL, 1, 0, AUDIT_ARCH[machine]),
-        (_RETURN, 0, 0, RET_KILL_PROCESS),
+        (RETURN, 0, 0, RET_KILL_PROCESS),
         (_LOAD, 0, 0, _NR),
         *_search(machine, chunks),
     )
@@ -295,21 +304,21 @@ def evidence(
 # --- chunks: every path through one ends in a return
 
 
-def _allow() -> Chunk:
-    return ((_RETURN, 0, 0, RET_ALLOW),)
+def allow() -> Chunk:
+    return ((RETURN, 0, 0, RET_ALLOW),)
 
 
-def _error(code: int) -> Chunk:
-    return ((_RETURN, 0, 0, RET_ERRNO | code),)
+def error(code: int) -> Chunk:
+    return ((RETURN, 0, 0, RET_ERRNO | code),)
 
 
-def _argument(index: int, rest: Chunk, *, high: bool = False, mask: int = 0) -> Chunk:
+def argument(index: int, rest: Chunk, *, high: bool = False, mask: int = 0) -> Chunk:
     """Loads a word of an argument (the low one), masks it where asked, and goes on."""
     masked = ((_AND, 0, 0, mask),) if mask else ()
     return ((_LOAD, 0, 0, _ARGUMENTS + 8 * index + 4 * high), *masked, *rest)
 
 
-def _when(values: Sequence[int], then: Chunk, otherwise: Chunk) -> Chunk:
+def when(values: Sequence[int], then: Chunk, otherwise: Chunk) -> Chunk:
     """`then` if the loaded word is one of `values`."""
     last = len(values) - 1
     tests = [
@@ -326,41 +335,37 @@ def _when_any_bit(mask: int, then: Chunk, otherwise: Chunk) -> Chunk:
 def _ioctl() -> Chunk:
     """Refuses to type into a terminal (TIOCSTI, TIOCLINUX' paste), to take over the console,
     and to load line disciplines. The kernel's request is an `unsigned int`."""
-    return _argument(
-        1, _when((TIOCSTI, TIOCLINUX, TIOCCONS, TIOCSETD), _error(errno.EPERM), _allow())
-    )
+    return argument(1, when((TIOCSTI, TIOCLINUX, TIOCCONS, TIOCSETD), error(errno.EPERM), allow()))
 
 
 def _clone(refused: int) -> Chunk:
-    return _argument(0, _when_any_bit(refused, _error(errno.EPERM), _allow()))
+    return argument(0, _when_any_bit(refused, error(errno.EPERM), allow()))
 
 
 def _unshare(refused: int) -> Chunk:
     """No new namespace; an unknown flag in the high word is taken for one."""
-    low = _argument(0, _when_any_bit(refused, _error(errno.EPERM), _allow()))
-    return _argument(0, _when((0,), low, _error(errno.EPERM)), high=True)
+    low = argument(0, _when_any_bit(refused, error(errno.EPERM), allow()))
+    return argument(0, when((0,), low, error(errno.EPERM)), high=True)
 
 
 def _personality() -> Chunk:
     refused = 0xFFFFFFFF & ~PERSONALITY_ALLOWED
-    return _argument(
+    return argument(
         0,
-        _when(
-            (PERSONALITY_QUERY,), _allow(), _when_any_bit(refused, _error(errno.EPERM), _allow())
-        ),
+        when((PERSONALITY_QUERY,), allow(), _when_any_bit(refused, error(errno.EPERM), allow())),
     )
 
 
-def _core_limit() -> Chunk:
+def core_limit() -> Chunk:
     """prlimit(2) of RLIMIT_CORE may ask; to set it does nothing (see the module)."""
-    asks = _no_pointer(3, _error(0), _error(errno.EPERM))
-    return _no_pointer(2, _allow(), asks)
+    asks = _no_pointer(3, error(0), error(errno.EPERM))
+    return _no_pointer(2, allow(), asks)
 
 
 def _no_pointer(index: int, then: Chunk, otherwise: Chunk) -> Chunk:
     """`then` if the argument is a null pointer."""
-    low = _argument(index, _when((0,), then, otherwise))
-    return _argument(index, _when((0,), low, otherwise), high=True)
+    low = argument(index, when((0,), then, otherwise))
+    return argument(index, when((0,), low, otherwise), high=True)
 
 
 def _socket(*, tcp_only: bool) -> Chunk:
@@ -369,32 +374,32 @@ def _socket(*, tcp_only: bool) -> Chunk:
     By allow-list, because of AF_INET's side doors: SOCK_PACKET is AF_PACKET in disguise,
     protocol 256 is SMC, 262 is MPTCP (which neither Landlock nor the egress rules see as
     TCP), 132 loads SCTP. SOCK_RAW is EPERM, as without CAP_NET_RAW."""
-    no_protocol = _error(errno.EPROTONOSUPPORT)
+    no_protocol = error(errno.EPROTONOSUPPORT)
     datagram = (
-        _error(errno.EPERM)
+        error(errno.EPERM)
         if tcp_only
-        else _argument(
+        else argument(
             2,
-            _when((0, _IPPROTO_UDP, _IPPROTO_ICMP, _IPPROTO_ICMPV6), _allow(), no_protocol),
+            when((0, _IPPROTO_UDP, _IPPROTO_ICMP, _IPPROTO_ICMPV6), allow(), no_protocol),
         )
     )
-    stream = _argument(2, _when((0, _IPPROTO_TCP), _allow(), no_protocol))
-    other = _when((_SOCK_RAW,), _error(errno.EPERM), _error(errno.ESOCKTNOSUPPORT))
-    internet = _argument(
+    stream = argument(2, when((0, _IPPROTO_TCP), allow(), no_protocol))
+    other = when((_SOCK_RAW,), error(errno.EPERM), error(errno.ESOCKTNOSUPPORT))
+    internet = argument(
         1,
-        _when((_SOCK_STREAM,), stream, _when((_SOCK_DGRAM,), datagram, other)),
+        when((_SOCK_STREAM,), stream, when((_SOCK_DGRAM,), datagram, other)),
         mask=_SOCK_TYPE_MASK,
     )
-    netlink = _argument(2, _when((_NETLINK_ROUTE,), _allow(), no_protocol))
-    return _argument(
+    netlink = argument(2, when((_NETLINK_ROUTE,), allow(), no_protocol))
+    return argument(
         0,
-        _when(
+        when(
             (_AF_UNIX,),
-            _allow(),
-            _when(
+            allow(),
+            when(
                 (_AF_INET, _AF_INET6),
                 internet,
-                _when((_AF_NETLINK,), netlink, _error(errno.EAFNOSUPPORT)),
+                when((_AF_NETLINK,), netlink, error(errno.EAFNOSUPPORT)),
             ),
         ),
     )
@@ -402,9 +407,7 @@ def _socket(*, tcp_only: bool) -> Chunk:
 
 def _socketpair() -> Chunk:
     """The kernel itself has pairs of AF_UNIX and AF_TIPC only, and says so for the others."""
-    return _argument(
-        0, _when((_AF_UNIX, _AF_INET, _AF_INET6), _allow(), _error(errno.EAFNOSUPPORT))
-    )
+    return argument(0, when((_AF_UNIX, _AF_INET, _AF_INET6), allow(), error(errno.EAFNOSUPPORT)))
 
 
 # --- the search over call numbers
@@ -418,7 +421,7 @@ def _search(machine: str, chunks: dict[str, Chunk]) -> Chunk:
         if call is not None:
             decided[call] = chunk
     starts = [0]
-    actions = [_allow()]
+    actions = [allow()]
 
     def extend(start: int, action: Chunk) -> None:
         if starts[-1] == start:
@@ -429,13 +432,13 @@ def _search(machine: str, chunks: dict[str, Chunk]) -> Chunk:
 
     edges = sorted(
         [(call, call, chunk) for call, chunk in decided.items()]
-        + [(first, last, _error(errno.ENOSYS)) for first, last in UNASSIGNED[machine]],
+        + [(first, last, error(errno.ENOSYS)) for first, last in UNASSIGNED[machine]],
         key=lambda edge: edge[0],
     )
     for first, last, chunk in edges:
         extend(first, chunk)
         if last < 0xFFFFFFFF:
-            extend(last + 1, _allow())
+            extend(last + 1, allow())
     return _tree(starts, actions, _weights(starts, machine))
 
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 #: in `CommandSpec.stdio`: closed, the command's own terminal, /dev/null
 CLOSED, TERMINAL, NULL = -1, -2, -3
 
-BACKENDS = ("ns-root-idmap", "ns-root", "ns-user", "none")
+BACKENDS = ("ns-root-idmap", "ns-root", "ns-user", "guard", "none")
+#: whose worlds have namespaces: a root, processes and a network of their own
+NAMESPACED = ("ns-root-idmap", "ns-root", "ns-user")
 
 
 @value
@@ -69,6 +71,10 @@ class WorldSpec:
     read_only: tuple[bytes, ...]  # bound read-only over everything
     viewed: tuple[bytes, ...]  # directories below these, shown through a read-only overlay
     cgroup_dirs: tuple[bytes, ...]  # to remove when the world is gone
+    #: of `guard` (world/guard.py): directories whose files may be changed, and of all others the
+    #: places that may be read
+    writable: tuple[bytes, ...] = ()
+    readable: tuple[bytes, ...] = ()
 
 
 @value

@@ -19,7 +19,7 @@ import select
 from substrate.values import value
 from substrate.world import holder, launch, linux, wire
 from substrate.world.cgroup import remove_directories
-from substrate.world.spec import Frame
+from substrate.world.spec import NAMESPACED, Frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def serve(socket: _socket.socket) -> NoReturn:
 @value
 class _Started:
     number: int
+    namespaced: bool
     cgroup_dirs: tuple[bytes, ...]
     lock: tuple[int, ...]  # an fd, or none
 
@@ -72,6 +73,7 @@ class _Zygote:
         self._prepared: launch.Prepared | None = None
         self._worlds: dict[int, _Started] = {}  # by the pid of their first process
         self._announced: list[bytes] = []
+        self._serving: set[int] = set()  # processes that serve networks
         self._loaded: _socket.socket | None = None  # of a process that waits for a network
 
     def serve(self) -> NoReturn:
@@ -116,7 +118,12 @@ class _Zygote:
         prepared, self._prepared = self._prepared, None
         assert prepared is not None
         spec = prepared.start(memory)
-        world = _Started(number=spec.number, cgroup_dirs=spec.cgroup_dirs, lock=tuple(lock))
+        world = _Started(
+            number=spec.number,
+            namespaced=spec.frame.backend in NAMESPACED,
+            cgroup_dirs=spec.cgroup_dirs,
+            lock=tuple(lock),
+        )
         if prepared.pid == 0:
             self._is_gone(world)
             return
@@ -130,11 +137,13 @@ class _Zygote:
         self._drop_loaded()
         parent = os.getpid()
         ours, theirs = wire.pair()
-        if os.fork() == 0:
+        pid = os.fork()
+        if pid == 0:
             try:
                 self._wait_for_network(parent, theirs, mode)
             finally:
                 os._exit(1)
+        self._serving.add(pid)
         theirs.close()
         self._loaded = ours
 
@@ -163,7 +172,8 @@ class _Zygote:
         if not self._hand_over(message):
             parent = os.getpid()
             memory, end, *network = message.fds
-            if os.fork() == 0:
+            pid = os.fork()
+            if pid == 0:
                 try:
                     self._socket.close()
                     named = dict(zip(_names(message), network, strict=True))
@@ -171,6 +181,7 @@ class _Zygote:
                     serve(parent, memory, end, named)
                 finally:
                     os._exit(1)
+            self._serving.add(pid)
         for fd in message.fds:
             os.close(fd)
 
@@ -195,12 +206,15 @@ class _Zygote:
                 return
             if pid == 0:
                 return
+            self._serving.discard(pid)
             if pid in self._worlds:
                 self._is_gone(self._worlds.pop(pid))
             elif self._prepared is not None and self._prepared.pid == pid:
                 self._prepared.pid = 0
 
     def _is_gone(self, world: _Started) -> None:
+        if not world.namespaced:
+            self._end_orphans()
         remove_directories(world.cgroup_dirs)
         for fd in world.lock:
             os.close(fd)
@@ -208,6 +222,13 @@ class _Zygote:
             wire.send(self._socket, wire.GONE, world.number)
         except BrokenPipeError:
             return  # the supervisor is gone too: its end of file comes next
+
+    def _end_orphans(self) -> None:
+        """What a first process without namespaces left, if it was killed: its children are ours now."""
+        own = {*self._serving, *self._worlds}
+        if self._prepared is not None and self._prepared.pid:
+            own.add(self._prepared.pid)
+        holder.end_below(frozenset(own))
 
     def _end_all(self) -> NoReturn:
         self._drop_prepared()

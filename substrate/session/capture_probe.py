@@ -73,6 +73,11 @@ def choose(home: Home, *, debuggers: bool = False) -> str | None:
     return None
 
 
+def choose_without_listener(home: Home) -> str | None:
+    """The best backend that has no seccomp listener of its own, and works here."""
+    return next((name for name in ("ptrace", "python") if check(home, name).works), None)
+
+
 def check(home: Home, backend: str) -> CaptureProbe:
     """Whether the backend that is asked for works here; remembered where it does."""
     key = _key()

@@ -92,6 +92,10 @@ _NO_BLOCK: Final = (
 _NO_GO: Final = "questions to name servers, but for those sent by sendto(2) with an address or MSG_NOSIGNAL, or by sendmsg(2) in one piece"
 
 
+_ANSWERED: Final = (
+    "calls that a world without namespaces makes for the command, as calls of its: socket, connect, bind, "
+    "listen, and changes of modes, owners, times and attributes (connections are told by the network)"
+)
 _NO_LOADER: Final = "what the kernel reads by itself to run a program: its loader (ld.so)"
 _NO_MOUNTS: Final = "mounts, namespaces and roots that a command makes (mount, pivot_root, setns, unshare): paths are told as they are named there"
 
@@ -116,15 +120,27 @@ OFF = Choice(
 )
 
 
-def choose(home: Home, settings: Settings, *, in_world: bool, terminal: bool) -> Choice:
-    """What this command is captured with. Raises HostUnsupported for a backend that was asked for
+def choose(
+    home: Home, settings: Settings, *, in_world: bool, terminal: bool, answered: bool = False
+) -> Choice:
+    """What this command is captured with. `answered`: the world has a listener of its own, beside which
+    there is no other (seccomp(2), EBUSY). Raises HostUnsupported for a backend that was asked for
     and cannot be had."""
     if settings.capture == "off":
         return OFF
     if _files_are_small():
         return replace(OFF, blind_spots=(*OFF.blind_spots, _NO_ROOM))
     asked = settings.capture_backend
-    if asked == "auto":
+    if answered and asked in backends.ANSWER:
+        raise HostUnsupported(
+            f"capture backend {asked} needs a seccomp listener, of which `guard` has one already",
+            hint="leave --capture-backend out: ptrace takes its place",
+        )
+    if asked == "auto" and answered:
+        backend = capture_probe.choose_without_listener(home)
+        if backend is None or settings.ptrace:
+            return replace(OFF, blind_spots=(*OFF.blind_spots, _why_none()))
+    elif asked == "auto":
         backend = capture_probe.choose(home, debuggers=settings.ptrace)
         if backend is None:
             return replace(OFF, blind_spots=(*OFF.blind_spots, _why_none()))
@@ -155,6 +171,8 @@ def choose(home: Home, settings: Settings, *, in_world: bool, terminal: bool) ->
     witnessed = in_world and backend in backends.WITNESS
     if in_world and not observed and not witnessed:
         spots.append(_NO_EVIDENCE)
+    if answered:
+        spots.append(_ANSWERED)
     if settings.capture != "exec":
         spots += [_NO_GO, _NO_LOADER]
         if not in_world or settings.userns:

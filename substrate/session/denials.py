@@ -651,10 +651,33 @@ def _placed(seen: Seen, lines: list[bytes]) -> Iterable[tuple[str, str]]:
             if text:
                 yield "read_only", text
         elif any(word in line for word in _FAILED):
+            if seen.backend == "guard":
+                yield from _guarded(seen, line)
+                continue
             for path in seen.hidden:
                 if any(_names(line, written.lower()) for written in _written(path, seen)):
                     yield "hidden", _hidden(seen, path)
                     break
+
+
+_REFUSED: Final = (b"permission denied", b"eacces", b"errno 13")
+
+
+def _guarded(seen: Seen, line: bytes) -> Iterable[tuple[str, str]]:
+    """The same without namespaces, where a refusal to read and one to write look alike. The command's
+    own place lies in substrate's state."""
+    if not any(word in line for word in _REFUSED):
+        return
+    for path in seen.hidden:
+        if path != seen.state and any(_names(line, w.lower()) for w in _written(path, seen)):
+            yield "hidden", _hidden(seen, path)
+            return
+    if line.startswith(b"/") or any(before in line for before in (b" /", b"'/", b'"/')):
+        yield (
+            "guard",
+            "without namespaces (backend guard) a world writes to its copy of the workspace and to $TMPDIR, "
+            "and reads what was there when it began; no setting changes that",
+        )
 
 
 def _written(path: bytes, seen: Seen) -> Iterable[bytes]:

@@ -84,6 +84,11 @@ def farthest(steps: list[str]) -> int:
 def diagnose(failed: StartFailed, facts: HostFacts) -> tuple[str, str]:
     """(code, what to do); the code is empty where world.md has none for it."""
     step, number = failed.step, failed.errno
+    if failed.backend == "guard":
+        return "E-LANDLOCK", (
+            "guard needs Landlock of version 6 (Linux 6.12, switched on: `lsm=` of the kernel's command line), "
+            "and that a container's filter lets seccomp(2) and landlock_*(2) through"
+        )
     refused = number in (errno.EPERM, errno.EACCES)
     if number == errno.ENOSYS:
         return _missing_call(facts)

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from substrate.world.egress.report import Linked, Report, Told
     from substrate.world.handle import World, Zygote
 
-#: what a first packet wakes, by what the names begin with (egress.namespace.begin)
-_WATCHED: Final = ("dns_", "egress", "nflog", "port")
+#: what a first packet wakes, by what the names begin with (egress.namespace.begin, guide.py)
+_WATCHED: Final = ("dns_", "egress", "nflog", "port", "guide")
 #: for what is on its way when the world is over
 _END_S: Final = 5.0
 #: for a routed network to be made
@@ -72,11 +72,15 @@ class Egressing:
         world: World,
         rules: dict[str, Any],
         capture: Capturing | None,
+        *,
+        told_pids: bool = False,
     ) -> None:
-        """`rules`: see egress.engine. `capture`: who knows whose a port is; None where nobody does."""
+        """`rules`: see egress.engine. `capture`: who knows whose a port is; None where nobody does.
+        `told_pids`: whoever connects for a command without namespaces says which process that is."""
         self._zygote, self._world, self._rules, self._capture = zygote, world, rules, capture
         #: the serving process finds the owners, where capture cannot
-        self._looks_up = capture is None or not capture.knows_ports
+        self._told_pids = told_pids
+        self._looks_up = (capture is None or not capture.knows_ports) and not self._told_pids
         self._network: dict[str, int] = {}
         #: ports that lead out where there is no packet filter; None: there is one
         self._listened: tuple[int, ...] | None = None
@@ -400,7 +404,7 @@ class Egressing:
     def _owner_of(self, found: Report) -> net_record.Owner | None:
         if self._capture is None or not isinstance(found, _OWNED):
             return None
-        if self._looks_up:
+        if self._looks_up or self._told_pids:
             return self._capture.owner_by_pid(found.pid, found.time_us) if found.pid else None
         where = found.protocol, found.client_port
         if isinstance(found, Asked):

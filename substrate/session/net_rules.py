@@ -108,7 +108,7 @@ def engine_rules(settings: Settings) -> dict[str, Any]:
 
 def is_by_listeners(network: dict[str, int]) -> bool:
     """Whether a network that a world has made (egress.namespace.begin) has no packet filter."""
-    return bool(network) and "nft" not in network
+    return "dns_udp4" in network and "nft" not in network
 
 
 def note_of(ports: Ports) -> str:

@@ -73,11 +73,26 @@ def claim(home: Home, session_id: str, pause: Callable[[float], bool] | None = N
             running.wait_until_gone(files)
         else:
             running.wait_until_gone(files, pause)
-        return Claimed(files=files, lock=lock, world=load_world(files))
+        world = load_world(files)
+        if os.path.lexists(files.world_path + b"/guard"):
+            _harvest_left(files, world)
+        return Claimed(files=files, lock=lock, world=world)
     except BaseException:
         lock.drop()
         os.close(files.fd)
         raise
+
+
+def _harvest_left(files: SessionFiles, world: WorldFile) -> None:
+    """What a command of a killed supervisor did in its copy belongs to the layer that it had."""
+    from substrate.session import guarding
+
+    stack = world.stack(files)
+    open_ones = [n for n in stack.numbers if not layers.is_frozen(stack, n)]
+    if world.state == OPEN and open_ones:
+        guarding.harvest(files, stack, open_ones[-1])
+    else:
+        guarding.remove(files)
 
 
 def claim_new(home: Home) -> Claimed:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 from substrate import __version__
 from substrate.errors import HostUnsupported
@@ -27,7 +28,15 @@ if TYPE_CHECKING:
 
 _CACHE = b"/backend"
 _NUMBER = 900
+#: the weakest is not taken for longer than that without another look at the better ones
+_GUARD_S = 3600
 _SCRIPT = b': > "$1" && rm "$1" && { [ -z "$2" ] || { rmdir "$2" && mkdir "$2"; }; }'
+
+#: what is written elsewhere is refused, and what the first process does is seen
+_GUARD_SCRIPT = (
+    b': > "$1" && chmod 751 "$1" && [ -x "$1" ] && ! { echo > "${1%/*}/../run/x"; } 2>/dev/null '
+    b'&& ! chmod 700 "${1%/*}/../run" 2>/dev/null'
+)
 
 
 @value
@@ -49,8 +58,8 @@ class ProbeResult:
 def candidates() -> tuple[str, ...]:
     """The backends to try, best first; root needs no user namespace to be given one."""
     if os.geteuid() == 0:
-        return ("ns-root-idmap", "ns-root", "ns-user")
-    return ("ns-user",)
+        return ("ns-root-idmap", "ns-root", "ns-user", "guard")
+    return ("ns-user", "guard")
 
 
 def choose_backend(home: Home, zygote: Zygote) -> str:
@@ -61,7 +70,9 @@ def choose_backend(home: Home, zygote: Zygote) -> str:
     try:
         with open(home.path + _CACHE, encoding="utf-8") as file:
             cached_key, _, backend = file.read(4096).rstrip("\n").rpartition(" ")
-        if cached_key == key and backend in candidates():
+            age_s = time.time() - os.fstat(file.fileno()).st_mtime
+        fresh = backend != "guard" or 0 <= age_s < _GUARD_S
+        if cached_key == key and backend in candidates() and fresh:
             return backend
     except FileNotFoundError:
         pass  # nothing is remembered yet
@@ -75,7 +86,9 @@ def choose_backend(home: Home, zygote: Zygote) -> str:
     lines = "; ".join(f"{r.backend}: {r.why}" for r in tried)
     from substrate.session.diagnosis import farthest
 
-    nearest = tried[farthest([result.step for result in tried])]
+    # what to do for the others gives more than what `guard` lacks
+    better = [result for result in tried if result.backend != "guard"] or tried
+    nearest = better[farthest([result.step for result in better])]
     raise HostUnsupported(
         f"no world can be started on this host ({lines})",
         code=nearest.code,
@@ -100,7 +113,15 @@ def _cache_key(home: Home) -> str:
     with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         boot_id = file.read().strip()
     namespaces = "-".join(os.readlink(f"/proc/self/ns/{n}")[-12:] for n in ("user", "mnt"))
-    return f"1 {boot_id} {os.uname().release} {__version__} {os.geteuid()} {namespaces}"
+    return f"1 {boot_id} {os.uname().release} {__version__} {os.geteuid()} {namespaces} {_rights()}"
+
+
+def _rights() -> str:
+    """What decides whether namespaces can be made, besides the host: filters and capabilities."""
+    with open("/proc/self/status", "rb") as file:
+        lines = dict(line.split(b":", 1) for line in file.read().splitlines() if b":" in line)
+    words = (lines.get(name, b"").strip() for name in (b"CapEff", b"Seccomp_filters"))
+    return b"-".join(words).decode()
 
 
 def _remember(home: Home, text: str) -> None:
@@ -127,7 +148,14 @@ def probe(backend: str, home: Home, zygote: Zygote, net: str = "none") -> ProbeR
             remedy=error.hint,
         )
     base = home.path + b"/" + name
-    result = _probe(backend, base, place, _planned(backend, mounts, home, base), zygote, net)
+    if backend == "guard" and not any(mount.mount_point == b"/" for mount in mounts):
+        why = "the root directory is no mount point: this is a chroot"
+        result = ProbeResult(backend=backend, works=False, step="mounts", why=why)
+        os.mkdir(base, 0o700)  # which is taken away like the others'
+    elif backend == "guard":
+        result = _probe_guard(base, place, zygote)
+    else:
+        result = _probe(backend, base, place, _planned(backend, mounts, home, base), zygote, net)
     try:
         _remove(base)
         if place.directory:
@@ -137,6 +165,67 @@ def probe(backend: str, home: Home, zygote: Zygote, net: str = "none") -> ProbeR
             step, why = "remove a layer", f"remove a layer: {error.strerror}"
             return ProbeResult(backend=backend, works=False, step=step, why=why)
     return result
+
+
+def _probe_guard(base: bytes, place: layer_place.Place, zygote: Zygote) -> ProbeResult:
+    """Makes, in such a world, a file in a directory that may be written, and changes its mode, which
+    the world's first process does; and a whiteout where the layers would lie."""
+    target = base + b"/copy"
+    layer = (place.directory or base) + b"/layers"
+    try:
+        for path in (base, target, base + b"/run", layer):
+            os.mkdir(path, 0o700)
+        os.mknod(layer + b"/whiteout", 0o020000, os.makedev(0, 0))
+    except OSError as error:
+        step = "make a layer"
+        return ProbeResult(
+            backend="guard",
+            works=False,
+            step=step,
+            why=f"{step}: {error.strerror}",
+            remedy=layer_place.remedy(),
+        )
+    frame = Frame(
+        backend="guard",
+        id_extents=(),
+        uid=os.geteuid(),
+        gid=os.getegid(),
+        net="filtered",
+        seat=False,
+        allow_ptrace=False,
+        allow_userns=False,
+        observed=False,
+        cgroup_unified=b"",
+        cgroup_tasks=(),
+    )
+    spec = WorldSpec(
+        frame=frame,
+        number=_NUMBER,
+        run_dir=base + b"/run",
+        overlays=(),
+        hidden_directories=(),
+        hidden_files=(),
+        read_only=(),
+        viewed=(),
+        cgroup_dirs=(),
+        writable=(target,),
+        readable=(b"/",),
+    )
+    try:
+        _try(spec, target, b"", zygote, _GUARD_SCRIPT)
+    except StartFailed as failed:
+        from substrate.session.diagnosis import explain
+
+        explained = explain(failed)
+        return ProbeResult(
+            backend="guard",
+            works=False,
+            step=failed.step,
+            code=explained.code,
+            why=f"{failed.step}: {failed.text}",
+            remedy=explained.hint,
+        )
+    return ProbeResult(backend="guard", works=True, note=place.note)
 
 
 def _planned(
@@ -239,7 +328,9 @@ def _remove(base: bytes) -> None:
         os.close(parent)
 
 
-def _try(spec: WorldSpec, writable: bytes, old: bytes, zygote: Zygote) -> str:
+def _try(
+    spec: WorldSpec, writable: bytes, old: bytes, zygote: Zygote, script: bytes = _SCRIPT
+) -> str:
     """Writes a file in `writable`, and makes the directory `old` anew, which takes a mark in an
     attribute (an opaque directory). By what its network is filtered, where it is. Raises StartFailed,
     OSError."""
@@ -252,7 +343,7 @@ def _try(spec: WorldSpec, writable: bytes, old: bytes, zygote: Zygote) -> str:
         go = world.run(
             CommandSpec(
                 file=b"/bin/sh",
-                argv=(b"sh", b"-c", _SCRIPT, b"sh", name, old),
+                argv=(b"sh", b"-c", script, b"sh", name, old),
                 environ=((b"PATH", b"/usr/bin:/bin"),),
                 cwd=b"/",
                 umask=0o077,

@@ -84,6 +84,8 @@ def isolation_of(
     out of a filtered network without packet filter, None for any other network."""
     in_world = backend != "none"
     off = None if in_world else "no world was asked for"
+    if backend == "guard":
+        return Isolation(backend=backend, layers=_without_namespaces(settings, held, covers))
     layers = {
         name: IsolationLayer(on=in_world, why=off)
         for name in ("fs", "pid", "ipc", "uts", "cgroup_ns", "hidden", "seccomp", "no_new_privs")
@@ -116,13 +118,71 @@ def isolation_of(
         layers["hidden"] = IsolationLayer(on=True, why=_what_is_open(covers))
     leak = _core_leak() if in_world else ""
     layers["core_dumps"] = IsolationLayer(on=in_world and not leak, why=leak or off)
+    layers.update(_held(held))
+    layers["gate"] = IsolationLayer(on=False, why="no exec policy is loaded")
+    return Isolation(backend=backend, layers=layers)
+
+
+def _held(held: tuple[Enforcement, ...]) -> dict[str, IsolationLayer]:
+    layers = {}
     for limit in held:
         layers[f"limit_{limit.limit}"] = IsolationLayer(
             on=limit.by != "none",
             why=f"{limit.by}{', soft: ' + limit.why if limit.soft else ''}",
         )
-    layers["gate"] = IsolationLayer(on=False, why="no exec policy is loaded")
-    return Isolation(backend=backend, layers=layers)
+    return layers
+
+
+def _without_namespaces(
+    settings: Settings, held: tuple[Enforcement, ...], covers: Covers | None
+) -> dict[str, IsolationLayer]:
+    """What `guard` gives: Landlock, filters and a copy."""
+    opened = _what_is_open(covers) if covers is not None else None
+    net = "no socket but pairs"
+    if settings.net == "filtered":
+        net = (
+            "no namespace: sockets are made and connected for the command. What listens in the "
+            "world is on the host's loopback, and other users of the host reach it there; network interfaces "
+            "and connections of the host can be seen"
+        )
+    leak = _core_leak()
+    return {
+        "fs": IsolationLayer(
+            on=True,
+            why="no mounts: Landlock, and a private copy of the workspace at another path; what else lies "
+            "there can be read, not written. Locks (flock) and FIFOs of the host can be reached",
+        ),
+        "hidden": IsolationLayer(
+            on=True,
+            why="; ".join(
+                filter(
+                    None, ("names and metadata of what is hidden can be seen, contents not", opened)
+                )
+            ),
+        ),
+        "net": IsolationLayer(on=True, why=net),
+        "pid": IsolationLayer(
+            on=False,
+            why="no namespace: the host's processes can be listed, not signalled, traced or looked into. At "
+            "the end the descendants of the command are killed; when the processes that hold the world are killed "
+            "from outside, what runs goes on, in the copy and without a network",
+        ),
+        "ipc": IsolationLayer(
+            on=True, why="System V and POSIX queues, memory and semaphores are refused"
+        ),
+        "uts": IsolationLayer(on=False, why="no namespace: the host's name can be seen, not set"),
+        "cgroup_ns": IsolationLayer(on=False, why="no namespace"),
+        "user": IsolationLayer(on=False, why="no namespace: the caller's own ids, without rights"),
+        "seccomp": IsolationLayer(
+            on=True, why="ptrace inside the world is allowed" if settings.ptrace else None
+        ),
+        "no_new_privs": IsolationLayer(on=True),
+        "capabilities": IsolationLayer(on=True),
+        "abstract_sockets": IsolationLayer(on=True, why="there are no UNIX sockets but pairs"),
+        "core_dumps": IsolationLayer(on=not leak, why=leak or None),
+        **_held(held),
+        "gate": IsolationLayer(on=False, why="no exec policy is loaded"),
+    }
 
 
 def by_listeners(ports: Ports) -> str:

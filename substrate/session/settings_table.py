@@ -109,7 +109,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="backend",
         kind=CHOICE,
-        words=("auto", "ns-root-idmap", "ns-root", "ns-user"),
+        words=("auto", "ns-root-idmap", "ns-root", "ns-user", "guard"),
         default="auto",
         variable="SUBSTRATE_BACKEND",
         flags=_one("--backend"),

@@ -254,6 +254,7 @@ class _OneShot:
             self.settings,
             in_world=self.world.backend != "none",
             terminal=self.terminal is not None,
+            answered=self.world.backend == "guard",
         )
         self.frame = world_setup.frame_of(
             self.world,
@@ -326,6 +327,8 @@ class _OneShot:
             self.frame,
         )
         world_setup.refuse_hidden_cwd(self.cwd, spec)
+        if self.world.backend == "guard":
+            self._copy_workspace()
         shown = (f"{os.fsdecode(path)} was shown on request" for path in self.settings.show)
         self.notes = (*self.notes, *shown)
         self.held = limits.enforcement(
@@ -336,6 +339,16 @@ class _OneShot:
             self.started = self.zygote.start(spec, still_running)
         finally:
             os.close(still_running)
+
+    def _copy_workspace(self) -> None:
+        from substrate.session import guarding
+
+        below = tuple(n for n in self.stack.numbers if n != self.layer)
+        self.notes = (
+            *self.notes,
+            *guarding.prepare(self.files, self.stack, below, self.covers),
+        )
+        self.cwd = guarding.inside(self.files, self.stack, self.cwd)
 
     def _limit_plan(self) -> cgroup_plan.Plan:
         with open("/proc/self/cgroup", "rb") as file:
@@ -454,7 +467,8 @@ class _OneShot:
 
         assert self.started is not None
         rules = engine_rules(self.settings)
-        return egressing.Egressing(self.zygote, self.started, rules, self.capture)
+        guard = self.world.backend == "guard"
+        return egressing.Egressing(self.zygote, self.started, rules, self.capture, told_pids=guard)
 
     def _start_failed(self, failed: StartFailed) -> HostUnsupported:
         """Closes the command's span, and forgets that the backend is known to work."""
@@ -483,6 +497,10 @@ class _OneShot:
         from substrate.session.disk_watch import DiskWatch
 
         number = self.layer
+        if self.world.backend == "guard":
+            from substrate.session import guarding
+
+            return DiskWatch([guarding.root(self.files)], limit)
         return DiskWatch([self.stack.upper(number, m.index) for m in self.stack.mounts], limit)
 
     def _refuse_missing(self, isolation: Isolation) -> None:
@@ -495,11 +513,14 @@ class _OneShot:
             return
         for name in settings.require:
             if name == "nf_tables":
-                if self.listened is not None:
+                guarded = self.world.backend == "guard" and settings.net == "filtered"
+                if self.listened is not None or guarded:
                     from substrate.session.diagnosis import without_filter
 
                     raise without_filter()
                 continue
+            if (name, self.world.backend, settings.require) == ("pid", "guard", DEFAULT_REQUIRE):
+                continue  # a note says so (guarding.py); who must have it names it
             if name == "net" and settings.net == "host" and settings.require == DEFAULT_REQUIRE:
                 continue
             if name == "limits":
@@ -571,7 +592,13 @@ class _OneShot:
         ), withheld
 
     def _own_variables(self) -> dict[bytes, bytes]:
+        own: dict[bytes, bytes] = {}
+        if self.world.backend == "guard":
+            from substrate.session import guarding
+
+            own = guarding.variables(self.files, self.cwd, network=self.frame.net == "filtered")
         return {
+            **own,
             **dict(self.settings.env_set),
             b"SUBSTRATE_SESSION": self.files.session_id.encode(),
             b"SUBSTRATE_PARENT_SPAN": self.recorder.span.encode(),
@@ -602,6 +629,11 @@ class _OneShot:
             denied = (*refused, *denied)
         if not ended.quiet:
             self._wait_gone()  # until then its processes may write
+        if self.world.backend == "guard" and self.layer is not None:
+            from substrate.session import guarding
+
+            self._wait_gone()
+            guarding.harvest(self.files, self.stack, self.layer)
         events: list[Event] = []
         changes: list[Change] = []
         counts: DiffCounts | None = None

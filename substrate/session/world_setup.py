@@ -12,14 +12,14 @@ import pwd
 import time
 
 from substrate.errors import ConfigError, HostUnsupported, StateError
-from substrate.session import layer_place, stand_ins
+from substrate.session import guarding, layer_place, stand_ins
 from substrate.session.net_rules import net_plan
 from substrate.session.stand_ins import Ready
 from substrate.values import replace, value
 from substrate.world import hidden, idmap, linux, mount_plan, mountinfo
 from substrate.world.layers import SCRATCH, TRUSTED, USER, gone, is_there
 from substrate.world.scope import cache_roots
-from substrate.world.spec import Frame, OverlaySpec, WorldSpec
+from substrate.world.spec import NAMESPACED, Frame, OverlaySpec, WorldSpec
 
 from .world_file import OPEN, WorldFile
 
@@ -79,6 +79,9 @@ def describe_world(
     from substrate.session.host_look import HostLook
 
     place = layer_place.Place()
+    if backend == "guard":
+        guarding.refuse_settings(settings, host, workspace.path)
+        _refuse_chroot(host)  # whose mounts, and so other names of what is hidden, are not known
     if backend != "none":
         place = layer_place.make(
             home, host.mounts, session_id.encode(), userxattr=backend == "ns-user"
@@ -105,6 +108,9 @@ def describe_world(
         # last, and of the home nothing but its own owner is looked at: newgrp(1) changes all of it
         homes = [host.user_home] if _is_foreign_home(host) else []
         adopted = stand_ins.foreign_tops(host.uid, host.gid, planned.overlays, [*named, *homes])
+    elif backend == "guard":
+        workspace_only = (os.path.realpath(workspace.path),)
+        planned = mount_plan.MountPlan(overlays=workspace_only, read_only=(), notes=())
     elif backend == "none":
         planned = mount_plan.MountPlan(overlays=(), read_only=(), notes=())
     else:
@@ -126,10 +132,10 @@ def describe_world(
             workspace_key=workspace.key,
             mounts=planned.overlays,
             read_only=planned.read_only,
-            xattr_prefix=USER if backend == "ns-user" else TRUSTED,
+            xattr_prefix=USER if _is_rootless(backend, host) else TRUSTED,
             id_extents=extents,
-            uid=host.uid if backend in ("ns-user", "none") else 0,
-            gid=host.gid if backend in ("ns-user", "none") else 0,
+            uid=0 if backend in ("ns-root-idmap", "ns-root") else host.uid,
+            gid=0 if backend in ("ns-root-idmap", "ns-root") else host.gid,
             started_ns=now,
             clock_offset_ns=now - time.clock_gettime_ns(time.CLOCK_BOOTTIME),
             caches=cache_roots(host.user_home, os.environb.get(b"XDG_CACHE_HOME")),
@@ -143,12 +149,18 @@ def describe_world(
             for note in (
                 *planned.notes,
                 *_unmapped(workspace.path, extents if backend != "ns-user" else ()),
+                guarding.NOTE if backend == "guard" else "",
                 place.note,
                 births,
             )
             if note
         ),
     )
+
+
+def _is_rootless(backend: str, host: HostView) -> bool:
+    """Whether all files of the world are the user's, whoever's they are on the host."""
+    return backend == "ns-user" or (backend == "guard" and host.uid != 0)
 
 
 def _refuse_chroot(host: HostView) -> None:
@@ -221,6 +233,8 @@ def spec_of(
     frame: Frame,
 ) -> WorldSpec:
     """What the zygote needs to start the world on the newest layer of `stack`."""
+    if frame.backend == "guard":
+        return guarding.spec_of(files, stack, covers, cgroups, frame)
     *frozen, newest = [layer.number for layer in stack.layers] or [0]
     overlays = tuple(
         OverlaySpec(
@@ -272,7 +286,7 @@ def frame_of(
         ranges=plan.ranges,
         host_ports=plan.host_ports,
         ports=plan.ports,
-        seat=world.backend != "none" and not terminal,
+        seat=world.backend in NAMESPACED and not terminal,
         allow_ptrace=settings.ptrace,
         allow_userns=settings.userns,
         observed=observed,

@@ -67,12 +67,13 @@ def make_caller(base, command, account):
     """Makes a caller for a backend, with directories of their own."""
     count = 0
 
-    def make(backend, **extra):
+    def make(backend, *, rootless=False, **extra):
         nonlocal count
-        if backend != "ns-user" and not AS_ROOT:
+        rootless = rootless or backend == "ns-user"
+        if not rootless and not AS_ROOT:
             pytest.skip(f"backend {backend} needs root")
         count += 1
-        uid, gid = account if backend == "ns-user" else (0, 0)
+        uid, gid = account if rootless else (0, 0)
         caller = Caller(
             backend=backend,
             uid=uid,
@@ -103,6 +104,24 @@ def user(make_caller):
     return make_caller("ns-user")
 
 
+@pytest.fixture(scope="session")
+def guard(make_caller):
+    return make_caller("guard")
+
+
+@pytest.fixture(scope="session")
+def guard_user(make_caller):
+    return make_caller("guard", rootless=True)
+
+
+@pytest.fixture(params=["guard", "guard_user"])
+def guarded(request):
+    """Who has no namespaces: root, then a user."""
+    found = request.getfixturevalue(request.param)
+    found.forget()
+    return found
+
+
 @pytest.fixture(params=["ns-root-idmap", "ns-user"])
 def caller(request):
     """Root's default backend, then a user's."""
@@ -122,6 +141,16 @@ def at_home(caller):
     place.make_directory(place.work)
     yield place
     remove(base)
+
+
+@pytest.fixture(params=["ns-root-idmap", "ns-user", "guard", "guard_user"])
+def any_caller(request):
+    """With namespaces and without, as root and as a user."""
+    found = request.getfixturevalue(
+        {"ns-root-idmap": "idmap", "ns-user": "user"}.get(request.param, request.param)
+    )
+    found.forget()
+    return found
 
 
 @pytest.fixture(params=["ns-root-idmap", "ns-root", "ns-user"])

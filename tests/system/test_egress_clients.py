@@ -366,8 +366,8 @@ CLIENTS = {
 
 
 @pytest.fixture
-def place(hosts: Hosts, caller) -> Place:
-    return Place(hosts=hosts, caller=caller)
+def place(hosts: Hosts, any_caller) -> Place:
+    return Place(hosts=hosts, caller=any_caller)
 
 
 def check_allowed(place: Place, client: Client) -> Ran:
@@ -416,7 +416,9 @@ def check_refused(place: Place, client: Client) -> Ran:
     """Without the rule it fails at once, as where there is no such name; a line says what to do."""
     hosts, server = place.hosts, getattr(place.hosts, client.server)
     ran = place.run(f"host={server.name}\n{client.line}", *client.flags(hosts), status=None)
-    assert ran.seconds < FAST_S, ran.seconds
+    # without a listener of its own capture stops more
+    most = FAST_S * (2 if place.caller.backend == "guard" else 1)
+    assert ran.seconds < most, ran.seconds
     assert client.fails.encode() in ran.stderr, ran.stderr
     (line,), (who,) = ran.told, ran.who
     assert client.program in who

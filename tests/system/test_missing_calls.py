@@ -15,6 +15,7 @@ _CHANGE = "echo more >> kept; rm -r d; mkdir e; echo new > e/new"
 #: calls that something else stands in for, in a run at least
 WORKS = {
     *("clone3", "copy_file_range", "getrandom", "kcmp", "name_to_handle_at", "pidfd_open"),
+    "landlock_create_ruleset",
     *("pidfd_send_signal", "renameat2", "sendfile", "setns", "statx", "syncfs"),
 }
 #: and those without which nothing is applied

@@ -50,15 +50,20 @@ def test_a_filter_that_refuses_namespaces(every_caller, without):
     refused(without(every_caller, "namespaces", "-c", "echo ran"), "E-USERNS-SECCOMP", b"seccomp")
 
 
+#: what all backends need
+NOTHING = "namespaces,landlock_create_ruleset"
+
+
 def test_when_no_backend_works_each_is_told(caller, without):
-    done = without(caller, "namespaces", "-c", "echo ran", env=any_backend(caller))
-    tried = (b"ns-root-idmap:", b"ns-root:", b"ns-user:") if caller.uid == 0 else (b"ns-user:",)
+    done = without(caller, NOTHING, "-c", "echo ran", env=any_backend(caller))
+    tried = (b"ns-root-idmap:", b"ns-root:") if caller.uid == 0 else ()
+    tried += (b"ns-user:", b"guard:")
     refused(done, "E-USERNS-SECCOMP", *tried)
 
 
 def test_nothing_is_left_where_no_backend_works(caller, without):
-    without(caller, "namespaces", "-c", "echo ran", env=any_backend(caller))
-    without(caller, "namespaces", "doctor")
+    without(caller, NOTHING, "-c", "echo ran", env=any_backend(caller))
+    without(caller, NOTHING, "doctor")
     assert os.listdir(caller.state / "sessions") == os.listdir(caller.state / "worlds") == []
     assert not [name for name in os.listdir(caller.state) if name.startswith("probe-")]
 

@@ -22,6 +22,7 @@ NUMBERS = {  # (x86_64, aarch64): <asm/unistd_64.h>, <asm-generic/unistd.h>
     "fsopen": (430, 430),
     "getrandom": (318, 278),
     "kcmp": (312, 272),
+    "landlock_create_ruleset": (444, 444),
     "memfd_create": (319, 279),
     "mount": (165, 40),
     "mount_setattr": (442, 442),

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from substrate.world.egress.budget import Budget
     from substrate.world.egress.fakes import Fakes
-    from substrate.world.egress.holders import Holders
+    from substrate.world.egress.holders import Holder, Holders
     from substrate.world.egress.lookups import Lookups
     from substrate.world.egress.loop import Loop, Timer
     from substrate.world.egress.pipes import Pipes
@@ -109,14 +109,15 @@ class Connection:
         wanted: tuple[bytes, int] | None,
         *,
         crowded: bool = False,
+        holder: Holder = NOBODY,
     ) -> None:
         """`wanted`: where it was to go (led.py); None where that was a listener of ours. `crowded`: see
-        report.Attempt."""
+        report.Attempt. `holder`: whose it is, where that was told (guided.py)."""
         self._context, self._crowded = context, crowded
         self._turn = 0
         self._client, self._number, self._wanted = client, number, wanted
         self._client_ip, self._client_port = peer
-        self._holder = NOBODY
+        self._holder = holder
         self._began_us = _now_us()
         self._target, self._port = b"", 0
         self._name = ""

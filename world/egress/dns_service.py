@@ -15,6 +15,7 @@ import time
 
 from substrate.world.egress import dns, loop
 from substrate.world.egress.conntrack import ClientPorts
+from substrate.world.egress.guided import Guided, drop
 from substrate.world.egress.holders import NOBODY
 from substrate.world.egress.listeners import IP_PKTINFO, IPV6_PKTINFO, SO_TIMESTAMPNS
 
@@ -62,10 +63,12 @@ class DnsService:
         *,
         nft: int = -1,
         holders: Holders | None = None,
+        guided: Guided | None = None,
     ) -> None:
         self._loop, self._answers, self._report = on, answers, report
         self._socket = _socket.socket(fileno=fd)
         self._kind, self._wanted, self._holders = kind, wanted, holders
+        self._guided = guided
         self._streams: set[_Stream] = set()
         self._ports = ClientPorts(nft, self._socket)
 
@@ -122,7 +125,13 @@ class DnsService:
             return
         holder = NOBODY
         peer = peer[0], self._ports.of(peer)
-        if self._holders is not None:
+        if self._guided is not None:
+            found = self._guided.take(peer)
+            if found is None:
+                drop(client)  # a stranger's
+                return
+            holder = found[1]
+        elif self._holders is not None:
             target = self._wanted(client)
             if target is not None:
                 holder = self._holders.of("tcp", *peer[:2], *target)

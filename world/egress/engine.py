@@ -18,7 +18,7 @@ import time
 from collections import deque
 
 from substrate.world import wire
-from substrate.world.egress import cage, led, listeners, loop, process, report
+from substrate.world.egress import cage, guided, led, listeners, loop, process, report
 from substrate.world.egress.addresses import parse_address, parse_range, render_address
 from substrate.world.egress.answers import Answers
 from substrate.world.egress.budget import Budget
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final, NoReturn
 
+    from substrate.world.egress.guide import Question
+    from substrate.world.egress.holders import Holder
     from substrate.world.egress.nflog import Logged
     from substrate.world.egress.report import Report
 
@@ -105,6 +107,16 @@ class Engine:
         rules = make_rules(given)
         self._fakes = Fakes(lead=self._lead_name) if self._is_filter else Fakes()
         self._holders = _make_holders(given, network)
+        self._guided = (
+            guided.Guided(
+                network["guide"],
+                lambda: self._context.rules,
+                self._refused_before,
+                self._world_is_over,
+            )
+            if "guide" in network
+            else None
+        )
         self._answers = Answers(rules, self._fakes)
         self._context = Context(
             loop=self._loop,
@@ -144,6 +156,9 @@ class Engine:
                 self._sources.append((fd, self._accept_of(fd, self._wanted_by(name))))
             elif name.startswith("publish"):
                 self._sources.append((fd, self._publish(fd, self._published[fd])))
+            elif name == "guide":
+                assert self._guided is not None
+                self._sources.append((fd, self._guided.ready))
             elif name == "nflog":
                 log = RefusedLog(fd, self._network["dns_udp4"], self._refused, self._lost_refused)
                 self._sources.append((fd, log.read))
@@ -153,6 +168,7 @@ class Engine:
                     self._wanted_by(name),
                     nft=self._network.get("nft", -1),
                     holders=self._holders,
+                    guided=self._guided,
                 )
                 self._services.append(service)
                 self._sources.append((fd, service.ready))
@@ -363,9 +379,19 @@ class Engine:
                 os.set_inheritable(client, False)
                 self._numbers += 1
                 who = render_address(parse_address(peer[0])), ports.of(peer)
+                holder = NOBODY
+                if self._guided is None:
+                    target = wanted(client)
+                else:
+                    found = self._guided.take(who)
+                    if found is None:
+                        guided.drop(client)  # of somebody on the host, who is not the world's
+                        continue
+                    target, holder = (found[0].target, found[0].port), found[1]
                 connection = Connection(
-                    *(self._context, client, who, self._numbers, wanted(client)),
+                    *(self._context, client, who, self._numbers, target),
                     crowded=crowd.is_near(),
+                    holder=holder,
                 )
                 self._connections.add(connection)
                 connection.start()
@@ -426,6 +452,33 @@ class Engine:
         self._context.turns.lose()
         self._trouble(text)
 
+    def _world_is_over(self, fd: int) -> None:
+        """Nothing comes from there any more."""
+        self._sources = [source for source in self._sources if source[0] != fd]
+        if self._loop.watches(fd):
+            self._loop.unregister(fd)
+
+    def _refused_before(self, asked: Question, holder: Holder) -> None:
+        """What guided.py refused, before it was connected."""
+        decision = self._context.rules.address(asked.target, asked.port)
+        self._numbers += 1
+        self.report(
+            Refused(
+                connection=self._numbers,
+                time_us=now_us(),
+                protocol="tcp",
+                client_port=asked.client_port,
+                domain="",
+                ip=render_address(asked.target),
+                port=asked.port,
+                uid=-1,
+                reason="" if decision.allowed else decision.reason,
+                hint=_hint("", asked.target, asked.port),
+                pid=holder.pid,
+                program=holder.program,
+            )
+        )
+
     def _refused(self, logged: Logged) -> None:
         protocol = _PROTOCOLS.get(logged.protocol, f"protocol {logged.protocol}")
         name = self._fakes.name_of(logged.destination) if logged.destination else None
@@ -438,8 +491,7 @@ class Engine:
         elif logged.destination:
             decision = self._context.rules.address(logged.destination, logged.port)
             reason = "" if decision.allowed else decision.reason
-            host = f"[{shown}]" if ":" in shown else shown
-            hint = f"--allow {name or host}:{logged.port}"
+            hint = _hint(name or "", logged.destination, logged.port)
         self._numbers += 1
         holder = NOBODY
         if self._holders is not None and logged.source and logged.destination:
@@ -468,6 +520,15 @@ class Engine:
                 crowded=not sure,
             )
         )
+
+
+def _hint(name: str, address: bytes, port: int) -> str:
+    """The flag that would have allowed a connection to there."""
+    shown = render_address(address)
+    if shown.startswith("127.") or shown == "::1":
+        return f"--host-port {port}"
+    host = f"[{shown}]" if ":" in shown else shown
+    return f"--allow {name or host}:{port}"
 
 
 def _make_holders(given: dict[str, Any], network: dict[str, int]) -> Holders | None:

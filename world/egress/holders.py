@@ -76,7 +76,7 @@ class Holders:
         known = self._known.get(inode)
         if known is not None:
             if self._is(*known, inode):
-                return _describe(known[0])
+                return describe(known[0])
             del self._known[inode]
         left = _MOST_DESCRIPTORS
         for pid in self._processes():
@@ -85,7 +85,7 @@ class Holders:
                 self._known[inode] = pid, fd
                 if len(self._known) > _MOST_KNOWN:
                     del self._known[next(iter(self._known))]
-                return _describe(pid)
+                return describe(pid)
             if left <= 0:
                 break
         return NOBODY
@@ -157,7 +157,7 @@ def _told(pid: int, fd: int) -> tuple[int, int]:
     return found[b"ino:"], found[b"mnt_id:"]
 
 
-def _describe(pid: int) -> Holder:
+def describe(pid: int) -> Holder:
     try:
         with open(f"/proc/{pid}/comm", "rb") as file:
             name = file.read(64)

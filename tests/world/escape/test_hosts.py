@@ -153,17 +153,26 @@ CONTAINERS = {
 
 @pytest.mark.skipif(not ROOT, reason="takes capabilities away from root")
 @pytest.mark.parametrize("kind", CONTAINERS)
-def test_in_a_container_it_starts_whole_or_not_at_all(root_scene, kind):
-    """As root in a container of Docker. `expected`: whether it starts; None is as the host wants."""
+def test_in_a_container_it_starts_whole_or_says_what_is_missing(root_scene, kind):
+    """As root in a container of Docker. `expected`: whether there are namespaces; None is as the host
+    wants. Without them it is `guard`, which says what it does not give."""
     options, expected = CONTAINERS[kind]
     environ = {k: v for k, v in root_scene.environ.items() if k != "SUBSTRATE_BACKEND"}
     done = run(root_scene, preexec_fn=as_in_docker(**options), env=environ)
-    ran = whole_or_told(root_scene, done)
+    assert (done.returncode, done.stdout) == (0, b"ran\n"), done
+    layers = isolation(root_scene)
     if expected is not None:
-        assert ran is expected, done.stderr
-    if not ran:
-        assert b"[E-USERNS-SECCOMP]" in done.stderr
-        assert b"docker run --" in done.stderr
+        assert layers["pid"]["on"] is expected, layers
+    if layers["pid"]["on"]:
+        assert whole_or_told(root_scene, done)
+        return
+    for name in ("fs", "net", "ipc", "seccomp", "no_new_privs", "capabilities", "hidden"):
+        assert layers[name]["on"], (name, layers[name])
+    for name in ("pid", "user", "uts", "cgroup_ns"):
+        assert "no namespace" in layers[name]["why"]
+    done = run(root_scene, "--require", "pid", preexec_fn=as_in_docker(**options), env=environ)
+    assert done.returncode == 125
+    assert b"pid is required" in done.stderr
 
 
 def covered(scene, place, *options):
