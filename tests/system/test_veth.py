@@ -567,6 +567,68 @@ def test_another_source_does_not_leave(place):
     assert place.hosts.packets() == []
 
 
+_ODD = r"""
+import errno, json, socket, struct, sys
+SERVER, SERVER6 = sys.argv[1:]
+def datagram(family, to, port, *options, source=None):
+    with socket.socket(family, socket.SOCK_DGRAM) as one:
+        for option in options:
+            one.setsockopt(*option)
+        if source:
+            one.bind((source, 0))
+        return one.sendto(b"x", (to, port))
+def connection(to, port, *options):
+    with socket.socket() as one:
+        one.settimeout(5)
+        for option in options:
+            one.setsockopt(*option)
+        one.connect((to, port))
+lo = socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo"
+free = socket.IPPROTO_IPV6, 78, 1
+to = [socket.inet_pton(socket.AF_INET6, a) for a in ("fd00::5", SERVER6)]
+segments = socket.IPPROTO_IPV6, socket.IPV6_RTHDR, bytes([0, 4, 4, 1, 1, 0, 0, 0]) + b"".join(to)
+v4, v6 = socket.AF_INET, socket.AF_INET6
+told = {}
+for name, act in {
+    "lo, metadata": lambda: datagram(v4, "169.254.169.254", 701, lo),
+    "lo, metadata, tcp": lambda: connection("169.254.169.254", 702, lo),
+    "lo, allowed": lambda: datagram(v4, SERVER, 703, lo),
+    "foreign source": lambda: datagram(v6, SERVER6, 704, free, source="2001:db8:bad::1"),
+    "loopback source": lambda: datagram(v6, SERVER6, 705, source="::1"),
+    "routing header": lambda: datagram(v6, SERVER6, 706, segments),
+    "relay": lambda: datagram(v4, "127.0.0.1", 2),
+    "relay, tcp": lambda: connection("127.0.0.1", 2),
+}.items():
+    try:
+        act()
+        told[name] = "done"
+    except OSError as error:
+        told[name] = errno.errorcode.get(error.errno, str(error))
+print(json.dumps(told))
+"""
+
+
+def test_what_stays_or_says_otherwise_is_refused_and_told(every_place):
+    """What a program binds to lo never leaves, other sources and routing headers may not: none of these is told
+    as gone, and each is told. Nobody asks the relay but those who ask a name server."""
+    assert every_place.hosts.udp.address
+    (every_place.caller.work / "odd.py").write_text(_ODD)
+    ran = every_place.run(f"{PYTHON} -I -S odd.py {plan.UDP[0]} {plan.UDP[1]}", *VETH)
+    told = json.loads(ran.stdout)
+    assert set(told.values()) <= {"EPERM", "ECONNREFUSED", "EACCES"}, told
+    assert every_place.hosts.packets() == []
+    found = [b for b in ran.of("net_connect") if b["protocol"] != "icmpv6"]
+    assert {b["decision"] for b in found} == {"deny"}, found
+    assert {b["port"] for b in found} == {2, *range(701, 707)}
+    reasons = {b["port"]: b["reason"] for b in found}
+    assert "is special (metadata)" in reasons[701] and "is special (metadata)" in reasons[702]
+    assert "bound to lo" in reasons[703]
+    assert reasons[704].startswith("it says to come from 2001:db8:bad::1,")
+    assert reasons[705].startswith("it says to come from ::1,")
+    assert reasons[706].endswith("(a routing header)")
+    assert reasons[2] == "port 2 of the world's loopback is substrate's own"
+
+
 def test_worlds_do_not_reach_each_other(place, scene):
     first = scene.start(
         f"ip -4 -o address show eth0 | tr -s ' ' | cut -d' ' -f4; exec {PYTHON} -m http.server 8000",

@@ -39,7 +39,7 @@ from substrate.world.egress.dns_relay import Relay
 from substrate.world.egress.flow_book import PROTOCOLS, FlowBook
 from substrate.world.egress.holders import NOBODY, Holders
 from substrate.world.egress.link import remove_link
-from substrate.world.egress.nft import LOG_GROUP
+from substrate.world.egress.nft import DNS_PORT, LOG_GROUP
 from substrate.world.egress.outbox import Outbox
 from substrate.world.egress.ping_groups import let_ping
 from substrate.world.egress.reach import Policy
@@ -140,12 +140,13 @@ class _Made:
         nflog.bind(self.refused, LOG_GROUP)
         self.diag = netlink.connect(netlink.SOCK_DIAG, "sock_diag")
         self.listeners = namespace.name_listeners()
-        batch = veth_filter.world_batch(
-            self.policy.reach, servers_of(given, self.policy), replaced=False
-        )
-        load(self.filter, batch)
+        self._servers = servers_of(given, self.policy)
 
     def _guard(self, place: Place, ends: Ends) -> None:
+        load(
+            self.filter,
+            veth_filter.world_batch(ends, self.policy.reach, self._servers, replaced=False),
+        )
         load(
             self.host_filter,
             veth_filter.host_batch(place.name, ends, self.policy.reach, replaced=False),
@@ -269,8 +270,8 @@ class Network:
         servers = servers_of(given, policy)
         try:
             # the stricter one of both counts meanwhile
-            load(made.filter, veth_filter.world_batch(policy.reach, servers, replaced=True))
             name, ends = made.link.place.name, made.link.ends
+            load(made.filter, veth_filter.world_batch(ends, policy.reach, servers, replaced=True))
             load(
                 made.host_filter,
                 veth_filter.host_batch(name, ends, policy.reach, replaced=True),
@@ -368,14 +369,7 @@ class Network:
         holder = NOBODY
         if logged.destination:
             shown = render_address(logged.destination)
-            allowed, _, reason = self._book.policy.decide(logged.destination, logged.port, protocol)
-            if allowed:
-                reason = (
-                    f"there are {veth_filter.MOST_CONNECTIONS} connections already, or the rules were"
-                    " others then"
-                )
-            else:
-                hint = self._book.policy.hint(logged.destination, logged.port, protocol)
+            reason, hint = self._why_refused(logged, protocol, shown)
             if self._holders is not None and logged.source:
                 holder = self._holders.of(
                     *(protocol, render_address(logged.source), logged.source_port),
@@ -397,6 +391,28 @@ class Network:
                 hint=hint,
             )
         )
+
+    def _why_refused(self, logged: Logged, protocol: str, shown: str) -> tuple[str, str]:
+        """The reason, and the flag that would allow it."""
+        policy, ends = self._book.policy, self._made.link.ends
+        if logged.port == DNS_PORT and _is_loopback(logged.destination):
+            return f"port {DNS_PORT} of the world's loopback is substrate's own", ""
+        if logged.source not in (ends.world4, ends.world6):
+            source = render_address(logged.source)
+            return f"it says to come from {source}, which leads nowhere but into the world", ""
+        allowed, _, reason = policy.decide(logged.destination, logged.port, protocol)
+        if not allowed:
+            return reason, policy.hint(logged.destination, logged.port, protocol)
+        if logged.routed:
+            return f"it says itself where {shown} is to lead it (a routing header)", ""
+        many = veth_filter.MOST_CONNECTIONS
+        return (
+            f"there are {many} connections already, or it was bound to lo, or the rules were others then"
+        ), ""
+
+
+def _is_loopback(address: bytes) -> bool:
+    return address[0] == 127 if len(address) == 4 else address == bytes(15) + b"\1"
 
 
 def now_us() -> int:
