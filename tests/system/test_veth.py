@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from tests.nethosts.fixtures import hosts, internet
 from tests.nethosts.hosts import Hosts
 from tests.nethosts.seen import until
 from tests.system.client_run import Place
-from tests.system.egress_scene import Scene, children, engine_of, is_gone, status_of
+from tests.system.egress_scene import Scene, children, engine_of, is_gone, is_world, status_of
 
 __all__ = ["hosts", "internet"]
 
@@ -675,6 +676,28 @@ def test_many_at_once(place):
 
 
 # --- ends
+
+
+def test_what_has_expired_at_the_end_is_told(place, scene, listener):
+    """The kernel forgets what has been silent long enough only when it comes across it, as it may at the very end."""
+    listener.forget()
+    line = f"echo ready; read x; {PYTHON} -I -S many.py; read x; true"
+    (place.caller.work / "many.py").write_text(_MANY.format(count=40, address=NOTES))
+    process = scene.start(line, options=VETH)
+    assert process.stdout.readline() == b"ready\n", process.stderr.read()
+    (zygote,) = children(process.pid)
+    (world,) = filter(is_world, children(zygote))
+    file = "/proc/sys/net/netfilter/nf_conntrack_udp_timeout"
+    subprocess.run(["nsenter", "-t", str(world), "-n", "sh", "-c", f"echo 1 > {file}"], check=True)
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"40\n"
+    time.sleep(1.5)  # until they have expired
+    process.communicate(b"\n", timeout=20)
+    begun = {b["connection"] for b in scene.told("net_connect")}
+    closes = {b["connection"]: b["bytes_out"] for b in scene.told("net_close")}
+    assert len(begun) == 40
+    assert closes == dict.fromkeys(begun, UDP4 + 1)
 
 
 _SEND = (

@@ -185,6 +185,7 @@ class Network:
         self._holds = self._finishing = self._done = False
         self._numbers = 0
         self._overruns = 0
+        self._counted: set[bytes] = set()  # by the last look at the table
         self._drained_by = 0.0
         self._holders: Holders | None = None
         if given["look_up_owners"]:
@@ -320,8 +321,15 @@ class Network:
         try:
             for flow in flows.dump(made.table.fileno()):
                 self._book.over(flow, now_us(), "the world ended")
+                self._counted.add(flow.key)
         except (OSError, netlink.BadMessage) as error:
             self._trouble(f"connections that were there at the end could not be counted: {error}")
+        # the table does not show what has expired, but forgets it then, and tells that
+        self._take_left(*self._sources[1])
+        if self._book.open():
+            self._trouble(
+                f"what {self._book.open()} connections came to is not known: the kernel did not tell"
+            )
         if self._overruns:
             self._trouble(
                 f"the kernel's messages about connections came too fast {self._overruns} times: some"
@@ -358,9 +366,9 @@ class Network:
             if sender[0] != 0:
                 continue  # not the kernel's
             for over, flow in flows.parse(data):
-                if over:
+                if over and flow.key not in self._counted:
                     self._book.over(flow, now_us())
-                else:
+                elif not over:
                     self._book.changed(flow, now_us())
 
     def _refused(self, logged: Logged) -> None:
