@@ -474,7 +474,7 @@ class Egressing:
         if linked is not None:
             from substrate.world.egress import link
 
-            link.remove(linked.interface)
+            link.remove(linked.index)
 
 
 def _groups(extents: tuple[tuple[int, int, int], ...]) -> tuple[int, int]:

@@ -142,11 +142,12 @@ class Trouble:
 
 @value
 class Linked:
-    """A routed network is there: the name of its link on the host, the world's addresses; `without_ipv6`: why
-    there is none of these."""
+    """A routed network is there: the name and the index of its link on the host, the world's addresses;
+    `without_ipv6`: why there is none of these."""
 
     time_us: int
     interface: str
+    index: int
     address4: str
     address6: str
     without_ipv6: str
@@ -174,7 +175,7 @@ _KINDS: Final = {
     b"r": Refused,
     b"l": Exceeded,
     b"!": Trouble,
-    b"k": Linked,
+    b"v": Linked,
     b"n": NotLinked,
 }
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
@@ -240,5 +241,6 @@ _NUMBERS: Final = frozenset(
         "packets_in",
         "packets_out",
         "number",
+        "index",
     )
 )

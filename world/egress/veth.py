@@ -218,6 +218,7 @@ class Network:
             Linked(
                 time_us=now_us(),
                 interface=made.link.place.name,
+                index=ends.index,
                 address4=render_address(ends.world4),
                 address6=render_address(ends.world6) if ends.world6 else "",
                 without_ipv6=made.host.without_ipv6,
@@ -312,7 +313,7 @@ class Network:
     def _close(self) -> None:
         made = self._made
         try:
-            remove_link(made.host_route, made.link.place.name)
+            remove_link(made.host_route, made.link.ends.index)
         except OSError as error:
             self._trouble(f"the link {made.link.place.name} was not removed: {error}")
         made.host_filter.close()  # and with it the table
