@@ -236,6 +236,34 @@ def test_names(every_place):
     every_place.caller.verify()
 
 
+_NO_QUESTIONS = r"""
+import socket, struct
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+    one.settimeout(5)
+    for word in (b"\5plain\0\0\1\0\3", b"\5plain\0\0\374\0\1"):  # CHAOS; a transfer
+        one.sendto(b"id\1\0\0\1\0\0\0\0\0\0" + word, ("{server}", 53))
+        print(one.recv(512)[3] & 15)
+with socket.create_connection(("{server}", 53), 5) as one:
+    one.sendall(b"\xff\xff")
+    print(one.recv(1))
+"""
+
+
+def test_what_is_no_good_question_is_counted(place):
+    """It does not go on to a name server; the record says how many there were."""
+    (place.caller.work / "no_questions.py").write_text(_NO_QUESTIONS.format(server=plan.DNS[0]))
+    ran = place.run(f"{PYTHON} -I -S no_questions.py", *VETH)
+    assert ran.stdout == b"5\n5\nb''\n"
+    assert place.hosts.packets() == []
+    (text,) = [
+        text
+        for body in ran.of("coverage")
+        for text in body["blind_spots"]
+        if "no good question" in text
+    ]
+    assert text.endswith("one by one: 3; the first: class 3: expected IN")
+
+
 def test_a_name_server_on_the_hosts_loopback(place):
     """As systemd-resolved is: no packet of the world could get there."""
     place.hosts.serve(
@@ -276,6 +304,56 @@ def test_a_name_server_that_does_not_answer(place):
         assert body["reason"] == f"{plan.BLACK_HOLE} gave no answer within 3 s"
     finally:
         place.hosts.resolv_conf.write_text(before)
+
+
+def test_a_question_that_nobody_waits_for_is_told(place, scene):
+    """Of a program that asks as its last word, while who serves is not scheduled."""
+    ask = (
+        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"
+        "[s.sendto(b'id\\1\\0\\0\\1' + bytes(6) + b'\\5plain\\7example\\3net\\0\\0\\1\\0\\1',"
+        f" ('{plan.DNS[0]}', 53)) for _ in range(200)]"
+    )
+    line = f'echo ready; read x; {PYTHON} -I -S -c "{ask}"; echo asked'
+    process = scene.start(line, options=VETH)
+    assert process.stdout.readline() == b"ready\n", process.stderr.read()
+    network = engine_of(process.pid, scene.hosts.client.namespaces()["net"])
+    os.kill(network, signal.SIGSTOP)
+    try:
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"asked\n"
+        time.sleep(0.5)  # until the world is over
+    finally:
+        os.kill(network, signal.SIGCONT)
+    process.communicate(timeout=20)
+    told = [b for b in scene.told("dns_query") if b["decision"] == "allow"]
+    assert len(told) == 200
+    assert {b["domain"] for b in told} == {"plain.example.net"}
+
+
+def test_a_name_server_that_is_denied_is_asked_no_more(place, scene):
+    """Nor for what was asked before: whoever denied it relies on that."""
+    before = place.hosts.resolv_conf.read_text()
+    try:
+        place.hosts.resolv_conf.write_text(
+            f"nameserver {plan.BLACK_HOLE}\nnameserver {plan.DNS[0]}\n"
+        )
+        line = "echo ready; dig +short +tries=1 +timeout=10 plain.example.net A"
+        process = scene.start(line, options=VETH)
+        assert process.stdout.readline() == b"ready\n", process.stderr.read()
+        time.sleep(0.5)  # for its question
+        began = time.monotonic()
+        place.hosts.run(
+            [place.caller.command, "net", "deny", plan.DNS[0]],
+            cwd=place.caller.work, env=place.caller.environ,
+        )  # fmt: skip
+        process.communicate(timeout=20)
+    finally:
+        place.hosts.resolv_conf.write_text(before)
+    assert time.monotonic() - began > 1
+    assert place.hosts.names.queries() == []
+    (body,) = [b for b in scene.told("dns_query") if b["decision"] == "allow"]
+    assert (body["rcode"], body["answers"]) == ("SERVFAIL", [])
 
 
 _MANY = """

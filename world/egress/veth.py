@@ -279,7 +279,7 @@ class Network:
                 veth_filter.host_batch(name, ends, policy.reach, replaced=True),
             )
             self._book.policy = policy
-            self._relay.servers = tuple(map(render_address, servers))
+            self._relay.replace_servers(tuple(map(render_address, servers)))
             for flow in self._book.denied():
                 for socket in (made.filter, made.host_filter):
                     flows.forget(socket.fileno(), flow)
@@ -293,6 +293,8 @@ class Network:
         """The world is over: what its processes had sent is to leave, for a bounded time."""
         self._finishing = True
         self._close_ears()
+        for fd, ready in self._sources[2:]:
+            self._take_left(fd, ready)
         self._relay.close()
         self._drained_by = time.monotonic() + _DRAIN_S
         self._drain()
@@ -336,6 +338,8 @@ class Network:
                 f"the kernel's messages about connections came too fast {self._overruns} times: some"
                 " were told late, and whose they were may be wrong"
             )
+        if self._relay.malformed.count:
+            self._trouble(self._relay.malformed.text())
         self._done = True
         self._outbox.put(wire.encode(report.DONE, ()))
 
