@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from substrate.world.egress.nft import TABLE
 from tests.nethosts import plan
 from tests.nethosts.fixtures import hosts, internet
 from tests.nethosts.hosts import Hosts
@@ -873,6 +874,42 @@ def test_status_and_other_rules(place, scene, sending):
     sending[0].wait(timeout=20)
     closes = scene.told("net_close")
     assert [body["reason"] for body in closes] == [f"{NOTES} is denied by {NOTES}"]
+
+
+def _deny(scene, *rules, status=0):
+    return scene.hosts.run(
+        [scene.caller.command, "net", "deny", *rules],
+        cwd=scene.caller.work, env=scene.caller.environ, status=status,
+    )  # fmt: skip
+
+
+_TAKEN = f"""
+import sys
+from substrate.world.egress import netlink, nft_expressions as nft
+socket = netlink.connect(netlink.NETFILTER, "test")
+batch = nft.Batch("{TABLE}")
+batch.delete_table()
+batch.table(nft.OWNED)
+netlink.command(socket, batch.encode(), batch.last(), "test", batch.part)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_rules_that_the_kernel_does_not_take(scene, sending):
+    """Are not said to be in force; here somebody else has the table of the world's filter."""
+    (zygote,) = children(sending[0].pid)
+    (world,) = filter(is_world, children(zygote))
+    words = ["nsenter", "-t", str(world), "-n", sys.executable, "-c", _TAKEN]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"ready\n"
+        done = _deny(scene, NOTES, status=3)
+        assert b"nothing was changed: nf_tables: table" in done.stderr, done.stderr
+        other.stdin.close()
+    sending[0].terminate()
+    sending[0].wait(timeout=20)
+    rules = [e["body"] for e in scene.caller.events() if e["event_type"] == "policy_loaded"]
+    assert [body["net"]["deny"] for body in rules] == [[], [NOTES], []], rules
 
 
 def test_more_is_allowed_while_it_runs(place, scene):

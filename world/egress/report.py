@@ -188,7 +188,8 @@ SOCKETS: Final = b"t"
 #: before the end of a connection that is recorded: what was said (tape.py)
 TAPE_HEAD: Final = b"h"
 TAPE: Final = b"k"
-RULES: Final = b"u"  # memfd of other rules; the answer, once they are in force, is the same kind
+RULES: Final = b"u"  # memfd of other rules; the answer, once they are in force, is the same kind;
+#: with a text, they are not, and why
 
 
 def render(report: Report) -> bytes:

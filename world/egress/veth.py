@@ -267,25 +267,37 @@ class Network:
             self._change_rules(wire.unpack_value(message.fds[0]))
 
     def _change_rules(self, given: dict[str, Any]) -> None:
+        """Both filters have the new rules, or both the old ones: what failed is answered then."""
         made = self._made
         policy = policy_of(given, made.host.own)
         servers = servers_of(given, policy)
         try:
-            # the stricter one of both counts meanwhile
-            name, ends = made.link.place.name, made.link.ends
-            load(made.filter, veth_filter.world_batch(ends, policy.reach, servers, replaced=True))
-            load(
-                made.host_filter,
-                veth_filter.host_batch(name, ends, policy.reach, replaced=True),
-            )
-            self._book.policy = policy
-            self._relay.replace_servers(tuple(map(render_address, servers)))
+            self._load(policy, servers)
+        except OSError as error:
+            self._outbox.put(wire.encode(report.RULES, (f"{error.strerror}",)))
+            return
+        self._given, self._book.policy = given, policy
+        self._relay.replace_servers(tuple(map(render_address, servers)))
+        try:
             for flow in self._book.denied():
                 for socket in (made.filter, made.host_filter):
                     flows.forget(socket.fileno(), flow)
-        except OSError as error:
-            self._trouble(f"rules of the kernel: {error}")
+        except OSError as error:  # what denies it stands before what is known in both filters
+            self._trouble(f"connections that are denied by now: {error}")
         self._outbox.put(wire.encode(report.RULES, ()))
+
+    def _load(self, policy: Policy, servers: tuple[bytes, ...]) -> None:
+        """The stricter one of both counts meanwhile. Raises OSError."""
+        made = self._made
+        name, ends = made.link.place.name, made.link.ends
+        load(made.filter, veth_filter.world_batch(ends, policy.reach, servers, replaced=True))
+        try:
+            load(made.host_filter, veth_filter.host_batch(name, ends, policy.reach, replaced=True))
+        except OSError:
+            before = policy_of(self._given, made.host.own)
+            servers = servers_of(self._given, before)
+            load(made.filter, veth_filter.world_batch(ends, before.reach, servers, replaced=True))
+            raise
 
     # --- the end
 
