@@ -87,6 +87,7 @@ class Egressing:
         self._socket: _socket.socket | None = None
         self._over = False
         self._in_force = False
+        self._refused_rules = ""  # why the kernel did not take others
         self._door: net_control.Door | None = None
         self._record: net_record.NetRecord | None = None
         self._writer: TraceWriter | None = None
@@ -219,7 +220,7 @@ class Egressing:
         assert self._writer is not None
         changed = {**self._rules, action: (*self._rules[action], *rules)}
         more = self._more_listeners(changed)
-        self._rules = changed
+        before, self._rules = self._rules, changed
         self._writer.append([self._record.rules(self._rules)])
         if self._network:
             self._network.update(more)
@@ -236,6 +237,12 @@ class Egressing:
                 os.close(memory)
         for fd in more.values():
             os.close(fd)
+        if self._refused_rules:
+            why, self._refused_rules, self._rules = self._refused_rules, "", before
+            self._writer.append([self._record.rules(before)])
+            raise net_rules.NotServed(
+                f"nothing was changed: {why}", "the rules that were in force are in force again"
+            )
 
     def _more_listeners(self, rules: dict[str, Any]) -> dict[str, int]:
         """Those that other rules need, where there is no packet filter, by their names. Raises
@@ -322,6 +329,7 @@ class Egressing:
                 self._hang_up()
             elif message.kind == report.RULES:
                 self._in_force = True
+                self._refused_rules = message.text(0) if message.fields else ""
             elif message.kind == report.SOCKETS:
                 self._ask_world(message.number(0))
             elif message.kind in (report.TAPE_HEAD, report.TAPE):
@@ -474,7 +482,7 @@ class Egressing:
         if linked is not None:
             from substrate.world.egress import link
 
-            link.remove(linked.interface)
+            link.remove(linked.index)
 
 
 def _groups(extents: tuple[tuple[int, int, int], ...]) -> tuple[int, int]:

@@ -9,18 +9,20 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from substrate.world.egress.nft import TABLE
 from tests.nethosts import plan
 from tests.nethosts.fixtures import hosts, internet
 from tests.nethosts.hosts import Hosts
 from tests.nethosts.seen import until
 from tests.system.client_run import Place
-from tests.system.egress_scene import Scene, children, engine_of, is_gone, status_of
+from tests.system.egress_scene import Scene, children, engine_of, is_gone, is_world, status_of
 
 __all__ = ["hosts", "internet"]
 
@@ -235,6 +237,34 @@ def test_names(every_place):
     every_place.caller.verify()
 
 
+_NO_QUESTIONS = r"""
+import socket, struct
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+    one.settimeout(5)
+    for word in (b"\5plain\0\0\1\0\3", b"\5plain\0\0\374\0\1"):  # CHAOS; a transfer
+        one.sendto(b"id\1\0\0\1\0\0\0\0\0\0" + word, ("{server}", 53))
+        print(one.recv(512)[3] & 15)
+with socket.create_connection(("{server}", 53), 5) as one:
+    one.sendall(b"\xff\xff")
+    print(one.recv(1))
+"""
+
+
+def test_what_is_no_good_question_is_counted(place):
+    """It does not go on to a name server; the record says how many there were."""
+    (place.caller.work / "no_questions.py").write_text(_NO_QUESTIONS.format(server=plan.DNS[0]))
+    ran = place.run(f"{PYTHON} -I -S no_questions.py", *VETH)
+    assert ran.stdout == b"5\n5\nb''\n"
+    assert place.hosts.packets() == []
+    (text,) = [
+        text
+        for body in ran.of("coverage")
+        for text in body["blind_spots"]
+        if "no good question" in text
+    ]
+    assert text.endswith("one by one: 3; the first: class 3: expected IN")
+
+
 def test_a_name_server_on_the_hosts_loopback(place):
     """As systemd-resolved is: no packet of the world could get there."""
     place.hosts.serve(
@@ -275,6 +305,56 @@ def test_a_name_server_that_does_not_answer(place):
         assert body["reason"] == f"{plan.BLACK_HOLE} gave no answer within 3 s"
     finally:
         place.hosts.resolv_conf.write_text(before)
+
+
+def test_a_question_that_nobody_waits_for_is_told(place, scene):
+    """Of a program that asks as its last word, while who serves is not scheduled."""
+    ask = (
+        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"
+        "[s.sendto(b'id\\1\\0\\0\\1' + bytes(6) + b'\\5plain\\7example\\3net\\0\\0\\1\\0\\1',"
+        f" ('{plan.DNS[0]}', 53)) for _ in range(200)]"
+    )
+    line = f'echo ready; read x; {PYTHON} -I -S -c "{ask}"; echo asked'
+    process = scene.start(line, options=VETH)
+    assert process.stdout.readline() == b"ready\n", process.stderr.read()
+    network = engine_of(process.pid, scene.hosts.client.namespaces()["net"])
+    os.kill(network, signal.SIGSTOP)
+    try:
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"asked\n"
+        time.sleep(0.5)  # until the world is over
+    finally:
+        os.kill(network, signal.SIGCONT)
+    process.communicate(timeout=20)
+    told = [b for b in scene.told("dns_query") if b["decision"] == "allow"]
+    assert len(told) == 200
+    assert {b["domain"] for b in told} == {"plain.example.net"}
+
+
+def test_a_name_server_that_is_denied_is_asked_no_more(place, scene):
+    """Nor for what was asked before: whoever denied it relies on that."""
+    before = place.hosts.resolv_conf.read_text()
+    try:
+        place.hosts.resolv_conf.write_text(
+            f"nameserver {plan.BLACK_HOLE}\nnameserver {plan.DNS[0]}\n"
+        )
+        line = "echo ready; dig +short +tries=1 +timeout=10 plain.example.net A"
+        process = scene.start(line, options=VETH)
+        assert process.stdout.readline() == b"ready\n", process.stderr.read()
+        time.sleep(0.5)  # for its question
+        began = time.monotonic()
+        place.hosts.run(
+            [place.caller.command, "net", "deny", plan.DNS[0]],
+            cwd=place.caller.work, env=place.caller.environ,
+        )  # fmt: skip
+        process.communicate(timeout=20)
+    finally:
+        place.hosts.resolv_conf.write_text(before)
+    assert time.monotonic() - began > 1
+    assert place.hosts.names.queries() == []
+    (body,) = [b for b in scene.told("dns_query") if b["decision"] == "allow"]
+    assert (body["rcode"], body["answers"]) == ("SERVFAIL", [])
 
 
 _MANY = """
@@ -567,6 +647,68 @@ def test_another_source_does_not_leave(place):
     assert place.hosts.packets() == []
 
 
+_ODD = r"""
+import errno, json, socket, struct, sys
+SERVER, SERVER6 = sys.argv[1:]
+def datagram(family, to, port, *options, source=None):
+    with socket.socket(family, socket.SOCK_DGRAM) as one:
+        for option in options:
+            one.setsockopt(*option)
+        if source:
+            one.bind((source, 0))
+        return one.sendto(b"x", (to, port))
+def connection(to, port, *options):
+    with socket.socket() as one:
+        one.settimeout(5)
+        for option in options:
+            one.setsockopt(*option)
+        one.connect((to, port))
+lo = socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo"
+free = socket.IPPROTO_IPV6, 78, 1
+to = [socket.inet_pton(socket.AF_INET6, a) for a in ("fd00::5", SERVER6)]
+segments = socket.IPPROTO_IPV6, socket.IPV6_RTHDR, bytes([0, 4, 4, 1, 1, 0, 0, 0]) + b"".join(to)
+v4, v6 = socket.AF_INET, socket.AF_INET6
+told = {}
+for name, act in {
+    "lo, metadata": lambda: datagram(v4, "169.254.169.254", 701, lo),
+    "lo, metadata, tcp": lambda: connection("169.254.169.254", 702, lo),
+    "lo, allowed": lambda: datagram(v4, SERVER, 703, lo),
+    "foreign source": lambda: datagram(v6, SERVER6, 704, free, source="2001:db8:bad::1"),
+    "loopback source": lambda: datagram(v6, SERVER6, 705, source="::1"),
+    "routing header": lambda: datagram(v6, SERVER6, 706, segments),
+    "relay": lambda: datagram(v4, "127.0.0.1", 2),
+    "relay, tcp": lambda: connection("127.0.0.1", 2),
+}.items():
+    try:
+        act()
+        told[name] = "done"
+    except OSError as error:
+        told[name] = errno.errorcode.get(error.errno, str(error))
+print(json.dumps(told))
+"""
+
+
+def test_what_stays_or_says_otherwise_is_refused_and_told(every_place):
+    """What a program binds to lo never leaves, other sources and routing headers may not: none of these is told
+    as gone, and each is told. Nobody asks the relay but those who ask a name server."""
+    assert every_place.hosts.udp.address
+    (every_place.caller.work / "odd.py").write_text(_ODD)
+    ran = every_place.run(f"{PYTHON} -I -S odd.py {plan.UDP[0]} {plan.UDP[1]}", *VETH)
+    told = json.loads(ran.stdout)
+    assert set(told.values()) <= {"EPERM", "ECONNREFUSED", "EACCES"}, told
+    assert every_place.hosts.packets() == []
+    found = [b for b in ran.of("net_connect") if b["protocol"] != "icmpv6"]
+    assert {b["decision"] for b in found} == {"deny"}, found
+    assert {b["port"] for b in found} == {2, *range(701, 707)}
+    reasons = {b["port"]: b["reason"] for b in found}
+    assert "is special (metadata)" in reasons[701] and "is special (metadata)" in reasons[702]
+    assert "bound to lo" in reasons[703]
+    assert reasons[704].startswith("it says to come from 2001:db8:bad::1,")
+    assert reasons[705].startswith("it says to come from ::1,")
+    assert reasons[706].endswith("(a routing header)")
+    assert reasons[2] == "port 2 of the world's loopback is substrate's own"
+
+
 def test_worlds_do_not_reach_each_other(place, scene):
     first = scene.start(
         f"ip -4 -o address show eth0 | tr -s ' ' | cut -d' ' -f4; exec {PYTHON} -m http.server 8000",
@@ -613,6 +755,28 @@ def test_many_at_once(place):
 
 
 # --- ends
+
+
+def test_what_has_expired_at_the_end_is_told(place, scene, listener):
+    """The kernel forgets what has been silent long enough only when it comes across it, as it may at the very end."""
+    listener.forget()
+    line = f"echo ready; read x; {PYTHON} -I -S many.py; read x; true"
+    (place.caller.work / "many.py").write_text(_MANY.format(count=40, address=NOTES))
+    process = scene.start(line, options=VETH)
+    assert process.stdout.readline() == b"ready\n", process.stderr.read()
+    (zygote,) = children(process.pid)
+    (world,) = filter(is_world, children(zygote))
+    file = "/proc/sys/net/netfilter/nf_conntrack_udp_timeout"
+    subprocess.run(["nsenter", "-t", str(world), "-n", "sh", "-c", f"echo 1 > {file}"], check=True)
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"40\n"
+    time.sleep(1.5)  # until they have expired
+    process.communicate(b"\n", timeout=20)
+    begun = {b["connection"] for b in scene.told("net_connect")}
+    closes = {b["connection"]: b["bytes_out"] for b in scene.told("net_close")}
+    assert len(begun) == 40
+    assert closes == dict.fromkeys(begun, UDP4 + 1)
 
 
 _SEND = (
@@ -710,6 +874,42 @@ def test_status_and_other_rules(place, scene, sending):
     sending[0].wait(timeout=20)
     closes = scene.told("net_close")
     assert [body["reason"] for body in closes] == [f"{NOTES} is denied by {NOTES}"]
+
+
+def _deny(scene, *rules, status=0):
+    return scene.hosts.run(
+        [scene.caller.command, "net", "deny", *rules],
+        cwd=scene.caller.work, env=scene.caller.environ, status=status,
+    )  # fmt: skip
+
+
+_TAKEN = f"""
+import sys
+from substrate.world.egress import netlink, nft_expressions as nft
+socket = netlink.connect(netlink.NETFILTER, "test")
+batch = nft.Batch("{TABLE}")
+batch.delete_table()
+batch.table(nft.OWNED)
+netlink.command(socket, batch.encode(), batch.last(), "test", batch.part)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_rules_that_the_kernel_does_not_take(scene, sending):
+    """Are not said to be in force; here somebody else has the table of the world's filter."""
+    (zygote,) = children(sending[0].pid)
+    (world,) = filter(is_world, children(zygote))
+    words = ["nsenter", "-t", str(world), "-n", sys.executable, "-c", _TAKEN]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"ready\n"
+        done = _deny(scene, NOTES, status=3)
+        assert b"nothing was changed: nf_tables: table" in done.stderr, done.stderr
+        other.stdin.close()
+    sending[0].terminate()
+    sending[0].wait(timeout=20)
+    rules = [e["body"] for e in scene.caller.events() if e["event_type"] == "policy_loaded"]
+    assert [body["net"]["deny"] for body in rules] == [[], [NOTES], []], rules
 
 
 def test_more_is_allowed_while_it_runs(place, scene):

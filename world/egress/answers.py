@@ -10,6 +10,7 @@ from __future__ import annotations
 from substrate.world.egress import dns
 from substrate.world.egress.addresses import render_address
 from substrate.world.egress.holders import NOBODY
+from substrate.world.egress.malformed import Malformed
 from substrate.world.egress.report import Asked
 
 TYPE_CHECKING = False
@@ -27,18 +28,12 @@ _LOOPBACK: Final = b"\x7f\0\0\1"
 
 class Answers:
     """`rules` may be replaced at any time: a name that is asked for again gets the new answer.
-    `malformed`: how many packets were no good question, which are answered and not reported one by
-    one; `first_wrong`: what was wrong with the first."""
+    `malformed`: packets that were no good question."""
 
     def __init__(self, rules: Rules, fakes: Fakes) -> None:
         self.rules = rules
         self._fakes = fakes
-        self.malformed = 0
-        self.first_wrong = ""
-
-    def count_malformed(self, wrong: dns.BadQuery) -> None:
-        self.malformed += 1
-        self.first_wrong = self.first_wrong or str(wrong.args[0])
+        self.malformed = Malformed()
 
     def answer(
         self,
@@ -52,7 +47,7 @@ class Answers:
         try:
             query = dns.parse_query(packet)
         except dns.BadQuery as bad:
-            self.count_malformed(bad)
+            self.malformed.add(bad)
             return bad.answer or None, None
 
         def report(

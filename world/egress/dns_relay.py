@@ -4,7 +4,8 @@ A world cannot reach a server on the host's loopback, nor, by its rules, one in 
 to those of resolv.conf come here, and are asked from the host, by the protocol that they came by. What it
 is not: a filter of names, or a resolver. Only plain questions of one name are passed on (dns.py), with an
 id of our own, and only an answer to that very question comes back. Invariants: bounded: so many questions
-and connections at a time, each with a time limit; every question that was passed on is reported once.
+and connections at a time, each with a time limit; every question that was passed on is reported once, and what
+is no good question is counted (malformed.py); no server is asked any more that was taken away.
 Source: resolv.conf(5), RFC 7766.
 """
 
@@ -20,6 +21,7 @@ from substrate.world.egress.conntrack import ClientPorts
 from substrate.world.egress.dns_service import packet_time_us
 from substrate.world.egress.holders import NOBODY
 from substrate.world.egress.led import original_destination
+from substrate.world.egress.malformed import Malformed
 from substrate.world.egress.report import Asked
 
 TYPE_CHECKING = False
@@ -55,7 +57,8 @@ class Relay:
         holders: Holders | None = None,
     ) -> None:
         self._loop, self._report, self._nft, self._holders = on, report, nft, holders
-        self.servers = servers  # may be replaced at any time
+        self.servers = servers
+        self.malformed = Malformed()
         self._asked: set[_Question] = set()
         self._streams: set[_Stream] = set()
 
@@ -107,6 +110,12 @@ class Relay:
 
         return ready
 
+    def replace_servers(self, servers: tuple[str, ...]) -> None:
+        """Others from now on, also for what is being asked."""
+        self.servers = servers
+        for question in list(self._asked):
+            question.keep_to(servers)
+
     def _prefer(self, server: str) -> None:
         """Whoever has answered is asked first; those before it have not."""
         if server in self.servers and server != self.servers[0]:
@@ -148,6 +157,7 @@ class Relay:
         try:
             query = dns.parse_query(packet)
         except dns.BadQuery as bad:
+            self.malformed.add(bad)
             if bad.answer:
                 reply(bad.answer)
             return
@@ -207,6 +217,7 @@ class _Question:
         self._tcp = protocol == "tcp"
         self._bytes = dns.frame(asked) if self._tcp else asked
         self._left = list(servers)
+        self._at = ""  # who is being asked
         self._socket: _socket.socket | None = None
         self._timer: Timer | None = None
         self._held = b""
@@ -214,6 +225,12 @@ class _Question:
 
     def start(self) -> None:
         self._next("the host has no name server that may be asked")
+
+    def keep_to(self, servers: tuple[str, ...]) -> None:
+        """Asks none but these."""
+        self._left = [server for server in self._left if server in servers]
+        if self._at not in servers:
+            self._next(f"{self._at} may not be asked any more")
 
     def give_up(self, why: str) -> None:
         self._left.clear()
@@ -223,7 +240,7 @@ class _Question:
         """Asks the next server; where there is none left, it failed."""
         self._drop()
         while self._left:
-            server = self._left.pop(0)
+            self._at = server = self._left.pop(0)
             try:
                 self._begin(server)
                 return
@@ -341,7 +358,11 @@ class _Stream:
             packets = self._frames.feed(data) if data else []
         except BlockingIOError:
             return
-        except (OSError, dns.BadQuery):
+        except dns.BadQuery as bad:
+            self._relay.malformed.add(bad)
+            self.close()
+            return
+        except OSError:
             self.close()
             return
         if not data:

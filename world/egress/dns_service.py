@@ -117,7 +117,7 @@ class DnsService:
         return answer
 
     def count_malformed(self, wrong: dns.BadQuery) -> None:
-        self._answers.count_malformed(wrong)
+        self._answers.malformed.add(wrong)
 
     def _open(self, client: int, peer: tuple[str, int]) -> None:
         if len(self._streams) >= _MOST_STREAMS:

@@ -250,13 +250,8 @@ class Engine:
             self._send()
 
     def _tell_malformed(self) -> None:
-        """Of packets that were no good questions: one line, however many there were."""
-        count = self._answers.malformed
-        if count:
-            text = (
-                f"packets to the resolver that are no good question, answered at most with an error, and not"
-                f" recorded one by one: {count}; the first: {self._answers.first_wrong}"
-            )
+        text = self._answers.malformed.text()
+        if text:
             self.report(Trouble(time_us=now_us(), text=text))
 
     def _set_stuck(self, stuck: bool) -> None:

@@ -78,6 +78,10 @@ class FlowBook:
             )
         )
 
+    def open(self) -> int:
+        """How many have begun and are not over."""
+        return len(self._known)
+
     def denied(self) -> list[Flow]:
         """Those that the rules deny by now; told so at their end."""
         found = []

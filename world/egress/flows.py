@@ -11,7 +11,7 @@ Events come by ctnetlink (`listen`). The kernel is asked to deliver each (NETLIN
 keeps the end of a flow until it is taken, and tells of a beginning again with the next packet. What is lost
 all the same is found at the flow's end or in the table (`dump`); only how late is not known then.
 
-Sources: <linux/netfilter/nfnetlink_conntrack.h>; ctnetlink_conntrack_event in
+Sources: <linux/netfilter/nfnetlink_conntrack.h>; ctnetlink_conntrack_event and ctnetlink_dump_table in
 net/netfilter/nf_conntrack_netlink.c; nf_ct_deliver_cached_events in net/netfilter/nf_conntrack_ecache.c;
 netlink(7).
 """
@@ -97,7 +97,8 @@ def parse(datagram: bytes) -> list[tuple[bool, Flow]]:
 
 
 def dump(fd: int) -> list[Flow]:
-    """The flows that there are now, with their counts. Raises OSError."""
+    """The flows that there are now, with their counts; of those that have expired the end comes as an event.
+    Raises OSError."""
     socket = netlink.borrow(fd, netlink.NETFILTER)
     try:
         head = struct.pack("!BBH", 0, 0, 0)

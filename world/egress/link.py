@@ -1,6 +1,7 @@
-"""Removes a link of the host by its name: what is left of a routed network when its process is gone.
+"""Removes a link of the host: what is left of a routed network when its process is gone.
 
-One message and its answer; needs nothing that takes long to load. Source: rtnetlink(7), IFLA_IFNAME.
+By its index, which the kernel gives once: its name may be another world's by now (veth_place.py). One
+message and its answer; needs nothing that takes long to load. Source: rtnetlink(7); dev_index_reserve in net/core/dev.c.
 """
 
 from __future__ import annotations
@@ -16,25 +17,23 @@ if TYPE_CHECKING:
     from typing import Final
 
 _DELETE_LINK: Final = 17
-_NAME: Final = 3
 
 
-def remove(name: str) -> None:
+def remove(index: int) -> None:
     """The same, in the network namespace that we are in. Raises OSError."""
     socket = netlink.connect(netlink.ROUTE, "link")
     try:
-        remove_link(socket, name)
+        remove_link(socket, index)
     finally:
         socket.close()
 
 
-def remove_link(socket: _socket.socket, name: str) -> None:
+def remove_link(socket: _socket.socket, index: int) -> None:
     """Where it is there; with its other end. `socket`: of netlink.ROUTE. Raises OSError."""
-    body = struct.pack("=BBHiII", 0, 0, 0, 0, 0, 0)
-    body += netlink.attribute(_NAME, name.encode("ascii") + b"\0")
+    body = struct.pack("=BBHiII", 0, 0, 0, index, 0, 0)
     request = netlink.message(_DELETE_LINK, netlink.REQUEST | netlink.ACK, 1, body)
     try:
-        netlink.command(socket, request, 1, "link", lambda _: f"remove {name}")
+        netlink.command(socket, request, 1, "link", lambda _: f"remove number {index}")
     except OSError as error:
         if error.errno != errno.ENODEV:
             raise

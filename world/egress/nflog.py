@@ -49,7 +49,8 @@ _EXTENSIONS: Final = (_HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _OPTION
 class Logged:
     """A refused packet. Addresses: 4 or 16 bytes, b"" where it was too short to tell; ports 0
     where there are none; protocol -1 where it is not known; `length`: of the whole packet in
-    bytes, as its header says; `sequence` grows by one with every record, -1 where it is missing."""
+    bytes, as its header says; `routed`: it has a routing header of IPv6; `sequence` grows by one with every
+    record, -1 where it is missing."""
 
     protocol: int
     source: bytes
@@ -60,6 +61,7 @@ class Logged:
     prefix: str
     length: int
     sequence: int
+    routed: bool = False
 
 
 def bind(socket: _socket.socket, group: int) -> None:
@@ -91,7 +93,7 @@ def _record(body: bytes) -> Logged:
         raise netlink.BadMessage("a record that is cut")
     attributes = netlink.parse_attributes(body[4:])
     packet = attributes.get(_PAYLOAD, b"")
-    protocol, source, destination, length, at = _header(packet)
+    protocol, source, destination, length, at, routed = _header(packet)
     source_port = port = 0
     if protocol in _WITH_PORTS and 0 < at <= len(packet) - 4:
         source_port, port = struct.unpack_from("!HH", packet, at)
@@ -105,6 +107,7 @@ def _record(body: bytes) -> Logged:
         prefix=attributes.get(_PREFIX, b"").rstrip(b"\0").decode("utf-8", "replace"),
         length=length,
         sequence=-1 if (number := _number(attributes.get(_SEQUENCE))) is None else number,
+        routed=routed,
     )
 
 
@@ -112,32 +115,33 @@ def _number(raw: bytes | None) -> int | None:
     return int.from_bytes(raw, "big") if raw is not None and len(raw) == 4 else None
 
 
-def _header(packet: bytes) -> tuple[int, bytes, bytes, int, int]:
-    """(protocol, source, destination, length, where the transport header is; 0: nowhere)."""
+def _header(packet: bytes) -> tuple[int, bytes, bytes, int, int, bool]:
+    """(protocol, source, destination, length, where the transport header is; 0: nowhere; whether it is routed)."""
     version = packet[0] >> 4 if packet else 0
     if version == 4 and len(packet) >= 20:
         (length, _, fragment) = struct.unpack_from("!HHH", packet, 2)
         at = 4 * (packet[0] & 15) if not fragment & 0x1FFF else 0
-        return packet[9], packet[12:16], packet[16:20], length, at
+        return packet[9], packet[12:16], packet[16:20], length, at, False
     if version == 6 and len(packet) >= 40:
-        protocol, at = _transport(packet)
+        protocol, at, routed = _transport(packet)
         length = 40 + int.from_bytes(packet[4:6], "big")
-        return protocol, packet[8:24], packet[24:40], length, at
-    return -1, b"", b"", 0, 0
+        return protocol, packet[8:24], packet[24:40], length, at, routed
+    return -1, b"", b"", 0, 0, False
 
 
-def _transport(packet: bytes) -> tuple[int, int]:
-    """(protocol, where its header is) of an IPv6 packet: behind the extension headers. Every one
-    of these is 8 bytes at least, and the copy is short."""
-    protocol, at = packet[6], 40
+def _transport(packet: bytes) -> tuple[int, int, bool]:
+    """(protocol, where its header is, whether one leads it) of an IPv6 packet: behind the extension headers.
+    Every one of these is 8 bytes at least, and the copy is short."""
+    protocol, at, routed = packet[6], 40, False
     while protocol in _EXTENSIONS and at + 8 <= len(packet):
+        routed |= protocol == _ROUTING
         if protocol == _FRAGMENT:
             if int.from_bytes(packet[at + 2 : at + 4], "big") >> 3:
-                return packet[at], 0
+                return packet[at], 0, routed
             size = 8
         elif protocol == _AUTHENTICATION:
             size = max(8, 4 * (packet[at + 1] + 2))
         else:
             size = 8 * (packet[at + 1] + 1)
         protocol, at = packet[at], at + size
-    return protocol, at
+    return protocol, at, routed

@@ -64,6 +64,7 @@ _INET: Final = 1
 _BEGIN, _END = 0x10, 0x11
 _NEW_TABLE, _DELETE_TABLE, _NEW_CHAIN, _NEW_RULE, _NEW_SET, _NEW_ELEMENTS = 0, 2, 3, 6, 9, 12
 _INTERVAL_END: Final = 1
+_PRESENT: Final = 1
 _SET_INTERVAL: Final = 4
 #: an attribute holds 64 KiB, an element takes 36 bytes at most
 _ELEMENTS_A_MESSAGE: Final = 1024
@@ -115,6 +116,13 @@ def family(number: int) -> bytes:
 def transport(protocol: int) -> bytes:
     """The transport protocol is this one; in IPv6 behind any extension headers."""
     return _expression("meta", _REGISTER, attribute(2, _u32(_L4PROTO))) + compare(bytes([protocol]))
+
+
+def with_extension(kind: int) -> bytes:
+    """An IPv6 packet that has an extension header of this kind."""
+    where = attribute(2, bytes([kind])) + attribute(3, _u32(0)) + attribute(4, _u32(1))
+    there = _expression("exthdr", _REGISTER, where, attribute(5, _u32(_PRESENT)))
+    return there + compare(b"\1")
 
 
 def from_device(index: int) -> bytes:

@@ -164,7 +164,7 @@ class Policy:
         return f"--allow {known}://{host}:{port}" if known and port else f"--allow {host}"
 
     def _kind(self, address: bytes) -> str:
-        if address in self._own:
+        if not self._own.isdisjoint((address, *embedded(address))):
             return "an address of the host itself"
         block = special_block(address)
         return block[0] if block else ""
@@ -245,7 +245,8 @@ def _blocks(size: int, own: frozenset[bytes]) -> list[tuple[Range | None, Spans]
             one = Range(address=address, bits=8 * size)
             take(one, (span_of(one),))
     if size == 16:
-        for block in SPECIAL[4]:
+        hosts = tuple(Range(address=a, bits=32) for a in sorted(own) if len(a) == 4)
+        for block in (*hosts, *SPECIAL[4]):
             for whole_block, spans in _carried_block(block):
                 take(whole_block, spans)
         # what is left of these carries addresses like others

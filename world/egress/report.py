@@ -142,11 +142,12 @@ class Trouble:
 
 @value
 class Linked:
-    """A routed network is there: the name of its link on the host, the world's addresses; `without_ipv6`: why
-    there is none of these."""
+    """A routed network is there: the name and the index of its link on the host, the world's addresses;
+    `without_ipv6`: why there is none of these."""
 
     time_us: int
     interface: str
+    index: int
     address4: str
     address6: str
     without_ipv6: str
@@ -174,7 +175,7 @@ _KINDS: Final = {
     b"r": Refused,
     b"l": Exceeded,
     b"!": Trouble,
-    b"k": Linked,
+    b"v": Linked,
     b"n": NotLinked,
 }
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
@@ -187,7 +188,8 @@ SOCKETS: Final = b"t"
 #: before the end of a connection that is recorded: what was said (tape.py)
 TAPE_HEAD: Final = b"h"
 TAPE: Final = b"k"
-RULES: Final = b"u"  # memfd of other rules; the answer, once they are in force, is the same kind
+RULES: Final = b"u"  # memfd of other rules; the answer, once they are in force, is the same kind;
+#: with a text, they are not, and why
 
 
 def render(report: Report) -> bytes:
@@ -240,5 +242,6 @@ _NUMBERS: Final = frozenset(
         "packets_in",
         "packets_out",
         "number",
+        "index",
     )
 )

@@ -39,7 +39,7 @@ from substrate.world.egress.dns_relay import Relay
 from substrate.world.egress.flow_book import PROTOCOLS, FlowBook
 from substrate.world.egress.holders import NOBODY, Holders
 from substrate.world.egress.link import remove_link
-from substrate.world.egress.nft import LOG_GROUP
+from substrate.world.egress.nft import DNS_PORT, LOG_GROUP
 from substrate.world.egress.outbox import Outbox
 from substrate.world.egress.ping_groups import let_ping
 from substrate.world.egress.reach import Policy
@@ -140,12 +140,13 @@ class _Made:
         nflog.bind(self.refused, LOG_GROUP)
         self.diag = netlink.connect(netlink.SOCK_DIAG, "sock_diag")
         self.listeners = namespace.name_listeners()
-        batch = veth_filter.world_batch(
-            self.policy.reach, servers_of(given, self.policy), replaced=False
-        )
-        load(self.filter, batch)
+        self._servers = servers_of(given, self.policy)
 
     def _guard(self, place: Place, ends: Ends) -> None:
+        load(
+            self.filter,
+            veth_filter.world_batch(ends, self.policy.reach, self._servers, replaced=False),
+        )
         load(
             self.host_filter,
             veth_filter.host_batch(place.name, ends, self.policy.reach, replaced=False),
@@ -184,6 +185,7 @@ class Network:
         self._holds = self._finishing = self._done = False
         self._numbers = 0
         self._overruns = 0
+        self._counted: set[bytes] = set()  # by the last look at the table
         self._drained_by = 0.0
         self._holders: Holders | None = None
         if given["look_up_owners"]:
@@ -216,6 +218,7 @@ class Network:
             Linked(
                 time_us=now_us(),
                 interface=made.link.place.name,
+                index=ends.index,
                 address4=render_address(ends.world4),
                 address6=render_address(ends.world6) if ends.world6 else "",
                 without_ipv6=made.host.without_ipv6,
@@ -264,25 +267,37 @@ class Network:
             self._change_rules(wire.unpack_value(message.fds[0]))
 
     def _change_rules(self, given: dict[str, Any]) -> None:
+        """Both filters have the new rules, or both the old ones: what failed is answered then."""
         made = self._made
         policy = policy_of(given, made.host.own)
         servers = servers_of(given, policy)
         try:
-            # the stricter one of both counts meanwhile
-            load(made.filter, veth_filter.world_batch(policy.reach, servers, replaced=True))
-            name, ends = made.link.place.name, made.link.ends
-            load(
-                made.host_filter,
-                veth_filter.host_batch(name, ends, policy.reach, replaced=True),
-            )
-            self._book.policy = policy
-            self._relay.servers = tuple(map(render_address, servers))
+            self._load(policy, servers)
+        except OSError as error:
+            self._outbox.put(wire.encode(report.RULES, (f"{error.strerror}",)))
+            return
+        self._given, self._book.policy = given, policy
+        self._relay.replace_servers(tuple(map(render_address, servers)))
+        try:
             for flow in self._book.denied():
                 for socket in (made.filter, made.host_filter):
                     flows.forget(socket.fileno(), flow)
-        except OSError as error:
-            self._trouble(f"rules of the kernel: {error}")
+        except OSError as error:  # what denies it stands before what is known in both filters
+            self._trouble(f"connections that are denied by now: {error}")
         self._outbox.put(wire.encode(report.RULES, ()))
+
+    def _load(self, policy: Policy, servers: tuple[bytes, ...]) -> None:
+        """The stricter one of both counts meanwhile. Raises OSError."""
+        made = self._made
+        name, ends = made.link.place.name, made.link.ends
+        load(made.filter, veth_filter.world_batch(ends, policy.reach, servers, replaced=True))
+        try:
+            load(made.host_filter, veth_filter.host_batch(name, ends, policy.reach, replaced=True))
+        except OSError:
+            before = policy_of(self._given, made.host.own)
+            servers = servers_of(self._given, before)
+            load(made.filter, veth_filter.world_batch(ends, before.reach, servers, replaced=True))
+            raise
 
     # --- the end
 
@@ -290,6 +305,8 @@ class Network:
         """The world is over: what its processes had sent is to leave, for a bounded time."""
         self._finishing = True
         self._close_ears()
+        for fd, ready in self._sources[2:]:
+            self._take_left(fd, ready)
         self._relay.close()
         self._drained_by = time.monotonic() + _DRAIN_S
         self._drain()
@@ -310,7 +327,7 @@ class Network:
     def _close(self) -> None:
         made = self._made
         try:
-            remove_link(made.host_route, made.link.place.name)
+            remove_link(made.host_route, made.link.ends.index)
         except OSError as error:
             self._trouble(f"the link {made.link.place.name} was not removed: {error}")
         made.host_filter.close()  # and with it the table
@@ -319,13 +336,22 @@ class Network:
         try:
             for flow in flows.dump(made.table.fileno()):
                 self._book.over(flow, now_us(), "the world ended")
+                self._counted.add(flow.key)
         except (OSError, netlink.BadMessage) as error:
             self._trouble(f"connections that were there at the end could not be counted: {error}")
+        # the table does not show what has expired, but forgets it then, and tells that
+        self._take_left(*self._sources[1])
+        if self._book.open():
+            self._trouble(
+                f"what {self._book.open()} connections came to is not known: the kernel did not tell"
+            )
         if self._overruns:
             self._trouble(
                 f"the kernel's messages about connections came too fast {self._overruns} times: some"
                 " were told late, and whose they were may be wrong"
             )
+        if self._relay.malformed.count:
+            self._trouble(self._relay.malformed.text())
         self._done = True
         self._outbox.put(wire.encode(report.DONE, ()))
 
@@ -357,9 +383,9 @@ class Network:
             if sender[0] != 0:
                 continue  # not the kernel's
             for over, flow in flows.parse(data):
-                if over:
+                if over and flow.key not in self._counted:
                     self._book.over(flow, now_us())
-                else:
+                elif not over:
                     self._book.changed(flow, now_us())
 
     def _refused(self, logged: Logged) -> None:
@@ -368,14 +394,7 @@ class Network:
         holder = NOBODY
         if logged.destination:
             shown = render_address(logged.destination)
-            allowed, _, reason = self._book.policy.decide(logged.destination, logged.port, protocol)
-            if allowed:
-                reason = (
-                    f"there are {veth_filter.MOST_CONNECTIONS} connections already, or the rules were"
-                    " others then"
-                )
-            else:
-                hint = self._book.policy.hint(logged.destination, logged.port, protocol)
+            reason, hint = self._why_refused(logged, protocol, shown)
             if self._holders is not None and logged.source:
                 holder = self._holders.of(
                     *(protocol, render_address(logged.source), logged.source_port),
@@ -397,6 +416,28 @@ class Network:
                 hint=hint,
             )
         )
+
+    def _why_refused(self, logged: Logged, protocol: str, shown: str) -> tuple[str, str]:
+        """The reason, and the flag that would allow it."""
+        policy, ends = self._book.policy, self._made.link.ends
+        if logged.port == DNS_PORT and _is_loopback(logged.destination):
+            return f"port {DNS_PORT} of the world's loopback is substrate's own", ""
+        if logged.source not in (ends.world4, ends.world6):
+            source = render_address(logged.source)
+            return f"it says to come from {source}, which leads nowhere but into the world", ""
+        allowed, _, reason = policy.decide(logged.destination, logged.port, protocol)
+        if not allowed:
+            return reason, policy.hint(logged.destination, logged.port, protocol)
+        if logged.routed:
+            return f"it says itself where {shown} is to lead it (a routing header)", ""
+        many = veth_filter.MOST_CONNECTIONS
+        return (
+            f"there are {many} connections already, or it was bound to lo, or the rules were others then"
+        ), ""
+
+
+def _is_loopback(address: bytes) -> bool:
+    return address[0] == 127 if len(address) == 4 else address == bytes(15) + b"\1"
 
 
 def now_us() -> int:

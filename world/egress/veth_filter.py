@@ -5,7 +5,8 @@ The world's own (`world_batch`) refuses at connect(2) and tells what it refused;
 rules (reach.py). The host's table is owned by the socket that loads it: nobody else can change it, and the
 kernel removes it when that socket is closed, however its process ends. Invariants: what neither is
 allowed nor belongs to a connection that was is refused; a denial comes before what is known, so that it
-holds for connections that exist; no packet with another source than the world's own addresses leaves the host.
+holds for connections that exist; no packet leaves that has another source than the world's own addresses, or that
+says itself by whom it is to be led on (a routing header; the host's kernel takes no source route of IPv4).
 
 Chains of the world: `lead` takes questions to the name servers of resolv.conf to the relay
 (dns_relay.py); `refuse`. Chains of the host: `forward`, `input`, `output`, which jump to `from` (what the
@@ -41,11 +42,14 @@ _KNOWN: Final = 2 | 4  # established, related
 _LED: Final = 0x20  # IPS_DST_NAT
 _SOURCE4, _TARGET4, _SOURCE6, _TARGET6 = 12, 16, 8, 24  # offsets in the header
 _LO: Final = 1  # its index in every network namespace
+_LOOPBACK4, _LOOPBACK6 = b"\x7f", bytes(15) + b"\1"
+_ROUTING: Final = 43
 
 _IPV4, _IPV6 = nft.family(AF_INET), nft.family(AF_INET6)
 _TCP, _UDP = nft.transport(IPPROTO_TCP), nft.transport(IPPROTO_UDP)
 _ACCEPT, _DROP = nft.verdict(nft.ACCEPT), nft.verdict(nft.DROP)
 _LOG: Final = nft.log(LOG_GROUP, REFUSED)
+_ROUTED: Final = _IPV6 + nft.with_extension(_ROUTING)
 #: of neighbours and multicast listeners: the kernel's own, about a link that has one other end
 _LINK_TALK: Final = (
     _IPV6
@@ -68,7 +72,7 @@ class Ends:
     host6: bytes
 
 
-def world_batch(reach: Reach, servers: Iterable[bytes], *, replaced: bool) -> nft.Batch:
+def world_batch(ends: Ends, reach: Reach, servers: Iterable[bytes], *, replaced: bool) -> nft.Batch:
     """`servers`: name servers whose questions are led to the relay."""
     batch = _begin(TABLE, 0, replaced=replaced)
     batch.chain("lead", "nat", _NAT)
@@ -79,21 +83,49 @@ def world_batch(reach: Reach, servers: Iterable[bytes], *, replaced: bool) -> nf
     batch.chain("refuse", "filter", _FILTER)
     rules = _Rules(batch)
     batch.rule("refuse", nft.status_any(_LED), _ACCEPT)
-    batch.rule("refuse", nft.to_device(_LO), _ACCEPT)
-    batch.rule("refuse", _LINK_TALK, _DROP)
     refuse = ((_LOG,), (_TCP, nft.reject_reset()), (nft.reject_prohibited(),))
     batch.inner_chain("no")
     for expressions in refuse:
         batch.rule("no", *expressions)
     no = nft.verdict(nft.JUMP, "no")
-    loopback = nft.load(nft.NETWORK, _SOURCE4, 1) + nft.compare(b"\x7f")
-    batch.rule("refuse", _IPV4, loopback, no)
+    _stay_or_leave(batch, ends, no)
     rules.add("refuse", reach.denied, no)
     batch.rule("refuse", nft.state_any(_KNOWN), _ACCEPT)
     batch.rule("refuse", nft.state_any(_NEW), nft.more_than(MOST_CONNECTIONS), no)
     rules.add("refuse", reach.allowed, _ACCEPT)
     batch.rule("refuse", no)
     return batch
+
+
+def _stay_or_leave(batch: nft.Batch, ends: Ends, no: bytes) -> None:
+    """What stays in the world passes, but for what a program has bound to lo to go elsewhere, which would be
+    told as if it had gone there; of what leaves, that is left which comes from the world's own addresses."""
+    to_relay = nft.load(nft.TRANSPORT, 2, 2) + nft.compare(DNS_PORT.to_bytes(2, "big"))
+    within = nft.to_device(_LO)
+    for protocol in (_UDP, _TCP):  # only led there, or it would not be known whom it asks
+        batch.rule("refuse", within, protocol, to_relay, no)
+    for family, source, target, loopback, world in (
+        (_IPV4, _SOURCE4, _TARGET4, _LOOPBACK4, ends.world4),
+        (_IPV6, _SOURCE6, _TARGET6, _LOOPBACK6, ends.world6),
+    ):
+        for end in filter(None, (loopback, world)):
+            own = nft.load(nft.NETWORK, target, len(end)) + nft.compare(end)
+            batch.rule("refuse", within, family, own, _ACCEPT)
+        if world:
+            batch.rule("refuse", within, _not_source(family, source, world), _ACCEPT)
+    batch.rule("refuse", within, no)
+    batch.rule("refuse", _LINK_TALK, _DROP)
+    for family, source, loopback, world in (
+        (_IPV4, _SOURCE4, _LOOPBACK4, ends.world4),
+        (_IPV6, _SOURCE6, _LOOPBACK6, ends.world6),
+    ):
+        inner = nft.load(nft.NETWORK, source, len(loopback)) + nft.compare(loopback)
+        batch.rule("refuse", family, inner, no)
+        # no answer: it would go to whomever the source names
+        other = _not_source(family, source, world)
+        batch.rule("refuse", other, _LOG)
+        batch.rule("refuse", other, _DROP)
+    batch.rule("refuse", _ROUTED, no)
 
 
 def host_batch(name: str, ends: Ends, reach: Reach, *, replaced: bool) -> nft.Batch:
@@ -108,6 +140,7 @@ def host_batch(name: str, ends: Ends, reach: Reach, *, replaced: bool) -> nft.Ba
     ):
         batch.rule("from", source, _DROP)
     prohibit = nft.reject_prohibited()
+    batch.rule("from", _ROUTED, prohibit)
     rules.add("from", reach.denied, prohibit)
     batch.rule("from", nft.state_any(_KNOWN), _ACCEPT)
     # the world's filter has refused more than that; but its table is not the host's

@@ -21,9 +21,9 @@ def test_what_is_no_question_is_counted():
     tried = answers("a.example")
     for packet in (b"?", question("a.example")[:-4], question("a.example", dns.OPT)):
         assert tried.answer(packet, "udp", 1, 2)[1] is None
-    assert (tried.malformed, tried.first_wrong) == (3, "1 bytes are no DNS message")
+    assert (tried.malformed.count, tried.malformed.first) == (3, "1 bytes are no DNS message")
     assert tried.answer(question("a.example"), "udp", 1, 2)[1] is not None
-    assert tried.malformed == 3
+    assert tried.malformed.count == 3
 
 
 def test_a_name_whose_address_cannot_be_led_has_no_answer():

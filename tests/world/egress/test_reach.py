@@ -218,3 +218,21 @@ def test_carried():
         assert contains(spans, int.from_bytes(address, "big"))
     assert not contains(spans, int.from_bytes(parse_address("64:ff9b::b00:1"), "big"))
     assert whole(4) == ((0, 1 << 32),)
+
+
+@pytest.mark.parametrize("address", ["64:ff9b::203.0.113.5", "2002:cb00:7105::1"])
+def test_what_carries_an_address_of_the_host_is_its_own(address):
+    """A translator, of the host or of its network, would lead it there."""
+    own, address = parse_address("203.0.113.5"), parse_address(address)
+    text = render_address(address)
+    for allow in ((), ("[2000::/3]", "[64:ff9b::/96]")):
+        policy = Policy(allow, (), (), (own,))
+        assert not _reached(policy, address, 80, "tcp")
+        allowed, _, why = policy.decide(address, 80, "tcp")
+        assert not allowed and "an address of the host itself" in why
+    for policy in (
+        Policy((f"[{text}]",), (), (), (own,)),
+        Policy((), (), (parse_range(text),), (own,)),
+    ):
+        assert _reached(policy, address, 80, "tcp")
+        assert policy.decide(address, 80, "tcp")[0]
