@@ -92,6 +92,18 @@ def test_a_secret_longer_than_a_window(monkeypatch):
     assert found
 
 
+def test_so_many_are_told_and_all_are_counted():
+    steps = covering(b"token=abcdefgh12345678\n" * 1000, 10)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            covered, found, count = end.value
+            break
+    assert (len(found), count) == (10, 1000)
+    assert b"abcdefgh" not in covered
+
+
 def test_binary_is_no_text():
     data = random.Random(1).randbytes(1 << 20)
     covered, found = cover_secrets(data)
@@ -106,6 +118,7 @@ def test_a_step_is_short_whatever_comes():
         b"token=$(" * 60000,
         b"'\"\\" * 200000,
         b"\0" * 900000,
+        "pw=\u00e9 ".encode() * 20000,
     ):
         steps = covering(data)
         longest, done = 0.0, False
