@@ -123,3 +123,48 @@ def test_answers_before_a_refused_request_are_whole(hosts, caller, paths, pause_
     (closed,) = (body for body in bodies if "bytes_in" in body)
     assert closed["bytes_in"] > sum(size for _, size, _ in told)
     assert closed["connection"] == made[0]["connection"]
+
+
+_LED_ON = r"""
+import socket, sys, time
+name, other = sys.argv[1], "neighbour.example.net"
+s = socket.create_connection((name, 80))
+for path, host in (("/bytes/30000000", name), ("/", other)):
+    s.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+s.recv(1000)
+time.sleep(0.5)  # the second is refused by then
+print("led on", flush=True)
+sys.stdin.readline()
+got = 0
+try:
+    while data := s.recv(1 << 16):
+        got += len(data)
+except ConnectionResetError:
+    print("reset", flush=True)
+print(got, flush=True)
+"""
+
+
+def test_what_is_denied_meanwhile_is_not_answered_to_its_end(hosts, caller):
+    """An answer that is awaited before a refusal is ended by a new rule as any connection is."""
+    name = hosts.plain.name
+    program = caller.work / "led_on.py"
+    program.write_text(_LED_ON)
+    caller.own(program)
+    words = [caller.command, "--allow", name, "-c", f"/usr/bin/python3 -I -S led_on.py {name}"]
+    with hosts.start(
+        words, uid=caller.uid, gid=caller.gid, cwd=caller.work, env=caller.environ
+    ) as process:
+        assert process.stdout.readline() == b"led on\n"
+        done = caller.substrate("net", "deny", name)
+        assert done.returncode == 0, done.stderr
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"reset\n"
+        assert int(process.stdout.readline()) < 30_000_000
+    (closed,) = (
+        event["body"]
+        for event in caller.events()
+        if event["component"] == "world" and event["event_type"] == "net_close"
+    )
+    assert closed["reason"] == f"port 80 of {name} is denied by {name}"

@@ -233,7 +233,9 @@ class Connection:
         """The rules are others now."""
         if self._relay is not None and not (self._verdict or self._failed):
             decision = self._decide()
-            if not decision.allowed:
+            if not decision.allowed and self._leaving:
+                self.stop(decision.reason)  # nor may the answer come that it waits for
+            elif not decision.allowed:
                 self._refuse(decision.reason, decision.rule, self._rule_for_it(decision))
 
     def finish(self) -> None:
