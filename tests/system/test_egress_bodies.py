@@ -168,3 +168,33 @@ def test_what_is_denied_meanwhile_is_not_answered_to_its_end(hosts, caller):
         if event["component"] == "world" and event["event_type"] == "net_close"
     )
     assert closed["reason"] == f"port 80 of {name} is denied by {name}"
+
+
+_OFFERS = r"""
+import socket, sys
+name = sys.argv[1]
+s = socket.create_connection((name, 80), 20)
+offer = "Connection: Upgrade\r\nUpgrade: h2c\r\n"
+s.sendall(f"GET /bytes/5 HTTP/1.1\r\nHost: {name}\r\n{offer}\r\n"
+          f"POST /echo HTTP/1.1\r\nHost: {name}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+          + b"30000\r\n" + b"x" * 100)
+body = b""
+while b"\r\n\r\n" not in body:
+    body += s.recv(1 << 16)
+s.sendall(b"x" * (0x30000 - 100) + b"\r\n0\r\n\r\n")
+while body.count(b"x") < 0x30000:
+    data = s.recv(1 << 16)
+    assert data
+    body += data
+print("whole")
+"""
+
+
+def test_a_long_chunk_behind_an_offer_of_another_protocol(hosts, caller):
+    """Its end is read, too: after the chunk that went by unseen."""
+    name = hosts.plain.name
+    program = caller.work / "offers.py"
+    program.write_text(_OFFERS)
+    caller.own(program)
+    done = _substrate(hosts, caller, f"/usr/bin/python3 -I -S offers.py {name}")
+    assert done.stdout == b"whole\n", done.stderr

@@ -409,6 +409,7 @@ class Connection:
         elif inspector.splice > 0 and not self._held:
             count = inspector.splice  # of a body: it need not be seen
             inspector.spliced(count)
+            relay.watch(UP)  # from its end on; it may have been held
             relay.limit(UP, count)
         else:
             relay.watch(UP)
