@@ -162,6 +162,7 @@ def test_what_is_denied_meanwhile_is_not_answered_to_its_end(hosts, caller):
         process.stdin.flush()
         assert process.stdout.readline() == b"reset\n"
         assert int(process.stdout.readline()) < 30_000_000
+        assert process.wait(20) == 0
     (closed,) = (
         event["body"]
         for event in caller.events()
