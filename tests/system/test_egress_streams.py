@@ -335,6 +335,30 @@ def test_what_is_not_reached_is_not_recorded_and_leaves_room(place):
     assert not [r for r in records(ran) if r.into or r.out]
 
 
+def test_what_a_refusal_says_is_not_the_servers(place):
+    """Behind an answer the client reads why its next request is refused; that is in no stream and no count."""
+    server = place.hosts.plain
+    text = f"""
+import socket
+s = socket.create_connection(({server.name!r}, 80))
+for host in ({server.name!r}, "other.example.net"):
+    s.sendall(f"GET /bytes/100 HTTP/1.1\\r\\nHost: {{host}}\\r\\n\\r\\n".encode())
+heard = b""
+while data := s.recv(65536):
+    heard += data
+print(heard.decode("latin-1"), end="")
+"""
+    ran = python(place, text, "--record-net", "--allow", server.name)
+    (found,) = records(ran)
+    (seen,) = server.wait_closed()
+    assert b"403 Forbidden" in ran.stdout
+    assert (found.body["bytes_in"], found.body["bytes_out"]) == (seen.sent, seen.received)
+    assert (len(found.into), len(found.out)) == (seen.sent, seen.received)
+    assert b"Forbidden" not in found.into
+    assert "truncated" not in found.streams["in"]
+    assert [turn for turn in found.turns if not turn[1]] == []
+
+
 def test_a_published_port_is_recorded_from_the_worlds_side(place):
     port = 18431
     text = """

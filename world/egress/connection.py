@@ -596,7 +596,7 @@ class Connection:
                 Closed(
                     connection=self._number,
                     time_us=_now_us(),
-                    bytes_in=relay.flows[DOWN].delivered,
+                    bytes_in=relay.heard(),
                     bytes_out=relay.flows[UP].delivered,
                     duration_us=_now_us() - self._began_us,
                     reason=relay.end,
