@@ -419,7 +419,9 @@ class Egressing:
         address = found.target if isinstance(found, Attempt) else found.ip
         sure = not found.crowded
         return self._capture.owner(
-            *where, address, found.port, found.time_us, found.turn, sure=sure
+            *(*where, address, found.port, found.time_us, found.turn),
+            sure=sure,
+            source=found.client_ip,
         )
 
     def end(self, interrupted: Callable[[], bool]) -> tuple[tuple[Scope, ...], tuple[Denial, ...]]:

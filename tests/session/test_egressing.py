@@ -35,7 +35,7 @@ class Capture:
     def told_us(self):
         return self.told
 
-    def owner(self, protocol, local_port, address, port, time_us, turn=0, *, sure=True):
+    def owner(self, protocol, local_port, address, port, time_us, turn=0, **_):
         uses = [(at, who) for (p, at), who in self.ports.items() if p == local_port]
         uses = [(at, who) for at, who in uses if at <= time_us]
         return max(uses, key=lambda use: use[0])[1] if uses else None

@@ -116,6 +116,7 @@ class Connection:
         self._context, self._crowded = context, crowded
         self._turn = 0
         self._client, self._number, self._wanted = client, number, wanted
+        self._peer = peer
         self._client_ip, self._client_port = peer
         self._holder = holder
         self._began_us = _now_us()
@@ -144,11 +145,11 @@ class Connection:
 
     def start(self) -> None:
         if self._wanted is None:
-            self._context.turns.miss(self._client_port)
+            self._context.turns.miss(self._peer)
             self._refuse_at_once("it was made to a port of substrate's own")
             return
         self._target, self._port = self._wanted
-        self._turn, sure = self._context.turns.of(self._client_port, *self._wanted)
+        self._turn, sure = self._context.turns.of(self._peer, *self._wanted)
         self._crowded |= not sure
         if self._context.holders is not None:  # now: the client may be gone soon
             self._holder = self._context.holders.of(
@@ -449,6 +450,7 @@ class Connection:
                 connection=self._number,
                 time_us=self._began_us,
                 client_port=self._client_port,
+                client_ip=self._client_ip,
                 protocol="tcp",
                 spoken="" if inspector is None else inspector.protocol,
                 domain=self._name,
