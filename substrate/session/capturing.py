@@ -497,7 +497,7 @@ class Capturing:
         if protocol == "tcp" and peer is not None:
             use = ports.take(local_port, time_us, peer, turn, sure=sure, source=source)
         else:
-            use = ports.find(protocol, local_port, time_us, peer)
+            use = ports.find(protocol, local_port, time_us, peer, source)
         if use is None:
             return None
         from substrate.session.net_record import Owner

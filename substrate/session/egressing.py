@@ -415,7 +415,7 @@ class Egressing:
             return self._capture.owner_by_pid(found.pid, found.time_us) if found.pid else None
         where = found.protocol, found.client_port
         if isinstance(found, Asked):
-            return self._capture.owner(*where, "", 53, found.time_us)
+            return self._capture.owner(*where, "", 53, found.time_us, source=found.client_ip)
         address = found.target if isinstance(found, Attempt) else found.ip
         sure = not found.crowded
         return self._capture.owner(

@@ -99,10 +99,8 @@ class Ports:
         while at and uses[at - 1].time_us > time_us:  # calls are told as they end
             at -= 1
         before = uses[at - 1] if at else None
-        same = before is not None and (before.proc, before.span, before.peer) == (
-            proc,
-            span,
-            use.peer,
+        same = before is not None and (before.proc, before.span, before.peer, before.source) == (
+            *(proc, span, use.peer, source),
         )
         if same and protocol == "udp":
             return  # it goes on
@@ -137,7 +135,7 @@ class Ports:
         if (oldest.proc, oldest.span) != (use.proc, use.span):
             self._shared.add(key)
         if key not in self._shared:
-            uses[1] = replace(oldest, peer=None)
+            uses[1] = replace(oldest, peer=None, source="")
         del uses[0]
         self._count -= 1
 
@@ -147,14 +145,21 @@ class Ports:
         self._shared.discard(key)
         self._count -= len(self._uses.pop(key))
 
-    def find(self, protocol: str, port: int, time_us: int, peer: Peer | None = None) -> Use | None:
+    def find(
+        self,
+        protocol: str,
+        port: int,
+        time_us: int,
+        peer: Peer | None = None,
+        source: str = "",
+    ) -> Use | None:
         """The use that a connection belongs to which was seen at a time. `peer`: where it goes, where that
-        is known; a use that went elsewhere is none then."""
+        is known; a use that went elsewhere is none then. `source`: the same of where it comes from."""
         wanted = reached(peer)
         for use in reversed(self._uses.get((protocol, port), ())):
-            if use.time_us <= time_us and (
-                wanted is None or use.peer is None or use.peer == wanted
-            ):
+            there = wanted is None or use.peer is None or use.peer == wanted
+            here = not source or not use.source or use.source == source
+            if use.time_us <= time_us and there and here:
                 return use
         return None
 

@@ -36,6 +36,7 @@ class Asked:
     pid: int = 0
     program: str = ""
     ttl: int = 0  # of the answer, seconds
+    client_ip: str = ""
 
 
 @value

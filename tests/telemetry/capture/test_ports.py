@@ -146,6 +146,26 @@ def test_addresses_of_one_port_are_told_apart():
     assert ports.take(40000, 300, WEB, 0, source="127.0.0.3") is None
 
 
+def test_datagrams_of_one_port_of_several_addresses():
+    ports = Ports()
+    for time_us, proc, source in ((100, 1, "127.0.0.1"), (200, 2, "127.0.0.2"), (300, 3, "")):
+        ports.add("udp", 40000, time_us, proc, "s", source=source)
+
+    def of(time_us, source):
+        use = ports.find("udp", 40000, time_us, None, source)
+        return use and use.proc
+
+    assert (of(250, "127.0.0.1"), of(250, "127.0.0.2"), of(250, "127.0.0.3")) == (1, 2, None)
+    assert (of(350, "127.0.0.1"), of(350, "127.0.0.3"), of(250, "")) == (3, 3, 2)
+
+
+def test_one_process_that_asks_from_several_addresses():
+    ports = Ports()
+    for time_us, source in ((100, "127.0.0.1"), (200, "127.0.0.2")):
+        ports.add("udp", 40000, time_us, 1, "s", source=source)
+    assert ports.find("udp", 40000, 300, None, "127.0.0.2") is not None
+
+
 def test_who_has_no_address_any_more_may_be_of_any():
     """A connection that was refused at once has none, unless it was bound to it."""
     ports = Ports()
