@@ -35,6 +35,16 @@ _SEPARATED: Final = re.compile(rb"[:= \t]").search
 #: of a long run that many bytes are looked at together, and so many of them again with the next
 _WINDOW: Final = 65536
 _AGAIN: Final = 8192
+#: lines with which a client logs in: POP3, FTP (PASS), SMTP, IMAP, Redis (AUTH), IMAP (LOGIN)
+_LOGIN: Final = re.compile(
+    rb"(?:PASS|(?:[^ ]{1,32} )?AUTH(?:ENTICATE)?(?: [^ ]{1,64})?|[^ ]{1,32} LOGIN [^ ]+) ([^ ]+)"
+)
+#: FTP and SMTP have these without a secret
+_NO_LOGIN: Final = (b"TLS", b"SSL", b"LOGIN", b"PLAIN", b"XOAUTH2", b"CRAM-MD5", b"GSSAPI")
+#: the same of Redis, as programs say it: a list of texts with their lengths
+_LOGIN_LIST: Final = re.compile(
+    rb"\$4\r\n(?:AUTH|auth)\r\n(?:\$[0-9]{1,4}\r\n[^\r\n]{0,512}\r\n)?\$[0-9]{1,4}\r\n([^\r\n]{1,4096})"
+)
 _COVER: Final = b"*"
 _WORD_END: Final = re.compile(rb"[\s\"'<>]")
 #: what is left after a cover can read differently
@@ -67,6 +77,12 @@ def covering(data: bytes, most: int = _ALL) -> Covering:
             count += 1
             if len(found) < most:
                 found.append((start, end - start, kind))
+    for match in _LOGIN_LIST.finditer(data):
+        if data[match.start(1) : match.end(1)].strip(_COVER):
+            _cover(out, *match.span(1))
+            count += 1
+            if len(found) < most:
+                found.append((match.start(1), match.end(1) - match.start(1), "password"))
     seen = 0
     for match in _RUN.finditer(data):
         if match.end() - seen >= _WINDOW:
@@ -105,6 +121,10 @@ def _cover(out: bytearray, start: int, end: int) -> None:
 def _spans(run: bytes) -> Iterator[tuple[int, int, str]]:
     """Of bytes without control characters; what is covered already is in none."""
     if len(run) < _SHAPELESS and not _SEPARATED(run):
+        return
+    login = _LOGIN.fullmatch(run)
+    if login is not None and login[1].strip(_COVER) and login[1] not in _NO_LOGIN:
+        yield (*login.span(1), "password")
         return
     text = _text(run)
     if text is None or not is_suspicious(text, text.lower()):
