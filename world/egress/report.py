@@ -190,7 +190,7 @@ FINISH: Final = b"f"  # the world is over: tell what is left, and end
 SOCKETS: Final = b"t"
 #: before the end of a connection that is recorded: what was said (tape.py)
 TAPE_HEAD: Final = b"h"
-TAPE: Final = b"k"
+TAPE: Final = b"p"
 RULES: Final = b"u"  # memfd of other rules; the answer, once they are in force, is the same kind
 
 
