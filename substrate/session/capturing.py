@@ -486,16 +486,18 @@ class Capturing:
         turn: int = 0,
         *,
         sure: bool = True,
+        source: str = "",
     ) -> Owner | None:
-        """Whose a connection is, as far as its calls have come (`told_us`). `turn`, `sure`: see Ports.take."""
+        """Whose a connection is, as far as its calls have come (`told_us`). `turn`, `sure`, `source`: see
+        Ports.take."""
         if self._decoder is None:
             return None
         peer = (address, port) if address else None
         ports = self._decoder.ports
         if protocol == "tcp" and peer is not None:
-            use = ports.take(local_port, time_us, peer, turn, sure=sure)
+            use = ports.take(local_port, time_us, peer, turn, sure=sure, source=source)
         else:
-            use = ports.find(protocol, local_port, time_us, peer)
+            use = ports.find(protocol, local_port, time_us, peer, source)
         if use is None:
             return None
         from substrate.session.net_record import Owner

@@ -55,6 +55,10 @@ _PAUSE_S: Final = 0.05
 _OWNER_S: Final = 2.0
 #: for the streams of connections that are over, before other work goes on
 _A_TURN_S: Final = 0.05
+#: for all that are left at the end of a command; and so long no signal ends that, as one that was meant
+#: for the command may come late
+_STREAMS_S: Final = 60.0
+_SURE_S: Final = 2.0
 #: reports that may wait; above this no more are taken, so that the world waits
 _MOST_WAITING: Final = 16384
 
@@ -93,6 +97,7 @@ class Egressing:
         self._writer: TraceWriter | None = None
         self._streams: NetStreams | None = None  # where what is said is recorded
         self._writing: Writing | None = None  # of the first that waits, begun
+        self._patience: _Patience | None = None  # with these, once the command is over
         self._linked: Linked | None = None  # of a routed network
         self._waiting: list[tuple[float, Told]] = []  # when they came; for their owners
         self._next_look = 0.0
@@ -400,6 +405,8 @@ class Egressing:
                 self._writing = self._writing or self._streams.writing(found)
                 try:
                     while late or time.monotonic() < until:
+                        if self._patience is not None and (why := self._patience.lost()):
+                            self._streams.give_up(why)
                         next(self._writing)
                     break  # others wait for us, too
                 except StopIteration as end:
@@ -416,17 +423,21 @@ class Egressing:
             return self._capture.owner_by_pid(found.pid, found.time_us) if found.pid else None
         where = found.protocol, found.client_port
         if isinstance(found, Asked):
-            return self._capture.owner(*where, "", 53, found.time_us)
+            return self._capture.owner(*where, "", 53, found.time_us, source=found.client_ip)
         address = found.target if isinstance(found, Attempt) else found.ip
         sure = not found.crowded
         return self._capture.owner(
-            *where, address, found.port, found.time_us, found.turn, sure=sure
+            *(*where, address, found.port, found.time_us, found.turn),
+            sure=sure,
+            source=found.client_ip,
         )
 
-    def end(self) -> tuple[tuple[Scope, ...], tuple[Denial, ...]]:
-        """When the world is over: takes all that is left; whom it talked to, and what was refused."""
+    def end(self, interrupted: Callable[[], bool]) -> tuple[tuple[Scope, ...], tuple[Denial, ...]]:
+        """When the world is over: takes all that is left; whom it talked to, and what was refused.
+        `interrupted`: whether a signal has come since it was asked last."""
         if self._record is None:
             return (), ()
+        self._patience = _Patience(interrupted)
         if self._network and _is_ready(self._first_packets()):
             self._serve()
         self._drop_network()
@@ -483,6 +494,26 @@ class Egressing:
             from substrate.world.egress import link
 
             link.remove(linked.index)
+
+
+class _Patience:
+    """How long what was recorded is looked through for secrets when the command is over."""
+
+    def __init__(self, interrupted: Callable[[], bool]) -> None:
+        self._interrupted, self._heeds = interrupted, False
+        self._began = time.monotonic()
+
+    def lost(self) -> str:
+        """ "", or why no more is looked through."""
+        took_s = time.monotonic() - self._began
+        if took_s >= _STREAMS_S:
+            return f"it was not looked through for secrets within {_STREAMS_S:.0f} s of the command's end"
+        if took_s < _SURE_S:
+            return ""
+        heeded, self._heeds = self._heeds, True
+        if self._interrupted() and heeded:
+            return "a signal came before it was looked through for secrets"
+        return ""
 
 
 def _groups(extents: tuple[tuple[int, int, int], ...]) -> tuple[int, int]:

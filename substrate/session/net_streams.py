@@ -65,6 +65,7 @@ class NetStreams:
     ) -> None:
         self._stream_bytes, self._total_bytes = stream_bytes, total_bytes
         self._left = total_bytes
+        self._given_up = ""
         self._put, self._digest = put, digest
         self._tapes: dict[int, _Tape] = {}
 
@@ -85,6 +86,10 @@ class NetStreams:
         if self._left < 0 or len(kept) + len(piece) > self._stream_bytes:
             raise wire.WireError(f"more of connection {number} than was to be recorded")
         kept += piece
+
+    def give_up(self, why: str) -> None:
+        """Nothing more is looked through, so that nothing more is written; `why` stands in the record."""
+        self._given_up = why
 
     def writing(self, found: Closed) -> Writing:
         """Writes the streams of a connection that is over, a step at a time; gives None where it has
@@ -126,7 +131,16 @@ class NetStreams:
             why = self._why_cut(tape, len(data))
         if not data:
             return StreamSide(recorded=0, digest=None, truncated=why), None
-        data, covered = yield from covering(data)
+        steps = covering(data, _MOST_COVERED)
+        while not self._given_up:
+            try:
+                next(steps)
+            except StopIteration as end:
+                data, covered, count = end.value
+                break
+            yield
+        else:
+            return StreamSide(recorded=0, digest=None, truncated=self._given_up), None
         try:
             ref = self._put(data, _OCTETS)
         except OSError as error:
@@ -136,11 +150,9 @@ class NetStreams:
             recorded=len(data),
             digest=self._digest(data),
             truncated=why,
-            covered=tuple(
-                Covered(at=at, size=size, kind=kind) for at, size, kind in covered[:_MOST_COVERED]
-            )
+            covered=tuple(Covered(at=at, size=size, kind=kind) for at, size, kind in covered)
             or None,
-            covered_count=len(covered) or None,
+            covered_count=count or None,
         )
         return side, ref
 

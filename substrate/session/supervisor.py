@@ -624,7 +624,7 @@ class _OneShot:
         if self._is_routed():  # then nothing of it sends any more
             self._wait_ended()
         if self.network is not None:  # before the zygote goes, and takes along who serves it
-            scopes, refused = self.network.end()
+            scopes, refused = self.network.end(lambda: self.arriving.ends_within(0))
             summary = self.network.by_name(summary)
             denied = (*refused, *denied)
         if not ended.quiet:

@@ -147,7 +147,7 @@ class Connections:
                 peer = address.ip, address.port
             self.ports.add(
                 *(local.protocol, local.port, time_us, process.proc, process.span, peer),
-                *(process.program, process.pid),
+                *(process.program, process.pid, local.ip or ""),
             )
         if local.protocol == "tcp":
             socket.port = None if outcome in _ENDED else local.port

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 #: as many as there are addresses
 _MOST: Final = 1 << 17
+_MAPPED: Final = "[::ffff:"
 
 
 class FakeNames:
@@ -49,7 +50,9 @@ class FakeNames:
     def endpoint(self, text: str) -> str:
         """An endpoint (`tcp://198.18.0.1:443`) by its name, where it has one; else as it is."""
         protocol, mark, rest = text.partition("://")
-        address, colon, port = rest.partition(":")
+        address, colon, port = rest.rpartition(":")
+        if address.startswith(_MAPPED):  # as programs with sockets of IPv6 connect (ipv6(7))
+            address = address[len(_MAPPED) : -1]
         name = self.name(address) if mark else None
         return text if name is None else f"{protocol}://{name}{colon}{port}"
 

@@ -3,8 +3,8 @@
 Who sees a connection from outside (world.md §6) knows its source port, the time, and where it was to go.
 Here is the other half, from the kernel's word at the end of the call that made it (records.LOCAL). A
 port is used again, so a question names a time: the newest use that began by then is the one. A
-port is also used twice at once, by TCP connections that go to different places; `peer` tells these
-apart. Invariants: nothing is guessed: None is the answer where no use is known; memory is bounded, and
+port is also used twice at once, by TCP connections that go to different places, or from different
+addresses; `peer` and `source` tell these apart. Invariants: nothing is guessed: None is the answer where no use is known; memory is bounded, and
 what was used last is kept longest.
 
 Times are of CLOCK_BOOTTIME, when the call began: a connection can be accepted before the call that
@@ -37,7 +37,8 @@ _LATE_US: Final = 1_000_000
 @value
 class Use:
     """One process began to use a port. `span`: of the program that it ran; `program`: its name, as
-    it is in a path; `pid`: of the process, in its own namespace, 0 where it is not known."""
+    it is in a path; `pid`: of the process, in its own namespace, 0 where it is not known; `source`: its own
+    address, "" where that is not known, as it was bound to none and is not connected."""
 
     time_us: int
     proc: int
@@ -45,6 +46,7 @@ class Use:
     peer: Peer | None = None
     program: bytes = b""
     pid: int = 0
+    source: str = ""
 
 
 class Ports:
@@ -76,6 +78,7 @@ class Ports:
         peer: Peer | None = None,
         program: bytes = b"",
         pid: int = 0,
+        source: str = "",
     ) -> None:
         """`protocol`: `tcp` or `udp`."""
         key = protocol, port
@@ -84,16 +87,20 @@ class Ports:
         if len(self._uses) > self._most:
             self._forget()
         use = Use(
-            time_us=time_us, proc=proc, span=span, peer=reached(peer), program=program, pid=pid
+            time_us=time_us,
+            proc=proc,
+            span=span,
+            peer=reached(peer),
+            program=program,
+            pid=pid,
+            source=source,
         )
         at = len(uses)
         while at and uses[at - 1].time_us > time_us:  # calls are told as they end
             at -= 1
         before = uses[at - 1] if at else None
-        same = before is not None and (before.proc, before.span, before.peer) == (
-            proc,
-            span,
-            use.peer,
+        same = before is not None and (before.proc, before.span, before.peer, before.source) == (
+            *(proc, span, use.peer, source),
         )
         if same and protocol == "udp":
             return  # it goes on
@@ -128,7 +135,7 @@ class Ports:
         if (oldest.proc, oldest.span) != (use.proc, use.span):
             self._shared.add(key)
         if key not in self._shared:
-            uses[1] = replace(oldest, peer=None)
+            uses[1] = replace(oldest, peer=None, source="")
         del uses[0]
         self._count -= 1
 
@@ -138,22 +145,36 @@ class Ports:
         self._shared.discard(key)
         self._count -= len(self._uses.pop(key))
 
-    def find(self, protocol: str, port: int, time_us: int, peer: Peer | None = None) -> Use | None:
+    def find(
+        self,
+        protocol: str,
+        port: int,
+        time_us: int,
+        peer: Peer | None = None,
+        source: str = "",
+    ) -> Use | None:
         """The use that a connection belongs to which was seen at a time. `peer`: where it goes, where that
-        is known; a use that went elsewhere is none then."""
+        is known; a use that went elsewhere is none then. `source`: the same of where it comes from."""
         wanted = reached(peer)
         for use in reversed(self._uses.get((protocol, port), ())):
-            if use.time_us <= time_us and (
-                wanted is None or use.peer is None or use.peer == wanted
-            ):
+            there = wanted is None or use.peer is None or use.peer == wanted
+            here = not source or not use.source or use.source == source
+            if use.time_us <= time_us and there and here:
                 return use
         return None
 
     def take(
-        self, port: int, time_us: int, peer: Peer, turn: int = 0, *, sure: bool = True
+        self,
+        port: int,
+        time_us: int,
+        peer: Peer,
+        turn: int = 0,
+        *,
+        sure: bool = True,
+        source: str = "",
     ) -> Use | None:
-        """The use that a connection by TCP belongs to: the one of that number among those of its port and
-        place, from 0 on, in the order in which they were accepted. Not `sure`: some may not have been
+        """The use that a connection by TCP belongs to: the one of that number among those of its address
+        (`source`, "" where it is not known), port and place, from 0 on, in the order in which they were accepted. Not `sure`: some may not have been
         accepted, or not counted. Where it could be of another process then, or where one that began
         long ago is told so late that some may be missing, it is nobody's, and so it stays for this
         port and place."""
@@ -161,6 +182,11 @@ class Ports:
         assert wanted is not None
         key = port, wanted
         calls = self._calls.get(key, [])
+        if source:
+            bare = [use for use in calls if not use.source]
+            calls = [use for use in calls if use.source == source] or bare
+            if bare and calls is not bare:
+                self._unsure.add(key)  # these may be of this address, too
         began = len(calls)
         while began and calls[began - 1].time_us > time_us:
             began -= 1

@@ -7,7 +7,7 @@ compressed, encoded, or encrypted, nor what stands alone without a name or a sha
 Why as many bytes as before: the turns of a conversation and the lengths that a protocol gives
 (Content-Length) stay what they were, so that what is left can be read. Invariants: the length never
 changes; outside of the spans that are told no byte does; a step takes a bounded time, however long
-the bytes are.
+the bytes are, but for the first: it passes over all for what goes over several lines (some 50 ms for a MiB at worst).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     #: offset, bytes, kind
     Covered = tuple[int, int, str]
-    #: yields between two steps
-    Covering = Generator[None, None, tuple[bytes, tuple[Covered, ...]]]
+    #: yields between two steps; the bytes, where secrets were, and how many there were
+    Covering = Generator[None, None, tuple[bytes, tuple[Covered, ...], int]]
 
 #: what has no control character in it, but for tabs: a line, or text in what is binary
 _RUN: Final = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]{8,}")
@@ -35,10 +35,21 @@ _SEPARATED: Final = re.compile(rb"[:= \t]").search
 #: of a long run that many bytes are looked at together, and so many of them again with the next
 _WINDOW: Final = 65536
 _AGAIN: Final = 8192
+#: lines with which a client logs in: POP3, FTP (PASS), SMTP, IMAP, Redis (AUTH), IMAP (LOGIN)
+_LOGIN: Final = re.compile(
+    rb"(?:PASS|(?:[^ ]{1,32} )?AUTH(?:ENTICATE)?(?: [^ ]{1,64})?|[^ ]{1,32} LOGIN [^ ]+) ([^ ]+)"
+)
+#: FTP and SMTP have these without a secret
+_NO_LOGIN: Final = (b"TLS", b"SSL", b"LOGIN", b"PLAIN", b"XOAUTH2", b"CRAM-MD5", b"GSSAPI")
+#: the same of Redis, as programs say it: a list of texts with their lengths
+_LOGIN_LIST: Final = re.compile(
+    rb"\$4\r\n(?:AUTH|auth)\r\n(?:\$[0-9]{1,4}\r\n[^\r\n]{0,512}\r\n)?\$[0-9]{1,4}\r\n([^\r\n]{1,4096})"
+)
 _COVER: Final = b"*"
 _WORD_END: Final = re.compile(rb"[\s\"'<>]")
 #: what is left after a cover can read differently
 _ROUNDS: Final = 4
+_ALL: Final = 1 << 62
 
 
 def cover_secrets(data: bytes) -> tuple[bytes, tuple[Covered, ...]]:
@@ -48,20 +59,30 @@ def cover_secrets(data: bytes) -> tuple[bytes, tuple[Covered, ...]]:
         try:
             next(steps)
         except StopIteration as end:
-            done: tuple[bytes, tuple[Covered, ...]] = end.value
-            return done
+            covered, found, _ = end.value
+            return covered, found
 
 
-def covering(data: bytes) -> Covering:
-    """The same, a step at a time: who has other things to do does them between."""
+def covering(data: bytes, most: int = _ALL) -> Covering:
+    """The same, a step at a time: who has other things to do does them between. `most`: so many are told
+    with their places; all are counted."""
     out = bytearray(data)
     found: list[Covered] = []
+    count = 0
     if b"-----BEGIN " in data and b"PRIVATE KEY" in data:  # these go over lines
         from .secret_rules import key_blocks
 
         for start, end, kind in key_blocks(data.decode("latin-1")):
             _cover(out, start, end)
-            found.append((start, end - start, kind))
+            count += 1
+            if len(found) < most:
+                found.append((start, end - start, kind))
+    for match in _LOGIN_LIST.finditer(data):
+        if data[match.start(1) : match.end(1)].strip(_COVER):
+            _cover(out, *match.span(1))
+            count += 1
+            if len(found) < most:
+                found.append((match.start(1), match.end(1) - match.start(1), "password"))
     seen = 0
     for match in _RUN.finditer(data):
         if match.end() - seen >= _WINDOW:
@@ -76,11 +97,13 @@ def covering(data: bytes) -> Covering:
                 if last == end < match.end():  # it may go on
                     last = _end_of(kind, data, end, match.end())
                 _cover(out, first, last)
-                found.append((first, last - first, kind))
+                count += 1
+                if len(found) < most:
+                    found.append((first, last - first, kind))
             if end < match.end():
                 yield
             start = following
-    return bytes(out), tuple(sorted(found))
+    return bytes(out), tuple(sorted(found)), count
 
 
 def _end_of(kind: str, data: bytes, at: int, end: int) -> int:
@@ -99,6 +122,10 @@ def _spans(run: bytes) -> Iterator[tuple[int, int, str]]:
     """Of bytes without control characters; what is covered already is in none."""
     if len(run) < _SHAPELESS and not _SEPARATED(run):
         return
+    login = _LOGIN.fullmatch(run)
+    if login is not None and login[1].strip(_COVER) and login[1] not in _NO_LOGIN:
+        yield (*login.span(1), "password")
+        return
     text = _text(run)
     if text is None or not is_suspicious(text, text.lower()):
         return
@@ -108,12 +135,16 @@ def _spans(run: bytes) -> Iterator[tuple[int, int, str]]:
         new = [span for span in find_secrets(text) if text[span[0] : span[1]].strip("*")]
         if not new:
             return
+        pieces: list[str] = []
+        at = place = 0  # in characters, in bytes
         for start, end, kind in new:
-            first = _size(text[:start])
-            yield first, first + _size(text[start:end]), kind
-        for start, end, _kind in reversed(new):  # from behind: what stands before stays in place
-            stars = "*" * _size(text[start:end])
-            text = f"{text[:start]}{stars}{text[end:]}"
+            place += _size(text[at:start])
+            size = _size(text[start:end])
+            yield place, place + size, kind
+            place += size
+            pieces += (text[at:start], "*" * size)
+            at = end
+        text = "".join(pieces) + text[at:]
 
 
 def _text(run: bytes) -> str | None:

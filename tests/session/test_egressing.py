@@ -35,7 +35,7 @@ class Capture:
     def told_us(self):
         return self.told
 
-    def owner(self, protocol, local_port, address, port, time_us, turn=0, *, sure=True):
+    def owner(self, protocol, local_port, address, port, time_us, turn=0, **_):
         uses = [(at, who) for (p, at), who in self.ports.items() if p == local_port]
         uses = [(at, who) for at, who in uses if at <= time_us]
         return max(uses, key=lambda use: use[0])[1] if uses else None
@@ -245,6 +245,42 @@ def test_a_long_stream_is_written_in_several_turns_and_in_its_place(made, monkey
     kinds = [event.event_type for event in writer.events]
     assert kinds == ["net_connect", "net_close", "dns_query"]
     assert writer.events[1].body["stream_out"]["size"] == 900_000
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "signals", "why"),
+    [
+        (0.2, [False], "it was not looked through for secrets within 0 s of the command's end"),
+        (60.0, [True, True], "a signal came before it was looked through for secrets"),
+        (60.0, [True, False], None),
+    ],
+)
+def test_the_end_waits_neither_for_ever_nor_against_a_signal(
+    made, monkeypatch, limit_s, signals, why
+):
+    """What was not looked through is not written. A signal that came before 2 s is not heeded."""
+    monkeypatch.setattr(egressing, "_STREAMS_S", limit_s)
+    monkeypatch.setattr(egressing, "_SURE_S", 0.0)
+    one, zygote, writer = made(Capture(), record_bytes=1 << 20, record_total_bytes=1 << 20)
+    tape = Tapes(1 << 20, 1 << 20, zygote.end.send).begin(1, 0)
+    tape.add(0, b"key=abcdefghij1234; " * 30_000, 1)
+    zygote.tell(attempt(1, 1))
+    over = Closed(connection=1, time_us=9, bytes_in=0, bytes_out=600_000, duration_us=3, reason="")
+
+    def tell():
+        tape.send(1)
+        zygote.tell(over)
+        zygote.end.send(wire.encode(report.DONE, ()))
+
+    assert _thread.start_new_thread(tell, ())
+    one.pump()
+    told = iter(signals)
+    one.end(lambda: next(told, signals[-1]))
+    (found,) = [e.body for e in writer.events if e.event_type == "net_close"]
+    assert found["streams"]["out"].get("truncated") == why
+    assert ("stream_out" in found) == (why is None)
+    assert found["streams"]["out"]["recorded"] == (600_000 if why is None else 0)
+    assert ("turns" in found["streams"]) == (why is None)
 
 
 def test_a_tape_that_nobody_asked_for_is_refused(made):

@@ -306,6 +306,105 @@ def test_a_port_that_is_reset_and_used_again_at_once(hosts, caller, server, back
     }
 
 
+#: processes connect to one place at once, from one port of addresses of their own, as fast as they can
+_ADDRESSES = r"""
+import os, socket, struct, time
+address = (socket.gethostbyname("one.swarm.example.net"), 4100)
+begin = time.monotonic() + 0.3
+for n in range(1, 4):
+    child = os.fork()
+    if child:
+        print(child, n, flush=True)
+        continue
+    while time.monotonic() < begin: pass
+    for _ in range(200):
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((f"127.0.0.{n}", 33000))
+            sock.connect(address)
+            sock.sendall(b"b" * n)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            time.sleep(0.001)
+    os._exit(0)
+for _ in range(3): os.wait()
+"""
+
+
+@pytest.mark.parametrize("backend", ["hybrid", "ptrace"])
+def test_a_port_of_several_addresses_at_once(hosts, caller, server, backend):
+    """Each connection is of its own process, or it is not known whose: the loopback has many addresses."""
+    assert server.address
+    hosts.names.point("one.swarm.example.net", SWARM)
+    place = caller.work / "addresses.py"
+    place.write_text(_ADDRESSES)
+    caller.own(place)
+    line = "/usr/bin/python3 -I -S addresses.py"
+    words = [caller.command, "--fresh", "--capture-backend", backend, *ALLOW, "-c", line]
+    done = hosts.run(words, uid=caller.uid, gid=caller.gid, cwd=caller.work, env=caller.environ)
+    sizes = {int(pid): int(n) for pid, n in map(bytes.split, done.stdout.splitlines())}
+    events = caller.events()
+    procs = {
+        e["body"]["proc"]: sizes.get(e["body"]["pid"])
+        for e in events
+        if e["event_type"] == "process_fork"
+    }
+    closed = [
+        e["body"] for e in events if e["component"] == "world" and e["event_type"] == "net_close"
+    ]
+    told = [(procs[b["proc"]], b["bytes_out"]) for b in closed if b.get("proc") is not None]
+    assert [(who, size) for who, size in told if size not in (0, who)] == []
+    assert len(told) > 500
+
+
+#: processes ask at once, each for a name of its own, from one port of addresses of their own
+_QUESTIONS = r"""
+import os, socket, struct, time
+server = next(l.split()[1] for l in open("/etc/resolv.conf") if l.startswith("nameserver"))
+begin = time.monotonic() + 0.3
+for n in range(1, 4):
+    child = os.fork()
+    if child:
+        print(child, n, flush=True)
+        continue
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind((f"127.0.0.{n}", 33000))
+    sock.settimeout(5)
+    name = b"\1%d\7example\0" % n
+    while time.monotonic() < begin: pass
+    for _ in range(200):
+        head = struct.pack(">6H", 1, 0x100, 1, 0, 0, 0)
+        sock.sendto(head + name + struct.pack(">2H", 1, 1), (server, 53))
+        sock.recv(1000)
+    os._exit(0)
+for _ in range(3): os.wait()
+"""
+
+
+@pytest.mark.parametrize("backend", ["hybrid", "ptrace"])
+def test_questions_from_a_port_of_several_addresses_at_once(hosts, caller, server, backend):
+    assert server.address
+    place = caller.work / "questions.py"
+    place.write_text(_QUESTIONS)
+    caller.own(place)
+    line = "/usr/bin/python3 -I -S questions.py"
+    words = [caller.command, "--fresh", "--capture-backend", backend, *ALLOW, "-c", line]
+    done = hosts.run(words, uid=caller.uid, gid=caller.gid, cwd=caller.work, env=caller.environ)
+    names = {int(pid): n.decode() for pid, n in map(bytes.split, done.stdout.splitlines())}
+    events = caller.events()
+    procs = {
+        e["body"]["proc"]: f"{names.get(e['body']['pid'])}.example"
+        for e in events
+        if e["event_type"] == "process_fork"
+    }
+    asked = [
+        e["body"] for e in events if e["component"] == "world" and e["event_type"] == "dns_query"
+    ]
+    assert len(asked) == 600
+    wrong = [b for b in asked if b.get("proc") and procs[b["proc"]] != b["domain"]]
+    assert wrong == []
+    assert sum(b.get("proc") is not None for b in asked) > 500
+
+
 @pytest.mark.parametrize(
     "words", [("--capture", "off"), ("--capture", "exec"), ("--capture-backend", "notify")]
 )

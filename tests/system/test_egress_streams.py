@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+import time
 
 import pytest
 
@@ -334,6 +335,30 @@ def test_what_is_not_reached_is_not_recorded_and_leaves_room(place):
     assert not [r for r in records(ran) if r.into or r.out]
 
 
+def test_what_a_refusal_says_is_not_the_servers(place):
+    """Behind an answer the client reads why its next request is refused; that is in no stream and no count."""
+    server = place.hosts.plain
+    text = f"""
+import socket
+s = socket.create_connection(({server.name!r}, 80))
+for host in ({server.name!r}, "other.example.net"):
+    s.sendall(f"GET /bytes/100 HTTP/1.1\\r\\nHost: {{host}}\\r\\n\\r\\n".encode())
+heard = b""
+while data := s.recv(65536):
+    heard += data
+print(heard.decode("latin-1"), end="")
+"""
+    ran = python(place, text, "--record-net", "--allow", server.name)
+    (found,) = records(ran)
+    (seen,) = server.wait_closed()
+    assert b"403 Forbidden" in ran.stdout
+    assert (found.body["bytes_in"], found.body["bytes_out"]) == (seen.sent, seen.received)
+    assert (len(found.into), len(found.out)) == (seen.sent, seen.received)
+    assert b"Forbidden" not in found.into
+    assert "truncated" not in found.streams["in"]
+    assert [turn for turn in found.turns if not turn[1]] == []
+
+
 def test_a_published_port_is_recorded_from_the_worlds_side(place):
     port = 18431
     text = """
@@ -465,6 +490,35 @@ def _bodies(place):
     bodies = [e["body"] for e in events if e["event_type"] == "net_close"]
     ran = type("Ran", (), {"session": session})
     return [Record(ran, body) for body in bodies if body["connection"] >= 1 << 52]
+
+
+def test_a_signal_ends_the_look_for_secrets_and_that_is_said(place):
+    """After the command, for as long as that takes; the status is the command's own."""
+    _ = place.hosts.raw
+    text = f"""
+import socket, sys
+for _ in range(20):
+    with socket.create_connection(({RAW!r}, 4004)) as s:
+        s.sendall(b"pw=a " * 200000)
+        s.shutdown(socket.SHUT_WR)
+        s.recv(100)
+print("said", flush=True)
+sys.exit(7)
+"""
+    with _start(place, text, "--record-net=1m", "--capture", "off") as process:
+        assert process.stdout.readline() == b"said\n"
+        time.sleep(4.0)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=10)
+    assert process.returncode == 7, err
+    found = _bodies(place)
+    assert len(found) == 20
+    why = "a signal came before it was looked through for secrets"
+    cut = [f for f in found if f.streams["out"].get("truncated") == why]
+    assert cut and found[-1] in cut and not any(f.out for f in cut)
+    assert all(b"pw=a" not in f.out for f in found)
+    place.caller.verify()
 
 
 def test_no_connection_waits_for_a_record_that_stands_still(place):

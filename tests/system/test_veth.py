@@ -420,6 +420,44 @@ def test_owners_without_capture(place):
     assert body["program"] == "python3"
 
 
+_BY_TURNS = """
+import os, socket
+there, back = os.pipe(), os.pipe()
+child = os.fork()
+mine, other = (back[0], there[1]) if child else (there[0], back[1])
+if child:
+    os.write(back[1], b"x")
+for _ in range(10):
+    os.read(mine, 1)
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\\1\\0\\0\\0\\0\\0\\0\\0")
+        sock.bind(("0.0.0.0", 33000))
+        sock.connect(("{address}", 7))
+        sock.sendall(b"x")
+        sock.recv(1)
+    os.write(other, b"x")
+if child:
+    os.wait()
+    print(child)
+"""
+
+
+def test_a_port_that_is_used_again_at_once(place):
+    """By another process, for the same place: each connection is its maker's, or nobody's."""
+    program = place.caller.work / "turns.py"
+    program.write_text(_BY_TURNS.format(address=place.hosts.raw.address))
+    ran = place.run(f"{PYTHON} -I -S turns.py", *VETH)
+    forked = {b["pid"]: b["proc"] for b in ran.of("process_fork")}
+    child = forked[int(ran.stdout)]
+    made = [b for b in ran.of("net_connect") if b["decision"] == "allow" and b["port"] == 7]
+    owners = [b.get("proc") for b in sorted(made, key=lambda b: b["connection"])]
+    assert len(owners) == 20
+    assert owners[0] not in (None, child)
+    wrong = [n for n, who in enumerate(owners) if who is not None and (who == child) != n % 2]
+    assert wrong == []
+
+
 # --- what is not
 
 

@@ -39,11 +39,11 @@ class Answers:
         self,
         packet: bytes,
         protocol: str,
-        client_port: int,
+        client: tuple[str, int],
         time_us: int,
         holder: Holder = NOBODY,
     ) -> tuple[bytes | None, Asked | None]:
-        """The answer, None where there is none to give; what is reported."""
+        """The answer, None where there is none to give; what is reported. `client`: address and port."""
         try:
             query = dns.parse_query(packet)
         except dns.BadQuery as bad:
@@ -56,7 +56,8 @@ class Answers:
             return Asked(
                 time_us=time_us,
                 protocol=protocol,
-                client_port=client_port,
+                client_port=client[1],
+                client_ip=client[0],
                 domain=query.name,
                 qtype=dns.qtype_name(query.qtype),
                 rcode=rcode,

@@ -116,6 +116,7 @@ class Connection:
         self._context, self._crowded = context, crowded
         self._turn = 0
         self._client, self._number, self._wanted = client, number, wanted
+        self._peer = peer
         self._client_ip, self._client_port = peer
         self._holder = holder
         self._began_us = _now_us()
@@ -144,11 +145,11 @@ class Connection:
 
     def start(self) -> None:
         if self._wanted is None:
-            self._context.turns.miss(self._client_port)
+            self._context.turns.miss(self._peer)
             self._refuse_at_once("it was made to a port of substrate's own")
             return
         self._target, self._port = self._wanted
-        self._turn, sure = self._context.turns.of(self._client_port, *self._wanted)
+        self._turn, sure = self._context.turns.of(self._peer, *self._wanted)
         self._crowded |= not sure
         if self._context.holders is not None:  # now: the client may be gone soon
             self._holder = self._context.holders.of(
@@ -233,7 +234,9 @@ class Connection:
         """The rules are others now."""
         if self._relay is not None and not (self._verdict or self._failed):
             decision = self._decide()
-            if not decision.allowed:
+            if not decision.allowed and self._leaving:
+                self.stop(decision.reason)  # nor may the answer come that it waits for
+            elif not decision.allowed:
                 self._refuse(decision.reason, decision.rule, self._rule_for_it(decision))
 
     def finish(self) -> None:
@@ -407,6 +410,7 @@ class Connection:
         elif inspector.splice > 0 and not self._held:
             count = inspector.splice  # of a body: it need not be seen
             inspector.spliced(count)
+            relay.watch(UP)  # from its end on; it may have been held
             relay.limit(UP, count)
         else:
             relay.watch(UP)
@@ -446,6 +450,7 @@ class Connection:
                 connection=self._number,
                 time_us=self._began_us,
                 client_port=self._client_port,
+                client_ip=self._client_ip,
                 protocol="tcp",
                 spoken="" if inspector is None else inspector.protocol,
                 domain=self._name,
@@ -593,7 +598,7 @@ class Connection:
                 Closed(
                     connection=self._number,
                     time_us=_now_us(),
-                    bytes_in=relay.flows[DOWN].delivered,
+                    bytes_in=relay.heard(),
                     bytes_out=relay.flows[UP].delivered,
                     duration_us=_now_us() - self._began_us,
                     reason=relay.end,

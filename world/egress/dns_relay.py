@@ -83,7 +83,7 @@ class Relay:
 
                 # before the answer: then it may be gone
                 holder = self._holder("udp", sender, b"")
-                self.ask(packet, "udp", sender[1], packet_time_us(ancillary), reply, holder)
+                self.ask(packet, "udp", sender[:2], packet_time_us(ancillary), reply, holder)
 
         return ready
 
@@ -105,7 +105,7 @@ class Relay:
                 peer = peer[0], ports.of(peer)
                 target = original_destination(client, v6=":" in peer[0])
                 holder = NOBODY if target is None else self._holder("tcp", peer, *target)
-                stream = _Stream(self._loop, self, client, peer[1], holder, self._streams.discard)
+                stream = _Stream(self._loop, self, client, peer, holder, self._streams.discard)
                 self._streams.add(stream)
 
         return ready
@@ -148,7 +148,7 @@ class Relay:
         self,
         packet: bytes,
         protocol: str,
-        port: int,
+        client: tuple[str, int],
         time_us: int,
         reply: Callable[[bytes], None],
         holder: Holder,
@@ -167,7 +167,8 @@ class Relay:
                 Asked(
                     time_us=time_us,
                     protocol=protocol,
-                    client_port=port,
+                    client_port=client[1],
+                    client_ip=client[0],
                     domain=query.name,
                     qtype=dns.qtype_name(query.qtype),
                     rcode=code,
@@ -331,11 +332,11 @@ class _Stream:
         on: Loop,
         relay: Relay,
         client: int,
-        port: int,
+        peer: tuple[str, int],
         holder: Holder,
         gone: Callable[[_Stream], None],
     ) -> None:
-        self._loop, self._relay, self._port, self._gone = on, relay, port, gone
+        self._loop, self._relay, self._peer, self._gone = on, relay, peer, gone
         self._holder = holder
         os.set_inheritable(client, False)
         self._socket = _socket.socket(fileno=client)
@@ -370,7 +371,7 @@ class _Stream:
             return
         now_us = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
         for packet in packets:
-            self._relay.ask(packet, "tcp", self._port, now_us, self._reply, self._holder)
+            self._relay.ask(packet, "tcp", self._peer, now_us, self._reply, self._holder)
 
     def _reply(self, answer: bytes) -> None:
         framed = dns.frame(answer)

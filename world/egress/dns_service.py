@@ -103,15 +103,17 @@ class DnsService:
         if self._holders is not None:  # before the answer: then it may be gone
             # to a resolver goes what has no address of its own from that very address
             holder = self._holders.of("udp", sender[0], sender[1], asked, _PORT)
-        answer = self.answer(packet, sender[1], packet_time_us(ancillary), holder)
+        answer = self.answer(packet, sender[:2], packet_time_us(ancillary), holder)
         if answer is not None:
             try:
                 self._socket.sendmsg([answer], back, 0, sender)
             except OSError:
                 return  # who asked is gone, or takes no answers
 
-    def answer(self, packet: bytes, port: int, time_us: int, holder: Holder) -> bytes | None:
-        answer, found = self._answers.answer(packet, self._kind, port, time_us, holder)
+    def answer(
+        self, packet: bytes, client: tuple[str, int], time_us: int, holder: Holder
+    ) -> bytes | None:
+        answer, found = self._answers.answer(packet, self._kind, client, time_us, holder)
         if found is not None:
             self._report(found)
         return answer
@@ -135,7 +137,7 @@ class DnsService:
             target = self._wanted(client)
             if target is not None:
                 holder = self._holders.of("tcp", *peer[:2], *target)
-        self._streams.add(_Stream(self, self._loop, client, peer[1], holder))
+        self._streams.add(_Stream(self, self._loop, client, peer, holder))
 
     def _closed(self, stream: _Stream) -> None:
         self._streams.discard(stream)
@@ -145,9 +147,14 @@ class _Stream:
     """A connection of a client that asks over TCP."""
 
     def __init__(
-        self, service: DnsService, on: loop.Loop, client: int, port: int, holder: Holder
+        self,
+        service: DnsService,
+        on: loop.Loop,
+        client: int,
+        peer: tuple[str, int],
+        holder: Holder,
     ) -> None:
-        self._service, self._loop, self._port, self._holder = service, on, port, holder
+        self._service, self._loop, self._peer, self._holder = service, on, peer, holder
         os.set_inheritable(client, False)
         self._socket = _socket.socket(fileno=client)
         self._socket.setblocking(False)
@@ -169,7 +176,7 @@ class _Stream:
             packets = self._frames.feed(data) if data else []
             now_us = packet_time_us(())
             answers = [
-                self._service.answer(packet, self._port, now_us, self._holder) for packet in packets
+                self._service.answer(packet, self._peer, now_us, self._holder) for packet in packets
             ]
             framed = b"".join(dns.frame(answer) for answer in answers if answer is not None)
             # a client that takes no answers is not waited for

@@ -495,14 +495,17 @@ class Engine:
                 *(logged.destination, logged.port),
             )
         turn, sure = 0, True
+        source = render_address(logged.source) if logged.source else ""
         if protocol == "tcp" and logged.destination:
-            turn, sure = self._context.turns.of(logged.source_port, logged.destination, logged.port)
+            client = source, logged.source_port
+            turn, sure = self._context.turns.of(client, logged.destination, logged.port)
         self.report(
             Refused(
                 connection=self._numbers,
                 time_us=now_us(),
                 protocol=protocol,
                 client_port=logged.source_port,
+                client_ip=source,
                 domain=name or "",
                 ip=shown,
                 port=logged.port,

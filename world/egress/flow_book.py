@@ -11,6 +11,7 @@ from substrate.world.egress.addresses import render_address
 from substrate.world.egress.flows import ENDED, RESET
 from substrate.world.egress.holders import NOBODY
 from substrate.world.egress.report import Attempt, Closed
+from substrate.world.egress.turns import Turns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 
 class FlowBook:
     """`own`: the world's addresses of the link; `report`, `number`: for connections; `holders`: where whose a
-    connection is has to be found out."""
+    connection is has to be found out. `turns`: of TCP, counted as they come, also by who tells of refused ones."""
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class FlowBook:
         self._own = own
         self.policy = policy
         self._report, self._number, self._holders = report, number, holders
+        self.turns = Turns()
         self._known: dict[bytes, tuple[int, int, Flow]] = {}  # number, when it began, flow
         self._closed: dict[bytes, tuple[int, str]] = {}  # when, and how
         self._denied: dict[bytes, str] = {}
@@ -105,8 +107,11 @@ class FlowBook:
         _, rule, reason = self.policy.decide(flow.target, flow.port, protocol)
         shown = render_address(flow.target)
         holder = NOBODY
+        source = render_address(flow.source)
+        turn, sure = 0, True
+        if protocol == "tcp":
+            turn, sure = self.turns.of((source, flow.source_port), flow.target, flow.port)
         if self._holders is not None:
-            source = render_address(flow.source)
             holder = self._holders.of(protocol, source, flow.source_port, flow.target, flow.port)
         self._report(
             Attempt(
@@ -127,6 +132,9 @@ class FlowBook:
                 result="",
                 pid=holder.pid,
                 program=holder.program,
+                turn=turn,
+                crowded=not sure,
+                client_ip=source,
             )
         )
         return number, now_us

@@ -70,6 +70,7 @@ class Relay:
         "_queued",
         "_refused",
         "_teed",
+        "_theirs",
         "_timer",
         "client",
         "end",
@@ -98,6 +99,9 @@ class Relay:
         self.flows = (up, down)
         up.tee_left = down.tee_left = tee
         self._teed = tee > 0
+        self._theirs = (
+            -1
+        )  # of the server's bytes, those that come before a refusal; -1: there is none
         self.end = ""
         self._over = self._queued = self._refused = False
         self._idle_s, self._half_open_s = idle_s, half_open_s
@@ -164,10 +168,17 @@ class Relay:
         self._close(self.upstream, reset=True)
         up.drop()
         up.closed, up.discarding, up.allowance = False, True, -1
+        self._theirs = down.delivered + down.waiting()
+        self._teed, down.tee_left = False, 0  # from here on nobody but us says anything
         down.send(answer)
         down.ended, down.allowance = True, -1
         self._set_timer(_LINGER_S)
         self._turn()
+
+    def heard(self) -> int:
+        """How many of the server's bytes were delivered: not those of `refuse`."""
+        delivered = self.flows[DOWN].delivered
+        return delivered if self._theirs < 0 else min(delivered, self._theirs)
 
     def underway(self) -> bool:
         """Whether bytes of the client's are on their way to the server still."""

@@ -4,7 +4,8 @@ For one thing: that what is said to a client in the server's stead comes between
 one. It judges nothing and refuses nothing: a server that frames its answers oddly spoils its own, and
 where an end cannot be told, `lost` says so; then the connection's end is the answer's.
 
-Invariant: the bytes and ends are the same however the stream is split. Sources: RFC 9112 §6, §7.1;
+Invariants: the bytes and ends are the same however the stream is split; of a head nothing is kept but
+what decides about its end, and a line that is not complete. Sources: RFC 9112 §6, §7.1;
 RFC 9110 §15.2.
 """
 
@@ -36,13 +37,18 @@ class Replies:
     """`left`: how many bytes of a body come next, whatever they are, -1 where `lost`; `expected`: how many
     requests are not answered completely."""
 
-    __slots__ = ("_held", "_is_head", "_length", "_lines", "_state", "left", "lost")
+    __slots__ = (
+        *("_coding", "_first", "_held", "_is_head", "_length", "_lengths", "_state"),
+        *("left", "lost"),
+    )
 
     def __init__(self) -> None:
         self._is_head: deque[bool] = deque()  # of each request that waits: an answer without a body
         self._held = bytearray()
-        self._lines: list[bytes] = []  # of a head or trailer
-        self._length = 0  # of these
+        self._first = b""  # of the head's first line, what tells the status
+        self._lengths: tuple[bytes, ...] = ()  # different ones, two at most
+        self._coding: bytes | None = None  # the last one
+        self._length = 0  # of the head, trailer, or line of a chunk until now
         self._state = _HEAD
         self.left = 0
         self.lost = False
@@ -100,12 +106,28 @@ class Replies:
     def _line(self, line: bytes) -> None:
         if self._state == _SIZE:
             self._chunk(line)
+        elif line and self._state == _HEAD:
+            if self._first:
+                self._field(line)
+            else:
+                self._first = line[:13]
         elif line:
-            self._lines.append(line)
+            pass  # a trailer's
         elif self._state == _TRAILER:
             self._answer_ends()
         else:
             self._head_ends()
+
+    def _field(self, line: bytes) -> None:
+        name, _, text = line.partition(b":")
+        kind = name.strip(b" \t").lower()
+        if kind == b"content-length":
+            for part in text.split(b","):
+                length = part.strip(b" \t")
+                if length not in self._lengths:
+                    self._lengths = (*self._lengths, length)[:2]
+        elif kind == b"transfer-encoding":
+            self._coding = text.rpartition(b",")[2].strip(b" \t").lower()
 
     def _chunk(self, line: bytes) -> None:
         size = line.partition(b";")[0].strip(b" \t")
@@ -119,33 +141,28 @@ class Replies:
             self.left += 2  # the line's end behind it
 
     def _head_ends(self) -> None:
-        first, *fields = self._lines or [b""]
-        self._lines, self._length = [], 0
+        first, lengths, coding = self._first, self._lengths, self._coding
+        self._begin_head()
         status = first[9:12]
         if first[:7] != b"HTTP/1." or len(status) != 3 or status.translate(None, _DIGITS):
             self._lose()
         elif status == b"101" or not self._is_head:
             self._lose()  # another protocol; an answer that nobody has asked for
         elif status[:1] != b"1":
-            self._begin_body(status, fields)
+            self._begin_body(status, lengths, coding)
 
-    def _begin_body(self, status: bytes, fields: list[bytes]) -> None:
-        lengths, codings = [], []
-        for field in fields:
-            name, _, text = field.partition(b":")
-            kind = name.strip(b" \t").lower()
-            parts = [part.strip(b" \t").lower() for part in text.split(b",")]
-            if kind == b"content-length":
-                lengths += parts
-            elif kind == b"transfer-encoding":
-                codings += parts
+    def _begin_head(self) -> None:
+        self._first, self._lengths, self._coding = b"", (), None
+        self._length = 0
+
+    def _begin_body(self, status: bytes, lengths: tuple[bytes, ...], coding: bytes | None) -> None:
         if self._is_head[0] or status in (b"204", b"304"):
             self._answer_ends()
-        elif codings:
+        elif coding is not None:
             self._state = _SIZE
-            if codings[-1] != b"chunked":
+            if coding != b"chunked":
                 self._lose()
-        elif len(set(lengths)) != 1:
+        elif len(lengths) != 1:
             self._lose()  # none: until the connection ends
         elif (
             not lengths[0]
@@ -167,4 +184,4 @@ class Replies:
     def _answer_ends(self) -> None:
         self._is_head.popleft()
         self._state = _HEAD
-        self._lines, self._length = [], 0
+        self._begin_head()

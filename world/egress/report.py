@@ -36,6 +36,7 @@ class Asked:
     pid: int = 0
     program: str = ""
     ttl: int = 0  # of the answer, seconds
+    client_ip: str = ""
 
 
 @value
@@ -44,7 +45,7 @@ class Attempt:
     the real one, of a name once it is resolved; `spoken`: tls, http, other, "" where nothing was
     said; `said`: the name in it; `result`: why an allowed one was not made; `hint`: the flag that
     would allow a refused one, "" where none would; `turn`: its number among
-    those from its port to its target (turns.py); `crowded`: others may have come before it that were never
+    those from its address (`client_ip`) and port to its target (turns.py); `crowded`: others may have come before it that were never
     accepted, or counted. `resolved`: the addresses that the host's resolver gave for the name, with
     blanks between, as far as these fit; `resolved_count`: how many they were; `resolve_error`: why there
     were none."""
@@ -71,6 +72,7 @@ class Attempt:
     resolve_error: str = ""
     turn: int = 0
     crowded: bool = False
+    client_ip: str = ""
 
 
 @value
@@ -105,7 +107,8 @@ class Closed:
 class Refused:
     """A packet that the kernel refused, as no rule names its address. `client_port`: 0 where the
     protocol has none; `domain`: for which the address stands, "" where it stands for none; `hint`: the
-    flag that would allow it, "" where none would; `turn`, `crowded`: as of an Attempt."""
+    flag that would allow it, "" where none would; `turn`, `crowded`, `client_ip`: as of an
+    Attempt."""
 
     connection: int
     time_us: int
@@ -121,6 +124,7 @@ class Refused:
     program: str = ""
     turn: int = 0
     crowded: bool = False
+    client_ip: str = ""
 
 
 @value

@@ -206,7 +206,9 @@ class Network:
         """Serves until it is told to finish, or the supervisor is gone."""
         made = self._made
         names = made.listeners
-        log = RefusedLog(made.refused.fileno(), names["dns_udp4"], self._refused, self._trouble)
+        log = RefusedLog(
+            made.refused.fileno(), names["dns_udp4"], self._refused, self._lost_refused
+        )
         self._sources.append((made.refused.fileno(), log.read))
         self._sources.append((made.events.fileno(), self._read_events))
         for name, fd in names.items():
@@ -231,6 +233,11 @@ class Network:
 
     def report(self, found: Report) -> None:
         self._outbox.put(report.render(found))
+
+    def _lost_refused(self, text: str) -> None:
+        """Of packets that were refused, some were not told."""
+        self._book.turns.lose()
+        self._trouble(text)
 
     def _trouble(self, text: str) -> None:
         self.report(Trouble(time_us=now_us(), text=text))
@@ -379,6 +386,7 @@ class Network:
                 if error.errno != errno.ENOBUFS:
                     raise
                 self._overruns += 1
+                self._book.turns.lose()
                 continue
             if sender[0] != 0:
                 continue  # not the kernel's
@@ -392,12 +400,17 @@ class Network:
         protocol = PROTOCOLS.get(logged.protocol, f"protocol {logged.protocol}")
         reason = hint = shown = ""
         holder = NOBODY
+        source = render_address(logged.source) if logged.source else ""
+        turn, sure = 0, True
+        if protocol == "tcp" and logged.destination:
+            client = source, logged.source_port
+            turn, sure = self._book.turns.of(client, logged.destination, logged.port)
         if logged.destination:
             shown = render_address(logged.destination)
             reason, hint = self._why_refused(logged, protocol, shown)
             if self._holders is not None and logged.source:
                 holder = self._holders.of(
-                    *(protocol, render_address(logged.source), logged.source_port),
+                    *(protocol, source, logged.source_port),
                     *(logged.destination, logged.port),
                 )
         self.report(
@@ -406,6 +419,9 @@ class Network:
                 time_us=now_us(),
                 protocol=protocol,
                 client_port=logged.source_port,
+                client_ip=source,
+                turn=turn,
+                crowded=not sure,
                 domain="",
                 ip=shown,
                 port=logged.port,

@@ -19,6 +19,7 @@ def test_what_the_networks_lines_say():
     found = [names.endpoint(f"tcp://198.18.0.{n}:443") for n in range(1, 6)]
     assert found[:2] == ["tcp://a.example:443", "tcp://b.example:443"]
     assert found[2:] == [f"tcp://198.18.0.{n}:443" for n in (3, 4, 5)]
+    assert names.endpoint("tcp://[::ffff:198.18.0.1]:443") == "tcp://a.example:443"
     for other in ("tcp://203.0.113.9:443", "udp://[2001:db8::1]:53", "unix:/run/198.18.0.1", "tcp"):
         assert names.endpoint(other) == other
 

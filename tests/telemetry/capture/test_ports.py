@@ -131,6 +131,50 @@ def test_connections_from_one_port_to_one_place_are_given_by_their_number():
     assert ports.take(40000, 500, ("198.18.0.9", 1)) is None
 
 
+def test_addresses_of_one_port_are_told_apart():
+    """They go to one place at once, and may be accepted in another order than the calls began."""
+    ports = Ports()
+    for time_us, proc, source in (
+        (100, 1, "127.0.0.1"),
+        (101, 2, "127.0.0.2"),
+        (200, 2, "127.0.0.2"),
+    ):
+        ports.add("tcp", 40000, time_us, proc, "s", WEB, source=source)
+    for source, turn, proc in (("127.0.0.2", 0, 2), ("127.0.0.1", 0, 1), ("127.0.0.2", 1, 2)):
+        use = ports.take(40000, 300, WEB, turn, source=source)
+        assert use is not None and use.proc == proc
+    assert ports.take(40000, 300, WEB, 0, source="127.0.0.3") is None
+
+
+def test_datagrams_of_one_port_of_several_addresses():
+    ports = Ports()
+    for time_us, proc, source in ((100, 1, "127.0.0.1"), (200, 2, "127.0.0.2"), (300, 3, "")):
+        ports.add("udp", 40000, time_us, proc, "s", source=source)
+
+    def of(time_us, source):
+        use = ports.find("udp", 40000, time_us, None, source)
+        return use and use.proc
+
+    assert (of(250, "127.0.0.1"), of(250, "127.0.0.2"), of(250, "127.0.0.3")) == (1, 2, None)
+    assert (of(350, "127.0.0.1"), of(350, "127.0.0.3"), of(250, "")) == (3, 3, 2)
+
+
+def test_one_process_that_asks_from_several_addresses():
+    ports = Ports()
+    for time_us, source in ((100, "127.0.0.1"), (200, "127.0.0.2")):
+        ports.add("udp", 40000, time_us, 1, "s", source=source)
+    assert ports.find("udp", 40000, 300, None, "127.0.0.2") is not None
+
+
+def test_who_has_no_address_any_more_may_be_of_any():
+    """A connection that was refused at once has none, unless it was bound to it."""
+    ports = Ports()
+    ports.add("tcp", 40000, 100, 1, "s", WEB)
+    assert getattr(ports.take(40000, 150, WEB, 0, source="127.0.0.1"), "proc", None) == 1
+    ports.add("tcp", 40000, 200, 2, "s", WEB, source="127.0.0.1")
+    assert ports.take(40000, 300, WEB, 0, source="127.0.0.1") is None
+
+
 def test_nobody_is_guessed_where_connections_may_be_missing():
     def one(*more, turn=0, at=5_000_500, **options):
         ports = Ports()

@@ -22,6 +22,13 @@ SECRETS = [
     (b'{"user": "a", "password": "%s"}', b"hunter2 hunter3", "password"),
     (b"password=%s", "g\u00e0rb\u00e9 \u00e8".encode().partition(b" ")[0], "password"),
     (b"\x00\x01\x02password=%s\x00\x05", b"hunter2", "password"),
+    (b"USER me\r\nPASS %s\r\n", b"hunter2", "password"),
+    (b"AUTH PLAIN %s\r\n", b"AG1lAGh1bnRlcjI=", "password"),
+    (b"a1 LOGIN me %s\r\n", b"hunter2", "password"),
+    (b"a2 AUTHENTICATE PLAIN %s\r\n", b"AG1lAGh1bnRlcjI=", "password"),
+    (b"AUTH me %s\r\n", b"hunter2", "password"),
+    (b"*2\r\n$4\r\nAUTH\r\n$7\r\n%s\r\n", b"hunter2", "password"),
+    (b"*3\r\n$4\r\nauth\r\n$2\r\nme\r\n$7\r\n%s\r\n", b"hunter2", "password"),
 ]
 
 
@@ -41,6 +48,13 @@ def test_a_secret_is_covered_and_nothing_else(template, secret, kind):
     assert bytes(rest) == covered
     assert covered.startswith(before)
     assert cover_secrets(covered) == (covered, ())
+
+
+@pytest.mark.parametrize(
+    "line", [b"AUTH TLS\r\n", b"AUTH LOGIN\r\n", b"PASS all of 12 tests\r\n", b"GET /AUTH x\r\n"]
+)
+def test_what_is_no_login_stays(line):
+    assert cover_secrets(line) == (line, ())
 
 
 def test_a_private_key_over_many_lines():
@@ -92,6 +106,18 @@ def test_a_secret_longer_than_a_window(monkeypatch):
     assert found
 
 
+def test_so_many_are_told_and_all_are_counted():
+    steps = covering(b"token=abcdefgh12345678\n" * 1000, 10)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            covered, found, count = end.value
+            break
+    assert (len(found), count) == (10, 1000)
+    assert b"abcdefgh" not in covered
+
+
 def test_binary_is_no_text():
     data = random.Random(1).randbytes(1 << 20)
     covered, found = cover_secrets(data)
@@ -106,6 +132,7 @@ def test_a_step_is_short_whatever_comes():
         b"token=$(" * 60000,
         b"'\"\\" * 200000,
         b"\0" * 900000,
+        "pw=\u00e9 ".encode() * 20000,
     ):
         steps = covering(data)
         longest, done = 0.0, False

@@ -20,9 +20,9 @@ def answers(*allow, lead=lambda _: None):
 def test_what_is_no_question_is_counted():
     tried = answers("a.example")
     for packet in (b"?", question("a.example")[:-4], question("a.example", dns.OPT)):
-        assert tried.answer(packet, "udp", 1, 2)[1] is None
+        assert tried.answer(packet, "udp", ("127.0.0.1", 1), 2)[1] is None
     assert (tried.malformed.count, tried.malformed.first) == (3, "1 bytes are no DNS message")
-    assert tried.answer(question("a.example"), "udp", 1, 2)[1] is not None
+    assert tried.answer(question("a.example"), "udp", ("127.0.0.1", 1), 2)[1] is not None
     assert tried.malformed.count == 3
 
 
@@ -35,10 +35,10 @@ def test_a_name_whose_address_cannot_be_led_has_no_answer():
             raise fail.pop()
 
     tried = answers("a.example", lead=lead)
-    answer, told = tried.answer(question("a.example"), "udp", 1, 2)
+    answer, told = tried.answer(question("a.example"), "udp", ("127.0.0.1", 1), 2)
     assert (answer[3] & 15, answer[6:8]) == (dns.SERVFAIL, b"\0\0")
     assert (told.rcode, told.answer, told.allowed) == ("SERVFAIL", "", True)
     assert "Cannot allocate memory" in told.reason
-    answer, told = tried.answer(question("a.example"), "udp", 1, 2)
+    answer, told = tried.answer(question("a.example"), "udp", ("127.0.0.1", 1), 2)
     assert answer[-4:] == bytes((198, 18, 0, 1))
     assert (told.rcode, told.answer) == ("NOERROR", "198.18.0.1")

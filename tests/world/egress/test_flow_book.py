@@ -63,6 +63,18 @@ def test_one_that_was_not_heard_of():
     assert (begun.time_us, over.duration_us, over.bytes_in) == (90, 0, 200)
 
 
+def test_connections_from_one_port_to_one_place_have_their_numbers():
+    book = Told()
+    for n in range(3):
+        flow = replace(FLOW, id=b"%d" % n, tuple=b"tuple %d" % n)
+        book.changed(flow, n)
+        book.over(flow, n)
+    begun = [told for told in book.told if isinstance(told, Attempt)]
+    assert [(b.turn, b.crowded, b.client_ip) for b in begun] == [
+        (n, False, "100.127.0.1") for n in range(3)
+    ]
+
+
 def test_what_does_not_leave_is_not_told():
     book = Told()
     loopback = parse_address("127.0.0.1")

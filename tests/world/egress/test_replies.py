@@ -1,5 +1,7 @@
 """Where answers of HTTP end, however they are split."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,3 +88,18 @@ def test_a_server_can_say_anything(pieces):
     for piece in pieces:
         replies.feed(piece)
         assert replies.lost == (replies.left == -1)
+
+
+def test_a_head_that_is_long_is_not_kept():
+    """A server can let its end wait for as long as it likes, on thousands of connections."""
+    for lines in (b"ab\n" * 20_000, b"".join(b"Content-Length: %d\n" % n for n in range(2500))):
+        made = [Replies() for _ in range(20)]
+        tracemalloc.start()
+        try:
+            for replies in made:
+                replies.expect(b"GET")
+                replies.feed(b"HTTP/1.1 200 OK\r\n" + lines)
+                assert not replies.lost
+            assert tracemalloc.get_traced_memory()[0] < 20 * 4096
+        finally:
+            tracemalloc.stop()

@@ -12,6 +12,15 @@ from substrate.world.egress.tape import Tapes, is_hello, parse_head, parse_piece
 HELLO = b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"
 
 
+def test_no_two_packets_have_one_kind():
+    named = [
+        *(report.DONE, report.FINISH, report.SOCKETS),
+        *(report.TAPE_HEAD, report.TAPE, report.RULES),
+    ]
+    kinds = [*report._KINDS, *named]
+    assert len(set(kinds)) == len(kinds)
+
+
 def unpack(packets):
     """(head, turns, bytes up, bytes down) of one tape."""
     messages = [wire.Message(*wire.decode(packet), [], 0) for packet in packets]
