@@ -311,3 +311,30 @@ def test_more_sockets_than_are_kept(scene, target):
     assert count >= 256
     assert how in ("EMFILE", "")
     assert place == "127.0.0.1"
+
+
+def test_children_of_threads_are_the_worlds(scene):
+    """Go and others fork from any thread: the servers of such processes are the world's own too."""
+    told = _program(
+        scene,
+        """
+        import json, os, select, socket, threading
+        reading, writing = os.pipe()
+        over = threading.Event()
+        def fork():
+            if os.fork() == 0:
+                server = socket.create_server(("127.0.0.1", 0))
+                with socket.socket() as client:
+                    os.write(writing, b"%d" % client.connect_ex(server.getsockname()))
+                os._exit(0)
+            over.wait()
+        thread = threading.Thread(target=fork)
+        thread.start()
+        there, _, _ = select.select([reading], [], [], 10)
+        found = os.read(reading, 10).decode() if there else "nothing"
+        over.set()
+        thread.join()
+        print(json.dumps(found))
+        """,
+    )
+    assert told == "0"
