@@ -2,7 +2,7 @@
 
 Before the command: a private copy of the workspace, a directory for temporary files, the list of what
 may be read. After it: what the copy came to goes into the command's layer, and the copy goes. On disk:
-`<world>/guard/` holds `copy/<name>` with the workspace, `tmp`, and `manifest`, and is there only while a
+`<world>/guard/` holds `copy/<name>` with the workspace, `tmp`, `manifest` and perhaps `opened` (harvest.py), and is there only while a
 command runs; one that a killed supervisor left is harvested by the next. Invariant: a layer is complete
 before anybody looks at it. Spec: world.md §1.
 """
@@ -125,7 +125,8 @@ def harvest(files: SessionFiles, stack: LayerStack, number: int) -> None:
     if manifest is not None:
         mount = stack.mounts[0]
         upper = stack.upper(number, mount.index)
-        reaping.harvest(copy_path(files, stack), manifest, upper, Marks(stack.xattr_prefix))
+        marks = Marks(stack.xattr_prefix)
+        reaping.harvest(copy_path(files, stack), manifest, upper, marks, root(files) + b"/opened")
     remove(files)
 
 

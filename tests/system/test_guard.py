@@ -108,6 +108,53 @@ def test_undo_and_discard(guarded):
     assert not list(guarded.state.glob("sessions/*/world/guard"))
 
 
+_CLOSED = (
+    "echo x >> p/f; echo y >> p/q/g; chmod 0 p; echo z >> r/f; chmod 555 r",
+    "chmod 700 p; rm p/f; chmod 300 p/q; chmod 0 p",
+    "echo x >> s/f; mkdir -p n/m; echo n > n/m/f; chmod 0 n/m; chmod 444 n",
+    f'mkdir d; {PYTHON} -c \'import os; os.setxattr("d", "user.x", b"y")\'; chmod 0 d',
+)
+
+
+def test_what_modes_close_is_kept(make_caller):
+    """Directories that their user cannot enter, list or write to, before and after; as an overlay's."""
+    results = []
+    for backend in ("ns-user", "guard"):
+        caller = make_caller(backend, rootless=True)
+        caller.call(
+            *("bash", "-c", "mkdir -p p/q r s; echo a | tee p/f p/q/g r/f > s/f; chmod 555 s")
+        )
+        for step in _CLOSED:
+            done = caller.substrate("-c", step)
+            assert done.returncode == 0, (backend, step, done.stderr)
+        seen = caller.substrate(
+            "-c", "stat -c '%n %a' *; cat r/f s/f; chmod -R u+rwx .; find . | sort"
+        )
+        assert seen.returncode == 0, (backend, seen.stderr)
+        assert caller.substrate("undo").returncode == 0
+        results.append((seen.stdout, _diff(caller)))
+        assert caller.substrate("discard", "--yes").returncode == 0
+    assert results[1] == results[0]
+    assert b"p 0" in results[0][0] and results[0][1]
+
+
+def test_paths_that_are_too_long_for_a_call(guarded):
+    """Made by steps, each of them short: they are in the layer, and in the next copy."""
+    program = (
+        "import os\n"
+        "for _ in range(60):\n    os.mkdir('d' * 100); os.chdir('d' * 100)\n"
+        "open('f', 'w').write('deep'); os.link('f', 'g'); os.symlink('f', 'h')\n"
+    )
+    done = guarded.substrate("-c", f'{PYTHON} -I -S -c "{program}"')
+    assert done.returncode == 0, done.stderr
+    inside = "for _ in $(seq 60); do cd -P d*; done; cat h; rm g; echo er >> f"
+    done = guarded.substrate("-c", inside)
+    assert (done.returncode, done.stdout) == (0, b"deep"), done.stderr
+    assert guarded.substrate("-c", inside.partition("; rm")[0]).stdout == b"deeper\n"
+    assert guarded.substrate("discard", "--yes").returncode == 0
+    assert not list(guarded.state.glob("sessions/*/world/guard"))
+
+
 def test_the_host_is_not_changed(guarded):
     """Each call that changes a file without opening it for that, by path, descriptor and link."""
     outside = guarded.base / "outside"

@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 import time
+from pathlib import Path
 
 import pytest
 
@@ -111,7 +112,7 @@ def _copied(tmp_path, skip=()):
 def test_an_untouched_copy_leaves_an_empty_layer(tmp_path):
     copy, manifest, upper = _copied(tmp_path)
     assert (copy / "linked").stat().st_ino == (copy / "d" / "kept").stat().st_ino
-    harvest(os.fsencode(copy), manifest, upper, Marks(TRUSTED))
+    harvest(os.fsencode(copy), manifest, upper, Marks(TRUSTED), os.fsencode(tmp_path / "opened"))
     assert os.listdir(upper) == []
 
 
@@ -121,7 +122,7 @@ def test_a_write_in_the_tick_of_the_copy_is_found(tmp_path):
     status = (copy / "d" / "gone").stat()
     (copy / "d" / "gone").write_text("gonE")
     os.utime(copy / "d" / "gone", ns=(status.st_atime_ns, status.st_mtime_ns))
-    harvest(os.fsencode(copy), manifest, upper, Marks(TRUSTED))
+    harvest(os.fsencode(copy), manifest, upper, Marks(TRUSTED), os.fsencode(tmp_path / "opened"))
     assert os.listdir(upper + b"/d") == [b"gone"]
 
 
@@ -132,7 +133,7 @@ def test_what_was_left_out_is_never_removed(tmp_path):
     assert manifest.left_out == {b"secret", b"d/gone"}
     (copy / "d" / "kept").unlink()
     (copy / "d").rmdir()
-    harvest(os.fsencode(copy), manifest, upper, Marks(TRUSTED))
+    harvest(os.fsencode(copy), manifest, upper, Marks(TRUSTED), os.fsencode(tmp_path / "opened"))
     # the directory stays, for what the command did not see of it
     status = os.lstat(upper + b"/d/kept")
     assert stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
@@ -149,10 +150,36 @@ def test_a_harvest_that_was_cut_short_is_done_again(tmp_path):
     os.makedirs(upper + b"/d", 0o700)
     os.mknod(upper + b"/d/gone", stat.S_IFCHR, 0)
     os.makedirs(upper + b"/d/more", 0o700)
-    harvest(os.fsencode(copy), manifest, upper, Marks(TRUSTED))
+    harvest(os.fsencode(copy), manifest, upper, Marks(TRUSTED), os.fsencode(tmp_path / "opened"))
     assert sorted(os.listdir(upper)) == [b"d", b"new"]
     assert sorted(os.listdir(upper + b"/d")) == [b"gone", b"more"]
     assert os.listdir(upper + b"/d/more") == [b"in"]
+
+
+def test_what_a_harvest_moved_before_it_was_cut_short_stays(tmp_path):
+    """Each of its moves may have been the last."""
+    copy, manifest, upper = _copied(tmp_path)
+    (copy / "d" / "kept").write_text("more")
+    (copy / "d" / "gone").unlink()
+    os.mkdir(upper + b"/d", 0o700)
+    os.rename(copy / "d" / "kept", upper + b"/d/kept")
+    for _ in range(2):
+        harvest(
+            os.fsencode(copy), manifest, upper, Marks(TRUSTED), os.fsencode(tmp_path / "opened")
+        )
+        assert sorted(os.listdir(upper + b"/d")) == [b"gone", b"kept"]
+        assert Path(os.fsdecode(upper), "d", "kept").read_text() == "more"
+
+
+def test_modes_of_a_harvest_that_was_cut_short(tmp_path):
+    """Those that it opened are as the command left them, when it is done again."""
+    copy, manifest, upper = _copied(tmp_path)
+    (copy / "d" / "gone").write_text("more")
+    (copy / "d").chmod(0o700)
+    opened = tmp_path / "opened"
+    opened.write_bytes(b"%d d\0%d cut" % (stat.S_IFDIR | 0o511, stat.S_IFDIR))
+    harvest(os.fsencode(copy), manifest, upper, Marks(TRUSTED), os.fsencode(opened))
+    assert stat.S_IMODE(os.lstat(upper + b"/d").st_mode) == 0o511
 
 
 def test_marks_of_an_overlay_in_a_copy_are_data(tmp_path):
@@ -160,7 +187,7 @@ def test_marks_of_an_overlay_in_a_copy_are_data(tmp_path):
     (copy / "new").write_text("new")
     marks = Marks(b"user.")
     os.setxattr(copy / "new", "user.overlay.whiteout", b"y")
-    harvest(os.fsencode(copy), manifest, upper, marks)
+    harvest(os.fsencode(copy), manifest, upper, marks, os.fsencode(tmp_path / "opened"))
     assert os.listxattr(upper + b"/new") == ["user.overlay.overlay.whiteout"]
 
 
