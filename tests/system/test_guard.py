@@ -220,6 +220,7 @@ def test_the_host_is_not_changed(guarded):
             note("signal all", lambda: os.kill(1, 0))
             note("limits of others", lambda: __import__("resource").prlimit(os.getppid(), 7, (64, 64)))
             note("priority of others", lambda: os.setpriority(os.PRIO_PROCESS, os.getppid(), 5))
+            note("priority of all of the user's", lambda: os.setpriority(os.PRIO_USER, 0, os.getpriority(os.PRIO_PROCESS, 0)))
             note("memory of others", lambda: open(f"/proc/{{os.getppid()}}/mem", "rb"))
             note("environment of others", lambda: open(f"/proc/{{os.getppid()}}/environ").read())
             note("descriptors of others", lambda: os.readlink(f"/proc/{{os.getppid()}}/fd/3"))

@@ -83,6 +83,18 @@ def test_requests_that_change_a_file_are_unknown():
     assert _call(program, "ioctl", 0, seccomp.TIOCSTI) == seccomp.RET_ERRNO | errno.EPERM
 
 
+@pytest.mark.parametrize(("name", "process", "user"), [("setpriority", 0, 2), ("ioprio_set", 1, 3)])
+def test_priorities_are_the_callers_own(name, process, user):
+    """0 is the caller, or its group; of the words for a user it is every process of theirs."""
+    program = guard_filter.build_hardening(with_network=True)
+    refused = seccomp.RET_ERRNO | errno.EPERM
+    assert _call(program, name, process, 0, 5) == seccomp.RET_ALLOW
+    assert _call(program, name, process + 1, 0, 5) == seccomp.RET_ALLOW
+    assert _call(program, name, process, 1234, 5) == refused
+    assert _call(program, name, user, 0, 5) == refused
+    assert _call(program, name, user | 1 << 32, 0, 5) == refused
+
+
 def _stack(tmp_path):
     work = tmp_path / "work"
     work.mkdir()
