@@ -52,7 +52,7 @@ class _Harvest:
         self._as_root = os.geteuid() == 0
         self._opened = opened
         self._modes_before = _read_opened(opened)
-        self._stamps, self._left_out = manifest.stamps, manifest.left_out
+        self._stamps, self._attributed = manifest.stamps, manifest.attributed
         self._names: dict[bytes, list[bytes]] = {}  # what was in each directory
         for path in manifest.stamps:
             if path:
@@ -145,7 +145,7 @@ class _Harvest:
         self._open_source(relative, status)
         mode = self._mode(relative, status)
         same = (mode, status.st_uid, status.st_gid) == before[1:4]
-        if not same or os.listxattr(self._copy(relative)):
+        if not same or relative in self._attributed or os.listxattr(self._copy(relative)):
             self._have_directory(relative)
 
     def _take(self, relative: bytes, status: os.stat_result) -> None:

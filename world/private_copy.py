@@ -66,10 +66,12 @@ class Stamp(NamedTuple):
 
 class Manifest(NamedTuple):
     """`stamps`: by the path in the copy, b"" is its root. `left_out`: what is there and was not
-    copied: hidden, unreadable, a device, a socket, another mount."""
+    copied: hidden, unreadable, a device, a socket, another mount. `attributed`: directories that had
+    attributes."""
 
     stamps: dict[bytes, Stamp]
     left_out: frozenset[bytes]
+    attributed: frozenset[bytes]
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
@@ -100,12 +102,13 @@ def make_copy(
             view.close()
         stamps = _stamps(place)
     _wait_for_clock(max(stamp.ctime_ns for stamp in stamps.values()))
-    return Manifest(stamps, frozenset(copier.left_out))
+    return Manifest(stamps, frozenset(copier.left_out), frozenset(copier.attributed))
 
 
 def save_manifest(path: bytes, manifest: Manifest) -> None:
     """Beside the copy, for whoever finds it when we were killed. Raises OSError."""
-    plain = ({k: tuple(v) for k, v in manifest.stamps.items()}, tuple(manifest.left_out))
+    stamps = {k: tuple(v) for k, v in manifest.stamps.items()}
+    plain = (stamps, tuple(manifest.left_out), tuple(manifest.attributed))
     with open(path + b".new", "wb") as file:
         marshal.dump(plain, file)
     os.rename(path + b".new", path)
@@ -114,8 +117,9 @@ def save_manifest(path: bytes, manifest: Manifest) -> None:
 def load_manifest(path: bytes) -> Manifest:
     """Raises OSError; ValueError, EOFError, TypeError for a file that is none."""
     with open(path, "rb") as file:
-        stamps, left_out = marshal.load(file)
-    return Manifest({k: Stamp(*v) for k, v in stamps.items()}, frozenset(left_out))
+        stamps, left_out, attributed = marshal.load(file)
+    stamps = {k: Stamp(*v) for k, v in stamps.items()}
+    return Manifest(stamps, frozenset(left_out), frozenset(attributed))
 
 
 def _too_large(target: bytes, more: str) -> HostUnsupported:
@@ -136,6 +140,7 @@ class _Copier:
         self._finish: list[tuple[bytes, os.stat_result, dict[str, bytes]]] = []
         self._as_root = os.geteuid() == 0
         self.left_out: set[bytes] = set()
+        self.attributed: set[bytes] = set()
 
     def run(self, sources: tuple[int, ...]) -> None:
         os.mkdir(self._to(b""), 0o700)
@@ -154,6 +159,8 @@ class _Copier:
                 directory.close()
         for path, status, attributes in reversed(self._finish):  # deepest first
             self._give(self._to(path), status, attributes)
+            if attributes:
+                self.attributed.add(path)
 
     def _has_root(self, source: int) -> bool:
         try:

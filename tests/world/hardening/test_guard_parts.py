@@ -110,6 +110,7 @@ def _stack(tmp_path):
 def _copied(tmp_path, skip=()):
     work, stack = _stack(tmp_path)
     (work / "d").mkdir()
+    os.setxattr(work / "d", "user.x", b"y")
     (work / "d" / "kept").write_text("kept")
     (work / "d" / "gone").write_text("gone")
     (work / "secret").write_text("secret")
@@ -192,6 +193,17 @@ def test_modes_of_a_harvest_that_was_cut_short(tmp_path):
     opened.write_bytes(b"%d d\0%d cut" % (stat.S_IFDIR | 0o511, stat.S_IFDIR))
     harvest(os.fsencode(copy), manifest, upper, Marks(TRUSTED), os.fsencode(opened))
     assert stat.S_IMODE(os.lstat(upper + b"/d").st_mode) == 0o511
+
+
+def test_attributes_that_a_directory_lost_are_gone_in_the_layer(tmp_path):
+    copy, manifest, upper = _copied(tmp_path)
+    assert os.getxattr(copy / "d", "user.x") == b"y"
+    os.removexattr(copy / "d", "user.x")
+    private_copy.save_manifest(os.fsencode(tmp_path / "manifest"), manifest)
+    manifest = private_copy.load_manifest(os.fsencode(tmp_path / "manifest"))
+    harvest(os.fsencode(copy), manifest, upper, Marks(TRUSTED), os.fsencode(tmp_path / "opened"))
+    assert os.listdir(upper) == [b"d"]
+    assert os.listxattr(upper + b"/d") == []
 
 
 def test_marks_of_an_overlay_in_a_copy_are_data(tmp_path):
