@@ -7,7 +7,8 @@ device 0:0, which the kernel lets everybody make); a directory that was replaced
 what is no longer in it, so that no mark is needed but those. Nobody writes to the copy any more.
 A directory whose mode keeps us out is opened, and stays so: the copy goes afterwards; which mode it had is
 written down first. Invariants: no symlink is followed; an attribute that reads as an overlay's mark is data
-of the world's and is escaped; a harvest that was cut short can be done again.
+of the world's and is escaped; what was hidden from the command is neither replaced nor removed by it; a
+harvest that was cut short can be done again.
 """
 
 from __future__ import annotations
@@ -31,12 +32,16 @@ _NO_LIMIT: Final = 1 << 62
 _KNOWN: Final = (DIRECTORY, REGULAR, SYMLINK, FIFO)
 
 
-def harvest(copy: bytes, manifest: Manifest, upper: bytes, marks: Marks, opened: bytes) -> None:
+def harvest(
+    copy: bytes, manifest: Manifest, upper: bytes, marks: Marks, opened: bytes
+) -> frozenset[bytes]:
     """Moves what was touched in `copy` into `upper`, a layer's for the same directory. `opened`: the path of
-    a file that goes with the copy, which need not be there. Raises OSError; StateError for an entry that
-    no command can have made."""
+    a file that goes with the copy, which need not be there. Returns what was made where something hidden is, and is
+    not taken. Raises OSError; StateError for an entry that no command can have made."""
     with LongPaths(copy) as in_copy, LongPaths(upper) as in_upper:
-        _Harvest(in_copy, manifest, in_upper, marks, opened).run()
+        found = _Harvest(in_copy, manifest, in_upper, marks, opened)
+        found.run()
+    return frozenset(found.not_taken)
 
 
 class _Harvest:
@@ -58,11 +63,12 @@ class _Harvest:
             if path:
                 parent, _, name = path.rpartition(b"/")
                 self._names.setdefault(parent, []).append(name)
-        #: directories that hold what was left out
-        self._keep: set[bytes] = set()
-        for path in manifest.left_out:
-            while path := path.rpartition(b"/")[0]:
-                self._keep.add(path)
+        #: directories that are left out, or hold what was
+        self._keep = _with_parents(manifest.left_out)
+        self._keep -= manifest.left_out.difference(manifest.stamps)
+        self._hidden = manifest.hidden
+        self._hold_hidden = _with_parents(manifest.hidden)
+        self.not_taken: set[bytes] = set()
         #: of directories of the upper, at the end: path, mode, times
         self._modes: list[tuple[bytes, int, os.stat_result]] = []
         self._made: set[bytes] = {b""}
@@ -150,10 +156,16 @@ class _Harvest:
 
     def _take(self, relative: bytes, status: os.stat_result) -> None:
         """Moves a file, a link or a whole directory into the upper."""
+        is_directory = status.st_mode & FORMAT == DIRECTORY
+        if relative in self._hidden or (relative in self._hold_hidden and not is_directory):
+            self.not_taken.add(relative)
+            if relative in self._stamps:
+                self._gone(relative)
+            return
         self._have_directory(relative.rpartition(b"/")[0])
         source, target = self._copy(relative), self._upper(relative)
         self._remove_leftover(target)
-        if status.st_mode & FORMAT == DIRECTORY:
+        if is_directory:
             self._take_tree(relative, status)
             return
         self._escape_marks(source, status)
@@ -182,7 +194,7 @@ class _Harvest:
                     self._gone(_join(inside, name))
             for name, inner in entries.items():
                 path = _join(inside, name)
-                if inner.st_mode & FORMAT == DIRECTORY:
+                if inner.st_mode & FORMAT == DIRECTORY and path not in self._hidden:
                     before = self._stamps.get(path)
                     if before is not None and before.mode & FORMAT != DIRECTORY:
                         self._remove_leftover(self._upper(path))
@@ -288,6 +300,15 @@ def _read_opened(path: bytes) -> dict[bytes, int]:
     except FileNotFoundError:
         return {}
     return {path: int(mode) for mode, _, path in (line.partition(b" ") for line in lines)}
+
+
+def _with_parents(paths: frozenset[bytes]) -> set[bytes]:
+    found = set()
+    for path in paths:
+        while path and path not in found:
+            found.add(path)
+            path = path.rpartition(b"/")[0]
+    return found
 
 
 def _join(parent: bytes, name: bytes) -> bytes:

@@ -66,11 +66,12 @@ class Stamp(NamedTuple):
 
 class Manifest(NamedTuple):
     """`stamps`: by the path in the copy, b"" is its root. `left_out`: what is there and was not
-    copied: hidden, unreadable, a device, a socket, another mount. `attributed`: directories that had
-    attributes."""
+    copied: hidden, unreadable, a device, a socket, another mount. `hidden`: those of them
+    that the world is not to see. `attributed`: directories that had attributes."""
 
     stamps: dict[bytes, Stamp]
     left_out: frozenset[bytes]
+    hidden: frozenset[bytes]
     attributed: frozenset[bytes]
 
 
@@ -102,13 +103,23 @@ def make_copy(
             view.close()
         stamps = _stamps(place)
     _wait_for_clock(max(stamp.ctime_ns for stamp in stamps.values()))
-    return Manifest(stamps, frozenset(copier.left_out), frozenset(copier.attributed))
+    return Manifest(
+        stamps,
+        left_out=frozenset(copier.left_out),
+        hidden=frozenset(copier.hidden),
+        attributed=frozenset(copier.attributed),
+    )
 
 
 def save_manifest(path: bytes, manifest: Manifest) -> None:
     """Beside the copy, for whoever finds it when we were killed. Raises OSError."""
     stamps = {k: tuple(v) for k, v in manifest.stamps.items()}
-    plain = (stamps, tuple(manifest.left_out), tuple(manifest.attributed))
+    plain = (
+        stamps,
+        tuple(manifest.left_out),
+        tuple(manifest.hidden),
+        tuple(manifest.attributed),
+    )
     with open(path + b".new", "wb") as file:
         marshal.dump(plain, file)
     os.rename(path + b".new", path)
@@ -117,9 +128,9 @@ def save_manifest(path: bytes, manifest: Manifest) -> None:
 def load_manifest(path: bytes) -> Manifest:
     """Raises OSError; ValueError, EOFError, TypeError for a file that is none."""
     with open(path, "rb") as file:
-        stamps, left_out, attributed = marshal.load(file)
+        stamps, left_out, hidden, attributed = marshal.load(file)
     stamps = {k: Stamp(*v) for k, v in stamps.items()}
-    return Manifest(stamps, frozenset(left_out), frozenset(attributed))
+    return Manifest(stamps, frozenset(left_out), frozenset(hidden), frozenset(attributed))
 
 
 def _too_large(target: bytes, more: str) -> HostUnsupported:
@@ -140,6 +151,7 @@ class _Copier:
         self._finish: list[tuple[bytes, os.stat_result, dict[str, bytes]]] = []
         self._as_root = os.geteuid() == 0
         self.left_out: set[bytes] = set()
+        self.hidden: set[bytes] = set()
         self.attributed: set[bytes] = set()
 
     def run(self, sources: tuple[int, ...]) -> None:
@@ -193,6 +205,7 @@ class _Copier:
                 raise _too_large(self._view.mount.target, f"{MOST_ENTRIES} files")
             if self._view.path(relative) in self._skip:
                 self.left_out.add(relative)
+                self.hidden.add(relative)
             elif self._entry(directory, name, relative, found):
                 inner.append((relative, found.sources))
         return inner

@@ -33,6 +33,9 @@ NOTE = (
 #: what holds secrets
 _NOT_WHOLE = (b"/dev", b"/run/secrets", b"/run/credentials", b"/run/user")
 
+#: paths of one kind, in notes
+_MOST_TOLD = 3
+
 
 def refuse_settings(settings: Settings, host: HostView, workspace: bytes) -> None:
     """What cannot be had without namespaces is refused, not left out. Raises UsageError, HostUnsupported."""
@@ -109,11 +112,12 @@ def prepare(
     return (f"not in the copy of the workspace: {', '.join(left[:3])}{more}",)
 
 
-def harvest(files: SessionFiles, stack: LayerStack, number: int) -> None:
-    """Puts what a command did to its copy into layer `number`; nothing where there is no whole copy.
+def harvest(files: SessionFiles, stack: LayerStack, number: int) -> tuple[str, ...]:
+    """Puts what a command did to its copy into layer `number`; nothing where there is no whole copy. Returns
+    what a person should know of it.
     No process of the world is left. Raises OSError, StateError."""
     if not os.path.lexists(root(files)):
-        return
+        return ()
     from substrate.world import harvest as reaping
     from substrate.world import private_copy
     from substrate.world.upper import Marks
@@ -122,12 +126,18 @@ def harvest(files: SessionFiles, stack: LayerStack, number: int) -> None:
         manifest = private_copy.load_manifest(root(files) + b"/manifest")
     except FileNotFoundError:
         manifest = None  # it was not whole: no command ran in it
+    not_taken: frozenset[bytes] = frozenset()
     if manifest is not None:
         mount = stack.mounts[0]
         upper = stack.upper(number, mount.index)
         marks = Marks(stack.xattr_prefix)
-        reaping.harvest(copy_path(files, stack), manifest, upper, marks, root(files) + b"/opened")
+        copy, opened = copy_path(files, stack), root(files) + b"/opened"
+        not_taken = reaping.harvest(copy, manifest, upper, marks, opened)
     remove(files)
+    return tuple(
+        f"{os.fsdecode(path)} is hidden from the world: what the command put in its place is dropped"
+        for path in sorted(not_taken)[:_MOST_TOLD]
+    )
 
 
 def remove(files: SessionFiles) -> None:

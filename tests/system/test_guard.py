@@ -345,6 +345,33 @@ def test_hidden_files_cannot_be_read(guarded):
     assert "names and metadata" in layers["hidden"]["why"]
 
 
+def test_hidden_files_of_the_workspace_are_not_replaced_or_removed(guarded):
+    """The command does not see them, so it can make others in their places: what comes of that is dropped."""
+    guarded.call(
+        *(
+            "bash",
+            "-c",
+            "mkdir d e f h; echo secret | tee key d/key e/key f/key h/key; echo k > d/k",
+        )
+    )
+    hide = [w for path in ("key", "d/key", "e/key", "f/key", "h") for w in ("--hide", path)]
+    line = (
+        "echo mine > key; rm -rf d; echo file > d; mv e moved; echo mine > moved/key; rm -rf f; "
+        "mkdir -p f/key; echo mine > f/key/in; echo mine > f/new; mkdir h; echo mine > h/key"
+    )
+    done = guarded.substrate("--fresh", *hide, "-c", line)
+    assert done.returncode == 0, done.stderr
+    assert (
+        b"key is hidden from the world: what the command put in its place is dropped" in done.stderr
+    )
+    assert guarded.substrate("apply", "--yes").returncode == 0
+    for path in ("key", "d/key", "e/key", "f/key", "h/key"):
+        assert (guarded.work / path).read_text() == "secret\n", path
+    assert (guarded.work / "moved" / "key").read_text() == "mine\n"
+    assert (guarded.work / "f" / "new").read_text() == "mine\n"
+    assert not (guarded.work / "d" / "k").exists()
+
+
 def test_what_guard_cannot_give_is_refused(guarded):
     for words, said in (
         (("--require", "pid"), b"pid is required"),
