@@ -36,7 +36,7 @@ def harvest(
     copy: bytes, manifest: Manifest, upper: bytes, marks: Marks, opened: bytes
 ) -> frozenset[bytes]:
     """Moves what was touched in `copy` into `upper`, a layer's for the same directory. `opened`: the path of
-    a file that goes with the copy, which need not be there. Returns what was made where something hidden is, and is
+    a file that goes with the copy, which need not be there. Returns what was made where something unseen is, and is
     not taken. Raises OSError; StateError for an entry that no command can have made."""
     with LongPaths(copy) as in_copy, LongPaths(upper) as in_upper:
         found = _Harvest(in_copy, manifest, in_upper, marks, opened)
@@ -67,7 +67,9 @@ class _Harvest:
         self._keep = _with_parents(manifest.left_out)
         self._keep -= manifest.left_out.difference(manifest.stamps)
         self._hidden = manifest.hidden
-        self._hold_hidden = _with_parents(manifest.hidden)
+        #: directories with more in them than the command saw
+        self._hold_more = _with_parents(manifest.hidden)
+        self._hold_more |= manifest.left_out.intersection(manifest.stamps)
         self.not_taken: set[bytes] = set()
         #: of directories of the upper, at the end: path, mode, times
         self._modes: list[tuple[bytes, int, os.stat_result]] = []
@@ -157,7 +159,7 @@ class _Harvest:
     def _take(self, relative: bytes, status: os.stat_result) -> None:
         """Moves a file, a link or a whole directory into the upper."""
         is_directory = status.st_mode & FORMAT == DIRECTORY
-        if relative in self._hidden or (relative in self._hold_hidden and not is_directory):
+        if relative in self._hidden or (relative in self._hold_more and not is_directory):
             self.not_taken.add(relative)
             if relative in self._stamps:
                 self._gone(relative)
@@ -212,7 +214,10 @@ class _Harvest:
                 continue
             self._have_directory(path.rpartition(b"/")[0])
             self._have_open(self._upper(path))
-            os.chmod(self._upper(path), self._stamps[path].mode & 0o7777 | 0o700)
+            before, made = self._stamps[path], os.lstat(self._upper(path))
+            if self._as_root:
+                os.chown(self._upper(path), before.uid, before.gid)
+            self._modes.append((path, before.mode & 0o7777, made))
             self._made.add(path)
             waiting += [_join(path, name) for name in self._names.get(path, ())]
 

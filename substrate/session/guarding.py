@@ -135,7 +135,7 @@ def harvest(files: SessionFiles, stack: LayerStack, number: int) -> tuple[str, .
         not_taken = reaping.harvest(copy, manifest, upper, marks, opened)
     remove(files)
     return tuple(
-        f"{os.fsdecode(path)} is hidden from the world: what the command put in its place is dropped"
+        f"{os.fsdecode(path)} is hidden from the world, or holds what it cannot see: what the command put in its place is dropped"
         for path in sorted(not_taken)[:_MOST_TOLD]
     )
 

@@ -362,7 +362,8 @@ def test_hidden_files_of_the_workspace_are_not_replaced_or_removed(guarded):
     done = guarded.substrate("--fresh", *hide, "-c", line)
     assert done.returncode == 0, done.stderr
     assert (
-        b"key is hidden from the world: what the command put in its place is dropped" in done.stderr
+        b"key is hidden from the world, or holds what it cannot see: what the command put in its place is dropped"
+        in done.stderr
     )
     assert guarded.substrate("apply", "--yes").returncode == 0
     for path in ("key", "d/key", "e/key", "f/key", "h/key"):
@@ -370,6 +371,18 @@ def test_hidden_files_of_the_workspace_are_not_replaced_or_removed(guarded):
     assert (guarded.work / "moved" / "key").read_text() == "mine\n"
     assert (guarded.work / "f" / "new").read_text() == "mine\n"
     assert not (guarded.work / "d" / "k").exists()
+
+
+def test_a_directory_that_could_not_be_read_is_not_replaced(guard_user):
+    """Its copy is empty, so that the command can remove it."""
+    guard_user.forget()
+    guard_user.call("bash", "-c", "mkdir d e; echo one | tee d/f > e/f; chmod 0 d e")
+    done = guard_user.substrate("-c", "rmdir d e; echo two > d")
+    assert done.returncode == 0, done.stderr
+    assert b"d is hidden from the world, or holds what it cannot see" in done.stderr
+    assert guard_user.substrate("diff").stdout == b""
+    done = guard_user.call("bash", "-c", "chmod 700 d e; cat d/f e/f")
+    assert done.stdout == b"one\none\n"
 
 
 def test_what_guard_cannot_give_is_refused(guarded):
