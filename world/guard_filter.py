@@ -55,6 +55,7 @@ _REQUESTS: Final[dict[int, tuple[int, ...]]] = {
     0x94: (0x40049409, 0x4020940D, 0xC0189436),  # FICLONE, FICLONERANGE, FIDEDUPERANGE
     0xF5: (),
 }
+_PRIO_USER, _IOPRIO_WHO_USER = 2, 3  # <linux/resource.h>, <linux/ioprio.h>
 _TERMINALS: Final = (seccomp.TIOCSTI, seccomp.TIOCLINUX, seccomp.TIOCCONS, seccomp.TIOCSETD)
 #: options by which a socket chooses its way (IP_OPTIONS; IPV6_2292PKTOPTIONS, _2292RTHDR, _RTHDR), or
 #: takes a part in what comes to a port of somebody else's (SO_REUSEPORT)
@@ -80,7 +81,8 @@ def build_hardening(
         ),
     )
     more["ioctl"] = _ioctl()
-    more["setpriority"] = more["ioprio_set"] = _own_only(1)
+    more["setpriority"] = _own_only(_PRIO_USER)
+    more["ioprio_set"] = _own_only(_IOPRIO_WHO_USER)
     core = argument(1, when((seccomp.RLIMIT_CORE,), seccomp.core_limit(), allow()))
     more["prlimit64"] = argument(0, when((0,), core, error(errno.EPERM)))
     more["setsockopt"] = _setsockopt()
@@ -141,9 +143,11 @@ def _ioctl() -> Chunk:
     return argument(1, when(_TERMINALS, error(errno.EPERM), otherwise))
 
 
-def _own_only(index: int) -> Chunk:
-    """Of the caller itself, and of nobody by number."""
-    return argument(index, when((0,), allow(), error(errno.EPERM)))
+def _own_only(user: int) -> Chunk:
+    """Of the caller itself or its group (0), and of nobody by number. `user`: the word for all processes of
+    a user, where 0 is the caller's own, on all of the host."""
+    refused = error(errno.EPERM)
+    return argument(0, when((user,), refused, argument(1, when((0,), allow(), refused))))
 
 
 def _setsockopt() -> Chunk:

@@ -5,8 +5,10 @@ whose stamp is the one that was taken is as it was copied; everything else is mo
 whether it is a change at all is diff's question. A name that is gone becomes a whiteout (a character
 device 0:0, which the kernel lets everybody make); a directory that was replaced gets whiteouts for
 what is no longer in it, so that no mark is needed but those. Nobody writes to the copy any more.
-Invariants: no symlink is followed; an attribute that reads as an overlay's mark is data of the world's
-and is escaped; a harvest that was cut short can be done again.
+A directory whose mode keeps us out is opened, and stays so: the copy goes afterwards; which mode it had is
+written down first. Invariants: no symlink is followed; an attribute that reads as an overlay's mark is data
+of the world's and is escaped; what was hidden from the command is neither replaced nor removed by it; a
+harvest that was cut short can be done again.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import stat
 from substrate.errors import StateError
 from substrate.world.beneath import READ
 from substrate.world.image import Budget, copy_content
+from substrate.world.long_paths import LongPaths
 from substrate.world.private_copy import Manifest, list_entries, stamp_of
 from substrate.world.upper import DIRECTORY, FIFO, FORMAT, REGULAR, SYMLINK, Marks
 
@@ -29,29 +32,47 @@ _NO_LIMIT: Final = 1 << 62
 _KNOWN: Final = (DIRECTORY, REGULAR, SYMLINK, FIFO)
 
 
-def harvest(copy: bytes, manifest: Manifest, upper: bytes, marks: Marks) -> None:
-    """Moves what was touched in `copy` into `upper`, a layer's for the same directory. Raises OSError;
-    StateError for an entry that no command can have made."""
-    _Harvest(copy, manifest, upper, marks).run()
+def harvest(
+    copy: bytes, manifest: Manifest, upper: bytes, marks: Marks, opened: bytes
+) -> frozenset[bytes]:
+    """Moves what was touched in `copy` into `upper`, a layer's for the same directory. `opened`: the path of
+    a file that goes with the copy, which need not be there. Returns what was made where something unseen is, and is
+    not taken. Raises OSError; StateError for an entry that no command can have made."""
+    with LongPaths(copy) as in_copy, LongPaths(upper) as in_upper:
+        found = _Harvest(in_copy, manifest, in_upper, marks, opened)
+        found.run()
+    return frozenset(found.not_taken)
 
 
 class _Harvest:
-    def __init__(self, copy: bytes, manifest: Manifest, upper: bytes, marks: Marks) -> None:
+    def __init__(
+        self,
+        copy: LongPaths,
+        manifest: Manifest,
+        upper: LongPaths,
+        marks: Marks,
+        opened: bytes,
+    ) -> None:
         self._copy, self._upper, self._marks = copy, upper, marks
-        self._stamps, self._left_out = manifest.stamps, manifest.left_out
+        self._as_root = os.geteuid() == 0
+        self._opened = opened
+        self._modes_before = _read_opened(opened)
+        self._stamps, self._attributed = manifest.stamps, manifest.attributed
         self._names: dict[bytes, list[bytes]] = {}  # what was in each directory
         for path in manifest.stamps:
             if path:
                 parent, _, name = path.rpartition(b"/")
                 self._names.setdefault(parent, []).append(name)
-        #: directories that hold what was left out
-        self._keep: set[bytes] = set()
-        for path in manifest.left_out:
-            while path := path.rpartition(b"/")[0]:
-                self._keep.add(path)
-        self._modes: list[
-            tuple[bytes, os.stat_result]
-        ] = []  # of directories of the upper, at the end
+        #: directories that are left out, or hold what was
+        self._keep = _with_parents(manifest.left_out)
+        self._keep -= manifest.left_out.difference(manifest.stamps)
+        self._hidden = manifest.hidden
+        #: directories with more in them than the command saw
+        self._hold_more = _with_parents(manifest.hidden)
+        self._hold_more |= manifest.left_out.intersection(manifest.stamps)
+        self.not_taken: set[bytes] = set()
+        #: of directories of the upper, at the end: path, mode, times
+        self._modes: list[tuple[bytes, int, os.stat_result]] = []
         self._made: set[bytes] = {b""}
         self._linked: dict[tuple[int, int], bytes] = {}
 
@@ -60,26 +81,52 @@ class _Harvest:
         self._root()
         while waiting:
             waiting += self._directory(waiting.pop())
-        for path, status in reversed(self._modes):
-            os.chmod(path, status.st_mode & 0o7777)
-            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        for path, mode, status in reversed(self._modes):  # deepest first
+            os.chmod(self._upper(path), mode)
+            os.utime(self._upper(path), ns=(status.st_atime_ns, status.st_mtime_ns))
 
     def _root(self) -> None:
         """The root of a layer has the mode and attributes of the merged directory (layers.py)."""
-        status = os.lstat(self._copy)
-        if status.st_mode != self._stamps[b""].mode:
-            os.chmod(self._upper, status.st_mode & 0o7777)
-        if status.st_mode & 0o700 != 0o700 and os.geteuid() != 0:
-            os.chmod(self._copy, status.st_mode & 0o7777 | 0o700)
-        upper = os.lstat(self._upper)
-        if upper.st_mode & 0o700 != 0o700 and os.geteuid() != 0:
-            os.chmod(self._upper, 0o700)
-            self._modes.append((self._upper, upper))
+        status = os.lstat(self._copy(b""))
+        mode = self._mode(b"", status)
+        upper = os.lstat(self._upper(b""))
+        self._open_source(b"", status)
+        if mode != self._stamps[b""].mode or not self._is_open(mode):
+            os.chmod(self._upper(b""), mode & 0o7777 | 0o700)
+            self._modes.append((b"", mode & 0o7777, upper))
+
+    # --- directories that their mode closes to us
+
+    def _is_open(self, mode: int) -> bool:
+        return self._as_root or mode & 0o700 == 0o700
+
+    def _mode(self, relative: bytes, status: os.stat_result) -> int:
+        """What the command left, with its type."""
+        return self._modes_before.get(relative, status.st_mode)
+
+    def _open_source(self, relative: bytes, status: os.stat_result) -> None:
+        if self._is_open(status.st_mode):
+            return
+        if relative not in self._modes_before:
+            self._modes_before[relative] = status.st_mode
+            with open(self._opened, "ab") as file:
+                file.write(b"%d %s\0" % (status.st_mode, relative))
+        os.chmod(self._copy(relative), status.st_mode & 0o7777 | 0o700)
+
+    def _have_open(self, target: bytes) -> None:
+        """A directory in the upper, new or of a harvest that was cut short."""
+        if not os.path.isdir(target):
+            os.mkdir(target, 0o700)
+        elif not self._as_root:
+            os.chmod(target, 0o700)
+
+    # --- what was touched
 
     def _directory(self, relative: bytes) -> list[bytes]:
         """One directory that was copied and is still there; those in it that are, too."""
-        path = self._path(self._copy, relative)
-        now = dict(list_entries(path, stamp_of(os.lstat(path))))
+        path = self._copy(relative)
+        self._open_source(relative, os.lstat(path))
+        now = dict(list_entries(path))
         for name in self._names.get(relative, ()):
             if name not in now:
                 self._gone(_join(relative, name))
@@ -103,16 +150,24 @@ class _Harvest:
     def _note_directory(self, relative: bytes, status: os.stat_result) -> None:
         """A directory of which mode, owner or attributes may be others, or just its entries."""
         before = self._stamps[relative]
-        same = (status.st_mode, status.st_uid, status.st_gid) == before[1:4]
-        if not same or os.listxattr(self._path(self._copy, relative)):
+        self._open_source(relative, status)
+        mode = self._mode(relative, status)
+        same = (mode, status.st_uid, status.st_gid) == before[1:4]
+        if not same or relative in self._attributed or os.listxattr(self._copy(relative)):
             self._have_directory(relative)
 
     def _take(self, relative: bytes, status: os.stat_result) -> None:
         """Moves a file, a link or a whole directory into the upper."""
+        is_directory = status.st_mode & FORMAT == DIRECTORY
+        if relative in self._hidden or (relative in self._hold_more and not is_directory):
+            self.not_taken.add(relative)
+            if relative in self._stamps:
+                self._gone(relative)
+            return
         self._have_directory(relative.rpartition(b"/")[0])
-        source, target = self._path(self._copy, relative), self._path(self._upper, relative)
+        source, target = self._copy(relative), self._upper(relative)
         self._remove_leftover(target)
-        if status.st_mode & FORMAT == DIRECTORY:
+        if is_directory:
             self._take_tree(relative, status)
             return
         self._escape_marks(source, status)
@@ -129,24 +184,22 @@ class _Harvest:
         waiting = [(relative, status)]
         while waiting:
             inside, at_status = waiting.pop()
-            source, target = self._path(self._copy, inside), self._path(self._upper, inside)
-            if not os.path.isdir(target):
-                os.mkdir(target, 0o700)
+            source, target = self._copy(inside), self._upper(inside)
+            self._have_open(target)
             self._made.add(inside)
+            self._open_source(inside, at_status)
             self._attributes(source, target, at_status)
-            self._modes.append((target, at_status))
-            if at_status.st_mode & 0o700 != 0o700 and os.geteuid() != 0:
-                os.chmod(source, at_status.st_mode & 0o7777 | 0o700)
-            entries = dict(list_entries(source, stamp_of(os.lstat(source))))
+            self._modes.append((inside, self._mode(inside, at_status) & 0o7777, at_status))
+            entries = dict(list_entries(source))
             for name in self._names.get(inside, ()):
                 if name not in entries:
                     self._gone(_join(inside, name))
             for name, inner in entries.items():
                 path = _join(inside, name)
-                if inner.st_mode & FORMAT == DIRECTORY:
+                if inner.st_mode & FORMAT == DIRECTORY and path not in self._hidden:
                     before = self._stamps.get(path)
                     if before is not None and before.mode & FORMAT != DIRECTORY:
-                        self._remove_leftover(self._path(self._upper, path))
+                        self._remove_leftover(self._upper(path))
                     waiting.append((path, inner))
                 elif inner.st_mode & FORMAT in _KNOWN:
                     self._take(path, inner)
@@ -160,20 +213,23 @@ class _Harvest:
                 self._white_out(path)
                 continue
             self._have_directory(path.rpartition(b"/")[0])
-            target = self._path(self._upper, path)
-            if not os.path.isdir(target):
-                os.mkdir(target, self._stamps[path].mode & 0o7777 | 0o700)
+            self._have_open(self._upper(path))
+            before, made = self._stamps[path], os.lstat(self._upper(path))
+            if self._as_root:
+                os.chown(self._upper(path), before.uid, before.gid)
+            self._modes.append((path, before.mode & 0o7777, made))
             self._made.add(path)
             waiting += [_join(path, name) for name in self._names.get(path, ())]
 
     def _white_out(self, relative: bytes) -> None:
         self._have_directory(relative.rpartition(b"/")[0])
-        target = self._path(self._upper, relative)
+        target = self._upper(relative)
         try:
             os.mknod(target, stat.S_IFCHR | 0o000, os.makedev(0, 0))
         except FileExistsError:
-            if os.lstat(target).st_rdev != 0 or not stat.S_ISCHR(os.lstat(target).st_mode):
+            if os.path.isdir(target):
                 raise
+            # of a harvest that was cut short: made there, or the entry itself, which was moved
 
     def _have_directory(self, relative: bytes) -> None:
         """Has a directory in the upper like the copy's, for what is in it."""
@@ -182,17 +238,16 @@ class _Harvest:
             missing.append(relative)
             relative = relative.rpartition(b"/")[0]
         for inside in reversed(missing):
-            target = self._path(self._upper, inside)
-            if not os.path.isdir(target):
-                os.mkdir(target, 0o700)
-            source = self._path(self._copy, inside)
+            source, target = self._copy(inside), self._upper(inside)
+            self._have_open(target)
             status = os.lstat(source)
+            self._open_source(inside, status)
             self._attributes(source, target, status)
-            self._modes.append((target, status))
+            self._modes.append((inside, self._mode(inside, status) & 0o7777, status))
             self._made.add(inside)
 
     def _attributes(self, source: bytes, target: bytes, status: os.stat_result) -> None:
-        if os.geteuid() == 0:
+        if self._as_root:
             os.chown(target, status.st_uid, status.st_gid, follow_symlinks=False)
         for name in os.listxattr(source, follow_symlinks=False):
             kept = self._marks.escape(name) if name.startswith(self._marks.own) else name
@@ -220,7 +275,7 @@ class _Harvest:
         elif kind == FIFO:
             os.mkfifo(target, 0o600)
         else:
-            if status.st_mode & 0o400 == 0 and os.geteuid() != 0:
+            if status.st_mode & 0o400 == 0 and not self._as_root:
                 os.chmod(source, 0o600)
             source_fd = os.open(source, READ)
             target_fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -240,9 +295,25 @@ class _Harvest:
         if os.path.lexists(target) and not os.path.isdir(target):
             os.unlink(target)
 
-    @staticmethod
-    def _path(root: bytes, relative: bytes) -> bytes:
-        return root + b"/" + relative if relative else root
+
+def _read_opened(path: bytes) -> dict[bytes, int]:
+    """Modes by path, of a harvest that was cut short; of a line that it did not end, nothing: that
+    directory was not opened."""
+    try:
+        with open(path, "rb") as file:
+            *lines, _ = file.read().split(b"\0")
+    except FileNotFoundError:
+        return {}
+    return {path: int(mode) for mode, _, path in (line.partition(b" ") for line in lines)}
+
+
+def _with_parents(paths: frozenset[bytes]) -> set[bytes]:
+    found = set()
+    for path in paths:
+        while path and path not in found:
+            found.add(path)
+            path = path.rpartition(b"/")[0]
+    return found
 
 
 def _join(parent: bytes, name: bytes) -> bytes:

@@ -21,6 +21,7 @@ import os
 import select
 
 from substrate.world import command, limits, linux, seccomp, trampoline, wire
+from substrate.world.descendants import descendants_of
 from substrate.world.egress import listeners
 from substrate.world.spec import NAMESPACED
 
@@ -362,18 +363,7 @@ def _others() -> list[int]:
     me = os.getpid()
     if me == 1:
         return [int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1"]
-    found: list[int] = []
-    waiting = [me]
-    while waiting:
-        pid = waiting.pop()
-        try:
-            with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
-                children = [int(word) for word in file.read().split()]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        found += children
-        waiting += children
-    return found
+    return descendants_of(me)
 
 
 def _name(pid: int) -> bytes:

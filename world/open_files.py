@@ -15,30 +15,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from substrate.world import linux
 
-_MOST_PROCESSES = 100_000
 _TRIES, _PAUSE_S = 5, 0.002
-
-
-def processes_of(holder: int) -> list[int]:
-    """The processes of a world but its first one, as the host numbers them: all descendants of the
-    holder, since who loses its parent becomes the holder's child."""
-    found: list[int] = []
-    waiting = [holder]
-    while waiting and len(found) < _MOST_PROCESSES:
-        pid = waiting.pop()
-        try:
-            tasks = os.listdir(f"/proc/{pid}/task")
-        except FileNotFoundError:
-            continue
-        for task in tasks:
-            try:
-                with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
-                    children = [int(word) for word in file.read().split()]
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            found += children
-            waiting += children
-    return found
 
 
 def number_inside(pid: int) -> int:

@@ -21,6 +21,7 @@ from substrate.errors import HostUnsupported, StateError
 from substrate.world.beneath import READ
 from substrate.world.clock import latest_ns
 from substrate.world.image import Budget, TooLarge, copy_content
+from substrate.world.long_paths import LongPaths
 from substrate.world.upper import (
     DIRECTORY,
     FIFO,
@@ -65,10 +66,13 @@ class Stamp(NamedTuple):
 
 class Manifest(NamedTuple):
     """`stamps`: by the path in the copy, b"" is its root. `left_out`: what is there and was not
-    copied: hidden, unreadable, a device, a socket, another mount."""
+    copied: hidden, unreadable, a device, a socket, another mount. `hidden`: those of them
+    that the world is not to see. `attributed`: directories that had attributes."""
 
     stamps: dict[bytes, Stamp]
     left_out: frozenset[bytes]
+    hidden: frozenset[bytes]
+    attributed: frozenset[bytes]
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
@@ -89,21 +93,33 @@ def make_copy(
     `directory`, which must not be there. `skip`: absolute paths that are left out with all that is
     in them. Raises OSError; HostUnsupported for more than can be copied."""
     view = MountView(stack, mount)
-    try:
-        copier = _Copier(view, directory, frozenset(skip))
-        copier.run((*stack.sources(numbers), HOST))
-    except TooLarge:
-        raise _too_large(mount.target, f"{MOST_BYTES >> 30} GiB") from None
-    finally:
-        view.close()
-    stamps = _stamps(directory)
+    with LongPaths(directory) as place:
+        try:
+            copier = _Copier(view, place, frozenset(skip))
+            copier.run((*stack.sources(numbers), HOST))
+        except TooLarge:
+            raise _too_large(mount.target, f"{MOST_BYTES >> 30} GiB") from None
+        finally:
+            view.close()
+        stamps = _stamps(place)
     _wait_for_clock(max(stamp.ctime_ns for stamp in stamps.values()))
-    return Manifest(stamps, frozenset(copier.left_out))
+    return Manifest(
+        stamps,
+        left_out=frozenset(copier.left_out),
+        hidden=frozenset(copier.hidden),
+        attributed=frozenset(copier.attributed),
+    )
 
 
 def save_manifest(path: bytes, manifest: Manifest) -> None:
     """Beside the copy, for whoever finds it when we were killed. Raises OSError."""
-    plain = ({k: tuple(v) for k, v in manifest.stamps.items()}, tuple(manifest.left_out))
+    stamps = {k: tuple(v) for k, v in manifest.stamps.items()}
+    plain = (
+        stamps,
+        tuple(manifest.left_out),
+        tuple(manifest.hidden),
+        tuple(manifest.attributed),
+    )
     with open(path + b".new", "wb") as file:
         marshal.dump(plain, file)
     os.rename(path + b".new", path)
@@ -112,8 +128,9 @@ def save_manifest(path: bytes, manifest: Manifest) -> None:
 def load_manifest(path: bytes) -> Manifest:
     """Raises OSError; ValueError, EOFError, TypeError for a file that is none."""
     with open(path, "rb") as file:
-        stamps, left_out = marshal.load(file)
-    return Manifest({k: Stamp(*v) for k, v in stamps.items()}, frozenset(left_out))
+        stamps, left_out, hidden, attributed = marshal.load(file)
+    stamps = {k: Stamp(*v) for k, v in stamps.items()}
+    return Manifest(stamps, frozenset(left_out), frozenset(hidden), frozenset(attributed))
 
 
 def _too_large(target: bytes, more: str) -> HostUnsupported:
@@ -126,17 +143,19 @@ def _too_large(target: bytes, more: str) -> HostUnsupported:
 
 
 class _Copier:
-    def __init__(self, view: MountView, directory: bytes, skip: frozenset[bytes]) -> None:
-        self._view, self._to, self._skip = view, directory, skip
+    def __init__(self, view: MountView, to: LongPaths, skip: frozenset[bytes]) -> None:
+        self._view, self._to, self._skip = view, to, skip
         self._budget = Budget(MOST_BYTES)
         self._count = 0
         self._links: dict[tuple[int, int, int], bytes] = {}
         self._finish: list[tuple[bytes, os.stat_result, dict[str, bytes]]] = []
         self._as_root = os.geteuid() == 0
         self.left_out: set[bytes] = set()
+        self.hidden: set[bytes] = set()
+        self.attributed: set[bytes] = set()
 
     def run(self, sources: tuple[int, ...]) -> None:
-        os.mkdir(self._to, 0o700)
+        os.mkdir(self._to(b""), 0o700)
         there = tuple(s for s in sources if s == HOST or self._has_root(s))
         waiting: list[tuple[bytes, tuple[int, ...]]] = [(b"", there)]
         while waiting:
@@ -151,7 +170,9 @@ class _Copier:
             finally:
                 directory.close()
         for path, status, attributes in reversed(self._finish):  # deepest first
-            self._give(path, status, attributes)
+            self._give(self._to(path), status, attributes)
+            if attributes:
+                self.attributed.add(path)
 
     def _has_root(self, source: int) -> bool:
         try:
@@ -171,7 +192,7 @@ class _Copier:
                 self.left_out.add(directory.relative)
         if not directory.relative:
             fd = directory.fds[sources[0]]
-            self._finish.append((self._to, os.fstat(fd), self._attributes(fd, ".", sources[0])))
+            self._finish.append((b"", os.fstat(fd), self._attributes(fd, ".", sources[0])))
         inner = []
         for name in sorted(names):
             found, _ = directory.look_up(name, sources)
@@ -184,20 +205,21 @@ class _Copier:
                 raise _too_large(self._view.mount.target, f"{MOST_ENTRIES} files")
             if self._view.path(relative) in self._skip:
                 self.left_out.add(relative)
+                self.hidden.add(relative)
             elif self._entry(directory, name, relative, found):
                 inner.append((relative, found.sources))
         return inner
 
     def _entry(self, directory: DirectoryView, name: str, relative: bytes, found: Found) -> bool:
         """Copies one entry; whether it is a directory, whose entries come later."""
-        path = self._to + b"/" + relative
+        path = self._to(relative)
         kind = found.status.st_mode & FORMAT
         fd = directory.fds[found.source]
         try:
             if kind == DIRECTORY:
                 os.mkdir(path, 0o700)
                 attributes = self._attributes(fd, name, found.source)
-                self._finish.append((path, found.status, attributes))
+                self._finish.append((relative, found.status, attributes))
                 return True
             if self._linked(path, found):
                 return False
@@ -219,7 +241,7 @@ class _Copier:
                 os.unlink(path)
             return False
         if found.status.st_nlink > 1:
-            self._links[found.source, found.status.st_dev, found.status.st_ino] = path
+            self._links[found.source, found.status.st_dev, found.status.st_ino] = relative
         return False
 
     def _linked(self, path: bytes, found: Found) -> bool:
@@ -227,7 +249,7 @@ class _Copier:
         if first is None or found.status.st_nlink < 2:
             return False
         try:
-            os.link(first, path, follow_symlinks=False)
+            os.link(self._to(first), path, follow_symlinks=False)
         except OSError as error:
             if error.errno not in _CANNOT_LINK:
                 raise
@@ -284,35 +306,32 @@ class _Copier:
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
 
 
-def _stamps(directory: bytes) -> dict[bytes, Stamp]:
-    """Of every entry below, and of the directory itself as b"". What a mode closes to us was closed
-    to the copier as well, but for what it closed last: its entries are looked at through it."""
-    stamps = {b"": stamp_of(os.lstat(directory))}
-    waiting = [b""]
+def _stamps(place: LongPaths) -> dict[bytes, Stamp]:
+    """Of every entry below, and of the directory itself as b"". What a mode closes to us is open while we
+    look."""
+    stamps = {b"": stamp_of(os.lstat(place(b"")))}
+    waiting, opened = [b""], []
     while waiting:
         relative = waiting.pop()
-        path = directory + b"/" + relative if relative else directory
-        for name, status in list_entries(path, stamps[relative]):
+        mode = stamps[relative].mode
+        if mode & 0o700 != 0o700 and os.geteuid() != 0:
+            os.chmod(place(relative), mode & 0o7777 | 0o700)
+            opened.append(relative)
+        for name, status in list_entries(place(relative)):
             inner = relative + b"/" + name if relative else name
             stamps[inner] = stamp_of(status)
             if status.st_mode & FORMAT == DIRECTORY:
                 waiting.append(inner)
-        if stamps[relative].mode & 0o700 != 0o700 and os.geteuid() != 0:
-            stamps[relative] = stamp_of(os.lstat(path))  # it was opened and shut: another ctime
+    for relative in reversed(opened):  # deepest first
+        os.chmod(place(relative), stamps[relative].mode & 0o7777)
+        stamps[relative] = stamp_of(os.lstat(place(relative)))  # it has another ctime now
     return stamps
 
 
-def list_entries(path: bytes, stamp: Stamp) -> list[tuple[bytes, os.stat_result]]:
-    """(name, status) of what is in a directory of ours, whatever its mode. Raises OSError."""
-    closed = stamp.mode & 0o700 != 0o700 and os.geteuid() != 0
-    if closed:
-        os.chmod(path, stamp.mode & 0o7777 | 0o700)
-    try:
-        with os.scandir(path) as entries:
-            return [(os.fsencode(e.name), e.stat(follow_symlinks=False)) for e in entries]
-    finally:
-        if closed:
-            os.chmod(path, stamp.mode & 0o7777)
+def list_entries(path: bytes) -> list[tuple[bytes, os.stat_result]]:
+    """(name, status) of what is in a directory that is open to us. Raises OSError."""
+    with os.scandir(path) as entries:
+        return [(os.fsencode(e.name), e.stat(follow_symlinks=False)) for e in entries]
 
 
 def _wait_for_clock(newest_ns: int) -> None:

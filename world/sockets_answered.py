@@ -7,12 +7,12 @@ ours: it is known to be TCP, whatever another thread does meanwhile, and nothing
 process (pidfd_getfd(2) is refused in many containers). Where it leads is not decided here: its own port
 and the destination are told to the world's way out (egress/guide.py) first, whose answer says to which
 of its listeners on the loopback the socket is connected; a listener takes nobody whose port was not
-told. A bind is one to the loopback, as a world's is; a port that the world listens at, and has open
-still, is connected to without asking.
+told. A bind is one to the loopback, as a world's is; an address at which the world listens, and
+which it has open still, is connected to without asking.
 
 Invariants: a socket that is not ours is not connected, bound or listened with (EISCONN, EOPNOTSUPP); each
-is connected to a listener of the way out or of the world itself, and nowhere else; without the way out
-every connection fails (ENETUNREACH). Sources: seccomp_unotify(2), ip(7), tcp(7), proc(5).
+is connected to a listener of the way out or of the world itself, at the very address where that listens,
+and nowhere else; without the way out every connection fails (ENETUNREACH). Sources: seccomp_unotify(2), ip(7), tcp(7), proc(5).
 """
 
 from __future__ import annotations
@@ -175,17 +175,20 @@ class Sockets:
 
     def _listen(self, inode: int, backlog: int) -> None:
         kept = self._own(inode, errno.EOPNOTSUPP)
+        if kept.busy:
+            raise OSError(errno.EINVAL, "it is being connected")
         if kept.socket.getsockname()[1] == 0:
             kept.socket.bind((render(kept.family, b""), 0))
         kept.socket.listen(max(backlog, 0))
         kept.listens = True
 
-    def _is_own_port(self, address: bytes, port: int) -> bool:
-        """Whether the world listens there, and some process of it has that open still."""
+    def _is_own_server(self, address: bytes, port: int) -> bool:
+        """Whether the world listens at just this address, and some process of it has that open still.
+        Beside it, at another of 127.0.0.0/8, may be a server of the host's."""
         for inode, kept in list(self._kept.items()):
-            if kept.listens and kept.socket.getsockname()[1] == port:
-                if _family_of(kept) != len(address):
-                    continue
+            if kept.listens and _place_of(kept) == (address, port):
+                if not kept.socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN):
+                    continue  # shut down: the port is the world's, and does not stay so
                 if any(inode in _sockets_of(pid) for pid in self._processes()):
                     return True
                 self._let_go(inode)
@@ -212,7 +215,7 @@ class Sockets:
             address = _LOOPBACK4 if len(address) == 4 else _LOOPBACK6
         if port == 0:
             raise OSError(errno.ECONNREFUSED, "no port")
-        if _is_loopback(address) and self._is_own_port(address, port):
+        if _is_loopback(address) and self._is_own_server(address, port):
             self._go(listener, call, inode, render(kept.family, address), port)
             return
         self._ask(listener, call, inode, (address, port), mapped=mapped)
@@ -338,11 +341,11 @@ def _bind_alone(socket: _socket.socket, address: str) -> None:
         socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
 
 
-def _family_of(kept: _Kept) -> int:
-    """How long an address has to be for the socket: one that is bound to a mapped one takes IPv4."""
-    if kept.family == _socket.AF_INET or kept.socket.getsockname()[0].startswith("::ffff:"):
-        return 4
-    return 16
+def _place_of(kept: _Kept) -> tuple[bytes, int]:
+    """The address and port at which a socket is bound: one that is bound to a mapped one takes IPv4."""
+    text, port = kept.socket.getsockname()[:2]
+    address = _socket.inet_pton(kept.family, text)
+    return address.removeprefix(_MAPPED), port
 
 
 def _from(family: int, target: bytes) -> str:

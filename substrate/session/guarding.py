@@ -2,7 +2,7 @@
 
 Before the command: a private copy of the workspace, a directory for temporary files, the list of what
 may be read. After it: what the copy came to goes into the command's layer, and the copy goes. On disk:
-`<world>/guard/` holds `copy/<name>` with the workspace, `tmp`, and `manifest`, and is there only while a
+`<world>/guard/` holds `copy/<name>` with the workspace, `tmp`, `manifest` and perhaps `opened` (harvest.py), and is there only while a
 command runs; one that a killed supervisor left is harvested by the next. Invariant: a layer is complete
 before anybody looks at it. Spec: world.md §1.
 """
@@ -32,6 +32,9 @@ NOTE = (
 #: what every other world makes itself: of /dev some devices are granted (landlock.py), of /run all but
 #: what holds secrets
 _NOT_WHOLE = (b"/dev", b"/run/secrets", b"/run/credentials", b"/run/user")
+
+#: paths of one kind, in notes
+_MOST_TOLD = 3
 
 
 def refuse_settings(settings: Settings, host: HostView, workspace: bytes) -> None:
@@ -109,11 +112,12 @@ def prepare(
     return (f"not in the copy of the workspace: {', '.join(left[:3])}{more}",)
 
 
-def harvest(files: SessionFiles, stack: LayerStack, number: int) -> None:
-    """Puts what a command did to its copy into layer `number`; nothing where there is no whole copy.
+def harvest(files: SessionFiles, stack: LayerStack, number: int) -> tuple[str, ...]:
+    """Puts what a command did to its copy into layer `number`; nothing where there is no whole copy. Returns
+    what a person should know of it.
     No process of the world is left. Raises OSError, StateError."""
     if not os.path.lexists(root(files)):
-        return
+        return ()
     from substrate.world import harvest as reaping
     from substrate.world import private_copy
     from substrate.world.upper import Marks
@@ -122,11 +126,18 @@ def harvest(files: SessionFiles, stack: LayerStack, number: int) -> None:
         manifest = private_copy.load_manifest(root(files) + b"/manifest")
     except FileNotFoundError:
         manifest = None  # it was not whole: no command ran in it
+    not_taken: frozenset[bytes] = frozenset()
     if manifest is not None:
         mount = stack.mounts[0]
         upper = stack.upper(number, mount.index)
-        reaping.harvest(copy_path(files, stack), manifest, upper, Marks(stack.xattr_prefix))
+        marks = Marks(stack.xattr_prefix)
+        copy, opened = copy_path(files, stack), root(files) + b"/opened"
+        not_taken = reaping.harvest(copy, manifest, upper, marks, opened)
     remove(files)
+    return tuple(
+        f"{os.fsdecode(path)} is hidden from the world, or holds what it cannot see: what the command put in its place is dropped"
+        for path in sorted(not_taken)[:_MOST_TOLD]
+    )
 
 
 def remove(files: SessionFiles) -> None:

@@ -30,10 +30,11 @@ from substrate.values import replace
 from substrate.world import layers, preimages, soft
 from substrate.world.change import Change, summary
 from substrate.world.dependence import touched
+from substrate.world.descendants import descendants_of
 from substrate.world.diff import diff_pending
 from substrate.world.handle import World
 from substrate.world.layers import LayerStack
-from substrate.world.open_files import OpenFiles, processes_of
+from substrate.world.open_files import OpenFiles
 from substrate.world.plan import Plan
 from substrate.world.resolve import OnConflict
 from substrate.world.review import hard_linked, review_plan
@@ -226,7 +227,7 @@ def undo_living(
         targets = {m.target: merged[m.index] for m in stack.mounts if m.index in merged}
 
         def held_by(paths: Sequence[bytes]) -> Mapping[bytes, str]:
-            files = OpenFiles(processes_of(world.holder_pid), world.idle)
+            files = OpenFiles(descendants_of(world.holder_pid), world.idle)
             return files.held_by(targets, paths)
 
         done = undo_in_world(stack, choice, merged, held_by=held_by)

@@ -633,7 +633,9 @@ class _OneShot:
             from substrate.session import guarding
 
             self._wait_gone()
-            guarding.harvest(self.files, self.stack, self.layer)
+            for dropped in guarding.harvest(self.files, self.stack, self.layer):
+                if self.warn is not None:
+                    self.warn(f"substrate: {dropped}")
         events: list[Event] = []
         changes: list[Change] = []
         counts: DiffCounts | None = None

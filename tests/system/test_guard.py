@@ -108,6 +108,53 @@ def test_undo_and_discard(guarded):
     assert not list(guarded.state.glob("sessions/*/world/guard"))
 
 
+_CLOSED = (
+    "echo x >> p/f; echo y >> p/q/g; chmod 0 p; echo z >> r/f; chmod 555 r",
+    "chmod 700 p; rm p/f; chmod 300 p/q; chmod 0 p",
+    "echo x >> s/f; mkdir -p n/m; echo n > n/m/f; chmod 0 n/m; chmod 444 n",
+    f'mkdir d; {PYTHON} -c \'import os; os.setxattr("d", "user.x", b"y")\'; chmod 0 d',
+)
+
+
+def test_what_modes_close_is_kept(make_caller):
+    """Directories that their user cannot enter, list or write to, before and after; as an overlay's."""
+    results = []
+    for backend in ("ns-user", "guard"):
+        caller = make_caller(backend, rootless=True)
+        caller.call(
+            *("bash", "-c", "mkdir -p p/q r s; echo a | tee p/f p/q/g r/f > s/f; chmod 555 s")
+        )
+        for step in _CLOSED:
+            done = caller.substrate("-c", step)
+            assert done.returncode == 0, (backend, step, done.stderr)
+        seen = caller.substrate(
+            "-c", "stat -c '%n %a' *; cat r/f s/f; chmod -R u+rwx .; find . | sort"
+        )
+        assert seen.returncode == 0, (backend, seen.stderr)
+        assert caller.substrate("undo").returncode == 0
+        results.append((seen.stdout, _diff(caller)))
+        assert caller.substrate("discard", "--yes").returncode == 0
+    assert results[1] == results[0]
+    assert b"p 0" in results[0][0] and results[0][1]
+
+
+def test_paths_that_are_too_long_for_a_call(guarded):
+    """Made by steps, each of them short: they are in the layer, and in the next copy."""
+    program = (
+        "import os\n"
+        "for _ in range(60):\n    os.mkdir('d' * 100); os.chdir('d' * 100)\n"
+        "open('f', 'w').write('deep'); os.link('f', 'g'); os.symlink('f', 'h')\n"
+    )
+    done = guarded.substrate("-c", f'{PYTHON} -I -S -c "{program}"')
+    assert done.returncode == 0, done.stderr
+    inside = "for _ in $(seq 60); do cd -P d*; done; cat h; rm g; echo er >> f"
+    done = guarded.substrate("-c", inside)
+    assert (done.returncode, done.stdout) == (0, b"deep"), done.stderr
+    assert guarded.substrate("-c", inside.partition("; rm")[0]).stdout == b"deeper\n"
+    assert guarded.substrate("discard", "--yes").returncode == 0
+    assert not list(guarded.state.glob("sessions/*/world/guard"))
+
+
 def test_the_host_is_not_changed(guarded):
     """Each call that changes a file without opening it for that, by path, descriptor and link."""
     outside = guarded.base / "outside"
@@ -173,6 +220,7 @@ def test_the_host_is_not_changed(guarded):
             note("signal all", lambda: os.kill(1, 0))
             note("limits of others", lambda: __import__("resource").prlimit(os.getppid(), 7, (64, 64)))
             note("priority of others", lambda: os.setpriority(os.PRIO_PROCESS, os.getppid(), 5))
+            note("priority of all of the user's", lambda: os.setpriority(os.PRIO_USER, 0, os.getpriority(os.PRIO_PROCESS, 0)))
             note("memory of others", lambda: open(f"/proc/{{os.getppid()}}/mem", "rb"))
             note("environment of others", lambda: open(f"/proc/{{os.getppid()}}/environ").read())
             note("descriptors of others", lambda: os.readlink(f"/proc/{{os.getppid()}}/fd/3"))
@@ -295,6 +343,46 @@ def test_hidden_files_cannot_be_read(guarded):
     assert {name for name, layer in layers.items() if not layer["on"]} >= {"pid", "user", "uts"}
     assert layers["fs"]["on"] and layers["net"]["on"] and layers["ipc"]["on"]
     assert "names and metadata" in layers["hidden"]["why"]
+
+
+def test_hidden_files_of_the_workspace_are_not_replaced_or_removed(guarded):
+    """The command does not see them, so it can make others in their places: what comes of that is dropped."""
+    guarded.call(
+        *(
+            "bash",
+            "-c",
+            "mkdir d e f h; echo secret | tee key d/key e/key f/key h/key; echo k > d/k",
+        )
+    )
+    hide = [w for path in ("key", "d/key", "e/key", "f/key", "h") for w in ("--hide", path)]
+    line = (
+        "echo mine > key; rm -rf d; echo file > d; mv e moved; echo mine > moved/key; rm -rf f; "
+        "mkdir -p f/key; echo mine > f/key/in; echo mine > f/new; mkdir h; echo mine > h/key"
+    )
+    done = guarded.substrate("--fresh", *hide, "-c", line)
+    assert done.returncode == 0, done.stderr
+    assert (
+        b"key is hidden from the world, or holds what it cannot see: what the command put in its place is dropped"
+        in done.stderr
+    )
+    assert guarded.substrate("apply", "--yes").returncode == 0
+    for path in ("key", "d/key", "e/key", "f/key", "h/key"):
+        assert (guarded.work / path).read_text() == "secret\n", path
+    assert (guarded.work / "moved" / "key").read_text() == "mine\n"
+    assert (guarded.work / "f" / "new").read_text() == "mine\n"
+    assert not (guarded.work / "d" / "k").exists()
+
+
+def test_a_directory_that_could_not_be_read_is_not_replaced(guard_user):
+    """Its copy is empty, so that the command can remove it."""
+    guard_user.forget()
+    guard_user.call("bash", "-c", "mkdir d e; echo one | tee d/f > e/f; chmod 0 d e")
+    done = guard_user.substrate("-c", "rmdir d e; echo two > d")
+    assert done.returncode == 0, done.stderr
+    assert b"d is hidden from the world, or holds what it cannot see" in done.stderr
+    assert guard_user.substrate("diff").stdout == b""
+    done = guard_user.call("bash", "-c", "chmod 700 d e; cat d/f e/f")
+    assert done.stdout == b"one\none\n"
 
 
 def test_what_guard_cannot_give_is_refused(guarded):

@@ -5,13 +5,14 @@ The scene is that of test_egress_attacks: an internet of our own, whose wire and
 
 import json
 import os
+import signal
 import textwrap
 
 import pytest
 
 from tests.nethosts import plan
 from tests.nethosts.fixtures import hosts, internet
-from tests.system.egress_scene import PYTHON, TARGET, TARGET_PLACE, Scene, children
+from tests.system.egress_scene import PYTHON, TARGET, TARGET_PLACE, Scene, children, host_service
 
 __all__ = ["hosts", "internet"]
 
@@ -311,3 +312,110 @@ def test_more_sockets_than_are_kept(scene, target):
     assert count >= 256
     assert how in ("EMFILE", "")
     assert place == "127.0.0.1"
+
+
+def test_a_server_beside_one_of_the_hosts_does_not_open_the_way_to_it(scene, internet):
+    """At the port of the host's server and another address of the loopback; and one that was shut
+    down, whose port may be somebody else's then."""
+    host_service(internet)
+    told = _program(
+        scene,
+        """
+        import json, socket
+        found = {}
+        def connect(case, *place):
+            family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
+            with socket.socket(family) as client:
+                found[case] = client.connect_ex(place)
+        beside = socket.create_server(("127.0.0.2", 7801))
+        connect("own", "127.0.0.2", 7801)
+        connect("host", "127.0.0.1", 7801)
+        connect("mapped", "::ffff:127.0.0.1", 7801)
+        over = socket.create_server(("127.0.0.1", 7901))
+        connect("own before", "127.0.0.1", 7901)
+        over.shutdown(socket.SHUT_RDWR)
+        connect("shut down", "127.0.0.1", 7901)
+        print(json.dumps(found))
+        """,
+    )
+    assert told == {"own": 0, "host": 111, "mapped": 111, "own before": 0, "shut down": 111}
+    denied = [(b["ip"], b["port"]) for b in scene.told("net_connect") if b["decision"] == "deny"]
+    assert denied == [("127.0.0.1", 7801), ("127.0.0.1", 7801), ("127.0.0.1", 7901)]
+
+
+def test_children_of_threads_are_the_worlds(scene):
+    """Go and others fork from any thread: the servers of such processes are the world's own too."""
+    told = _program(
+        scene,
+        """
+        import json, os, select, socket, threading
+        reading, writing = os.pipe()
+        over = threading.Event()
+        def fork():
+            if os.fork() == 0:
+                server = socket.create_server(("127.0.0.1", 0))
+                with socket.socket() as client:
+                    os.write(writing, b"%d" % client.connect_ex(server.getsockname()))
+                os._exit(0)
+            over.wait()
+        thread = threading.Thread(target=fork)
+        thread.start()
+        there, _, _ = select.select([reading], [], [], 10)
+        found = os.read(reading, 10).decode() if there else "nothing"
+        over.set()
+        thread.join()
+        print(json.dumps(found))
+        """,
+    )
+    assert told == "0"
+
+
+def test_a_socket_that_is_being_connected_cannot_be_made_to_listen(scene, target):
+    """While the way out is asked where it leads, which takes its time here; and it is closed then."""
+    place = scene.caller.work / "program.py"
+    place.write_text(
+        textwrap.dedent(
+            f"""
+            import os, socket, sys, threading, time
+            good = socket.getaddrinfo("{TARGET}", 80, socket.AF_INET, socket.SOCK_STREAM)[0][4]
+            print("ready", flush=True)
+            sys.stdin.readline()
+            sock, other = socket.socket(), socket.socket()
+            sock.bind(("127.0.0.1", 0))
+            own = sock.getsockname()
+            threads = [threading.Thread(target=sock.connect_ex, args=(good,)),
+                       threading.Thread(target=other.connect_ex, args=(own,))]
+            threads[0].start()
+            time.sleep(0.5)
+            try:
+                sock.listen()
+                print("listens")
+            except OSError as error:
+                print(error.strerror)
+            os.close(sock.detach())
+            threads[1].start()
+            time.sleep(0.5)
+            print("asked", flush=True)
+            for thread in threads:
+                thread.join()
+            print("over", flush=True)
+            """
+        )
+    )
+    scene.caller.own(place)
+    with scene.start(f"{PYTHON} -I -S program.py", TARGET) as process:
+        assert process.stdout.readline() == b"ready\n"
+        (zygote,) = [p for p in children(process.pid) if children(p)]
+        engines = [p for p in children(zygote) if not children(p)]
+        try:
+            for pid in engines:
+                os.kill(pid, signal.SIGSTOP)
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            told = [process.stdout.readline(), process.stdout.readline()]
+        finally:
+            for pid in engines:
+                os.kill(pid, signal.SIGCONT)
+        out, err = process.communicate(timeout=30)
+    assert told == [b"Invalid argument\n", b"asked\n"]
+    assert (process.returncode, out) == (0, b"over\n"), err

@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 import time
+from pathlib import Path
 
 import pytest
 
@@ -82,6 +83,18 @@ def test_requests_that_change_a_file_are_unknown():
     assert _call(program, "ioctl", 0, seccomp.TIOCSTI) == seccomp.RET_ERRNO | errno.EPERM
 
 
+@pytest.mark.parametrize(("name", "process", "user"), [("setpriority", 0, 2), ("ioprio_set", 1, 3)])
+def test_priorities_are_the_callers_own(name, process, user):
+    """0 is the caller, or its group; of the words for a user it is every process of theirs."""
+    program = guard_filter.build_hardening(with_network=True)
+    refused = seccomp.RET_ERRNO | errno.EPERM
+    assert _call(program, name, process, 0, 5) == seccomp.RET_ALLOW
+    assert _call(program, name, process + 1, 0, 5) == seccomp.RET_ALLOW
+    assert _call(program, name, process, 1234, 5) == refused
+    assert _call(program, name, user, 0, 5) == refused
+    assert _call(program, name, user | 1 << 32, 0, 5) == refused
+
+
 def _stack(tmp_path):
     work = tmp_path / "work"
     work.mkdir()
@@ -97,6 +110,7 @@ def _stack(tmp_path):
 def _copied(tmp_path, skip=()):
     work, stack = _stack(tmp_path)
     (work / "d").mkdir()
+    os.setxattr(work / "d", "user.x", b"y")
     (work / "d" / "kept").write_text("kept")
     (work / "d" / "gone").write_text("gone")
     (work / "secret").write_text("secret")
@@ -111,7 +125,7 @@ def _copied(tmp_path, skip=()):
 def test_an_untouched_copy_leaves_an_empty_layer(tmp_path):
     copy, manifest, upper = _copied(tmp_path)
     assert (copy / "linked").stat().st_ino == (copy / "d" / "kept").stat().st_ino
-    harvest(os.fsencode(copy), manifest, upper, Marks(TRUSTED))
+    harvest(os.fsencode(copy), manifest, upper, Marks(TRUSTED), os.fsencode(tmp_path / "opened"))
     assert os.listdir(upper) == []
 
 
@@ -121,7 +135,7 @@ def test_a_write_in_the_tick_of_the_copy_is_found(tmp_path):
     status = (copy / "d" / "gone").stat()
     (copy / "d" / "gone").write_text("gonE")
     os.utime(copy / "d" / "gone", ns=(status.st_atime_ns, status.st_mtime_ns))
-    harvest(os.fsencode(copy), manifest, upper, Marks(TRUSTED))
+    harvest(os.fsencode(copy), manifest, upper, Marks(TRUSTED), os.fsencode(tmp_path / "opened"))
     assert os.listdir(upper + b"/d") == [b"gone"]
 
 
@@ -132,7 +146,7 @@ def test_what_was_left_out_is_never_removed(tmp_path):
     assert manifest.left_out == {b"secret", b"d/gone"}
     (copy / "d" / "kept").unlink()
     (copy / "d").rmdir()
-    harvest(os.fsencode(copy), manifest, upper, Marks(TRUSTED))
+    harvest(os.fsencode(copy), manifest, upper, Marks(TRUSTED), os.fsencode(tmp_path / "opened"))
     # the directory stays, for what the command did not see of it
     status = os.lstat(upper + b"/d/kept")
     assert stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
@@ -149,10 +163,47 @@ def test_a_harvest_that_was_cut_short_is_done_again(tmp_path):
     os.makedirs(upper + b"/d", 0o700)
     os.mknod(upper + b"/d/gone", stat.S_IFCHR, 0)
     os.makedirs(upper + b"/d/more", 0o700)
-    harvest(os.fsencode(copy), manifest, upper, Marks(TRUSTED))
+    harvest(os.fsencode(copy), manifest, upper, Marks(TRUSTED), os.fsencode(tmp_path / "opened"))
     assert sorted(os.listdir(upper)) == [b"d", b"new"]
     assert sorted(os.listdir(upper + b"/d")) == [b"gone", b"more"]
     assert os.listdir(upper + b"/d/more") == [b"in"]
+
+
+def test_what_a_harvest_moved_before_it_was_cut_short_stays(tmp_path):
+    """Each of its moves may have been the last."""
+    copy, manifest, upper = _copied(tmp_path)
+    (copy / "d" / "kept").write_text("more")
+    (copy / "d" / "gone").unlink()
+    os.mkdir(upper + b"/d", 0o700)
+    os.rename(copy / "d" / "kept", upper + b"/d/kept")
+    for _ in range(2):
+        harvest(
+            os.fsencode(copy), manifest, upper, Marks(TRUSTED), os.fsencode(tmp_path / "opened")
+        )
+        assert sorted(os.listdir(upper + b"/d")) == [b"gone", b"kept"]
+        assert Path(os.fsdecode(upper), "d", "kept").read_text() == "more"
+
+
+def test_modes_of_a_harvest_that_was_cut_short(tmp_path):
+    """Those that it opened are as the command left them, when it is done again."""
+    copy, manifest, upper = _copied(tmp_path)
+    (copy / "d" / "gone").write_text("more")
+    (copy / "d").chmod(0o700)
+    opened = tmp_path / "opened"
+    opened.write_bytes(b"%d d\0%d cut" % (stat.S_IFDIR | 0o511, stat.S_IFDIR))
+    harvest(os.fsencode(copy), manifest, upper, Marks(TRUSTED), os.fsencode(opened))
+    assert stat.S_IMODE(os.lstat(upper + b"/d").st_mode) == 0o511
+
+
+def test_attributes_that_a_directory_lost_are_gone_in_the_layer(tmp_path):
+    copy, manifest, upper = _copied(tmp_path)
+    assert os.getxattr(copy / "d", "user.x") == b"y"
+    os.removexattr(copy / "d", "user.x")
+    private_copy.save_manifest(os.fsencode(tmp_path / "manifest"), manifest)
+    manifest = private_copy.load_manifest(os.fsencode(tmp_path / "manifest"))
+    harvest(os.fsencode(copy), manifest, upper, Marks(TRUSTED), os.fsencode(tmp_path / "opened"))
+    assert os.listdir(upper) == [b"d"]
+    assert os.listxattr(upper + b"/d") == []
 
 
 def test_marks_of_an_overlay_in_a_copy_are_data(tmp_path):
@@ -160,7 +211,7 @@ def test_marks_of_an_overlay_in_a_copy_are_data(tmp_path):
     (copy / "new").write_text("new")
     marks = Marks(b"user.")
     os.setxattr(copy / "new", "user.overlay.whiteout", b"y")
-    harvest(os.fsencode(copy), manifest, upper, marks)
+    harvest(os.fsencode(copy), manifest, upper, marks, os.fsencode(tmp_path / "opened"))
     assert os.listxattr(upper + b"/new") == ["user.overlay.overlay.whiteout"]
 
 

@@ -24,7 +24,8 @@ from substrate.session.world_file import save_world  # noqa: E402
 from substrate.telemetry.trace.digests import Digester  # noqa: E402
 from substrate.values import replace  # noqa: E402
 from substrate.world import soft, wire  # noqa: E402
-from substrate.world.open_files import OpenFiles, processes_of  # noqa: E402
+from substrate.world.descendants import descendants_of  # noqa: E402
+from substrate.world.open_files import OpenFiles  # noqa: E402
 from substrate.world.scope import is_within  # noqa: E402
 from substrate.world.soft import Intent, WrittenPath  # noqa: E402
 from substrate.world.soft_cut import cut_soft_layer  # noqa: E402
@@ -122,7 +123,7 @@ class Real:
         ]
 
     def held_by(self, paths):
-        files = OpenFiles(processes_of(self.world.holder_pid), self.world.idle)
+        files = OpenFiles(descendants_of(self.world.holder_pid), self.world.idle)
         return files.held_by({self.mount.target: self.merged}, paths)
 
     def record(self):
