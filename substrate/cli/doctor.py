@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,14 @@ import click
 from substrate import __version__
 from substrate.cli import output
 from substrate.cli.progress import working
+from substrate.cli.target import here
 from substrate.cli.verb import Verb
 from substrate.errors import HostUnsupported, SubstrateError
 from substrate.session import capture_probe, layer_place
 from substrate.session import home as homes
 from substrate.session.probe import ProbeResult, probe, probe_all
+from substrate.session.settings import load_settings, places
+from substrate.session.workspace import current_directory
 from substrate.telemetry.capture import engine
 from substrate.world import cgroup, cgroup_plan
 from substrate.world.handle import Zygote
@@ -42,30 +46,44 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
+    """`wanted`: the backend of the settings, `auto` for the best."""
+
     backends: tuple[ProbeResult, ...]
     checks: tuple[Check, ...]
+    wanted: str
+
+    @property
+    def used(self) -> str | None:
+        """The backend of a new world; None where it would not start."""
+        return _used(self.backends, self.wanted)
 
     @property
     def works(self) -> bool:
         """Whether a command can run in a world here."""
-        home = next(check for check in self.checks if check.name == "home")
-        return bool(home.ok) and any(backend.works for backend in self.backends)
+        well = all(check.ok for check in self.checks if check.name in ("home", "settings"))
+        return well and self.used is not None
+
+
+def _used(backends: Sequence[ProbeResult], wanted: str) -> str | None:
+    return next((b.backend for b in backends if b.works and wanted in ("auto", b.backend)), None)
 
 
 def run() -> Result:
     """Tries everything. Never raises for what does not work: that is the result."""
     path = homes.default_path(os.environb)
     backends: list[ProbeResult] = []
+    wanted, checks = _wanted()
     try:
         home = homes.open_home(path)
     except SubstrateError as error:
-        checks = [Check(name="home", ok=False, text=str(error), remedy=error.hint)]
+        checks.append(Check(name="home", ok=False, text=str(error), remedy=error.hint))
     else:
-        checks = [Check(name="home", ok=True, text=f"{os.fsdecode(path)}, yours, mode 0700")]
+        text = f"{os.fsdecode(path)}, yours, mode 0700"
+        checks.append(Check(name="home", ok=True, text=text))
         zygote = Zygote()
         try:
             backends = probe_all(home, zygote)
-            checks += _network(backends, home, zygote)
+            checks += _network(_used(backends, wanted), home, zygote)
         except OSError as error:
             checks.append(Check(name="probe", ok=False, text=str(error), remedy="see the home"))
         except SubstrateError as error:
@@ -81,14 +99,26 @@ def run() -> Result:
     checks += _limits()
     checks += _capture()
     checks += _told()
-    return Result(backends=tuple(backends), checks=tuple(checks))
+    return Result(backends=tuple(backends), checks=tuple(checks), wanted=wanted)
 
 
-def _network(backends: list[ProbeResult], home: homes.Home, zygote: Zygote) -> list[Check]:
+def _wanted() -> tuple[str, list[Check]]:
+    """The backend of the settings, and what is wrong with these."""
+    try:
+        where = places(os.environb, current_directory(), here().path)
+        loaded = load_settings((), os.environb, where, on_terminal=False)
+    except SubstrateError as error:
+        return "auto", [Check(name="settings", ok=False, text=str(error), remedy=error.hint)]
+    return loaded.settings.backend, []
+
+
+def _network(backend: str | None, home: homes.Home, zygote: Zygote) -> list[Check]:
     """By what a filtered network of the backend that is used is filtered."""
-    backend = next((b.backend for b in backends if b.works), None)
     if backend is None:
         return []
+    if backend == "guard":
+        text = "filtered: sockets are made and connected in place of the command"
+        return [Check(name="network", ok=True, text=text)]
     found = probe(backend, home, zygote, "filtered")
     if not found.works:
         return [
@@ -220,9 +250,8 @@ def render(result: Result, form: str) -> None:
     if form != "table":
         output.put_object("doctor", as_object(result), form)
         return
-    best = next((b.backend for b in result.backends if b.works), None)
     for backend in result.backends:
-        used = ", used" if backend.backend == best else ""
+        used = ", used" if backend.backend == result.used else ""
         text = f"works{used}" if backend.works else backend.why
         _line(backend.works, f"backend {backend.backend}", text, backend.code, backend.remedy)
     for check in result.checks:

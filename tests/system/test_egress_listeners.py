@@ -112,6 +112,11 @@ def every_caller(request, without):
 
 
 @pytest.fixture
+def any_scene(scene):
+    return scene
+
+
+@pytest.fixture
 def place(hosts, caller):
     need("/usr/bin/curl")
     assert hosts.plain  # it listens from here on

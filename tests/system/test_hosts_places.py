@@ -149,7 +149,7 @@ def test_a_current_directory_whose_server_has_died(caller):
         place, source = caller.base / "fuse", caller.make_directory(caller.base / "source")
         host.root(
             f"mkdir {place}; bindfs -f {source} {place} > /dev/null 2>&1 & pid=$!;"
-            f" until mountpoint -q {place}; do sleep 0.05; done; echo $pid > {caller.base}/pid"
+            f" timeout 20 sh -c 'until mountpoint -q {place}; do sleep 0.05; done'; echo $pid > {caller.base}/pid"
         )
         running = host.start_as(
             caller,

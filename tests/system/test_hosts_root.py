@@ -131,7 +131,7 @@ def test_a_fuse_program_that_does_not_answer(host, root):
     place, source = root.base / "mnt" / "fuse", root.base / "source"
     pid = host.root(
         f"mkdir {place} {source}; bindfs -f {source} {place} > /dev/null 2>&1 & pid=$!;"
-        f" until mountpoint -q {place}; do sleep 0.05; done; kill -STOP $pid; echo $pid"
+        f" timeout 20 sh -c 'until mountpoint -q {place}; do sleep 0.05; done'; kill -STOP $pid; echo $pid"
     ).strip()
     try:
         (note,) = host.notes(root, "echo x > new", timeout=30)
@@ -147,7 +147,7 @@ def test_a_fuse_program_that_has_died(host, root):
     place, source = root.base / "mnt" / "fuse", root.base / "source"
     host.root(
         f"mkdir {place} {source}; bindfs -f {source} {place} > /dev/null 2>&1 & pid=$!;"
-        f" until mountpoint -q {place}; do sleep 0.05; done; kill -KILL $pid; wait $pid || true"
+        f" timeout 20 sh -c 'until mountpoint -q {place}; do sleep 0.05; done'; kill -KILL $pid; wait $pid || true"
     )
     try:
         (note,) = host.notes(root, f"echo x > new; ls {place}; true")

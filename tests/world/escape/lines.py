@@ -139,7 +139,7 @@ KERNEL = {
 
 ROBUSTNESS = {
     "Docker default / seccomp=unconfined / SYS_ADMIN": _row(
-        "", f"{_HOSTS}:test_in_a_container_it_starts_whole_or_not_at_all"
+        "", f"{_HOSTS}:test_in_a_container_it_starts_whole_or_says_what_is_missing"
     ),
     "no nf_tables": _row("", f"{_HOSTS}:test_without_netfilter_nothing_changes"),
     "cgroup v1/v2/none": _row(
