@@ -17,13 +17,17 @@ import os, socket
 numbers = [n for n in os.listdir("/proc") if n.isdigit()]
 status = dict(line.rstrip().split(":", 1) for line in open("/proc/self/status"))
 home = os.environ["TRIAL_HOME"]
-seen = os.listdir(home) if os.path.isdir(home) and os.access(home, os.R_OK) else []
+def can_read(name):
+    try:
+        return bool(open(os.path.join(home, name), "rb").read(1))
+    except OSError:
+        return False
 print("few processes", len(numbers) < 8)
 print("no_new_privs", status["NoNewPrivs"].strip() == "1")
 print("seccomp", status["Seccomp"].strip() == "2")
 print("no CAP_SYS_ADMIN", not int(status["CapEff"], 16) >> 21 & 1)
 print("only lo", os.listdir("/sys/class/net") == ["lo"])
-print("state is hidden", seen == [])
+print("state is hidden", not any(map(can_read, ("trace.jsonl", "digests", "capture-asked"))))
 with socket.create_server(("127.0.0.1", 0)) as server:
     print("lo is up", socket.create_connection(server.getsockname()) is not None)
 """
