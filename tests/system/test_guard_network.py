@@ -13,24 +13,11 @@ import pytest
 from tests.nethosts import plan
 from tests.nethosts.fixtures import hosts, internet
 from tests.system.egress_scene import PYTHON, TARGET, TARGET_PLACE, Scene, children, host_service
+from tests.system.test_egress_attacks import listener, target
 
-__all__ = ["hosts", "internet"]
+__all__ = ["hosts", "internet", "listener", "target"]
 
 WILD = "*.wild.example.net"
-
-
-@pytest.fixture(scope="session")
-def listener(internet):
-    return internet.serve(
-        TARGET, (TARGET_PLACE,), (80, 443), "raw", ports={}, otherwise="sink", udp_ports=(443,)
-    )
-
-
-@pytest.fixture
-def target(hosts, listener):
-    listener.forget()
-    hosts.names.point(TARGET, TARGET_PLACE)
-    return listener
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ a world chooses these names, and a name leaves when somebody connects to it. Log
 names, and asks for none.
 
 Not counted are names that a rule spells out, those of the rule `*` (a world that may reach everybody
-needs no tunnel), and names that were counted before: such a name may be asked for again, which tells
-no more than that. Invariant: under one wildcard no more than `most` different names go out, no more
+needs no tunnel), and names that were counted before: such a name may be asked for again. Which one, and
+when, can still tell something, some 10 bits a question. Invariant: under one wildcard no more than `most` different names go out, no more
 than a sixteenth of that begin within a minute, and none with more than LONGEST_FRONT characters
 in front of what the rule names. That holds the longest label that there is (63) with what
 providers put behind it (a bucket with its region, a database with its cluster). Spec: world.md §6.
