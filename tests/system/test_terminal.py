@@ -70,8 +70,10 @@ def test_end_of_input_is_a_key(screen):
 
 @pytest.mark.parametrize(("key", "number"), [(b"\x03", signal.SIGINT), (b"\x1c", signal.SIGQUIT)])
 def test_a_key_ends_the_command_and_not_substrate(screen, caller, key, number):
-    # not bash: it ignores SIGQUIT, and would until the exec
-    sleeper = "import time; print('ready', flush=True); time.sleep(60)"
+    # not bash: it ignores SIGQUIT, and would until the exec. Not Python's own handler: a signal
+    # between its last look and the kernel's sleep waits until the sleep is over
+    sleeper = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL)"
+    sleeper += "; print('ready', flush=True); time.sleep(60)"
     there = screen("-c", f'ulimit -c 0; exec /usr/bin/python3 -Sc "{sleeper}"')
     there.expect(b"ready\r\n")
     there.type(key)
