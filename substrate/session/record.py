@@ -267,7 +267,10 @@ class Recorder:
         layer: int | None,
         withheld: tuple[bytes, ...],
         isolation: Isolation,
+        *,
+        parent: str | None = None,
     ) -> Event:
+        """`parent`: the span that asked for it; None where nobody in a world did."""
         put = self.writer.blobs.put
         public: dict[str, object] = {}
         secret: dict[str, BlobRef] = {}
@@ -294,7 +297,11 @@ class Recorder:
             policy_decision=Decision(
                 action="allow", reason="no policy is loaded", restrictions=(), rule=None
             ),
-        ).event("shell", span_id=self.span)
+        ).event(
+            "shell",
+            span_id=self.span,
+            **({} if parent is None else {"parent_span_id": parent}),
+        )
 
     def command_end(
         self,

@@ -110,6 +110,11 @@ class Pump:
         write; -1 where it does not, or where `wants` asks for it already."""
         return self.sink if self._has_reader and not self.done and not self.pending else -1
 
+    def step_if_open(self) -> None:
+        """As `step`, when its end may have come in this round."""
+        if not self.done:
+            self.step()
+
     def step(self) -> None:
         """Called when what it waits for is there."""
         if self.pending:
@@ -251,7 +256,10 @@ class Streams:
         *,
         terminal: bool,
         closed: frozenset[int],
+        fds: tuple[int, int, int] = (0, 1, 2),
     ) -> None:
+        """`fds`: the caller's streams, as we have them."""
+        self._fds = fds
         self.stdin, self.stdout, self.stderr = (Recording(limit, new_digest) for _ in range(3))
         self.pumps: list[Pump] = []
         self.input: InputPump | None = None
@@ -264,24 +272,25 @@ class Streams:
     def _plan(self, fd: int, closed: frozenset[int]) -> int:
         if fd in closed:
             return CLOSED
-        if self.terminal and os.isatty(fd):
+        if self.terminal and os.isatty(self._fds[fd]):
             return TERMINAL
         if fd == 0:
             return self._plan_input()
-        if fd == 2 and 1 not in closed and not self.terminal and _are_one_open_file(1, 2):
+        if fd == 2 and 1 not in closed and not self.terminal and _are_one_open_file(*self._fds[1:]):
             self.joined = True
             return len(self.passed) - 1
         reading, writing = os.pipe2(os.O_CLOEXEC)
         recording = self.stdout if fd == 1 else self.stderr
-        self.pumps.append(Pump(reading, fd, recording))
+        self.pumps.append(Pump(reading, self._fds[fd], recording))
         return self._pass(writing)
 
     def _plan_input(self) -> int:
-        if _is_null(0):
+        source = self._fds[0]
+        if _is_null(source):
             return NULL
         reading, writing = os.pipe2(os.O_CLOEXEC)
-        kept = os.dup(reading) if stat.S_ISREG(os.fstat(0).st_mode) else -1
-        self.input = InputPump(0, writing, self.stdin, kept=kept)
+        kept = os.dup(reading) if stat.S_ISREG(os.fstat(source).st_mode) else -1
+        self.input = InputPump(source, writing, self.stdin, kept=kept)
         self.pumps.append(self.input)
         return self._pass(reading)
 
@@ -303,14 +312,22 @@ class Streams:
         from substrate.session.terminal import reads_secret
 
         self.input = InputPump(
-            0, master, self.stdin, secret=lambda: reads_secret(master), keys=keys
+            self._fds[0], master, self.stdin, secret=lambda: reads_secret(master), keys=keys
         )
         self.pumps.append(self.input)
-        self.pumps.append(Pump(os.dup(master), 1, self.stdout))
+        self.pumps.append(Pump(os.dup(master), self._fds[1], self.stdout))
 
     def outputs_done(self) -> bool:
         """Whether every output stream came to its end."""
         return all(pump.done for pump in self.pumps if pump is not self.input)
+
+    def drained(self) -> bool:
+        """Whether nothing that was written waits to be moved on."""
+        outputs = [pump for pump in self.pumps if pump is not self.input and not pump.done]
+        poll = select.poll()
+        for pump in outputs:
+            poll.register(pump.source, select.POLLIN)
+        return not any(pump.pending for pump in outputs) and not poll.poll(0)
 
     def end_input(self) -> None:
         """The command is gone: nothing more is read for it."""
