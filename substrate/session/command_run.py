@@ -310,6 +310,8 @@ class CommandRun:
     def _is_left(self, now: float) -> bool:
         """Whether nothing of it is left, or what is may go on without it: all that it wrote until
         now was read, or somebody writes all the time."""
+        if self._abandoned:
+            return True
         all_gone = self.capture is not None and self.capture.finished()
         if all_gone and self.streams.outputs_done():
             return True
@@ -344,6 +346,10 @@ class CommandRun:
             self._signal(_signal.SIGKILL, "all")
             self._stage = _OVER
         self._deadline = now + TERM_GRACE_S
+
+    def abandon(self) -> None:
+        """Nobody waits for what it has written any more."""
+        self._abandoned = True
 
     def _signal(self, number: int, scope: str) -> None:
         """`scope`: main, group, or all: what came of it; of one that leaves nothing, all of the

@@ -454,6 +454,11 @@ class Egressing:
             source=found.client_ip,
         )
 
+    def share(self) -> None:
+        """Other commands have come into its world: what is nobody's is the world's from now on."""
+        if self._record is not None:
+            self._record.share()
+
     def is_settled(self, command: str) -> bool:
         """Whether what a command that has ended did is told as far as it will be: no report waits for
         its owner, and no connection of it is open."""

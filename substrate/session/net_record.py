@@ -299,6 +299,10 @@ class NetRecord:
             scope = "others"
         return own.setdefault(scope, [0, 0, 0, 0])
 
+    def share(self) -> None:
+        """What is nobody's belongs to no command any more."""
+        self._span = None
+
     def is_open(self, command: str) -> bool:
         """Whether a connection of a command is not told to be closed."""
         return any(

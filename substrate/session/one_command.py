@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from substrate.session.captures import Captures
     from substrate.session.capturing import Capturing
     from substrate.session.command_run import CommandRun, Ended
     from substrate.session.denials import Denial
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from substrate.session.request import RunRequest
     from substrate.session.settings import Settings
     from substrate.session.terminal import HostTerminal
+    from substrate.telemetry.capture.written import WrittenPaths
     from substrate.telemetry.trace.envelope import Event
     from substrate.telemetry.trace.events.command import DiffCounts, Scope
     from substrate.telemetry.trace.events.session import Isolation
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 class OneCommand:
     """See the module. `closed`: which of its streams are closed; `environ`, `umask`, `ignored`: of whoever
-    asked for it; `fds`: its caller's streams, as we have them."""
+    asked for it; `fds`: its caller's streams, as we have them; `sockets`, `foreground`: see Streams."""
 
     def __init__(
         self,
@@ -51,11 +53,22 @@ class OneCommand:
         umask: int,
         ignored: tuple[int, ...] = (),
         fds: tuple[int, int, int] = (0, 1, 2),
+        sockets: frozenset[int] = frozenset(),
+        foreground: Callable[[], bool] | None = None,
     ) -> None:
         self.request, self.settings, self.cwd = request, settings, cwd
         self.terminal, self.closed, self.fds = terminal, closed, fds
+        self._sockets, self._foreground = sockets, foreground
         self.environ, self.umask, self.ignored = environ, umask, ignored
         self.capture: Capturing | None = None
+        #: where others may be in its world: their captures, and what it wrote (sharing.py)
+        self.captures: Captures | None = None
+        self.written: WrittenPaths | None = None
+        self.begun_ns = 0  # CLOCK_BOOTTIME
+        self.has_begun = False  # it had its go
+        self.is_gone = False  # all that capture will tell of it is told
+        self.is_uncut = False  # no soft layer of it could be cut
+        self.summary: dict[str, Any] = {}
         self.run: CommandRun
         self.recorder: Recorder
 
@@ -85,6 +98,8 @@ class OneCommand:
             terminal=self.terminal is not None,
             closed=self.closed,
             fds=self.fds,
+            sockets=self._sockets,
+            foreground=self._foreground,
         )
         if self.choice.level != "off":
             self.capture = capturing.Capturing(self.choice, settings, session.home, world.frame)
@@ -149,19 +164,26 @@ class OneCommand:
 
     def begin_capture(self, warn: Callable[[str], None] | None = None) -> None:
         """Where what is captured goes. Called when it has its go."""
+        self.has_begun = True
         if self.capture is None:
+            self.is_gone = True
             return
-        session = self.session
+        session, captures = self.session, self.captures
+        span = self.recorder.span
+        if captures is not None:
+            captures.add(self.capture)
         self.capture.begin(
             session.writer,
-            self.recorder.span,
+            span,
             self.cwd,
-            session.number,
+            session.number if captures is None else captures.numbering(span),
             session.digester,
             session.files.fd,
             warn,
             has_input=0 not in self.closed,
             input_fd=self.fds[0],
+            ports=None if captures is None else captures.ports,
+            written=self.written,
         )
 
     # --- it is over
