@@ -213,8 +213,7 @@ class TerminalAsking:
     def say(self, note: str) -> None:
         """What is wrong with the answer that was given; the question still stands."""
         self._note = note
-        self._line = None
-        self._draw()
+        self._end_line(time.monotonic())
 
     def take_away(self, line: str, now: float) -> None:
         """The question is over; `line` says how, for the screen that comes back."""
@@ -308,6 +307,7 @@ class TerminalAsking:
                 self._resize_at = time.monotonic() + _REDRAW_S
 
     def _give_back(self, wait: bool) -> None:
+        self._flush_typed()
         lines = "".join(f"substrate: {line}\r\n" for line in self._last)
         self._last = []
         if self._escapes:
@@ -322,7 +322,6 @@ class TerminalAsking:
         while self._unsent and not self._gone and time.monotonic() < deadline:
             select.select([], [self.fd], [], 0.05)
             self._send()
-        self._flush_typed()
         saved, self._saved = self._saved, None
         if saved is not None and not self._gone and self._are_set(self._ours):
             self._set(saved)
@@ -451,13 +450,14 @@ class TerminalAsking:
             self._page += 1
             self._draw()
         elif key in (b"e", *(bytes([k]) for k in _LASTING)) and not self._exact:
-            self.say("it cannot be recognised again: y or n")
+            self.say("what would run cannot be recognised again: y or n")
         elif key == b"e":
             argv = self._question.asked.held.argv
             self._line = Line(approvals_text.show_argv(argv))
             self._note = ""
             self._draw()
         elif key in _KEYS:
+            self._queue(_KEYS[key].encode() + b"\r\n")
             return _KEYS[key], ""
         return None
 
@@ -501,8 +501,13 @@ class TerminalAsking:
             else (approvals_text.KEYS[0],)
             + tuple(pair for pair in approvals_text.KEYS if pair[0] in "nq")
         )
-        text = "  ".join(f"[{key}] {what}" for key, what in (*keys, ("?", "help")))
-        return approvals_text.wrap(text, max(20, self._size[0] - 1))
+        lines = [""]
+        for key, what in (*keys, ("?", "help")):
+            part = f"[{key}] {what}"
+            if lines[-1] and len(lines[-1]) + 2 + len(part) >= self._size[0]:
+                lines.append("")
+            lines[-1] += f"  {part}" if lines[-1] else part
+        return lines
 
     def _draw_keys(self) -> None:
         self._queue("\r\n".join(self._key_lines()).encode() + b" ")

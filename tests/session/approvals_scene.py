@@ -4,8 +4,16 @@ import os
 import time
 from pathlib import Path
 
-from substrate.policy.rules import ApprovalRules, CommandRule, FsRules, Layer, LimitRules, NetRules
-from substrate.policy.rules import Policy, Verdict
+from substrate.policy.rules import (
+    ApprovalRules,
+    CommandRule,
+    FsRules,
+    Layer,
+    LimitRules,
+    NetRules,
+    Policy,
+    Verdict,
+)
 from substrate.session.approvals_values import Asked, Held
 from substrate.session.approving import open_approving
 from substrate.session.home import Home
@@ -61,13 +69,15 @@ class Place:
             path=os.fsencode(directory),
             fd=os.open(directory, os.O_RDONLY | os.O_CLOEXEC),
         )
-        self.environ = {b"XDG_CONFIG_HOME": os.fsencode(config), b"HOME": os.fsencode(base)}
+        self.environ = {
+            **os.environb, b"XDG_CONFIG_HOME": os.fsencode(config), b"HOME": os.fsencode(base),
+        }  # fmt: skip
         self.policy_file = config / "substrate" / "policy.toml"
 
     def approving(self, *, terminal=False, door=False, paused=None, **approval):
         return open_approving(
             home=self.home, files=self.files, policy=policy([rule()], **approval), digest=digest,
-            paused=lambda: paused, terminal=terminal, door=door, environ=self.environ,
+            paused=paused or (lambda: None), terminal=terminal, door=door, environ=self.environ,
         )  # fmt: skip
 
     def close(self) -> None:
