@@ -12,8 +12,10 @@ from __future__ import annotations
 import _socket
 import os
 import select
+import stat
 import struct
 
+from substrate.errors import StateError
 from substrate.session.approvals_values import Peer
 from substrate.world import wire
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 NAME: Final = b"approvals"
 VERB: Final = b"V"
 JSON: Final = b"J"
+FAILED: Final = b"F"  # status, the line, hint
 _MOST_CLIENTS: Final = 32
 _UCRED: Final = struct.Struct("iII")
 _DEEPEST: Final = 64
@@ -104,14 +107,17 @@ class Door:
             self._clients[client] = peer
         return True
 
-    def answer(self, client: _socket.socket, text: str) -> None:
-        """Answers and closes. Who has gone away gets none."""
+    def answer(self, client: object, text: str) -> bool:
+        """Answers and closes. False: that is no client of this door."""
+        if not isinstance(client, _socket.socket) or client not in self._clients:
+            return False
         try:
             wire.send(client, JSON, text)
         except OSError:
-            return
+            return True  # who has gone away gets none
         finally:
             self.drop(client)
+        return True
 
     def drop(self, client: _socket.socket) -> None:
         if self._clients.pop(client, None) is not None:
@@ -167,18 +173,59 @@ def _is_below_us(pid: int) -> bool:
     raise ValueError("too deep to tell")
 
 
+#: of a daemon, then of a run; both speak the same packets
+SOCKETS: Final = (b"control", NAME)
+
+
 def call(directory_fd: int, name: str, arguments: str, timeout_s: float | None) -> str | None:
-    """The side of who asks: the answer; None where no such run is there. Raises OSError, WireError."""
-    client = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-    client.settimeout(timeout_s)
+    """The side of who asks: the answer; None where nobody is there who could be asked. Raises
+    StateError, OSError, WireError."""
+    for socket in SOCKETS:
+        client = _connect(directory_fd, socket)
+        if client is None:
+            continue
+        client.settimeout(timeout_s)
+        try:
+            wire.send(client, VERB, name, arguments)
+            message = wire.receive(client)
+        except BrokenPipeError:
+            message = None
+        except TimeoutError:
+            raise StateError(
+                "the session gave no answer", hint="it is stopped, or waits itself: try again"
+            ) from None
+        finally:
+            client.close()
+        if message is None:
+            continue  # it has ended meanwhile, or knows us not
+        for fd in message.fds:
+            os.close(fd)
+        if message.kind == JSON:
+            return message.text(0)
+        if message.kind == FAILED:
+            raise StateError(message.text(1), hint=message.text(2))
+    return None
+
+
+def _connect(directory_fd: int, name: bytes) -> _socket.socket | None:
+    """Connected to our own supervisor, as far as the kernel can tell."""
     try:
-        client.connect(_path(directory_fd))
-        wire.send(client, VERB, name, arguments)
-        message = wire.receive(client)
+        status = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if status.st_uid != os.geteuid() or not stat.S_ISSOCK(status.st_mode) or status.st_mode & 0o077:
+        raise StateError(
+            f"{os.fsdecode(name)} of the session is not a socket of this user alone",
+            hint="end the session and look who made it",
+        )
+    client = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    try:
+        client.connect(b"/proc/self/fd/%d/%s" % (directory_fd, name))
+        raw = client.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED.size)
     except (FileNotFoundError, ConnectionRefusedError):
-        return None
-    finally:
         client.close()
-    if message is None or message.kind != JSON:
         return None
-    return message.text(0)
+    if _UCRED.unpack(raw)[1] != os.geteuid():
+        client.close()
+        raise StateError("the session's socket is another user's", hint="end the session")
+    return client

@@ -91,6 +91,8 @@ class Approving:
         self._waiting_webhooks: list[Question] = []
         self._desk: Desk | None = None
         self._door: Door | None = None
+        #: for a control socket
+        self._told: list[tuple[object, str]] = []
         self._closed = False
         #: for the user, besides the answers: what could not be stored
         self.notes: list[str] = []
@@ -177,7 +179,10 @@ class Approving:
         return self._at_desk().verb(name, arguments, peer, token)
 
     def told(self) -> list[tuple[object, str]]:
-        return [] if self._desk is None else self._desk.told()
+        """(token, answer) of polls that are over now."""
+        self._tell()
+        told, self._told = self._told, []
+        return told
 
     def forget(self, token: object) -> None:
         if self._desk is not None:
@@ -199,12 +204,12 @@ class Approving:
         for client in self._door.gone:
             self.forget(client)
         self._door.gone.clear()
-        self._tell_door()
+        self._tell()
 
-    def _tell_door(self) -> None:
-        if self._door is not None:
-            for client, text in self.told():
-                self._door.answer(client, text)  # type: ignore[arg-type]
+    def _tell(self) -> None:
+        for token, text in [] if self._desk is None else self._desk.told():
+            if self._door is None or not self._door.answer(token, text):
+                self._told.append((token, text))
 
     # --- what people say
 
@@ -260,7 +265,7 @@ class Approving:
                 self._over(effect, now)
         if effects:
             self._next_on_terminal(now)
-            self._tell_door()
+            self._tell()
 
     def _keep(self, effect: states.Keep) -> None:
         from substrate.session.approvals_file import save_kept
