@@ -14,6 +14,7 @@ from substrate.session.settings_table import (
     CHOICE,
     COUNT,
     CPUS,
+    FILE,
     LISTS,
     NAMES,
     PAIRS,
@@ -74,6 +75,8 @@ def read(setting: Setting, raw: object, base: Base) -> Any:
     if kind == PATH:
         is_name = isinstance(raw, str) and raw and not set(raw) & set("/~\0")
         return os.fsencode(str(raw)) if is_name else _path(raw, base)
+    if kind == FILE:
+        return _path(raw, base)
     if kind == PATHS:
         return tuple(_path(item, base) for item in _list(raw, "paths"))
     if kind == NAMES:
@@ -273,7 +276,7 @@ def render(setting: Setting, inside: Any) -> str:
         return ", ".join(os.fsdecode(i) if isinstance(i, bytes) else str(i) for i in inside)
     if setting.kind == SWITCH:
         return "true" if inside else "false"
-    if setting.kind == PATH:
+    if setting.kind in (FILE, PATH):
         return os.fsdecode(inside)
     if setting.kind == SIZE:
         return render_size(inside)
