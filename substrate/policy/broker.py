@@ -18,11 +18,11 @@ class Broker:
     def decide(
         self, subject: rules.Subject, digest: Callable[[], str | None] = lambda: None
     ) -> rules.Verdict:
-        from fnmatch import fnmatchcase
-
         found = None
         for layer in self.policy.layers:
             for rule in layer.commands:
+                from fnmatch import fnmatchcase
+
                 name = subject.argv[0].rpartition(b"/")[2] if subject.argv else b""
                 files = {name, subject.program.rpartition(b"/")[2]}
                 words = rule.match[:-1] if rule.match[-1:] == (b"**",) else rule.match
