@@ -133,6 +133,9 @@ class Subject:
     program: bytes = b""
     name: bytes = b""
     interpreters: tuple[bytes, ...] = ()
+    #: of a script: the words that the kernel puts before its name, interpreter and argument; () where
+    #: they are not known
+    before: tuple[bytes, ...] = ()
     cwd: bytes = b"/"
     sha256: str | None = None
     #: argv is longer than what is here
