@@ -1,107 +1,135 @@
-"""A stand-in for the broker: rules of words and globs, from one file."""
+"""The broker: what holds here, and what it decides of a command.
+
+It decides; the world and the gate enforce, the trace records. Hot path: where there is no policy file the
+default profile is taken as it was shipped, else what was kept of the last reading (kept.py); only a changed
+file is read and parsed. Invariants: a policy that cannot be read is an error, never another policy; what was
+kept counts only while every file, and what is trusted, is as it was. Spec: policy.md §1, §5.
+"""
 
 from __future__ import annotations
 
-from substrate.policy import rules
-from substrate.telemetry.capture import gate
+import os
+import time
+
+from substrate.policy import kept
+from substrate.policy.groups import Around, expand, groups_in
+from substrate.policy.merge import merge
+from substrate.policy.places import SYSTEM_FILE, find_files, find_places
+from substrate.policy.plain import SHAPE, plain_of, policy_from
+from substrate.policy.profiles import DEFAULT, load_profile
+from substrate.policy.rules import PROJECT, NetRules
+from substrate.policy.trust import stamp_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from substrate.policy.decide import Compiled
+    from substrate.policy.groups import Expansion
+    from substrate.policy.places import Found, Places
+    from substrate.policy.rules import Policy, Subject, Verdict
 
 
 class Broker:
-    def __init__(self, policy: rules.Policy) -> None:
+    """A policy that is in force, compiled when it is first asked."""
+
+    __slots__ = ("_compiled", "_environ", "_places", "_stamps", "digest", "policy")
+
+    def __init__(
+        self, policy: Policy, environ: Mapping[bytes, bytes], places: Places, stamps: kept.Stamps
+    ) -> None:
         self.policy = policy
         self.digest = policy.digest
+        self._environ = environ
+        self._places = places
+        self._stamps = stamps
+        self._compiled: Compiled | None = None
 
-    def decide(
-        self, subject: rules.Subject, digest: Callable[[], str | None] = lambda: None
-    ) -> rules.Verdict:
-        found = None
-        for layer in self.policy.layers:
-            for rule in layer.commands:
-                from fnmatch import fnmatchcase
+    @property
+    def compiled(self) -> Compiled:
+        if self._compiled is None:
+            from substrate.policy.decide import compile_policy
 
-                name = subject.argv[0].rpartition(b"/")[2] if subject.argv else b""
-                files = {name, subject.program.rpartition(b"/")[2]}
-                words = rule.match[:-1] if rule.match[-1:] == (b"**",) else rule.match
-                met = True
-                if rule.match:
-                    met = any(fnmatchcase(file, words[0]) for file in files) and (
-                        len(words) == len(subject.argv)
-                        or (words != rule.match and len(words) <= len(subject.argv))
-                    )
-                    met = met and all(map(fnmatchcase, subject.argv[1:], words[1:]))
-                if rule.program is not None:
-                    met = met and subject.program == rule.program
-                if rule.sha256 is not None:
-                    met = met and digest() == rule.sha256
-                if met and (
-                    found is None
-                    or rules.ACTIONS.index(rule.action) > rules.ACTIONS.index(found.action)
-                ):
-                    found = rule
-        if found is None:
-            return rules.Verdict(
-                action=self.policy.default_action, rule=None, layer="builtin", reason=""
-            )
-        return rules.Verdict(
-            action=found.action,
-            rule=found.name,
-            layer="given",
-            reason=found.reason,
-            read_as=(subject.argv,),
-        )
+            self._compiled = compile_policy(self.policy)
+        return self._compiled
+
+    def decide(self, subject: Subject) -> Verdict:
+        return self.compiled.decide(subject)
 
     def gate_table(self) -> tuple[dict[bytes, int], int]:
-        table = {}
-        otherwise = gate.ALLOW if self.policy.default_action == rules.ALLOW else gate.ASK
-        for layer in self.policy.layers:
-            for rule in layer.commands:
-                if rule.match:
-                    table[rule.match[0]] = gate.ASK
-                else:
-                    otherwise = gate.ASK
-        return table, otherwise
+        """For the exec gate: a path or last name to ALLOW, DENY or ASK; and the answer for all else."""
+        return self.compiled.gate_table()
+
+    def expand(self, repository: bytes | None = None) -> Expansion:
+        """What the groups of the network come to here and now. `repository`: where the workspace's git
+        configuration is, if that is not its `.git` (session/repository.py)."""
+        workspace = self._places.workspace
+        if repository is None and os.path.isdir(workspace + b"/.git"):
+            repository = workspace + b"/.git"
+        around = Around(
+            environ=self._environ,
+            home=self._places.home,
+            user_home=self._places.user_home,
+            workspace=workspace,
+            repository=repository,
+        )
+        net = self.policy.net
+        return expand(groups_in((*net.allow, *net.deny)), around, time.time_ns())
+
+    def net(self, repository: bytes | None = None) -> NetRules:
+        """The rules of the network without groups, as the egress takes them."""
+        rules, expansion = self.policy.net, self.expand(repository)
+        return NetRules(allow=expansion.rules(rules.allow), deny=expansion.rules(rules.deny))
+
+    def is_current(self) -> bool:
+        """Whether every file is as it was, and no further one is there: for the reload on a change.
+        Raises ConfigError where that cannot be told."""
+        return _stamps_of(find_files(self._places), self._places) == self._stamps
+
+    def reload(self) -> Broker:
+        """The same, read again. Raises ConfigError: then this one stays in force."""
+        return _load(self._environ, self._places, None)
 
 
 def load(
-    environ: Mapping[bytes, bytes], cwd: bytes, workspace: bytes, given: bytes | None = None
+    environ: Mapping[bytes, bytes],
+    cwd: bytes,
+    workspace: bytes,
+    given: bytes | None = None,
+    *,
+    profile: str | None = None,
+    system_file: bytes = SYSTEM_FILE,
 ) -> Broker:
-    commands: tuple[rules.CommandRule, ...] = ()
-    default = rules.ALLOW
-    require: tuple[str, ...] = ()
-    if given is not None:
-        import tomllib
+    """The policy of a directory. `given`: a file of the call's own, over all others (`--policy`, else
+    SUBSTRATE_POLICY); `profile`: in place of what the files extend. Raises ConfigError, StateError."""
+    given = given or environ.get(b"SUBSTRATE_POLICY") or None
+    return _load(environ, find_places(environ, cwd, workspace, given, system_file), profile)
 
-        with open(given, "rb") as file:
-            found = tomllib.load(file)
-        default = found.get("default_action", rules.ALLOW)
-        require = tuple(found.get("require", ()))
-        commands = tuple(
-            rules.CommandRule(
-                name=f"given command[{number}]",
-                place=str(given),
-                action=one["action"],
-                match=tuple(word.encode() for word in one.get("match", ())),
-                program=one["program"].encode() if "program" in one else None,
-                sha256=one.get("sha256"),
-                reason=one.get("reason", ""),
-            )
-            for number, one in enumerate(found.get("command", ()), 1)
-        )
-    layer = rules.Layer(kind=rules.GIVEN, name="given", digest="0" * 64, commands=commands)
-    return Broker(
-        rules.Policy(
-            layers=(layer,),
-            digest="0" * 64,
-            default_action=default,
-            net=rules.NetRules(),
-            fs=rules.FsRules(),
-            limits=rules.LimitRules(),
-            allow_operators=True,
-            approval=rules.ApprovalRules(),
-            require=require,
-        )
-    )
+
+def _load(environ: Mapping[bytes, bytes], places: Places, profile: str | None) -> Broker:
+    found = find_files(places)
+    stamps = _stamps_of(found, places)
+    if not found:
+        policy = merge([load_profile(profile or DEFAULT)])
+        return Broker(policy, environ, places, stamps)
+    key = _key(found, places, profile)
+    row = kept.fetch(places.home, key, SHAPE)
+    if row is not None:
+        return Broker(policy_from(row), environ, places, stamps)
+    from substrate.policy.load_policy import load_policy
+
+    policy = load_policy(found, places, profile)
+    kept.keep(places.home, key, SHAPE, stamps, plain_of(policy), time.time_ns())
+    return Broker(policy, environ, places, stamps)
+
+
+def _stamps_of(found: Sequence[Found], places: Places) -> kept.Stamps:
+    trusted = [stamp_path(places.home, file.path) for file in found if file.kind == PROJECT]
+    return (*((file.path, file.stamp) for file in found), *kept.stamps_of(trusted))
+
+
+def _key(found: Sequence[Found], places: Places, profile: str | None) -> bytes:
+    """What the result depends on besides the files' contents."""
+    parts: list[Any] = [os.geteuid(), places.owner, places.user_home, profile]
+    return b"policy\0" + repr([*parts, [(file.kind, file.path) for file in found]]).encode()
