@@ -783,9 +783,14 @@ class Capturing:
         except CaptureError as error:
             return self._unknown(errno.errorcode.get(error.errno, error.text))
 
-    def _digest_of(self, path: bytes) -> str | None:
-        """For a rule that names one."""
-        return self._program(path).digest
+    def _digest_of(self, hold: Hold, path: bytes) -> str | None:
+        """For a rule that names one: of the file that a held exec would run. What has no name is reached
+        by the descriptors of who holds it; of several that are called the same no digest is told."""
+        if not path.endswith(b" (deleted)"):
+            return self._program(path).digest
+        from substrate.session.gating_digest import digest_of_nameless
+
+        return digest_of_nameless(hold.tid, path)
 
     def _unknown(self, why: str) -> Program:
         from substrate.telemetry.capture.programs import Program

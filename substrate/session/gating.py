@@ -45,6 +45,8 @@ _ASK_S: Final = 60.0
 _LONGER_S: Final = 5.0
 #: between two tries to hand over answers for which the engine had no room
 _AGAIN_S: Final = 0.01
+#: behind the last name of a file that has none any more (proc(5))
+_DELETED: Final = b" (deleted)"
 #: answers that let an exec through
 _LETS: Final = (rules.ALLOW, rules.AUDIT)
 
@@ -84,7 +86,7 @@ class Gating:
         self.approver: Any = None
         self._table: tuple[dict[bytes, int], int] | None = None
         self._backend: AnyBackend | None = None
-        self._digest: Callable[[bytes], str | None] = lambda path: None
+        self._digest: Callable[[Hold, bytes], str | None] = lambda hold, path: None
         self._action = ""
         self._judged: dict[int, _Judged] = {}
         #: argv that somebody has allowed together with the whole command
@@ -115,8 +117,9 @@ class Gating:
         backend.arm(gate.pack_table(told), _held(otherwise), hold_ms)  # type: ignore[union-attr]
         self._backend = backend
 
-    def begin(self, action: str, digest: Callable[[bytes], str | None]) -> None:
-        """`action`: the span of the command. `digest`: hex SHA-256 of a program of the world."""
+    def begin(self, action: str, digest: Callable[[Hold, bytes], str | None]) -> None:
+        """`action`: the span of the command. `digest`: hex SHA-256 of a program of what is held, None where
+        it cannot be had."""
         self._action, self._digest = action, digest
 
     def allow_with(self, verdict: Verdict, answer: Answer) -> None:
@@ -128,23 +131,29 @@ class Gating:
 
     def hear(self, hold: Hold, who: Process) -> None:
         """Decides an exec that is held."""
+        programs = tuple(path.removesuffix(_DELETED) for path in hold.programs)
         subject = rules.Subject(
             argv=hold.argv,
-            program=hold.programs[0] if hold.programs else b"",
+            program=programs[0] if programs else b"",
             name=hold.path,
-            interpreters=hold.programs[1:],
+            interpreters=programs[1:],
+            before=hold.before,
             cwd=who.cwd,
             cut=hold.cut,
         )
-        verdict = self.broker.decide(subject, lambda: self._digest_of(subject.program))
+
+        def digest(path: bytes) -> str | None:
+            """Of a file as the kernel named it, where it has no name any more."""
+            named = hold.programs[programs.index(path)] if path in programs else path
+            return self._digest(hold, named)
+
+        # what it runs in turn by an exec meets the gate by itself
+        verdict = self.broker.compiled.decide(subject, digest, whole=False)
         if verdict.action == rules.ASK:
             self._ask(hold, who, verdict)
             return
         self._judged[hold.number] = _Judged(hold=hold, verdict=verdict)
         self._answer(hold.number, verdict.action in _LETS)
-
-    def _digest_of(self, path: bytes) -> str | None:
-        return self._digest(path) if path else None
 
     def _ask(self, hold: Hold, who: Process, verdict: Verdict) -> None:
         known = self._allowed.get(_plain(hold.argv))
@@ -152,7 +161,7 @@ class Gating:
             from substrate.session.gating_ask import asked_of
 
             self._judged[hold.number] = _Judged(hold=hold, verdict=verdict)
-            asked = asked_of(self._action, self.broker.digest, hold, who, verdict, self._digest_of)
+            asked = asked_of(self._action, self.broker.digest, hold, who, verdict, self._digest)
             known = self.approver.ask(asked, time.monotonic())
             if known is None:
                 return  # it comes by `tick`

@@ -22,9 +22,9 @@ def asked_of(
     hold: Hold,
     who: Process,
     verdict: Verdict,
-    digest: Callable[[bytes], str | None],
+    digest: Callable[[Hold, bytes], str | None],
 ) -> Asked:
-    """`digest`: hex SHA-256 of a program, None where it cannot be had."""
+    """`digest`: hex SHA-256 of a program of what is held, None where it cannot be had."""
     return Asked(
         ticket=hold.number,
         action=action,
@@ -33,7 +33,7 @@ def asked_of(
             program=hold.programs[0] if hold.programs else b"",
             cwd=who.cwd,
             interpreters=hold.programs[1:],
-            digests=tuple(digest(path) or "" for path in hold.programs),
+            digests=tuple(digest(hold, path) or "" for path in hold.programs),
             cut=hold.cut,
         ),
         verdict=verdict,

@@ -20,15 +20,13 @@ from substrate.values import replace, value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Final
+    from typing import Any
 
     from substrate.policy.rules import Verdict
     from substrate.session.approvals_values import Answer
     from substrate.session.gating import Gating
     from substrate.session.request import RunRequest
     from substrate.telemetry.trace.events.command import Decision
-
-_OPERATORS: Final = b"|;&<>()\n"
 
 
 @value
@@ -84,18 +82,9 @@ class Top:
 
 def decide(gating: Gating, request: RunRequest, cwd: bytes, *, in_world: bool) -> Top:
     """Before anything of it is there. Where a strict gate follows, files are its to look at."""
-    if not gating.broker.policy.allow_operators and has_operators(request.cmd_text or b""):
-        return Top(
-            verdict=rules.Verdict(
-                action=rules.DENY,
-                rule="[shell] allow_operators",
-                layer="policy",
-                reason="a command of several, or one that redirects",
-            )
-        )
     program = b"" if gating.force == "strict" else look_up(request.file, cwd)
     subject = rules.Subject(argv=request.argv, program=program, name=request.file, cwd=cwd)
-    verdict = gating.broker.decide(subject, lambda: _digest(program))
+    verdict = gating.broker.compiled.decide(subject, _digest)
     if verdict.action == rules.ISOLATE and not in_world:
         verdict = replace(
             verdict,
@@ -176,24 +165,3 @@ def _digest(path: bytes) -> str | None:
         return sha256_fd(fd)[0]
     finally:
         os.close(fd)
-
-
-def has_operators(text: bytes) -> bool:
-    """Whether a text is more than one simple command, by the quoting of sh(1)."""
-    at, quote = 0, 0
-    while at < len(text):
-        byte = text[at]
-        if quote == 0x27:
-            quote = 0 if byte == 0x27 else quote
-        elif byte == 0x5C:
-            at += 1
-        elif byte == 0x60 or text[at : at + 2] == b"$(":
-            return True
-        elif byte == 0x22:
-            quote = 0 if quote else byte
-        elif not quote and byte == 0x27:
-            quote = byte
-        elif not quote and byte in _OPERATORS and text[at:].strip():
-            return True
-        at += 1
-    return False

@@ -29,8 +29,11 @@ class Hold:
     argv: tuple[bytes, ...]
     #: argv is longer than `argv` (records.MOST_ARGV)
     cut: bool
-    #: the kernel's path of the file, then of the interpreters that first lines name
+    #: the kernel's path of the file, then of the interpreters that first lines name; it ends in
+    #: " (deleted)" for what has no name any more, or never had one
     programs: tuple[bytes, ...]
+    #: of a script: the words that the kernel puts before its name
+    before: tuple[bytes, ...] = ()
 
 
 @value
@@ -63,6 +66,7 @@ def parse_hold(head: tuple[int, ...], data: bytes, at: int, end: int) -> Hold:
     base = None
     argv: tuple[bytes, ...] = ()
     programs = []
+    before: tuple[bytes, ...] = ()
     cut = bool(head[2] & records.CUT)
     for tag, more, text in records.read_items(data, at, end):
         if tag == records.PATH:
@@ -74,6 +78,8 @@ def parse_hold(head: tuple[int, ...], data: bytes, at: int, end: int) -> Hold:
             cut = cut or bool(more)
         elif tag in (records.EXE, records.OPENED):
             programs.append(text)
+        elif tag == records.BEFORE:
+            before = tuple(text.split(b"\0")[:-1])
     return Hold(
         number=head[8],
         tid=head[4],
@@ -82,4 +88,5 @@ def parse_hold(head: tuple[int, ...], data: bytes, at: int, end: int) -> Hold:
         argv=argv,
         cut=cut,
         programs=tuple(programs),
+        before=before,
     )

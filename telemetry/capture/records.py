@@ -91,10 +91,12 @@ AUXV_SIZE: Final = 320
 #: network order, then its own address, 4 or 16 bytes; zeros where it has none, or none any more.
 #: Of a TCP socket that was refused the port is the one that it had
 LOCAL: Final = 20
+#: of HOLD, of a script: the words that the kernel puts before its name, each with a NUL behind it
+BEFORE: Final = 21
 TAGS: Final = (
     *("", "path", "path2", "base", "base2", "opened", "argv", "address", "exe", "exec_name"),
     *("cwd", "root", "credentials", "fd", "how", "data", "pair", "file", "pids"),
-    *("auxv", "local"),
+    *("auxv", "local", "before"),
 )
 
 # more, of a text

@@ -99,9 +99,17 @@ static enum decision find_entry(const struct gate *gate, const unsigned char *pa
     return 0;
 }
 
-/* The stricter of what is said of the whole path and of its last name. */
+/* The stricter of what is said of the whole path and of its last name. Of a file that has lost its name,
+ * the kernel says the last one, and that it is deleted: that is as good as the name. */
 static enum decision ask_table(const struct gate *gate, const unsigned char *path, size_t length)
 {
+    static const char deleted[] = " (deleted)";
+    const size_t more = sizeof deleted - 1;
+    if (length > more && !memcmp(path + length - more, deleted, more)) {
+        enum decision named = ask_table(gate, path, length - more);
+        if (strictness(named) > strictness(ALLOW))
+            return named;
+    }
     size_t name = length;
     while (name && path[name - 1] != '/')
         name--;
@@ -219,8 +227,11 @@ enum decision gate_look(struct gate *gate, struct record *record, const struct c
             *reason = approval->left ? BY_TABLE : IS_UNREADABLE;
             return approval->left ? ALLOW : DENY;
         }
-        if (!look_at_file(gate, record, target, depth, approval, &line, &decision, reason))
+        if (!look_at_file(gate, record, target, depth, approval, &line, &decision, reason)) {
+            if (approval->before_length)
+                record_item(record, BEFORE, 0, approval->before, approval->before_length);
             return decision;
+        }
         approval->is_script = true;
         if (!put_before(approval, &line)) {
             *reason = IS_UNREADABLE;

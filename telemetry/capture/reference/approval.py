@@ -85,6 +85,8 @@ class Approval:
     argv: bytes
     #: the kernel's paths of the file and of its interpreters
     programs: tuple[bytes, ...]
+    #: of a script: the words before its name, each with a NUL behind it
+    before: bytes = b""
 
 
 def find(call: Call) -> Approval:
@@ -180,6 +182,7 @@ def _follow(tid: int, target: int, name: bytes, argv: bytes) -> Approval:
     """The interpreters of an open target, as the kernel follows them."""
     words = argv or b"\0"  # the kernel gives a program one empty word where it was given none
     programs = []
+    before = b""
     fd, script = os.dup(target), name
     try:
         for _ in range(_MOST_INTERPRETERS + 1):
@@ -195,9 +198,11 @@ def _follow(tid: int, target: int, name: bytes, argv: bytes) -> Approval:
                     command_line=words,
                     argv=argv,
                     programs=tuple(programs),
+                    before=before,
                 )
             interpreter, option = line
             front = [interpreter, script] if option is None else [interpreter, option, script]
+            before = b"".join([word + b"\0" for word in front[:-1]]) + before
             words = b"".join([word + b"\0" for word in front]) + words.partition(b"\0")[2]
             script = interpreter
             following = _open(tid, interpreter, proc.AT_FDCWD, 0)

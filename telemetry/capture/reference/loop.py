@@ -411,6 +411,8 @@ class Loop:
         call.add_argv(found.argv)
         call.items.append((records.EXE, found.programs[0]))
         call.items += [(records.OPENED, program) for program in found.programs[1:]]
+        if found.before:
+            call.items.append((records.BEFORE, found.before))
         decision = table.decide(found.programs)
         if decision == gate.ASK:
             self._last_hold += 1

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from typing import Final
 
 _ENTRY: Final = struct.Struct("=BBH")
+#: behind the last name of a file that has none any more (proc(5), /proc/pid/exe)
+_DELETED: Final = b" (deleted)"
 _STRICTNESS: Final = (DENY, ASK, ALLOW)
 
 
@@ -31,6 +33,10 @@ class Table:
         return next((decision for decision in _STRICTNESS if decision in said), DENY)
 
     def _of(self, program: bytes) -> int:
+        if program.endswith(_DELETED) and len(program) > len(_DELETED):
+            named = self._of(program[: -len(_DELETED)])
+            if named != ALLOW:
+                return named
         names = (program, program.rpartition(b"/")[2])
         said = {self.entries[name] for name in names if name in self.entries}
         return next((decision for decision in _STRICTNESS if decision in said), self.otherwise)
