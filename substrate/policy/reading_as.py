@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Final
 
+    from substrate.policy.argv import Reading
     from substrate.policy.rules import Subject
 
 MOST_DEPTH: Final = 8
@@ -130,7 +131,7 @@ class Part:
             "name",
             "piped_from",
         ),
-        *("program", "text", "too_deep", "unclear"),
+        *("program", "readings", "text", "too_deep", "unclear"),
     )
 
     def __init__(self, argv: tuple[bytes, ...], cwd: bytes, how: str, depth: int) -> None:
@@ -141,6 +142,8 @@ class Part:
         self.program = self.name = self.piped_from = b""
         self.text: bytes | None = None
         self.known = WHOLE
+        #: by the table that it was read by
+        self.readings: dict[int, Reading] = {}
         self.has_default = True
         self.has_operators = self.too_deep = self.unclear = False
 
