@@ -76,10 +76,10 @@ def parse_hold(head: tuple[int, ...], data: bytes, at: int, end: int) -> Hold:
         elif tag == records.ARGV:
             argv = tuple(text.split(b"\0")[:-1])
             cut = cut or bool(more)
+        elif tag == records.DATA:
+            before = tuple(text.split(b"\0")[:-1])
         elif tag in (records.EXE, records.OPENED):
             programs.append(text)
-        elif tag == records.BEFORE:
-            before = tuple(text.split(b"\0")[:-1])
     return Hold(
         number=head[8],
         tid=head[4],
