@@ -1,0 +1,184 @@
+"""A socket of a session at which questions are asked for and answered while its commands run.
+
+For a run that has no control socket of its own: `approvals` in the session's directory, 0600, which no
+world sees. Packets are those of the control socket: `V` name, JSON; `J` JSON. Whoever connects is this
+user or root, in our pid namespace, and not below us: what a world's process could send is refused
+though it had found the socket. Invariant: a client that is silent, slow or many stops nothing.
+Spec: shell.md §2.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import select
+import struct
+
+from substrate.session.approvals_values import Peer
+from substrate.world import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+NAME: Final = b"approvals"
+VERB: Final = b"V"
+JSON: Final = b"J"
+_MOST_CLIENTS: Final = 32
+_UCRED: Final = struct.Struct("iII")
+_DEEPEST: Final = 64
+
+
+class Request:
+    """A verb that a client has sent. `client` is the token of its answer."""
+
+    __slots__ = ("arguments", "client", "name", "peer")
+
+    def __init__(self, client: _socket.socket, name: str, arguments: str, peer: Peer) -> None:
+        self.client, self.name, self.arguments, self.peer = client, name, arguments, peer
+
+
+class Door:
+    """The side of the supervisor."""
+
+    def __init__(self, directory_fd: int) -> None:
+        self._directory_fd = os.dup(directory_fd)
+        self._clients: dict[_socket.socket, Peer] = {}
+        #: ended since the last `requests`
+        self.gone: list[_socket.socket] = []
+        try:
+            self._remove()  # of a supervisor that was killed: the session's lock is ours
+            self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+            self._socket.setblocking(False)
+            before = os.umask(0o177)
+            try:
+                self._socket.bind(_path(self._directory_fd))
+            finally:
+                os.umask(before)
+            self._socket.listen(8)
+        except BaseException:
+            os.close(self._directory_fd)
+            raise
+
+    def fds(self) -> tuple[tuple[int, int], ...]:
+        if self._socket.fileno() < 0:
+            return ()
+        room = len(self._clients) < _MOST_CLIENTS
+        listening = ((self._socket.fileno(), select.POLLIN),) if room else ()
+        return (*listening, *((client.fileno(), select.POLLIN) for client in self._clients))
+
+    def requests(self) -> list[Request]:
+        """What has come. Nothing here waits."""
+        while len(self._clients) < _MOST_CLIENTS and self._accept():
+            pass
+        found = []
+        for client, peer in list(self._clients.items()):
+            try:
+                message = wire.receive(client)
+            except BlockingIOError:
+                continue
+            except (OSError, wire.WireError):
+                message = None
+            if message is None:
+                self.drop(client)
+                continue
+            for fd in message.fds:
+                os.close(fd)
+            if message.kind != VERB or len(message.fields) != 2:
+                self.drop(client)
+                continue
+            found.append(Request(client, message.text(0), message.text(1), peer))
+        return found
+
+    def _accept(self) -> bool:
+        try:
+            fd, _ = self._socket._accept()  # type: ignore[attr-defined]
+        except OSError:
+            return False
+        client = _socket.socket(fileno=fd)
+        client.setblocking(False)
+        peer = _peer_of(client)
+        if peer is None:
+            client.close()
+        else:
+            self._clients[client] = peer
+        return True
+
+    def answer(self, client: _socket.socket, text: str) -> None:
+        """Answers and closes. Who has gone away gets none."""
+        try:
+            wire.send(client, JSON, text)
+        except OSError:
+            return
+        finally:
+            self.drop(client)
+
+    def drop(self, client: _socket.socket) -> None:
+        if self._clients.pop(client, None) is not None:
+            self.gone.append(client)
+        client.close()
+
+    def close(self) -> None:
+        """May be called twice."""
+        for client in list(self._clients):
+            self.drop(client)
+        if self._socket.fileno() >= 0:
+            self._socket.close()
+            self._remove()
+            os.close(self._directory_fd)
+
+    def _remove(self) -> None:
+        try:
+            os.unlink(NAME, dir_fd=self._directory_fd)
+        except FileNotFoundError:
+            return
+
+
+def _path(directory_fd: int) -> bytes:
+    return b"/proc/self/fd/%d/%s" % (directory_fd, NAME)
+
+
+def _peer_of(client: _socket.socket) -> Peer | None:
+    """Who that is; None for somebody who may not ask, or of whom that cannot be told."""
+    raw = client.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED.size)
+    pid, uid, _ = _UCRED.unpack(raw)
+    if uid not in (0, os.geteuid()) or pid <= 0:
+        return None
+    try:
+        if os.readlink(f"/proc/{pid}/ns/pid") != os.readlink("/proc/self/ns/pid"):
+            return None
+        if _is_below_us(pid):
+            return None
+    except (OSError, ValueError):
+        return None
+    return Peer(uid=uid, pid=pid)
+
+
+def _is_below_us(pid: int) -> bool:
+    """Whether it descends from this process: everything of a world does (proc_pid_stat(5))."""
+    own = os.getpid()
+    for _ in range(_DEEPEST):
+        if pid == own:
+            return True
+        if pid <= 1:
+            return False
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            pid = int(file.read().rpartition(b")")[2].split()[1])
+    raise ValueError("too deep to tell")
+
+
+def call(directory_fd: int, name: str, arguments: str, timeout_s: float | None) -> str | None:
+    """The side of who asks: the answer; None where no such run is there. Raises OSError, WireError."""
+    client = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    client.settimeout(timeout_s)
+    try:
+        client.connect(_path(directory_fd))
+        wire.send(client, VERB, name, arguments)
+        message = wire.receive(client)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return None
+    finally:
+        client.close()
+    if message is None or message.kind != JSON:
+        return None
+    return message.text(0)
