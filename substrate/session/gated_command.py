@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
 
+    from substrate.session.approving import Approving
     from substrate.session.capturing import Choice
     from substrate.session.command_run import Ended
     from substrate.session.gating_top import Top
+    from substrate.session.home import Home
     from substrate.session.request import RunRequest
     from substrate.session.settings import Settings
     from substrate.session.store import SessionFiles
+    from substrate.session.streams import Streams
     from substrate.session.workspace import Workspace
     from substrate.telemetry.trace.envelope import Event
 
@@ -30,10 +33,10 @@ if TYPE_CHECKING:
 _LOADED: Final = b"/policy"
 
 
-def load(settings: Settings, request: RunRequest, cwd: bytes, workspace: Workspace) -> Gating:
+def load(settings: Settings, cwd: bytes, workspace: Workspace) -> Gating:
     """The policy of this directory. Raises ConfigError: what cannot be read runs nothing."""
     found = broker.load(os.environb, cwd, workspace.path, settings.policy)
-    return Gating(found, can_ask=not request.ci)
+    return Gating(found)
 
 
 def decide(
@@ -56,6 +59,32 @@ def ask(
 ) -> Top:
     """Puts the question about the command itself, where there is one."""
     return gating_top.ask(gating, top, request, span, cwd, watch=watch, gone=gone)
+
+
+def may_ask(
+    gating: Gating,
+    request: RunRequest,
+    home: Home,
+    files: SessionFiles,
+    digest: Callable[[bytes], str],
+    paused: Callable[[], Streams | None],
+) -> None:
+    """Says how whoever is asked is reached, when there is something to ask."""
+
+    def opens() -> Approving:
+        from substrate.session.approving import open_approving
+
+        return open_approving(
+            home=home,
+            files=files,
+            policy=gating.broker.policy,
+            digest=digest,
+            paused=paused,
+            terminal=not request.ci,
+            door=True,
+        )
+
+    gating.opens = opens
 
 
 def policy_events(gating: Gating, files: SessionFiles, *, continued: bool) -> list[Event]:

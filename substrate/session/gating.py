@@ -25,11 +25,12 @@ from substrate.values import value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Final
+    from typing import Final
 
     from substrate.policy.broker import Broker
     from substrate.policy.rules import Verdict
     from substrate.session.approvals_values import Answer
+    from substrate.session.approving import Approving
     from substrate.session.denials import Denial
     from substrate.session.gating_lines import Refusals
     from substrate.telemetry.capture.backends import AnyBackend
@@ -76,14 +77,14 @@ class _Judged:
 class Gating:
     """See the module. Made for every command, also where nothing has to be held."""
 
-    def __init__(self, broker: Broker, *, can_ask: bool = True) -> None:
-        """`can_ask`: whether a person may be asked, as far as the caller's flags say."""
+    def __init__(self, broker: Broker) -> None:
         self.broker = broker
-        self.can_ask = can_ask
         #: what is in force: strict, racy or off (capturing.Choice)
         self.force = "off"
         self._refusals: Refusals | None = None
-        self.approver: Any = None
+        #: opens what asks, None where nobody may be asked
+        self.opens: Callable[[], Approving] | None = None
+        self.approver: Approving | None = None
         self._table: tuple[dict[bytes, int], int] | None = None
         self._backend: AnyBackend | None = None
         self._digest: Callable[[Hold, bytes], str | None] = lambda hold, path: None
@@ -122,6 +123,12 @@ class Gating:
         it cannot be had."""
         self._action, self._digest = action, digest
 
+    def asking(self) -> Approving | None:
+        """Who asks; opened with the first question."""
+        if self.approver is None and self.opens is not None and not self._over:
+            self.approver = self.opens()
+        return self.approver
+
     def allow_with(self, verdict: Verdict, answer: Answer) -> None:
         """Somebody has allowed the whole command: what it was read as needs no second question."""
         for argv in verdict.read_as:
@@ -157,12 +164,12 @@ class Gating:
 
     def _ask(self, hold: Hold, who: Process, verdict: Verdict) -> None:
         known = self._allowed.get(_plain(hold.argv))
-        if known is None and self.approver is not None and not self._over:
+        if known is None and (approver := self.asking()) is not None and not self._over:
             from substrate.session.gating_ask import asked_of
 
             self._judged[hold.number] = _Judged(hold=hold, verdict=verdict)
             asked = asked_of(self._action, self.broker.digest, hold, who, verdict, self._digest)
-            known = self.approver.ask(asked, time.monotonic())
+            known = approver.ask(asked, time.monotonic())
             if known is None:
                 return  # it comes by `tick`
         how = "" if known is not None else "nobody"
@@ -199,12 +206,12 @@ class Gating:
         if self.approver is not None:
             self.approver.pump(now)
             for answer in self.approver.answers():
-                held = self._judged.get(answer.ticket)
+                number = answer.ticket
+                held = self._judged.get(number) if isinstance(number, int) else None
                 if held is not None and held.answer is None:
-                    self._judged[answer.ticket] = _Judged(
-                        hold=held.hold, verdict=held.verdict, answer=answer
-                    )
-                    self._answer(answer.ticket, answer.allowed)
+                    hold, verdict = held.hold, held.verdict
+                    self._judged[hold.number] = _Judged(hold=hold, verdict=verdict, answer=answer)
+                    self._answer(hold.number, answer.allowed)
         if self._unsent:
             self._send()
 
@@ -241,6 +248,12 @@ class Gating:
 
             self._refusals = Refusals()
         return self._refusals
+
+    def close(self) -> None:
+        """Gives the terminal back. May be called twice."""
+        self._over = True
+        if self.approver is not None:
+            self.approver.close()
 
     def denials(self) -> tuple[Denial, ...]:
         """What to tell the user: a line for each thing that was denied."""

@@ -45,8 +45,10 @@ class Refusals:
             word = "killed" if gated.decision == "kill" else "denied"
             why = WHY.get(gated.reason, gated.reason)
             self.put(f"{word}: {what}: {why}")
+        elif answer is not None and answer.line:
+            self.put(answer.line, answer.hint)
         else:
-            self.put(f"denied: {what} {ruled(verdict)}", hint_of(verdict, answer, how))
+            self.put(f"denied: {what} {ruled(verdict)}", hint_of(verdict, how))
 
     def put(self, text: str, hint: str = "") -> None:
         key = (text, hint)
@@ -83,10 +85,8 @@ def ruled(verdict: Verdict) -> str:
     return f"({rule}: {verdict.reason})" if verdict.reason else f"({rule})"
 
 
-def hint_of(verdict: Verdict, answer: Answer | None, how: str) -> str:
-    """How to go on after a denial."""
-    if answer is not None:
-        return "; ".join(filter(None, (answer.line, answer.hint)))
+def hint_of(verdict: Verdict, how: str) -> str:
+    """How to go on after a denial. `how`: why nobody was asked."""
     if how:
         return _NOBODY
     return _ALONE if verdict.action == "isolate" else EXPLAIN

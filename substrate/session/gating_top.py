@@ -107,7 +107,8 @@ def ask(
     """Where it has to be asked. `watch`, `gone`: a signal ends the question."""
     if top.verdict.action != rules.ASK:
         return top
-    if gating.approver is None:
+    approver = gating.asking()
+    if approver is None:
         return replace(top, how="nobody")
     from substrate.session.approvals_values import Asked, Held
     from substrate.session.approving import ask_now
@@ -122,7 +123,7 @@ def ask(
         policy_digest=gating.broker.digest,
         span=span,
     )
-    answer = ask_now(gating.approver, asked, watch=watch, gone=gone)
+    answer = ask_now(approver, asked, watch=watch, gone=gone)
     if answer.allowed:
         gating.allow_with(top.verdict, answer)
     return replace(top, answer=answer)
@@ -130,6 +131,9 @@ def ask(
 
 def tell_denied(gating: Gating, top: Top, request: RunRequest) -> None:
     """The line for the user."""
+    if top.answer is not None and top.answer.line:
+        gating.refusals.put(top.answer.line, top.answer.hint)
+        return
     from substrate.session.gating_lines import hint_of, in_words, ruled
 
     shown = request.cmd_text
@@ -137,9 +141,7 @@ def tell_denied(gating: Gating, top: Top, request: RunRequest) -> None:
         text = in_words(request.argv)
     else:
         text = in_words((shown,)) if b"\n" in shown else os.fsdecode(shown[:200])
-    gating.refusals.put(
-        f"denied: {text} {ruled(top.verdict)}", hint_of(top.verdict, top.answer, top.how)
-    )
+    gating.refusals.put(f"denied: {text} {ruled(top.verdict)}", hint_of(top.verdict, top.how))
 
 
 def look_up(file: bytes, cwd: bytes) -> bytes:

@@ -132,6 +132,7 @@ class _OneShot:
         self.started: World | None = None
         self.capture: Capturing | None = None
         self.network: Egressing | None = None
+        self.governed = False  # it is known what the policy is
         self.layer: int | None = None
         #: what leads out of a filtered network that has no packet filter
         self.listened: Ports | None = None
@@ -157,9 +158,8 @@ class _OneShot:
             self._adopt(self.claimed.world)
         else:
             self._describe(self._backend())
-        self.gating: Gating = gated_command.load(
-            *(self.settings, self.request, self.cwd, self.workspace)
-        )
+        self.gating: Gating = gated_command.load(*(self.settings, self.cwd, self.workspace))
+        self.governed = True
         self._prepare()
         self.top: Top = gated_command.decide(
             *(self.gating, self.request, self.cwd, self.choice),
@@ -458,6 +458,10 @@ class _OneShot:
 
     def _ask_first(self) -> None:
         """Where the command itself is to be asked for, before its start is written."""
+        gated_command.may_ask(
+            *(self.gating, self.request, self.home, self.files, self.digester.digest_bytes),
+            lambda: self.streams,
+        )
         self.top = gated_command.ask(
             self.gating,
             self.top,
@@ -817,6 +821,8 @@ class _OneShot:
             self.capture.close()
         if self.network is not None:
             self.network.close()
+        if self.governed:
+            self.gating.close()
         if self.started is not None:
             self.started.close()
         elif self.groups is not None:

@@ -4,8 +4,16 @@ import os
 import time
 from pathlib import Path
 
-from substrate.policy.rules import ApprovalRules, CommandRule, FsRules, Layer, LimitRules, NetRules
-from substrate.policy.rules import Policy, Verdict
+from substrate.policy.rules import (
+    ApprovalRules,
+    CommandRule,
+    FsRules,
+    Layer,
+    LimitRules,
+    NetRules,
+    Policy,
+    Verdict,
+)
 from substrate.session.approvals_values import Asked, Held
 from substrate.session.approving import open_approving
 from substrate.session.home import Home

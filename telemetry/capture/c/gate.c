@@ -105,19 +105,20 @@ static enum decision ask_table(const struct gate *gate, const unsigned char *pat
 {
     static const char deleted[] = " (deleted)";
     const size_t more = sizeof deleted - 1;
+    enum decision decision = ALLOW;
     if (length > more && !memcmp(path + length - more, deleted, more)) {
-        enum decision named = ask_table(gate, path, length - more);
-        if (strictness(named) > strictness(ALLOW))
-            return named;
+        decision = ask_table(gate, path, length - more);
     }
     size_t name = length;
     while (name && path[name - 1] != '/')
         name--;
     enum decision whole = find_entry(gate, path, length),
                   last = find_entry(gate, path + name, length - name);
-    if (!whole && !last)
-        return gate->otherwise;
-    return strictness(whole) > strictness(last) ? whole : last;
+    if (strictness(last) > strictness(whole))
+        whole = last;
+    if (!whole)
+        whole = gate->otherwise;
+    return strictness(whole) > strictness(decision) ? whole : decision;
 }
 
 /* What is said of a name that a program is only called by: a path's or an argv[0]'s last one, without a

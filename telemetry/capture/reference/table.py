@@ -37,13 +37,16 @@ class Table:
         return next((decision for decision in _STRICTNESS if decision in said), DENY)
 
     def _of(self, program: bytes) -> int:
-        if program.endswith(_DELETED) and len(program) > len(_DELETED):
-            named = self._of(program[: -len(_DELETED)])
-            if named != ALLOW:
-                return named
-        names = (program, program.rpartition(b"/")[2])
-        said = {self.entries[name] for name in names if name in self.entries}
-        return next((decision for decision in _STRICTNESS if decision in said), self.otherwise)
+        """Of a file that has lost its name the kernel says the last one, and that it is deleted: that is
+        as good as the name."""
+        found = set()
+        while True:
+            names = (program, program.rpartition(b"/")[2])
+            said = {self.entries[name] for name in names if name in self.entries}
+            found.update(said or {self.otherwise})
+            if not program.endswith(_DELETED) or len(program) == len(_DELETED):
+                return next(decision for decision in _STRICTNESS if decision in found)
+            program = program[: -len(_DELETED)]
 
     def _of_called(self, path: bytes) -> int:
         name = path.rpartition(b"/")[2]
