@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,12 +21,28 @@ from substrate.session.approvals_values import Kept
 from substrate.session.opening import claim
 from substrate.values import replace
 
-_ANSWER_S = 10.0
+#: between two looks for a run
+_AGAIN_S = 0.2
 
 
-def call(fd: int, name: str, arguments: dict[str, Any], *, wait: bool = False) -> dict[str, Any]:
+def _wait(fd: int, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """As `call`, when there is somebody who asks: a run may be yet to come."""
+    watching = approvals_door.watch(fd)
+    try:
+        while True:
+            try:
+                return call(fd, name, arguments, timeout_s=None)
+            except NothingFound:
+                time.sleep(_AGAIN_S)
+    finally:
+        os.close(watching)
+
+
+def call(
+    fd: int, name: str, arguments: dict[str, Any], timeout_s: float | None = 10.0
+) -> dict[str, Any]:
     """The answer of the session's supervisor. Raises NothingFound, StateError, UsageError."""
-    told = approvals_door.call(fd, name, json.dumps(arguments), None if wait else _ANSWER_S)
+    told = approvals_door.call(fd, name, json.dumps(arguments), timeout_s)
     if told is None:
         raise NothingFound(
             "nothing of this world runs that could ask",
@@ -63,10 +80,9 @@ def ls_command(wait: bool, after: int, world: str | None, form: str) -> int:
     lasts. While `--wait` runs, a command without a terminal asks and is not denied at once."""
     target = pending_target(world)
     try:
-        found = call(target.files.fd, "approvals", {"wait": wait, "after": after}, wait=wait)
+        asked = {"wait": wait, "after": after}
+        found = (_wait if wait else call)(target.files.fd, "approvals", asked)
     except NothingFound:
-        if wait:
-            raise
         found = {
             "questions": [],
             "approvals": [_plain(a) for a in load_kept(target.files).approvals],

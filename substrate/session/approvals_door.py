@@ -10,6 +10,7 @@ Spec: shell.md §2.
 from __future__ import annotations
 
 import _socket
+import fcntl
 import os
 import select
 import stat
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from typing import Final
 
 NAME: Final = b"approvals"
+#: locked by whoever waits for questions
+WATCH: Final = b"approvals.watch"
 VERB: Final = b"V"
 JSON: Final = b"J"
 FAILED: Final = b"F"  # status, the line, hint
@@ -171,6 +174,30 @@ def _is_below_us(pid: int) -> bool:
         with open(f"/proc/{pid}/stat", "rb") as file:
             pid = int(file.read().rpartition(b")")[2].split()[1])
     raise ValueError("too deep to tell")
+
+
+def watch(directory_fd: int) -> int:
+    """Says that somebody waits for questions of a session, also before one runs, as long as the fd is
+    open that is returned. Raises OSError."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(WATCH, flags, 0o600, dir_fd=directory_fd)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    return fd
+
+
+def is_watched(directory_fd: int) -> bool:
+    """Whether somebody does."""
+    try:
+        fd = os.open(WATCH, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory_fd)
+    except OSError:
+        return False  # nobody ever has, or it is none of our files
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 #: of a daemon, then of a run; both speak the same packets

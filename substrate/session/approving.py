@@ -304,7 +304,12 @@ class Approving:
         return self._is_watched() or self.policy.approval.without_terminal == _WAIT
 
     def _is_watched(self) -> bool:
-        return self._desk is not None and self._desk.is_watched(time.monotonic())
+        """Whether somebody waits at the socket, or for it to be there."""
+        if self._desk is not None and self._desk.is_watched(time.monotonic()):
+            return True
+        from substrate.session.approvals_door import is_watched
+
+        return is_watched(self._files.fd)
 
     def _allows_without(self) -> bool:
         """What the user's own policy says of a question that nobody can be asked."""

@@ -250,6 +250,9 @@ class CommandRun:
         captured = () if self.capture is None else self.capture.fds(now)
         for fd in captured:
             poll.register(fd, select.POLLIN)
+        asks = () if self.capture is None else self.capture.asks()
+        for fd, wanted_events in asks:
+            poll.register(fd, wanted_events)  # the next round's tick serves them
         network = () if self.network is None else self.network.fds()
         for fd in network:
             poll.register(fd, select.POLLIN)
@@ -284,6 +287,8 @@ class CommandRun:
                 self.network.pump()
             elif fd in watched:
                 watched[fd].broken()
+            elif fd in dict(asks):
+                continue
             elif fd in waiting:
                 for index, _ in waiting[fd]:
                     if not self.streams.pumps[index].done:  # an end that came in this round

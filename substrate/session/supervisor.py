@@ -14,7 +14,16 @@ import os
 import time
 
 from substrate.errors import HostUnsupported, SessionBusy, UsageError
-from substrate.session import capturing, layer_place, opening, running, store, world_setup
+from substrate.session import (
+    capturing,
+    gated_command,
+    gating_force,
+    layer_place,
+    opening,
+    running,
+    store,
+    world_setup,
+)
 from substrate.session import home as homes
 from substrate.session.covers import covers_of
 from substrate.session.settings_table import DEFAULT_REQUIRE
@@ -37,6 +46,8 @@ if TYPE_CHECKING:
     from substrate.session.denials import Denial
     from substrate.session.disk_watch import DiskWatch
     from substrate.session.egressing import Egressing
+    from substrate.session.gating import Gating
+    from substrate.session.gating_top import Top
     from substrate.session.opening import Claimed, Opened
     from substrate.session.record import Recorder
     from substrate.session.request import RunRequest
@@ -121,6 +132,7 @@ class _OneShot:
         self.started: World | None = None
         self.capture: Capturing | None = None
         self.network: Egressing | None = None
+        self.governed = False  # it is known what the policy is
         self.layer: int | None = None
         #: what leads out of a filtered network that has no packet filter
         self.listened: Ports | None = None
@@ -146,7 +158,15 @@ class _OneShot:
             self._adopt(self.claimed.world)
         else:
             self._describe(self._backend())
+        self.gating: Gating = gated_command.load(*(self.settings, self.cwd, self.workspace))
+        self.governed = True
         self._prepare()
+        self.top: Top = gated_command.decide(
+            *(self.gating, self.request, self.cwd, self.choice),
+            in_world=self.world.backend != "none",
+        )
+        if self.top.isolated:
+            self.request = replace(self.request, throw_away=True)
         self.unsettled = bool(self.stack_file.unrecorded)
         stack = with_stack_file(self.world.bare_stack(self.files), self.files, self.stack_file)
         self.stack, self.left = opening.left_layers(stack)
@@ -255,6 +275,7 @@ class _OneShot:
             in_world=self.world.backend != "none",
             terminal=self.terminal is not None,
             answered=self.world.backend == "guard",
+            gated=self.gating.needed,
         )
         self.frame = world_setup.frame_of(
             self.world,
@@ -381,7 +402,9 @@ class _OneShot:
             closed=self.closed_fds,
         )
         if self.choice.level != "off":
-            self.capture = capturing.Capturing(self.choice, settings, self.home, self.frame)
+            self.capture = capturing.Capturing(
+                *(self.choice, settings, self.home, self.frame, self.gating)
+            )
         if self.frame.net in ("filtered", "veth") and self.frame.backend != "none":
             self.network = self._network()
         run = CommandRun(
@@ -392,9 +415,12 @@ class _OneShot:
             self.started.wait_network()  # it was made first of all; how, is on the record
             self._look_at_network()
         self.isolation: Isolation = isolation_of(
-            *(self.world.backend, settings, self.held, self.covers), listened=self.listened
+            *(self.world.backend, settings, self.held, self.covers),
+            listened=self.listened,
+            gate=gating_force.layer_of(self.choice, needed=self.gating.needed),
         )
         self._refuse_missing(self.isolation)
+        self._ask_first()
         try:
             self.opened.writer.append(self._first_events(spec, withheld))
             self.recorded = True
@@ -405,6 +431,8 @@ class _OneShot:
                 self.network.connect()
             if not self.continued:
                 store.set_current(self.home, self.workspace, self.files.session_id)
+            if self.top.denied:
+                return gated_command.denied(self.gating, self.top, self.request)
             if run.prepare(spec):
                 run.go()
                 self._begin_capture()
@@ -427,6 +455,22 @@ class _OneShot:
         finally:
             if self.terminal is not None:
                 self.terminal.restore()
+
+    def _ask_first(self) -> None:
+        """Where the command itself is to be asked for, before its start is written."""
+        gated_command.may_ask(
+            *(self.gating, self.request, self.home, self.files, self.digester.digest_bytes),
+            lambda: self.streams,
+        )
+        self.top = gated_command.ask(
+            self.gating,
+            self.top,
+            self.request,
+            self.recorder.span,
+            self.cwd,
+            watch=self.arriving.fileno(),
+            gone=lambda: self.arriving.ends_within(0),
+        )
 
     def _begin_capture(self) -> None:
         if self.capture is None:
@@ -509,9 +553,14 @@ class _OneShot:
         What the user himself takes away (--net host, --no-world) goes against a requirement
         only where one was made: the default list is for what the host fails to give."""
         settings = self.settings
+        required = dict.fromkeys((*settings.require, *self.gating.broker.policy.require))
+        if "gate" in required:
+            gating_force.refuse_weak(self.choice, needed=self.gating.needed)
         if self.world.backend == "none" and settings.require == DEFAULT_REQUIRE:
             return
-        for name in settings.require:
+        for name in required:
+            if name == "gate":
+                continue
             if name == "nf_tables":
                 guarded = self.world.backend == "guard" and settings.net == "filtered"
                 if self.listened is not None or guarded:
@@ -539,7 +588,8 @@ class _OneShot:
         recorder = self.recorder
         events = []
         if not self.continued:
-            events.append(recorder.session_start(self.isolation, self.choice))
+            digest = self.gating.broker.digest
+            events.append(recorder.session_start(self.isolation, self.choice, digest))
         below = max(0, len(self.stack.layers) - 1)
         if self.stack_file.unrecorded:
             from substrate.session import restack
@@ -547,12 +597,14 @@ class _OneShot:
             assert self.opened is not None
             tell = restack.settle if self.unsettled else restack.tell
             self.stack_file = tell(self.files, self.opened.writer)
+        events += gated_command.policy_events(self.gating, self.files, continued=self.continued)
         events.append(recorder.world_start(self.world, below, self.notes, continued=self.continued))
         for number in self.left:
             events += self._diff_events(self.pending, number, span=False)[0]
         events.append(
             recorder.command_start(
-                spec, self.request.cmd_text, self.layer, withheld, self.isolation
+                *(spec, self.request.cmd_text, self.layer, withheld, self.isolation),
+                self.top.decision(),
             )
         )
         return events
@@ -627,6 +679,7 @@ class _OneShot:
             scopes, refused = self.network.end(lambda: self.arriving.ends_within(0))
             summary = self.network.by_name(summary)
             denied = (*refused, *denied)
+        denied = (*self.gating.denials(), *denied)
         if not ended.quiet:
             self._wait_gone()  # until then its processes may write
         if self.world.backend == "guard" and self.layer is not None:
@@ -768,6 +821,8 @@ class _OneShot:
             self.capture.close()
         if self.network is not None:
             self.network.close()
+        if self.governed:
+            self.gating.close()
         if self.started is not None:
             self.started.close()
         elif self.groups is not None:
@@ -806,6 +861,8 @@ def exit_status(ended: Ended) -> int:
     """The status to hand back (shell.md §1)."""
     if ended.ended_by in ("timeout", "limit"):
         return 124
+    if ended.ended_by == "denied":
+        return 126
     if ended.failed is not None:
         step, number, _ = ended.failed
         if step.startswith("exec "):
