@@ -33,6 +33,7 @@ from substrate.session.terminal import is_foreground
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Final, Protocol
 
     from substrate.session.approvals_values import Question
@@ -125,7 +126,7 @@ class TerminalAsking:
         self._keys: Keys | None = None
         self._asked_keys = False  # the line of keys stands there
         self._line: Line | None = None
-        self._line_at = 0
+        self._begin_line: Callable[[], str] = str
         self._page = 0
         self._note = ""
         self._size = (80, 24)
@@ -194,8 +195,17 @@ class TerminalAsking:
 
     # --- the question
 
-    def show(self, question: Question, now: float, *, exact: bool, others: int) -> None:
-        """Puts it there. There was none."""
+    def show(
+        self,
+        question: Question,
+        now: float,
+        *,
+        exact: bool,
+        others: int,
+        line: Callable[[], str],
+    ) -> None:
+        """Puts it there. There was none. `line`: what an edited rule begins as."""
+        self._begin_line = line
         self._question, self._exact, self._others = question, exact, others
         self._page, self._note, self._line = 0, "", None
         self._linger = 0.0
@@ -452,8 +462,7 @@ class TerminalAsking:
         elif key in (b"e", *(bytes([k]) for k in _LASTING)) and not self._exact:
             self.say("what would run cannot be recognised again: y or n")
         elif key == b"e":
-            argv = self._question.asked.held.argv
-            self._line = Line(approvals_text.show_argv(argv))
+            self._line = Line(self._begin_line())
             self._note = ""
             self._draw()
         elif key in _KEYS:

@@ -240,16 +240,21 @@ class Approving:
         if not self.state.is_exact(question.number):
             raise ConfigError("it cannot be recognised again", hint="answer for this once")
         action = "deny" if choice == values.NEVER else "allow"
-        reason = rules.why_not(self.policy, question.asked.verdict, action)
-        if reason:
-            raise ConfigError(f"no rule of yours would count: {reason}", hint="answer s instead")
         said = f"by {by}, {time.strftime('%Y-%m-%d %H:%M')}, session {self._files.session_id}"
-        held = question.asked.held
         if typed:
-            rule = rules.typed_rule(typed, held, action, said)
+            made = rules.typed_rules(self.policy, question.asked, typed, action, said)
         else:
-            rule = rules.exact_rule(held, action, said)
-        rules.add_rule(rules.user_policy_path(self._environ), rule)
+            made = rules.exact_rules(self.policy, question.asked, action, said)
+        for rule in made:
+            rules.add_rule(rules.user_policy_path(self._environ), rule)
+
+    def _line_of(self, question: Question) -> str:
+        """What an edited rule begins as: the one part that has to be asked, else the whole."""
+        from substrate.session import approvals_rules as rules
+        from substrate.session.approvals_text import show_argv
+
+        lines = rules.asking_lines(self.policy, question.asked)
+        return show_argv(lines[0] if len(lines) == 1 else question.asked.held.argv)
 
     # --- what the state wants done
 
@@ -338,8 +343,9 @@ class Approving:
         if terminal.number == 0:
             first = self._queue[0]
             terminal.show(
-                first, now, exact=self.state.is_exact(first.number), others=len(self._queue) - 1
-            )
+                first, now, exact=self.state.is_exact(first.number), others=len(self._queue) - 1,
+                line=lambda: self._line_of(first),
+            )  # fmt: skip
         else:
             terminal.count(len(self._queue) - 1)
 
