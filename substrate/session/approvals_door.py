@@ -104,10 +104,15 @@ class Door:
         client = _socket.socket(fileno=fd)
         client.setblocking(False)
         peer = _peer_of(client)
-        if peer is None:
-            client.close()
-        else:
+        if isinstance(peer, Peer):
             self._clients[client] = peer
+            return True
+        try:
+            wire.send(client, FAILED, "125", *peer)
+        except OSError:
+            return True
+        finally:
+            client.close()
         return True
 
     def answer(self, client: object, text: str) -> bool:
@@ -147,20 +152,41 @@ def _path(directory_fd: int) -> bytes:
     return b"/proc/self/fd/%d/%s" % (directory_fd, NAME)
 
 
-def _peer_of(client: _socket.socket) -> Peer | None:
-    """Who that is; None for somebody who may not ask, or of whom that cannot be told."""
+def _peer_of(client: _socket.socket) -> Peer | tuple[str, str]:
+    """Who that is; (why, what to do) for somebody who may not ask, or of whom that cannot be told.
+
+    Whoever is confined more than we are is taken for a world's: a filter or a pid namespace that we do not
+    have, no_new_privs."""
     raw = client.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED.size)
     pid, uid, _ = _UCRED.unpack(raw)
     if uid not in (0, os.geteuid()) or pid <= 0:
-        return None
+        return "questions are answered by their own user", "become that user"
     try:
         if os.readlink(f"/proc/{pid}/ns/pid") != os.readlink("/proc/self/ns/pid"):
-            return None
-        if _is_below_us(pid):
-            return None
+            return _INSIDE
+        if _is_below_us(pid) or _confinement(pid) > _confinement(os.getpid()):
+            return _INSIDE
     except (OSError, ValueError):
-        return None
+        return "it cannot be told who asks", "answer from an ordinary terminal"
     return Peer(uid=uid, pid=pid)
+
+
+_INSIDE: Final = (
+    "a process of a world, or one that is confined as such, cannot answer questions",
+    "answer from a terminal outside",
+)
+
+
+def _confinement(pid: int) -> int:
+    """How much the kernel holds it back: no_new_privs and filters, which only add up over its
+    descendants (proc_pid_status(5))."""
+    found = {b"NoNewPrivs": 0, b"Seccomp_filters": 0}
+    with open(f"/proc/{pid}/status", "rb") as file:
+        for line in file:
+            name, _, text = line.partition(b":")
+            if name in found:
+                found[name] = int(text)
+    return found[b"NoNewPrivs"] + found[b"Seccomp_filters"]
 
 
 def _is_below_us(pid: int) -> bool:
@@ -213,10 +239,7 @@ def call(directory_fd: int, name: str, arguments: str, timeout_s: float | None) 
             continue
         client.settimeout(timeout_s)
         try:
-            wire.send(client, VERB, name, arguments)
-            message = wire.receive(client)
-        except BrokenPipeError:
-            message = None
+            message = _exchange(client, name, arguments)
         except TimeoutError:
             raise StateError(
                 "the session gave no answer", hint="it is stopped, or waits itself: try again"
@@ -232,6 +255,14 @@ def call(directory_fd: int, name: str, arguments: str, timeout_s: float | None) 
         if message.kind == FAILED:
             raise StateError(message.text(1), hint=message.text(2))
     return None
+
+
+def _exchange(client: _socket.socket, name: str, arguments: str) -> wire.Message | None:
+    try:
+        wire.send(client, VERB, name, arguments)
+    except BrokenPipeError:
+        pass  # it has closed: perhaps it said why
+    return wire.receive(client)
 
 
 def _connect(directory_fd: int, name: bytes) -> _socket.socket | None:
