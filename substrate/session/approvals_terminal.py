@@ -55,6 +55,8 @@ _LASTING: Final = b"sav"
 _LINGER_S: Final = 0.25
 #: between two looks at who has the terminal, and at its size
 _LOOK_S: Final = 0.25
+#: so late a look means that we were stopped (Ctrl-Z, fg)
+_STOPPED_S: Final = 1.0
 _REDRAW_S: Final = 0.1
 _MOST_UNSENT: Final = 1 << 20
 _LINGER_MOST_S: Final = 2.0
@@ -361,6 +363,7 @@ class TerminalAsking:
     def _is_ours(self, now: float) -> bool:
         if now < self._look:
             return not self._away
+        was_stopped = now - self._look > _STOPPED_S
         self._look = now + _LOOK_S
         away = not is_foreground(self.fd)
         if away and not self._away:
@@ -372,6 +375,9 @@ class TerminalAsking:
                 self._begin(now)
             else:
                 self._release()
+        elif not away and was_stopped and self._question is not None:
+            self._set_raw()  # whoever had it meanwhile has written to it, too
+            self._begin(now)
         if not self._away and self._question is not None and self._look_at_size() != self._size:
             self._size = self._look_at_size()
             self._draw()

@@ -286,6 +286,22 @@ def test_the_window_changes_its_size(start):
     there.press(b"n", ALT_OFF)
 
 
+def test_it_stands_there_again_after_a_stop(start):
+    there = ask(start)
+    there.expect(KEYS)
+    there.screen.process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, there.screen.process.pid, os.WSTOPPED)
+    there.type(b"y")  # at a shell, which has the terminal now
+    time.sleep(1.5)  # it was away so long
+    there.screen.process.send_signal(signal.SIGCONT)
+    assert b"git push" in there.expect(KEYS)
+    there.type(b"n")
+    there.expect(b"denied (1)")
+    there.type(b"end\r")
+    assert there.screen.wait() == 0
+    assert there.allowed() == {(0, False, "person")}
+
+
 def test_the_terminal_is_hung_up(start):
     there = ask(start)
     there.expect(KEYS)
