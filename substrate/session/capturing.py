@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from substrate.session.digest_cache import DigestCache, NoCache
+    from substrate.session.gating import Gating, Watched
     from substrate.session.home import Home
     from substrate.session.inputs import Inputs
     from substrate.session.links import Follower
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from substrate.session.standard_input import Source
     from substrate.session.streams import Recording
     from substrate.telemetry.capture.decode import Decoder
+    from substrate.telemetry.capture.holds import Hold
     from substrate.telemetry.capture.ports import Ports
     from substrate.telemetry.capture.programs import Program
     from substrate.telemetry.capture.written import WrittenPaths
@@ -60,6 +62,8 @@ _ROWS_WAIT_S: Final = 1.0
 _SLICE_S: Final = 0.02
 #: how long what is left of a world may take to be told
 _END_S: Final = 10.0
+#: so many parents of a process that wants to exec are told of
+_MOST_PARENTS: Final = 64
 #: the largest program that is digested
 _MOST_DIGESTED: Final = 512 << 20
 
@@ -102,6 +106,12 @@ _NO_LOADER: Final = "what the kernel reads by itself to run a program: its loade
 _NO_MOUNTS: Final = "mounts, namespaces and roots that a command makes (mount, pivot_root, setns, unshare): paths are told as they are named there"
 
 
+_NO_GATE: Final = "programs that the policy would deny below the command: there is no exec gate"
+_RACY_GATE: Final = (
+    "a program that another thread puts in the place of an allowed one: the exec gate is racy"
+)
+
+
 @value
 class Choice:
     """What is in force. `backend` and `level` are `off` where nothing is captured."""
@@ -112,6 +122,7 @@ class Choice:
     missing_kinds: tuple[str, ...] = ()  # what an input manifest lacks
     observed: bool  # denials of the world are left to the answerer
     witnessed: bool = False  # they are seen where the world itself answers
+    gate: str = "off"  # what it can be, where the policy needs one: strict, racy or off
 
 
 OFF = Choice(
@@ -123,15 +134,21 @@ OFF = Choice(
 
 
 def choose(
-    home: Home, settings: Settings, *, in_world: bool, terminal: bool, answered: bool = False
+    home: Home,
+    settings: Settings,
+    *,
+    in_world: bool,
+    terminal: bool,
+    answered: bool = False,
+    gated: bool = False,
 ) -> Choice:
     """What this command is captured with. `answered`: the world has a listener of its own, beside which
-    there is no other (seccomp(2), EBUSY). Raises HostUnsupported for a backend that was asked for
+    there is no other (seccomp(2), EBUSY). `gated`: the policy needs the exec gate. Raises HostUnsupported for a backend that was asked for
     and cannot be had."""
     if settings.capture == "off":
-        return OFF
+        return _off(gated)
     if _files_are_small():
-        return replace(OFF, blind_spots=(*OFF.blind_spots, _NO_ROOM))
+        return _off(gated, _NO_ROOM)
     asked = settings.capture_backend
     if answered and asked in backends.ANSWER:
         raise HostUnsupported(
@@ -141,11 +158,11 @@ def choose(
     if asked == "auto" and answered:
         backend = capture_probe.choose_without_listener(home)
         if backend is None or settings.ptrace:
-            return replace(OFF, blind_spots=(*OFF.blind_spots, _why_none()))
+            return _off(gated, _why_none())
     elif asked == "auto":
         backend = capture_probe.choose(home, debuggers=settings.ptrace)
         if backend is None:
-            return replace(OFF, blind_spots=(*OFF.blind_spots, _why_none()))
+            return _off(gated, _why_none())
     else:
         found = capture_probe.check(home, asked)
         if not found.works:
@@ -156,6 +173,9 @@ def choose(
         backend = asked
     observed = in_world and backend in backends.ANSWER and not terminal
     spots = []
+    force = _gate_of(home, backend) if gated else "off"
+    if gated and force != "strict":
+        spots.append(_RACY_GATE if force == "racy" else _NO_GATE)
     if backend == "notify":
         spots += [_NO_RESULTS, _NO_ENDS]
     elif backend == "bpf":
@@ -186,7 +206,19 @@ def choose(
         missing_kinds=missing,
         observed=observed,
         witnessed=witnessed,
+        gate=force,
     )
+
+
+def _off(gated: bool, *why: str) -> Choice:
+    return replace(OFF, blind_spots=(*OFF.blind_spots, *why, *((_NO_GATE,) if gated else ())))
+
+
+def _gate_of(home: Home, backend: str) -> str:
+    """How a backend holds execs. `bpf` needs the engine beside it, to stop them."""
+    if backend == "bpf" and not capture_probe.check(home, "ptrace").works:
+        return "off"
+    return "strict" if backend in backends.STRICT else "racy"
 
 
 def _files_are_small() -> bool:
@@ -213,8 +245,17 @@ def _cannot(error: CaptureError, home: Home) -> HostUnsupported:
 class Capturing:
     """See the module. Made once a command whose capture is not off."""
 
-    def __init__(self, choice: Choice, settings: Settings, home: Home, frame: Frame) -> None:
+    def __init__(
+        self,
+        choice: Choice,
+        settings: Settings,
+        home: Home,
+        frame: Frame,
+        gating: Gating | None = None,
+    ) -> None:
         self.choice = choice
+        #: who answers for the gate, where there is one
+        self.gating = gating if choice.gate != "off" else None
         self._frame = frame
         self._home = home
         self._overflow = settings.overflow
@@ -234,6 +275,7 @@ class Capturing:
             else (),
             exact_reads=settings.exact_reads,
             look=settings.lookups,
+            gated=self.gating is not None,
         )
         try:
             self._backend = backends.make(
@@ -243,7 +285,10 @@ class Capturing:
                 policy=settings.overflow,
                 look=settings.lookups,
                 offsets=capture_probe.kernel_offsets(home) if choice.backend == "bpf" else None,
+                gated=self.gating is not None,
             )
+            if self.gating is not None:
+                self.gating.arm(self._backend)
         except CaptureError as error:
             raise _cannot(error, home) from None
         self._denied = denied if choice.witnessed else ()
@@ -343,8 +388,11 @@ class Capturing:
                 ports=ports,
                 written=written,
                 **({} if expected is None else {"expected": expected}),
+                judged=None if self.gating is None else self.gating.judged,
             )
         )
+        if self.gating is not None:
+            self.gating.begin(span, self._digest_of)
 
         if self.choice.level != "exec" and self._root >= 0:
             if has_input:
@@ -378,10 +426,14 @@ class Capturing:
         looks = [self._next_look] if now < self._next_look else []
         if self._rows_due is not None and not self._held:
             looks.append(self._rows_due)
+        if self.gating is not None and (asked := self.gating.next_look()) is not None:
+            looks.append(asked)
         return min(looks, default=None)
 
     def tick(self, now: float) -> None:
         """Writes what has waited long enough: rows for others, or events for room on the disk."""
+        if self.gating is not None:
+            self.gating.tick(now)
         if not self._held:
             self._flush_rows(now)
         elif now >= self._next_look:
@@ -425,7 +477,9 @@ class Capturing:
 
     def _decode(self, data: bytes) -> None:
         assert self._decoder is not None
-        self._decoder.feed(data)
+        holds = self._decoder.feed(data)
+        for hold in holds:
+            self._hear(hold)
         if self._follower is not None:
             self._follower.forget()
         events = self._decoder.take()
@@ -433,6 +487,28 @@ class Capturing:
             self._write(events)
         if self._inputs is not None:
             self._inputs.work(time.monotonic() + _SLICE_S)
+
+    def _hear(self, hold: Hold) -> None:
+        """An exec waits for an answer."""
+        from substrate.session.gating import Process
+
+        assert self._decoder is not None
+        assert self.gating is not None
+        process = self._decoder.tree.find(hold.tid)
+        place = self._decoder.tree.place_of(process, hold.tid)
+        procs, chain, above = [process.proc], [], process.parent
+        while above is not None and len(procs) <= _MOST_PARENTS:
+            procs.append(above.proc)
+            chain.append(above.program)
+            above = above.parent
+        who = Process(
+            span=process.span, cwd=place.cwd or b"/", procs=tuple(procs), chain=tuple(chain)
+        )
+        self.gating.hear(hold, who)
+
+    def asks(self) -> Watched:
+        """What to poll for besides, and for what, where somebody is asked; `tick` then."""
+        return () if self.gating is None or self._closed else self.gating.fds()
 
     def _write(self, events: list[Event]) -> None:
         """Into the trace, or what `overflow` says of what the disk does not take. Raises OSError."""
@@ -569,6 +645,8 @@ class Capturing:
 
         took_s = time.monotonic() - self._began
         self._over = True
+        if self.gating is not None:
+            self.gating.end()
         if not over:
             if self.can_kill:
                 self._backend.kill()
@@ -733,6 +811,15 @@ class Capturing:
             return self._unknown(reason_of(failure))
         except CaptureError as error:
             return self._unknown(errno.errorcode.get(error.errno, error.text))
+
+    def _digest_of(self, hold: Hold, path: bytes) -> str | None:
+        """For a rule that names one: of the file that a held exec would run. What has no name is reached
+        by the descriptors of who holds it; of several that are called the same no digest is told."""
+        if not path.endswith(b" (deleted)"):
+            return self._program(path).digest
+        from substrate.session.gating_digest import digest_of_nameless
+
+        return digest_of_nameless(hold.tid, path)
 
     def _unknown(self, why: str) -> Program:
         from substrate.telemetry.capture.programs import Program

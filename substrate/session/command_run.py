@@ -75,6 +75,11 @@ def failure_of(message: wire.Message) -> tuple[str, int, str]:
     return message.text(0), message.number(1), message.text(2)
 
 
+def _nothing() -> None:
+    """It is looked at in the next turn."""
+    return
+
+
 class CommandRun:
     """Runs one command; see the module for the order of calls. `over`: it has come to its end."""
 
@@ -256,6 +261,8 @@ class CommandRun:
             capture.tick(now)
             for fd in capture.fds(now):
                 waiting.read(fd, capture.pump)
+            for fd, events in capture.asks():
+                waiting.on(fd, events, _nothing)  # the next turn's tick serves them
             waiting.until(capture.next_look(now))
         for pump in self.streams.pumps:
             wanted = pump.wants()

@@ -14,8 +14,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from substrate.errors import StateError, SubstrateError
-from substrate.session import client_call, doors, starting, store, world_setup
+from substrate.errors import PolicyDenied, StateError, SubstrateError
+from substrate.session import client_call, doors, gated_command, starting, store, world_setup
 from substrate.session.captures import Captures
 from substrate.session.client_call import Call
 from substrate.session.client_fds import ClientFds
@@ -23,7 +23,7 @@ from substrate.session.command_run import Ended
 from substrate.session.doors import Client, Door, Peer
 from substrate.session.executing import Executing, is_in_foreground, status_of
 from substrate.session.finishing import Finished, finish
-from substrate.session.inside import DecideExec, Inside, PassedFds, PassedStreams, allow_all
+from substrate.session.inside import Decided, DecideExec, Inside, PassedFds, PassedStreams
 from substrate.session.live_session import LiveSession
 from substrate.session.live_world import LiveWorld
 from substrate.session.loop import Loop, Waiting
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from substrate.session.settings import Settings
     from substrate.session.signals import SignalPipe
+    from substrate.session.streams import Streams
     from substrate.telemetry.trace.events.session import Isolation
     from substrate.world.handle import Zygote
 
@@ -77,8 +78,9 @@ class Daemon:
         self._isolation: Isolation
         self._network_began = False
         self._inside: Inside | None = None
-        #: whether a program that a shim asks for may run: the broker's place
-        self.decide_exec: DecideExec = allow_all
+        #: whether a program that a shim asks for may run
+        self.decide_exec: DecideExec = self._decide_exec
+        self._beside: OneCommand | None = None  # the first command, which somebody else runs
         self._next: LiveWorld | None = None  # begun with, for the next command
         self._worlds = 0
         self._running: list[Executing] = []
@@ -117,6 +119,7 @@ class Daemon:
         self._world, self._isolation, self._network_began = world, isolation, True
         self._sharing = Sharing(self.session, world)
         self._sharing.begin(one)
+        self._beside = one
         self._captures = one.captures or Captures(self.session.number)
         self._open_inside(world)
         self._open_doors()
@@ -402,6 +405,8 @@ class Daemon:
         one = each.one
         if one.capture is not None:
             one.capture.close()
+        if one.gating is not None:
+            one.gating.close()
         world = self._world
         if world is None or one not in self._sharing.live:
             return
@@ -458,7 +463,7 @@ class Daemon:
         one.given_streams = streams
         isolation = None
         if self._world is None:
-            one.choose(self.session)
+            self._govern(one)
             self._begin_world(one)
             isolation = self._isolation
             world = self._world
@@ -473,7 +478,7 @@ class Daemon:
                 world.network.connect()
         else:
             world = self._world
-            one.choose(self.session, in_observed=world.frame.observed)
+            self._govern(one, in_observed=world.frame.observed)
             world_setup.refuse_hidden_cwd(one.cwd, world.spec)
             if world.frame.backend == "guard":
                 from substrate.session import guarding
@@ -483,11 +488,19 @@ class Daemon:
             one.begin(self.session, world)
             each.prepare_run(one, settings.background_s, settings.timeout_s)
             one.make_spec()
+            starting.refuse_weak(world, one)
             one.begun_ns = now_ns()
-            self.session.writer.append([one.start_event(self._isolation, each.parent)])
+            events = gated_command.policy_events(one.gate, self.session.files, continued=True)
+            self.session.writer.append([*events, one.start_event(self._isolation, each.parent)])
             self._sharing.begin(one)
             if world.network is not None:
                 world.network.share()
+        if one.top.denied:
+            self._deny(each)
+            return
+        gated_command.may_ask(
+            *(one.gate, self.session, one.recorder.span, self._paused), terminal=self._is_beside
+        )
         world.quiet = False
         world.runs.append(each.run)
         self._running.append(each)
@@ -497,6 +510,55 @@ class Daemon:
             raise StateError(f"{failed.step}: {failed.text}", hint="run it again") from None
         if self._sharing.is_shared:
             world.world.ask_for_seat()  # the next one starts at once
+
+    def _govern(self, one: OneCommand, *, in_observed: bool = True) -> None:
+        """How it is captured, and what the policy says of it."""
+        one.choose(self.session, in_observed=in_observed)
+        one.decide(self.session)
+        one.top = gated_command.leave_to_gate(one.gate, one.top)
+        if one.top.isolated:
+            raise PolicyDenied(
+                "the policy wants a world of its own for it, and this one is the session's",
+                hint="run it by itself: substrate --fresh -c …",
+            )
+
+    def _decide_exec(self, call: Call, parent: str | None) -> Decided:
+        """For a shim. What the gate stops and asks for is left to it: it looks at what really runs."""
+        gating = gated_command.load(self._settings, call.cwd, self.session.workspace)
+        one = self._beside or next((each.one for each in self._running), None)
+        gating.force = "off" if one is None else one.gate.force
+        told = gated_command.decide_shim(gating, call.argv, call.file, call.cwd, parent)
+        if told is None:
+            return Decided(allowed=True)
+        event, line, rule = told
+        self.session.writer.append([event])
+        return Decided(allowed=False, line=line, rule=rule)
+
+    def _deny(self, each: Executing) -> None:
+        """It never starts; its client is told why."""
+        one = each.one
+        ended = gated_command.denied(one.gate, one.top, one.request)
+        denials = one.gate.denials()
+        self.session.writer.append([one.end_event(ended, None, denials)])
+        self.session.writer.sync()
+        self._sharing.live.remove(one)
+        if one.capture is not None:
+            one.capture.close()
+        one.gate.close()
+        client = each.client
+        client.on_gone = _nothing
+        line = denials[0].text if denials else "denied by the policy"
+        client.send(
+            client_call.DENIED, 126, f"substrate: {line}"[:4000], one.top.verdict.rule or ""
+        )
+        client.close()
+        each.fds.close()
+        if not (self._sharing.is_shared or self._sharing.live or self._sharing.left):
+            self._drop_world()
+
+    def _paused(self) -> Streams | None:
+        """What meets our terminal."""
+        return None if self._beside is None else self._beside.streams
 
     def _begin_world(self, one: OneCommand) -> None:
         """A new world, on a new layer, for its first command."""
@@ -518,7 +580,7 @@ class Daemon:
         world.make_network(self._captures if one.choice.level != "off" else None)
         one.make_spec()
         world.wait_network()
-        self._isolation = starting.isolation_in_force(world)
+        self._isolation = starting.isolation_in_force(world, one)
         world.watch_disk()
 
     def _open_inside(self, world: LiveWorld) -> None:
@@ -578,7 +640,9 @@ class Daemon:
         if self.session.world.backend not in ("ns-root-idmap", "ns-root") or self._next is not None:
             return
         one = OneCommand(
-            self._request, self._settings, b"/", None, frozenset(), environ={}, umask=0
+            *(self._request, self._settings, self.session.cwd, None, frozenset()),
+            environ={},
+            umask=0,
         )
         try:
             one.choose(self.session)
@@ -624,6 +688,7 @@ class Daemon:
             trouble = trouble or str(error)
             if one in sharing.live:
                 sharing.live.remove(one)
+        one.gate.close()
         each.part(*self._told(each, ended, found, trouble))
 
     def _told(

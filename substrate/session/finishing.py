@@ -66,6 +66,7 @@ def finish(
         scopes, refused = world.network.end(lambda: session.arriving.ends_within(0))
         summary = world.network.by_name(summary)
         denied = (*refused, *denied)
+    denied = (*command.gate.denials(), *denied)
     if not ended.quiet:
         wait_gone()  # until then its processes may write
     for dropped in world.harvest():

@@ -52,11 +52,6 @@ class Decided:
 DecideExec = Callable[[Call, str | None], Decided]
 
 
-def allow_all(call: Call, parent: str | None) -> Decided:
-    """Where no policy is loaded."""
-    return Decided(allowed=True)
-
-
 class PassedStreams(Streams):
     """Streams that are the world's own: a command gets them as they are, and nothing is moved."""
 

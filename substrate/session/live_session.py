@@ -26,6 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from substrate.session.approving_shared import SharedApproving
     from substrate.session.opening import Claimed, Opened
     from substrate.session.record import Recorder
     from substrate.session.request import RunRequest
@@ -62,6 +63,8 @@ class LiveSession:
         self.continued = False
         self.recorded = False  # something of ours stands in the trace
         self.started = False  # `session_start` does
+        #: who asks for all its commands, once there was a question
+        self.approving: SharedApproving | None = None
         self._first_number = 0
         self._taken = 0
 
@@ -268,6 +271,8 @@ class LiveSession:
 
     def close(self) -> None:
         """Lets go of it; called on every way out."""
+        if self.approving is not None:
+            self.approving.close()
         if self.opened is not None:
             self.opened.writer.close()
         elif self.claimed is not None:

@@ -194,15 +194,18 @@ class LiveWorld:
             command_of,
         )
 
-    def refuse_missing(self, isolation: Isolation) -> None:
+    def refuse_missing(self, isolation: Isolation, also: tuple[str, ...] = ()) -> None:
         """Nothing runs in less isolation than is required (world.md §1).
 
         What the user himself takes away (--net host, --no-world) goes against a requirement
-        only where one was made: the default list is for what the host fails to give."""
+        only where one was made: the default list is for what the host fails to give. `also`: what the
+        policy requires; the gate is each command's (starting.py)."""
         settings, backend = self.settings, self.frame.backend
         if backend == "none" and settings.require == DEFAULT_REQUIRE:
             return
-        for name in settings.require:
+        for name in dict.fromkeys((*settings.require, *also)):
+            if name == "gate":
+                continue
             if name == "nf_tables":
                 guarded = backend == "guard" and settings.net == "filtered"
                 if self.listened is not None or guarded:

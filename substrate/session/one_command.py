@@ -12,7 +12,8 @@ from __future__ import annotations
 import errno
 import os
 
-from substrate.session import capturing, world_setup
+from substrate.session import capturing, gated_command, world_setup
+from substrate.values import replace
 from substrate.world import limits
 from substrate.world.spec import CommandSpec
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from substrate.session.capturing import Capturing
     from substrate.session.command_run import CommandRun, Ended
     from substrate.session.denials import Denial
+    from substrate.session.gating import Gating
+    from substrate.session.gating_top import Top
     from substrate.session.live_session import LiveSession
     from substrate.session.live_world import LiveWorld
     from substrate.session.record import Recorder
@@ -73,17 +76,35 @@ class OneCommand:
         self.summary: dict[str, Any] = {}
         self.run: CommandRun
         self.recorder: Recorder
+        self.gating: Gating | None = None  # None: it is not known what the policy is
+        self.top: Top
 
     def choose(self, session: LiveSession, *, in_observed: bool = True) -> None:
         """How it is captured. `in_observed`: its world leaves to capture what is evidence, or may yet."""
         backend = session.world.backend
+        self.gating = gated_command.load(self.settings, self.cwd, session.workspace)
         self.choice = capturing.choose(
             session.home,
             self.settings,
             in_world=backend != "none",
             terminal=self.terminal is not None or not in_observed,
             answered=backend == "guard",
+            gated=self.gating.needed,
         )
+
+    def decide(self, session: LiveSession) -> None:
+        """What the policy says of it, once it is known what the gate will be."""
+        self.top = gated_command.decide(
+            *(self.gate, self.request, self.cwd, self.choice),
+            in_world=session.world.backend != "none",
+        )
+        if self.top.isolated:
+            self.request = replace(self.request, throw_away=True)
+
+    @property
+    def gate(self) -> Gating:
+        assert self.gating is not None
+        return self.gating
 
     def begin(self, session: LiveSession, world: LiveWorld) -> None:
         """What it needs, before its world is ready."""
@@ -104,7 +125,9 @@ class OneCommand:
             foreground=self._foreground,
         )
         if self.choice.level != "off":
-            self.capture = capturing.Capturing(self.choice, settings, session.home, world.frame)
+            self.capture = capturing.Capturing(
+                *(self.choice, settings, session.home, world.frame, self.gating)
+            )
 
     def make_spec(self) -> CommandSpec:
         """What it is run with, in its world."""
@@ -161,6 +184,7 @@ class OneCommand:
             self.world.layer,
             self.withheld,
             isolation,
+            self.top.decision(),
             parent=parent,
         )
 
@@ -227,6 +251,8 @@ def exit_status(ended: Ended) -> int:
     """The status to hand back (shell.md §1)."""
     if ended.ended_by in ("timeout", "limit"):
         return 124
+    if ended.ended_by == "denied":
+        return 126
     if ended.failed is not None:
         step, number, _ = ended.failed
         if step.startswith("exec "):

@@ -15,7 +15,6 @@ from substrate.telemetry.trace.events.changes import MAX_ENTRIES, FsDiff, FsEntr
 from substrate.telemetry.trace.events.command import (
     CommandEnd,
     CommandStart,
-    Decision,
     DiffCounts,
     Display,
     Rusage,
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from substrate.session.streams import Recording, Streams
     from substrate.session.world_file import WorldFile
     from substrate.telemetry.trace.envelope import Event
+    from substrate.telemetry.trace.events.command import Decision
     from substrate.telemetry.trace.pack import BlobRef
     from substrate.telemetry.trace.writer import TraceWriter
     from substrate.world.change import Change
@@ -68,6 +68,7 @@ _ROUTED = (
 _OCTETS = "application/octet-stream"
 _JSON = "application/json"
 _MOST_OPEN = 20
+_NO_GATE = IsolationLayer(on=False, why="no exec policy is loaded")
 #: the version of Landlock that scopes abstract sockets (world.holder)
 _SCOPES = 6
 
@@ -79,13 +80,15 @@ def isolation_of(
     covers: Covers | None = None,
     *,
     listened: Ports | None = None,
+    gate: IsolationLayer = _NO_GATE,
 ) -> Isolation:
     """What is really in force, layer by layer, with what weakens it. `listened`: the ports that lead
-    out of a filtered network without packet filter, None for any other network."""
+    out of a filtered network without packet filter, None for any other network. `gate`: the exec gate."""
     in_world = backend != "none"
     off = None if in_world else "no world was asked for"
     if backend == "guard":
-        return Isolation(backend=backend, layers=_without_namespaces(settings, held, covers))
+        layers = {**_without_namespaces(settings, held, covers), "gate": gate}
+        return Isolation(backend=backend, layers=layers)
     layers = {
         name: IsolationLayer(on=in_world, why=off)
         for name in ("fs", "pid", "ipc", "uts", "cgroup_ns", "hidden", "seccomp", "no_new_privs")
@@ -119,7 +122,7 @@ def isolation_of(
     leak = _core_leak() if in_world else ""
     layers["core_dumps"] = IsolationLayer(on=in_world and not leak, why=leak or off)
     layers.update(_held(held))
-    layers["gate"] = IsolationLayer(on=False, why="no exec policy is loaded")
+    layers["gate"] = gate
     return Isolation(backend=backend, layers=layers)
 
 
@@ -181,7 +184,6 @@ def _without_namespaces(
         "abstract_sockets": IsolationLayer(on=True, why="there are no UNIX sockets but pairs"),
         "core_dumps": IsolationLayer(on=not leak, why=leak or None),
         **_held(held),
-        "gate": IsolationLayer(on=False, why="no exec policy is loaded"),
     }
 
 
@@ -219,7 +221,9 @@ class Recorder:
 
     # --- session and world
 
-    def session_start(self, isolation: Isolation, capture: Choice) -> Event:
+    def session_start(
+        self, isolation: Isolation, capture: Choice, policy_digest: str | None = None
+    ) -> Event:
         uname = os.uname()
         uid = os.geteuid()
         try:
@@ -235,7 +239,7 @@ class Recorder:
             kernel=uname.release,
             arch=uname.machine,
             substrate_version=__version__,
-            policy_digest=None,
+            policy_digest=policy_digest,
             isolation=isolation,
             capture=CaptureInForce(
                 backend=capture.backend, level=capture.level, blind_spots=capture.blind_spots
@@ -267,6 +271,7 @@ class Recorder:
         layer: int | None,
         withheld: tuple[bytes, ...],
         isolation: Isolation,
+        decision: Decision,
         *,
         parent: str | None = None,
     ) -> Event:
@@ -294,9 +299,7 @@ class Recorder:
             terminal=terminal,
             layer=layer,
             replay_context={"file": text_or_b64(spec.file), "isolation": isolation.to_body()},
-            policy_decision=Decision(
-                action="allow", reason="no policy is loaded", restrictions=(), rule=None
-            ),
+            policy_decision=decision,
         ).event(
             "shell",
             span_id=self.span,

@@ -40,6 +40,7 @@ class Settings:
     world: str  # enabled | disabled
     backend: str
     require: tuple[str, ...]
+    policy: bytes | None  # a file of rules, besides the usual ones
     net: str  # none | filtered | veth | host
     net_allow: tuple[str, ...]  # rules as they were written
     net_deny: tuple[str, ...]
@@ -185,6 +186,7 @@ def _settings(values: dict[str, Any]) -> Settings:
         world=values["world"],
         backend=values["backend"],
         require=values["require"],
+        policy=values["policy"],
         net=values["net.mode"],
         net_allow=values["net.allow"],
         net_deny=values["net.deny"],

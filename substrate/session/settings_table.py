@@ -18,6 +18,7 @@ CHOICE = "choice"  # one of `words`
 WORDS = "words"  # a list of `words`
 SWITCH = "switch"  # true or false
 PATH = "path"  # or a name that is looked up in PATH
+FILE = "file"
 PATHS = "paths"
 NAMES = "names"  # variable names and patterns
 PAIRS = "pairs"  # NAME=VALUE
@@ -119,12 +120,21 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="require",
         kind=WORDS,
-        words=("fs", "net", "pid", "user", "ipc", "uts", "limits", "nf_tables"),
+        words=("fs", "net", "pid", "user", "ipc", "uts", "limits", "nf_tables", "gate"),
         default=DEFAULT_REQUIRE,
         variable="SUBSTRATE_REQUIRE",
         flags=_one("--require"),
         metavar="LIST",
         text="isolation without which nothing runs, separated by commas",
+    ),
+    Setting(
+        key="policy",
+        kind=FILE,
+        default=None,
+        variable="SUBSTRATE_POLICY",
+        flags=_one("--policy"),
+        metavar="FILE",
+        text="a policy file that counts besides those of the system, the user and the project",
     ),
     Setting(
         key="net.mode",

@@ -73,6 +73,7 @@ class Sharing:
             scopes, refused = world.network.end_of(command.recorder.span)
             summary = world.network.by_name(summary)
             denied = (*refused, *denied)
+        denied = (*command.gate.denials(), *denied)
         events, counts, changes = self._cut(command)
         events.append(command.end_event(ended, counts, denied, summary, scopes))
         session.writer.append(events)

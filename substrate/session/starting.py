@@ -6,6 +6,8 @@ anything runs. Spec: trace.md §4, world.md §1.
 
 from __future__ import annotations
 
+from substrate.session import gated_command
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from substrate.session.live_session import LiveSession
@@ -14,15 +16,30 @@ if TYPE_CHECKING:
     from substrate.telemetry.trace.events.session import Isolation
 
 
-def isolation_in_force(world: LiveWorld) -> Isolation:
-    """What holds a world in. Raises HostUnsupported where what is required is missing."""
+def isolation_in_force(world: LiveWorld, command: OneCommand) -> Isolation:
+    """What holds a world in, and the execs of its first command. Raises HostUnsupported where what is
+    required is missing."""
+    from substrate.session import gating_force
     from substrate.session.record import isolation_of
 
+    gating = command.gate
+
     found = isolation_of(
-        *(world.frame.backend, world.settings, world.held, world.covers), listened=world.listened
+        *(world.frame.backend, world.settings, world.held, world.covers),
+        listened=world.listened,
+        gate=gating_force.layer_of(command.choice, needed=gating.needed),
     )
-    world.refuse_missing(found)
+    refuse_weak(world, command)
+    world.refuse_missing(found, gating.broker.policy.require)
     return found
+
+
+def refuse_weak(world: LiveWorld, command: OneCommand) -> None:
+    """Each command has its own gate. Raises HostUnsupported where it has to be stronger than it can be."""
+    from substrate.session import gating_force
+
+    if "gate" in (*world.settings.require, *command.gate.broker.policy.require):
+        gating_force.refuse_weak(command.choice, needed=command.gate.needed)
 
 
 def write_first(
@@ -36,9 +53,11 @@ def write_first(
     recorder = command.recorder
     events = []
     if not session.started:
-        events.append(recorder.session_start(isolation, command.choice))
+        digest = command.gate.broker.digest
+        events.append(recorder.session_start(isolation, command.choice, digest))
     below = max(0, len(session.stack.layers) - 1)
     session.tell_of_stack()
+    events += gated_command.policy_events(command.gate, session.files, continued=session.started)
     notes = (*session.notes, *world.notes)
     events.append(recorder.world_start(session.world, below, notes, continued=session.continued))
     events += session.left_events(recorder)

@@ -101,6 +101,7 @@ class Pump:
         self.recording = recording
         self.pending = memoryview(b"")
         self.done = False
+        self.paused = False  # while a question is on the terminal
         kind = stat.S_IFMT(os.fstat(sink).st_mode) if sink >= 0 else 0
         self._has_reader = kind in (stat.S_IFIFO, stat.S_IFSOCK)
         self._step = _TTY_WRITE if sink >= 0 and os.isatty(sink) else PIPE_BUF
@@ -108,8 +109,8 @@ class Pump:
             self._step = _READ_SIZE
 
     def wants(self) -> tuple[int, int] | None:
-        """The fd and poll events that this pump waits for; None when it is done."""
-        if self.done:
+        """The fd and poll events that this pump waits for; None when it is done, or paused."""
+        if self.done or self.paused:
             return None
         if self.pending:
             return self.sink, select.POLLOUT
@@ -118,7 +119,8 @@ class Pump:
     def watches(self) -> int:
         """The sink, where poll(2) tells that its reader has gone before there is anything to
         write; -1 where it does not, or where `wants` asks for it already."""
-        return self.sink if self._has_reader and not self.done and not self.pending else -1
+        idle = not self.done and not self.paused and not self.pending
+        return self.sink if self._has_reader and idle else -1
 
     def step_if_open(self) -> None:
         """As `step`, when its end may have come in this round."""
@@ -211,7 +213,7 @@ class InputPump(Pump):
         self._tty = os.isatty(source)
 
     def wants(self) -> tuple[int, int] | None:
-        if self.done:
+        if self.done or self.paused:
             return None
         if self.pending:
             return self.sink, select.POLLOUT
@@ -357,6 +359,35 @@ class Streams:
         )
         self.pumps.append(self.input)
         self.pumps.append(Pump(os.dup(master), self._fds[1], self.stdout))
+
+    # --- while a question is on the terminal (approvals_terminal.py)
+
+    def pause(self) -> None:
+        """Nothing more is written to the host's terminal, and nothing read from it."""
+        for pump in self.pumps:
+            ends = (pump.source,) if pump is self.input else (pump.sink, pump.source)
+            pump.paused = not pump.done and any(fd >= 0 and os.isatty(fd) for fd in ends)
+
+    def resume(self) -> None:
+        for pump in self.pumps:
+            pump.paused = False
+
+    def shown(self) -> bytes:
+        """What the command has written to the terminal, as far as it is kept."""
+        shown = b""
+        for pump in self.pumps:
+            if pump is not self.input and pump.sink >= 0 and os.isatty(pump.sink):
+                recording = pump.recording
+                whole = bytes(recording.kept)
+                if not recording.complete:
+                    whole += recording.tail(_LAST)
+                shown += whole[: len(whole) - len(pump.pending)]
+        return shown
+
+    @property
+    def master(self) -> int:
+        """Of the world's terminal; -1 without one."""
+        return self.input.sink if self.terminal and self.input is not None else -1
 
     def outputs_done(self) -> bool:
         """Whether every output stream came to its end."""

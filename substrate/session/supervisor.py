@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 
 from substrate.errors import HostUnsupported, UsageError
-from substrate.session import store
+from substrate.session import gated_command, store
 from substrate.session.live_session import LiveSession
 from substrate.session.live_world import LiveWorld
 from substrate.session.loop import Loop
@@ -122,6 +122,7 @@ class _OneShot:
         session, request = self.session, self.request
         session.open(request)
         self._prepare()
+        request = self.one.request
         session.load_stack()
         if self.say is not None and session.stack.layers:
             count = len(session.stack.layers)
@@ -134,11 +135,15 @@ class _OneShot:
     def _prepare(self) -> None:
         """Has the zygote begin with the world, while we find out what its files are."""
         self.one.choose(self.session)
+        self.one.decide(self.session)
+        if self.one.request.throw_away and self.serves:  # as the policy wants it
+            self.serves = False
+            self.world = LiveWorld(self.session)
         self.world.prepare(self.one.choice, terminal=self.terminal is not None)
 
     def start(self) -> None:
         """Asks the zygote for the world; it starts while we open the trace."""
-        self.one.cwd = self.world.start(self.request, self.one.cwd)
+        self.one.cwd = self.world.start(self.one.request, self.one.cwd)
 
     # --- the command
 
@@ -163,7 +168,8 @@ class _OneShot:
         loop = Loop(world, run)
         spec = one.make_spec()
         world.wait_network()
-        isolation = starting.isolation_in_force(world)
+        isolation = starting.isolation_in_force(world, one)
+        self._ask_first()
         try:
             starting.write_first(session, world, one, isolation)
             world.world.wait_ready()
@@ -171,6 +177,8 @@ class _OneShot:
                 world.network.connect()
             if not session.continued:
                 store.set_current(session.home, session.workspace, session.files.session_id)
+            if one.top.denied:
+                return gated_command.denied(one.gate, one.top, one.request)
             if run.prepare(spec, loop.turn):
                 run.go()
                 one.begin_capture(self.warn)
@@ -193,6 +201,23 @@ class _OneShot:
         finally:
             if self.terminal is not None:
                 self.terminal.restore()
+
+    def _ask_first(self) -> None:
+        """Where the command itself is to be asked for, before its start is written."""
+        session, one = self.session, self.one
+        gated_command.may_ask(
+            *(one.gate, session, one.recorder.span, lambda: one.streams),
+            terminal=not one.request.ci,
+        )
+        one.top = gated_command.ask(
+            one.gate,
+            one.top,
+            one.request,
+            one.recorder.span,
+            one.cwd,
+            watch=self.arriving.fileno(),
+            gone=lambda: self.arriving.ends_within(0),
+        )
 
     def _make_room(self) -> None:
         """For commands that come into its world."""
@@ -272,6 +297,8 @@ class _OneShot:
             self.daemon.close_beside()
         if self.one.capture is not None:
             self.one.capture.close()
+        if self.one.gating is not None:
+            self.one.gating.close()
         self.world.release()
         self.session.close()
         self.session.abandon(self._wait_abandoned)

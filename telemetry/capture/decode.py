@@ -15,27 +15,30 @@ from __future__ import annotations
 import errno
 import os
 
-from substrate.telemetry.capture import calls, gate, intents, programs, records
+from substrate.telemetry.capture import calls, intents, programs, records
 from substrate.telemetry.capture.batches import COLUMNS, Batches
 from substrate.telemetry.capture.connections import Connections
 from substrate.telemetry.capture.files import Files
+from substrate.telemetry.capture.holds import parse_gated, parse_hold
 from substrate.telemetry.capture.processes import Tree
 from substrate.telemetry.capture.steps import Steps
 from substrate.telemetry.capture.summary import Summary
 from substrate.telemetry.trace.envelope import Event
 from substrate.telemetry.trace.ids import new_span_id
 from substrate.telemetry.trace.octets import text_or_b64
-from substrate.values import value
+from substrate.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
 
+    from substrate.telemetry.capture.holds import Gated, Hold
     from substrate.telemetry.capture.ports import Ports
     from substrate.telemetry.capture.processes import Process
     from substrate.telemetry.capture.programs import Program
     from substrate.telemetry.capture.written import WrittenPaths
+    from substrate.telemetry.trace.events.policy import PolicyDecision
 
 _COMPONENT: Final = "capture"
 #: what a line can hold as a number (trace.md §2)
@@ -68,6 +71,8 @@ class Scope:
     written: WrittenPaths | None = None
     #: the span that a process' next program was given before it ran (a shim), by its pid on the host
     expected: Callable[[int], str | None] = lambda tid: None
+    #: what is written of an exec that the gate decided, None for nothing; where nobody says, all of it
+    judged: Callable[[Gated], PolicyDecision | None] | None = None
 
 
 class Decoder:
@@ -113,9 +118,9 @@ class Decoder:
 
     # --- in and out
 
-    def feed(self, data: bytes) -> list[tuple[tuple[int, ...], dict[int, Any]]]:
-        """Takes whole records; returns those that wait for an answer (HOLD). Raises Torn."""
-        holds = []
+    def feed(self, data: bytes) -> list[Hold]:
+        """Takes whole records; returns the execs that wait for an answer. Raises Torn."""
+        holds: list[Hold] = []
         names = self._tables[calls.NATIVE]
         head: tuple[int, ...] = ()
         for head, at, end in records.read_records(data):
@@ -123,7 +128,7 @@ class Decoder:
             if kind == records.CALL:
                 self._call(head, data, at, end, names)
             elif kind == records.HOLD:
-                holds.append((head, _items(data, at, end)))
+                holds.append(parse_hold(head, data, at, end))
             elif kind in self._kinds:
                 if self._interrupted and kind in (records.EXEC, records.EXIT):
                     self._tell_interrupted(head[4])
@@ -450,29 +455,29 @@ class Decoder:
         return not mask or bool(head[8 + argument] & mask)
 
     def _gate(self, head: tuple[int, ...], items: dict[int, Any]) -> None:
-        from substrate.telemetry.trace.events.policy import PolicyDecision
-
         process = self.tree.find(head[4])
-        decision = gate.DECISIONS[head[7]] if 0 < head[7] < len(gate.DECISIONS) else "deny"
-        reason = gate.REASONS[head[9]] if 0 < head[9] < len(gate.REASONS) else "unknown"
-        argv = programs.parse_argv(items.get(records.ARGV, b""))
-        self._put(
-            PolicyDecision(
-                kind="exec",
-                subject=items.get(records.PATH, b""),
-                decision="deny" if decision == "kill" else decision,
-                action="killed" if decision == "kill" else decision,
-                rule=None,
-                policy_digest="",
-                reason=reason,
-                extra=(
-                    ("argv", [text_or_b64(word) for word in argv]),
-                    ("mono_us", head[6] // 1000),
-                    ("proc", process.proc),
-                ),
-            ),
-            process,
-        )
+        gated = parse_gated(head, items.get(records.PATH, b""), items.get(records.ARGV, b""))
+        body = (self.scope.judged or _as_told)(gated)
+        if body is None:
+            return
+        seen = (("mono_us", head[6] // 1000), ("proc", process.proc))
+        self._put(replace(body, extra=(*body.extra, *seen)), process)
+
+
+def _as_told(gated: Gated) -> PolicyDecision:
+    """Where there is no policy to name: what the record itself says."""
+    from substrate.telemetry.trace.events.policy import PolicyDecision
+
+    return PolicyDecision(
+        kind="exec",
+        subject=gated.path,
+        decision="deny" if gated.decision == "kill" else gated.decision,
+        action="killed" if gated.decision == "kill" else gated.decision,
+        rule=None,
+        policy_digest="",
+        reason=gated.reason,
+        extra=(("argv", [text_or_b64(word) for word in gated.argv]),),
+    )
 
 
 # --- reading records

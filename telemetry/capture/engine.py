@@ -47,10 +47,13 @@ def programs_of(
     exact_reads: bool = False,
     look: bool = False,
     rings: bool = False,
+    gated: bool = False,
 ) -> Programs:
-    """What a command installs. `denied`: what the answerer refuses instead of the world's filter
+    """What a command installs. `gated`: execs have to stop, also where the backend itself stops nothing. `denied`: what the answerer refuses instead of the world's filter
     (number, argument, mask). `exact_reads`: opens that only read are stopped, too. `look`: lookups
     are captured. `rings`: io_uring is allowed."""
+    if backend == "bpf" and gated:  # as ptrace at its least level, beside it (gated.py)
+        return programs_of("ptrace", "exec", machine=machine, rings=rings)
     if backend == "bpf":  # it watches without filters; what no backend sees is not there either
         hidden = {} if rings else filters.ring_chunks(machine)
         return Programs(notify=b"", trace=filters.program(hidden, machine) if hidden else b"")

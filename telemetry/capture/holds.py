@@ -1,4 +1,4 @@
-"""What a backend asks about an exec that it holds: a HOLD record as a value.
+"""What a backend asks about an exec that it holds, and what came of it: HOLD and GATE records as values.
 
 For whoever answers: the supervisor's side of a gate. Nothing is decided here, and nothing is looked
 up: bytes are as the process gave them, or as the kernel told them when it was looked at.
@@ -6,7 +6,7 @@ up: bytes are as the process gave them, or as the kernel told them when it was l
 
 from __future__ import annotations
 
-from substrate.telemetry.capture import records
+from substrate.telemetry.capture import gate, records
 from substrate.values import value
 
 TYPE_CHECKING = False
@@ -29,8 +29,35 @@ class Hold:
     argv: tuple[bytes, ...]
     #: argv is longer than `argv` (records.MOST_ARGV)
     cut: bool
-    #: the kernel's path of the file, then of the interpreters that first lines name
+    #: the kernel's path of the file, then of the interpreters that first lines name; it ends in
+    #: " (deleted)" for what has no name any more, or never had one
     programs: tuple[bytes, ...]
+    #: of a script: the words that the kernel puts before its name
+    before: tuple[bytes, ...] = ()
+
+
+@value
+class Gated:
+    """An exec that was decided. `number`: of its hold, 0 where there was none. `decision` and
+    `reason`: words of gate.py."""
+
+    number: int
+    decision: str
+    reason: str
+    path: bytes
+    argv: tuple[bytes, ...]
+
+
+def parse_gated(head: tuple[int, ...], path: bytes, argv: bytes) -> Gated:
+    """The value of a GATE record; what it says that has no word is a denial."""
+    decision, reason = head[7], head[9]
+    return Gated(
+        number=head[8],
+        decision=gate.DECISIONS[decision] if 0 < decision < len(gate.DECISIONS) else "deny",
+        reason=gate.REASONS[reason] if 0 < reason < len(gate.REASONS) else "unknown",
+        path=path,
+        argv=tuple(argv.split(b"\0")[:-1]),
+    )
 
 
 def parse_hold(head: tuple[int, ...], data: bytes, at: int, end: int) -> Hold:
@@ -39,6 +66,7 @@ def parse_hold(head: tuple[int, ...], data: bytes, at: int, end: int) -> Hold:
     base = None
     argv: tuple[bytes, ...] = ()
     programs = []
+    before: tuple[bytes, ...] = ()
     cut = bool(head[2] & records.CUT)
     for tag, more, text in records.read_items(data, at, end):
         if tag == records.PATH:
@@ -48,6 +76,8 @@ def parse_hold(head: tuple[int, ...], data: bytes, at: int, end: int) -> Hold:
         elif tag == records.ARGV:
             argv = tuple(text.split(b"\0")[:-1])
             cut = cut or bool(more)
+        elif tag == records.DATA:
+            before = tuple(text.split(b"\0")[:-1])
         elif tag in (records.EXE, records.OPENED):
             programs.append(text)
     return Hold(
@@ -58,4 +88,5 @@ def parse_hold(head: tuple[int, ...], data: bytes, at: int, end: int) -> Hold:
         argv=argv,
         cut=cut,
         programs=tuple(programs),
+        before=before,
     )

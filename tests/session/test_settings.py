@@ -264,7 +264,7 @@ def test_a_variable_without_a_value_counts_as_unset(files):
 
 def test_every_setting_can_be_given_by_its_variable(files):
     texts = {
-        "choice": None, "words": "fs", "switch": "true", "path": "/bin/sh", "paths": "/a:/b",
+        "choice": None, "words": "fs", "switch": "true", "path": "/bin/sh", "file": "/a/policy.toml", "paths": "/a:/b",
         "names": "A,B_*", "pairs": "A=1\nB=2", "seconds": "5m", "size": "64m", "count": "64",
         "cpus": "1.5", "rules": "example.com,*.example.net:443", "ranges": "10.0.0.0/8",
         "range": "100.96.0.0/16",
