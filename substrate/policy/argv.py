@@ -22,7 +22,7 @@ class Reading:
     subcommand have a `^` in front). `operands`: in their order, a subcommand
     first. `first_operand`: where in argv that one stands, len(argv) where there is none."""
 
-    __slots__ = ("first_operand", "flags", "operands", "other", "table", "unknown")
+    __slots__ = ("first_operand", "flags", "operands", "other", "plain", "table", "unknown")
 
     def __init__(self, table: Table) -> None:
         #: of the last subcommand
@@ -32,6 +32,8 @@ class Reading:
         self.first_operand = -1
         self.unknown: list[bytes] = []
         self.other: Reading | None = None
+        #: `operands`, with paths made plain; None before somebody asks
+        self.plain: list[bytes] | None = None
 
     def spellings(self, flag: bytes) -> tuple[bytes, ...]:
         return self.table.spellings.get(flag, (flag,))

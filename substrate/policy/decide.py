@@ -89,7 +89,8 @@ class Compiled:
     ) -> Verdict:
         """What is said of an exec that is to be. `digest` is asked only where a rule needs it; where
         it is needed and cannot be had, a rule that holds back holds. `whole`: with what it runs by
-        execs of its own, which meet a gate by themselves."""
+        execs of its own, which meet a gate by themselves; without, risk is told only of what is held
+        back."""
         parts = parts_of(subject, whole=whole)
         default = self.default_of(subject.in_world)
         question = _Question(subject, digest)
@@ -102,7 +103,7 @@ class Compiled:
                 strictness, entry, reason = _ASK, None, "commands in commands, too deep to be read"
             if part.has_operators and not self.policy.allow_operators and strictness < _DENY:
                 strictness, entry, reason = _DENY, None, "[shell] allow_operators = false"
-        level, why = risk.assess(parts)
+        level, why = risk.assess(parts) if whole or strictness >= _ASK else ("low", "")
         rule = entry.rule if entry is not None else None
         return Verdict(
             action=ACTIONS[max(strictness, 0)],
@@ -121,7 +122,7 @@ class Compiled:
 
     def _judge(self, part: Part, question: _Question, default: int) -> tuple[int, Entry | None]:
         """Strictness, and the rule that it is from; -1 where nothing is said."""
-        main = part.program_name()
+        main = part.main
         found = self._of_bucket(self.bucket(main), part, question)
         strictness, entry = _combine(found, default)
         if entry is None:

@@ -128,6 +128,7 @@ class Part:
             "has_operators",
             "how",
             "known",
+            "main",
             "name",
             "piped_from",
         ),
@@ -140,6 +141,8 @@ class Part:
         self.how = how
         self.depth = depth
         self.program = self.name = self.piped_from = b""
+        #: see program_name
+        self.main = b""
         self.text: bytes | None = None
         self.known = WHOLE
         #: by the table that it was read by
@@ -197,9 +200,10 @@ class _Reader:
         self.parts.append(part)
         argv = part.argv
         if not argv:
+            part.main = part.program_name()
             return
         called = last_name(argv[0])
-        name = part.program_name()
+        name = part.main = part.program_name()
         inners = unwrap(name, argv) if name else []
         if called != name:
             inners += unwrap(called, argv)
