@@ -147,14 +147,15 @@ def _read_bundle(
     at += 1
     place, end = 1, len(word)
     while place < end:
-        letter = word[:1] + word[place : place + 1]
+        letter = word[place : place + 1]
         place += 1
-        flag = table.flags.get(letter)
+        flag = table.flags.get(b"-" + letter)
         if flag is None:
-            reading.unknown.append(letter)
-            flags.setdefault(letter, [])
+            reading.unknown.append(word[:1] + letter)
+            flags.setdefault(word[:1] + letter, [])
             continue
-        values = flags.setdefault(flag, [])
+        # `+e` takes back what `-e` sets
+        values = flags.setdefault(b"+" + letter if word[0] == _PLUS else flag, [])
         if flag in table.valued or (
             flag in table.numeric and place == end and _is_number(argv, at)
         ):

@@ -84,20 +84,16 @@ class Pattern:
             at += 1
         others += words[at:]
         reading = read_pattern(others, table)
-        if (
-            table.commands is not None
-            and reading.table is table.others
-            and reading.operands[:1] in ([b"**"], [b"*"])
-        ):
-            # of which subcommand it is not known: a flag is what it is spelled like
-            spelled += [compile_word(flag.lstrip(b"^")) for flag in reading.flags]
-        else:
-            self.flags = frozenset(reading.flags)
-            self.values = tuple(
-                (flag, compile_word(value))
-                for flag, values in reading.flags.items()
-                for value in values
-            )
+        flags = dict(reading.flags)
+        if table.commands is not None and reading.operands[:1] in ([b"**"], [b"*"]):
+            # of which subcommand is not known: a flag that is none of the program is what it looks like
+            for flag in [flag for flag in flags if flag not in table.spellings]:
+                del flags[flag]
+                spelled.append(compile_word(flag.lstrip(b"^")))
+        self.flags = frozenset(flags)
+        self.values = tuple(
+            (flag, compile_word(value)) for flag, values in flags.items() for value in values
+        )
         self.spelled = tuple(spelled)
         return reading.operands
 
