@@ -192,7 +192,7 @@ _CREDENTIALS: Final = (
     *(
         b".azure/",
         b".config/gcloud",
-        b"/environ",
+        b"/proc/self/environ",
         b".cargo/credentials",
         b".gem/credentials",
         b".pgpass",
