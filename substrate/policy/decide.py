@@ -17,7 +17,7 @@ from substrate.policy import globs, risk
 from substrate.policy.argv import read
 from substrate.policy.gate_table import make_table
 from substrate.policy.matching import WHOLE, Pattern
-from substrate.policy.names import BY_NAME, last_name, names_of
+from substrate.policy.names import last_name, names_of
 from substrate.policy.programs import find_table
 from substrate.policy.reading_as import parts_of
 from substrate.policy.rules import ACTIONS, ASK, AUDIT, DENY, PROJECT, Verdict
@@ -121,27 +121,20 @@ class Compiled:
 
     def _judge(self, part: Part, question: _Question, default: int) -> tuple[int, Entry | None]:
         """Strictness, and the rule that it is from; -1 where nothing is said."""
-        argv = part.argv
-        program = part.program
-        given = last_name(argv[0]) if argv else b""
-        called = last_name(part.name)
-        file = last_name(program)
-        main = file
-        if not main or (main in BY_NAME and given not in BY_NAME):
-            main = given or called
         readings: dict[int, Reading] = {}
-        if not main:
-            found = self._of_bucket(self.bucket(b""), part, readings, question, False)
-        else:
-            found = self._of_bucket(self.bucket(main), part, readings, question, False)
+        main = part.program_name()
+        found = self._of_bucket(self.bucket(main), part, readings, question)
         strictness, entry = _combine(found, default)
         if entry is None:
             strictness = default if part.has_default else -1
-        for name in {given, called, file} - {main, b""}:
-            found = self._of_bucket(self.bucket(name), part, readings, question, True)
-            if found:
-                other, which = _combine(found, 0)
-                if other > strictness and which is not None:
+        # what else it goes by can lie, so that it only makes it stricter; a rule for any name says
+        # nothing of a name
+        for path in (part.argv[0] if part.argv else b"", part.name, part.program):
+            name = last_name(path)
+            if name and name != main:
+                found = self._of_bucket(self.bucket(name), part, readings, question)
+                other, which = _combine(found, default)
+                if which is not None and other > strictness and not which.is_nameless:
                     strictness, entry = other, which
         return strictness, entry
 
@@ -154,15 +147,9 @@ class Compiled:
         return found
 
     def _of_bucket(
-        self,
-        bucket: Bucket,
-        part: Part,
-        readings: dict[int, Reading],
-        question: _Question,
-        is_lie: bool,
+        self, bucket: Bucket, part: Part, readings: dict[int, Reading], question: _Question
     ) -> list[Entry]:
-        """The entries that meet. `is_lie`: the name is not the file's; then rules for any name say
-        nothing of it."""
+        """The entries that meet, in the order of the layers."""
         if not bucket.any:
             return []
         table = bucket.table
@@ -172,10 +159,7 @@ class Compiled:
             if reading is None:
                 reading = readings[id(table)] = read(part.argv, table)
         found = []
-        for candidate in bucket.candidates(part, reading):
-            entry, pattern = candidate
-            if is_lie and entry.is_nameless:
-                continue
+        for entry, pattern in bucket.candidates(part, reading):
             if pattern is not None:
                 if reading is not None:
                     if not pattern.meets_reading(reading, part.known, part.cwd):
@@ -194,17 +178,16 @@ class Entry:
 
     __slots__ = (
         *(
-            "finds",
             "is_final",
-            "is_narrow",
+            "is_for_all",
             "is_nameless",
+            "is_narrow",
             "layer",
+            "meets_any",
             "name",
             "number",
-            "path",
-            "patterns",
         ),
-        *("program", "rule", "sha256", "strictness", "tightens", "wide"),
+        *("path", "patterns", "program", "rule", "sha256", "strictness", "tightens", "wide"),
     )
 
     def __init__(self, rule: CommandRule, layer: int, tightens: bool, number: int) -> None:
@@ -238,13 +221,18 @@ class Entry:
         self.is_narrow = (
             self.path is not None or self.program is not None or self.sha256 is not None
         )
+        match = rule.match
+        #: whatever the words are
+        self.meets_any = not match or match == (b"**",) or match[1:] == (b"**",)
+        #: it says the same of all programs
+        self.is_for_all = self.is_nameless and not self.is_narrow and self.meets_any
         #: by the table that they were compiled for
         self.patterns: dict[int, Pattern] = {}
 
     def pattern(self, table: Table | None) -> Pattern | None:
         """None where any argv meets."""
         match = self.rule.match
-        if not match or match[1:] == (b"**",) or match == (b"**",):
+        if self.meets_any:
             return None
         found = self.patterns.get(id(table))
         if found is None:
@@ -311,7 +299,7 @@ class Bucket:
         found = self.by_first.get(firsts[0]) if firsts else None
         if found is None:
             return self.others
-        return found + self.others if self.others else found
+        return sorted(found + self.others, key=_number_of) if self.others else found
 
 
 class _Question:
@@ -338,6 +326,10 @@ class _Question:
 
 def _number(entry: Entry) -> int:
     return entry.number
+
+
+def _number_of(candidate: Candidate) -> int:
+    return candidate[0].number
 
 
 def _combine(found: Iterable[Entry], default: int) -> tuple[int, Entry | None]:

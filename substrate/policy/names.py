@@ -108,5 +108,17 @@ def last_name(path: bytes) -> bytes:
     return name[1:] if name[:1] == b"-" and len(name) > 1 else name
 
 
+def also_called(name: bytes) -> tuple[bytes, ...]:
+    """The names of files that `names_of` says are this one, too."""
+    if not _turned:
+        for file, others in ALSO.items():
+            for other in others:
+                _turned[other] = (*_turned.get(other, ()), file)
+    return _turned.get(name, ())
+
+
+_turned: dict[bytes, tuple[bytes, ...]] = {}
+
+
 def names_of(name: bytes) -> tuple[bytes, ...]:
     return (name, *ALSO.get(name, ()))
