@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from substrate.policy.decide import Compiled
+    from substrate.policy.decide import Compiled, Digest
     from substrate.policy.groups import Expansion
     from substrate.policy.places import Found, Places
     from substrate.policy.rules import Policy, Subject, Verdict
@@ -54,16 +54,21 @@ class Broker:
             self._compiled = compile_policy(self.policy)
         return self._compiled
 
-    def decide(self, subject: Subject) -> Verdict:
-        return self.compiled.decide(subject)
+    def decide(
+        self, subject: Subject, digest: Digest | None = None, *, whole: bool = True
+    ) -> Verdict:
+        """As Compiled.decide: `digest` is asked only where a rule needs it."""
+        return self.compiled.decide(subject, digest, whole=whole)
 
     def gate_table(self) -> tuple[dict[bytes, int], int]:
         """For the exec gate: a path or last name to ALLOW, DENY or ASK; and the answer for all else."""
         return self.compiled.gate_table()
 
-    def expand(self, repository: bytes | None = None) -> Expansion:
-        """What the groups of the network come to here and now. `repository`: where the workspace's git
-        configuration is, if that is not its `.git` (session/repository.py)."""
+    def expand(
+        self, repository: bytes | None = None, names: Sequence[str] | None = None
+    ) -> Expansion:
+        """What the groups of the network (or `names`) come to here and now. `repository`: where the
+        workspace's git configuration is, if that is not its `.git` (session/repository.py)."""
         workspace = self._places.workspace
         if repository is None and os.path.isdir(workspace + b"/.git"):
             repository = workspace + b"/.git"
@@ -74,8 +79,9 @@ class Broker:
             workspace=workspace,
             repository=repository,
         )
-        net = self.policy.net
-        return expand(groups_in((*net.allow, *net.deny)), around, time.time_ns())
+        if names is None:
+            names = groups_in((*self.policy.net.allow, *self.policy.net.deny))
+        return expand(names, around, time.time_ns())
 
     def net(self, repository: bytes | None = None) -> NetRules:
         """The rules of the network without groups, as the egress takes them."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from substrate.policy import trust
@@ -29,8 +30,14 @@ class _Base:
     locked_by: str = ""
 
 
-def load_policy(found: list[Found], places: Places, profile: str | None = None) -> Policy:
-    """`profile`: in place of what the files name. Raises ConfigError."""
+def load_policy(
+    found: list[Found],
+    places: Places,
+    profile: str | None = None,
+    of_profile: Callable[[str], Layer] = load_profile,
+) -> Policy:
+    """`profile`: in place of what the files name; `of_profile`: parse_profile for one with its tests.
+    Raises ConfigError."""
     warnings: list[str] = []
     layers: list[Layer] = []
     base = _Base() if profile is None else _Base(profile=profile, locked_by="--profile")
@@ -50,7 +57,8 @@ def load_policy(found: list[Found], places: Places, profile: str | None = None) 
         layers.append(parsed.layer)
         if file.kind != PROJECT:
             _take_profile(parsed.layer, base, warnings)
-    return merge([load_profile(base.profile), *_with_profiles(layers, base.profile)], warnings)
+    layers = _with_profiles(layers, base.profile, of_profile)
+    return merge([of_profile(base.profile), *layers], warnings)
 
 
 def load_layer(file: Found, places: Places, label: str) -> Parsed:
@@ -82,13 +90,15 @@ def _take_profile(layer: Layer, base: _Base, warnings: list[str]) -> None:
         base.locked_by = layer.name
 
 
-def _with_profiles(layers: list[Layer], profile: str) -> list[Layer]:
+def _with_profiles(
+    layers: list[Layer], profile: str, of_profile: Callable[[str], Layer]
+) -> list[Layer]:
     """With the profile that a project extends in front of it."""
     found = []
     for layer in layers:
         if layer.kind == PROJECT and layer.extends not in (None, profile):
             assert layer.extends is not None
-            below = load_profile(layer.extends)
+            below = of_profile(layer.extends)
             found.append(replace(below, kind=PROJECT, trusted=layer.trusted))
         found.append(layer)
     return found

@@ -63,6 +63,7 @@ def parse_policy(
     )
     document = reading.document()
     reading.known((), document, _TOP)
+    reading.final = reading.get(document, ("final",), values.switch, False)
     most = MAX_PROJECT_RULES if kind == PROJECT else MAX_RULES
     layer = Layer(
         kind=kind,
@@ -79,7 +80,7 @@ def parse_policy(
         approval=reading.approval(document),
         require=reading.get(document, ("require",), values.required, ()),
         trusted=trusted,
-        final=reading.get(document, ("final",), values.switch, False),
+        final=reading.final,
     )
     return Parsed(layer=layer, warnings=reading.told())
 
@@ -108,6 +109,8 @@ class _Reading:
     shown: str
     label: str
     lenient: bool
+    #: of the whole file: then each of its rules is
+    final: bool = False
     warnings: list[str] = field(default_factory=list)
     left_out: int = 0
     _places: TomlPlaces | None = None
@@ -206,7 +209,7 @@ class _Reading:
             program=self.get(item, (*at, "program"), values.program, None),
             sha256=self.get(item, (*at, "sha256"), values.sha256, None),
             reason=self.get(item, (*at, "reason"), values.line, ""),
-            final=self.get(item, (*at, "final"), values.switch, False),
+            final=self.final or self.get(item, (*at, "final"), values.switch, False),
             test=self.test(item, at),
         )
 
