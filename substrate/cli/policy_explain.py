@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from substrate.cli import output
-from substrate.cli.policy_check import shown
+from substrate.cli.policy_check import put_allowing, shown
 from substrate.cli.policy_here import load_here, repository_here
 from substrate.cli.policy_show import put_groups
 from substrate.cli.target import NothingFound, files_of
@@ -78,7 +78,7 @@ def as_object(each: Explained) -> dict[str, Any]:
         "reason": each.reason,
         "approved_by": each.approved_by,
         "same_policy": each.same_policy,
-        "allows": each.allows or None,
+        "allows": (each.allowing.text or None) if each.allowing is not None else None,
     }
 
 
@@ -102,11 +102,8 @@ def _put(each: Explained) -> None:
         pairs.append(("note", "the policy was changed since: rule and place may be others"))
     pairs.append(("event", f"#{each.seq}, {output.show_time(each.ts)}"))
     output.put_pairs(pairs)
-    if each.allows:
-        output.put("")
-        output.put("# what would allow exactly this, in ~/.config/substrate/policy.toml:")
-        for line in each.allows.splitlines():
-            output.put_visible(line)
+    if each.allowing is not None:
+        put_allowing(each.allowing.text, each.allowing.instead)
     output.put("")
 
 

@@ -10,19 +10,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from substrate.policy.allowing import GOES, Allowing, what_allows
 from substrate.policy.broker import Broker
-from substrate.policy.render_policy import argv_patterns, render_rule
-from substrate.policy.rules import ALLOW, AUDIT, ISOLATE, CommandRule, Subject
+from substrate.policy.rules import CommandRule, Subject
 from substrate.telemetry.trace.octets import bytes_of
-
-_GOES = (ALLOW, AUDIT, ISOLATE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explained:
     """One decision. `kind`: exec, fs, net, api, or command for that on a whole command. `layer`, `place`: of
     the rule, where it is known. `same_policy`: the policy then was the one in force now; None where the
-    trace does not say. `allows`: a rule that would let it through, "" where it did run."""
+    trace does not say. `allowing`: what would let it through, None where it did run."""
 
     seq: int
     ts: str
@@ -37,7 +35,7 @@ class Explained:
     reason: str
     approved_by: str | None
     same_policy: bool | None
-    allows: str
+    allowing: Allowing | None
 
 
 def explain(
@@ -61,7 +59,7 @@ def explain(
 def _decision(event: Mapping[str, Any], body: Mapping[str, Any], broker: Broker) -> Explained:
     argv = tuple(bytes_of(word) for word in body.get("argv") or ())
     subject = bytes_of(body["subject"])
-    ran = body["action"] in (*_GOES, "allowed")
+    ran = body["action"] in (*GOES, "allowed")
     return _explained(
         event,
         broker,
@@ -95,7 +93,7 @@ def _command(
         reason=decision["reason"],
         approved_by=None,
         digest=digest,
-        ran=decision["action"] in _GOES,
+        ran=decision["action"] in GOES,
     )
 
 
@@ -115,7 +113,7 @@ def _explained(
     ran: bool,
 ) -> Explained:
     layer = place = None
-    if rule is None and argv and decision not in _GOES and kind in ("exec", "command"):
+    if rule is None and argv and decision not in GOES and kind in ("exec", "command"):
         program = subject if subject.startswith(b"/") else b""
         now = broker.decide(Subject(argv=argv, program=program))
         if now.action == decision:
@@ -124,9 +122,10 @@ def _explained(
     found = rule_named(broker, rule)
     if found is not None:
         layer, place = found[0], found[1].place
-    allows = ""
+    allowing = None
     if not ran and argv and kind in ("exec", "command"):
-        allows = render_rule(argv_patterns(argv), ALLOW)
+        program = subject if subject.startswith(b"/") else b""
+        allowing = what_allows(broker.policy, Subject(argv=argv, program=program))
     return Explained(
         seq=event["seq"],
         ts=event["ts"],
@@ -141,7 +140,7 @@ def _explained(
         reason=reason,
         approved_by=approved_by,
         same_policy=digest == broker.digest if digest else None,
-        allows=allows,
+        allowing=allowing,
     )
 
 

@@ -49,7 +49,7 @@ def test_check_says_what_would_be_decided(place):
 def test_check_shows_what_would_allow_it(place):
     out = place.out("policy", "check", "--", "git", "push", "origin", status=1)
     assert "verdict: ask" in out and "read as: git push origin" in out
-    _, _, rule = out.partition("# what would allow exactly this")
+    _, _, rule = out.partition("# what would allow this and no more")
     user_file(place, rule.partition("\n")[2])
     assert "verdict: allow" in place.out("policy", "check", "--", "git", "push", "origin")
     assert "verdict: ask" in place.out("policy", "check", "--", "git", "push", "other", status=1)
