@@ -163,6 +163,7 @@ def test_trust_lets_a_projects_file_count_as_it_is(place):
     place.run(*check, status=1)
     done = place.run("policy", "trust")
     assert f"{path} is trusted as it is now (sha256 ".encode() in done.stderr
+    assert b"what counts from now on: 1 rule that allows" in done.stderr
     place.run(*check)
     (row,) = place.json("policy", "trust", "--list", "--format", "json")["trusted"]
     assert (row["path"], row["state"]) == (str(path), "trusted")
@@ -194,7 +195,7 @@ def test_trust_where_there_is_nothing(place):
 
 
 def test_test_runs_the_tests_beside_the_rules(place):
-    assert b"184 passed, 0 failed" in place.run("policy", "test").stderr
+    assert b"186 passed, 0 failed" in place.run("policy", "test").stderr
     path = user_file(
         place, '[[command]]\nmatch = ["rm", "-rf"]\naction = "deny"\ntest = { match = ["rm x"] }\n'
     )
