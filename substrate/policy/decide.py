@@ -89,7 +89,8 @@ class Compiled:
     ) -> Verdict:
         """What is said of an exec that is to be. `digest` is asked only where a rule needs it; where
         it is needed and cannot be had, a rule that holds back holds. `whole`: with what it runs by
-        execs of its own, which meet a gate by themselves."""
+        execs of its own, which meet a gate by themselves; without, risk is told only of what is held
+        back."""
         parts = parts_of(subject, whole=whole)
         default = self.default_of(subject.in_world)
         question = _Question(subject, digest)
@@ -102,7 +103,7 @@ class Compiled:
                 strictness, entry, reason = _ASK, None, "commands in commands, too deep to be read"
             if part.has_operators and not self.policy.allow_operators and strictness < _DENY:
                 strictness, entry, reason = _DENY, None, "[shell] allow_operators = false"
-        level, why = risk.assess(parts)
+        level, why = risk.assess(parts) if whole or strictness >= _ASK else ("low", "")
         rule = entry.rule if entry is not None else None
         return Verdict(
             action=ACTIONS[max(strictness, 0)],
@@ -121,9 +122,8 @@ class Compiled:
 
     def _judge(self, part: Part, question: _Question, default: int) -> tuple[int, Entry | None]:
         """Strictness, and the rule that it is from; -1 where nothing is said."""
-        readings: dict[int, Reading] = {}
-        main = part.program_name()
-        found = self._of_bucket(self.bucket(main), part, readings, question)
+        main = part.main
+        found = self._of_bucket(self.bucket(main), part, question)
         strictness, entry = _combine(found, default)
         if entry is None:
             strictness = default if part.has_default else -1
@@ -132,7 +132,7 @@ class Compiled:
         for path in (part.argv[0] if part.argv else b"", part.name, part.program):
             name = last_name(path)
             if name and name != main:
-                found = self._of_bucket(self.bucket(name), part, readings, question)
+                found = self._of_bucket(self.bucket(name), part, question)
                 other, which = _combine(found, default)
                 if which is not None and other > strictness and not which.is_nameless:
                     strictness, entry = other, which
@@ -146,18 +146,16 @@ class Compiled:
             found = self._buckets[name] = Bucket(name, self)
         return found
 
-    def _of_bucket(
-        self, bucket: Bucket, part: Part, readings: dict[int, Reading], question: _Question
-    ) -> list[Entry]:
+    def _of_bucket(self, bucket: Bucket, part: Part, question: _Question) -> list[Entry]:
         """The entries that meet, in the order of the layers."""
         if not bucket.any:
             return []
         table = bucket.table
         reading = None
         if table is not None:
-            reading = readings.get(id(table))
+            reading = part.readings.get(id(table))
             if reading is None:
-                reading = readings[id(table)] = read(part.argv, table)
+                reading = part.readings[id(table)] = read(part.argv, table)
         found = []
         for entry, pattern in bucket.candidates(part, reading):
             if pattern is not None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Final
 
+    from substrate.policy.argv import Reading
     from substrate.policy.rules import Subject
 
 MOST_DEPTH: Final = 8
@@ -127,10 +128,11 @@ class Part:
             "has_operators",
             "how",
             "known",
+            "main",
             "name",
             "piped_from",
         ),
-        *("program", "text", "too_deep", "unclear"),
+        *("program", "readings", "text", "too_deep", "unclear"),
     )
 
     def __init__(self, argv: tuple[bytes, ...], cwd: bytes, how: str, depth: int) -> None:
@@ -139,8 +141,12 @@ class Part:
         self.how = how
         self.depth = depth
         self.program = self.name = self.piped_from = b""
+        #: see program_name
+        self.main = b""
         self.text: bytes | None = None
         self.known = WHOLE
+        #: by the table that it was read by
+        self.readings: dict[int, Reading] = {}
         self.has_default = True
         self.has_operators = self.too_deep = self.unclear = False
 
@@ -194,9 +200,10 @@ class _Reader:
         self.parts.append(part)
         argv = part.argv
         if not argv:
+            part.main = part.program_name()
             return
         called = last_name(argv[0])
-        name = part.program_name()
+        name = part.main = part.program_name()
         inners = unwrap(name, argv) if name else []
         if called != name:
             inners += unwrap(called, argv)
