@@ -22,6 +22,7 @@ from substrate.cli.policy_here import (
 from substrate.cli.verb import Verb
 from substrate.policy.allowing import GOES, Allowing, what_allows
 from substrate.policy.broker import Broker
+from substrate.policy.explain import Explained, explain_subject
 from substrate.policy.rules import ALLOW, ASK, AUDIT, DENY, ISOLATE, Subject, Verdict
 from substrate.session.workspace import current_directory
 
@@ -75,6 +76,31 @@ def reason_of(verdict: Verdict) -> str:
     return verdict.reason or ("" if verdict.rule else "no rule says otherwise: default_action")
 
 
+def _flags_text(each: Explained) -> str:
+    """What a rule is matched with where that is not the row of words."""
+    if each.table is None or not each.flags:
+        return ""
+    flags = [
+        output.show_path(flag) + "".join(f" {output.show_path(v)}" for v in values)
+        for flag, values in each.flags
+    ]
+    return f"   [{', '.join(flags)} | {shown(each.operands)}]"
+
+
+def _reading_object(each: Explained) -> dict[str, Any]:
+    return {
+        "argv": [output.as_json(word) for word in each.argv],
+        "how": each.how,
+        "table": None if each.table is None else output.as_json(each.table),
+        "flags": [
+            [output.as_json(flag), [output.as_json(inside) for inside in values]]
+            for flag, values in each.flags
+        ],
+        "operands": [output.as_json(word) for word in each.operands],
+        "notes": list(each.notes),
+    }
+
+
 def put_allowing(text: str, instead: str) -> None:
     """Below what was told of a command that is held."""
     output.put("")
@@ -98,7 +124,7 @@ def as_object(result: Result) -> dict[str, Any]:
         "reason": reason_of(verdict),
         "risk": verdict.risk,
         "risk_reason": verdict.risk_reason,
-        "read_as": [[output.as_json(word) for word in argv] for argv in verdict.read_as],
+        "read_as": [_reading_object(each) for each in explain_subject(result.subject)],
         "allows": (result.allowing.text or None) if result.allowing is not None else None,
         "policy_digest": result.broker.digest,
     }
@@ -120,7 +146,9 @@ def render(result: Result, form: str) -> None:
     pairs.append(("program", output.show_path(subject.program) or "not found in PATH"))
     if verdict.risk != "low":
         pairs.append(("risk", f"{verdict.risk}: {verdict.risk_reason}"))
-    pairs += [("read as", shown(argv)) for argv in verdict.read_as]
+    for each in explain_subject(subject):
+        pairs.append(("read as", "  " * each.depth + shown(each.argv) + _flags_text(each)))
+        pairs += [("note", "  " * each.depth + note) for note in each.notes]
     output.put_pairs(pairs)
     if result.allowing is not None:
         put_allowing(result.allowing.text, result.allowing.instead)

@@ -22,9 +22,9 @@ from substrate.cli.trace_frames import (
 )
 from substrate.cli.verb import Verb
 from substrate.errors import UsageError
-from substrate.policy.explaining import Explained, explain
 from substrate.policy.groups import GROUPS
 from substrate.policy.profiles import NAMES, profile_text
+from substrate.policy.recorded_decisions import RecordedDecision, explain
 from substrate.suggestion import did_you_mean
 from substrate.telemetry.trace.frames import Frames
 
@@ -50,7 +50,7 @@ def choose(name: str) -> tuple[Frames, Chosen]:
     return frames, span.lines().has
 
 
-def run(name: str) -> list[Explained]:
+def run(name: str) -> list[RecordedDecision]:
     """Raises NothingFound where nothing was decided."""
     frames, has = choose(name)
     tell_warnings(frames)
@@ -63,7 +63,7 @@ def run(name: str) -> list[Explained]:
     return found
 
 
-def as_object(each: Explained) -> dict[str, Any]:
+def as_object(each: RecordedDecision) -> dict[str, Any]:
     return {
         "seq": each.seq,
         "ts": each.ts,
@@ -82,7 +82,7 @@ def as_object(each: Explained) -> dict[str, Any]:
     }
 
 
-def _put(each: Explained) -> None:
+def _put(each: RecordedDecision) -> None:
     what = shown(each.argv) if each.argv else output.show_path(each.subject)
     done = "" if each.action == each.decision else f", {each.action}"
     pairs: list[tuple[str, object]] = [

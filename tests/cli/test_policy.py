@@ -41,7 +41,9 @@ def test_check_says_what_would_be_decided(place):
     assert (found["action"], found["rule"]) == ("ask", "builtin:coding-agent command[1]")
     assert found["place"].startswith("builtin:coding-agent, line ")
     assert found["reason"] == "publishing"
-    assert found["read_as"][0] == ["git", "-C", "x", "push", "--force"]
+    (read,) = found["read_as"]
+    assert read["argv"] == ["git", "-C", "x", "push", "--force"]
+    assert read["operands"] == ["push"] and ["-C", ["x"]] in read["flags"]
     assert found["program"].endswith("/git")
     assert place.json("policy", "check", "--format", "json", "--", "ls")["action"] == "allow"
 

@@ -17,7 +17,7 @@ from substrate.telemetry.trace.octets import bytes_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Explained:
+class RecordedDecision:
     """One decision. `kind`: exec, fs, net, api, or command for that on a whole command. `layer`, `place`: of
     the rule, where it is known. `same_policy`: the policy then was the one in force now; None where the
     trace does not say. `allowing`: what would let it through, None where it did run."""
@@ -40,7 +40,7 @@ class Explained:
 
 def explain(
     events: Iterable[dict[str, Any]], broker: Broker, has: Callable[[dict[str, Any]], bool]
-) -> list[Explained]:
+) -> list[RecordedDecision]:
     """All decisions of those events for which `has` holds; `events`: all of a trace, in its order."""
     digest = ""
     found = []
@@ -56,7 +56,9 @@ def explain(
     return found
 
 
-def _decision(event: Mapping[str, Any], body: Mapping[str, Any], broker: Broker) -> Explained:
+def _decision(
+    event: Mapping[str, Any], body: Mapping[str, Any], broker: Broker
+) -> RecordedDecision:
     argv = tuple(bytes_of(word) for word in body.get("argv") or ())
     subject = bytes_of(body["subject"])
     ran = body["action"] in (*GOES, "allowed")
@@ -78,7 +80,7 @@ def _decision(event: Mapping[str, Any], body: Mapping[str, Any], broker: Broker)
 
 def _command(
     event: Mapping[str, Any], body: Mapping[str, Any], broker: Broker, digest: str
-) -> Explained:
+) -> RecordedDecision:
     decision = body["policy_decision"]
     argv = tuple(bytes_of(word) for word in body["display"]["argv"])
     return _explained(
@@ -111,7 +113,7 @@ def _explained(
     approved_by: str | None,
     digest: str,
     ran: bool,
-) -> Explained:
+) -> RecordedDecision:
     layer = place = None
     if rule is None and argv and decision not in GOES and kind in ("exec", "command"):
         program = subject if subject.startswith(b"/") else b""
@@ -126,7 +128,7 @@ def _explained(
     if not ran and argv and kind in ("exec", "command"):
         program = subject if subject.startswith(b"/") else b""
         allowing = what_allows(broker.policy, Subject(argv=argv, program=program))
-    return Explained(
+    return RecordedDecision(
         seq=event["seq"],
         ts=event["ts"],
         kind=kind,
