@@ -121,6 +121,7 @@ VERBS = {
     "snapshot": "give the present state a name",
     "rollback": "go back to a snapshot",
     "policy": "what may be run: check, explain, show, init, learn, test, trust",
+    "approvals": "what waits for an answer: ls, allow, deny, forget, key",
     "net": "the network of the command that runs: status, allow, deny, log",
     "world": "worlds: ls, fork, gc",
     "session": "sessions: ls, show, rm",

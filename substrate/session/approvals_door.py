@@ -10,10 +10,13 @@ Spec: shell.md §2.
 from __future__ import annotations
 
 import _socket
+import fcntl
 import os
 import select
+import stat
 import struct
 
+from substrate.errors import StateError
 from substrate.session.approvals_values import Peer
 from substrate.world import wire
 
@@ -22,8 +25,11 @@ if TYPE_CHECKING:
     from typing import Final
 
 NAME: Final = b"approvals"
+#: locked by whoever waits for questions
+WATCH: Final = b"approvals.watch"
 VERB: Final = b"V"
 JSON: Final = b"J"
+FAILED: Final = b"F"  # status, the line, hint
 _MOST_CLIENTS: Final = 32
 _UCRED: Final = struct.Struct("iII")
 _DEEPEST: Final = 64
@@ -98,20 +104,28 @@ class Door:
         client = _socket.socket(fileno=fd)
         client.setblocking(False)
         peer = _peer_of(client)
-        if peer is None:
-            client.close()
-        else:
+        if isinstance(peer, Peer):
             self._clients[client] = peer
+            return True
+        try:
+            wire.send(client, FAILED, "125", *peer)
+        except OSError:
+            return True
+        finally:
+            client.close()
         return True
 
-    def answer(self, client: _socket.socket, text: str) -> None:
-        """Answers and closes. Who has gone away gets none."""
+    def answer(self, client: object, text: str) -> bool:
+        """Answers and closes. False: that is no client of this door."""
+        if not isinstance(client, _socket.socket) or client not in self._clients:
+            return False
         try:
             wire.send(client, JSON, text)
         except OSError:
-            return
+            return True  # who has gone away gets none
         finally:
             self.drop(client)
+        return True
 
     def drop(self, client: _socket.socket) -> None:
         if self._clients.pop(client, None) is not None:
@@ -138,20 +152,41 @@ def _path(directory_fd: int) -> bytes:
     return b"/proc/self/fd/%d/%s" % (directory_fd, NAME)
 
 
-def _peer_of(client: _socket.socket) -> Peer | None:
-    """Who that is; None for somebody who may not ask, or of whom that cannot be told."""
+def _peer_of(client: _socket.socket) -> Peer | tuple[str, str]:
+    """Who that is; (why, what to do) for somebody who may not ask, or of whom that cannot be told.
+
+    Whoever is confined more than we are is taken for a world's: a filter or a pid namespace that we do not
+    have, no_new_privs."""
     raw = client.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED.size)
     pid, uid, _ = _UCRED.unpack(raw)
     if uid not in (0, os.geteuid()) or pid <= 0:
-        return None
+        return "questions are answered by their own user", "become that user"
     try:
         if os.readlink(f"/proc/{pid}/ns/pid") != os.readlink("/proc/self/ns/pid"):
-            return None
-        if _is_below_us(pid):
-            return None
+            return _INSIDE
+        if _is_below_us(pid) or _confinement(pid) > _confinement(os.getpid()):
+            return _INSIDE
     except (OSError, ValueError):
-        return None
+        return "it cannot be told who asks", "answer from an ordinary terminal"
     return Peer(uid=uid, pid=pid)
+
+
+_INSIDE: Final = (
+    "a process of a world, or one that is confined as such, cannot answer questions",
+    "answer from a terminal outside",
+)
+
+
+def _confinement(pid: int) -> int:
+    """How much the kernel holds it back: no_new_privs and filters, which only add up over its
+    descendants (proc_pid_status(5))."""
+    found = {b"NoNewPrivs": 0, b"Seccomp_filters": 0}
+    with open(f"/proc/{pid}/status", "rb") as file:
+        for line in file:
+            name, _, text = line.partition(b":")
+            if name in found:
+                found[name] = int(text)
+    return found[b"NoNewPrivs"] + found[b"Seccomp_filters"]
 
 
 def _is_below_us(pid: int) -> bool:
@@ -167,18 +202,88 @@ def _is_below_us(pid: int) -> bool:
     raise ValueError("too deep to tell")
 
 
-def call(directory_fd: int, name: str, arguments: str, timeout_s: float | None) -> str | None:
-    """The side of who asks: the answer; None where no such run is there. Raises OSError, WireError."""
-    client = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-    client.settimeout(timeout_s)
+def watch(directory_fd: int) -> int:
+    """Says that somebody waits for questions of a session, also before one runs, as long as the fd is
+    open that is returned. Raises OSError."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(WATCH, flags, 0o600, dir_fd=directory_fd)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    return fd
+
+
+def is_watched(directory_fd: int) -> bool:
+    """Whether somebody does."""
     try:
-        client.connect(_path(directory_fd))
-        wire.send(client, VERB, name, arguments)
-        message = wire.receive(client)
-    except (FileNotFoundError, ConnectionRefusedError):
-        return None
+        fd = os.open(WATCH, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory_fd)
+    except OSError:
+        return False  # nobody ever has, or it is none of our files
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
     finally:
-        client.close()
-    if message is None or message.kind != JSON:
+        os.close(fd)
+    return False
+
+
+#: of a daemon, then of a run; both speak the same packets
+SOCKETS: Final = (b"control", NAME)
+
+
+def call(directory_fd: int, name: str, arguments: str, timeout_s: float | None) -> str | None:
+    """The side of who asks: the answer; None where nobody is there who could be asked. Raises
+    StateError, OSError, WireError."""
+    for socket in SOCKETS:
+        client = _connect(directory_fd, socket)
+        if client is None:
+            continue
+        client.settimeout(timeout_s)
+        try:
+            message = _exchange(client, name, arguments)
+        except TimeoutError:
+            raise StateError(
+                "the session gave no answer", hint="it is stopped, or waits itself: try again"
+            ) from None
+        finally:
+            client.close()
+        if message is None:
+            continue  # it has ended meanwhile, or knows us not
+        for fd in message.fds:
+            os.close(fd)
+        if message.kind == JSON:
+            return message.text(0)
+        if message.kind == FAILED:
+            raise StateError(message.text(1), hint=message.text(2))
+    return None
+
+
+def _exchange(client: _socket.socket, name: str, arguments: str) -> wire.Message | None:
+    try:
+        wire.send(client, VERB, name, arguments)
+    except BrokenPipeError:
+        pass  # it has closed: perhaps it said why
+    return wire.receive(client)
+
+
+def _connect(directory_fd: int, name: bytes) -> _socket.socket | None:
+    """Connected to our own supervisor, as far as the kernel can tell."""
+    try:
+        status = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+    except FileNotFoundError:
         return None
-    return message.text(0)
+    if status.st_uid != os.geteuid() or not stat.S_ISSOCK(status.st_mode) or status.st_mode & 0o077:
+        raise StateError(
+            f"{os.fsdecode(name)} of the session is not a socket of this user alone",
+            hint="end the session and look who made it",
+        )
+    client = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    try:
+        client.connect(b"/proc/self/fd/%d/%s" % (directory_fd, name))
+        raw = client.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED.size)
+    except (FileNotFoundError, ConnectionRefusedError):
+        client.close()
+        return None
+    if _UCRED.unpack(raw)[1] != os.geteuid():
+        client.close()
+        raise StateError("the session's socket is another user's", hint="end the session")
+    return client

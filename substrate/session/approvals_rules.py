@@ -1,6 +1,7 @@
 """`always` and `never`: a rule at the end of the user's own policy file.
 
-One `[[command]]` for exactly these words and this program, or for the pattern that somebody typed.
+One `[[command]]` for exactly the words that had to be asked, or for the pattern that somebody typed;
+none that would not count.
 What stands in the file stays as it is, to the byte; the new text takes its place by rename. Invariants:
 a file that somebody else could have written, that is no TOML, or that would be none with the rule, is
 left alone and is an error; nobody's change between our look and our rename is lost. Spec: policy.md
@@ -16,15 +17,28 @@ import stat
 import tomllib
 
 from substrate.errors import ConfigError
-from substrate.values import value
+from substrate.home_path import config_home
+from substrate.policy.globs import compile_word, escape, meets_row
+from substrate.policy.rules import (
+    ALLOW,
+    ASK,
+    BUILTIN,
+    DENY,
+    SYSTEM,
+    USER,
+    CommandRule,
+    Layer,
+    Subject,
+)
+from substrate.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from typing import Final
 
-    from substrate.policy.rules import Policy, Verdict
-    from substrate.session.approvals_values import Held
+    from substrate.policy.rules import Policy
+    from substrate.session.approvals_values import Asked
 
 _LARGEST: Final = 1 << 20
 _UNFINISHED: Final = b".substrate-new"
@@ -32,92 +46,101 @@ _UNFINISHED: Final = b".substrate-new"
 
 @value
 class Rule:
-    """What is to be written. `match`: patterns of words; `program`: b"" for any."""
+    """What is to be written. `match`: patterns of words."""
 
     match: tuple[bytes, ...]
     action: str
-    program: bytes = b""
     said: str = ""
 
 
-def exact_rule(held: Held, action: str, said: str) -> Rule:
-    """For these very words. Raises ConfigError for words that TOML cannot hold."""
-    rule = Rule(
-        match=tuple(map(_escaped, held.argv)), action=action, program=held.program, said=said
+def asking_lines(policy: Policy, asked: Asked) -> tuple[tuple[bytes, ...], ...]:
+    """What of a command has to be asked: itself, or what its wrappers and its text run."""
+    from substrate.policy.decide import compile_policy
+
+    compiled = compile_policy(policy)
+    lines = [
+        line
+        for line in dict.fromkeys(asked.verdict.read_as)
+        if line
+        and compiled.decide(Subject(argv=line, cwd=asked.held.cwd), whole=False).action == ASK
+    ]
+    return tuple(lines) or (asked.held.argv,)
+
+
+def exact_rules(policy: Policy, asked: Asked, action: str, said: str) -> tuple[Rule, ...]:
+    """For the very words that had to be asked, and no others. Raises ConfigError where no rule of the
+    user's would change what is said of the command, or where TOML cannot hold them."""
+    rules = tuple(
+        Rule(match=tuple(map(escape, line)), action=action, said=said)
+        for line in asking_lines(policy, asked)
     )
-    render_rule(rule)
-    return rule
+    return _counting(policy, asked, rules)
 
 
-def typed_rule(text: str, held: Held, action: str, said: str) -> Rule:
-    """For the patterns that somebody typed, as words of a shell; they must meet what is held, or the
-    answer would not be one. Raises ConfigError."""
+def typed_rules(
+    policy: Policy, asked: Asked, text: str, action: str, said: str
+) -> tuple[Rule, ...]:
+    """For the patterns that somebody typed, as words of a shell; with them the command that waits must
+    come out so, or they would be no answer. Raises ConfigError."""
     import shlex
 
     try:
         words = tuple(word.encode() for word in shlex.split(text))
     except ValueError as error:
         raise ConfigError(f"{text!r} cannot be split: {error}", hint="close the quote") from None
-    if not words or words[0] in (b"**", b"*"):
+    if not words or not words[0].strip(b"*"):
         raise ConfigError("a rule begins with a program", hint="such as: git push origin *")
-    if not meets(words, held.argv):
+    patterns = [None if word == b"**" else compile_word(word) for word in words]
+    lines = (asked.held.argv, *asking_lines(policy, asked))
+    if not any(meets_row(patterns, line) for line in lines):
         raise ConfigError(
             "this rule does not meet the command that waits",
             hint="* stands for one word or a part of it, ** for any rest",
         )
-    rule = Rule(match=words, action=action, said=said)
-    render_rule(rule)
-    return rule
+    return _counting(policy, asked, (Rule(match=words, action=action, said=said),))
 
 
-def meets(patterns: Sequence[bytes], words: Sequence[bytes]) -> bool:
-    """As a rule of the policy is met (policy.md §1)."""
-    if not patterns:
-        return not words
-    if patterns[0] == b"**":
-        return any(meets(patterns[1:], words[at:]) for at in range(len(words) + 1))
-    return bool(words) and _word_meets(patterns[0], words[0]) and meets(patterns[1:], words[1:])
+def _counting(policy: Policy, asked: Asked, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    """The rules, if the command comes out as they say where they are the user's: within a layer the
+    stricter rule wins, and so do a later layer's and a locked one."""
+    from substrate.policy.decide import compile_policy
+
+    for rule in rules:
+        render_rule(rule)
+    held = asked.held
+    subject = Subject(
+        argv=held.argv, program=held.program, interpreters=held.interpreters, cwd=held.cwd
+    )
+    digests = dict(zip((held.program, *held.interpreters), held.digests, strict=False))
+    verdict = compile_policy(_with_rules(policy, rules)).decide(subject, digests.get)
+    wanted = rules[0].action
+    if (verdict.action == DENY) != (wanted == DENY) or (verdict.action == ASK and wanted == ALLOW):
+        which = f"{verdict.rule} ({verdict.place})" if verdict.rule else "the default action"
+        raise ConfigError(
+            f"no rule of your own counts here: {which} says {verdict.action}",
+            hint="change that rule, or answer for the session",
+        )
+    return rules
 
 
-def _word_meets(pattern: bytes, word: bytes) -> bool:
-    from fnmatch import fnmatchcase
-
-    return fnmatchcase(word.decode("latin-1"), pattern.decode("latin-1"))
-
-
-def _escaped(word: bytes) -> bytes:
-    """The pattern that only this word meets."""
-    return word.replace(b"[", b"[[]").replace(b"*", b"[*]").replace(b"?", b"[?]")
-
-
-def why_not(policy: Policy, verdict: Verdict, action: str) -> str:
-    """Why such a rule in the user's file would not count; empty where it does.
-
-    Within a layer the stricter rule wins, and so does a later layer's and one that is locked."""
-    if action == "deny" or verdict.rule is None:
-        return ""
-    for layer in policy.layers:
-        for rule in layer.commands:
-            if rule.name == verdict.rule:
-                if layer.kind == "user":
-                    return f"the rule that asks is your own ({rule.place}): change it there"
-                if layer.kind in ("project", "given"):
-                    return f"the rule that asks is of a later layer ({rule.place})"
-                return f"the rule that asks is locked ({rule.place})" if rule.final else ""
-    return ""
+def _with_rules(policy: Policy, rules: tuple[Rule, ...]) -> Policy:
+    added = tuple(
+        CommandRule(name="user command[new]", place="new", action=rule.action, match=rule.match)
+        for rule in rules
+    )
+    layers = list(policy.layers)
+    for at, layer in enumerate(layers):
+        if layer.kind == USER:
+            layers[at] = replace(layer, commands=(*layer.commands, *added))
+            return replace(policy, layers=tuple(layers))
+    at = sum(layer.kind in (BUILTIN, SYSTEM) for layer in layers)
+    layers.insert(at, Layer(kind=USER, name=USER, digest="", commands=added))
+    return replace(policy, layers=tuple(layers))
 
 
 def user_policy_path(environ: Mapping[bytes, bytes]) -> bytes:
-    """Where the user's policy is (XDG Base Directory Specification)."""
-    base = environ.get(b"XDG_CONFIG_HOME", b"")
-    if not base.startswith(b"/"):
-        home = environ.get(b"HOME", b"")
-        if not home.startswith(b"/"):
-            import pwd
-
-            home = os.fsencode(pwd.getpwuid(os.geteuid()).pw_dir)
-        base = home + b"/.config"
-    return base + b"/substrate/policy.toml"
+    """Where the user's policy is."""
+    return config_home(environ) + b"/substrate/policy.toml"
 
 
 def render_rule(rule: Rule) -> str:
@@ -126,8 +149,6 @@ def render_rule(rule: Rule) -> str:
     if rule.said:
         lines[0] += f"  # {_comment(rule.said)}"
     lines.append(f"match = [{', '.join(map(_quoted, rule.match))}]")
-    if rule.program:
-        lines.append(f"program = {_quoted(rule.program)}")
     lines.append(f'action = "{rule.action}"')
     lines.append('reason = "answered at a question"')
     return "\n".join(lines) + "\n"

@@ -33,6 +33,7 @@ from substrate.session.terminal import is_foreground
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Final, Protocol
 
     from substrate.session.approvals_values import Question
@@ -125,7 +126,7 @@ class TerminalAsking:
         self._keys: Keys | None = None
         self._asked_keys = False  # the line of keys stands there
         self._line: Line | None = None
-        self._line_at = 0
+        self._begin_line: Callable[[], str] = str
         self._page = 0
         self._note = ""
         self._size = (80, 24)
@@ -194,8 +195,17 @@ class TerminalAsking:
 
     # --- the question
 
-    def show(self, question: Question, now: float, *, exact: bool, others: int) -> None:
-        """Puts it there. There was none."""
+    def show(
+        self,
+        question: Question,
+        now: float,
+        *,
+        exact: bool,
+        others: int,
+        line: Callable[[], str],
+    ) -> None:
+        """Puts it there. There was none. `line`: what an edited rule begins as."""
+        self._begin_line = line
         self._question, self._exact, self._others = question, exact, others
         self._page, self._note, self._line = 0, "", None
         self._linger = 0.0
@@ -213,8 +223,7 @@ class TerminalAsking:
     def say(self, note: str) -> None:
         """What is wrong with the answer that was given; the question still stands."""
         self._note = note
-        self._line = None
-        self._draw()
+        self._end_line(time.monotonic())
 
     def take_away(self, line: str, now: float) -> None:
         """The question is over; `line` says how, for the screen that comes back."""
@@ -308,6 +317,7 @@ class TerminalAsking:
                 self._resize_at = time.monotonic() + _REDRAW_S
 
     def _give_back(self, wait: bool) -> None:
+        self._flush_typed()
         lines = "".join(f"substrate: {line}\r\n" for line in self._last)
         self._last = []
         if self._escapes:
@@ -322,7 +332,6 @@ class TerminalAsking:
         while self._unsent and not self._gone and time.monotonic() < deadline:
             select.select([], [self.fd], [], 0.05)
             self._send()
-        self._flush_typed()
         saved, self._saved = self._saved, None
         if saved is not None and not self._gone and self._are_set(self._ours):
             self._set(saved)
@@ -451,13 +460,13 @@ class TerminalAsking:
             self._page += 1
             self._draw()
         elif key in (b"e", *(bytes([k]) for k in _LASTING)) and not self._exact:
-            self.say("it cannot be recognised again: y or n")
+            self.say("what would run cannot be recognised again: y or n")
         elif key == b"e":
-            argv = self._question.asked.held.argv
-            self._line = Line(approvals_text.show_argv(argv))
+            self._line = Line(self._begin_line())
             self._note = ""
             self._draw()
         elif key in _KEYS:
+            self._queue(_KEYS[key].encode() + b"\r\n")
             return _KEYS[key], ""
         return None
 
@@ -501,8 +510,13 @@ class TerminalAsking:
             else (approvals_text.KEYS[0],)
             + tuple(pair for pair in approvals_text.KEYS if pair[0] in "nq")
         )
-        text = "  ".join(f"[{key}] {what}" for key, what in (*keys, ("?", "help")))
-        return approvals_text.wrap(text, max(20, self._size[0] - 1))
+        lines = [""]
+        for key, what in (*keys, ("?", "help")):
+            part = f"[{key}] {what}"
+            if lines[-1] and len(lines[-1]) + 2 + len(part) >= self._size[0]:
+                lines.append("")
+            lines[-1] += f"  {part}" if lines[-1] else part
+        return lines
 
     def _draw_keys(self) -> None:
         self._queue("\r\n".join(self._key_lines()).encode() + b" ")

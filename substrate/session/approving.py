@@ -91,6 +91,8 @@ class Approving:
         self._waiting_webhooks: list[Question] = []
         self._desk: Desk | None = None
         self._door: Door | None = None
+        #: for a control socket
+        self._told: list[tuple[object, str]] = []
         self._closed = False
         #: for the user, besides the answers: what could not be stored
         self.notes: list[str] = []
@@ -177,7 +179,10 @@ class Approving:
         return self._at_desk().verb(name, arguments, peer, token)
 
     def told(self) -> list[tuple[object, str]]:
-        return [] if self._desk is None else self._desk.told()
+        """(token, answer) of polls that are over now."""
+        self._tell()
+        told, self._told = self._told, []
+        return told
 
     def forget(self, token: object) -> None:
         if self._desk is not None:
@@ -199,12 +204,12 @@ class Approving:
         for client in self._door.gone:
             self.forget(client)
         self._door.gone.clear()
-        self._tell_door()
+        self._tell()
 
-    def _tell_door(self) -> None:
-        if self._door is not None:
-            for client, text in self.told():
-                self._door.answer(client, text)  # type: ignore[arg-type]
+    def _tell(self) -> None:
+        for token, text in [] if self._desk is None else self._desk.told():
+            if self._door is None or not self._door.answer(token, text):
+                self._told.append((token, text))
 
     # --- what people say
 
@@ -235,16 +240,21 @@ class Approving:
         if not self.state.is_exact(question.number):
             raise ConfigError("it cannot be recognised again", hint="answer for this once")
         action = "deny" if choice == values.NEVER else "allow"
-        reason = rules.why_not(self.policy, question.asked.verdict, action)
-        if reason:
-            raise ConfigError(f"no rule of yours would count: {reason}", hint="answer s instead")
         said = f"by {by}, {time.strftime('%Y-%m-%d %H:%M')}, session {self._files.session_id}"
-        held = question.asked.held
         if typed:
-            rule = rules.typed_rule(typed, held, action, said)
+            made = rules.typed_rules(self.policy, question.asked, typed, action, said)
         else:
-            rule = rules.exact_rule(held, action, said)
-        rules.add_rule(rules.user_policy_path(self._environ), rule)
+            made = rules.exact_rules(self.policy, question.asked, action, said)
+        for rule in made:
+            rules.add_rule(rules.user_policy_path(self._environ), rule)
+
+    def _line_of(self, question: Question) -> str:
+        """What an edited rule begins as: the one part that has to be asked, else the whole."""
+        from substrate.session import approvals_rules as rules
+        from substrate.session.approvals_text import show_argv
+
+        lines = rules.asking_lines(self.policy, question.asked)
+        return show_argv(lines[0] if len(lines) == 1 else question.asked.held.argv)
 
     # --- what the state wants done
 
@@ -260,7 +270,7 @@ class Approving:
                 self._over(effect, now)
         if effects:
             self._next_on_terminal(now)
-            self._tell_door()
+            self._tell()
 
     def _keep(self, effect: states.Keep) -> None:
         from substrate.session.approvals_file import save_kept
@@ -299,7 +309,12 @@ class Approving:
         return self._is_watched() or self.policy.approval.without_terminal == _WAIT
 
     def _is_watched(self) -> bool:
-        return self._desk is not None and self._desk.is_watched(time.monotonic())
+        """Whether somebody waits at the socket, or for it to be there."""
+        if self._desk is not None and self._desk.is_watched(time.monotonic()):
+            return True
+        from substrate.session.approvals_door import is_watched
+
+        return is_watched(self._files.fd)
 
     def _allows_without(self) -> bool:
         """What the user's own policy says of a question that nobody can be asked."""
@@ -328,8 +343,9 @@ class Approving:
         if terminal.number == 0:
             first = self._queue[0]
             terminal.show(
-                first, now, exact=self.state.is_exact(first.number), others=len(self._queue) - 1
-            )
+                first, now, exact=self.state.is_exact(first.number), others=len(self._queue) - 1,
+                line=lambda: self._line_of(first),
+            )  # fmt: skip
         else:
             terminal.count(len(self._queue) - 1)
 

@@ -69,13 +69,15 @@ class Place:
             path=os.fsencode(directory),
             fd=os.open(directory, os.O_RDONLY | os.O_CLOEXEC),
         )
-        self.environ = {b"XDG_CONFIG_HOME": os.fsencode(config), b"HOME": os.fsencode(base)}
+        self.environ = {
+            **os.environb, b"XDG_CONFIG_HOME": os.fsencode(config), b"HOME": os.fsencode(base),
+        }  # fmt: skip
         self.policy_file = config / "substrate" / "policy.toml"
 
     def approving(self, *, terminal=False, door=False, paused=None, **approval):
         return open_approving(
             home=self.home, files=self.files, policy=policy([rule()], **approval), digest=digest,
-            paused=lambda: paused, terminal=terminal, door=door, environ=self.environ,
+            paused=paused or (lambda: None), terminal=terminal, door=door, environ=self.environ,
         )  # fmt: skip
 
     def close(self) -> None:

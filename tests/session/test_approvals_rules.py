@@ -10,17 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from substrate.errors import ConfigError
+from substrate.policy.decide import compile_policy
+from substrate.policy.globs import compile_word, escape, meets_row
+from substrate.policy.rules import Subject
 from substrate.session.approvals_rules import (
+    Rule,
     add_rule,
-    exact_rule,
-    meets,
+    asking_lines,
+    exact_rules,
     render_rule,
-    typed_rule,
+    typed_rules,
     user_policy_path,
-    why_not,
 )
 from substrate.values import replace
-from tests.session.approvals_scene import VERDICT, held, policy, rule
+from tests.session.approvals_scene import VERDICT, asked, held, policy, rule
 
 BEFORE = """# my own policy
 id = "mine"   # kept
@@ -43,7 +46,10 @@ def write(path, text, mode=0o600):
 
 
 def add(path, *argv, action="allow"):
-    return add_rule(os.fsencode(path), exact_rule(held(*argv), action, "by me"))
+    words = tuple(word.encode() if isinstance(word, str) else word for word in argv)
+    return add_rule(
+        os.fsencode(path), Rule(match=tuple(map(escape, words)), action=action, said="by me")
+    )
 
 
 def test_a_rule_comes_at_the_end_and_all_else_stays(path):
@@ -56,7 +62,6 @@ def test_a_rule_comes_at_the_end_and_all_else_stays(path):
     (command,) = found["command"]
     assert command == {
         "match": ["git", "push"],
-        "program": "/usr/bin/git",
         "action": "allow",
         "reason": "answered at a question",
     }
@@ -89,13 +94,14 @@ def test_a_file_without_an_end_of_line_keeps_its_last_line(path):
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), min_size=1))
 def test_any_words_are_met_by_their_rule_and_by_it_alone(words):
     argv = tuple(word.encode() for word in words)
-    text = render_rule(exact_rule(held(*words), "allow", "by me\n[x]"))
+    match = tuple(map(escape, argv))
+    text = render_rule(Rule(match=match, action="allow", said="by me\n[x]"))
     (found,) = tomllib.loads(text)["command"]
-    patterns = tuple(word.encode() for word in found["match"])
-    assert meets(patterns, argv)
-    assert not meets(patterns, (*argv, b"more"))
+    patterns = [compile_word(word.encode()) for word in found["match"]]
+    assert meets_row(patterns, argv)
+    assert not meets_row(patterns, (*argv, b"more"))
     for at in range(len(argv)):
-        assert not meets(patterns, (*argv[:at], argv[at] + b"x", *argv[at + 1 :]))
+        assert not meets_row(patterns, (*argv[:at], argv[at] + b"x", *argv[at + 1 :]))
 
 
 def test_words_that_toml_cannot_hold_are_not_written(path):
@@ -182,27 +188,58 @@ def test_many_at_once_lose_nothing(path):
 
 
 def test_a_typed_rule_must_meet_what_waits():
-    what = held("git", "push", "origin", "main")
-    assert typed_rule("git push origin *", what, "allow", "").match[-1] == b"*"
-    assert typed_rule("git push **", what, "allow", "").program == b""
+    what = asked("t", "git", "push", "origin", "main")
+    rules = policy([rule()])
+    (typed,) = typed_rules(rules, what, "git push origin *", "allow", "")
+    assert typed.match[-1] == b"*"
     for text in ("git pull **", "git push", "** x", "* push", "", "git 'push"):
         with pytest.raises(ConfigError):
-            typed_rule(text, what, "allow", "")
+            typed_rules(rules, what, text, "allow", "")
 
 
-def test_a_rule_that_would_not_count_is_not_offered():
-    asking = replace(VERDICT, rule="x command[1]")
-    for kind, final, counts in (
+def test_of_a_text_the_part_that_asks_is_allowed():
+    """`bash -c 'echo; git push'` is asked for the push; a rule is for that."""
+    argv = ("bash", "-c", "echo x; git push origin main")
+    text = held(*argv, program=b"/usr/bin/bash")
+    rules = policy([rule()])
+    verdict = compile_policy(rules).decide(Subject(argv=text.argv, program=text.program))
+    what = asked("t", given=text, verdict=verdict)
+    assert asking_lines(rules, what) == ((b"git", b"push", b"origin", b"main"),)
+    (found,) = exact_rules(rules, what, "allow", "")
+    assert found.match == (b"git", b"push", b"origin", b"main")
+    (found,) = exact_rules(rules, what, "deny", "")
+    assert found.match[0] == b"git"
+    (found,) = typed_rules(rules, what, "git push **", "allow", "")
+    assert found.match == (b"git", b"push", b"**")
+
+
+@pytest.mark.parametrize(
+    ("kind", "final", "counts"),
+    [
         ("builtin", False, True),
         ("system", False, True),
         ("system", True, False),
         ("user", False, False),
         ("project", False, False),
         ("given", False, False),
-    ):
-        found = policy([rule("x command[1]", final=final)])
-        layer = replace(found.layers[0], kind=kind)
-        found = replace(found, layers=(layer,))
-        assert (why_not(found, asking, "allow") == "") is counts, kind
-        assert why_not(found, asking, "deny") == ""
-    assert why_not(policy(), replace(VERDICT, rule=None), "allow") == ""
+    ],
+)
+def test_a_rule_that_would_not_count_is_not_written(kind, final, counts):
+    """Within a layer the stricter rule wins, a later layer's wins, and so does a locked one."""
+    found = policy([rule(final=final)])
+    found = replace(found, layers=(replace(found.layers[0], kind=kind),))
+    what = asked("t", verdict=replace(VERDICT, read_as=((b"git", b"push"),)))
+    if counts:
+        assert exact_rules(found, what, "allow", "")
+    else:
+        with pytest.raises(ConfigError, match="no rule of your own counts here"):
+            exact_rules(found, what, "allow", "")
+    if kind != "given":  # its `ask` comes after any denial of the user's
+        assert exact_rules(found, what, "deny", "")
+
+
+def test_a_default_action_gives_way_to_a_rule():
+    found = replace(policy(), default_action="ask")
+    what = asked("t", verdict=replace(VERDICT, rule=None, read_as=((b"git", b"push"),)))
+    (made,) = exact_rules(found, what, "allow", "")
+    assert made.match == (b"git", b"push")
