@@ -243,7 +243,7 @@ _WRAPPERS = [
         ("busybox-setsid", "busybox setsid forbidden; sleep 0.2"),
         ("busybox-linked", "ln -s $(command -v busybox) env; ./env forbidden"),
         ("busybox-run-parts", "mkdir d; ln -s $F d/a; busybox run-parts d"),
-        ("busybox-start-stop-daemon", "busybox start-stop-daemon -S -x $F"),
+        ("busybox-start-stop-daemon", "busybox start-stop-daemon -S -p $PWD/p -x $F"),
         needs=("busybox",),
     ),
     Way(name="su", group="programs that run programs", script="su -c \"WAY=$WAY $F\"", root=True),
