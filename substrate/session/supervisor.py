@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from substrate.session.capturing import Capturing
+    from substrate.session.capturing import Capturing, Choice
     from substrate.session.command_run import Ended
     from substrate.session.denials import Denial
     from substrate.session.disk_watch import DiskWatch
@@ -159,9 +159,11 @@ class _OneShot:
             self._adopt(self.claimed.world)
         else:
             self._describe(self._backend())
-        self.gating: Gating = gated_command.load(*(self.settings, self.cwd, self.workspace))
+        self._prepare()  # the zygote has something to do meanwhile
+        self.gating: Gating = gated_command.load(self.settings, self.cwd, self.workspace)
         self.governed = True
-        self._prepare()
+        if self.gating.needed:
+            self.choice = capturing.with_gate(self.home, self.choice)
         self.top: Top = gated_command.decide(
             *(self.gating, self.request, self.cwd, self.choice),
             in_world=self.world.backend != "none",
@@ -270,13 +272,12 @@ class _OneShot:
         group_name = cgroup.group_name(_WORLD_NUMBER)
         self.zygote.announce_groups(cgroup.directories(limit_plan, group_name))
         self.groups = cgroup.create(limit_plan, group_name, nested=self.settings.userns)
-        self.choice = capturing.choose(
+        self.choice: Choice = capturing.choose(
             self.home,
             self.settings,
             in_world=self.world.backend != "none",
             terminal=self.terminal is not None,
             answered=self.world.backend == "guard",
-            gated=self.gating.needed,
         )
         self.frame = world_setup.frame_of(
             self.world,
