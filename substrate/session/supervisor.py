@@ -163,7 +163,7 @@ class _OneShot:
         self.gating: Gating = gated_command.load(self.settings, self.cwd, self.workspace)
         self.governed = True
         if self.gating.needed:
-            self.choice = capturing.with_gate(self.home, self.choice)
+            self.choice: Choice = capturing.with_gate(self.home, self.choice)
         self.top: Top = gated_command.decide(
             *(self.gating, self.request, self.cwd, self.choice),
             in_world=self.world.backend != "none",
@@ -272,7 +272,7 @@ class _OneShot:
         group_name = cgroup.group_name(_WORLD_NUMBER)
         self.zygote.announce_groups(cgroup.directories(limit_plan, group_name))
         self.groups = cgroup.create(limit_plan, group_name, nested=self.settings.userns)
-        self.choice: Choice = capturing.choose(
+        self.choice = capturing.choose(
             self.home,
             self.settings,
             in_world=self.world.backend != "none",
