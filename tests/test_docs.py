@@ -75,3 +75,10 @@ def test_configuration_reference_is_what_the_table_says() -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_gate_reference_is_what_the_tests_try() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/gen-gate", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

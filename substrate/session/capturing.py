@@ -140,15 +140,14 @@ def choose(
     in_world: bool,
     terminal: bool,
     answered: bool = False,
-    gated: bool = False,
 ) -> Choice:
     """What this command is captured with. `answered`: the world has a listener of its own, beside which
-    there is no other (seccomp(2), EBUSY). `gated`: the policy needs the exec gate. Raises HostUnsupported for a backend that was asked for
+    there is no other (seccomp(2), EBUSY). Raises HostUnsupported for a backend that was asked for
     and cannot be had."""
     if settings.capture == "off":
-        return _off(gated)
+        return OFF
     if _files_are_small():
-        return _off(gated, _NO_ROOM)
+        return replace(OFF, blind_spots=(*OFF.blind_spots, _NO_ROOM))
     asked = settings.capture_backend
     if answered and asked in backends.ANSWER:
         raise HostUnsupported(
@@ -158,11 +157,11 @@ def choose(
     if asked == "auto" and answered:
         backend = capture_probe.choose_without_listener(home)
         if backend is None or settings.ptrace:
-            return _off(gated, _why_none())
+            return replace(OFF, blind_spots=(*OFF.blind_spots, _why_none()))
     elif asked == "auto":
         backend = capture_probe.choose(home, debuggers=settings.ptrace)
         if backend is None:
-            return _off(gated, _why_none())
+            return replace(OFF, blind_spots=(*OFF.blind_spots, _why_none()))
     else:
         found = capture_probe.check(home, asked)
         if not found.works:
@@ -173,9 +172,6 @@ def choose(
         backend = asked
     observed = in_world and backend in backends.ANSWER and not terminal
     spots = []
-    force = _gate_of(home, backend) if gated else "off"
-    if gated and force != "strict":
-        spots.append(_RACY_GATE if force == "racy" else _NO_GATE)
     if backend == "notify":
         spots += [_NO_RESULTS, _NO_ENDS]
     elif backend == "bpf":
@@ -206,19 +202,19 @@ def choose(
         missing_kinds=missing,
         observed=observed,
         witnessed=witnessed,
-        gate=force,
     )
 
 
-def _off(gated: bool, *why: str) -> Choice:
-    return replace(OFF, blind_spots=(*OFF.blind_spots, *why, *((_NO_GATE,) if gated else ())))
-
-
-def _gate_of(home: Home, backend: str) -> str:
-    """How a backend holds execs. `bpf` needs the engine beside it, to stop them."""
-    if backend == "bpf" and not capture_probe.check(home, "ptrace").works:
-        return "off"
-    return "strict" if backend in backends.STRICT else "racy"
+def with_gate(home: Home, choice: Choice) -> Choice:
+    """The same for a policy that needs the exec gate: how its backend holds execs. `bpf` needs the engine
+    beside it, to stop them."""
+    backend = choice.backend
+    force, spots = "strict", choice.blind_spots
+    if backend == "off" or (backend == "bpf" and not capture_probe.check(home, "ptrace").works):
+        force, spots = "off", (*spots, _NO_GATE)
+    elif backend not in backends.STRICT:
+        force, spots = "racy", (*spots, _RACY_GATE)
+    return replace(choice, gate=force, blind_spots=spots)
 
 
 def _files_are_small() -> bool:

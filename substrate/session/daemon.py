@@ -514,7 +514,7 @@ class Daemon:
     def _govern(self, one: OneCommand, *, in_observed: bool = True) -> None:
         """How it is captured, and what the policy says of it."""
         one.choose(self.session, in_observed=in_observed)
-        one.decide(self.session)
+        one.govern(self.session)
         one.top = gated_command.leave_to_gate(one.gate, one.top)
         if one.top.isolated:
             raise PolicyDenied(

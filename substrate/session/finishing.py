@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 
+from substrate.session import gated_command
 from substrate.session.signals import RecordInterrupted
 from substrate.values import value
 from substrate.world import layers
@@ -66,6 +67,8 @@ def finish(
         scopes, refused = world.network.end(lambda: session.arriving.ends_within(0))
         summary = world.network.by_name(summary)
         denied = (*refused, *denied)
+    if command.top.isolated:
+        gated_command.tell_isolated(command.gate, command.top, command.request)
     denied = (*command.gate.denials(), *denied)
     if not ended.quiet:
         wait_gone()  # until then its processes may write
@@ -91,6 +94,8 @@ def finish(
             raise
     elif layer is not None and not empty:
         events, changes = _thrown_away(session, command, layer)
+    if command.top.isolated:
+        changes = []  # there is nothing to ask about afterwards
     if layer is not None and kept and command.settings.pass_through:
         events += _pass_through(session, command, layer)
     events.append(command.end_event(ended, counts, denied, summary, scopes))

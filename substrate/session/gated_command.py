@@ -45,7 +45,9 @@ def decide(
 ) -> Top:
     """The command itself, once it is known what the gate will be."""
     gating.force = choice.gate
-    return gating_top.decide(gating, request, cwd, in_world=in_world)
+    top = gating_top.decide(gating, request, cwd, in_world=in_world)
+    gating.isolated = top.isolated or (request.throw_away and in_world)
+    return top
 
 
 def ask(
@@ -65,6 +67,11 @@ def ask(
 def leave_to_gate(gating: Gating, top: Top) -> Top:
     """Where nobody can be waited for before it starts."""
     return gating_top.leave_to_gate(gating, top)
+
+
+def tell_isolated(gating: Gating, top: Top, request: RunRequest) -> None:
+    """What became of what it changed."""
+    gating_top.tell_isolated(gating, top, request)
 
 
 def decide_shim(

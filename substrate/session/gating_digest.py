@@ -29,8 +29,11 @@ def digest_of_nameless(tid: int, path: bytes) -> str | None:
             return None
         for name in names:
             link = folder + b"/" + name
-            if os.readlink(link) == path:
-                found.add(_digest(link))
+            try:
+                if os.readlink(link) == path:
+                    found.add(_digest(link))
+            except FileNotFoundError:
+                continue  # another thread has closed it
     except OSError:
         return None  # the rule decides what that means; one that holds back does
     return found.pop() if len(found) == 1 else None

@@ -82,23 +82,24 @@ class OneCommand:
     def choose(self, session: LiveSession, *, in_observed: bool = True) -> None:
         """How it is captured. `in_observed`: its world leaves to capture what is evidence, or may yet."""
         backend = session.world.backend
-        self.gating = gated_command.load(self.settings, self.cwd, session.workspace)
         self.choice = capturing.choose(
             session.home,
             self.settings,
             in_world=backend != "none",
             terminal=self.terminal is not None or not in_observed,
             answered=backend == "guard",
-            gated=self.gating.needed,
         )
 
-    def decide(self, session: LiveSession) -> None:
-        """What the policy says of it, once it is known what the gate will be."""
+    def govern(self, session: LiveSession) -> None:
+        """What the policy says of it. Raises ConfigError: what cannot be read runs nothing."""
+        self.gating = gated_command.load(self.settings, self.cwd, session.workspace)
+        if self.gating.needed:
+            self.choice = capturing.with_gate(session.home, self.choice)
         self.top = gated_command.decide(
             *(self.gate, self.request, self.cwd, self.choice),
             in_world=session.world.backend != "none",
         )
-        if self.top.isolated:
+        if self.top.isolated and not self.top.denied:
             self.request = replace(self.request, throw_away=True)
 
     @property

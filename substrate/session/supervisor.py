@@ -135,11 +135,9 @@ class _OneShot:
     def _prepare(self) -> None:
         """Has the zygote begin with the world, while we find out what its files are."""
         self.one.choose(self.session)
-        self.one.decide(self.session)
-        if self.one.request.throw_away and self.serves:  # as the policy wants it
-            self.serves = False
-            self.world = LiveWorld(self.session)
         self.world.prepare(self.one.choice, terminal=self.terminal is not None)
+        self.one.govern(self.session)
+        self.serves = self.serves and not self.one.request.throw_away  # the policy may want that
 
     def start(self) -> None:
         """Asks the zygote for the world; it starts while we open the trace."""

@@ -415,7 +415,7 @@ def test_a_changed_record_is_told_and_nothing_is_lost(ran):
     flip(ran)
     for words in (("log",), ("trace", "show"), ("trace", "tail"), ("trace", "scan")):
         done = ran.run(*words, status=3)
-        assert b"seq 3" in done.stderr, words
+        assert b"seq 4" in done.stderr, words
     assert b"DAMAGED" in ran.run("status", status=3).stdout
     ran.run("trace", "verify", "--quiet", status=1)
     assert paths(ran) == ["d", "d/new", "gone", "kept"]
