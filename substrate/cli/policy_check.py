@@ -20,12 +20,12 @@ from substrate.cli.policy_here import (
     tell_ignored,
 )
 from substrate.cli.verb import Verb
+from substrate.policy.allowing import GOES, Allowing, what_allows
 from substrate.policy.broker import Broker
-from substrate.policy.render_policy import argv_patterns, render_rule
+from substrate.policy.explain import Explained, explain_subject
 from substrate.policy.rules import ALLOW, ASK, AUDIT, DENY, ISOLATE, Subject, Verdict
 from substrate.session.workspace import current_directory
 
-_GOES = (ALLOW, AUDIT, ISOLATE)
 _WORDS = {
     ALLOW: "allowed",
     AUDIT: "allowed, and put on the record",
@@ -40,6 +40,7 @@ class Result:
     broker: Broker
     subject: Subject
     verdict: Verdict
+    allowing: Allowing | None
 
 
 def run(found: Broker, words: tuple[str, ...], *, in_world: bool) -> Result:
@@ -53,7 +54,11 @@ def run(found: Broker, words: tuple[str, ...], *, in_world: bool) -> Result:
         cwd=current_directory(),
         in_world=in_world,
     )
-    return Result(broker=found, subject=subject, verdict=found.decide(subject, file_digest))
+    verdict = found.decide(subject, file_digest)
+    allowing = None
+    if verdict.action not in GOES:
+        allowing = what_allows(found.policy, subject, file_digest)
+    return Result(broker=found, subject=subject, verdict=verdict, allowing=allowing)
 
 
 def file_digest(path: bytes) -> str | None:
@@ -71,9 +76,40 @@ def reason_of(verdict: Verdict) -> str:
     return verdict.reason or ("" if verdict.rule else "no rule says otherwise: default_action")
 
 
-def what_allows(subject: Subject) -> str:
-    """The rule that lets exactly this through."""
-    return render_rule(argv_patterns(subject.argv), ALLOW)
+def _flags_text(each: Explained) -> str:
+    """What a rule is matched with where that is not the row of words."""
+    if each.table is None or not each.flags:
+        return ""
+    flags = [
+        output.show_path(flag) + "".join(f" {output.show_path(v)}" for v in values)
+        for flag, values in each.flags
+    ]
+    return f"   [{', '.join(flags)} | {shown(each.operands)}]"
+
+
+def _reading_object(each: Explained) -> dict[str, Any]:
+    return {
+        "argv": [output.as_json(word) for word in each.argv],
+        "how": each.how,
+        "table": None if each.table is None else output.as_json(each.table),
+        "flags": [
+            [output.as_json(flag), [output.as_json(inside) for inside in values]]
+            for flag, values in each.flags
+        ],
+        "operands": [output.as_json(word) for word in each.operands],
+        "notes": list(each.notes),
+    }
+
+
+def put_allowing(text: str, instead: str) -> None:
+    """Below what was told of a command that is held."""
+    output.put("")
+    if not text:
+        output.put_visible(f"# {instead}")
+        return
+    output.put("# what would allow this and no more, in ~/.config/substrate/policy.toml:")
+    for line in text.splitlines():
+        output.put_visible(line)
 
 
 def as_object(result: Result) -> dict[str, Any]:
@@ -88,7 +124,8 @@ def as_object(result: Result) -> dict[str, Any]:
         "reason": reason_of(verdict),
         "risk": verdict.risk,
         "risk_reason": verdict.risk_reason,
-        "read_as": [[output.as_json(word) for word in argv] for argv in verdict.read_as],
+        "read_as": [_reading_object(each) for each in explain_subject(result.subject)],
+        "allows": (result.allowing.text or None) if result.allowing is not None else None,
         "policy_digest": result.broker.digest,
     }
 
@@ -109,13 +146,12 @@ def render(result: Result, form: str) -> None:
     pairs.append(("program", output.show_path(subject.program) or "not found in PATH"))
     if verdict.risk != "low":
         pairs.append(("risk", f"{verdict.risk}: {verdict.risk_reason}"))
-    pairs += [("read as", shown(argv)) for argv in verdict.read_as]
+    for each in explain_subject(subject):
+        pairs.append(("read as", "  " * each.depth + shown(each.argv) + _flags_text(each)))
+        pairs += [("note", "  " * each.depth + note) for note in each.notes]
     output.put_pairs(pairs)
-    if verdict.action not in _GOES:
-        output.put("")
-        output.put("# what would allow exactly this, in ~/.config/substrate/policy.toml:")
-        for line in what_allows(subject).splitlines():
-            output.put_visible(line)
+    if result.allowing is not None:
+        put_allowing(result.allowing.text, result.allowing.instead)
 
 
 def shown(argv: tuple[bytes, ...]) -> str:
@@ -163,4 +199,4 @@ def check_command(
     tell_ignored(found)
     result = run(found, words, in_world=not no_world)
     render(result, form)
-    return 0 if result.verdict.action in _GOES else 1
+    return 0 if result.verdict.action in GOES else 1

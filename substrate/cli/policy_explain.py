@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from substrate.cli import output
-from substrate.cli.policy_check import shown
+from substrate.cli.policy_check import put_allowing, shown
 from substrate.cli.policy_here import load_here, repository_here
 from substrate.cli.policy_show import put_groups
 from substrate.cli.target import NothingFound, files_of
@@ -22,9 +22,9 @@ from substrate.cli.trace_frames import (
 )
 from substrate.cli.verb import Verb
 from substrate.errors import UsageError
-from substrate.policy.explaining import Explained, explain
 from substrate.policy.groups import GROUPS
 from substrate.policy.profiles import NAMES, profile_text
+from substrate.policy.recorded_decisions import RecordedDecision, explain
 from substrate.suggestion import did_you_mean
 from substrate.telemetry.trace.frames import Frames
 
@@ -50,7 +50,7 @@ def choose(name: str) -> tuple[Frames, Chosen]:
     return frames, span.lines().has
 
 
-def run(name: str) -> list[Explained]:
+def run(name: str) -> list[RecordedDecision]:
     """Raises NothingFound where nothing was decided."""
     frames, has = choose(name)
     tell_warnings(frames)
@@ -63,7 +63,7 @@ def run(name: str) -> list[Explained]:
     return found
 
 
-def as_object(each: Explained) -> dict[str, Any]:
+def as_object(each: RecordedDecision) -> dict[str, Any]:
     return {
         "seq": each.seq,
         "ts": each.ts,
@@ -78,11 +78,11 @@ def as_object(each: Explained) -> dict[str, Any]:
         "reason": each.reason,
         "approved_by": each.approved_by,
         "same_policy": each.same_policy,
-        "allows": each.allows or None,
+        "allows": (each.allowing.text or None) if each.allowing is not None else None,
     }
 
 
-def _put(each: Explained) -> None:
+def _put(each: RecordedDecision) -> None:
     what = shown(each.argv) if each.argv else output.show_path(each.subject)
     done = "" if each.action == each.decision else f", {each.action}"
     pairs: list[tuple[str, object]] = [
@@ -102,11 +102,8 @@ def _put(each: Explained) -> None:
         pairs.append(("note", "the policy was changed since: rule and place may be others"))
     pairs.append(("event", f"#{each.seq}, {output.show_time(each.ts)}"))
     output.put_pairs(pairs)
-    if each.allows:
-        output.put("")
-        output.put("# what would allow exactly this, in ~/.config/substrate/policy.toml:")
-        for line in each.allows.splitlines():
-            output.put_visible(line)
+    if each.allowing is not None:
+        put_allowing(each.allowing.text, each.allowing.instead)
     output.put("")
 
 

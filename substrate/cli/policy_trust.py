@@ -10,11 +10,13 @@ import click
 
 from substrate.cli import output
 from substrate.cli.messages import say
-from substrate.cli.policy_here import places_here
+from substrate.cli.policy_here import load_here, places_here
 from substrate.cli.target import NothingFound
 from substrate.cli.verb import Verb
 from substrate.errors import ConfigError, UsageError
 from substrate.policy import trust
+from substrate.policy.merge import TRUST_HINT
+from substrate.policy.parse_policy import shown_path
 from substrate.policy.places import find_files
 from substrate.policy.rules import PROJECT
 from substrate.policy.source import MAX_PROJECT_BYTES
@@ -52,6 +54,17 @@ def read_whole(path: bytes) -> bytes:
     if len(content) > MAX_PROJECT_BYTES:
         raise ConfigError(f"{shown} is larger than {MAX_PROJECT_BYTES} bytes", hint="shorten it")
     return content
+
+
+def left_out_until_now(path: bytes) -> list[str]:
+    """What a policy file of the project says that does not count without trust."""
+    places = places_here()
+    start = shown_path(path, places.user_home) + ": "
+    return [
+        text.removeprefix(start).partition(" is left out")[0].partition(" are left out")[0]
+        for text in load_here().policy.ignored
+        if text.startswith(start) and TRUST_HINT in text
+    ]
 
 
 def _list(form: str) -> int:
@@ -105,6 +118,9 @@ def trust_command(named: tuple[str, ...], revoke: bool, listing: bool, form: str
             status = status if had else 1
             continue
         digest = hashlib.sha256(read_whole(path)).hexdigest()
+        counting = left_out_until_now(path)
         trust.trust(home.path, path, digest)
         say(f"substrate: {shown} is trusted as it is now (sha256 {digest[:12]})")
+        for key in counting:
+            say(f"substrate: what counts from now on: {key}")
     return status

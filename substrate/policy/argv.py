@@ -22,7 +22,7 @@ class Reading:
     subcommand have a `^` in front). `operands`: in their order, a subcommand
     first. `first_operand`: where in argv that one stands, len(argv) where there is none."""
 
-    __slots__ = ("first_operand", "flags", "operands", "other", "table", "unknown")
+    __slots__ = ("first_operand", "flags", "operands", "other", "plain", "table", "unknown")
 
     def __init__(self, table: Table) -> None:
         #: of the last subcommand
@@ -32,6 +32,8 @@ class Reading:
         self.first_operand = -1
         self.unknown: list[bytes] = []
         self.other: Reading | None = None
+        #: `operands`, with paths made plain; None before somebody asks
+        self.plain: list[bytes] | None = None
 
     def spellings(self, flag: bytes) -> tuple[bytes, ...]:
         return self.table.spellings.get(flag, (flag,))
@@ -145,14 +147,15 @@ def _read_bundle(
     at += 1
     place, end = 1, len(word)
     while place < end:
-        letter = word[:1] + word[place : place + 1]
+        letter = word[place : place + 1]
         place += 1
-        flag = table.flags.get(letter)
+        flag = table.flags.get(b"-" + letter)
         if flag is None:
-            reading.unknown.append(letter)
-            flags.setdefault(letter, [])
+            reading.unknown.append(word[:1] + letter)
+            flags.setdefault(word[:1] + letter, [])
             continue
-        values = flags.setdefault(flag, [])
+        # `+e` takes back what `-e` sets
+        values = flags.setdefault(b"+" + letter if word[0] == _PLUS else flag, [])
         if flag in table.valued or (
             flag in table.numeric and place == end and _is_number(argv, at)
         ):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from substrate.policy.argv import read
 from substrate.policy.decide import compile_policy
 from substrate.policy.merge import merge
+from substrate.policy.names import BY_NAME, last_name
 from substrate.policy.needs import Needs
 from substrate.policy.parse_policy import parse_policy
 from substrate.policy.profiles import load_profile
@@ -48,16 +49,16 @@ class Learned:
 
 def learn(needs: Needs, session: str, workspace: bytes, user_home: bytes) -> Learned:
     """`workspace`: what `$PWD` stands for."""
-    subjects = {**needs.tops, **needs.subjects}
     rules: list[_Rule] = []
     text = _render(needs, rules, session, workspace, user_home)
+    missing = _missing(text, needs)
     for number in range(_MOST_ROUNDS):
-        missing = _missing(text, subjects)
         if not missing:
             break
         rules += _rules_of(missing, have=rules, exact=number == 0)
         text = _render(needs, rules, session, workspace, user_home)
-    problems = tuple(_shown(subject.argv) for subject in _missing(text, subjects))
+        missing = _missing(text, needs)
+    problems = tuple(_shown(subject.argv) for subject in missing)
     return Learned(text=text, rules=len(rules), problems=problems)
 
 
@@ -92,7 +93,7 @@ def _rules_of(subjects: dict[Subject, int], have: list[_Rule], *, exact: bool) -
 def _exact(subject: Subject) -> tuple[str, ...]:
     """The patterns of this argv, by the name of the file that runs: that is what rules are looked up by."""
     patterns = argv_patterns(subject.argv)
-    name = subject.program.rpartition(b"/")[2]
+    name = last_name(subject.program)
     if subject.interpreters:
         return (pattern_of(name), "**")  # a script: its argv is that of the interpreter
     if name and not _is_called_otherwise(subject):
@@ -102,10 +103,7 @@ def _exact(subject: Subject) -> tuple[str, ...]:
 
 def _is_called_otherwise(subject: Subject) -> bool:
     """Whether the decision goes by argv[0]: one file with many programs in it."""
-    from substrate.policy.names import BY_NAME
-
-    given = subject.argv[0].rpartition(b"/")[2]
-    return subject.program.rpartition(b"/")[2] in BY_NAME and given not in BY_NAME
+    return last_name(subject.program) in BY_NAME and last_name(subject.argv[0]) not in BY_NAME
 
 
 def _group(subject: Subject, exact: tuple[str, ...]) -> tuple[str, ...]:
@@ -117,21 +115,22 @@ def _group(subject: Subject, exact: tuple[str, ...]) -> tuple[str, ...]:
     return (exact[0], pattern_of(operands[0])) if operands else exact[:1]
 
 
-def _missing(text: str, subjects: dict[Subject, int]) -> dict[Subject, int]:
-    """What the policy does not let through, with how often it was; where that is several lines, each by
-    itself, and the whole only where all of them pass."""
+def _missing(text: str, needs: Needs) -> dict[Subject, int]:
+    """What the policy does not let through, with how often it was. A captured exec is asked as a gate asks, and a
+    command line that was handed over with all that is read in it."""
     compiled = compile_policy(learned_policy(text))
     found: dict[Subject, int] = {}
-    for subject, count in subjects.items():
+    for subject, count in needs.subjects.items():
+        if compiled.decide(subject, whole=False).action not in _GOES:
+            found[subject] = found.get(subject, 0) + count
+    for subject, count in needs.tops.items():
         verdict = compiled.decide(subject)
         if verdict.action in _GOES:
             continue
-        parts = [
-            Subject(argv=argv, cwd=subject.cwd) for argv in verdict.read_as if argv != subject.argv
-        ]
-        held = [part for part in parts if compiled.decide(part, whole=False).action not in _GOES]
-        own = compiled.decide(subject, whole=False).action not in _GOES
-        for part in (*held, *([subject] if own or not held else [])):
+        parts = [Subject(argv=argv, cwd=subject.cwd) for argv in verdict.read_as]
+        held = [p for p in parts if compiled.decide(p, whole=False).action not in _GOES]
+        # each passes by itself, but is not known to its end (xargs): then all ways of it are needed
+        for part in held or parts:
             found[part] = found.get(part, 0) + count
     return found
 

@@ -26,14 +26,28 @@ _ANY: Final = Glob(b"*")
 
 
 class Pattern:
-    """`row`: of the words behind the program's name (no table), or of operands. `first`: the literal
-    that the first operand has to be; None where that may be another."""
+    """`row`: of the words behind the program's name (no table), or of operands. `head`: where
+    these are literals, but perhaps a rest (`is_open`)."""
 
-    __slots__ = ("first", "flags", "has_paths", "has_rest", "row", "spelled", "values", "wide")
+    __slots__ = (
+        *(
+            "a_flag",
+            "flags",
+            "has_paths",
+            "has_rest",
+            "head",
+            "is_open",
+            "row",
+            "spelled",
+            "values",
+            "wide",
+        ),
+    )
 
     def __init__(self, words: Sequence[bytes], table: Table | None, wide: bool) -> None:
         self.wide = wide
         self.flags: frozenset[bytes] = frozenset()
+        self.a_flag: bytes | None = None
         #: flags that are required by how they are spelled: those with a glob
         self.spelled: tuple[bytes | Glob, ...] = ()
         self.values: tuple[tuple[bytes, bytes | Glob], ...] = ()
@@ -45,8 +59,12 @@ class Pattern:
         if wide and plain and plain[-1] == b"*":
             row[-1:] = [_ANY, REST]
         self.row = tuple(row)
-        first = row[0] if row else None
-        self.first = first if isinstance(first, bytes) else None
+        #: the literals that a row begins with, where there is nothing behind them but any rest
+        self.head: list[bytes] | None = None
+        self.is_open = bool(row) and row[-1] is REST
+        literals = [word for word in row if isinstance(word, bytes)]
+        if len(literals) == len(row) - self.is_open:
+            self.head = literals
         self.has_paths = wide and any(isinstance(w, (bytes, Glob)) and _is_path(w) for w in row)
 
     def _take_flags(self, words: Sequence[bytes], table: Table) -> list[bytes]:
@@ -65,28 +83,26 @@ class Pattern:
             at += 1
         others += words[at:]
         reading = read_pattern(others, table)
-        if (
-            table.commands is not None
-            and reading.table is table.others
-            and reading.operands[:1] in ([b"**"], [b"*"])
-        ):
-            # of which subcommand it is not known: a flag is what it is spelled like
-            spelled += [compile_word(flag.lstrip(b"^")) for flag in reading.flags]
-        else:
-            self.flags = frozenset(reading.flags)
-            self.values = tuple(
-                (flag, compile_word(value))
-                for flag, values in reading.flags.items()
-                for value in values
-            )
+        flags = dict(reading.flags)
+        if table.commands is not None and reading.operands[:1] in ([b"**"], [b"*"]):
+            # of which subcommand is not known: a flag that is none of the program is what it looks like
+            for flag in [flag for flag in flags if flag not in table.spellings]:
+                del flags[flag]
+                spelled.append(compile_word(flag.lstrip(b"^")))
+        self.flags = frozenset(flags)
+        self.values = tuple(
+            (flag, compile_word(value)) for flag, values in flags.items() for value in values
+        )
         self.spelled = tuple(spelled)
+        #: one of those that have to be there, to be looked at first
+        self.a_flag = min(self.flags) if self.flags else None
         return reading.operands
 
     def meets_words(self, words: Sequence[bytes], known: int) -> bool:
         """`words`: all of argv behind the program's name."""
         if not self.wide:
-            return meets_row(self.row, words) and (known == WHOLE or self.row[-1:] == (REST,))
-        return meets_row(self.row, words, known != WHOLE)
+            return self._is_row(list(words), False) and (known == WHOLE or self.is_open)
+        return self._is_row(list(words), known != WHOLE)
 
     def meets_reading(self, reading: Reading, known: int, cwd: bytes) -> bool:
         if not self.wide:
@@ -99,14 +115,20 @@ class Pattern:
         if reading.other is not None and self._meets(reading.other, known):
             return True
         if self.has_paths and self._has_flags(reading, known):
-            plain = [plain_path(word, cwd) for word in reading.operands]
-            return meets_row(self.row, plain, known != WHOLE)
+            return self._is_row(plain_operands(reading, cwd), known != WHOLE)
         return False
 
     def _meets(self, reading: Reading, known: int) -> bool:
-        return self._has_flags(reading, known) and meets_row(
-            self.row, reading.operands, known != WHOLE
-        )
+        return self._has_flags(reading, known) and self._is_row(reading.operands, known != WHOLE)
+
+    def _is_row(self, words: list[bytes], more: bool) -> bool:
+        head = self.head
+        if head is None:
+            return meets_row(self.row, words, more)
+        count = len(head)
+        if len(words) <= count:
+            return words == head or (more and words == head[: len(words)])
+        return self.is_open and words[:count] == head
 
     def _has_flags(self, reading: Reading, known: int) -> bool:
         flags = reading.flags
@@ -117,7 +139,7 @@ class Pattern:
         for flag, pattern in self.values:
             if not any(meets(pattern, value) for value in flags[flag]):
                 return False
-        if self.spelled and not self._are_spelled(reading):
+        if self.spelled and not (flags and self._are_spelled(reading)):
             return False
         if self.wide or self.has_rest or len(self.flags) == len(flags):
             return True
@@ -140,6 +162,12 @@ class Pattern:
 
 def _is_path(word: bytes | Glob) -> bool:
     return (word if isinstance(word, bytes) else word.source)[:1] == b"/"
+
+
+def plain_operands(reading: Reading, cwd: bytes) -> list[bytes]:
+    if reading.plain is None:
+        reading.plain = [plain_path(word, cwd) for word in reading.operands]
+    return reading.plain
 
 
 def plain_path(word: bytes, cwd: bytes) -> bytes:

@@ -29,8 +29,8 @@ from substrate.policy.rules import (
     NetRules,
     Test,
 )
-from substrate.policy.toml_places import TomlPlaces
 from substrate.suggestion import did_you_mean
+from substrate.toml_places import TomlPlaces
 
 MAX_RULES = 10_000
 MAX_PROJECT_RULES = 1_000

@@ -6,6 +6,7 @@ first met, and not changed after. Spec: policy.md §2.
 
 from __future__ import annotations
 
+from substrate.policy.names import names_of
 from substrate.policy.program_tables import SAME, TABLES
 
 TYPE_CHECKING = False
@@ -128,8 +129,11 @@ _made: dict[str, Table] = {}
 
 def find_table(name: bytes) -> Table | None:
     """Of a program's last name; None where there is none."""
-    key = TABLE_OF.get(name)
-    if key is None:
+    for one in names_of(name):
+        key = TABLE_OF.get(one)
+        if key is not None:
+            break
+    else:
         return None
     table = _made.get(key)
     if table is None:

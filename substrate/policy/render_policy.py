@@ -7,6 +7,7 @@ that is not UTF-8, which TOML cannot hold, is `?`, and what was redacted is `*`.
 from __future__ import annotations
 
 from substrate.policy.globs import escape
+from substrate.policy.names import last_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def argv_patterns(argv: Iterable[bytes]) -> list[str]:
     """For exactly this argv; its program by its last name, as rules are looked up."""
     words = list(argv)
     if words:
-        words[0] = words[0].rpartition(b"/")[2] or words[0]
+        words[0] = last_name(words[0]) or words[0]
     return [pattern_of(word) for word in words]
 
 

@@ -8,17 +8,23 @@ side of a warning; `low` says that nothing here knew it, not that it is safe.
 from __future__ import annotations
 
 from substrate.policy.argv import read
-from substrate.policy.matching import Pattern
+from substrate.policy.globs import Glob
+from substrate.policy.matching import Pattern, plain_operands
 from substrate.policy.names import names_of
 from substrate.policy.programs import find_table
 from substrate.policy.wrappers import SHELLS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Final
+    from collections.abc import Iterable, Sequence
+    from typing import Final, TypeAlias
 
+    from substrate.policy.argv import Reading
+    from substrate.policy.programs import Table
     from substrate.policy.reading_as import Part
+
+    #: level, why, and when: None is always
+    _Row: TypeAlias = tuple[int, str, Pattern | None]
 
 LEVELS: Final = ("low", "medium", "high", "critical")
 _LOW, _MEDIUM, _HIGH, _CRITICAL = range(4)
@@ -187,7 +193,7 @@ _CREDENTIALS: Final = (
     *(
         b".azure/",
         b".config/gcloud",
-        b"/environ",
+        b"/proc/self/environ",
         b".cargo/credentials",
         b".gem/credentials",
         b".pgpass",
@@ -230,8 +236,28 @@ _TEXTS: Final = (
 )
 
 _by_name: dict[bytes, list[tuple[int, str, tuple[bytes, ...]]]] = {}
-_compiled: dict[bytes, list[tuple[int, str, Pattern | None]]] = {}
+_compiled: dict[bytes, Rows] = {}
 _MOST_COMPILED: Final = 4096
+
+
+class Rows:
+    """What is said of a program. Rows that need a literal operand somewhere are found by that."""
+
+    __slots__ = ("by_operand", "others", "table")
+
+    def __init__(self, name: bytes) -> None:
+        self.table = find_table(name)
+        self.by_operand: dict[bytes, list[_Row]] = {}
+        self.others: list[_Row] = []
+        found = [row for other in names_of(name) for row in _by_name.get(other, ())]
+        for level, why, words in found:
+            pattern = None if words[1:] == (b"**",) else Pattern(words, self.table, True)
+            row = (level, why, pattern)
+            keys = [] if pattern is None else [key for key in map(_key, pattern.row) if key]
+            if keys:
+                self.by_operand.setdefault(keys[-1], []).append(row)
+            else:
+                self.others.append(row)
 
 
 def assess(parts: Sequence[Part]) -> tuple[str, str]:
@@ -239,13 +265,13 @@ def assess(parts: Sequence[Part]) -> tuple[str, str]:
     level, reason = _LOW, ""
     names = set()
     for part in parts:
-        name = part.program_name()
+        name = part.main
         names.add(name)
-        for one, why, pattern in _rows(name):
-            if one <= level:
-                break
-            if pattern is None or _meets(part, name, pattern):
-                level, reason = one, why
+        rows = _rows(name)
+        if rows.others or rows.by_operand:
+            for one, why, pattern in _candidates(rows, part):
+                if one > level and (pattern is None or _meets(part, rows, pattern)):
+                    level, reason = one, why
         if part.piped_from and level < _HIGH and name in _INTERPRETERS:
             if part.piped_from in _FETCHERS:
                 level, reason = _HIGH, "runs what a server sends"
@@ -267,8 +293,11 @@ def assess(parts: Sequence[Part]) -> tuple[str, str]:
 
 
 def _names_credentials(words: bytes) -> bool:
-    if any(mark in words for mark in _CREDENTIALS):
-        return True
+    if b"." not in words and b"/" not in words and b"id_" not in words:
+        return False
+    for mark in _CREDENTIALS:
+        if mark in words:
+            return True
     at = words.find(b".env")
     while at >= 0:
         before, behind = words[at - 1 : at] if at else b"", words[at + 4 : at + 5]
@@ -287,34 +316,58 @@ def _names_credentials(words: bytes) -> bool:
     return False
 
 
-def _rows(name: bytes) -> list[tuple[int, str, Pattern | None]]:
-    """What is said of a program, the worst first."""
+def _key(word: bytes | Glob | None) -> bytes | None:
+    """What an operand is found by: a literal, or the directory at the top in `/etc/*`."""
+    if isinstance(word, Glob):
+        source = word.source
+        return source if source[:1] == b"/" and source.find(b"/*", 1) == len(source) - 2 else None
+    return word
+
+
+def _rows(name: bytes) -> Rows:
     found = _compiled.get(name)
     if found is None:
         if not _by_name:
-            for one, why, text in _TABLE:
+            for level, why, text in _TABLE:
                 words = tuple(text.encode().split())
-                _by_name.setdefault(words[0], []).append((one, why, words))
+                _by_name.setdefault(words[0], []).append((level, why, words))
         if len(_compiled) >= _MOST_COMPILED:
             _compiled.clear()
-        table = find_table(name)
-        rows = [row for other in names_of(name) for row in _by_name.get(other, ())]
-        found = _compiled[name] = [
-            (one, why, None if words[1:] == (b"**",) else Pattern(words, table, True))
-            for one, why, words in sorted(rows, key=_worst_first)
-        ]
+        found = _compiled[name] = Rows(name)
     return found
 
 
-def _worst_first(row: tuple[int, str, tuple[bytes, ...]]) -> int:
-    return -row[0]
+def _candidates(rows: Rows, part: Part) -> list[_Row]:
+    found = rows.others
+    if rows.by_operand:
+        if rows.table is None:
+            words: Iterable[bytes] = part.argv[1:]
+        else:
+            reading = _read(part, rows.table)
+            words = reading.operands
+            if reading.other is not None:
+                words = (*words, *reading.other.operands)
+            if any(b"/" in word for word in words):
+                words = {*words, *plain_operands(reading, part.cwd)}
+        for word in words:
+            here = rows.by_operand.get(word)
+            if here is not None:
+                found = found + here
+            if word[:1] == b"/" and (end := word.find(b"/", 1)) > 0:
+                here = rows.by_operand.get(word[: end + 1] + b"*")
+                if here is not None:
+                    found = found + here
+    return found
 
 
-def _meets(part: Part, name: bytes, pattern: Pattern) -> bool:
-    table = find_table(name)
-    if table is None:
+def _meets(part: Part, rows: Rows, pattern: Pattern) -> bool:
+    if rows.table is None:
         return pattern.meets_words(part.argv[1:], part.known)
+    return pattern.meets_reading(_read(part, rows.table), part.known, part.cwd)
+
+
+def _read(part: Part, table: Table) -> Reading:
     reading = part.readings.get(id(table))
     if reading is None:
         reading = part.readings[id(table)] = read(part.argv, table)
-    return pattern.meets_reading(reading, part.known, part.cwd)
+    return reading

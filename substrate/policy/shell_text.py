@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from typing import Final
 
 MOST_COMMANDS: Final = 256
+#: bytes of a text that are read; with what is behind them it is unclear
+MOST_TEXT: Final = 64 << 10
 #: substitutions in substitutions
 _MOST_DEPTH: Final = 16
 
@@ -80,7 +82,9 @@ class ShellText:
 
 def read_text(text: bytes) -> ShellText:
     found = ShellText()
-    _Scan(text.replace(b"\0", b""), found, 0).run(0, False)
+    _Scan(text[:MOST_TEXT].replace(b"\0", b""), found, 0).run(0, False)
+    if len(text) > MOST_TEXT:
+        found.unclear = found.has_operators = True
     if any(simple.words[0] == b"alias" for simple in found.commands):
         found.unclear = True
     return found

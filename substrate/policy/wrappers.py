@@ -83,18 +83,41 @@ def _behind(
 
 
 def _env(argv: Words) -> list[Inner]:
-    reading = _read(b"env", argv)
+    for _ in range(_MOST_SPLITS):
+        reading = _read(b"env", argv)
+        if b"-S" not in reading.flags:
+            break
+        argv = _split_one(argv)
     at = reading.first_operand
-    front: Words = ()
-    for text in reading.flags.get(b"-S", ()):
-        front += split_words(text)
-    words = front + argv[at:]
-    at = 0
-    while at < len(words) and (words[at] == b"-" or b"=" in words[at]):
+    while at < len(argv) and (argv[at] == b"-" or b"=" in argv[at]):
         at += 1
-    if front and at < len(words) and words[at][:1] == b"-":
-        return [Inner((argv[0], *words))]  # options in the text of -S
-    return [Inner(words[at:])]
+    return [Inner(argv[at:])]
+
+
+#: texts for -S in texts for -S
+_MOST_SPLITS: Final = 4
+
+
+def _split_one(argv: Words) -> Words:
+    """argv with the words of its first `-S` in that one's place, as env puts them there."""
+    for at in range(1, len(argv)):
+        word = argv[at]
+        if word[:2] == b"--":
+            name, equals, value = word.partition(b"=")
+            if len(name) < 4 or not b"--split-string".startswith(name):
+                continue
+            before: Words = ()
+        elif word[:1] == b"-" and b"S" in word:
+            front, _, value = word.partition(b"S")
+            equals = value
+            before = (front,) if len(front) > 1 else ()
+        else:
+            continue
+        rest = argv[at + 1 :]
+        if not equals:
+            value, rest = (rest[0] if rest else b""), rest[1:]
+        return (*argv[:at], *before, *split_words(value), *rest)
+    return argv
 
 
 def split_words(text: bytes) -> Words:

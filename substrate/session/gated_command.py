@@ -44,7 +44,9 @@ def decide(
 ) -> Top:
     """The command itself, once it is known what the gate will be."""
     gating.force = choice.gate
-    return gating_top.decide(gating, request, cwd, in_world=in_world)
+    top = gating_top.decide(gating, request, cwd, in_world=in_world)
+    gating.isolated = top.isolated or (request.throw_away and in_world)
+    return top
 
 
 def ask(

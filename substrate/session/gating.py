@@ -81,6 +81,8 @@ class Gating:
         self.broker = broker
         #: what is in force: strict, racy or off (capturing.Choice)
         self.force = "off"
+        #: whether all that the command changes is dropped anyway
+        self.isolated = False
         self._refusals: Refusals | None = None
         #: opens what asks, None where nobody may be asked
         self.opens: Callable[[], Approving] | None = None
@@ -94,6 +96,8 @@ class Gating:
         self._allowed: dict[tuple[bytes, ...], Answer] = {}
         self._unsent: list[tuple[int, int]] = []
         self._unsent_since = 0.0
+        #: who was refused last, and what
+        self._refused: tuple[int | None, tuple[bytes, ...]] | None = None
         self._over = False
 
     # --- before it starts
@@ -160,7 +164,8 @@ class Gating:
             self._ask(hold, who, verdict)
             return
         self._judged[hold.number] = _Judged(hold=hold, verdict=verdict)
-        self._answer(hold.number, verdict.action in _LETS)
+        lets = verdict.action in _LETS or (self.isolated and verdict.action == rules.ISOLATE)
+        self._answer(hold.number, lets)
 
     def _ask(self, hold: Hold, who: Process, verdict: Verdict) -> None:
         known = self._allowed.get(_plain(hold.argv))
@@ -231,7 +236,10 @@ class Gating:
         verdict = None if held is None else held.verdict
         answer = None if held is None else held.answer
         how = "" if held is None else held.how
-        if gated.decision != "allow" and gated.reason != "dying":
+        tried = (None if hold is None else hold.tid, gated.argv)
+        again = hold is not None and tried == self._refused  # along PATH, past what it may not run
+        self._refused = None if gated.decision == "allow" else tried
+        if gated.decision != "allow" and gated.reason != "dying" and not again:
             self.refusals.add(gated, verdict, answer, how)
         return decision_of(gated, hold, verdict, answer, how, self.broker.digest)
 

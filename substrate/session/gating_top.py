@@ -20,13 +20,15 @@ from substrate.values import replace, value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Final
 
     from substrate.policy.rules import Verdict
     from substrate.session.approvals_values import Answer
     from substrate.session.gating import Gating
     from substrate.session.request import RunRequest
     from substrate.telemetry.trace.events.command import Decision
+
+_MOST_SHOWN: Final = 200
 
 
 @value
@@ -134,14 +136,30 @@ def tell_denied(gating: Gating, top: Top, request: RunRequest) -> None:
     if top.answer is not None and top.answer.line:
         gating.refusals.put(top.answer.line, top.answer.hint)
         return
-    from substrate.session.gating_lines import hint_of, in_words, ruled
+    from substrate.session.gating_lines import hint_of, ruled
+
+    gating.refusals.put(
+        f"denied: {_shown(request)} {ruled(top.verdict)}", hint_of(top.verdict, top.how)
+    )
+
+
+def tell_isolated(gating: Gating, top: Top, request: RunRequest) -> None:
+    """What became of what it changed."""
+    from substrate.session.gating_lines import ruled
+
+    gating.refusals.put(
+        f"isolated: {_shown(request)} {ruled(top.verdict)}: whatever it changed was dropped"
+    )
+
+
+def _shown(request: RunRequest) -> str:
+    from substrate.session.gating_lines import in_words
 
     shown = request.cmd_text
     if shown is None or request.kind != requests.TEXT:
-        text = in_words(request.argv)
-    else:
-        text = in_words((shown,)) if b"\n" in shown else os.fsdecode(shown[:200])
-    gating.refusals.put(f"denied: {text} {ruled(top.verdict)}", hint_of(top.verdict, top.how))
+        return in_words(request.argv)
+    text = os.fsdecode(shown)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]} …"
 
 
 def look_up(file: bytes, cwd: bytes) -> bytes:

@@ -77,9 +77,9 @@ def change_line(change: Change) -> str:
 def outcome_object(outcome: Outcome) -> dict[str, Any]:
     """How a run ended, for `--json` and `--json-status` (schema substrate.run/1).
 
-    `by`: command, signal, timeout, or substrate (it never ran). Times in microseconds."""
+    `by`: command, signal, timeout, policy, or substrate (it never ran). Times in microseconds."""
     ended = outcome.ended
-    by = {"exit": "command", "signal": "signal", "timeout": "timeout"}
+    by = {"exit": "command", "signal": "signal", "timeout": "timeout", "denied": "policy"}
     found: dict[str, Any] = {
         "schema": "substrate.run/1",
         "exit_status": outcome.exit_status,

@@ -18,6 +18,7 @@ from substrate.session import (
     capturing,
     gated_command,
     gating_force,
+    gating_top,
     layer_place,
     opening,
     running,
@@ -165,7 +166,7 @@ class _OneShot:
             *(self.gating, self.request, self.cwd, self.choice),
             in_world=self.world.backend != "none",
         )
-        if self.top.isolated:
+        if self.top.isolated and not self.top.denied:
             self.request = replace(self.request, throw_away=True)
         self.unsettled = bool(self.stack_file.unrecorded)
         stack = with_stack_file(self.world.bare_stack(self.files), self.files, self.stack_file)
@@ -679,6 +680,8 @@ class _OneShot:
             scopes, refused = self.network.end(lambda: self.arriving.ends_within(0))
             summary = self.network.by_name(summary)
             denied = (*refused, *denied)
+        if self.top.isolated:
+            gating_top.tell_isolated(self.gating, self.top, self.request)
         denied = (*self.gating.denials(), *denied)
         if not ended.quiet:
             self._wait_gone()  # until then its processes may write
@@ -706,6 +709,8 @@ class _OneShot:
                 raise
         elif self.layer is not None and not empty:
             events, changes = self._thrown_away(self.layer)
+        if self.top.isolated:
+            changes = []  # there is nothing to ask about afterwards
         if self.layer is not None and kept and self.settings.pass_through:
             events += self._pass_through(self.layer)
         events.append(

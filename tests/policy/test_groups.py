@@ -5,7 +5,7 @@ import os
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from substrate.policy import trust
@@ -13,6 +13,9 @@ from substrate.policy.group_git import git_settings
 from substrate.policy.group_look import host_and_port, ini_lines
 from substrate.policy.groups import GROUPS, Around, expand
 from substrate.world.egress.rule import BadRule, parse_rule
+
+#: the machine that runs this has other work, too
+slow = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 class Tools:
@@ -304,6 +307,7 @@ def test_the_brokers_network_has_no_groups(ground):
     assert not [rule for rule in (*net.allow, *net.deny) if rule.startswith("@")]
 
 
+@slow
 @given(st.text(max_size=60))
 def test_any_text_names_a_host_and_port_or_none(text):
     for url in (text, f"https://{text}", f"ssh://x@{text}:22/y"):
@@ -311,12 +315,14 @@ def test_any_text_names_a_host_and_port_or_none(text):
         assert found is None or (isinstance(found[0], str) and 0 <= found[1] < 100_000)
 
 
+@slow
 @given(st.text(alphabet='[]"=\\\n remoteurlhttps:/.#*;x', max_size=200))
 def test_any_configuration_is_read(text):
     list(git_settings(text))
     list(ini_lines(text))
 
 
+@slow
 @given(st.text(alphabet='[]"=\\:/.*@#remoteurlhttpsx-%{}$', max_size=40))
 def test_what_a_repository_says_is_a_plain_rule_or_nothing(tools_once, text):
     git_config(tools_once, f'[remote "o"]\n\turl = https://{text}/\n[remote "p"]\n\turl = {text}\n')

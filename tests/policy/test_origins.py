@@ -74,7 +74,7 @@ DAILY = (
 )  # fmt: skip
 #: what others see, or what cannot be taken back
 ASKED = (
-    "git push", "git -C x push --force origin main", "git -c a=b push", "npm publish --access public",
+    "substrate policy trust", "git push", "git -C x push --force origin main", "git -c a=b push", "npm publish --access public",
     "cargo publish", "twine upload dist/x", "python3 -m twine upload dist/x", "gem push x.gem", "docker push x",
     "uv publish", "gh pr create --fill", "gh release create v1", "terraform apply -auto-approve",
     "kubectl delete pod x", "./gradlew publish", "npm unpublish x", "env X=1 git push",

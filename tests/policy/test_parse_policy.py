@@ -1,13 +1,16 @@
 """One file of a policy: what it may say, and what is said about what it may not."""
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from substrate.errors import ConfigError
 from substrate.policy import rules
 from substrate.policy.parse_policy import Parsed, parse_policy
 from substrate.policy.rules import PROJECT, USER
+
+#: the machine that runs this has other work, too
+slow = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 WHOLE = """
 id = "default"
@@ -188,6 +191,7 @@ def toml(raw):
     return str(raw)
 
 
+@slow
 @given(st.dictionaries(KEYS, VALUES, max_size=4), st.sampled_from([USER, PROJECT]))
 def test_whatever_a_file_says_it_is_a_layer_or_an_error_with_a_hint(document, kind):
     text = "".join(f"{key} = {toml(raw)}\n" for key, raw in document.items())
@@ -197,6 +201,7 @@ def test_whatever_a_file_says_it_is_a_layer_or_an_error_with_a_hint(document, ki
         assert "/p.toml" in str(error) and error.hint
 
 
+@slow
 @given(st.binary(max_size=300), st.sampled_from([USER, PROJECT]))
 def test_any_bytes_are_a_layer_or_an_error(content, kind):
     try:

@@ -4,7 +4,7 @@ import os
 import tomllib
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from substrate.errors import ConfigError
@@ -22,12 +22,17 @@ ARGV = st.lists(
     max_size=5,
 )
 
+#: the machine that runs this has other work, too
+slow = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
+
+@slow
 @given(st.text(max_size=30).filter(lambda text: text.isascii() or text.isprintable()))
 def test_a_string_comes_back(text):
     assert tomllib.loads(f"x = {toml_string(text)}")["x"] == text
 
 
+@slow
 @given(ARGV.filter(lambda argv: argv[0].rpartition(b"/")[2] and b"/" not in argv[0]))
 def test_a_rule_meets_the_argv_that_it_was_written_for(argv):
     text = render_rule(argv_patterns(argv), "deny", 'why "not"')

@@ -434,7 +434,6 @@ _TOOLS = [
         ("tar-to-command", "echo x > f; tar -cf a f; tar -xf a --to-command=forbidden"),
         ("tar-checkpoint", "echo x > f; tar -cf a f --checkpoint=1 --checkpoint-action=exec=forbidden"),
         ("tar-compressor", "echo x > f; tar -cf a -I forbidden f"),
-        ("tar-rsh", "tar --rsh-command=$F -cf 127.0.0.1:a ."),
         ("tar-info-script", "seq 9000 > f; tar -cf a -L 10 -M -F forbidden f"),
         ("sed-e", "echo x | sed '1e forbidden'"),
         ("sed-s-e", "echo forbidden | sed 's/x*//e'"),
