@@ -314,3 +314,37 @@ def test_more_clients_than_there_is_room_for_wait(place, door):
     assert len(made) == 36
     for each in made[1:]:
         each.close()
+
+
+def test_whoever_waited_for_questions_is_killed(place, monkeypatch):
+    """Nobody is told by it; a question that it has seen is still open, for others."""
+    monkeypatch.setattr(approvals_door, "_is_below_us", lambda pid: False)
+    approving = place.approving(door=True)
+    try:
+        client = connect(place)
+        wire.send(client, b"V", "approvals", '{"wait": true}')
+        run_until(approving, lambda _: approving._is_watched())
+        ask(approving)
+        client.close()
+        approving.pump(time.monotonic())
+        assert [q.number for q in approving.state.open_questions()] == [1]
+        assert verb(approving, "approvals")["questions"]
+        waiting = connect(place)
+        wire.send(waiting, b"V", "approvals", '{"wait": true, "after": 1}')
+        run_until(approving, lambda _: approving._desk._waiting)
+        waiting.close()
+        run_until(approving, lambda _: not approving._desk._waiting)
+    finally:
+        approving.close()
+
+
+def test_whoever_waits_before_a_run_is_known_to_it(place):
+    watching = approvals_door.watch(place.files.fd)
+    approving = place.approving()
+    try:
+        ask(approving)
+        os.close(watching)
+        answer = approving.ask(asked("u", "git", "tag"), time.monotonic())
+        assert answer is not None and answer.how == "nobody"
+    finally:
+        approving.close()

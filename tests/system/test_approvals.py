@@ -9,6 +9,7 @@ import tomllib
 
 import pytest
 
+from tests.session.approvals_hook import Hook
 from tests.system import traces_left
 from tests.system.screen import Screen
 
@@ -276,6 +277,29 @@ def test_another_terminal_answers(asking):
     assert (running.returncode, out) == (0, b"%d\n" % caller.uid), err
     decision = decisions(caller)[-1]
     assert decision["approved_by"].startswith(f"control uid={caller.uid} pid=")
+    caller.verify()
+
+
+@pytest.mark.parametrize("said", ["allow", "deny"])
+def test_a_webhook_answers(asking, said):
+    caller, write = asking
+    assert caller.substrate("--keep", "-c", "true").returncode == 0  # so that there is a home
+    key = bytes.fromhex(caller.substrate("approvals", "key").stdout.decode())
+    hook = Hook(key)
+    try:
+        hook.answer = lambda *_: {"answer": said, "by": "alice"}
+        url = f"http://127.0.0.1:{hook.port}/ask"
+        write(f'[approval]\nwebhook = "{url}"\n' + ASK)
+        done = caller.substrate(*script(caller, "sh -c 'id -u'"), start_new_session=True)
+    finally:
+        hook.close()
+    (question,) = hook.questions
+    assert question["argv"] == ["id", "-u"] and question["uid"] == caller.uid
+    if said == "allow":
+        assert (done.returncode, done.stdout) == (0, b"%d\n" % caller.uid), done.stderr
+    else:
+        assert done.returncode == 126
+    assert decisions(caller)[-1]["approved_by"] == "webhook by alice"
     caller.verify()
 
 
