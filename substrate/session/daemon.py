@@ -37,6 +37,7 @@ from substrate.telemetry.trace.events.policy import PolicyDecision
 from substrate.values import as_dict, replace
 from substrate.world import wire
 from substrate.world.handle import StartFailed
+from substrate.world.layers import is_frozen
 
 if TYPE_CHECKING:
     import _socket
@@ -249,8 +250,23 @@ class Daemon:
             self._end_world()
 
     def _end_world(self) -> None:
-        self._sharing.end_world(lambda: self._arriving.ends_within(0))
+        try:
+            self._sharing.end_world(lambda: self._arriving.ends_within(0))
+        except (SubstrateError, OSError) as error:
+            self.log(f"the end of a world: {error!r}")
+            self._leave_layer()
         self._world_is_gone()
+
+    def _leave_layer(self) -> None:
+        """What its layer holds could not be recorded now: the next command tells of it first, as of one
+        that a killed supervisor left."""
+        world, session = self._world, self.session
+        assert world is not None
+        world.close()
+        world.wait_ended()
+        if world.layer in session.stack.numbers and not is_frozen(session.stack, world.layer):
+            session.left.append(world.layer)
+            session.pending = session.stack
 
     def _world_is_gone(self) -> None:
         assert self._world is not None
@@ -604,6 +620,7 @@ class Daemon:
         assert world is not None
         trouble = each.trouble
         found: Finished | None = None
+        alone = False
         try:
             alone = not sharing.is_shared and not sharing.left
             if alone and (world.quiet or world.dead):
@@ -624,6 +641,9 @@ class Daemon:
             trouble = trouble or str(error)
             if one in sharing.live:
                 sharing.live.remove(one)
+            if self._world is world and alone and not self._is_beside:
+                self._leave_layer()
+                self._world_is_gone()
         each.part(*self._told(each, ended, found, trouble))
 
     def _told(
