@@ -12,6 +12,7 @@ from __future__ import annotations
 import _signal
 import os
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from substrate.errors import StateError, SubstrateError
@@ -80,6 +81,8 @@ class Daemon:
         self._inside: Inside | None = None
         #: whether a program that a shim asks for may run: the broker's place
         self.decide_exec: DecideExec = allow_all
+        #: what else can be asked at `control`: each answers its client, now or later
+        self.verbs: dict[str, Callable[[Client, dict[str, Any]], None]] = {}
         self._next: LiveWorld | None = None  # begun with, for the next command
         self._worlds = 0
         self._running: list[Executing] = []
@@ -234,6 +237,8 @@ class Daemon:
         self._running = [each for each in self._running if not each.answered]
         world = self._world
         if world is None:
+            if self._next is None and not self._ending:
+                self._prepare_next()  # when who waited for the last one has its answer
             return
         over = world.quiet or world.dead
         self._sharing.settle_left()
@@ -277,8 +282,6 @@ class Daemon:
             each.close()
         self._left = []
         self.session.writer.sync()
-        if not self._ending:
-            self._prepare_next()
 
     # --- who comes
 
@@ -335,6 +338,8 @@ class Daemon:
             self._clients.remove(client)
             self._enders.append(client)
             self.end()
+        elif verb.name in self.verbs:
+            self.verbs[verb.name](client, verb.arguments)
         else:
             client.fail(
                 f"a session that runs cannot be asked to {verb.name}",
@@ -450,7 +455,6 @@ class Daemon:
         world.wait_ended()
         if world.layer is not None:
             self.session.drop_layer(world.layer)
-        self._prepare_next()
 
     def _begin(self, each: Executing, streams: PassedStreams | None = None) -> None:
         call = each.call
@@ -504,6 +508,8 @@ class Daemon:
             self._sharing.begin(one)
             if world.network is not None:
                 world.network.share()
+        sharing = self._sharing
+        each.run.is_alone = lambda: not sharing.is_shared
         world.quiet = False
         world.runs.append(each.run)
         self._running.append(each)

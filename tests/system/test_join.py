@@ -94,6 +94,9 @@ def test_a_command_is_run_as_by_a_call_of_its_own(live):
     live.caller.verify()
     assert len(live.lines("session_start")) == 1
     assert [line["body"]["exit"] for line in live.lines("command_end")] == [3, 0]
+    (diff,) = live.lines("fs_diff")  # of a layer of its own, which is the command's
+    assert diff["span_id"] == live.lines("command_start")[0]["span_id"]
+    assert "soft" not in diff["body"]
 
 
 def test_how_it_ends_is_told(live):
@@ -531,3 +534,39 @@ def test_run_serves_the_sessions_doors_and_ends_what_came(idmap):
     run_span = live.lines("command_start")[0]["span_id"]
     assert ends[run_span]["added"] == 3  # joined, go, agent: the layer is the run's
     assert [d["added"] for s, d in ends.items() if d and s != run_span] == [1, 1]
+
+
+def test_whose_a_connection_is_is_told_of_commands_at_once(live):
+    text = (
+        "import socket, sys, os, time\n"
+        "s = socket.socket()\n"
+        "try: s.connect(('192.0.2.1', int(sys.argv[1])))\n"
+        "except OSError: pass\n"
+        "open('tried-' + sys.argv[1], 'w').close()\n"
+        "while not os.path.exists('go'): time.sleep(0.02)\n"
+    )
+    done = {}
+
+    def begin(port):
+        done[port] = live.run(sys.executable, "-c", text, str(port))
+
+    threads = [threading.Thread(target=begin, args=(port,)) for port in (4001, 4002)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(live.verb("status")["commands"]) == 2)
+    live.sh("while [ ! -e tried-4001 -o ! -e tried-4002 ]; do sleep 0.02; done; : > go")
+    for thread in threads:
+        thread.join()
+    live.end()
+    live.caller.verify()
+    ends = {line["span_id"]: line["body"]["scopes_used"] for line in live.lines("command_end")}
+    for start in live.lines("command_start"):
+        argv = start["body"]["display"]["argv"]
+        scopes = [scope["scope"] for scope in ends[start["span_id"]]]
+        if argv[-1].isdigit():
+            assert scopes == [f"tcp://192.0.2.1:{argv[-1]}"]
+        else:
+            assert scopes == []
+    spans = {line["span_id"]: line["parent_span_id"] for line in live.lines("process_start")}
+    for line in live.lines("net_connect"):
+        assert spans[line["span_id"]] in ends
