@@ -237,7 +237,7 @@ def _signal_of(outcome: bytes) -> int:
 
     try:
         found = json.loads(outcome)
-    except ValueError:
+    except (ValueError, RecursionError):
         return 0
     number = found.get("signal") if isinstance(found, dict) else None
     return number if isinstance(number, int) and 0 < number <= 64 else 0

@@ -41,6 +41,10 @@ def main(script: str) -> NoReturn:
         shim.say(f"substrate: {os.fsdecode(shim.name)}: {error}")
         if error.hint:
             shim.say(f"hint: {error.hint}")
+    except Exception:  # noqa: BLE001 - the edge of the process: a bug is 125, not 1
+        import traceback
+
+        traceback.print_exc()
     os._exit(status)
 
 
@@ -77,7 +81,7 @@ class _Shim:
                 self.environ.setdefault(name, value)
 
     def say(self, text: str) -> None:
-        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        shown = "".join(c if c.isprintable() else _escape(c) for c in text)
         try:
             os.write(2, shown.encode("utf-8", "surrogateescape") + b"\n")
         except OSError:
@@ -232,6 +236,12 @@ class _Shim:
             os.execve(command, words, self.environ)
         except OSError as error:
             raise StateError(f"{os.fsdecode(command)}: {error.strerror}", hint=_DEPLOY) from None
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def _default_pipes() -> None:

@@ -33,19 +33,30 @@ static void put(const char *bytes, size_t size) {
     }
 }
 
+/* How many bytes the character at `text` has; 0 for what is not one or acts on terminals: control
+ * characters, U+0080 to U+009F, what is not UTF-8. */
+static size_t shown(const char *text, size_t size) {
+    const unsigned char *at = (const unsigned char *)text;
+    size_t length = at[0] < 0x80 ? 1 : at[0] < 0xc2 ? 0 : at[0] < 0xe0 ? 2 : at[0] < 0xf0 ? 3 : at[0] < 0xf5 ? 4 : 0;
+    if (length == 0 || length > size || at[0] < 0x20 || at[0] == 0x7f)
+        return 0;
+    for (size_t next = 1; next < length; next++)
+        if ((at[next] & 0xc0) != 0x80)
+            return 0;
+    return length == 2 && at[0] == 0xc2 && at[1] < 0xa0 ? 0 : length;
+}
+
 void say(const char *before, const char *text, size_t size) {
     char line[8192];
     size_t used = (size_t)snprintf(line, sizeof line, "%s", before);
-    for (size_t at = 0; at < size && used < sizeof line - 8; at++) {
-        unsigned char c = (unsigned char)text[at];
-        /* U+0080 to U+009F act on terminals too */
-        bool c1 = c == 0xc2 && at + 1 < size && (unsigned char)text[at + 1] < 0xa0;
-        if (c == '\n' && at + 1 == size)
-            break;
-        if (c < 0x20 || c == 0x7f || c1)
-            used += (size_t)snprintf(line + used, 8, "\\x%02x", c1 ? (unsigned char)text[++at] : c);
-        else
-            line[used++] = (char)c;
+    if (size > 0 && text[size - 1] == '\n')
+        size--;
+    for (size_t at = 0; at < size && used < sizeof line - 8;) {
+        size_t length = shown(text + at, size - at);
+        if (length == 0)
+            used += (size_t)snprintf(line + used, 8, "\\x%02x", (unsigned char)text[at++]);
+        for (; length > 0; length--)
+            line[used++] = text[at++];
     }
     line[used++] = '\n';
     put(line, used);
