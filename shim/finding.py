@@ -164,7 +164,7 @@ def session_of(home: int, given: bytes) -> str:
     workspace means. Raises NoSession, StateError."""
     text = os.fsdecode(given)
     if not text:
-        return _id_of_link(home, b"current/" + _workspace_key())
+        return _id_of_link(home, b"current/" + workspace_key())
     if is_id("ses_", text):
         return text
     if text[0] == "w" and text[1:].isascii() and text[1:].isdigit() and len(text) < 16:
@@ -190,7 +190,8 @@ def _id_of_link(home: int, name: bytes) -> str:
     return found
 
 
-def _workspace_key() -> bytes:
+def workspace_key() -> bytes:
+    """The name in `current` of the directory that a world here would belong to. Raises StateError."""
     try:
         at = os.getcwdb()
         start = found = os.stat(at)

@@ -85,7 +85,16 @@ def is_verb(words: Sequence[bytes]) -> bool:
 
 
 def run_form(words: Sequence[bytes], closed: frozenset[int]) -> int:
-    """`-c`, `-f`, a script, `run`, or an interactive shell."""
+    """`-c`, `-f`, a script, `run`, or an interactive shell: by the supervisor that holds the session,
+    else by one of our own."""
+    from substrate.session.join_client import may_join
+
+    if may_join(words, os.environb):
+        from substrate.cli.join import join_form
+
+        joined = join_form(words, closed)
+        if joined is not None:
+            return joined
     from substrate.world.handle import Zygote
 
     # before anything large is loaded, any file is opened and any lock is held
