@@ -55,31 +55,8 @@ static void hold_closed(struct caller *caller) {
             _exit(STATUS_FAILED); /* nothing can be said either */
 }
 
-static bool find_directory(struct caller *caller, struct trouble *trouble) {
-    const char *file;
-    ssize_t size = readlink("/proc/self/exe", caller->exe, sizeof caller->exe - 1);
-    if (size <= 0 || (size_t)size >= sizeof caller->exe - 1 || stat("/proc/self/exe", &caller->exe_stat) != 0)
-        return trouble_errno(trouble, "mount /proc", "this program cannot find itself by /proc/self/exe");
-    caller->exe[size] = '\0';
-    memcpy(caller->directory, caller->exe, (size_t)size + 1);
-    *strrchr(caller->directory, '/') = '\0';
-    if (caller->directory[0] == '\0')
-        caller->directory[0] = '/', caller->directory[1] = '\0';
-    if (stat(caller->directory, &caller->directory_stat) == 0)
-        return true;
-    /* another one was put in its place just now: the one where we were started */
-    file = (const char *)getauxval(AT_EXECFN);
-    if (file == NULL || strrchr(file, '/') == NULL || strlen(file) >= sizeof caller->directory)
-        return trouble_errno(trouble, DEPLOY, caller->directory);
-    strcpy(caller->directory, file);
-    *strrchr(caller->directory, '/') = '\0';
-    if (stat(caller->directory, &caller->directory_stat) != 0)
-        return trouble_errno(trouble, DEPLOY, caller->directory);
-    return true;
-}
-
 /* What the owner of the directory wrote. Without it, or where others can write it: fail closed. */
-static void read_marker(struct caller *caller) {
+static bool read_marker(struct caller *caller) {
     char path[PATH_ROOM + sizeof MARKER], text[PATH_ROOM + 256], *rest = text, *line;
     struct stat found;
     ssize_t size = 0;
@@ -87,20 +64,44 @@ static void read_marker(struct caller *caller) {
     snprintf(path, sizeof path, "%s/" MARKER, caller->directory);
     fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0)
-        return;
+        return false;
     if (fstat(fd, &found) == 0 && S_ISREG(found.st_mode) && (found.st_uid == geteuid() || found.st_uid == 0) &&
         (found.st_mode & 022) == 0)
         size = read(fd, text, sizeof text - 1);
     close(fd);
     text[size < 0 ? 0 : size] = '\0';
     if (strncmp(text, "substrate-shims 1\n", 18) != 0)
-        return;
+        return true;
     while ((line = strsep(&rest, "\n")) != NULL) {
         if (strcmp(line, "fail open") == 0)
             caller->fail_open = true;
         if (strncmp(line, "substrate /", 11) == 0)
             snprintf(caller->substrate, sizeof caller->substrate, "%s", line + 10);
     }
+    return true;
+}
+
+static bool take_directory(struct caller *caller, const char *file) {
+    const char *slash = file == NULL ? NULL : strrchr(file, '/');
+    if (slash == NULL || strlen(file) >= sizeof caller->directory)
+        return false;
+    memcpy(caller->directory, file, (size_t)(slash - file) + 1);
+    caller->directory[slash - file + (slash == file)] = '\0';
+    return stat(caller->directory, &caller->directory_stat) == 0;
+}
+
+/* This program, its directory, and what is written there. While another directory is put in its place
+ * ours is taken apart: then it is the one by whose name we were started. */
+static bool find_directory(struct caller *caller, struct trouble *trouble) {
+    ssize_t size = readlink("/proc/self/exe", caller->exe, sizeof caller->exe - 1);
+    if (size <= 0 || (size_t)size >= sizeof caller->exe - 1 || stat("/proc/self/exe", &caller->exe_stat) != 0)
+        return trouble_errno(trouble, "mount /proc", "this program cannot find itself by /proc/self/exe");
+    caller->exe[size] = '\0';
+    if (take_directory(caller, caller->exe) && read_marker(caller))
+        return true;
+    if (take_directory(caller, (const char *)getauxval(AT_EXECFN)) && read_marker(caller))
+        return true;
+    return take_directory(caller, caller->exe) || trouble_errno(trouble, DEPLOY, caller->directory);
 }
 
 static bool is_shell(const char *name) {
@@ -280,7 +281,6 @@ static int run(struct caller *caller) {
     enum found found;
     if (!find_directory(caller, &trouble))
         goto failed;
-    read_marker(caller);
     if (caller->name[0] == '\0' || strcmp(caller->name, last_part(caller->exe)) == 0) {
         trouble_say(&trouble, "`substrate shim deploy` makes a directory of links to it",
                     "this program is started by the name of a command");

@@ -47,14 +47,14 @@ def test_it_behaves_as_the_shell(place, supervisor, words):
     done = place.call("bash", *words, **options)
     environ = {**place.environ, "PATH": "/usr/bin:/bin"}
     wanted = place.call("/usr/bin/bash", *words, env=environ, **options)
-    said = [b"\n".join(_told(each.stderr)) for each in (done, wanted)]
+    said = [b"\n".join(told(each.stderr)) for each in (done, wanted)]
     assert (done.returncode, done.stdout, said[0]) == (wanted.returncode, wanted.stdout, said[1])
     (asked,) = supervisor.asked
     assert (asked.mode, asked.fds) == (b"command", 3)
     assert asked.file == b"/usr/bin/bash"
 
 
-def _told(text):
+def told(text):
     """What a shell says, without the name that it has, and without its trouble with a terminal."""
     lines = [line.split(b": ", 1)[-1] for line in text.splitlines()]
     return [line for line in lines if b"job control" not in line and b"process group" not in line]
