@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from substrate.cli.as_shell import text_of
+from substrate.cli.join import _read_request, simple_request
 from tests.shim.supervisor import SESSION, SPAN, encode
 from tests.system.test_hot_path import ALLOWED
 
@@ -163,3 +164,30 @@ def test_joining_loads_nothing_heavy(run, supervisor):
 def test_the_text_of_a_shell_is_found(words, text):
     found = text_of([word.encode() for word in words])
     assert found == (None if text is None else text.encode())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("-c", "true"), ("-c", "true", "zero", "-x"), ("-c", ""), ("-c", "a\nb", "--json")],
+    ids=str,
+)
+def test_what_is_simple_is_what_reading_it_all_gives(monkeypatch, tmp_path, words):
+    monkeypatch.setattr(os, "environb", {b"HOME": os.fsencode(tmp_path)})
+    encoded = [word.encode() for word in words]
+    assert simple_request(encoded, os.environb) == _read_request(encoded, frozenset())
+
+
+@pytest.mark.parametrize(
+    "words", [("-c",), ("-c", "-l", "true"), ("-lc", "true"), ("--json", "-c", "x")]
+)
+def test_what_has_options_is_read(words):
+    assert simple_request([word.encode() for word in words], {b"HOME": b"/nonexistent"}) is None
+
+
+def test_a_configuration_is_read(tmp_path):
+    environ = {b"HOME": os.fsencode(tmp_path)}
+    assert simple_request([b"-c", b"x"], environ) is not None
+    assert simple_request([b"-c", b"x"], {**environ, b"SUBSTRATE_SHELL": b"/bin/sh"}) is None
+    (tmp_path / ".config/substrate").mkdir(parents=True)
+    (tmp_path / ".config/substrate/config.toml").write_text("")
+    assert simple_request([b"-c", b"x"], environ) is None
