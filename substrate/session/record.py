@@ -43,7 +43,7 @@ from substrate.world.linux import landlock_abi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from substrate.session.capturing import Choice
@@ -267,7 +267,10 @@ class Recorder:
         layer: int | None,
         withheld: tuple[bytes, ...],
         isolation: Isolation,
+        *,
+        parent: str | None = None,
     ) -> Event:
+        """`parent`: the span that asked for it; None where nobody in a world did."""
         put = self.writer.blobs.put
         public: dict[str, object] = {}
         secret: dict[str, BlobRef] = {}
@@ -294,7 +297,11 @@ class Recorder:
             policy_decision=Decision(
                 action="allow", reason="no policy is loaded", restrictions=(), rule=None
             ),
-        ).event("shell", span_id=self.span)
+        ).event(
+            "shell",
+            span_id=self.span,
+            **({} if parent is None else {"parent_span_id": parent}),
+        )
 
     def command_end(
         self,
@@ -363,6 +370,7 @@ class Recorder:
         *,
         span: bool,
         soft: SoftDiff | None = None,
+        shared_with: Sequence[str] = (),
     ) -> tuple[Event, DiffCounts]:
         """The `fs_diff` event of a layer, and the counts that `command_end` repeats.
 
@@ -373,14 +381,14 @@ class Recorder:
         entries = [_entry(change, bases.get(change.path)) for change in changes]
         whole = encode([entry.to_body() for entry in entries])
         digest = sha256_hex(whole)
-        shared_with = None if soft is None else soft.shared_with
+        shared = (tuple(shared_with) or None) if soft is None else soft.shared_with
         extra = () if soft is None else soft.extra()
         if len(entries) <= MAX_ENTRIES and len(whole) < 512 * 1024:
             body = FsDiff(
                 layer=layer,
                 counts=by_kind,
                 entries=tuple(entries),
-                shared_with=shared_with,
+                shared_with=shared,
                 extra=extra,
             )
         else:
@@ -389,7 +397,7 @@ class Recorder:
                 counts=by_kind,
                 tree_hash=digest,
                 list_=self.writer.blobs.put(whole, _JSON),
-                shared_with=shared_with,
+                shared_with=shared,
                 extra=extra,
             )
         span_id = self.span if span else None
@@ -406,8 +414,9 @@ class Recorder:
         *,
         span: bool,
         soft: SoftDiff | None = None,
+        shared_with: Sequence[str] = (),
     ) -> Event:
-        """`span`, `soft` as above; a layer of the command is durable where that was asked for."""
+        """`span`, `soft`, `shared_with` as above; a layer of the command is durable where that was asked for."""
         span_id = self.span if span else None
         return LayerCut(
             layer=layer,
@@ -415,7 +424,7 @@ class Recorder:
             entries=changes,
             durable=soft is None and span and self.settings.layer_sync,
             soft=None if soft is None else True,
-            shared_with=None if soft is None else soft.shared_with,
+            shared_with=(tuple(shared_with) or None) if soft is None else soft.shared_with,
             extra=() if soft is None else (("soft_layer", soft.number),),
         ).event("world", span_id=span_id if soft is None else soft.span)
 
