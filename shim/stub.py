@@ -163,6 +163,8 @@ class _Shim:
                 raise StateError("the supervisor gave no span", hint=_DEPLOY)
             bypassed = b'"bypass":"recorded"' in _field(fields, 2).replace(b" ", b"")
             return 0, span, bypassed
+        if mode == packets.ASK:
+            return 0, "", False
         return self._refused(joining.ending_of(kind, fields)), "", False
 
     def _refused(self, ending: joining.Ending) -> int:

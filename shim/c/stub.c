@@ -215,7 +215,8 @@ int call_refused(const struct packet *packet) {
     return packet->kind == 'F' && status > 0 ? (int)status : STATUS_FAILED;
 }
 
-/* Asks for leave and waits for it. 0 for leave, with the span's id; else the status to end with.
+/* Asks for leave and waits for it. 0 for leave, with the span's id; else the status to end with, or -1
+ * where only a bypass was asked for (mode `ask`) and is refused.
  * `bypassed`: the supervisor agreed to and recorded SUBSTRATE_BYPASS. */
 static int ask(const struct caller *caller, int socket, const char *mode, const char *path, char span[41],
                bool *bypassed) {
@@ -234,7 +235,7 @@ static int ask(const struct caller *caller, int socket, const char *mode, const 
             say("", packet_field(&packet, 0).at, packet_field(&packet, 0).size);
     } while (packet.kind == 'T');
     if (packet.kind != 'A')
-        return call_refused(&packet);
+        return strcmp(mode, "ask") == 0 ? -1 : call_refused(&packet);
     id = packet_field(&packet, 0);
     if (!is_id("spn_", id.at, id.size)) {
         trouble_say(&trouble, DEPLOY, "the supervisor gave no span");
@@ -260,9 +261,9 @@ static int run_shell(const struct caller *caller, enum found found, int socket, 
     if (bypass != NULL && strcmp(bypass, "1") == 0) {
         int status = ask(caller, socket, "ask", path, span, &bypassed);
         close(socket);
-        if (status != 0)
+        if (status > 0)
             return status;
-        if (bypassed)
+        if (status == 0 && bypassed)
             return become(caller, path, span, depth);
         found = session_find(caller, &socket, &trouble);
         if (found != SESSION_OUTSIDE) {

@@ -16,7 +16,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from substrate.session.join_client import Joined
 
 _FAILED, _DENIED = 125, 126
 #: variables that change nothing of what a joined command is
@@ -29,17 +28,18 @@ _KNOWN = (
 def join_form(words: Sequence[bytes], closed: frozenset[int]) -> int | None:
     """The exit status; None where nobody holds the session that the words mean, or they mean none."""
     request = simple_request(words, os.environb)
-    sink = None
+    sink = timeout_s = None
     try:
         if request is None:
-            request = _read_request(words, closed)
-            if request is None:
+            read = _read_request(words, closed)
+            if read is None:
                 return None
+            request, timeout_s = read
             if request.json_status is not None:
                 from substrate.cli.run import open_sink
 
                 sink = open_sink(request, closed)
-        joined = join(request, os.environb, closed, _silent if request.quiet else _say)
+        joined = join(request, os.environb, closed, _silent if request.quiet else _say, timeout_s)
     except UsageError:
         return None  # said by the run of our own, which reads the words again
     except SubstrateError as error:
@@ -61,7 +61,6 @@ def join_form(words: Sequence[bytes], closed: frozenset[int]) -> int | None:
         return _FAILED
     if joined is None:
         return None
-    _say_denials(joined, request)
     _tell(sink, request, joined.outcome)
     return joined.exit_status
 
@@ -92,9 +91,11 @@ def simple_request(words: Sequence[bytes], environ: Mapping[bytes, bytes]) -> Ru
     )
 
 
-def _read_request(words: Sequence[bytes], closed: frozenset[int]) -> RunRequest | None:
-    """What the words, the variables and the files come to; None where it joins nothing. Raises
-    SubstrateError."""
+def _read_request(
+    words: Sequence[bytes], closed: frozenset[int]
+) -> tuple[RunRequest, float | None] | None:
+    """What the words, the variables and the files come to, and the time that the words give it; None
+    where it joins nothing. Raises SubstrateError."""
     from substrate.cli.arguments import HelpWanted, parse_run, with_shell
 
     try:
@@ -111,11 +112,13 @@ def _read_request(words: Sequence[bytes], closed: frozenset[int]) -> RunRequest 
 
         if not is_inside():
             return None
-    if request.kind == RUN:
-        return request
+    timed = any(flag.key == "timeout" for flag in request.flags)
+    if request.kind == RUN and not timed:
+        return request, None
     from substrate.cli.run import load_for
 
-    return with_shell(request, load_for(request, closed).settings.shell)
+    settings = load_for(request, closed).settings
+    return with_shell(request, settings.shell), settings.timeout_s if timed else None
 
 
 def _say(text: str) -> None:
@@ -126,15 +129,6 @@ def _say(text: str) -> None:
 
 def _silent(_text: str) -> None:
     """--quiet."""
-
-
-def _say_denials(joined: Joined, request: RunRequest) -> None:
-    if request.quiet or request.json or b'"denials":[{' not in joined.outcome:
-        return
-    import json
-
-    for denial in json.loads(joined.outcome)["denials"]:
-        _say(f"substrate: {denial['text']}")
 
 
 def _failure(error: SubstrateError, status: int) -> bytes:

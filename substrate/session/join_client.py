@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from substrate.session.request import RunRequest
 
 
+#: bytes of the text of -c that is told apart from argv, where it stands in any case
+_MOST_TEXT = 2048
+#: settings of a call that a joined command has anyway: its changes are kept until somebody decides
+_AS_EVER = (("at_end", "keep"), ("at_end", "ask"))
+
+
 @value
 class Joined:
     """How it ended: exit status and the outcome, JSON as of `--json-status`."""
@@ -56,9 +62,10 @@ def join(
     environ: Mapping[bytes, bytes],
     closed: frozenset[int],
     say: Callable[[str], None],
+    timeout_s: float | None = None,
 ) -> Joined | None:
     """Runs it there; None where nobody holds the session. `request`: with its shell. `closed`: which
-    of 0-2 were closed. Raises PolicyDenied, StateError, UsageError for a session that is none."""
+    of 0-2 were closed; `timeout_s`: given in the call. Raises PolicyDenied, StateError, UsageError for a session that is none."""
     from substrate.shim import joining
 
     try:
@@ -73,7 +80,7 @@ def join(
             request.argv,
             [name + b"=" + content for name, content in environ.items()],
             parent if packets.is_id("spn_", os.fsdecode(parent)) else b"",
-            _narrowing(request),
+            _narrowing(request, timeout_s),
         )
     finally:
         client.close()
@@ -103,18 +110,18 @@ def _named(request: RunRequest, environ: Mapping[bytes, bytes]) -> bytes:
         os.close(home.fd)
 
 
-def _narrowing(request: RunRequest) -> str:
-    """The settings of the call, and where the text of -c stands in argv: members of a JSON object."""
+def _narrowing(request: RunRequest, timeout_s: float | None) -> str:
+    """What of the call narrows the session's settings, and the text of -c: members of a JSON object. A
+    setting that the supervisor cannot take is told all the same: it says so."""
     from _json import encode_basestring_ascii as quoted
 
-    found: dict[str, list[str]] = {}
+    members = []
+    if timeout_s is not None:
+        members.append(f'"timeout":{timeout_s!r}')
     for flag in request.flags:
-        found.setdefault(flag.key, []).append(flag.text)
-    members = [
-        f"{quoted(key)}:[{','.join(quoted(text) for text in texts)}]"
-        for key, texts in found.items()
-    ]
-    parts = [f'"settings":{{{",".join(members)}}}'] if members else []
-    if request.cmd_text is not None and request.cmd_text in request.argv:
-        parts.append(f'"text":{request.argv.index(request.cmd_text)}')
-    return ",".join(parts)
+        if flag.key != "timeout" and (flag.key, flag.text) not in _AS_EVER:
+            members.append(f"{quoted('--' + flag.name.lstrip('-'))}:{quoted(flag.text)}")
+    text = request.cmd_text
+    if text is not None and len(text) <= _MOST_TEXT:
+        members.append(f'"cmd":{quoted(text.decode("utf-8", "surrogateescape"))}')
+    return ",".join(members)

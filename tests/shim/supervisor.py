@@ -73,6 +73,8 @@ class Supervisor:
         self.asked: list[Asked] = []
         self.answers: dict[str, list[bytes | None]] = {}
         self.accepted = encode(b"A", SPAN.encode(), b"")
+        #: what is sent for mode `ask`, None for what any command gets
+        self.asks: list[bytes | None] | None = None
         self.connections = 0
         self.write_lock(os.getpid(), start_ticks(os.getpid()))
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -154,6 +156,8 @@ class Supervisor:
 
     def _answer(self, client: socket.socket, asked: Asked, standard: list[int]) -> None:
         given = self.answers.get(os.path.basename(os.fsdecode(asked.file)))
+        if asked.mode == b"ask" and self.asks is not None:
+            given = self.asks
         if given is not None:
             for each in given:
                 if each is None:

@@ -50,7 +50,7 @@ def test_a_command_runs_there(run, supervisor, work):
     assert (done.returncode, done.stderr) == (3, b"err\n")
     assert done.stdout.decode() == f"zero one\n{work}\n0031\nin\n"
     (asked,) = supervisor.asked
-    assert (asked.mode, asked.argv[0], asked.flags["text"]) == (b"command", b"bash", 2)
+    assert (asked.mode, asked.argv[0], asked.flags["cmd"][:4]) == (b"command", b"bash", "echo")
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_the_other_forms_join_too(run, supervisor, work, words):
 
 def test_the_settings_of_the_call_are_told(run, supervisor):
     run("--timeout", "5", "--allow", "example.com", "--allow", "example.org", "-c", "true")
-    settings = supervisor.asked[0].flags["settings"]
-    assert settings == {"timeout": ["5"], "net.allow": ["example.com", "example.org"]}
+    flags = supervisor.asked[0].flags
+    assert (flags["timeout"], flags["--allow"]) == (5.0, "example.org")
 
 
 def test_the_status_of_a_signal_is_a_number(run, supervisor):
@@ -107,11 +107,12 @@ def test_a_failure_is_125_with_its_hint(run, supervisor):
     assert (done.returncode, done.stderr) == (125, b"substrate: no room\nhint: make some\n")
 
 
-def test_what_was_denied_on_the_way_is_said(run, supervisor):
-    outcome = json.dumps({"denials": [{"code": "x", "text": "no network"}]}, separators=(",", ":"))
-    supervisor.answers["bash"] = [supervisor.accepted, encode(b"E", b"1", outcome.encode())]
+def test_what_is_told_on_the_way_is_said(run, supervisor):
+    told = encode(b"T", b"substrate: no network")
+    supervisor.answers["bash"] = [supervisor.accepted, told, encode(b"E", b"1", b"{}")]
     done = run("-c", "true")
     assert (done.returncode, done.stderr) == (1, b"substrate: no network\n")
+    assert run("--quiet", "-c", "true").stderr == b""
 
 
 def test_a_stranger_is_not_joined(run, supervisor):
@@ -174,7 +175,7 @@ def test_the_text_of_a_shell_is_found(words, text):
 def test_what_is_simple_is_what_reading_it_all_gives(monkeypatch, tmp_path, words):
     monkeypatch.setattr(os, "environb", {b"HOME": os.fsencode(tmp_path)})
     encoded = [word.encode() for word in words]
-    assert simple_request(encoded, os.environb) == _read_request(encoded, frozenset())
+    assert (simple_request(encoded, os.environb), None) == _read_request(encoded, frozenset())
 
 
 @pytest.mark.parametrize(

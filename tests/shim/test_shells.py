@@ -173,8 +173,10 @@ def test_a_bypass_that_is_granted_runs_it_here(place, supervisor):
     assert [asked.mode for asked in supervisor.asked] == [b"ask"]
 
 
-def test_a_bypass_that_is_ignored_changes_nothing(place, supervisor):
+@pytest.mark.parametrize("kind", ["A", "D", "F"])
+def test_a_bypass_that_is_not_granted_changes_nothing(place, supervisor, kind):
     place.extra["SUBSTRATE_BYPASS"] = "1"
+    supervisor.asks = [supervisor.accepted if kind == "A" else encode(kind.encode(), b"125", b"no")]
     assert place.call("bash", "-c", "echo ran").stdout == b"ran\n"
     assert [asked.mode for asked in supervisor.asked] == [b"ask", b"command"]
 
