@@ -36,6 +36,12 @@ def find_original(
     return _look(name, ordered, shims, os.path.join(directory, STUB))
 
 
+def without_shims(path: bytes) -> bytes:
+    """PATH without directories of shims: for a world in which nobody can be asked."""
+    entries = path.split(b":")
+    return b":".join(each for each in entries if not os.path.lexists(os.path.join(each, MARKER)))
+
+
 def _is(entry: bytes, shims: os.stat_result) -> bool:
     try:
         return os.path.samestat(os.stat(entry or b"."), shims)

@@ -55,6 +55,8 @@ class LiveWorld:
         self.ended = False  # every process of it is dead
         self.quiet = False  # no process but its holder is left
         self.dead = False
+        #: its processes can ask the supervisor, at /run/substrate/inside
+        self.has_door = False
         self._disk: DiskWatch | None = None
 
     # --- it begins

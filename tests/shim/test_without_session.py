@@ -40,3 +40,9 @@ def test_what_it_changes_is_pending_and_its_text_is_on_the_record(alone):
     assert not (alone.work / "file").exists()
     assert b"file" in alone.call(SUBSTRATE, "diff").stdout
     assert b"echo new > file" in alone.call(SUBSTRATE, "log").stdout
+
+
+def test_a_world_in_which_nobody_can_be_asked_has_no_shims_in_its_path(alone):
+    done = alone.call(SUBSTRATE, "-c", 'command -v tool; echo "$PATH"; tool')
+    assert done.stderr == b""
+    assert done.stdout.startswith(f"{alone.bin}/tool\n{alone.bin}:/usr/bin:/bin\ntool|".encode())
