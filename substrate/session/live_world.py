@@ -77,6 +77,7 @@ class LiveWorld:
         )
         if self._inside and self.frame.backend in NAMESPACED:
             self.frame = replace(self.frame, inside=True)
+            self.has_door = True
         session.zygote.prepare(self.frame)
         if self.is_filtered and (settings.net_allow or settings.host_ports):
             session.zygote.load_network()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from substrate.telemetry.trace.ids import is_span_id
 from tests.shim.test_shells import FORMS, SCRIPT, told
 
 SUBSTRATE = Path(sys.prefix) / "bin" / "substrate"
@@ -83,3 +84,32 @@ def test_what_widens_is_refused(live):
 def test_a_time_limit_narrows(live):
     done = live.call(SUBSTRATE, "--timeout", "0.3", "-c", "sleep 100")
     assert done.returncode == 124
+
+
+def test_shims_in_its_world_are_asked_about_there(live):
+    done = live.call("bash", "-c", 'echo "$SUBSTRATE_PARENT_SPAN"; tool x; sh -c "tool y; exit 3"')
+    outer, first, second = done.stdout.decode().splitlines()
+    spans = [first.removeprefix("tool|x|"), second.removeprefix("tool|y|")]
+    assert (done.returncode, done.stderr) == (3, b"")
+    assert len({outer, *spans}) == 3
+    assert all(is_span_id(span) for span in (outer, *spans))
+
+
+def test_a_bypass_in_its_world_is_ignored(live):
+    done = live.call("bash", "-c", "SUBSTRATE_BYPASS=1 tool x")
+    assert (done.returncode, done.stderr) == (7, b"")
+    assert done.stdout.startswith(b"tool|x|spn_")
+
+
+def test_substrate_in_its_world_joins_it(live):
+    text = f"echo in | {SUBSTRATE} -c 'cat; echo inner > made; exit 3'; echo $?; cat made"
+    done = live.call("bash", "-c", text)
+    assert (done.stdout, done.stderr) == (b"in\n3\ninner\n", b"")
+
+
+def test_a_world_cannot_come_to_control_by_a_shim(live):
+    """Where its own door would be asked first, whatever the variables say."""
+    session = live.extra["SUBSTRATE_SESSION"]
+    text = f"export SUBSTRATE_HOME={live.base}/state SUBSTRATE_SESSION={session}; tool x"
+    done = live.call("bash", "-c", text)
+    assert (done.returncode, done.stdout[:11]) == (7, b"tool|x|spn_")
