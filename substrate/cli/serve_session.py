@@ -89,6 +89,7 @@ def _serve(words: Sequence[bytes], zygote: Any, told: int) -> int:
     from substrate.cli.arguments import parse_run
     from substrate.cli.run import load_for
     from substrate.session.daemon import Daemon
+    from substrate.session.live_session import LiveSession
     from substrate.session.signals import SignalPipe
     from substrate.session.workspace import current_directory
 
@@ -98,7 +99,8 @@ def _serve(words: Sequence[bytes], zygote: Any, told: int) -> int:
         try:
             request = parse_run(words, os.environb, terminal=False, stdin_open=True)
             loaded = load_for(request, frozenset((0, 1, 2)))
-            daemon = Daemon(request, loaded.settings, zygote, arriving, current_directory())
+            session = LiveSession(loaded.settings, zygote, arriving, current_directory())
+            daemon = Daemon(request, loaded.settings, zygote, arriving, session)
             daemon.open()
         except (SubstrateError, OSError) as error:
             text = (error.strerror if isinstance(error, OSError) else "") or str(error)

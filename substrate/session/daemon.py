@@ -55,7 +55,8 @@ _END_S = 5.0
 
 
 class Daemon:
-    """See the module. `request`: which session, and how it is begun; its program is of no interest."""
+    """See the module. `request`: which session, and how it is begun; its program is of no interest.
+    `beside`: the session, its world and its first command are somebody else's, who turns the loop: `run`."""
 
     def __init__(
         self,
@@ -63,11 +64,13 @@ class Daemon:
         settings: Settings,
         zygote: Zygote,
         arriving: SignalPipe,
-        cwd: bytes,
+        session: LiveSession,
+        *,
+        beside: bool = False,
     ) -> None:
         self._request, self._settings, self._zygote = request, settings, zygote
-        self._arriving = arriving
-        self.session = LiveSession(settings, zygote, arriving, cwd)
+        self._arriving, self._is_beside = arriving, beside
+        self.session = session
         self._world: LiveWorld | None = None
         self._sharing: Sharing
         self._captures: Captures
@@ -97,19 +100,44 @@ class Daemon:
         session.open(self._request)
         session.load_stack()
         session.open_trace()
+        self._open_doors()
+        store.set_current(session.home, session.workspace, session.files.session_id)
+        self._prepare_next()
+
+    def _open_doors(self) -> None:
+        session = self.session
         self._log_fd = os.open(
             LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600,
             dir_fd=session.files.fd,
         )  # fmt: skip
         self._doors.append(Door(session.files.fd, doors.CONTROL, self._welcome_control))
-        store.set_current(session.home, session.workspace, session.files.session_id)
-        self._prepare_next()
+
+    def open_beside(self, world: LiveWorld, one: OneCommand, isolation: Isolation) -> None:
+        """Opens the doors of a session whose world lives, with its first command. Raises OSError."""
+        self._world, self._isolation, self._network_began = world, isolation, True
+        self._sharing = Sharing(self.session, world)
+        self._sharing.begin(one)
+        self._captures = one.captures or Captures(self.session.number)
+        self._open_inside(world)
+        self._open_doors()
+
+    def end_beside(self) -> None:
+        """The first command has come to its end, and its world with it: so do all others."""
+        self.end()
+        while self._running and time.monotonic() < self._end_by + 1:
+            self._loop.turn()
+            self.look()
+        self._sharing.settle_left(over=True)
+
+    def close_beside(self) -> None:
+        """Shuts the doors; the session is somebody else's."""
+        self._close_clients()
 
     def serve(self) -> None:
         """Until it is to end. Raises OSError, StateError where the trace takes nothing any more."""
         while not self._is_over():
             self._loop.turn()
-            self._look()
+            self.look()
             if self.session.writer.failed:
                 raise StateError("the trace cannot be written any more", hint="look at the disk")
 
@@ -126,11 +154,7 @@ class Daemon:
 
     def close(self) -> None:
         """Ends whatever is there; called on every way out."""
-        for door in self._doors:
-            door.close()
-        self._close_inside()
-        for each in (*self._running, *self._left):
-            each.close()
+        self._close_clients()
         for world in (self._world, self._next):
             if world is not None:
                 world.release()
@@ -148,10 +172,19 @@ class Daemon:
             for client in self._enders:
                 ended = {"ended": session.files.session_id, "world": session.world.name}
                 client.answer(doors.plain(ended))
-            for client in self._clients:
-                client.close()
-            if self._log_fd >= 0:
-                os.close(self._log_fd)
+
+    def _close_clients(self) -> None:
+        for door in self._doors:
+            door.close()
+        self._close_inside()
+        for each in (*self._running, *self._left):
+            each.close()
+        for client in self._clients:
+            client.on_gone = _nothing
+            client.close()
+        if self._log_fd >= 0:
+            os.close(self._log_fd)
+            self._log_fd = -1
 
     def _wait_gone(self) -> None:
         if self._world is not None:
@@ -172,12 +205,13 @@ class Daemon:
     # --- the loop
 
     def wait_for(self, waiting: Waiting) -> None:
-        waiting.read(self._arriving.fileno(), self._take_signals)
+        if not self._is_beside:
+            waiting.read(self._arriving.fileno(), self._take_signals)
         for door in self._doors:
             door.wait_for(waiting)
         for client in tuple(self._clients):
             client.wait_for(waiting)
-        if self._world is not None:
+        if self._world is not None and (not self._is_beside or self._ending):
             self._world.wait_for(waiting)
         if self._inside is not None:
             self._inside.wait_for(waiting)
@@ -193,7 +227,7 @@ class Daemon:
         if any(number in ends for number in self._arriving.read()):
             self.end()
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """What is over by now."""
         self._clients = [client for client in self._clients if not client.is_gone]
         self._running = [each for each in self._running if not each.answered]
@@ -277,6 +311,9 @@ class Daemon:
     def _answer(self, client: Client, verb: client_call.Verb) -> None:
         if verb.name == "status":
             client.answer(doors.plain(self.status()))
+        elif verb.name == "end" and self._is_beside:
+            client.answer(doors.plain({"ended": "", "world": self.session.world.name}))
+            os.kill(os.getpid(), _signal.SIGTERM)  # as if its user ended the agent
         elif verb.name == "end":
             client.busy = True
             self._clients.remove(client)

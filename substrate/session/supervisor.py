@@ -18,6 +18,7 @@ from substrate.session.live_session import LiveSession
 from substrate.session.live_world import LiveWorld
 from substrate.session.loop import Loop
 from substrate.session.one_command import OneCommand, exit_status
+from substrate.session.request import RUN
 from substrate.session.signals import SignalPipe
 from substrate.session.workspace import current_directory
 from substrate.values import value
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from substrate.session.command_run import Ended
+    from substrate.session.daemon import Daemon
     from substrate.session.denials import Denial
     from substrate.session.request import RunRequest
     from substrate.session.settings import Settings
     from substrate.session.terminal import HostTerminal
+    from substrate.telemetry.trace.events.session import Isolation
     from substrate.world.change import Change
     from substrate.world.handle import Zygote
 
@@ -96,7 +99,10 @@ class _OneShot:
         umask = os.umask(0o077)
         os.umask(umask)
         self.session = LiveSession(settings, zygote, self.arriving, cwd)
-        self.world = LiveWorld(self.session)
+        #: others can come into its world, and be served beside it: an agent's own commands
+        self.serves = request.kind == RUN and not request.throw_away
+        self.daemon: Daemon | None = None
+        self.world = LiveWorld(self.session, inside=self.serves)
         self.one = OneCommand(
             request,
             settings,
@@ -144,8 +150,10 @@ class _OneShot:
 
         session, world, one, settings = self.session, self.world, self.one, self.settings
         session.open_trace()
+        if self.serves:
+            self._make_room()
         one.begin(session, world)
-        world.make_network(one.capture)
+        world.make_network(one.captures or one.capture)
         run = one.run = CommandRun(
             *(world.world, one.streams, self.arriving, self.terminal, one.capture),
             timeout_s=settings.timeout_s,
@@ -166,18 +174,46 @@ class _OneShot:
             if run.prepare(spec, loop.turn):
                 run.go()
                 one.begin_capture(self.warn)
-                world.begin_network(one.recorder.span)
+                command_of = None if one.captures is None else one.captures.command_of
+                world.begin_network(one.recorder.span, command_of)
+                if self.serves:
+                    self._serve(loop, isolation)
             else:
                 run.wait_for_end()
             world.watch_disk()
             while not run.over:
                 loop.turn()
+                if self.daemon is not None:
+                    self.daemon.look()
+            if self.daemon is not None:
+                self.daemon.end_beside()
             return run.ended()
         except StartFailed as failed:
             raise self._start_failed(failed) from None
         finally:
             if self.terminal is not None:
                 self.terminal.restore()
+
+    def _make_room(self) -> None:
+        """For commands that come into its world."""
+        from substrate.session.captures import Captures
+        from substrate.session.sharing import now_ns
+        from substrate.telemetry.capture.written import WrittenPaths
+
+        if self.one.choice.level != "off":
+            self.one.captures = Captures(self.session.number)
+        self.one.written = WrittenPaths()
+        self.one.begun_ns = now_ns()
+
+    def _serve(self, loop: Loop, isolation: Isolation) -> None:
+        """Opens the doors of the session, while the command starts."""
+        from substrate.session.daemon import Daemon
+
+        self.daemon = Daemon(
+            *(self.request, self.settings, self.zygote, self.arriving, self.session), beside=True
+        )
+        self.daemon.open_beside(self.world, self.one, isolation)
+        loop.add(self.daemon)
 
     def _start_failed(self, failed: StartFailed) -> HostUnsupported:
         """Closes the command's span, and forgets that the backend is known to work."""
@@ -232,6 +268,8 @@ class _OneShot:
 
     def release(self) -> None:
         """Ends whatever is still there; called on every way out."""
+        if self.daemon is not None:
+            self.daemon.close_beside()
         if self.one.capture is not None:
             self.one.capture.close()
         self.world.release()

@@ -32,7 +32,7 @@ def main():
         print(json.dumps(shown(*client.verb(words[0], **json.loads(words[1])))))
     elif what == "events":
         for number in (0, 1, 5):
-            event = {"type": "annotation", "body": {"text": "said", "number": number}}
+            event = {"type": "annotation", "body": {"text": "said", "labels": {"number": number}}}
             client.send(
                 b"V", "event", json.dumps({**event, "producer": "test", "producer_seq": number})
             )

@@ -83,7 +83,7 @@ def test_events_are_on_the_record_as_reported(inside):
     assert bad[0] == "F"
     inside.end()
     told = inside.lines("annotation")
-    assert [line["body"]["number"] for line in told] == [0, 1, 5]
+    assert [line["body"]["labels"]["number"] for line in told] == [0, 1, 5]
     assert {line["origin"] for line in told} == {"reported"}
     assert len(inside.lines("gap")) == 1
     spans = {line["span_id"] for line in inside.lines("process_start")}
