@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from substrate.errors import StateError, SubstrateError
-from substrate.session import client_call, doors, starting, store, world_setup
+from substrate.session import client_call, doors, outside, starting, store, world_setup
 from substrate.session.captures import Captures
 from substrate.session.client_call import Call
 from substrate.session.client_fds import ClientFds
@@ -355,7 +355,8 @@ class Daemon:
     def _execute(self, client: Client, message: wire.Message) -> None:
         call = client_call.parse_execute(message)
         if call.mode != client_call.COMMAND:
-            raise client_call.BadCall(f"the mode {call.mode} is for processes of the world")
+            outside.answer(self.session, client, call, self.decide_exec)
+            return
         given = message.fds[1:]
         if len(given) != 3 - len(call.flags.closed):
             raise client_call.BadCall("there is not one fd for each stream that is open")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 
 from substrate.errors import PolicyDenied, StateError
-from substrate.shim import finding, packets
 from substrate.values import value
 
 TYPE_CHECKING = False
@@ -38,8 +37,8 @@ class Joined:
 
 def may_join(words: Sequence[bytes], environ: Mapping[bytes, bytes]) -> bool:
     """Whether it is worth to read the words for it: a supervisor may hold the session that they mean.
-    Says no at the least doubt that costs nothing: `join` finds out."""
-    if finding.is_inside():
+    `join` finds out; here nothing is loaded that a run of our own does not need."""
+    if os.path.lexists(b"/run/substrate/inside"):
         return True
     if any(word.startswith((b"--session", b"--world")) for word in words):
         return True
@@ -50,8 +49,10 @@ def may_join(words: Sequence[bytes], environ: Mapping[bytes, bytes]) -> bool:
         return b"/" not in given and os.path.lexists(b"%s/%s/%s/control" % (home, part, given))
     if not os.path.isdir(home + b"/current"):
         return False
+    from substrate.session.workspace import current_directory, find_workspace
+
     try:
-        key = finding.workspace_key()
+        key = find_workspace(current_directory()).key
     except StateError:
         return False  # said by whoever needs the directory
     return os.path.lexists(b"%s/current/%s/control" % (home, key))
@@ -66,7 +67,7 @@ def join(
 ) -> Joined | None:
     """Runs it there; None where nobody holds the session. `request`: with its shell. `closed`: which
     of 0-2 were closed; `timeout_s`: given in the call. Raises PolicyDenied, StateError, UsageError for a session that is none."""
-    from substrate.shim import joining
+    from substrate.shim import finding, joining, packets
 
     try:
         found = finding.find(environ, _named(request, environ))
@@ -95,6 +96,8 @@ def join(
 def _named(request: RunRequest, environ: Mapping[bytes, bytes]) -> bytes:
     """What SUBSTRATE_SESSION would say: an id, a world, or nothing for the directory's own. The end of
     an id is a person's shorthand. Raises UsageError."""
+    from substrate.shim import finding, packets
+
     name = request.world or ""
     if not name or packets.is_id("ses_", name) or (name[0] == "w" and name[1:].isdigit()):
         return os.fsencode(name)

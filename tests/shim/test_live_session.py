@@ -1,5 +1,6 @@
 """Both clients against the product's own supervisor: a shell's shim and `substrate -c`, joined."""
 
+import json
 import os
 import signal
 import subprocess
@@ -113,3 +114,19 @@ def test_a_world_cannot_come_to_control_by_a_shim(live):
     text = f"export SUBSTRATE_HOME={live.base}/state SUBSTRATE_SESSION={session}; tool x"
     done = live.call("bash", "-c", text)
     assert (done.returncode, done.stdout[:11]) == (7, b"tool|x|spn_")
+
+
+def test_a_shim_beside_the_session_is_asked_about_and_on_the_record(live):
+    assert live.call("bash", "-c", "true").returncode == 0
+    done = live.call("tool", "x", "\x1b\n")
+    assert done.returncode == 7
+    span = done.stdout.decode().strip().rpartition("|")[2]
+    session = live.base / "state" / "sessions" / live.extra["SUBSTRATE_SESSION"]
+    lines = [json.loads(line) for line in (session / "trace.jsonl").read_text().splitlines()]
+    (told,) = [line for line in lines if line["event_type"] == "policy_decision"]
+    assert (told["span_id"], told["body"]["decision"]) == (span, "allow")
+    assert told["body"]["subject"].startswith(f"{live.bin}/tool: ")
+    live.extra["SUBSTRATE_BYPASS"] = "1"
+    assert live.call("tool").returncode == 7
+    assert live.call("bash", "-c", "echo $SUBSTRATE_PARENT_SPAN").stdout != b"\n"
+    assert live.call(SUBSTRATE, "trace", "verify", live.extra["SUBSTRATE_SESSION"]).returncode == 0
