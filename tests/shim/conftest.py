@@ -20,6 +20,7 @@ class Place:
     base: Path
     kind: str
     extra: dict[str, str] = field(default_factory=dict)
+    supervisor: int = 0  # pid of the product's own, where there is one
 
     @property
     def shims(self) -> Path:

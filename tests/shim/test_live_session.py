@@ -1,7 +1,9 @@
 """Both clients against the product's own supervisor: a shell's shim and `substrate -c`, joined."""
 
+import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -28,10 +30,10 @@ def live(place):
     lock = place.base / "state" / "sessions" / session / "lock"
     pid = int(lock.read_text().split()[0])
     fd = os.pidfd_open(pid)
+    place.supervisor = pid
     yield place
-    signal.pidfd_send_signal(fd, signal.SIGTERM)
-    import select
-
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(fd, signal.SIGTERM)
     assert select.select([fd], [], [], 30)[0]
     os.close(fd)
 
@@ -130,3 +132,38 @@ def test_a_shim_beside_the_session_is_asked_about_and_on_the_record(live):
     assert live.call("tool").returncode == 7
     assert live.call("bash", "-c", "echo $SUBSTRATE_PARENT_SPAN").stdout != b"\n"
     assert live.call(SUBSTRATE, "trace", "verify", live.extra["SUBSTRATE_SESSION"]).returncode == 0
+
+
+def many(live, count, *words):
+    return [
+        subprocess.Popen(
+            [live.shims / "bash", *words],
+            env=live.environ,
+            cwd=live.work,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(count)
+    ]
+
+
+def test_fifty_at_once_each_get_their_own(live):
+    processes = many(live, 50, "-c", "tool x; echo $$; exit 9")
+    seen = set()
+    for process in processes:
+        out, errors = process.communicate(timeout=120)
+        assert (process.returncode, errors) == (9, b"")
+        seen.add(out)
+    assert len(seen) == 50
+
+
+def test_when_the_supervisor_is_killed_all_end_and_say_so(live):
+    processes = many(live, 20, "-c", "echo ready; sleep 1000")
+    for process in processes:
+        assert process.stdout.readline() == b"ready\n"
+    os.kill(live.supervisor, signal.SIGKILL)
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 125
+        assert b"the session's supervisor has ended\nhint: " in errors
