@@ -124,6 +124,7 @@ VERBS = {
     "approvals": "what waits for an answer: ls, allow, deny, forget, key",
     "net": "the network of the command that runs: status, allow, deny, log",
     "world": "worlds: ls, fork, gc",
+    "shim": "commands on PATH that ask first: deploy, status, remove",
     "session": "sessions: ls, show, rm",
     "trace": "the record: ls, show, tree, tail, verify, scan",
     "config": "settings and where they come from",

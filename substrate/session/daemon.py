@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from substrate.errors import PolicyDenied, StateError, SubstrateError
-from substrate.session import client_call, doors, gated_command, starting, store, world_setup
+from substrate.session import client_call, doors, gated_command, outside, starting, store, world_setup
 from substrate.session.captures import Captures
 from substrate.session.client_call import Call
 from substrate.session.client_fds import ClientFds
@@ -81,7 +81,7 @@ class Daemon:
         self._network_began = False
         self._inside: Inside | None = None
         #: whether a program that a shim asks for may run
-        self.decide_exec: DecideExec = self._decide_exec
+        self.decide_exec: DecideExec = self._decide_inside
         self._beside: OneCommand | None = None  # the first command, which somebody else runs
         #: what else can be asked at `control`: each answers its client, now or later
         self.verbs: dict[str, Callable[[Client, dict[str, Any]], None]] = {}
@@ -379,7 +379,8 @@ class Daemon:
     def _execute(self, client: Client, message: wire.Message) -> None:
         call = client_call.parse_execute(message)
         if call.mode != client_call.COMMAND:
-            raise client_call.BadCall(f"the mode {call.mode} is for processes of the world")
+            outside.answer(self.session, client, call, self._decide_outside)
+            return
         given = message.fds[1:]
         if len(given) != 3 - len(call.flags.closed):
             raise client_call.BadCall("there is not one fd for each stream that is open")
@@ -544,16 +545,25 @@ class Daemon:
                 hint="run it by itself: substrate --fresh -c …",
             )
 
-    def _decide_exec(self, call: Call, parent: str | None) -> Decided:
-        """For a shim. What the gate stops and asks for is left to it: it looks at what really runs."""
-        gating = gated_command.load(self._settings, call.cwd, self.session.workspace)
+    def _decide_inside(self, call: Call, parent: str | None) -> Decided:
+        """For a shim in the world. What the gate stops and asks for is left to it: it looks at what
+        really runs."""
         one = self._beside or next((each.one for each in self._running), None)
-        gating.force = "off" if one is None else one.gate.force
+        return self._decide(call, parent, "off" if one is None else one.gate.force)
+
+    def _decide_outside(self, call: Call, parent: str | None) -> Decided:
+        """For a shim of the host, where no gate follows."""
+        return self._decide(call, parent, "off")
+
+    def _decide(self, call: Call, parent: str | None, force: str) -> Decided:
+        gating = gated_command.load(self._settings, call.cwd, self.session.workspace)
+        gating.force = force
         told = gated_command.decide_shim(gating, call.argv, call.file, call.cwd, parent)
         if told is None:
-            return Decided(allowed=True)
+            return Decided(allowed=True, digest=gating.broker.digest)
         event, line, rule = told
-        self.session.writer.append([event])
+        if self.session.started:  # before its first line there is no place for it
+            self.session.writer.append([event])
         return Decided(allowed=False, line=line, rule=rule)
 
     def _deny(self, each: Executing) -> None:

@@ -46,6 +46,7 @@ class Decided:
     allowed: bool
     line: str = ""
     rule: str = ""
+    digest: str = ""  # of the policy
 
 
 #: the broker's place: the call, and the span of who asks

@@ -57,6 +57,8 @@ class LiveWorld:
         self.ended = False  # every process of it is dead
         self.quiet = False  # no process but its holder is left
         self.dead = False
+        #: its processes can ask the supervisor, at /run/substrate/inside
+        self.has_door = False
         self._disk: DiskWatch | None = None
 
     # --- it begins
@@ -75,6 +77,7 @@ class LiveWorld:
         )
         if self._inside and self.frame.backend in NAMESPACED:
             self.frame = replace(self.frame, inside=True)
+            self.has_door = True
         session.zygote.prepare(self.frame)
         if self.is_filtered and (settings.net_allow or settings.host_ports):
             session.zygote.load_network()
