@@ -17,6 +17,7 @@ from substrate.errors import HostUnsupported, SessionBusy, UsageError
 from substrate.session import capturing, layer_place, opening, running, store, world_setup
 from substrate.session import home as homes
 from substrate.session.covers import covers_of
+from substrate.session.scaffolding import command_in, note_of
 from substrate.session.settings_table import DEFAULT_REQUIRE
 from substrate.session.signals import RecordInterrupted, SignalPipe
 from substrate.session.stack_file import load_stack_file, with_stack_file
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from substrate.session.egressing import Egressing
     from substrate.session.opening import Claimed, Opened
     from substrate.session.record import Recorder
+    from substrate.session.reported import Joined, Taken
     from substrate.session.request import RunRequest
     from substrate.session.settings import Settings
     from substrate.session.terminal import HostTerminal
@@ -125,6 +127,8 @@ class _OneShot:
         #: what leads out of a filtered network that has no packet filter
         self.listened: Ports | None = None
         self.continued = False
+        #: what hooks reported, until it is on the record
+        self.reports: Taken | None = None
         self.recorded = False  # something of this command stands in the trace
         self.ended = False  # every process of the world is dead
         self.gone = False  # and the zygote, too, has no more to do
@@ -405,6 +409,8 @@ class _OneShot:
                 self.network.connect()
             if not self.continued:
                 store.set_current(self.home, self.workspace, self.files.session_id)
+            if self.reports is not None:
+                self.reports.forget()
             if run.prepare(spec):
                 run.go()
                 self._begin_capture()
@@ -550,12 +556,34 @@ class _OneShot:
         events.append(recorder.world_start(self.world, below, self.notes, continued=self.continued))
         for number in self.left:
             events += self._diff_events(self.pending, number, span=False)[0]
+        joined = self._take_reports(events)
         events.append(
             recorder.command_start(
-                spec, self.request.cmd_text, self.layer, withheld, self.isolation
+                spec, self.request.cmd_text, self.layer, withheld, self.isolation, joined
             )
         )
         return events
+
+    def _take_reports(self, events: list[Event]) -> Joined | None:
+        """Takes in what hooks reported for this directory; returns the call that the command is of."""
+        told = os.environb.get(b"SUBSTRATE_TOOL_USE_ID", b"")
+        path = self.home.path + b"/reported"
+        if not told and not os.path.lexists(path):
+            return None
+        from substrate.session import reported
+
+        self.reports = reported.take(self.home, self.workspace)
+        if self.reports is None:
+            return reported.joined_by_id(told)
+        assert self.opened is not None
+        joined = self.reports.join(self._plain_text(), told)
+        blobs, now_us = self.opened.writer.blobs, time.time_ns() // 1000
+        events += self.reports.events(blobs, self.recorder.span, now_us)
+        return joined
+
+    def _plain_text(self) -> bytes:
+        """The text of `-c`, without what an agent puts around it."""
+        return b"" if self.request.cmd_text is None else command_in(self.request.cmd_text)
 
     def _command_spec(self) -> tuple[CommandSpec, tuple[bytes, ...]]:
         from substrate.world import environment
@@ -653,7 +681,7 @@ class _OneShot:
                 raise
         elif self.layer is not None and not empty:
             events, changes = self._thrown_away(self.layer)
-        if self.layer is not None and kept and self.settings.pass_through:
+        if self.layer is not None and kept:
             events += self._pass_through(self.layer)
         events.append(
             self.recorder.command_end(ended, self.streams, counts, denied, summary, scopes)
@@ -733,10 +761,13 @@ class _OneShot:
             self.arriving.recording(False)
 
     def _pass_through(self, number: int) -> list[Event]:
+        patterns = (*self.settings.pass_through, *note_of(self.request.cmd_text))
+        if not patterns:
+            return []
         from substrate.session.pass_through import pass_through
         from substrate.telemetry.trace.events.changes import KINDS, FsApply
 
-        passed = pass_through(self.stack, number, self.settings.pass_through)
+        passed = pass_through(self.stack, number, patterns)
         for path, why in passed.refused:
             self.notes = (*self.notes, f"{os.fsdecode(path)} did not pass: {why}")
         if not passed.copied:
@@ -764,6 +795,8 @@ class _OneShot:
 
     def release(self) -> None:
         """Ends whatever is still there; called on every way out."""
+        if self.reports is not None:
+            self.reports.close()
         if self.capture is not None:
             self.capture.close()
         if self.network is not None:
