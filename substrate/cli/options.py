@@ -124,6 +124,8 @@ VERBS = {
     "world": "worlds: ls, fork, gc",
     "session": "sessions: ls, show, rm",
     "trace": "the record: ls, show, tree, tail, verify, scan",
+    "hooks": "hooks of agents: install, status, uninstall",
+    "hook": "what an installed hook calls",
     "config": "settings and where they come from",
     "doctor": "what works on this host, and what to do about the rest",
     "completion": "completion for bash, zsh and fish",
