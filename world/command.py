@@ -66,8 +66,9 @@ def fork_seat(
 def fork_command(
     frame: Frame, program: int, message: wire.Message, guard: Guard | None = None
 ) -> int:
-    """Forks a child for a RUN; returns its pid. `program`: -1 where there are no namespaces. `guard`:
-    what it is put under then, in a world."""
+    """Forks a child for a RUN; returns its pid, or 0 where there can be no more processes, which is told
+    on its go socket. `program`: -1 where there are no namespaces. `guard`: what it is put under then, in
+    a world."""
     memory, go, *stdio = message.fds
     ours = _socket.socket(fileno=go)
     listening = None if guard is None else wire.pair()
@@ -91,14 +92,29 @@ def fork_command(
         script.hand_over(message.number(0), memory, give, ours, stdio)
         _become_seat(program, seat)
 
-    pid = _fork(act, ours)
+    try:
+        pid = _fork(act, ours)
+    except OSError as error:
+        pid = 0
+        _tell_of_no_fork(ours, error)
     ours.close()
     if guard is not None and listening is not None:
         listening[1].close()
-        guard.take_listener(listening[0])
+        if pid:
+            guard.take_listener(listening[0])
+        else:
+            listening[0].close()
     for fd in (memory, *stdio):
         os.close(fd)
     return pid
+
+
+def _tell_of_no_fork(go: _socket.socket, error: OSError) -> None:
+    try:
+        text = error.strerror or str(error)
+        wire.send(go, wire.FAILED, "fork", error.errno or 0, text)
+    except (BrokenPipeError, ConnectionResetError):
+        return  # nobody waits any more
 
 
 def _fork(act: Callable[[_Steps], NoReturn], tell: _socket.socket) -> int:

@@ -49,6 +49,9 @@ class Go:
     def __init__(
         self, socket: _socket.socket, settle: Callable[[], None], compiled: Script | None
     ) -> None:
+        #: its pid in the world: 0 until that is told, -1 where there is none
+        self.number = 0
+        self.signals: list[tuple[int, str]] = []  # that wait for it
         self._socket = socket
         self._settle = settle
         self._script = compiled
@@ -108,6 +111,7 @@ class World:
         self._idle: set[int] = set()  # pids, in the world, of seats that are no commands
         self._asked = 0  # seats that were asked for, and are not here yet
         self._given_up = 0  # how many of these are of no use, as a command was run meanwhile
+        self._starting: list[Go] = []  # commands that were asked for and whose pid is not told yet
 
     def fileno(self) -> int:
         """The fd to poll for messages."""
@@ -178,6 +182,12 @@ class World:
             if self._given_up:
                 self._given_up -= 1
                 self._leave_seat()
+        elif message.kind == wire.STARTED:
+            go = self._starting.pop(0)
+            go.number = message.number(0) or -1
+            self._catch_up(go)
+            if go.number > 0:
+                message.kind = wire.IGNORED
         elif message.kind == wire.EXITED and message.number(0) in self._idle:
             self._idle.discard(message.number(0))
             message.kind = wire.IGNORED
@@ -185,6 +195,14 @@ class World:
             left = {message.number(i) for i in range(len(message.fields))}
             if not left <= self._idle:
                 message.kind = wire.IGNORED
+
+    def _catch_up(self, go: Go) -> None:
+        """Sends the signals that waited for its pid. A world that died has nobody left to tell."""
+        try:
+            for number, scope in go.signals:
+                self.signal_one(go, number, scope)
+        except (BrokenPipeError, ConnectionResetError):
+            return
 
     def ask_for_seat(self) -> bool:
         """Has a seat made for the next command, which then starts at once; SEATED says that it is
@@ -209,13 +227,15 @@ class World:
         if self.spec.frame.backend in NAMESPACED:
             compiled = script.compile_script(own, len(stdio))
         ours, theirs = wire.pair()
+        go = Go(ours, self._settle, compiled)
         try:
             self.wait_ready()
             if compiled is None:
                 self._ask_holder(wire.pack_value(to_plain(own)), (), theirs, stdio)
+                self._starting.append(go)
             else:
-                self._run_script(compiled, own, theirs, stdio)
-            return Go(ours, self._settle, compiled)
+                self._run_script(compiled, own, theirs, stdio, go)
+            return go
         except BaseException:
             ours.close()
             raise
@@ -223,11 +243,17 @@ class World:
             theirs.close()
 
     def _run_script(
-        self, compiled: Script, command: CommandSpec, go: _socket.socket, stdio: tuple[int, ...]
+        self,
+        compiled: Script,
+        command: CommandSpec,
+        go: _socket.socket,
+        stdio: tuple[int, ...],
+        told: Go,
     ) -> None:
         memory, length = script.pack(compiled), len(compiled.content)
         if command.terminal is None and self._seat is not None and not _is_closed(self._seat):
             self._idle.discard(self._sitting)
+            told.number = self._sitting
             try:
                 script.hand_over(length, memory, self._seat, go, stdio)
             except (BrokenPipeError, ConnectionResetError):
@@ -238,6 +264,7 @@ class World:
             return
         self._given_up = self._asked
         self._ask_holder(memory, (length, *(command.terminal or ())), go, stdio)
+        self._starting.append(told)
         self._leave_seat()
 
     def _ask_holder(
@@ -315,6 +342,14 @@ class World:
         """Sends a signal to the commands: their `main` process, process `group`, or `all`
         processes of the world."""
         wire.send(self.socket, wire.SIGNAL, number, scope, *self._idle)
+
+    def signal_one(self, go: Go, number: int, scope: str) -> None:
+        """Sends a signal to one command: its `main` process, its `group`, or the `tree` of all that
+        came of it, as far as that shows."""
+        if go.number > 0:
+            wire.send(self.socket, wire.SIGNAL_ONE, number, scope, go.number)
+        elif not go.number:
+            go.signals.append((number, scope))
 
     def close(self) -> None:
         """Ends the world; `Zygote.wait_gone` tells when nothing of it is left."""

@@ -189,11 +189,17 @@ class Holder:
             _end(self._frame)
         elif message.kind == wire.RUN:
             pid = command.fork_command(self._frame, self._program, message, self._guard)
-            self._commands.add(pid)
+            wire.send(self._end, wire.STARTED, pid)
+            if pid:
+                self._commands.add(pid)
+            else:
+                self._reap()  # who waits for the quiet moment is told of it again
         elif message.kind == wire.SEAT:
             self._make_spare()
         elif message.kind == wire.SIGNAL:
             _signal_commands(message, self._commands)
+        elif message.kind == wire.SIGNAL_ONE:
+            _signal_one(message, self._commands)
         elif message.kind == wire.ROOT:
             _send_root(message)
         elif message.kind == wire.SOCKETS:
@@ -346,6 +352,30 @@ def _signal_commands(message: wire.Message, commands: set[int]) -> None:
         targets = list(commands - spared)
     for target in targets:
         _kill(target, number)
+
+
+def _signal_one(message: wire.Message, commands: set[int]) -> None:
+    """To one command: its process, its group, or all that came of it as far as that shows."""
+    number, scope, pid = message.number(0), message.text(1), message.number(2)
+    alive = pid in commands
+    if scope == "tree":
+        # it leads a session of its own, by which those are found whose parents have ended
+        targets = [other for other in _others() if _session_of(other) == pid]
+        if alive:
+            targets += [other for other in descendants_of(pid) if other not in targets]
+            targets.append(pid)
+        for target in dict.fromkeys(targets):
+            _kill(target, number)
+    elif alive:
+        _kill(-pid if scope == "group" else pid, number)
+
+
+def _session_of(pid: int) -> int:
+    """0 of one that is gone (getsid(2))."""
+    try:
+        return os.getsid(pid)
+    except (ProcessLookupError, PermissionError):
+        return 0
 
 
 def _kill(pid: int, number: int) -> bool:

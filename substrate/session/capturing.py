@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from substrate.session.standard_input import Source
     from substrate.session.streams import Recording
     from substrate.telemetry.capture.decode import Decoder
+    from substrate.telemetry.capture.ports import Ports
     from substrate.telemetry.capture.programs import Program
+    from substrate.telemetry.capture.written import WrittenPaths
     from substrate.telemetry.trace.digests import Digester
     from substrate.telemetry.trace.envelope import Event
     from substrate.telemetry.trace.losses import Losses
@@ -303,10 +305,14 @@ class Capturing:
         say: Callable[[str], None] | None = None,
         *,
         has_input: bool = True,
+        input_fd: int = 0,
+        ports: Ports | None = None,
+        written: WrittenPaths | None = None,
     ) -> None:
         """Where the events go. Called when the command has its go. `session_fd`: the session's
         directory, where room is kept. `say`: tells whoever waits that there is none. `has_input`:
-        standard input is not closed."""
+        standard input, which is `input_fd` of ours, is not closed. `ports`, `written`: see
+        decode.Scope."""
         from substrate.session.digest_cache import NoCache, open_cache
         from substrate.session.inputs import FAILURES, Inputs, reason_of
         from substrate.telemetry.capture.decode import Decoder, Scope
@@ -333,21 +339,23 @@ class Capturing:
                 level=self.choice.level,
                 backend=self.choice.backend,
                 denied=self._denied,
+                ports=ports,
+                written=written,
             )
         )
 
         if self.choice.level != "exec" and self._root >= 0:
             if has_input:
-                self._look_at_input()
+                self._look_at_input(input_fd)
             self._inputs = Inputs(
                 self._decoder.summary, self._root, self._cache, digester, self._began_ns
             )
 
-    def _look_at_input(self) -> None:
+    def _look_at_input(self, fd: int) -> None:
         from substrate.session import standard_input
 
         try:
-            self._source = standard_input.look()
+            self._source = standard_input.look(fd)
         except OSError as error:
             self._source = standard_input.Source(
                 kind=errno.errorcode.get(error.errno or 0, "unknown")
@@ -527,6 +535,25 @@ class Capturing:
     def halted(self) -> bool:
         """Whether a record was lost, where that ends the session."""
         return not self._closed and self._backend.halted()
+
+    def so_far(self) -> dict[str, Any]:
+        """Writes what is ready of a command that has ended while what it left goes on, and gives the
+        summary until now, for `command_end`."""
+        if self._decoder is None:
+            return {}
+        self.pump()
+        if not self._held:
+            self._rows_due = None
+            self._write(self._decoder.flush())
+        return self._decoder.summary.body()
+
+    def digest(self, until: float) -> bool:
+        """Digests what was read for a while (until then, monotonic); whether there is more. So who
+        has others to serve has little left to do at the end."""
+        if self._inputs is None:
+            return False
+        self._inputs.work(until)
+        return self._inputs.waiting
 
     # --- it is over
 

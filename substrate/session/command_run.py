@@ -1,11 +1,13 @@
 """One command in a started world: its handshake, its bytes, its signals, its end.
 
-Theory of operation. The holder forks the command; it says HELLO and waits. `prepare` returns
-then, so that the caller can write `command_start`; `go` lets it exec. `wait` is one poll loop
-over the world's socket, the signal pipe and the streams. The command ends with EXITED; the
-world is quiet (no process but the holder) with QUIET. Between the two, background processes
-may still write: they are waited for `background_s`, then ended by SIGTERM and at last with
-the world. Every wait has a bound, or a process that the user can see. Spec: shell.md §1, §2.
+Theory of operation. The holder forks the command; it says HELLO and waits. `begin` asks for it, and
+`is_starting` says until when it is not there; `go` lets it exec. A run is a part of the supervisor's loop
+(loop.py), beside the world that it runs in (live_world.py), which tells it what the holder says: that it
+has ended, that the world is quiet (no process but the holder), that the world is dead. Between its end and the
+quiet, background processes may still write: they are waited for `background_s`, then ended by SIGTERM and
+at last with the world. A command that `leaves` what it began in a world that goes on has come to its end when
+it, and all that capture knows of it, has ended and its output was read, or a moment after it ended itself.
+Every wait has a bound, or a process that the user can see. Spec: shell.md §1, §2.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from __future__ import annotations
 import _signal
 import errno
 import os
-import select
 import time
 
 from substrate.errors import StateError
@@ -24,19 +25,33 @@ from substrate.world import wire
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from substrate.session.capturing import Capturing
-    from substrate.session.disk_watch import DiskWatch
-    from substrate.session.egressing import Egressing
+    from substrate.session.loop import Waiting
     from substrate.session.streams import Streams
     from substrate.session.terminal import HostTerminal
     from substrate.world.handle import Go, World
     from substrate.world.spec import CommandSpec
 
+    class Arriving(Protocol):
+        """Signals for the command, as they come (signals.py)."""
+
+        def fileno(self) -> int: ...
+        def read(self) -> list[int]: ...
+        def stop_group(self) -> None: ...
+
+
 #: between SIGTERM and the end of the world
 TERM_GRACE_S = 1.0
 HELLO_TIMEOUT_S = 30.0
+#: what a command leaves is waited for so long where others go on in its world
+LINGER_S = 0.2
+#: between two looks at output that is still written
+_LOOK_S = 0.05
 _FOREGROUND_CHECK_S = 1.0
+
+_STARTING, _RUNNING, _TERMINATING, _OVER = range(4)
 
 
 @value
@@ -55,31 +70,41 @@ class Ended:
     quiet: bool  # no process of it was left when the loop ended
 
 
-def _failure(message: wire.Message) -> tuple[str, int, str]:
+def failure_of(message: wire.Message) -> tuple[str, int, str]:
+    """(step, errno, text) of a FAILED."""
     return message.text(0), message.number(1), message.text(2)
 
 
 class CommandRun:
-    """Runs one command; see the module for the order of calls."""
+    """Runs one command; see the module for the order of calls. `over`: it has come to its end."""
 
     def __init__(
         self,
         world: World,
         own_streams: Streams,
-        arriving: signals.SignalPipe,
+        arriving: Arriving | None,
         terminal: HostTerminal | None,
         capture: Capturing | None = None,
-        network: Egressing | None = None,
+        *,
+        timeout_s: float | None = None,
+        background_s: float = 0.0,
+        leaves: bool = False,
     ) -> None:
         self.capture = capture
-        self.network = network
         self.world = world
         self.streams = own_streams
         self.arriving = arriving
         self.terminal = terminal
         self.pid = 0
+        self.over = False
+        #: what it leaves in the background goes on without it
+        self.leaves = leaves
+        self._timeout_s, self._background_s = timeout_s, background_s
+        self._stage = _STARTING
+        self._deadline: float | None = None
+        self._until: float | None = None
         self._master = -1
-        self._go: Go | None = None
+        self.go_socket: Go | None = None
         self._file = b""
         self._started = 0.0
         self._failed: tuple[str, int, str] | None = None
@@ -92,28 +117,46 @@ class CommandRun:
         self._ended_by = ""
         self._abandoned = False
         self._stop_wanted = False
+        self._gone_early = False
 
     # --- up to the exec
 
-    def prepare(self, spec: CommandSpec) -> bool:
-        """Forks the command and waits for its HELLO. False when it failed before its exec."""
+    def prepare(self, spec: CommandSpec, turn: Callable[[], None]) -> bool:
+        """Asks for the command and waits for its HELLO, by turns of the loop. False when it failed before
+        its exec."""
+        self.begin(spec)
+        while self.is_starting:
+            turn()
+        return self.may_go
+
+    def begin(self, spec: CommandSpec) -> None:
+        """Asks for the command. Raises OSError, StartFailed."""
         self._started = time.monotonic()
         self._file = spec.file
-        self._go = self.world.run(spec, tuple(self.streams.passed))
+        self.go_socket = self.world.run(spec, tuple(self.streams.passed))
         self.streams.close_passed()
-        poll = select.poll()
-        poll.register(self._go.fileno(), select.POLLIN)
-        deadline = time.monotonic() + HELLO_TIMEOUT_S
-        while not self.pid and self._failed is None:
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise StateError(f"the command did not start within {HELLO_TIMEOUT_S:.0f} s")
-            self._hear(self._go.receive())
+        self._until = self._started + HELLO_TIMEOUT_S
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether it has not said HELLO yet, nor that it cannot."""
+        return not self.pid and self._failed is None
+
+    @property
+    def may_go(self) -> bool:
+        """Whether it waits for its go."""
         return self._failed is None
+
+    def _hear_next(self) -> None:
+        if self._stage == _STARTING and self.is_starting:
+            assert self.go_socket is not None
+            self._hear(self.go_socket.receive())
 
     def _hear(self, message: wire.Message | None) -> None:
         """What the command says before its exec."""
         if message is None:
-            self._hear_of_end()
+            # it has ended early: killed, or with the world, which may say why
+            self._gone_early = True
         elif message.kind == wire.MASTER:
             self._master = message.fds[0]
         elif message.kind == wire.HELLO:
@@ -122,56 +165,219 @@ class CommandRun:
                 return  # it was killed: its end comes next
             self.pid = message.pid
         elif message.kind == wire.FAILED:
-            self._failed = _failure(message)
-
-    def _hear_of_end(self) -> None:
-        """The command has ended early: killed, or with the world, which may say why."""
-        while self._failed is None and self._status is None:
-            self._receive()
-            if self._dead:
-                raise StateError("the world ended before the command started")
-        if self._failed is None:
-            self._failed = ("start", 0, "it was killed before its exec")
+            self._failed = failure_of(message)
 
     def go(self) -> None:
-        """Lets the command exec."""
+        """Lets the command exec. Its time begins."""
         if self.terminal is not None and self._master >= 0:
             self.terminal.copy_settings_to(self._master)
             self.streams.attach_terminal(self._master, self._keys)
             self.terminal.make_raw()
+        assert self.go_socket is not None
         self._started = time.monotonic()
-        assert self._go is not None
-        self._go.give()
+        self.wait_for_end()
+        self.go_socket.give()
+
+    def wait_for_end(self) -> None:
+        """From now on its end is waited for: it has its go, or failed before."""
+        self._stage = _RUNNING
+        self._deadline = None if self._timeout_s is None else self._started + self._timeout_s
+
+    # --- what the world tells
+
+    @property
+    def number(self) -> int:
+        """Its pid in the world: 0 until that is known, -1 where there is none."""
+        return 0 if self.go_socket is None else self.go_socket.number
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the command itself, which need not be all of it, has ended or never was."""
+        return self._status is not None or self._dead or bool(self._ended_at)
+
+    def exited(self, message: wire.Message) -> None:
+        """It has ended, maybe before anybody looked at what it had to say."""
+        while self._stage == _STARTING and self.is_starting and not self._gone_early:
+            self._hear_next()
+        self._ended_at = time.monotonic()
+        self._status = message.number(1)
+        self._usage = tuple(message.number(i) for i in range(2, len(message.fields)))
+        if self.is_starting:
+            self._failed = ("start", 0, "it was killed before its exec")
+        self.streams.end_input()
+
+    def never_started(self) -> None:
+        """The world has no room for another process; why, comes on the go socket."""
+        self._ended_at = time.monotonic()
+
+    def fail(self, failed: tuple[str, int, str]) -> None:
+        """The world says that it has failed."""
+        self._failed = failed
+
+    def became_quiet(self) -> None:
+        """No process of the world is left."""
+        self._quiet = True
+
+    def world_died(self) -> None:
+        self._dead = True
+        if self.is_starting:
+            raise StateError("the world ended before the command started")
+
+    def take_names(self, message: wire.Message) -> None:
+        if self._names is None:
+            self._names = tuple(message.text(i) for i in range(len(message.fields)))
 
     # --- the loop
 
-    def wait(
-        self, *, timeout_s: float | None, background_s: float, disk: DiskWatch | None = None
-    ) -> Ended:
-        """Moves bytes until the command and what it left behind are gone."""
-        deadline = None if timeout_s is None else self._started + timeout_s
-        stage = "running"  # → terminating → over
+    def wait_for(self, waiting: Waiting) -> None:
+        """A turn of the loop: what is due is done, and what is waited for is said."""
+        if self.over:
+            return
+        if self._stage == _STARTING:
+            self._wait_for_start(waiting)
+            return
+        now = waiting.now
+        if self._advance(now):
+            self.over = waiting.changed = True
+            return
+        waiting.until(self._until)
+        if self._stop_wanted:
+            self._stop()
+        self._take_terminal()
+        if self.arriving is not None:
+            waiting.read(self.arriving.fileno(), self._forward)
+        self.wait_for_bytes(waiting)
+
+    def wait_for_bytes(self, waiting: Waiting) -> None:
+        """For its streams and its capture, which may go on when it has come to its end."""
+        now = waiting.now
+        capture = self.capture
+        if capture is not None:
+            capture.tick(now)
+            for fd in capture.fds(now):
+                waiting.read(fd, capture.pump)
+            waiting.until(capture.next_look(now))
+        for pump in self.streams.pumps:
+            wanted = pump.wants()
+            if wanted is not None:
+                waiting.on(*wanted, pump.step_if_open)
+            elif not pump.done:  # a terminal whose foreground is somebody else's
+                waiting.until(now + _FOREGROUND_CHECK_S)
+            watched = pump.watches()
+            if watched >= 0:
+                waiting.on(watched, 0, pump.broken)  # the end of its reader is told all the same
+
+    def _wait_for_start(self, waiting: Waiting) -> None:
+        assert self.go_socket is not None
+        if not self.is_starting:
+            waiting.changed = True
+            return
+        if self._until is not None and waiting.now >= self._until:
+            raise StateError(f"the command did not start within {HELLO_TIMEOUT_S:.0f} s")
+        waiting.until(self._until)
+        if not self._gone_early:
+            waiting.read(self.go_socket.fileno(), self._hear_next)
+
+    def _advance(self, now: float) -> bool:
+        """Does what is due; whether it has come to its end."""
         while True:
-            now = time.monotonic()
             over = self._dead or self._quiet
             if over and (self._abandoned or self.streams.outputs_done()):
-                break
-            if self._has_lost() and stage == "running":
-                stage, deadline = self._escalate(stage, now, "halt")
+                return True
+            if self._may_leave and not over:
+                if self._is_left(now):
+                    return True
+                if self._stage == _RUNNING:
+                    self._until = max(self._ended_at + LINGER_S, now + _LOOK_S)
+                    return False
+            if self._stage == _RUNNING and self._has_lost():
+                self._escalate(now, "halt")
                 continue
             # what a command has written waits for its reader as long as a full pipe would
-            limit = None if over else self._limit(stage, deadline, background_s)
+            limit = None if over else self._limit()
             if limit is not None and now >= limit:
-                if stage == "over":
-                    break
-                stage, deadline = self._escalate(stage, now, "timeout")
+                if self._stage == _OVER:
+                    return True
+                self._escalate(now, "timeout")
                 continue
-            if disk is not None and stage == "running" and not over:
-                if now >= disk.next_look and disk.exceeded():
-                    stage, deadline = self._escalate(stage, now, "limit")
-                    continue
-                limit = disk.next_look if limit is None else min(limit, disk.next_look)
-            self._poll_once(limit, now)
+            self._until = limit
+            return False
+
+    @property
+    def _may_leave(self) -> bool:
+        return self.leaves and bool(self._ended_at)
+
+    def _is_left(self, now: float) -> bool:
+        """Whether nothing of it is left, or what is may go on without it: all that it wrote until
+        now was read, or somebody writes all the time."""
+        if self._abandoned:
+            return True
+        all_gone = self.capture is not None and self.capture.finished()
+        if all_gone and self.streams.outputs_done():
+            return True
+        if self._stage != _RUNNING or now < self._ended_at + LINGER_S:
+            return False
+        return self.streams.drained() or now >= self._ended_at + self._background_s
+
+    def _has_lost(self) -> bool:
+        """Whether a record was lost, where that ends the command (overflow = halt)."""
+        return self.capture is not None and self.capture.halted()
+
+    def _limit(self) -> float | None:
+        if self._stage == _RUNNING and self._ended_at:
+            return self._ended_at + self._background_s
+        return self._deadline
+
+    def end(self, why: str, now: float) -> None:
+        """It has to end, but for the first reason only."""
+        if self._stage == _RUNNING and not (self._dead or self._quiet):
+            self._escalate(now, why)
+
+    def _escalate(self, now: float, why: str) -> None:
+        """It has to end: first SIGTERM to everything, then SIGKILL, then the world's end."""
+        if self._stage == _RUNNING:
+            if self._ended_at:
+                self._send(lambda: wire.send(self.world.socket, wire.WHO))
+            else:
+                self._ended_by = why
+            self._signal(_signal.SIGTERM, "all")
+            self._stage = _TERMINATING
+        else:
+            self._signal(_signal.SIGKILL, "all")
+            self._stage = _OVER
+        self._deadline = now + TERM_GRACE_S
+
+    def abandon(self) -> None:
+        """Nobody waits for what it has written any more."""
+        self._abandoned = True
+
+    def _signal(self, number: int, scope: str) -> None:
+        """`scope`: main, group, or all: what came of it; of one that leaves nothing, all of the
+        world."""
+        if scope == "all":
+            if not self.leaves:
+                self._send(lambda: self.world.signal(number, "all"))
+                return
+            scope = "tree"
+        self.signal(number, scope)
+
+    def signal(self, number: int, scope: str) -> None:
+        """Sends a signal to it: `main`, `group`, `tree`."""
+        go = self.go_socket
+        if go is not None:
+            self._send(lambda: self.world.signal_one(go, number, scope))
+
+    def _send(self, send: Callable[[], None]) -> None:
+        """A world that died in this moment has nobody left to tell; poll says so next."""
+        try:
+            send()
+        except BrokenPipeError:
+            return
+
+    # --- how it ended
+
+    def ended(self) -> Ended:
+        """How; called once, when it is over."""
         self.streams.end_input()
         self._look_at_exec()
         return Ended(
@@ -184,49 +390,16 @@ class CommandRun:
             quiet=self._quiet,
         )
 
-    def _has_lost(self) -> bool:
-        """Whether a record was lost, where that ends the command (overflow = halt)."""
-        return self.capture is not None and self.capture.halted()
-
     def _look_at_exec(self) -> None:
         """Whether it ran at all: a file that cannot be exec'd is found out after the go."""
-        assert self._go is not None
-        message = self._go.failed(self.pid) if self._failed is None else None
-        self._go.close()
+        assert self.go_socket is not None
+        message = self.go_socket.failed(self.pid) if self._failed is None else None
+        self.go_socket.close()
         if message is not None:
-            step, number, text = _failure(message)
+            step, number, text = failure_of(message)
             if number == errno.ENOTDIR and b"/" not in self._file:
                 number, text = errno.ENOENT, os.strerror(errno.ENOENT)  # an odd entry of PATH
             self._failed = (step, number, text)
-
-    def _limit(self, stage: str, deadline: float | None, background_s: float) -> float | None:
-        if stage != "running":
-            return deadline
-        if self._ended_at:
-            return self._ended_at + background_s
-        return deadline
-
-    def _escalate(self, stage: str, now: float, why: str) -> tuple[str, float]:
-        """It has to end: first SIGTERM to everything, then SIGKILL, then the world's end."""
-        if stage == "running":
-            if self._ended_at:
-                self._send(lambda: wire.send(self.world.socket, wire.WHO))
-            else:
-                self._ended_by = why
-            self._signal(_signal.SIGTERM, "all")
-            return "terminating", now + TERM_GRACE_S
-        self._signal(_signal.SIGKILL, "all")
-        return "over", now + TERM_GRACE_S
-
-    def _signal(self, number: int, scope: str) -> None:
-        self._send(lambda: self.world.signal(number, scope))
-
-    def _send(self, send: Callable[[], None]) -> None:
-        """A world that died in this moment has nobody left to tell; poll says so next."""
-        try:
-            send()
-        except BrokenPipeError:
-            return
 
     def _verdict(self) -> str:
         if self._ended_by:
@@ -237,93 +410,26 @@ class CommandRun:
             return "supervisor"
         return "signal" if os.WIFSIGNALED(self._status) else "exit"
 
-    def _poll_once(self, limit: float | None, now: float) -> None:
-        if self._stop_wanted:
-            self._stop()
-        self._take_terminal()
-        if self.capture is not None:
-            self.capture.tick(now)
-        poll = select.poll()
-        if not self._dead:
-            poll.register(self.world.fileno(), select.POLLIN)
-        poll.register(self.arriving.fileno(), select.POLLIN)
-        captured = () if self.capture is None else self.capture.fds(now)
-        for fd in captured:
-            poll.register(fd, select.POLLIN)
-        network = () if self.network is None else self.network.fds()
-        for fd in network:
-            poll.register(fd, select.POLLIN)
-        waiting: dict[int, list[tuple[int, int]]] = {}
-        if self.network is not None:
-            self.network.tick(now)
-            if (due := self.network.next_look()) is not None:
-                limit = due if limit is None else min(limit, due)
-        if self.capture is not None and (look := self.capture.next_look(now)) is not None:
-            limit = look if limit is None else min(limit, look)
-        timeout = None if limit is None else max(0.0, limit - now)
-        for index, pump in enumerate(self.streams.pumps):
-            wanted = pump.wants()
-            if wanted is not None:
-                waiting.setdefault(wanted[0], []).append((index, wanted[1]))
-            elif not pump.done:  # a terminal whose foreground is somebody else's
-                timeout = min(timeout or _FOREGROUND_CHECK_S, _FOREGROUND_CHECK_S)
-        for fd, wants in waiting.items():
-            poll.register(fd, wants[0][1])
-        watched = {pump.watches(): pump for pump in self.streams.pumps}
-        watched.pop(-1, None)
-        for fd in watched:
-            poll.register(fd, 0)  # the end of its reader is told all the same
-        for fd, _ in poll.poll(None if timeout is None else timeout * 1000 + 1):
-            if fd == self.arriving.fileno():
-                self._forward()
-            elif fd in captured:
-                assert self.capture is not None
-                self.capture.pump()
-            elif fd in network:
-                assert self.network is not None
-                self.network.pump()
-            elif fd in watched:
-                watched[fd].broken()
-            elif fd in waiting:
-                for index, _ in waiting[fd]:
-                    if not self.streams.pumps[index].done:  # an end that came in this round
-                        self.streams.pumps[index].step()
-            else:
-                self._receive()
-
-    def _receive(self) -> None:
-        message = self.world.receive()
-        if message is None:
-            self._dead = True
-        elif message.kind == wire.FAILED:
-            self._failed = _failure(message)
-        elif message.kind == wire.EXITED:
-            self._ended_at = time.monotonic()
-            self._status = message.number(1)
-            self._usage = tuple(message.number(i) for i in range(2, len(message.fields)))
-            self.streams.end_input()
-        elif message.kind == wire.QUIET:
-            # one that comes before the command's end is of what was there before it
-            self._quiet = self._status is not None
-        elif message.kind == wire.SOCKETS and self.network is not None:
-            self.network.give_sockets(message.fds)
-        elif message.kind == wire.NAMES:
-            self._names = tuple(message.text(i) for i in range(len(message.fields)))
+    # --- signals
 
     def _forward(self) -> None:
+        assert self.arriving is not None
         for number in self.arriving.read():
-            if number == _signal.SIGWINCH:
-                if self.terminal is not None and self._master >= 0:
-                    self.terminal.copy_size_to(self._master)
-            elif number == _signal.SIGTSTP:
-                self._stop()
-            elif self._quiet or self._dead:
-                self._abandoned = number in signals.FORWARDED
-            elif number in signals.ENDING and self.capture is not None and self.capture.waits:
-                self.capture.give_up()
-            elif number in signals.FORWARDED:
-                scope = "group" if number in signals.TO_GROUP else "main"
-                self._signal(number, scope)
+            self.take_signal(number)
+
+    def take_signal(self, number: int) -> None:
+        """What its caller was sent."""
+        if number == _signal.SIGWINCH:
+            if self.terminal is not None and self._master >= 0:
+                self.terminal.copy_size_to(self._master)
+        elif number == _signal.SIGTSTP:
+            self._stop()
+        elif self._quiet or self._dead:
+            self._abandoned = number in signals.FORWARDED
+        elif number in signals.ENDING and self.capture is not None and self.capture.waits:
+            self.capture.give_up()
+        elif number in signals.FORWARDED:
+            self._signal(number, "group" if number in signals.TO_GROUP else "main")
 
     # --- Ctrl-Z
 
@@ -342,11 +448,12 @@ class CommandRun:
     def _stop(self) -> None:
         """The command's group stops, then ours does; both go on together."""
         self._stop_wanted = False
-        self._signal(_signal.SIGSTOP, "group")
+        self.signal(_signal.SIGSTOP, "group")
         if self.terminal is not None:
             self.terminal.restore()
+        assert self.arriving is not None
         self.arriving.stop_group()
-        self._signal(_signal.SIGCONT, "group")
+        self.signal(_signal.SIGCONT, "group")
 
     def _take_terminal(self) -> None:
         """Back from a stop: the terminal is ours again once we are in its foreground."""

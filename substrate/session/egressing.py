@@ -27,15 +27,36 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
     from collections.abc import Callable
-    from typing import Any, Final
+    from typing import Any, Final, Protocol
 
-    from substrate.session.capturing import Capturing
     from substrate.session.denials import Denial
     from substrate.session.net_streams import NetStreams, Writing
     from substrate.telemetry.trace.events.command import Scope
     from substrate.telemetry.trace.writer import TraceWriter
     from substrate.world.egress.report import Linked, Report, Told
     from substrate.world.handle import World, Zygote
+
+    class Owners(Protocol):
+        """Who knows whose a port is: the capture of a command, or those of all in a world."""
+
+        @property
+        def knows_ports(self) -> bool: ...
+        def pump(self) -> None: ...
+        def told_us(self) -> int: ...
+        def owner(
+            self,
+            protocol: str,
+            local_port: int,
+            address: str,
+            port: int,
+            time_us: int,
+            turn: int = 0,
+            *,
+            sure: bool = True,
+            source: str = "",
+        ) -> net_record.Owner | None: ...
+        def owner_by_pid(self, host_pid: int, time_us: int) -> net_record.Owner | None: ...
+
 
 #: what a first packet wakes, by what the names begin with (egress.namespace.begin, guide.py)
 _WATCHED: Final = ("dns_", "egress", "nflog", "port", "guide")
@@ -75,7 +96,7 @@ class Egressing:
         zygote: Zygote,
         world: World,
         rules: dict[str, Any],
-        capture: Capturing | None,
+        capture: Owners | None,
         *,
         told_pids: bool = False,
     ) -> None:
@@ -130,15 +151,16 @@ class Egressing:
     def begin(
         self,
         writer: TraceWriter,
-        span: str,
+        span: str | None,
         base: int,
         session_fd: int,
         digest: Callable[[bytes], str],
+        command_of: Callable[[int], str | None] | None = None,
     ) -> None:
-        """Where the events go. `base`: unique in the session; `session_fd`: its directory, for the
+        """Where the events go. `span`, `command_of`: see NetRecord. `base`: unique in the session; `session_fd`: its directory, for the
         door at which rules are changed; `digest`: the keyed one of bytes. Called when the command has its go."""
         self._writer = writer
-        self._record = net_record.NetRecord(span, base, net_rules.own_names())
+        self._record = net_record.NetRecord(span, base, net_rules.own_names(), command_of)
         if self._rules.get("record_bytes"):
             from substrate.session.net_streams import NetStreams
 
@@ -431,6 +453,37 @@ class Egressing:
             sure=sure,
             source=found.client_ip,
         )
+
+    def share(self) -> None:
+        """Other commands have come into its world: what is nobody's is the world's from now on."""
+        if self._record is not None:
+            self._record.share()
+
+    def is_settled(self, command: str) -> bool:
+        """Whether what a command that has ended did is told as far as it will be: no report waits for
+        its owner, and no connection of it is open."""
+        if self._record is None:
+            return True
+        if self._waiting:
+            if self._capture is not None:
+                self._capture.pump()
+            self._settle(late=False)
+        waits = any(isinstance(found, _OWNED) for _, found in self._waiting)
+        return not waits and not self._record.is_open(command)
+
+    def end_of(self, command: str) -> tuple[tuple[Scope, ...], tuple[Denial, ...]]:
+        """Whom a command talked to among others, which go on, and what it was refused."""
+        if self._record is None:
+            return (), ()
+        record = self._record
+        scopes, refusals = record.scopes(command), record.refusals(command)
+        unreached = record.unreached(command)
+        record.forget(command)
+        if not refusals and not unreached:
+            return scopes, ()
+        from substrate.session.net_denials import net_denials
+
+        return scopes, net_denials(refusals, record.used_up, unreached)
 
     def end(self, interrupted: Callable[[], bool]) -> tuple[tuple[Scope, ...], tuple[Denial, ...]]:
         """When the world is over: takes all that is left; whom it talked to, and what was refused.

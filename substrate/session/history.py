@@ -86,8 +86,8 @@ def _killed(found: History, line: Line) -> Span | None:
     """The command whose layer a killed supervisor left, for whoever came next to record: the last
     one that began with it, since a number is given again where a layer stayed empty; but none that
     joined another one in it."""
-    if line["event_type"] not in ("fs_diff", "layer_cut"):
-        return None
+    if line["event_type"] not in ("fs_diff", "layer_cut") or line["body"].get("shared_with"):
+        return None  # the layer of several is none's alone
     layer = line["body"]["layer"]
     with_it = {s.span_id: s for s in found.spans if s.start["body"].get("layer") == layer}
     own = [s for s in with_it.values() if s.start.get("parent_span_id") not in with_it]

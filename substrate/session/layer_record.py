@@ -16,6 +16,8 @@ from substrate.world.witness import Witness
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from substrate.session.record import Recorder
     from substrate.telemetry.trace.digests import Digester
     from substrate.telemetry.trace.envelope import Event
@@ -31,10 +33,11 @@ def layer_events(
     number: int,
     *,
     span: bool,
+    shared_with: Sequence[str] = (),
 ) -> tuple[list[Event], list[Change], DiffCounts]:
     """The events of layer `number`, its changes, and their counts for `command_end`.
 
-    `span`: they belong to the recorder's command. Raises OSError, StateError."""
+    `span`: they belong to the recorder's command; `shared_with`: to these, which shared it. Raises OSError, StateError."""
     digest = FileDigests(digester)
     kept = preimages.Preimages(
         os.path.dirname(stack.directory) + b"/" + preimages.NAME, digester.digest_bytes
@@ -42,8 +45,11 @@ def layer_events(
     witness = Witness(stack, number, digester.digest_bytes, kept)
     changes = diff_layer(stack, number, digest=digest, witness=witness)
     tree = layer_digest(stack, number, digest)
-    event, counts = recorder.fs_diff(number, changes, witness.bases, span=span)
-    return [event, recorder.layer_cut(number, tree, len(changes), span=span)], changes, counts
+    event, counts = recorder.fs_diff(
+        number, changes, witness.bases, span=span, shared_with=shared_with
+    )
+    cut = recorder.layer_cut(number, tree, len(changes), span=span, shared_with=shared_with)
+    return [event, cut], changes, counts
 
 
 class FileDigests:

@@ -34,6 +34,7 @@ from substrate.world.egress.report import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Final
 
     from substrate.session.net_streams import Written
@@ -89,21 +90,30 @@ class Refusal:
 
 
 class NetRecord:
-    """The network of one command."""
+    """The network of one command, or of all commands of a world: what came of it is counted for each."""
 
-    def __init__(self, span: str, base: int, own_names: frozenset[str] = frozenset()) -> None:
-        """`base`: unique in the session, for the numbers of connections; `own_names`: of this host,
-        which programs ask for without a wish to reach anything."""
+    def __init__(
+        self,
+        span: str | None,
+        base: int,
+        own_names: frozenset[str] = frozenset(),
+        command_of: Callable[[int], str | None] | None = None,
+    ) -> None:
+        """`span`: whose what is nobody's is; `base`: unique in the session, for the numbers of connections;
+        `own_names`: of this host, which programs ask for without a wish to reach anything; `command_of`: the
+        span of the command that a process belongs to, where there is more than one."""
         self._span = span
+        self._command_of = command_of
         self._own_names = own_names
         self._base = EGRESS | base * 1_000_000
-        self._scopes: dict[str, list[int]] = {}
+        #: by command
+        self._scopes: dict[str | None, dict[str, list[int]]] = {}
         #: scope, and whose it is
         self._of_connection: dict[int, tuple[str, Owner | None]] = {}
         #: what its addresses stand for
         self.names = FakeNames()
-        self._refused: dict[str, list[Any]] = {}
-        self._unreached: dict[str, list[Any]] = {}  # why, how often
+        self._refused: dict[tuple[str | None, str], list[Any]] = {}
+        self._unreached: dict[tuple[str | None, str], list[Any]] = {}  # why, how often
         #: the budget that was used up, in bytes; 0: none was
         self.used_up = 0
         self._asked = self._unknown = 0  # reports of what somebody did; of nobody knows whom
@@ -166,7 +176,7 @@ class NetRecord:
     def _attempt(self, found: Attempt, owner: Owner | None) -> NetConnect:
         host = found.domain or found.target
         scope = _scope(found.spoken, host, found.port)
-        counts = self._scope(scope)
+        counts = self._scope(scope, owner)
         if not found.allowed:
             counts[1] += 1
             if not self.used_up:
@@ -176,9 +186,9 @@ class NetRecord:
             self._of_connection[found.connection] = scope, owner
         elif found.ip or found.result.startswith(f"{found.domain}: "):
             # the server's doing, or its name's; not of a client that did not wait
-            what = _endpoint(host, found.port)
-            if what in self._unreached or len(self._unreached) < _MOST_DENIED:
-                self._unreached.setdefault(what, [found.result, 0])[1] += 1
+            key = self._command(owner), _endpoint(host, found.port)
+            if key in self._unreached or len(self._unreached) < _MOST_DENIED:
+                self._unreached.setdefault(key, [found.result, 0])[1] += 1
         return NetConnect(
             connection=self._base + found.connection,
             proc=None if owner is None else owner.proc,
@@ -205,7 +215,7 @@ class NetRecord:
         """Of whoever has made it, though others may have had it at the end."""
         scope, owner = self._of_connection.pop(found.connection, (None, None))
         if scope is not None:
-            counts = self._scope(scope)
+            counts = self._scope(scope, owner)
             counts[2] += found.bytes_in
             counts[3] += found.bytes_out
         body = NetClose(
@@ -227,7 +237,7 @@ class NetRecord:
     def _accepted(self, found: Accepted) -> NetAccept:
         if not found.result:
             scope = f"published:{found.local_port}"
-            self._scope(scope)[0] += 1
+            self._scope(scope, None)[0] += 1
             self._of_connection[found.connection] = scope, None
         return NetAccept(
             connection=self._base + found.connection,
@@ -241,7 +251,7 @@ class NetRecord:
     def _kernel(self, found: Refused, owner: Owner | None) -> NetConnect:
         host = found.domain or found.ip
         scope = _scope(found.protocol, host, found.port)
-        self._scope(scope)[1] += 1
+        self._scope(scope, owner)[1] += 1
         what = _endpoint(host, found.port) if found.protocol == "tcp" else scope
         self._count_refused(found, owner, what, found.hint)
         return NetConnect(
@@ -278,10 +288,35 @@ class NetRecord:
 
     # --- what it came to
 
-    def _scope(self, scope: str) -> list[int]:
-        if scope not in self._scopes and len(self._scopes) >= _MOST_SCOPES:
+    def _command(self, owner: Owner | None) -> str | None:
+        if self._command_of is None or owner is None:
+            return self._span
+        return self._command_of(owner.proc)
+
+    def _scope(self, scope: str, owner: Owner | None) -> list[int]:
+        own = self._scopes.setdefault(self._command(owner), {})
+        if scope not in own and len(own) >= _MOST_SCOPES:
             scope = "others"
-        return self._scopes.setdefault(scope, [0, 0, 0, 0])
+        return own.setdefault(scope, [0, 0, 0, 0])
+
+    def share(self) -> None:
+        """What is nobody's belongs to no command any more."""
+        self._span = None
+
+    def is_open(self, command: str) -> bool:
+        """Whether a connection of a command is not told to be closed."""
+        return any(
+            self._command(owner) == command
+            for _, owner in self._of_connection.values()
+            if owner is not None
+        )
+
+    def forget(self, command: str) -> None:
+        """It has its end: what came of its network was told."""
+        self._scopes.pop(command, None)
+        for kept in (self._refused, self._unreached):
+            for key in [key for key in kept if key[0] == command]:
+                del kept[key]
 
     def _count_refused(
         self,
@@ -291,9 +326,10 @@ class NetRecord:
         hint: str,
         count: int = 1,
     ) -> None:
-        if what not in self._refused and len(self._refused) >= _MOST_DENIED:
+        key = self._command(owner), what
+        if key not in self._refused and len(self._refused) >= _MOST_DENIED:
             return
-        told = self._refused.setdefault(what, [found.reason, hint, 0, {}])
+        told = self._refused.setdefault(key, [found.reason, hint, 0, {}])
         told[2] += count
         if owner is not None:
             who = printable(owner.program), owner.pid
@@ -302,15 +338,21 @@ class NetRecord:
         if who[0] and who[1] and len(told[3]) < _MOST_WHO:
             told[3][who] = None
 
-    def scopes(self) -> tuple[Scope, ...]:
-        """For `command_end`: by name."""
+    def scopes(self, command: str | None = None) -> tuple[Scope, ...]:
+        """For `command_end`: by name. None: of all commands."""
+        told: dict[str, list[int]] = {}
+        for whose, own in self._scopes.items():
+            if command in (None, whose):
+                for name, counts in own.items():
+                    before = told.get(name, [0, 0, 0, 0])
+                    told[name] = [a + b for a, b in zip(before, counts, strict=True)]
         return tuple(
             Scope(scope=name, connections=n[0], refused=n[1], bytes_in=n[2], bytes_out=n[3])
-            for name, n in sorted(self._scopes.items())
+            for name, n in sorted(told.items())
         )
 
-    def refusals(self) -> tuple[Refusal, ...]:
-        """What was refused, in the order in which it came."""
+    def refusals(self, command: str | None = None) -> tuple[Refusal, ...]:
+        """What was refused, in the order in which it came. None: to all commands."""
         return tuple(
             Refusal(
                 what=what,
@@ -320,12 +362,17 @@ class NetRecord:
                 who="{} (pid {})".format(*next(iter(who))) if who else "",
                 others=max(0, len(who) - 1),
             )
-            for what, (reason, hint, count, who) in self._refused.items()
+            for (whose, what), (reason, hint, count, who) in self._refused.items()
+            if command in (None, whose)
         )
 
-    def unreached(self) -> tuple[tuple[str, str, int], ...]:
-        """What was allowed and not reached: host and port, why, how often."""
-        return tuple((what, why, count) for what, (why, count) in self._unreached.items())
+    def unreached(self, command: str | None = None) -> tuple[tuple[str, str, int], ...]:
+        """What was allowed and not reached: host and port, why, how often. None: by all commands."""
+        return tuple(
+            (what, why, count)
+            for (whose, what), (why, count) in self._unreached.items()
+            if command in (None, whose)
+        )
 
     def coverage(self, *, looked_up: bool, listened: tuple[int, ...] | None = None) -> list[Event]:
         """What of the network's record is not known; nothing, where all is. `looked_up`: owners were, as

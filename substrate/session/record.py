@@ -44,7 +44,7 @@ from substrate.world.linux import landlock_abi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from substrate.session.capturing import Choice
@@ -269,9 +269,12 @@ class Recorder:
         layer: int | None,
         withheld: tuple[bytes, ...],
         isolation: Isolation,
+        *,
+        parent: str | None = None,
         joined: Joined | None = None,
     ) -> Event:
-        """`joined`: the call of an agent's tool that this command belongs to."""
+        """`parent`: the span that asked for it; None where nobody in a world did. `joined`: the call of
+        an agent's tool that it belongs to."""
         put = self.writer.blobs.put
         public: dict[str, object] = {}
         secret: dict[str, BlobRef] = {}
@@ -299,7 +302,11 @@ class Recorder:
                 action="allow", reason="no policy is loaded", restrictions=(), rule=None
             ),
             extra=() if joined is None else (("tool_call", joined.to_body()),),
-        ).event("shell", span_id=self.span)
+        ).event(
+            "shell",
+            span_id=self.span,
+            **({} if parent is None else {"parent_span_id": parent}),
+        )
 
     def command_end(
         self,
@@ -368,6 +375,7 @@ class Recorder:
         *,
         span: bool,
         soft: SoftDiff | None = None,
+        shared_with: Sequence[str] = (),
     ) -> tuple[Event, DiffCounts]:
         """The `fs_diff` event of a layer, and the counts that `command_end` repeats.
 
@@ -378,14 +386,14 @@ class Recorder:
         entries = [_entry(change, bases.get(change.path)) for change in changes]
         whole = encode([entry.to_body() for entry in entries])
         digest = sha256_hex(whole)
-        shared_with = None if soft is None else soft.shared_with
+        shared = (tuple(shared_with) or None) if soft is None else soft.shared_with
         extra = () if soft is None else soft.extra()
         if len(entries) <= MAX_ENTRIES and len(whole) < 512 * 1024:
             body = FsDiff(
                 layer=layer,
                 counts=by_kind,
                 entries=tuple(entries),
-                shared_with=shared_with,
+                shared_with=shared,
                 extra=extra,
             )
         else:
@@ -394,7 +402,7 @@ class Recorder:
                 counts=by_kind,
                 tree_hash=digest,
                 list_=self.writer.blobs.put(whole, _JSON),
-                shared_with=shared_with,
+                shared_with=shared,
                 extra=extra,
             )
         span_id = self.span if span else None
@@ -411,8 +419,9 @@ class Recorder:
         *,
         span: bool,
         soft: SoftDiff | None = None,
+        shared_with: Sequence[str] = (),
     ) -> Event:
-        """`span`, `soft` as above; a layer of the command is durable where that was asked for."""
+        """`span`, `soft`, `shared_with` as above; a layer of the command is durable where that was asked for."""
         span_id = self.span if span else None
         return LayerCut(
             layer=layer,
@@ -420,7 +429,7 @@ class Recorder:
             entries=changes,
             durable=soft is None and span and self.settings.layer_sync,
             soft=None if soft is None else True,
-            shared_with=None if soft is None else soft.shared_with,
+            shared_with=(tuple(shared_with) or None) if soft is None else soft.shared_with,
             extra=() if soft is None else (("soft_layer", soft.number),),
         ).event("world", span_id=span_id if soft is None else soft.span)
 

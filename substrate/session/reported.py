@@ -21,6 +21,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import time
 
 from substrate.values import value
 
@@ -227,11 +228,12 @@ class Taken:
             call_id=_text(report.call_id), by="text", of=len({each.call_id for _, each in alike})
         )
 
-    def events(self, blobs: BlobPack, span: str, now_us: int) -> list[Event]:
+    def events(self, blobs: BlobPack, span: str) -> list[Event]:
         """The events of what is taken in, in the order in which it was reported. What is left for the
         command that it belongs to stays."""
         from substrate.telemetry.trace.events.notice import Error
 
+        now_us = time.time_ns() // 1000
         self._found = [pair for pair in self._found if not self._is_left(*pair, now_us)]
         events = [
             _event(blobs, name, report, span if name == self._mine else None)

@@ -41,6 +41,7 @@ class Source:
     path: bytes = b""
     before: tuple[int, ...] = ()
     offset: int = 0
+    fd: int = 0  # ours
 
 
 NOTHING: Final = Source(kind="nothing")
@@ -60,17 +61,18 @@ def look(fd: int = 0) -> Source:
         return Source(kind=told)
     path = os.readlink(b"/proc/self/fd/%d" % fd)
     offset = os.lseek(fd, 0, os.SEEK_CUR)
-    return Source(kind="file", path=path, before=_state(status), offset=offset)
+    return Source(kind="file", path=path, before=_state(status), offset=offset, fd=fd)
 
 
 def digest(
-    source: Source, moved: Recording, digester: Digester, until: float, fd: int = 0
+    source: Source, moved: Recording, digester: Digester, until: float
 ) -> tuple[int | None, str | None, str]:
     """Size, keyed digest and, where there is none, why, of a file. `moved`: the bytes that the
     command was given; `until`: when there is no more time (monotonic). Raises FAILURES (inputs.py)."""
     size = source.before[0]
     if source.offset == 0 and 0 < moved.size == size and not moved.withheld:
         return size, moved.digest(), ""
+    fd = source.fd
     if _state(os.fstat(fd)) != source.before:
         return None, None, "changed"
     if time.monotonic() > until:

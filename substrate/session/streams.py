@@ -22,6 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    Calls = tuple[Callable[[int, int], bytes], Callable[[int, memoryview], int]]
+
 #: what poll(2) promises to be writable on a pipe without blocking
 PIPE_BUF = select.PIPE_BUF
 _READ_SIZE = 65536
@@ -85,7 +87,15 @@ class Pump:
     At most one read's worth is in flight. `sink` -1 means that nobody reads: bytes are
     recorded and dropped."""
 
-    def __init__(self, source: int, sink: int, recording: Recording) -> None:
+    def __init__(
+        self,
+        source: int,
+        sink: int,
+        recording: Recording,
+        calls: Calls = (os.read, os.write),
+    ) -> None:
+        """`calls`: what reads and writes."""
+        self._get, self._put = calls
         self.source = source
         self.sink = sink
         self.recording = recording
@@ -110,6 +120,11 @@ class Pump:
         write; -1 where it does not, or where `wants` asks for it already."""
         return self.sink if self._has_reader and not self.done and not self.pending else -1
 
+    def step_if_open(self) -> None:
+        """As `step`, when its end may have come in this round."""
+        if not self.done:
+            self.step()
+
     def step(self) -> None:
         """Called when what it waits for is there."""
         if self.pending:
@@ -119,7 +134,7 @@ class Pump:
 
     def _read(self) -> None:
         try:
-            data = os.read(self.source, _READ_SIZE)
+            data = self._get(self.source, _READ_SIZE)
         except BlockingIOError:
             return
         except OSError as error:
@@ -146,7 +161,7 @@ class Pump:
 
     def _write(self) -> None:
         try:
-            written = os.write(self.sink, self.pending[: self._step])
+            written = self._put(self.sink, self.pending[: self._step])
         except BlockingIOError:
             return
         except OSError as error:
@@ -184,8 +199,12 @@ class InputPump(Pump):
         kept: int = -1,
         secret: Callable[[], bool] | None = None,
         keys: Callable[[bytes], bytes] = bytes,
+        calls: Calls = (os.read, os.write),
+        foreground: Callable[[], bool] | None = None,
     ) -> None:
-        super().__init__(source, sink, recording)
+        """`foreground`: whether a terminal may be read, where it is not ours."""
+        super().__init__(source, sink, recording, calls)
+        self._foreground = foreground
         self._secret = secret
         self._keys = keys
         self._kept = kept
@@ -196,7 +215,9 @@ class InputPump(Pump):
             return None
         if self.pending:
             return self.sink, select.POLLOUT
-        if self._tty and not _in_foreground(self.source):
+        if self._tty and not (
+            _in_foreground(self.source) if self._foreground is None else self._foreground()
+        ):
             return None  # a read would stop us by SIGTTIN, as it would the command
         return self.source, select.POLLIN
 
@@ -251,7 +272,13 @@ class Streams:
         *,
         terminal: bool,
         closed: frozenset[int],
+        fds: tuple[int, int, int] = (0, 1, 2),
+        sockets: frozenset[int] = frozenset(),
+        foreground: Callable[[], bool] | None = None,
     ) -> None:
+        """`fds`: the caller's streams, as we have them; `sockets`: which of them are not to be waited
+        for; `foreground`: see InputPump."""
+        self._fds, self._sockets, self._foreground = fds, sockets, foreground
         self.stdin, self.stdout, self.stderr = (Recording(limit, new_digest) for _ in range(3))
         self.pumps: list[Pump] = []
         self.input: InputPump | None = None
@@ -264,24 +291,31 @@ class Streams:
     def _plan(self, fd: int, closed: frozenset[int]) -> int:
         if fd in closed:
             return CLOSED
-        if self.terminal and os.isatty(fd):
+        if self.terminal and os.isatty(self._fds[fd]):
             return TERMINAL
         if fd == 0:
             return self._plan_input()
-        if fd == 2 and 1 not in closed and not self.terminal and _are_one_open_file(1, 2):
+        if fd == 2 and 1 not in closed and not self.terminal and _are_one_open_file(*self._fds[1:]):
             self.joined = True
             return len(self.passed) - 1
         reading, writing = os.pipe2(os.O_CLOEXEC)
         recording = self.stdout if fd == 1 else self.stderr
-        self.pumps.append(Pump(reading, fd, recording))
+        sink = self._fds[fd]
+        self.pumps.append(Pump(reading, sink, recording, self._calls(writes=sink)))
         return self._pass(writing)
 
     def _plan_input(self) -> int:
-        if _is_null(0):
+        source = self._fds[0]
+        if _is_null(source):
             return NULL
         reading, writing = os.pipe2(os.O_CLOEXEC)
-        kept = os.dup(reading) if stat.S_ISREG(os.fstat(0).st_mode) else -1
-        self.input = InputPump(0, writing, self.stdin, kept=kept)
+        kept = os.dup(reading) if stat.S_ISREG(os.fstat(source).st_mode) else -1
+        self.input = InputPump(
+            *(source, writing, self.stdin),
+            kept=kept,
+            calls=self._calls(reads=source),
+            foreground=self._foreground,
+        )
         self.pumps.append(self.input)
         return self._pass(reading)
 
@@ -290,6 +324,17 @@ class Streams:
             os.fchown(fd, *self._owner)  # so that /dev/stdout can be opened in the world
         self.passed.append(fd)
         return len(self.passed) - 1
+
+    def _calls(self, *, reads: int = -1, writes: int = -1) -> Calls:
+        """What moves bytes of one of the caller's streams."""
+        if not self._sockets & {reads, writes}:
+            return os.read, os.write
+        from substrate.session.unwaiting import read_socket, write_socket
+
+        return (
+            read_socket if reads in self._sockets else os.read,
+            write_socket if writes in self._sockets else os.write,
+        )
 
     def close_passed(self) -> None:
         """Closes our copies of what the command has now."""
@@ -303,14 +348,38 @@ class Streams:
         from substrate.session.terminal import reads_secret
 
         self.input = InputPump(
-            0, master, self.stdin, secret=lambda: reads_secret(master), keys=keys
+            self._fds[0],
+            master,
+            self.stdin,
+            secret=lambda: reads_secret(master),
+            keys=keys,
+            foreground=self._foreground,
         )
         self.pumps.append(self.input)
-        self.pumps.append(Pump(os.dup(master), 1, self.stdout))
+        self.pumps.append(Pump(os.dup(master), self._fds[1], self.stdout))
 
     def outputs_done(self) -> bool:
         """Whether every output stream came to its end."""
         return all(pump.done for pump in self.pumps if pump is not self.input)
+
+    @property
+    def is_left(self) -> bool:
+        """Whether something that it left in the background may still write."""
+        return not self.outputs_done()
+
+    def abandon(self) -> None:
+        """Nothing is moved any more."""
+        self.close_passed()
+        for pump in self.pumps:
+            pump.broken()
+
+    def drained(self) -> bool:
+        """Whether nothing that was written waits to be moved on."""
+        outputs = [pump for pump in self.pumps if pump is not self.input and not pump.done]
+        poll = select.poll()
+        for pump in outputs:
+            poll.register(pump.source, select.POLLIN)
+        return not any(pump.pending for pump in outputs) and not poll.poll(0)
 
     def end_input(self) -> None:
         """The command is gone: nothing more is read for it."""

@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
 
+    from substrate.telemetry.capture.ports import Ports
     from substrate.telemetry.capture.processes import Process
     from substrate.telemetry.capture.programs import Program
+    from substrate.telemetry.capture.written import WrittenPaths
 
 _COMPONENT: Final = "capture"
 #: what a line can hold as a number (trace.md §2)
@@ -60,6 +62,10 @@ class Scope:
     follow: Callable[[bytes, int], bytes | None] = lambda path, called_us: None
     #: where a backend sees calls that the world's filter answers: (number, errno, argument, mask)
     denied: tuple[tuple[int, int, int, int], ...] = ()
+    #: where the ports of all commands that share a network are kept; None: it has them for itself
+    ports: Ports | None = None
+    #: takes the paths that are written, where somebody wants to know
+    written: WrittenPaths | None = None
 
 
 class Decoder:
@@ -79,12 +85,14 @@ class Decoder:
         self.newest_us = 0
         self._events: list[Event] = []
         self.steps = Steps(scope.follow)
-        files = Files(self.tree, self.batches, self.summary, self.steps)
+        files = Files(self.tree, self.batches, self.summary, self.steps, scope.written)
         # bound once, for each record
         self._file, self._moved, self._descriptor = files.touch, files.move, files.descriptor
         connections = Connections(self.tree, self.batches, self.summary, self._put, self.steps)
         self._net, self._net_interrupted = connections.call, connections.interrupted
         #: who has reached out from which local port
+        if scope.ports is not None:
+            connections.ports = scope.ports
         self.ports = connections.ports
         #: by task: its calls that signals interrupted, one in the handler of the other, until later ones
         #: tell what came of them; [head, items, how many came since]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from substrate.telemetry.capture.processes import Process, Tree
     from substrate.telemetry.capture.steps import Steps
     from substrate.telemetry.capture.summary import Summary
+    from substrate.telemetry.capture.written import WrittenPaths
 
 _AT_FDCWD: Final = -100
 _HOW: Final = struct.Struct("=3Q")
@@ -31,10 +32,18 @@ class Files:
     """What a command's processes do to files. `outcome` of a call: what its row says of the result,
     a number where it succeeded."""
 
-    __slots__ = ("_batches", "_steps", "_summary", "_tree")
+    __slots__ = ("_batches", "_steps", "_summary", "_tree", "_written")
 
-    def __init__(self, tree: Tree, batches: Batches, summary: Summary, steps: Steps) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        batches: Batches,
+        summary: Summary,
+        steps: Steps,
+        written: WrittenPaths | None = None,
+    ) -> None:
         self._tree, self._batches, self._summary, self._steps = tree, batches, summary, steps
+        self._written = written
 
     def touch(
         self,
@@ -111,6 +120,9 @@ class Files:
             process, time_us, tid, name, path, intent, outcome, path2=path2, flags=flags, raw=told
         )
         self._summary.add(intent, path, path2, outcome)
+        if self._written is not None and (type(outcome) is int or outcome == intents.UNOBSERVED):
+            swapped = name == "renameat2" and args[4] & 2 != 0
+            self._written.add(intent, path, path2, time_us, process.proc, exchanged=swapped)
 
     def move(
         self,

@@ -1,0 +1,545 @@
+"""A session that lives: its supervisor serves one command after the other, and several at once.
+
+It holds the session (live_session.py) and at most one living world (live_world.py). A command that comes when none
+lives begins a new one, on a layer of its own; one that comes while others are there, or what they left, joins them and
+shares theirs (sharing.py). A world ends when it is quiet, and a next one is begun with ahead of time. Everything is done in
+one loop (loop.py). Invariants: idle, it sleeps; whatever a client does ends nothing but its own command; when it
+ends, by whatever, so does every process of its world, and the trace is whole. Spec: shell.md §2; docs/adr/0020.
+"""
+
+from __future__ import annotations
+
+import _signal
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from substrate.errors import StateError, SubstrateError
+from substrate.session import client_call, doors, starting, store, world_setup
+from substrate.session.captures import Captures
+from substrate.session.client_call import Call
+from substrate.session.client_fds import ClientFds
+from substrate.session.command_run import Ended
+from substrate.session.doors import Client, Door, Peer
+from substrate.session.executing import Executing, is_in_foreground, status_of
+from substrate.session.finishing import Finished, finish
+from substrate.session.live_session import LiveSession
+from substrate.session.live_world import LiveWorld
+from substrate.session.loop import Loop, Waiting
+from substrate.session.one_command import OneCommand
+from substrate.session.request import RUN, TEXT, RunRequest
+from substrate.session.sharing import Sharing, now_ns
+from substrate.session.summary import outcome_object
+from substrate.session.supervisor import Outcome
+from substrate.telemetry.capture.written import WrittenPaths
+from substrate.telemetry.trace.events.policy import PolicyDecision
+from substrate.values import replace
+from substrate.world import wire
+from substrate.world.handle import StartFailed
+
+if TYPE_CHECKING:
+    import _socket
+
+    from substrate.session.settings import Settings
+    from substrate.session.signals import SignalPipe
+    from substrate.telemetry.trace.events.session import Isolation
+    from substrate.world.handle import Zygote
+
+LOG = b"log"
+_MOST_LOG = 1 << 20
+#: commands that are asked to end get this long in all
+_END_S = 5.0
+
+
+class Daemon:
+    """See the module. `request`: which session, and how it is begun; its program is of no interest."""
+
+    def __init__(
+        self,
+        request: RunRequest,
+        settings: Settings,
+        zygote: Zygote,
+        arriving: SignalPipe,
+        cwd: bytes,
+    ) -> None:
+        self._request, self._settings, self._zygote = request, settings, zygote
+        self._arriving = arriving
+        self.session = LiveSession(settings, zygote, arriving, cwd)
+        self._world: LiveWorld | None = None
+        self._sharing: Sharing
+        self._captures: Captures
+        self._isolation: Isolation
+        self._network_began = False
+        self._next: LiveWorld | None = None  # begun with, for the next command
+        self._worlds = 0
+        self._running: list[Executing] = []
+        self._left: list[Executing] = []  # answered; what they left goes on
+        self._clients: list[Client] = []
+        self._doors: list[Door] = []
+        self._ending = False
+        self._end_by = 0.0
+        self._enders: list[Client] = []
+        self._log_fd = -1
+        self._loop = Loop(self)
+
+    # --- its life
+
+    def open(self) -> None:
+        """Takes the session and opens its doors. Raises SubstrateError, OSError."""
+        session = self.session
+        session.open(self._request)
+        session.load_stack()
+        session.open_trace()
+        self._log_fd = os.open(
+            LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600,
+            dir_fd=session.files.fd,
+        )  # fmt: skip
+        self._doors.append(Door(session.files.fd, doors.CONTROL, self._welcome_control))
+        store.set_current(session.home, session.workspace, session.files.session_id)
+        self._prepare_next()
+
+    def serve(self) -> None:
+        """Until it is to end. Raises OSError, StateError where the trace takes nothing any more."""
+        while not self._is_over():
+            self._loop.turn()
+            self._look()
+            if self.session.writer.failed:
+                raise StateError("the trace cannot be written any more", hint="look at the disk")
+
+    def end(self) -> None:
+        """It is to end, with all that runs."""
+        if not self._ending:
+            self._ending = True
+            self._end_by = time.monotonic() + _END_S
+            for each in self._running:
+                each.run.end("supervisor", time.monotonic())
+
+    def _is_over(self) -> bool:
+        return self._ending and not self._running and self._world is None
+
+    def close(self) -> None:
+        """Ends whatever is there; called on every way out."""
+        for door in self._doors:
+            door.close()
+        for each in (*self._running, *self._left):
+            each.close()
+        for world in (self._world, self._next):
+            if world is not None:
+                world.release()
+        try:
+            self.session.close()
+            self.session.abandon(self._wait_gone)
+        finally:
+            for client in self._enders:
+                client.answer(doors.plain({"ended": self.session.files.session_id}))
+            for client in self._clients:
+                client.close()
+            if self._log_fd >= 0:
+                os.close(self._log_fd)
+
+    def _wait_gone(self) -> None:
+        if self._world is not None:
+            self._world.wait_ended()
+
+    def log(self, text: str) -> None:
+        """A line for whoever looks for what went wrong; a long log is begun anew."""
+        if self._log_fd < 0:
+            return
+        try:
+            if os.fstat(self._log_fd).st_size > _MOST_LOG:
+                os.ftruncate(self._log_fd, 0)
+            line = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n"
+            os.write(self._log_fd, line.encode("utf-8", "backslashreplace"))
+        except OSError:
+            return  # a full disk: the record says so, this need not
+
+    # --- the loop
+
+    def wait_for(self, waiting: Waiting) -> None:
+        waiting.read(self._arriving.fileno(), self._take_signals)
+        for door in self._doors:
+            door.wait_for(waiting)
+        for client in tuple(self._clients):
+            client.wait_for(waiting)
+        if self._world is not None:
+            self._world.wait_for(waiting)
+        for each in tuple(self._running):
+            each.wait_for(waiting)
+        for each in self._left:
+            each.run.wait_for_bytes(waiting)
+        if self._ending:
+            waiting.until(self._end_by)
+
+    def _take_signals(self) -> None:
+        ends = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT)
+        if any(number in ends for number in self._arriving.read()):
+            self.end()
+
+    def _look(self) -> None:
+        """What is over by now."""
+        self._clients = [client for client in self._clients if not client.is_gone]
+        self._running = [each for each in self._running if not each.answered]
+        world = self._world
+        if world is None:
+            return
+        over = world.quiet or world.dead
+        self._sharing.settle_left()
+        for each in tuple(self._left):
+            if each.one not in self._sharing.left:
+                self._left.remove(each)
+                each.close()
+        if self._sharing.live:
+            if self._ending and time.monotonic() >= self._end_by:
+                for each in self._running:
+                    each.run.abandon()
+            return
+        if over or self._ending:
+            self._end_world()
+
+    def _end_world(self) -> None:
+        self._sharing.end_world(lambda: self._arriving.ends_within(0))
+        self._world_is_gone()
+
+    def _world_is_gone(self) -> None:
+        assert self._world is not None
+        self._world.release()
+        self._world = None
+        for each in self._left:
+            each.close()
+        self._left = []
+        self.session.writer.sync()
+        if not self._ending:
+            self._prepare_next()
+
+    # --- who comes
+
+    def _welcome_control(self, socket: _socket.socket) -> None:
+        peer = Peer(socket)
+        why = doors.why_not_control(peer, self._zygote.pid)
+        client = Client(socket, peer, inside=False, until=time.monotonic() + doors.FIRST_S)
+        if why:
+            self._tell_of_refusal(client, why)
+            client.fail(f"this is not for you: {why}", "ask from outside of worlds", 126)
+        elif len(self._clients) >= doors.MOST_CLIENTS:
+            client.fail(
+                f"{doors.MOST_CLIENTS} others are being served", "try again when some have ended"
+            )
+        elif self._ending:
+            client.fail("the session is ending", "try again for a new one")
+        else:
+            client.on_packet = self._hear
+            self._clients.append(client)
+
+    def _tell_of_refusal(self, client: Client, why: str) -> None:
+        """On the record: an attempt at what is not a world's to have."""
+        if not self.session.started:
+            self.log(f"refused at control: {why}")
+            return
+        told = PolicyDecision(
+            kind="api",
+            subject="control",
+            decision="deny",
+            action="refused",
+            rule=None,
+            policy_digest="",
+            reason=why,
+        )
+        self.session.writer.append([told.event("shell")])
+
+    def _hear(self, client: Client, message: wire.Message) -> None:
+        """The first packet of a client."""
+        if message.kind == client_call.EXECUTE:
+            self._execute(client, message)
+        elif message.kind == client_call.VERB:
+            self._answer(client, client_call.parse_verb(message))
+        else:
+            raise client_call.BadCall(f"nobody begins with {message.kind!r}")
+
+    def _answer(self, client: Client, verb: client_call.Verb) -> None:
+        if verb.name == "status":
+            client.answer(doors.plain(self.status()))
+        elif verb.name == "end":
+            client.busy = True
+            self._clients.remove(client)
+            self._enders.append(client)
+            self.end()
+        else:
+            client.fail(
+                f"a session that runs cannot be asked to {verb.name}",
+                f"end it first: `substrate session end {self.session.world.name}`",
+            )
+
+    def status(self) -> dict[str, Any]:
+        """The answer to `status` (schema substrate.session.status/1)."""
+        session, world = self.session, self._world
+        return {
+            "schema": "substrate.session.status/1",
+            "session": session.files.session_id,
+            "world": session.world.name,
+            "workspace": os.fsdecode(session.world.workspace),
+            "backend": session.world.backend,
+            "pid": os.getpid(),
+            "layers": len(session.stack.layers),
+            "lives": world is not None,
+            "shared": world is not None and self._sharing.is_shared,
+            "left": len(self._left),
+            "commands": [
+                {
+                    "span": each.one.recorder.span,
+                    "program": os.fsdecode(each.call.file),
+                    "pid": each.run.pid,
+                    "client": each.client.peer.pid,
+                }
+                for each in self._running
+            ],
+        }
+
+    # --- commands
+
+    def _execute(self, client: Client, message: wire.Message) -> None:
+        call = client_call.parse_execute(message)
+        if call.mode != client_call.COMMAND:
+            raise client_call.BadCall(f"the mode {call.mode} is for processes of the world")
+        given = message.fds[1:]
+        if len(given) != 3 - len(call.flags.closed):
+            raise client_call.BadCall("there is not one fd for each stream that is open")
+        del message.fds[1:]
+        left = iter(given)
+        streams = tuple(-1 if n in call.flags.closed else next(left) for n in range(3))
+        each: Executing | None = None
+        try:
+            fds = ClientFds((streams[0], streams[1], streams[2]))
+            each = Executing(self, client, call, fds)
+            self._begin(each)
+        except (SubstrateError, OSError) as error:
+            self._could_not_begin(client, each, error)
+
+    def _could_not_begin(
+        self, client: Client, each: Executing | None, error: SubstrateError | OSError
+    ) -> None:
+        text = (error.strerror if isinstance(error, OSError) else "") or str(error)
+        hint = error.hint if isinstance(error, SubstrateError) else "look at `substrate doctor`"
+        self.log(f"a command could not begin: {error!r}")
+        client.on_gone = _nothing
+        client.fail(text, hint, 2 if getattr(error, "status", 0) == 2 else 125)
+        if each is not None:
+            if each in self._running:
+                self._running.remove(each)
+            if hasattr(each, "one"):
+                self._drop(each, text)
+            each.fds.close()
+        if self._world is not None and not self._sharing.spans:
+            self._drop_world()
+
+    def _drop(self, each: Executing, text: str) -> None:
+        """One that has a start on the record and never ran gets its end there."""
+        one = each.one
+        if one.capture is not None:
+            one.capture.close()
+        world = self._world
+        if world is None or one not in self._sharing.live:
+            return
+        self._sharing.live.remove(one)
+        if each.run in world.runs:
+            world.runs.remove(each.run)
+        failed = Ended(
+            status=None,
+            failed=("start", 0, text),
+            ended_by="start_failed",
+            duration_us=0,
+            usage=(),
+            background_ended=(),
+            quiet=True,
+        )
+        self.session.writer.append([one.end_event(failed, None)])
+
+    def _drop_world(self) -> None:
+        """A world in which nothing ran."""
+        world = self._world
+        assert world is not None
+        self._world = None
+        world.release()
+        world.wait_ended()
+        if world.layer is not None:
+            self.session.drop_layer(world.layer)
+        self._prepare_next()
+
+    def _begin(self, each: Executing) -> None:
+        call = each.call
+        kind = RUN if call.flags.cmd is None else TEXT
+        request = RunRequest(kind=kind, file=call.file, argv=call.argv, cmd_text=call.flags.cmd)
+        settings = _narrowed(self._settings, call)
+        one = OneCommand(
+            request,
+            settings,
+            call.cwd,
+            each.terminal,
+            call.flags.closed,
+            environ=call.environ,
+            umask=call.umask,
+            ignored=call.flags.ignored,
+            fds=each.fds.fds,
+            sockets=each.fds.sockets,
+            foreground=lambda: is_in_foreground(each.client.peer.pid),
+        )
+        one.written = WrittenPaths()
+        isolation = None
+        if self._world is None:
+            one.choose(self.session)
+            self._begin_world(one)
+            isolation = self._isolation
+            world = self._world
+            assert world is not None
+            each.prepare_run(one, settings.background_s, settings.timeout_s)
+            one.begun_ns = now_ns()
+            starting.write_first(self.session, world, one, isolation, call.parent)
+            self._sharing.begin(one)
+            world.world.wait_ready()
+            if world.network is not None and world.is_routed:
+                world.network.connect()
+        else:
+            world = self._world
+            one.choose(self.session, in_observed=world.frame.observed)
+            world_setup.refuse_hidden_cwd(one.cwd, world.spec)
+            if world.frame.backend == "guard":
+                from substrate.session import guarding
+
+                one.cwd = guarding.inside(self.session.files, self.session.stack, one.cwd)
+            one.captures = self._captures
+            one.begin(self.session, world)
+            each.prepare_run(one, settings.background_s, settings.timeout_s)
+            one.make_spec()
+            one.begun_ns = now_ns()
+            one.write_start(self._isolation, call.parent)
+            self._sharing.begin(one)
+            if world.network is not None:
+                world.network.share()
+        world.quiet = False
+        world.runs.append(each.run)
+        self._running.append(each)
+        try:
+            each.run.begin(one.spec)
+        except StartFailed as failed:
+            raise StateError(f"{failed.step}: {failed.text}", hint="run it again") from None
+        if self._sharing.is_shared:
+            world.world.ask_for_seat()  # the next one starts at once
+
+    def _begin_world(self, one: OneCommand) -> None:
+        """A new world, on a new layer, for its first command."""
+        session = self.session
+        session.host = world_setup.look_at_host()
+        terminal = one.terminal is not None
+        world, self._next = self._next, None
+        if world is None or terminal or world.frame.observed != one.choice.observed:
+            if world is not None:
+                world.release()
+            world = self._make_world()
+            world.prepare(one.choice, terminal=terminal)
+        self._world, self._network_began = world, False
+        self._sharing = Sharing(session, world)
+        self._captures = one.captures = Captures(session.number)
+        world.layer = session.cut()
+        one.cwd = world.start(self._request_of(one), one.cwd)
+        one.begin(session, world)
+        world.make_network(self._captures if one.choice.level != "off" else None)
+        one.make_spec()
+        world.wait_network()
+        self._isolation = starting.isolation_in_force(world)
+        world.watch_disk()
+
+    def _request_of(self, one: OneCommand) -> RunRequest:
+        """By what it is decided which places the world shows: that of the session, where it names an agent."""
+        return self._request if self._request.kind == RUN else one.request
+
+    def _make_world(self) -> LiveWorld:
+        self._worlds += 1
+        return LiveWorld(self.session, self._worlds)
+
+    def _prepare_next(self) -> None:
+        """A rootless world is made of the mounts that the host has when it is begun with (docs/adr/0011),
+        so it is not begun with for later."""
+        if self.session.world.backend not in ("ns-root-idmap", "ns-root") or self._next is not None:
+            return
+        one = OneCommand(
+            self._request, self._settings, b"/", None, frozenset(), environ={}, umask=0
+        )
+        try:
+            one.choose(self.session)
+            world = self._make_world()
+            world.prepare(one.choice, terminal=False)
+        except (SubstrateError, OSError) as error:
+            self.log(f"no world was prepared: {error!r}")  # the next command says it to somebody
+            return
+        self._next = world
+
+    def begin_network(self, one: OneCommand) -> None:
+        """Called when a command has its go."""
+        if not self._network_began:
+            self._network_began = True
+            shared = self._sharing.is_shared
+            one.world.begin_network(
+                None if shared else one.recorder.span, self._captures.command_of
+            )
+
+    def finish(self, each: Executing, ended: Ended) -> None:
+        """A command has come to its end: the trace is told, then its client."""
+        world, one, sharing = self._world, each.one, self._sharing
+        assert world is not None
+        trouble = each.trouble
+        found: Finished | None = None
+        try:
+            alone = not sharing.is_shared and not sharing.left
+            if alone and (world.quiet or world.dead):
+                sharing.live.remove(one)
+                one.is_gone = True
+                world.runs.remove(each.run)
+                found = finish(self.session, world, one, ended, world.wait_ended, self.log)
+                self._world_is_gone()
+            else:
+                found = sharing.finish(one, ended)
+                if one in sharing.left:
+                    self._left.append(each)
+                else:
+                    world.runs.remove(each.run)
+                self.session.writer.sync()
+        except (SubstrateError, OSError) as error:
+            self.log(f"the end of {one.recorder.span}: {error!r}")
+            trouble = trouble or str(error)
+            if one in sharing.live:
+                sharing.live.remove(one)
+        each.part(*self._told(each, ended, found, trouble))
+
+    def _told(
+        self, each: Executing, ended: Ended, found: Finished | None, trouble: str
+    ) -> tuple[bytes, bytes | int | str, bytes | int | str, bytes | int | str]:
+        if trouble or found is None:
+            return client_call.FAILED, 125, trouble, "`substrate doctor` tries what a session needs"
+        session, world = self.session, each.one.world
+        for denial in found.denials:
+            each.client.send(client_call.TEXT, f"substrate: {denial.text}"[:4000])
+        outcome = Outcome(
+            exit_status=status_of(ended, trouble),
+            ended=ended,
+            session_id=session.files.session_id,
+            span_id=each.one.recorder.span,
+            world=None if session.world.backend == "none" else session.world.name,
+            continued=True,
+            changes=found.changes,
+            layer=world.layer if found.changes and found.kept else None,
+            notes=world.notes,
+            denials=found.denials,
+        )
+        told = doors.plain(outcome_object(outcome))
+        return client_call.ENDED, outcome.exit_status, told, ""
+
+
+def _narrowed(settings: Settings, call: Call) -> Settings:
+    """The session's settings, as far as a call makes them narrower."""
+    asked = call.flags.timeout_s
+    if asked is None or (settings.timeout_s is not None and settings.timeout_s <= asked):
+        return settings
+    return replace(settings, timeout_s=asked)
+
+
+def _nothing() -> None:
+    return

@@ -1,0 +1,294 @@
+"""A command that a client has asked for, from its call to the answer.
+
+Its streams are the client's fds, its signals come as packets, and it ends when its client goes. It begins
+in the world that lives, or in a new one; which, and how it ends, the session knows (daemon.py). Stages: starting (it
+says HELLO), running, settling (what is told of it comes in), answered. Invariant: whatever fails of one command is told to its
+client and ends nothing else. Spec: shell.md §2.
+"""
+
+from __future__ import annotations
+
+import _signal
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from substrate.errors import SubstrateError
+from substrate.session import client_call
+from substrate.session.client_call import Call
+from substrate.session.client_fds import ClientFds
+from substrate.session.command_run import CommandRun, Ended
+from substrate.session.doors import Client
+from substrate.session.loop import Waiting
+from substrate.session.one_command import OneCommand, exit_status
+from substrate.session.sharing import now_ns
+from substrate.session.signals import FORWARDED
+from substrate.session.terminal import HostTerminal
+from substrate.world import wire
+
+if TYPE_CHECKING:
+    from substrate.session.daemon import Daemon
+
+#: what came of a command is waited for so long after it, and digested in such slices
+_SETTLE_S = 0.5
+_LOOK_S = 0.02
+_SLICE_S = 0.01
+
+
+class ClientTerminal(HostTerminal):
+    """The terminal of a client, which makes it raw itself."""
+
+    def make_raw(self) -> None:
+        return
+
+    def restore(self) -> None:
+        return
+
+
+class JoinedRun(CommandRun):
+    """The run of such a command. `on_stop`: told when it has stopped; `on_trouble`: told what failed in
+    the middle of it, which ends it."""
+
+    on_stop: Callable[[], None]
+    on_trouble: Callable[[Exception], None]
+
+    def _stop(self) -> None:
+        """The command's group stops; its client stops itself and lets it go on."""
+        self._stop_wanted = False
+        self.signal(_signal.SIGSTOP, "group")
+        self.on_stop()
+
+    def _take_terminal(self) -> None:
+        return
+
+    def world_died(self) -> None:
+        self._dead = True
+        if self.is_starting:
+            self._failed = ("start", 0, "the world ended before the command started")
+
+    def wait_for(self, waiting: Waiting) -> None:
+        super().wait_for(Guarded(waiting, self.on_trouble))
+
+    def wait_for_bytes(self, waiting: Waiting) -> None:
+        super().wait_for_bytes(
+            waiting if isinstance(waiting, Guarded) else Guarded(waiting, self.on_trouble)
+        )
+
+
+class Guarded(Waiting):
+    """A turn of the loop as one command sees it: what fails there is the command's own."""
+
+    def __init__(self, waiting: Waiting, trouble: Callable[[Exception], None]) -> None:
+        self._waiting, self._trouble = waiting, trouble
+        self.now = waiting.now
+
+    @property
+    def changed(self) -> bool:
+        return self._waiting.changed
+
+    @changed.setter
+    def changed(self, yes: bool) -> None:
+        self._waiting.changed = yes
+
+    def until(self, moment: float | None) -> None:
+        self._waiting.until(moment)
+
+    def on(self, fd: int, events: int, act: Callable[[], None]) -> None:
+        def guarded() -> None:
+            try:
+                act()
+            except (OSError, SubstrateError, wire.WireError) as error:
+                self._trouble(error)
+
+        self._waiting.on(fd, events, guarded)
+
+
+class Executing:
+    """See the module. A part of the loop until it is `answered`."""
+
+    def __init__(self, daemon: Daemon, client: Client, call: Call, streams: ClientFds) -> None:
+        self._daemon, self.client, self.call, self._fds = daemon, client, call, streams
+        self.one: OneCommand
+        self.run: JoinedRun
+        self._ended: Ended | None = None
+        self._settle_until = 0.0
+        self._trouble = ""
+        self.answered = False
+        self._began = False
+        self._parting: tuple[bytes, tuple[bytes | int | str, ...]] | None = None
+        client.busy = True
+        client.on_packet = self._hear
+        client.on_gone = self._client_gone
+
+    @property
+    def terminal(self) -> HostTerminal | None:
+        wanted = self.call.flags.terminal is not None and self._fds.terminal >= 0
+        return ClientTerminal(self._fds.terminal) if wanted else None
+
+    @property
+    def fds(self) -> ClientFds:
+        return self._fds
+
+    def prepare_run(self, one: OneCommand, background_s: float, timeout_s: float | None) -> None:
+        """Its command is known, and the world in which it runs."""
+        self.one = one
+        run = self.run = JoinedRun(
+            *(one.world.world, one.streams, None, one.terminal, one.capture),
+            timeout_s=timeout_s,
+            background_s=background_s,
+            leaves=True,
+        )
+        one.run = run
+        run.on_stop = lambda: self.client.send(client_call.STOPPED, int(_signal.SIGSTOP))
+        run.on_trouble = self._in_trouble
+
+    # --- the client
+
+    def _hear(self, client: Client, message: wire.Message) -> None:
+        if message.kind == client_call.SIGNAL:
+            number = message.number(0)
+            if number in FORWARDED or number in (_signal.SIGWINCH, _signal.SIGTSTP):
+                self.run.take_signal(number)
+        elif message.kind == client_call.CONTINUE:
+            self.run.signal(_signal.SIGCONT, "group")
+        else:
+            raise client_call.BadCall(f"{message.kind!r} is not said while a command runs")
+
+    def _client_gone(self) -> None:
+        """Its command ends with it."""
+        if self._ended is None:
+            self.run.signal(_signal.SIGHUP, "tree")
+            self.run.signal(_signal.SIGCONT, "tree")
+            self.run.end("client", time.monotonic())
+            self.run.abandon()
+
+    def _in_trouble(self, error: Exception) -> None:
+        """Something that belongs to this command alone has failed."""
+        if not self._trouble:
+            self._trouble = (error.strerror if isinstance(error, OSError) else "") or str(error)
+            self._daemon.log(f"command {self.one.recorder.span}: {error!r}")
+        for pump in self.one.streams.pumps:
+            if not pump.done and pump.pending:
+                pump.broken()
+        self.run.end("supervisor", time.monotonic())
+
+    # --- the loop
+
+    def wait_for(self, waiting: Waiting) -> None:
+        if self.answered:
+            return
+        if self._parting is not None:
+            self._wait_for_relays(waiting)
+            return
+        run = self.run
+        if not self._began:
+            if run.is_starting:
+                run.wait_for(waiting)
+                return
+            self._begin()
+            waiting.changed = True
+        elif self._ended is None:
+            if self.client.is_gone:
+                run.end("client", waiting.now)
+            run.wait_for(waiting)
+            if run.over:
+                self._ended = run.ended()
+                self._settle_until = waiting.now + _SETTLE_S
+        else:
+            self._settle(waiting)
+
+    def _begin(self) -> None:
+        """It waits for its go, or has failed."""
+        self._began = True
+        run, one = self.run, self.one
+        if run.may_go:
+            one.begun_ns = now_ns()
+            run.go()
+            one.begin_capture(self._daemon.log)
+            self._daemon.begin_network(one)
+            told = '{"terminal":true}' if one.terminal is not None else "{}"
+            self.client.send(client_call.ACCEPTED, one.recorder.span, self.call.parent or "", told)
+        else:
+            run.wait_for_end()
+        if self.client.is_gone:
+            self._client_gone()
+
+    def _settle(self, waiting: Waiting) -> None:
+        """What its network and capture have to tell yet comes in, for a while, beside other work."""
+        assert self._ended is not None
+        one, now = self.one, waiting.now
+        capture = one.capture
+        if now < self._settle_until and capture is not None and capture.finished():
+            if capture.digest(time.monotonic() + _SLICE_S):
+                waiting.until(now)
+                return
+            network = one.world.network
+            if network is not None and not network.is_settled(one.recorder.span):
+                waiting.until(now + _LOOK_S)
+                return
+        waiting.changed = True
+        self._daemon.finish(self, self._ended)
+
+    def part(self, kind: bytes, *fields: bytes | int | str) -> None:
+        """What its client is told at last, when all that it wrote is where it belongs."""
+        self._parting = (kind, fields)
+        self.one.streams.end_input()
+        if not self.one.streams.is_left:
+            self._fds.end_output()
+
+    def _wait_for_relays(self, waiting: Waiting) -> None:
+        assert self._parting is not None
+        waits = [fd for fd in self._fds.relays if not _is_readable(fd)]
+        if waits and not self.client.is_gone and not self.one.streams.is_left:
+            for fd in waits:
+                waiting.read(fd, _nothing)
+            return
+        kind, fields = self._parting
+        self.client.send(kind, *fields)
+        self.client.close()
+        self.answered = waiting.changed = True
+
+    def close(self) -> None:
+        """Nothing of it goes on any more."""
+        if self.one.capture is not None:
+            self.one.capture.close()
+        self.one.streams.abandon()
+        self._fds.close()
+
+    @property
+    def trouble(self) -> str:
+        return self._trouble
+
+
+def status_of(ended: Ended, trouble: str) -> int:
+    return 125 if trouble else exit_status(ended)
+
+
+def is_in_foreground(pid: int) -> bool:
+    """Whether a process is in the foreground of its terminal, which need not be ours
+    (proc_pid_stat(5): pgrp, tpgid)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            words = file.read().rpartition(b")")[2].split()
+        return words[2] == words[5]
+    except (OSError, IndexError):
+        return False
+
+
+def _is_readable(fd: int) -> bool:
+    import select
+
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _nothing() -> None:
+    """It is looked at in the next turn."""
+    return
+
+
+def close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

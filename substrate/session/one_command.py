@@ -1,0 +1,260 @@
+"""One command of a session: what it is, how it is captured, where its bytes go, what the trace is told.
+
+Not its world (live_world.py), nor its handshake and its signals (command_run.py), which it is given. Its settings may be narrower than its
+world's. Steps, in their order: `choose` (how it is captured, before its world is begun with), `begin` (streams,
+capture, what it is run with), `write_start`, `run`, `begin_capture`; when it is over `denials` and `end_event`.
+Invariant: what is told of a command stands between its `command_start` and its `command_end`, but for what it leaves in
+the background. Spec: shell.md §1, trace.md §4.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from substrate.session import capturing, world_setup
+from substrate.session.scaffolding import command_in
+from substrate.world import limits
+from substrate.world.spec import CommandSpec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+    from substrate.session.captures import Captures
+    from substrate.session.capturing import Capturing
+    from substrate.session.command_run import CommandRun, Ended
+    from substrate.session.denials import Denial
+    from substrate.session.live_session import LiveSession
+    from substrate.session.live_world import LiveWorld
+    from substrate.session.record import Recorder
+    from substrate.session.request import RunRequest
+    from substrate.session.settings import Settings
+    from substrate.session.terminal import HostTerminal
+    from substrate.telemetry.capture.written import WrittenPaths
+    from substrate.telemetry.trace.envelope import Event
+    from substrate.telemetry.trace.events.command import DiffCounts, Scope
+    from substrate.telemetry.trace.events.session import Isolation
+
+
+class OneCommand:
+    """See the module. `closed`: which of its streams are closed; `environ`, `umask`, `ignored`: of whoever
+    asked for it; `fds`: its caller's streams, as we have them; `sockets`, `foreground`: see Streams."""
+
+    def __init__(
+        self,
+        request: RunRequest,
+        settings: Settings,
+        cwd: bytes,
+        terminal: HostTerminal | None,
+        closed: frozenset[int],
+        *,
+        environ: Mapping[bytes, bytes],
+        umask: int,
+        ignored: tuple[int, ...] = (),
+        fds: tuple[int, int, int] = (0, 1, 2),
+        sockets: frozenset[int] = frozenset(),
+        foreground: Callable[[], bool] | None = None,
+    ) -> None:
+        self.request, self.settings, self.cwd = request, settings, cwd
+        self.terminal, self.closed, self.fds = terminal, closed, fds
+        self._sockets, self._foreground = sockets, foreground
+        self.environ, self.umask, self.ignored = environ, umask, ignored
+        self.capture: Capturing | None = None
+        #: where others may be in its world: their captures, and what it wrote (sharing.py)
+        self.captures: Captures | None = None
+        self.written: WrittenPaths | None = None
+        self.begun_ns = 0  # CLOCK_BOOTTIME
+        self.has_begun = False  # it had its go
+        self.is_gone = False  # all that capture will tell of it is told
+        self.is_uncut = False  # no soft layer of it could be cut
+        self.summary: dict[str, Any] = {}
+        self.run: CommandRun
+        self.recorder: Recorder
+
+    def choose(self, session: LiveSession, *, in_observed: bool = True) -> None:
+        """How it is captured. `in_observed`: its world leaves to capture what is evidence, or may yet."""
+        backend = session.world.backend
+        self.choice = capturing.choose(
+            session.home,
+            self.settings,
+            in_world=backend != "none",
+            terminal=self.terminal is not None or not in_observed,
+            answered=backend == "guard",
+        )
+
+    def begin(self, session: LiveSession, world: LiveWorld) -> None:
+        """What it needs, before its world is ready."""
+        from substrate.session.record import Recorder
+        from substrate.session.streams import Streams
+
+        self.session, self.world = session, world
+        settings = self.settings
+        self.recorder = Recorder(session.writer, settings)
+        self.streams = Streams(
+            settings.record_max_bytes,
+            session.digester.stream,
+            world_setup.stdio_owner(session.world),
+            terminal=self.terminal is not None,
+            closed=self.closed,
+            fds=self.fds,
+            sockets=self._sockets,
+            foreground=self._foreground,
+        )
+        if self.choice.level != "off":
+            self.capture = capturing.Capturing(self.choice, settings, session.home, world.frame)
+
+    def make_spec(self) -> CommandSpec:
+        """What it is run with, in its world."""
+        from substrate.world import environment
+
+        settings = self.settings
+        selected = environment.select(
+            self.environ,
+            also=settings.env_pass,
+            drop=settings.env_drop,
+            set_to=self._own_variables(),
+            host_network=settings.net == "host",
+        )
+        if self.world.frame.backend == "none":
+            passed = tuple(sorted({**self.environ, **self._own_variables()}.items()))
+            self.withheld: tuple[bytes, ...] = ()
+        else:
+            passed, self.withheld = selected.passed, selected.withheld
+        self.spec = CommandSpec(
+            file=self.request.file,
+            argv=self.request.argv,
+            environ=passed,
+            cwd=self.cwd,
+            umask=self.umask,
+            rlimits=limits.rlimits(settings.limits, self.world.held),
+            terminal=None if self.terminal is None else self.terminal.size(),
+            stdio=self.streams.stdio,
+            ignored_signals=self.ignored,
+            notify=b"" if self.capture is None else self.capture.programs.notify,
+            trace=b"" if self.capture is None else self.capture.programs.trace,
+            open_to_tracer=self.capture is not None and self.capture.needs_open,
+        )
+        return self.spec
+
+    def _own_variables(self) -> dict[bytes, bytes]:
+        own: dict[bytes, bytes] = {}
+        files, world = self.session.files, self.world
+        if world.frame.backend == "guard":
+            from substrate.session import guarding
+
+            own = guarding.variables(files, self.cwd, network=world.frame.net == "filtered")
+        return {
+            **own,
+            **dict(self.settings.env_set),
+            b"SUBSTRATE_SESSION": files.session_id.encode(),
+            b"SUBSTRATE_PARENT_SPAN": self.recorder.span.encode(),
+        }
+
+    def write_start(
+        self, isolation: Isolation, parent: str | None = None, before: Sequence[Event] = ()
+    ) -> None:
+        """Writes `before`, what hooks reported for its directory, and `command_start`. `parent`: the span
+        that asked for it."""
+        taken, told = None, self.environ.get(b"SUBSTRATE_TOOL_USE_ID", b"")
+        joined, events = None, list(before)
+        if told or os.path.lexists(self.session.home.path + b"/reported"):
+            from substrate.session import reported
+
+            taken = reported.take(self.session.home, self.session.workspace)
+            text = b"" if self.request.cmd_text is None else command_in(self.request.cmd_text)
+            joined = reported.joined_by_id(told) if taken is None else taken.join(text, told)
+        try:
+            if taken is not None:
+                events += taken.events(self.session.writer.blobs, self.recorder.span)
+            events.append(
+                self.recorder.command_start(
+                    self.spec,
+                    self.request.cmd_text,
+                    self.world.layer,
+                    self.withheld,
+                    isolation,
+                    parent=parent,
+                    joined=joined,
+                )
+            )
+            self.session.writer.append(events)
+            if taken is not None:
+                taken.forget()
+        finally:
+            if taken is not None:
+                taken.close()
+
+    def begin_capture(self, warn: Callable[[str], None] | None = None) -> None:
+        """Where what is captured goes. Called when it has its go."""
+        self.has_begun = True
+        if self.capture is None:
+            self.is_gone = True
+            return
+        session, captures = self.session, self.captures
+        span = self.recorder.span
+        if captures is not None:
+            captures.add(self.capture)
+        self.capture.begin(
+            session.writer,
+            span,
+            self.cwd,
+            session.number if captures is None else captures.numbering(span),
+            session.digester,
+            session.files.fd,
+            warn,
+            has_input=0 not in self.closed,
+            input_fd=self.fds[0],
+            ports=None if captures is None else captures.ports,
+            written=self.written,
+        )
+
+    # --- it is over
+
+    def denials(self, ended: Ended, *, alone: bool = True) -> tuple[Denial, ...]:
+        """What the world denied it, if it failed or had something to complain about. `alone`: what the
+        world's control groups count is its own."""
+        status = exit_status(ended)
+        if status == 0 and not self.streams.stderr.size:
+            return ()
+        from substrate.session.denied import look
+
+        return look(
+            ended,
+            status,
+            self.streams,
+            self.world.spec,
+            self.settings,
+            self.session.host,
+            self.cwd,
+            self.session.home.path,
+            self.withheld,
+            self.world.groups if alone else None,
+        )
+
+    def end_event(
+        self,
+        ended: Ended,
+        diff: DiffCounts | None,
+        denied: tuple[Denial, ...] = (),
+        summary: dict[str, Any] | None = None,
+        scopes: tuple[Scope, ...] = (),
+    ) -> Event:
+        return self.recorder.command_end(ended, self.streams, diff, denied, summary, scopes)
+
+
+def exit_status(ended: Ended) -> int:
+    """The status to hand back (shell.md §1)."""
+    if ended.ended_by in ("timeout", "limit"):
+        return 124
+    if ended.failed is not None:
+        step, number, _ = ended.failed
+        if step.startswith("exec "):
+            return 127 if number == errno.ENOENT else 126
+        return 125
+    if ended.status is None:
+        return 125
+    if os.WIFSIGNALED(ended.status):
+        return 128 + os.WTERMSIG(ended.status)
+    return os.WEXITSTATUS(ended.status)
