@@ -18,7 +18,7 @@ from substrate.errors import ConfigError
 from substrate.session import settings_table as table
 from substrate.session.setting_values import Base, read
 from substrate.session.settings_table import Setting
-from substrate.session.suggestion import did_you_mean
+from substrate.suggestion import did_you_mean
 
 _MAX_BYTES = 1 << 20
 #: a project's file comes with a cloned repository: it must not cost anything
