@@ -280,14 +280,9 @@ class Decided:
         self.refuses = refuses
 
 
-def _decide(report: Report, cwd: bytes) -> Decided | None:
-    """None where there is no broker. One that fails denies: a policy that cannot be read allows nothing."""
-    import importlib
-
-    try:
-        broker = importlib.import_module("substrate.policy.broker")
-    except ModuleNotFoundError:
-        return None
+def _decide(report: Report, cwd: bytes) -> Decided:
+    """A policy that cannot be read denies: it allows nothing."""
+    from substrate.policy import broker
     from substrate.policy.rules import DENY, Subject
     from substrate.session.workspace import find_workspace
 

@@ -361,3 +361,53 @@ def test_the_hook_imports_little():
         "hashlib",
     }
     assert not heavy & set(done.stdout.split())
+
+
+# --- the policy
+
+
+def write_policy(place, text):
+    path = place.base / "user/.config/substrate"
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "policy.toml").write_text(text)
+
+
+DENY_PUSH = """
+[[command]]
+match = ["git", "push", "**"]
+action = "deny"
+reason = "nothing is published from here"
+"""
+
+
+@pytest.mark.parametrize("agent", SAID)
+def test_what_the_policy_denies_is_denied_with_its_reason(place, agent):
+    write_policy(place, DENY_PUSH)
+    event, given = said_by(place, agent, 0)
+    given["tool_input"] = {"command": "cd x && git push origin main"}
+    done = call(place, agent, event, given, status=2)
+    assert b"nothing is published from here" in done.stderr
+    if agent == "cursor":
+        assert json.loads(done.stdout)["permission"] == "deny"
+    else:
+        assert done.stdout == b""
+    call(place, agent, *said_by(place, agent, 1))
+    place.run("-c", "true")
+    told = [line["body"] for line in bodies(place, "tool_call")]
+    assert all(body["decision"].startswith("deny: ") for body in told)
+
+
+def test_nothing_but_a_denial_is_ever_said(place):
+    write_policy(
+        place, 'default_action = "ask"\n[[command]]\nmatch = ["ls", "**"]\naction = "allow"\n'
+    )
+    for text in ("ls", "rm -rf x", "git status"):
+        done = call(place, "claude", "PreToolUse", claude(place, tool_input={"command": text}))
+        assert done.stdout == b""
+
+
+def test_a_policy_that_cannot_be_read_denies(place):
+    write_policy(place, "command = 5\n")
+    done = call(place, "claude", "PreToolUse", claude(place), status=2)
+    assert b"policy.toml" in done.stderr
+    call(place, "claude", "PreToolUse", claude(place, tool="Read"))
