@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 
+from substrate.cli.hook_input import Given, Unusable, parse_object, to_bytes
 from substrate.cli.messages import say, say_error
 from substrate.errors import SubstrateError, UsageError
 from substrate.session import reported
@@ -57,16 +58,11 @@ _SHELLS = frozenset(
 )
 
 
-class Unusable(Exception):
-    """What stands on standard input is not what this agent's hooks are given."""
-
-
 def run_hook(words: Sequence[bytes]) -> int:
     """Returns the exit status: 0, or 2 where the policy denies."""
     try:
         agent, event = _called_as(words)
-        raw = _read_input()
-        given = _parse(raw)
+        given = parse_object(_read_input())
         report, cwd = understand(agent, event, given)
     except (UsageError, Unusable) as problem:
         say(f"substrate: hook: {problem}; nothing is recorded")
@@ -115,39 +111,17 @@ def _read_input() -> bytes:
             raise Unusable(f"more than {MAX_SIZE >> 20} MiB of input")
 
 
-def _parse(raw: bytes) -> Mapping[str, Any]:
-    import orjson
-
-    try:
-        found = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        found = _parse_laxly(raw)
-    if type(found) is not dict:
-        raise Unusable("the input is not a JSON object")
-    return found
-
-
-def _parse_laxly(raw: bytes) -> Any:
-    """Of JavaScript: halves of surrogate pairs may stand alone, which orjson refuses."""
-    import json
-
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise Unusable(f"the input is not JSON: {error}") from None
-
-
 # --- what an agent says
 
 
-def understand(agent: str, event: str, given: Mapping[str, Any]) -> tuple[Report, bytes]:
+def understand(agent: str, event: str, given: Given) -> tuple[Report, bytes]:
     """(the report, the directory that the tool is called in). Raises Unusable."""
     kind = CALL if event in _CALLS[agent] else RESULT
-    tool = _string(given, "tool_name")
-    body = given.get("tool_input")
+    tool = given.string("tool_name")
+    body, raw = given.values.get("tool_input"), given.text("tool_input")
     if "ShellExecution" in event:  # Cursor's older events
         tool = tool or "Shell"
-        body = {"command": given.get("command")}
+        body, raw = given.values, given.text("command")
     if not tool:
         raise Unusable("the input has no tool_name")
     if type(body) is str:  # Cursor: JSON in a string
@@ -155,42 +129,32 @@ def understand(agent: str, event: str, given: Mapping[str, Any]) -> tuple[Report
     command = ""
     if tool in _SHELLS and type(body) is dict:
         command = _command_of(body)
-    session = _string(given, "session_id", "conversation_id")
-    call_id = _string(given, "tool_use_id", "tool_call_id", "call_id")
-    made = not call_id or len(_bytes(call_id)) > _MOST_TEXT
+    session = given.string("session_id", "conversation_id")
+    call_id = given.string("tool_use_id", "tool_call_id", "call_id")
+    made = not call_id or len(to_bytes(call_id)) > _MOST_TEXT
     if made:
-        call_id = _made_id(agent, session, tool, body)
-    output = next(
-        (given[k] for k in ("tool_response", "tool_output", "output", "error") if k in given), None
-    )
+        call_id = _made_id(agent, session, tool, raw)
+    outputs = ("tool_response", "tool_output", "output", "error")
     return Report(
         kind=kind,
         agent=agent.encode(),
-        call_id=_bytes(call_id),
-        tool=_bytes(tool)[:_MOST_TEXT],
+        call_id=to_bytes(call_id),
+        tool=to_bytes(tool)[:_MOST_TEXT],
         at_us=_now_us(),
-        body=_dump(body if kind == CALL else output),
-        command=_bytes(command) if kind == CALL else b"",
-        cwd=_bytes(_string(given, "cwd", "working_dir"))[:_MOST_PATH],
-        session=_bytes(session)[:_MOST_TEXT],
-        transcript=_bytes(_string(given, "transcript_path"))[:_MOST_PATH],
-        status=b"error" if _is_error(event, given, output) else b"ok",
-        duration_us=_duration_us(given),
+        body=raw if kind == CALL else given.text(*outputs),
+        command=to_bytes(command) if kind == CALL else b"",
+        cwd=to_bytes(given.string("cwd", "working_dir"))[:_MOST_PATH],
+        session=to_bytes(session)[:_MOST_TEXT],
+        transcript=to_bytes(given.string("transcript_path"))[:_MOST_PATH],
+        status=b"error" if _is_error(event, given.values) else b"ok",
+        duration_us=_duration_us(given.values),
         made=made,
     ), _directory(given)
 
 
-def _string(given: Mapping[str, Any], *names: str) -> str:
-    for name in names:
-        found = given.get(name)
-        if type(found) is str and found:
-            return found
-    return ""
-
-
 def _inner(text: str) -> Any:
     try:
-        return _parse(_bytes(text))
+        return parse_object(to_bytes(text)).values
     except Unusable:
         return text
 
@@ -203,22 +167,25 @@ def _command_of(body: Mapping[str, Any]) -> str:
     return found if type(found) is str else ""
 
 
-def _made_id(agent: str, session: str, tool: str, body: Any) -> str:
+def _made_id(agent: str, session: str, tool: str, raw: bytes) -> str:
     """The same before and after: of what both are told."""
     from substrate.sha256 import bulk
 
-    state = bulk(0)
+    state = bulk(len(raw))
     for part in (agent, session, tool):
-        state.update(_bytes(part) + b"\0")
-    state.update(_dump(body))
+        state.update(to_bytes(part) + b"\0")
+    state.update(raw)
     return f"{agent}-{state.hexdigest()[:24]}"
 
 
-def _is_error(event: str, given: Mapping[str, Any], output: Any) -> bool:
+def _is_error(event: str, given: Mapping[str, Any]) -> bool:
     if event.endswith("Failure") or given.get("error"):
         return True
-    return type(output) is dict and bool(
-        output.get("error") or output.get("is_error") or output.get("isError")
+    outputs = (given.get(name) for name in ("tool_response", "tool_output"))
+    return any(
+        type(output) is dict
+        and bool(output.get("error") or output.get("is_error") or output.get("isError"))
+        for output in outputs
     )
 
 
@@ -230,36 +197,15 @@ def _duration_us(given: Mapping[str, Any]) -> int:
     return -1
 
 
-def _directory(given: Mapping[str, Any]) -> bytes:
+def _directory(given: Given) -> bytes:
     """Where the tool is called: what the agent says, if that is a directory, else where we are."""
-    roots = given.get("workspace_roots")
+    roots = given.values.get("workspace_roots")
     first = roots[0] if type(roots) is list and roots and type(roots[0]) is str else ""
-    for text in (_string(given, "cwd", "working_dir"), first):
-        path = _bytes(text)
+    for text in (given.string("cwd", "working_dir"), first):
+        path = to_bytes(text)
         if path.startswith(b"/") and b"\0" not in path and os.path.isdir(path):
             return os.path.realpath(path)
     return os.getcwdb()
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass" if _has_halves(text) else "strict")
-
-
-def _has_halves(text: str) -> bool:
-    return not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text)
-
-
-def _dump(found: Any) -> bytes:
-    import orjson
-
-    if found is None:
-        return b""
-    try:
-        return orjson.dumps(found, option=orjson.OPT_SORT_KEYS)
-    except TypeError:  # halves of surrogate pairs, and integers of more than 64 bits
-        import json
-
-        return json.dumps(found, sort_keys=True).encode()
 
 
 def _now_us() -> int:

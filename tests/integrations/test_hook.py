@@ -189,8 +189,8 @@ def test_the_command_is_found_in_its_scaffolding(place):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (b"", b"not JSON"), (b"{", b"not JSON"), (b"[]", b"not a JSON object"), (b"{}", b"no tool_name"),
-        (b"[" * 100000, b"not JSON"), (b"\xff\xfe", b"not JSON"), (b'{"tool_name": 5}', b"no tool_name"),
+        (b"", b"not a JSON object"), (b"{", b"not a JSON object"), (b"[]", b"not a JSON object"), (b"{}", b"no tool_name"),
+        (b"[" * 100000, b"not a JSON object"), (b"\xff\xfe", b"not a JSON object"), (b'{"tool_name": 5}', b"no tool_name"),
         (b'{"x": "' + b"a" * (9 << 20) + b'"}', b"more than 8 MiB"),
     ],
 )  # fmt: skip
@@ -350,6 +350,7 @@ def test_the_hook_imports_little():
         check=True,
     )
     heavy = {
+        "orjson",
         "click",
         "rich",
         "re",
