@@ -11,8 +11,8 @@ from substrate.cli.verb import Verb
 @click.argument("agent", metavar="AGENT")
 @click.argument("event", metavar="EVENT")
 def command(agent: str, event: str) -> int:
-    """
-    substrate hook claude PreToolUse < call.json
+    """Example:
+      substrate hook claude PreToolUse < call.json
 
     What an installed hook calls (`substrate hooks install`): records the call of a tool, or its
     result, from the JSON on standard input. Status 0, whatever happens; 2 where the policy denies

@@ -102,11 +102,11 @@ def diff_of(plan: Plan) -> str:
 
 @click.group(cls=VerbGroup)
 def command() -> None:
-    """
-    substrate hooks install claude        record the tools of Claude Code, for all your projects
-    substrate hooks install codex --dry-run
-    substrate hooks status
-    substrate hooks uninstall claude
+    """Examples:
+      substrate hooks install claude        record the tools of Claude Code, for all your projects
+      substrate hooks install codex --dry-run
+      substrate hooks status
+      substrate hooks uninstall claude
 
     Hooks of agents: each call of a tool, and its result, come into the record of the directory's
     session, joined to the commands that it ran. A hook only records; it allows nothing.
@@ -131,9 +131,9 @@ _agent = click.argument("agent", metavar="|".join(AGENTS))
 @_scope
 @_dry_run
 def install_command(agent: str, scope: str, dry_run: bool) -> int:
-    """
-    substrate hooks install claude
-    substrate hooks install gemini --project --dry-run
+    """Examples:
+      substrate hooks install claude
+      substrate hooks install gemini --project --dry-run
 
     Adds a hook for each event of the agent's tools to its settings; all else in the file stays as it
     is, comments too. The edit is shown; what was there is kept.
@@ -160,8 +160,8 @@ def install_command(agent: str, scope: str, dry_run: bool) -> int:
 @_scope
 @_dry_run
 def uninstall_command(agent: str, scope: str, dry_run: bool) -> int:
-    """
-    substrate hooks uninstall claude
+    """Example:
+      substrate hooks uninstall claude
 
     Takes our hooks out. A file that was not edited since becomes what it was before; from another one
     only our part goes.
@@ -186,9 +186,9 @@ def uninstall_command(agent: str, scope: str, dry_run: bool) -> int:
 @command.command("status")
 @output.format_option
 def status_command(form: str) -> int:
-    """
-    substrate hooks status
-    substrate hooks status --format json
+    """Examples:
+      substrate hooks status
+      substrate hooks status --format json
 
     Which agents have our hooks, in which files, and what is not certain about their formats.
     Status 1 where none has.
