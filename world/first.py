@@ -116,6 +116,7 @@ def contained(
     tree.make_private()
     holder = _sit_down(frame, end, zygote, program, step)
     scaffold = Scaffold(frame, step)
+    _tell_of_door(scaffold, end)
     holder.wait_for_seat()  # it looks at /proc, and must find it
     step("leave the host's tree")
     scaffold.leave_host()
@@ -149,6 +150,7 @@ def rootless(
     step("bind the host's tree")
     root = tree.clone_host()
     scaffold = Scaffold(frame, step)
+    _tell_of_door(scaffold, end)
     _network(frame, end, step)
     spec = _wait(zygote, step)
     zygote.close()
@@ -228,6 +230,13 @@ def _import_no_more() -> None:
     sys.path_hooks.clear()
     sys.path.clear()
     sys.path_importer_cache.clear()
+
+
+def _tell_of_door(scaffold: Scaffold, end: _socket.socket) -> None:
+    """Who listens at the door is the supervisor."""
+    if scaffold.inside is not None:
+        wire.send(end, wire.INSIDE, fds=(scaffold.inside.fileno(),))
+        scaffold.inside.close()
 
 
 def _wait(zygote: _socket.socket, step: Steps) -> WorldSpec:

@@ -106,6 +106,8 @@ class World:
         self.network: dict[
             str, int
         ] = {}  # fds of a filtered or routed one, by their names, for who takes them
+        #: the listening socket at /run/substrate/inside, for who takes it; -1: there is none
+        self.inside = -1
         self._seat: _socket.socket | None = None  # for the next command (command.py)
         self._sitting = 0  # its pid
         self._idle: set[int] = set()  # pids, in the world, of seats that are no commands
@@ -121,6 +123,16 @@ class World:
         """Waits until the world's files are there; raises StartFailed."""
         if not self.holder_pid:
             self._await(wire.READY)
+
+    def take_inside(self) -> int:
+        """The socket of its door, which is the caller's then; -1 where it has none."""
+        taken, self.inside = self.inside, -1
+        return taken
+
+    def _close_inside(self) -> None:
+        fd = self.take_inside()
+        if fd >= 0:
+            os.close(fd)
 
     def _settle(self) -> None:
         if not self._settled:
@@ -144,7 +156,7 @@ class World:
             self._notice(message)
             if message.kind == kind:
                 return
-            if message.kind != wire.NETWORK:
+            if message.kind not in (wire.NETWORK, wire.INSIDE):
                 raise wire.WireError(f"a new world said {message.kind!r}")
 
     def _sit(self, message: wire.Message) -> None:
@@ -171,6 +183,8 @@ class World:
         if message.kind == wire.NETWORK:
             names = (message.text(i) for i in range(len(message.fields)))
             self.network = dict(zip(names, message.fds, strict=True))
+        elif message.kind == wire.INSIDE:
+            (self.inside,) = message.fds
         elif message.kind == wire.READY:
             self.holder_pid = message.pid
             self._sit(message)
@@ -358,6 +372,7 @@ class World:
             self.socket.close()
             for fd in self.take_network().values():
                 os.close(fd)
+            self._close_inside()
             if self._seat is not None:
                 self._seat.close()
 

@@ -6,6 +6,7 @@ root is brought to it. Invariants: as in tree.py. Spec: world.md §2, §3, §7.
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 
@@ -44,7 +45,7 @@ class Scaffold:
     what every world has besides the host's tree (/dev, /proc, /sys, /run) with what is hidden of
     that, and a place for the root. In the end it is left, with what covers hidden paths."""
 
-    __slots__ = ("_cover", "_covered", "_moved", "_root", "_tree")
+    __slots__ = ("_cover", "_covered", "_moved", "_root", "_tree", "inside")
     _PLACES = (b"dev", b"proc", b"sys", b"run")
 
     def __init__(self, frame: Frame, step: Callable[[str], None]) -> None:
@@ -79,6 +80,12 @@ class Scaffold:
         self._covered = 1
         for path, fd in mounts:
             tree.attach_at(self._tree, fd, path)
+        #: the socket at which processes of the world ask for its supervisor
+        self.inside: _socket.socket | None = None
+        if frame.inside:
+            step("/run/substrate")
+            place, self.inside = _door()
+            tree.attach_at(self._tree, place, b"run/substrate")
         flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
         self._cover = os.open(b"cover", flags, dir_fd=self._tree)
         step("/proc")
@@ -211,9 +218,28 @@ def _run(frame: Frame) -> int:
     os.mkdir("user", 0o755, dir_fd=fd)
     own = f"user/{frame.uid}"
     os.mkdir(own, 0o700, dir_fd=fd)
+    if frame.inside:
+        os.mkdir("substrate", 0o755, dir_fd=fd)
     if frame.net == "host":
         _keep_resolv_conf(fd)
     return fd
+
+
+def _door() -> tuple[int, _socket.socket]:
+    """A detached tmpfs that nobody can write to, with a socket that listens in it: no file of the
+    host's is bound, and nobody in the world can put another one there."""
+    fd = linux.new_mount("tmpfs", [("mode", "755"), ("size", "4k")], tree.LOCKED_DOWN)
+    socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    before = os.umask(0o177)
+    try:
+        os.fchdir(fd)
+        socket.bind(b"inside")
+    finally:
+        os.umask(before)
+        os.chdir("/")
+    socket.listen(64)
+    linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_RDONLY | tree.LOCKED_DOWN)
+    return fd, socket
 
 
 def _keep_resolv_conf(run_fd: int) -> None:

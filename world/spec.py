@@ -55,6 +55,7 @@ class Frame:
     observed: bool  # commands bring a filter that denies what is evidence (seccomp.EVIDENCE)
     cgroup_unified: bytes  # directory of the version 2 group; b"" for none
     cgroup_tasks: tuple[bytes, ...]  # `tasks` files of version 1 groups
+    inside: bool = False  # its processes can ask for its supervisor, at /run/substrate/inside
 
 
 @value

@@ -41,6 +41,7 @@ LISTEN = b"P"  # ports, a socket: listeners of the world's network come on it, o
 #: before READY, of a filtered network: what belongs to it (egress.namespace.begin), of a routed one
 #: "inside", a socket of it; their names are the fields
 NETWORK = b"w"
+INSIDE = b"i"  # before READY: the listening socket at /run/substrate/inside
 READY = b"r"  # as SEATED, where there is a seat; the holder's pid in SCM_CREDENTIALS
 SETTLED = b"l"  # the holder has given up what it could do besides: a command may go
 SEATED = b"s"  # a seat's pid in the world, its socket; nothing where there could be none

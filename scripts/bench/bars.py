@@ -1,8 +1,7 @@
 """The bars of this version's parts, as data: what, which result, compared how, with whom.
 
-Not here: bars of parts that this version does not have (shim, policy, replay, graph,
-server). Invariant: a bar is judged by one result of the run, and a result that
-was not taken leaves the bar "not measured", never met.
+Not here: bars of parts that this version does not have (policy, replay, graph, server). Invariant:
+a bar is judged by one result of the run, and a result that was not taken leaves the bar "not measured", never met.
 """
 
 from __future__ import annotations
@@ -320,6 +319,22 @@ BARS: tuple[Bar, ...] = (
         bench="stack",
         case="substrate -c, layers: 1 to 300",
         at_most=1.1,
+    ),
+    Bar(
+        what="a command behind a shim (the C stub)",
+        text="≤ 2 ms over a bare exec",
+        bench="shim",
+        case="stub: true",
+        at_most_of="true",
+        plus=2,
+        peers=("true", "sh -c true", "python script: true", "stub in Python: true"),
+    ),
+    Bar(
+        what="a shim's round trip to a supervisor that answers at once",
+        text="≤ 1 ms",
+        bench="shim",
+        case="round trip",
+        at_most=1,
     ),
 )
 

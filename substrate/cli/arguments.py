@@ -59,6 +59,10 @@ def parse_run(
     Raises UsageError, ConfigError for a variable."""
     if words and words[0] == b"run":
         return _Words(environ).program(words[1:])
+    if words and words[0] == b"--as-shell":
+        from substrate.cli.as_shell import parse_as_shell
+
+        return parse_as_shell(words[1:], environ)
     return _Words(environ).shell(words, terminal=terminal, stdin_open=stdin_open)
 
 

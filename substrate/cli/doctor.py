@@ -98,6 +98,7 @@ def run() -> Result:
         checks.append(_disk(path))
     checks += _limits()
     checks += _capture()
+    checks += _shims()
     checks += _told()
     return Result(backends=tuple(backends), checks=tuple(checks), wanted=wanted)
 
@@ -208,6 +209,24 @@ def _capture() -> list[Check]:
             text = f"{found.step}: {found.why}"
         checks.append(Check(name=f"capture {found.backend}", ok=found.works, text=text))
     return checks
+
+
+def _shims() -> list[Check]:
+    """What a shim is here."""
+    from substrate.shim.deploying import built_stub
+
+    if built_stub() is not None:
+        return [Check(name="shims", ok=True, text="the stub was built")]
+    return [
+        Check(
+            name="shims",
+            ok=False,
+            text="the stub was not built when substrate was installed: shims are Python's, and each "
+            "command behind one costs some 20 ms more",
+            code="E-NO-STUB",
+            remedy="install a C compiler (Debian: gcc libc6-dev), then install substrate again",
+        )
+    ]
 
 
 def _told() -> list[Check]:

@@ -12,7 +12,6 @@ import gc
 import os
 import sys
 
-from substrate.cli.options import VERBS
 from substrate.errors import StateError, SubstrateError, UsageError
 
 TYPE_CHECKING = False
@@ -85,11 +84,26 @@ def is_verb(words: Sequence[bytes]) -> bool:
     first = os.fsdecode(words[0])
     if first == "-h" and len(words) == 1:  # with more, it is the shell's hashall
         return True
-    return first in ("--help", "--version", "help") or (first in VERBS and first != "run")
+    if first in ("--help", "--version", "help"):
+        return True
+    if first in ("", "run") or first[0] == "-":  # by far the most, and the table takes time to load
+        return False
+    from substrate.cli.options import VERBS
+
+    return first in VERBS
 
 
 def run_form(words: Sequence[bytes], closed: frozenset[int]) -> int:
-    """`-c`, `-f`, a script, `run`, or an interactive shell."""
+    """`-c`, `-f`, a script, `run`, or an interactive shell: by the supervisor that holds the session,
+    else by one of our own."""
+    from substrate.session.join_client import may_join
+
+    if may_join(words, os.environb):
+        from substrate.cli.join import join_form
+
+        joined = join_form(words, closed)
+        if joined is not None:
+            return joined
     from substrate.world.handle import Zygote
 
     # before anything large is loaded, any file is opened and any lock is held

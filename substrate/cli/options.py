@@ -123,6 +123,7 @@ VERBS = {
     "policy": "what may be run: check, explain, show, init, learn, test, trust",
     "net": "the network of the command that runs: status, allow, deny, log",
     "world": "worlds: ls, fork, gc",
+    "shim": "commands on PATH that ask first: deploy, status, remove",
     "session": "sessions: ls, show, rm",
     "trace": "the record: ls, show, tree, tail, verify, scan",
     "hooks": "hooks of agents: install, status, uninstall",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def run_request(request: RunRequest, closed: frozenset[int], zygote: Zygote) -> int:
     """Runs what was asked for; returns the exit status. Raises SubstrateError, OSError."""
-    sink = _open_sink(request, closed)
+    sink = open_sink(request, closed)
     try:
         outcome, at_end = _run(request, zygote, closed)
     except SubstrateError as error:
@@ -172,7 +172,7 @@ def _read_answer() -> str:
 # --- how it ended, for programs
 
 
-def _open_sink(request: RunRequest, closed: frozenset[int]) -> int | None:
+def open_sink(request: RunRequest, closed: frozenset[int]) -> int | None:
     """The fd that is told how it ended, None for none. Opened before anything runs."""
     where = request.json_status
     if where is None:

@@ -1,4 +1,4 @@
-"""`substrate session ls|show|rm`: sessions, each with its record and its world."""
+"""`substrate session ls|show|end|rm`: sessions, each with its record and its world."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from substrate.cli.messages import say
 from substrate.cli.target import open_existing_home
 from substrate.cli.verb import VerbGroup
 from substrate.errors import StateError, SubstrateError, UsageError
-from substrate.session import running, store
+from substrate.session import live_call, running, store
 from substrate.session.collect import disk_bytes
 from substrate.session.fork_bases import refuse_while_forked
 from substrate.session.history import History, load_history
@@ -30,12 +30,13 @@ from substrate.world.diff import diff_pending
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A session; `problem` says what of it cannot be read."""
+    """A session; `problem` says what of it cannot be read; `live`: a supervisor of it stays."""
 
     session_id: str
     world: WorldFile | None
     history: History | None
     problem: str = ""
+    live: bool = False
 
 
 def look(home: Home, session_id: str) -> Entry:
@@ -43,9 +44,11 @@ def look(home: Home, session_id: str) -> Entry:
     world: WorldFile | None = None
     history: History | None = None
     problem = ""
+    live = False
     try:
         files = store.open_session(home, session_id)
         try:
+            live = live_call.is_live(files)
             history = load_history(files)
             if history.problem is not None:
                 problem = str(history.problem)
@@ -54,7 +57,7 @@ def look(home: Home, session_id: str) -> Entry:
             os.close(files.fd)
     except SubstrateError as error:
         problem = problem or str(error)
-    return Entry(session_id=session_id, world=world, history=history, problem=problem)
+    return Entry(session_id=session_id, world=world, history=history, problem=problem, live=live)
 
 
 def run(home: Home) -> list[Entry]:
@@ -75,6 +78,7 @@ def as_object(entry: Entry) -> dict[str, Any]:
         "status": None if end is None else end["body"]["status"],
         "commands": None if history is None else len(history.spans),
         "lines": None if history is None else history.lines,
+        "live": entry.live,
         "problem": entry.problem or None,
     }
 
@@ -90,7 +94,7 @@ def render(entries: list[Entry], form: str) -> None:
             (
                 entry.session_id,
                 found["world"] or "-",
-                found["state"] or "damaged",
+                "live" if entry.live else found["state"] or "damaged",
                 "" if found["started"] is None else output.show_time(found["started"]),
                 "" if found["commands"] is None else found["commands"],
                 entry.problem if entry.world is None else os.fsdecode(entry.world.workspace),
@@ -145,7 +149,7 @@ def command() -> None:
     """Example:
       substrate session ls
 
-    Lists, shows and removes sessions: a session is a record and a world."""
+    Lists, shows, ends and removes sessions: a session is a record and a world."""
 
 
 @command.command("ls")
@@ -186,6 +190,20 @@ def show_command(session: str, form: str) -> int:
         found["list"] = [span_object(span) for span in spans]
         output.put_object("session.show", found, form)
     return 3 if entry.problem else 0
+
+
+@command.command("end")
+@click.argument("session", required=False)
+def end_command(session: str | None) -> int:
+    """Examples:
+      substrate session end
+      substrate session end w3
+
+    Ends a session whose supervisor stays, and all that runs in its world. What was changed stays
+    pending, and the record is there. SESSION as for `show`; else this directory's."""
+    from substrate.cli.world import end_session
+
+    return end_session(session)
 
 
 @command.command("rm")

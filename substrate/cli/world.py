@@ -1,5 +1,5 @@
-"""`substrate world ls|fork|gc`: the worlds of this user, a second one on the same layers, and
-taking away what is left over."""
+"""`substrate world ls|start|stop|fork|gc`: the worlds of this user, one whose supervisor stays, a
+second one on the same layers, and taking away what is left over."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def command() -> None:
     """Example:
       substrate world ls
 
-    Lists worlds, forks one, and removes what nobody needs any more."""
+    Lists worlds, starts one that stays, forks one, and removes what nobody needs any more."""
 
 
 @command.command("ls")
@@ -141,6 +141,57 @@ def list_command(everything: bool, form: str) -> int:
     with working("looking"):
         entries = run(open_existing_home(), everything=everything)
     render(entries, form)
+    return 0
+
+
+@command.command(
+    "start", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+@click.argument("flags", nargs=-1, type=click.UNPROCESSED, metavar="[FLAGS OF A RUN]...")
+def start_command(flags: tuple[str, ...]) -> int:
+    """Examples:
+      substrate world start
+      substrate world start --fresh --net none --timeout 10m
+
+    Starts a supervisor that stays, and holds the world of this directory: commands join it at once
+    instead of starting one each, several at a time, and what they leave in the background goes on. Takes the flags
+    of `substrate run`. It ends by `substrate world stop`."""
+    from substrate.cli.serve_session import launch
+
+    found = launch([b"run", *(os.fsencode(word) for word in flags), b"--", b"true"])
+    say(f"substrate: world {found['world']} is started (pid {found['pid']})")
+    return 0
+
+
+@command.command("stop")
+@click.argument("world", required=False)
+def stop_command(world: str | None) -> int:
+    """Examples:
+      substrate world stop
+      substrate world stop w3
+
+    Ends the supervisor of a world that was started, and all that runs in it. What was changed stays
+    pending. WORLD is a world's name, a session's id, or the end of one; else this directory's."""
+    return end_session(world)
+
+
+def end_session(name: str | None) -> int:
+    """Ends the session that lives, if it does."""
+    from substrate.session import live_call
+
+    home = open_existing_home()
+    session_id = _current(home) if name is None else store.resolve_session(home, name)
+    if session_id is None:
+        raise UsageError("this directory has no world", hint="name one: `substrate world ls`")
+    files = store.open_session(home, session_id)
+    try:
+        found = live_call.ask(files, "end")
+        if found is None:
+            say("substrate: it is not running: nothing was ended")
+            return 1
+    finally:
+        os.close(files.fd)
+    say(f"substrate: world {found['world']} is stopped; what was changed is pending")
     return 0
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _ALL: Final = 1 << 62
 #: captures that have ended, whose processes' pids are still asked for
 _MOST_ENDED: Final = 64
+#: programs that were announced and did not run yet
+_MOST_EXPECTED: Final = 4096
 
 
 class Captures:
@@ -34,8 +36,18 @@ class Captures:
         self._live: list[Capturing] = []
         self._ended: list[Capturing] = []
         #: the first of each run of numbers that one command has, and whose they are
+        self._expected: dict[int, str] = {}
         self._firsts: list[int] = []
         self._spans: list[str] = []
+
+    def expect(self, host_pid: int, span: str) -> None:
+        """The next program of a process is this span: who it is was said before it runs."""
+        if len(self._expected) >= _MOST_EXPECTED:
+            self._expected.pop(next(iter(self._expected)))
+        self._expected[host_pid] = span
+
+    def take_expected(self, host_pid: int) -> str | None:
+        return self._expected.pop(host_pid, None)
 
     def add(self, capture: Capturing) -> None:
         self._live.append(capture)

@@ -308,11 +308,12 @@ class Capturing:
         input_fd: int = 0,
         ports: Ports | None = None,
         written: WrittenPaths | None = None,
+        expected: Callable[[int], str | None] | None = None,
     ) -> None:
         """Where the events go. Called when the command has its go. `session_fd`: the session's
         directory, where room is kept. `say`: tells whoever waits that there is none. `has_input`:
-        standard input, which is `input_fd` of ours, is not closed. `ports`, `written`: see
-        decode.Scope."""
+        standard input, which is `input_fd` of ours, is not closed. `ports`, `written`,
+        `expected`: see decode.Scope."""
         from substrate.session.digest_cache import NoCache, open_cache
         from substrate.session.inputs import FAILURES, Inputs, reason_of
         from substrate.telemetry.capture.decode import Decoder, Scope
@@ -341,6 +342,7 @@ class Capturing:
                 denied=self._denied,
                 ports=ports,
                 written=written,
+                **({} if expected is None else {"expected": expected}),
             )
         )
 

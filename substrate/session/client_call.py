@@ -41,13 +41,15 @@ class BadCall(Exception):
 @value
 class Flags:
     """Settings of one call, which narrow those of the session. `terminal`: columns and rows of the
-    caller's; `timeout_s`: None is the session's; `cmd`: the text of `-c`."""
+    caller's; `timeout_s`: None is the session's; `cmd`: the text of `-c`; `bypass`: SUBSTRATE_BYPASS=1 was
+    set, which is a wish."""
 
     closed: frozenset[int] = frozenset()
     ignored: tuple[int, ...] = ()
     terminal: tuple[int, int] | None = None
     timeout_s: float | None = None
     cmd: bytes | None = None
+    bypass: bool = False
 
 
 @value
@@ -148,7 +150,7 @@ def parse_flags(given: bytes) -> Flags:
     if not given:
         return Flags()
     found = parse_object(given, "the flags")
-    known = {"closed", "ignored", "terminal", "timeout", "cmd"}
+    known = {"closed", "ignored", "terminal", "timeout", "cmd", "bypass"}
     strange = sorted(found.keys() - known)
     if strange:
         raise BadCall(
@@ -177,6 +179,7 @@ def parse_flags(given: bytes) -> Flags:
         ignored=tuple(n for n in ignored if n in watched),
         terminal=size,
         timeout_s=None if timeout is None else min(float(timeout), 1e9),
+        bypass=found.get("bypass") is True,
         cmd=None if cmd is None else cmd.encode("utf-8", "surrogateescape"),
     )
 

@@ -23,17 +23,18 @@ from substrate.session.command_run import Ended
 from substrate.session.doors import Client, Door, Peer
 from substrate.session.executing import Executing, is_in_foreground, status_of
 from substrate.session.finishing import Finished, finish
+from substrate.session.inside import DecideExec, Inside, PassedFds, PassedStreams, allow_all
 from substrate.session.live_session import LiveSession
 from substrate.session.live_world import LiveWorld
 from substrate.session.loop import Loop, Waiting
 from substrate.session.one_command import OneCommand
 from substrate.session.request import RUN, TEXT, RunRequest
 from substrate.session.sharing import Sharing, now_ns
-from substrate.session.summary import outcome_object
+from substrate.session.summary import clean, outcome_object
 from substrate.session.supervisor import Outcome
 from substrate.telemetry.capture.written import WrittenPaths
 from substrate.telemetry.trace.events.policy import PolicyDecision
-from substrate.values import replace
+from substrate.values import as_dict, replace
 from substrate.world import wire
 from substrate.world.handle import StartFailed
 
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 LOG = b"log"
 _MOST_LOG = 1 << 20
+#: changes that are listed for a world's own question
+_MOST_LISTED = 500
 #: commands that are asked to end get this long in all
 _END_S = 5.0
 
@@ -70,6 +73,9 @@ class Daemon:
         self._captures: Captures
         self._isolation: Isolation
         self._network_began = False
+        self._inside: Inside | None = None
+        #: whether a program that a shim asks for may run: the broker's place
+        self.decide_exec: DecideExec = allow_all
         self._next: LiveWorld | None = None  # begun with, for the next command
         self._worlds = 0
         self._running: list[Executing] = []
@@ -79,6 +85,7 @@ class Daemon:
         self._ending = False
         self._end_by = 0.0
         self._enders: list[Client] = []
+        self.producers: set[str] = set()  # of events that were handed over
         self._log_fd = -1
         self._loop = Loop(self)
 
@@ -121,17 +128,26 @@ class Daemon:
         """Ends whatever is there; called on every way out."""
         for door in self._doors:
             door.close()
+        self._close_inside()
         for each in (*self._running, *self._left):
             each.close()
         for world in (self._world, self._next):
             if world is not None:
                 world.release()
+        session = self.session
         try:
-            self.session.close()
-            self.session.abandon(self._wait_gone)
+            session.close()
+            if (
+                session.claimed is not None
+                and session.claimed.world is None
+                and not session.recorded
+            ):
+                store.clear_current(session.home, session.workspace.key, session.files.session_id)
+            session.abandon(self._wait_gone)
         finally:
             for client in self._enders:
-                client.answer(doors.plain({"ended": self.session.files.session_id}))
+                ended = {"ended": session.files.session_id, "world": session.world.name}
+                client.answer(doors.plain(ended))
             for client in self._clients:
                 client.close()
             if self._log_fd >= 0:
@@ -163,6 +179,8 @@ class Daemon:
             client.wait_for(waiting)
         if self._world is not None:
             self._world.wait_for(waiting)
+        if self._inside is not None:
+            self._inside.wait_for(waiting)
         for each in tuple(self._running):
             each.wait_for(waiting)
         for each in self._left:
@@ -202,6 +220,7 @@ class Daemon:
 
     def _world_is_gone(self) -> None:
         assert self._world is not None
+        self._close_inside()
         self._world.release()
         self._world = None
         for each in self._left:
@@ -220,7 +239,7 @@ class Daemon:
         if why:
             self._tell_of_refusal(client, why)
             client.fail(f"this is not for you: {why}", "ask from outside of worlds", 126)
-        elif len(self._clients) >= doors.MOST_CLIENTS:
+        elif self._served(inside=False) >= doors.MOST_CLIENTS:
             client.fail(
                 f"{doors.MOST_CLIENTS} others are being served", "try again when some have ended"
             )
@@ -309,8 +328,18 @@ class Daemon:
         each: Executing | None = None
         try:
             fds = ClientFds((streams[0], streams[1], streams[2]))
-            each = Executing(self, client, call, fds)
+            each = Executing(self, client, call, fds, call.parent)
             self._begin(each)
+        except (SubstrateError, OSError) as error:
+            self._could_not_begin(client, each, error)
+
+    def run_inside(self, client: Client, call: Call, fds: PassedFds, parent: str | None) -> None:
+        """A process of the world wants a command beside it."""
+        each = Executing(self, client, call, fds, parent)
+        try:
+            limit = self._settings.record_max_bytes
+            streams = PassedStreams(fds.fds, limit, self.session.digester.stream)
+            self._begin(each, streams)
         except (SubstrateError, OSError) as error:
             self._could_not_begin(client, each, error)
 
@@ -353,18 +382,24 @@ class Daemon:
         )
         self.session.writer.append([one.end_event(failed, None)])
 
+    def _close_inside(self) -> None:
+        inside, self._inside = self._inside, None
+        if inside is not None:
+            inside.close()
+
     def _drop_world(self) -> None:
         """A world in which nothing ran."""
         world = self._world
         assert world is not None
         self._world = None
+        self._close_inside()
         world.release()
         world.wait_ended()
         if world.layer is not None:
             self.session.drop_layer(world.layer)
         self._prepare_next()
 
-    def _begin(self, each: Executing) -> None:
+    def _begin(self, each: Executing, streams: PassedStreams | None = None) -> None:
         call = each.call
         kind = RUN if call.flags.cmd is None else TEXT
         request = RunRequest(kind=kind, file=call.file, argv=call.argv, cmd_text=call.flags.cmd)
@@ -383,6 +418,7 @@ class Daemon:
             foreground=lambda: is_in_foreground(each.client.peer.pid),
         )
         one.written = WrittenPaths()
+        one.given_streams = streams
         isolation = None
         if self._world is None:
             one.choose(self.session)
@@ -392,9 +428,10 @@ class Daemon:
             assert world is not None
             each.prepare_run(one, settings.background_s, settings.timeout_s)
             one.begun_ns = now_ns()
-            starting.write_first(self.session, world, one, isolation, call.parent)
+            starting.write_first(self.session, world, one, isolation, each.parent)
             self._sharing.begin(one)
             world.world.wait_ready()
+            self._open_inside(world)
             if world.network is not None and world.is_routed:
                 world.network.connect()
         else:
@@ -410,7 +447,7 @@ class Daemon:
             each.prepare_run(one, settings.background_s, settings.timeout_s)
             one.make_spec()
             one.begun_ns = now_ns()
-            one.write_start(self._isolation, call.parent)
+            one.write_start(self._isolation, each.parent)
             self._sharing.begin(one)
             if world.network is not None:
                 world.network.share()
@@ -447,13 +484,56 @@ class Daemon:
         self._isolation = starting.isolation_in_force(world)
         world.watch_disk()
 
+    def _open_inside(self, world: LiveWorld) -> None:
+        fd = world.world.take_inside()
+        if fd >= 0:
+            self._inside = Inside(self, fd, world.world.holder_pid, self.decide_exec)
+
+    def takes(self, client: Client) -> bool:
+        """Takes a client of the world's door, if there is room."""
+        if self._served(inside=True) >= doors.MOST_CLIENTS:
+            client.fail(f"{doors.MOST_CLIENTS} others are being served", "try again")
+            return False
+        self._clients.append(client)
+        return True
+
+    def _served(self, *, inside: bool) -> int:
+        """Clients of one door: a world cannot take the places of those outside."""
+        return sum(each.inside is inside and not each.is_gone for each in self._clients)
+
+    def expect(self, host_pid: int, span: str) -> None:
+        """The next program of a process is this span."""
+        self._captures.expect(host_pid, span)
+
+    def span_of(self, host_pid: int) -> str | None:
+        """The span of a process of the world, as far as that was told."""
+        self._captures.pump()
+        owner = self._captures.owner_by_pid(host_pid, now_ns() // 1000)
+        return None if owner is None else owner.span
+
+    def pending(self) -> dict[str, Any]:
+        """The answer to `diff` (schema substrate.session.diff/1): what earlier layers changed."""
+        from substrate.world.change import summary
+        from substrate.world.diff import diff_pending
+
+        stack = self.session.stack
+        own = None if self._world is None else self._world.layer
+        kept = tuple(layer for layer in stack.layers if layer.number != own)
+        changes = diff_pending(replace(stack, layers=kept), skip_gone=True)
+        listed = [[c.kind, os.fsdecode(c.path)] for c in changes[:_MOST_LISTED]]
+        return {
+            "schema": "substrate.session.diff/1",
+            "counts": as_dict(summary(changes)),
+            "changes": [[kind, clean(path)] for kind, path in listed],
+        }
+
     def _request_of(self, one: OneCommand) -> RunRequest:
         """By what it is decided which places the world shows: that of the session, where it names an agent."""
         return self._request if self._request.kind == RUN else one.request
 
     def _make_world(self) -> LiveWorld:
         self._worlds += 1
-        return LiveWorld(self.session, self._worlds)
+        return LiveWorld(self.session, self._worlds, inside=True)
 
     def _prepare_next(self) -> None:
         """A rootless world is made of the mounts that the host has when it is begun with (docs/adr/0011),

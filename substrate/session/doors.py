@@ -24,7 +24,7 @@ from substrate.world import wire
 
 CONTROL: Final = b"control"
 INSIDE: Final = b"inside"
-#: connections at one time, of both doors
+#: connections at one time, of one door
 MOST_CLIENTS: Final = 64
 #: for the first packet
 FIRST_S: Final = 10.0

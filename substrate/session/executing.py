@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from substrate.errors import SubstrateError
 from substrate.session import client_call
 from substrate.session.client_call import Call
-from substrate.session.client_fds import ClientFds
 from substrate.session.command_run import CommandRun, Ended
 from substrate.session.doors import Client
 from substrate.session.loop import Waiting
@@ -28,7 +27,9 @@ from substrate.session.terminal import HostTerminal
 from substrate.world import wire
 
 if TYPE_CHECKING:
+    from substrate.session.client_fds import ClientFds
     from substrate.session.daemon import Daemon
+    from substrate.session.inside import PassedFds
 
 #: what came of a command is waited for so long after it, and digested in such slices
 _SETTLE_S = 0.5
@@ -107,8 +108,16 @@ class Guarded(Waiting):
 class Executing:
     """See the module. A part of the loop until it is `answered`."""
 
-    def __init__(self, daemon: Daemon, client: Client, call: Call, streams: ClientFds) -> None:
+    def __init__(
+        self,
+        daemon: Daemon,
+        client: Client,
+        call: Call,
+        streams: ClientFds | PassedFds,
+        parent: str | None,
+    ) -> None:
         self._daemon, self.client, self.call, self._fds = daemon, client, call, streams
+        self.parent = parent
         self.one: OneCommand
         self.run: JoinedRun
         self._ended: Ended | None = None
@@ -127,7 +136,7 @@ class Executing:
         return ClientTerminal(self._fds.terminal) if wanted else None
 
     @property
-    def fds(self) -> ClientFds:
+    def fds(self) -> ClientFds | PassedFds:
         return self._fds
 
     def prepare_run(self, one: OneCommand, background_s: float, timeout_s: float | None) -> None:
@@ -208,7 +217,7 @@ class Executing:
             one.begin_capture(self._daemon.log)
             self._daemon.begin_network(one)
             told = '{"terminal":true}' if one.terminal is not None else "{}"
-            self.client.send(client_call.ACCEPTED, one.recorder.span, self.call.parent or "", told)
+            self.client.send(client_call.ACCEPTED, one.recorder.span, self.parent or "", told)
         else:
             run.wait_for_end()
         if self.client.is_gone:

@@ -19,6 +19,7 @@ from substrate.session.covers import covers_of
 from substrate.session.settings_table import DEFAULT_REQUIRE
 from substrate.values import replace
 from substrate.world import cgroup, cgroup_plan, layers, limits, wire
+from substrate.world.spec import NAMESPACED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ if TYPE_CHECKING:
 class LiveWorld:
     """See the module. `number`: of the worlds of this supervisor, from 1."""
 
-    def __init__(self, session: LiveSession, number: int = 1) -> None:
-        self.session, self.number = session, number
+    def __init__(self, session: LiveSession, number: int = 1, *, inside: bool = False) -> None:
+        """`inside`: its processes can come to us by a door in it."""
+        self.session, self.number, self._inside = session, number, inside
         self.settings = session.settings
         self.layer: int | None = None
         self.groups: cgroup.CgroupSet | None = None
@@ -55,6 +57,8 @@ class LiveWorld:
         self.ended = False  # every process of it is dead
         self.quiet = False  # no process but its holder is left
         self.dead = False
+        #: its processes can ask the supervisor, at /run/substrate/inside
+        self.has_door = False
         self._disk: DiskWatch | None = None
 
     # --- it begins
@@ -71,6 +75,8 @@ class LiveWorld:
         self.frame = world_setup.frame_of(
             session.world, settings, self.groups, terminal=terminal, observed=choice.observed
         )
+        if self._inside and self.frame.backend in NAMESPACED:
+            self.frame = replace(self.frame, inside=True)
         session.zygote.prepare(self.frame)
         if self.is_filtered and (settings.net_allow or settings.host_ports):
             session.zygote.load_network()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from substrate.session.record import Recorder
     from substrate.session.request import RunRequest
     from substrate.session.settings import Settings
+    from substrate.session.streams import Streams
     from substrate.session.terminal import HostTerminal
     from substrate.telemetry.capture.written import WrittenPaths
     from substrate.telemetry.trace.envelope import Event
@@ -63,6 +64,7 @@ class OneCommand:
         self.environ, self.umask, self.ignored = environ, umask, ignored
         self.capture: Capturing | None = None
         #: where others may be in its world: their captures, and what it wrote (sharing.py)
+        self.given_streams: Streams | None = None  # in place of those that are moved
         self.captures: Captures | None = None
         self.written: WrittenPaths | None = None
         self.begun_ns = 0  # CLOCK_BOOTTIME
@@ -92,7 +94,7 @@ class OneCommand:
         self.session, self.world = session, world
         settings = self.settings
         self.recorder = Recorder(session.writer, settings)
-        self.streams = Streams(
+        self.streams = self.given_streams or Streams(
             settings.record_max_bytes,
             session.digester.stream,
             world_setup.stdio_owner(session.world),
@@ -145,6 +147,13 @@ class OneCommand:
             from substrate.session import guarding
 
             own = guarding.variables(files, self.cwd, network=world.frame.net == "filtered")
+        path = self.environ.get(b"PATH")
+        if path is not None and not world.has_door:
+            from substrate.shim.original import without_shims
+
+            shorter = without_shims(path)  # a shim would refuse for want of somebody to ask
+            if shorter != path:
+                own[b"PATH"] = shorter
         return {
             **own,
             **dict(self.settings.env_set),
@@ -208,6 +217,7 @@ class OneCommand:
             input_fd=self.fds[0],
             ports=None if captures is None else captures.ports,
             written=self.written,
+            expected=None if captures is None else captures.take_expected,
         )
 
     # --- it is over

@@ -66,6 +66,8 @@ class Scope:
     ports: Ports | None = None
     #: takes the paths that are written, where somebody wants to know
     written: WrittenPaths | None = None
+    #: the span that a process' next program was given before it ran (a shim), by its pid on the host
+    expected: Callable[[int], str | None] = lambda tid: None
 
 
 class Decoder:
@@ -349,7 +351,7 @@ class Decoder:
         is_script = bool(head[9])
         program = named if is_script else image
         parent_span = process.span if process.started else self._span_above(process)
-        process.span = new_span_id()
+        process.span = self.scope.expected(tid) or new_span_id()
         process.program = program[program.rfind(b"/") + 1 :]
         process.started = True
         argv, cut = programs.parse_argv(items.get(records.ARGV, b"")), head[2] & records.CUT

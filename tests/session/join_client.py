@@ -62,11 +62,12 @@ class Client:
             os.close(memory)
 
     def answer(self):
-        """The last packet, and those before it."""
+        """The last packet, and those before it; the connection is closed then."""
         before = []
         while True:
             kind, fields = self.receive()
             if kind in (b"", b"E", b"F", b"D", b"J"):
+                self.close()
                 return kind, fields, before
             before.append((kind, fields))
 

@@ -1,0 +1,213 @@
+"""The door in a world: what its processes may ask of their supervisor.
+
+A shim asks whether its program may run and which span that is; a `substrate -c` in a world gets its command run beside it, with
+its own descriptors, in the same world; an SDK hands over events. Who asks is known by the kernel's word (the peer's pid,
+below this world's first process), never by what it says. What changes the host, or widens what is allowed, is not
+asked for here: that is `control`'s. Everything that comes is hostile (doors.py). Spec: shell.md §2, §3; trace.md §1, §4.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from substrate.errors import SubstrateError
+from substrate.session import client_call, doors
+from substrate.session.client_call import BadCall, Call
+from substrate.session.doors import Client, Peer
+from substrate.session.streams import Recording, Streams
+from substrate.telemetry.trace.envelope import Event
+from substrate.telemetry.trace.events import read_body
+from substrate.telemetry.trace.ids import new_span_id
+from substrate.values import value
+from substrate.world import wire
+from substrate.world.spec import CLOSED
+
+if TYPE_CHECKING:
+    import _socket
+
+    from substrate.session.daemon import Daemon
+
+#: what a process may say of itself
+REPORTED = frozenset(
+    (
+        *("tool_call", "tool_result", "llm_call", "llm_response", "agent_decision"),
+        *("annotation", "error", "bypass"),
+    )
+)
+_MOST_PRODUCER, _MOST_PRODUCERS = 100, 256
+
+
+@value
+class Decided:
+    """What is decided of a program that a shim asks for. `line`: what the caller is told; `rule`: which."""
+
+    allowed: bool
+    line: str = ""
+    rule: str = ""
+
+
+#: the broker's place: the call, and the span of who asks
+DecideExec = Callable[[Call, str | None], Decided]
+
+
+def allow_all(call: Call, parent: str | None) -> Decided:
+    """Where no policy is loaded."""
+    return Decided(allowed=True)
+
+
+class PassedStreams(Streams):
+    """Streams that are the world's own: a command gets them as they are, and nothing is moved."""
+
+    def __init__(
+        self, given: tuple[int, int, int], limit: int, new_digest: Callable[[], Any]
+    ) -> None:
+        self.stdin, self.stdout, self.stderr = (Recording(limit, new_digest) for _ in range(3))
+        self.pumps = []
+        self.input = None
+        self.terminal = self.joined = False
+        self.passed = [fd for fd in given if fd >= 0]
+        places = iter(range(len(self.passed)))
+        stdio = tuple(CLOSED if fd < 0 else next(places) for fd in given)
+        self.stdio = (stdio[0], stdio[1], stdio[2])
+
+
+class PassedFds:
+    """As ClientFds, of a process of the world. Whoever runs the command closes them."""
+
+    terminal = -1
+    sockets: frozenset[int] = frozenset()
+    relays: tuple[int, ...] = ()
+
+    def __init__(self, given: tuple[int, int, int]) -> None:
+        self.fds = given
+
+    def end_output(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+class Inside:
+    """The door of one world. `fd`: its listening socket, which is ours from here on."""
+
+    def __init__(self, daemon: Daemon, fd: int, holder_pid: int, decide: DecideExec) -> None:
+        import _socket
+
+        self._daemon, self._holder, self._decide = daemon, holder_pid, decide
+        self._socket = _socket.socket(fileno=fd)
+        self._socket.setblocking(False)
+
+    def wait_for(self, waiting: Any) -> None:
+        if self._socket.fileno() >= 0:
+            waiting.read(self._socket.fileno(), self._accept)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _accept(self) -> None:
+        import _socket
+
+        try:
+            fd, _ = self._socket._accept()  # type: ignore[attr-defined]
+        except OSError:
+            return
+        socket = _socket.socket(fileno=fd)
+        socket.setblocking(False)
+        self._welcome(socket)
+
+    def _welcome(self, socket: _socket.socket) -> None:
+        peer = Peer(socket)
+        client = Client(socket, peer, inside=True, until=time.monotonic() + doors.FIRST_S)
+        if peer.pid <= 0 or not doors.is_below(peer.pid, self._holder) or not peer.lives:
+            client.fail("this door is of another world", "ask at your own", 126)
+        elif not self._daemon.takes(client):
+            return
+        else:
+            client.on_packet = self._hear
+
+    def _hear(self, client: Client, message: wire.Message) -> None:
+        if message.kind == client_call.VERB:
+            self._answer(client, client_call.parse_verb(message))
+            return
+        if message.kind != client_call.EXECUTE:
+            raise BadCall(f"nobody begins with {message.kind!r}")
+        call = client_call.parse_execute(message)
+        parent = self._span_of(client)
+        if call.mode == client_call.COMMAND:
+            self._run_beside(client, call, message, parent)
+            return
+        decided = self._decide(call, parent)
+        if not decided.allowed:
+            client.send(client_call.DENIED, 126, decided.line, decided.rule)
+            client.close()
+            return
+        span = new_span_id()
+        if call.mode == client_call.SHIM:
+            self._daemon.expect(client.peer.pid, span)
+        client.send(client_call.ACCEPTED, span, parent or "", "{}")
+        client.close()
+
+    def _span_of(self, client: Client) -> str | None:
+        """The span of the process that asks, as capture has it."""
+        return self._daemon.span_of(client.peer.pid)
+
+    def _run_beside(
+        self, client: Client, call: Call, message: wire.Message, parent: str | None
+    ) -> None:
+        given = message.fds[1:]
+        if len(given) != 3 - len(call.flags.closed):
+            raise BadCall("there is not one fd for each stream that is open")
+        del message.fds[1:]
+        left = iter(given)
+        fds = [-1 if n in call.flags.closed else next(left) for n in range(3)]
+        self._daemon.run_inside(client, call, PassedFds((fds[0], fds[1], fds[2])), parent)
+
+    # --- verbs
+
+    def _answer(self, client: Client, verb: client_call.Verb) -> None:
+        if verb.name == "status":
+            client.answer(doors.plain(self._daemon.status()))
+        elif verb.name == "diff":
+            client.answer(doors.plain(self._daemon.pending()))
+        elif verb.name == "event":
+            self._take_event(client, verb.arguments)
+        else:
+            client.fail(
+                f"{verb.name} cannot be asked for in a world", "ask the user, who can outside of it"
+            )
+
+    def _take_event(self, client: Client, given: dict[str, Any]) -> None:
+        """What a process says of itself. The connection stays, for the next one."""
+        kind, body = given.get("type"), given.get("body")
+        producer, number = given.get("producer"), given.get("producer_seq")
+        if kind not in REPORTED or not isinstance(body, dict):
+            raise BadCall("an event has a type that may be reported, and a body")
+        if not isinstance(producer, str) or not 0 < len(producer) <= _MOST_PRODUCER:
+            raise BadCall("an event has a producer")
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 1 << 53:
+            raise BadCall("an event has a producer_seq")
+        # its pid keeps two producers apart that call themselves the same
+        producer = f"{producer}@{client.peer.pid}"
+        known = self._daemon.producers
+        if producer not in known and len(known) >= _MOST_PRODUCERS:
+            raise BadCall(f"{_MOST_PRODUCERS} producers have handed over events: no more are taken")
+        try:
+            read_body(kind, body)
+            event = Event(
+                event_type=kind,
+                component="sdk",
+                origin="reported",
+                span_id=self._span_of(client),
+                producer=producer,
+                producer_seq=number,
+                body=body,
+            )
+            self._daemon.session.writer.append([event])
+        except (SubstrateError, KeyError, TypeError, ValueError) as wrong:
+            raise BadCall(f"the event cannot be taken: {wrong}") from None
+        known.add(producer)
+        client.busy = True
+        client.send(client_call.JSON, "{}")

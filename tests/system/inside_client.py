@@ -1,0 +1,57 @@
+"""Run in a world by test_join_inside.py: asks at the world's own door, and prints what came."""
+
+import json
+import os
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+from join_client import Client
+
+DOOR = "/run/substrate"
+
+
+def shown(kind, fields):
+    return [kind.decode(), [field.decode() for field in fields]]
+
+
+def main():
+    what, *words = sys.argv[1:]
+    client = Client(DOOR, "inside")
+    if what == "shim":
+        client.execute(*words, cwd=os.getcwd(), fds=(), mode="shim", closed=[0, 1, 2])
+        kind, fields = client.receive()
+        print(json.dumps(shown(kind, fields)), flush=True)
+        os.execvp(words[0], words)
+    elif what == "command":
+        client.execute(*words, cwd=os.getcwd(), fds=(0, 1, 2))
+        kind, fields, before = client.answer()
+        print(json.dumps([shown(kind, fields), [shown(*each) for each in before]]))
+    elif what == "verb":
+        print(json.dumps(shown(*client.verb(words[0], **json.loads(words[1])))))
+    elif what == "events":
+        for number in (0, 1, 5):
+            event = {"type": "annotation", "body": {"text": "said", "number": number}}
+            client.send(
+                b"V", "event", json.dumps({**event, "producer": "test", "producer_seq": number})
+            )
+            print(shown(*client.receive())[0])
+        client.close()
+    elif what == "place":
+        found = []
+        for act in (
+            lambda: os.unlink(DOOR + "/inside"),
+            lambda: open(DOOR + "/mine", "w"),
+            lambda: os.rename(DOOR, "/run/other"),
+            lambda: subprocess.run(["umount", DOOR], check=True, capture_output=True),
+        ):
+            try:
+                act()
+                found.append("done")
+            except (OSError, subprocess.CalledProcessError) as error:
+                found.append(type(error).__name__)
+        print(json.dumps([found, os.stat(DOOR + "/inside").st_uid, os.listdir(DOOR)]))
+
+
+main()

@@ -1,0 +1,114 @@
+"""What processes of a world ask their supervisor, at /run/substrate/inside."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.system.test_join import HELPER, Live, until
+
+CLIENT = Path(__file__).with_name("inside_client.py")
+
+
+@pytest.fixture
+def inside(idmap):
+    idmap.forget()
+    found = Live(idmap)
+    for path in (CLIENT, HELPER):
+        shutil.copy(path, idmap.work)
+    yield found
+    found.end()
+
+
+def ask(live, *words, text='exec "$0" "$@"'):
+    return live.run("/bin/sh", "-c", text, sys.executable, "inside_client.py", *words)
+
+
+def test_the_door_is_the_worlds_and_nobody_can_change_it(inside):
+    done = ask(inside, "place")
+    found, uid, names = json.loads(done.out)
+    assert "done" not in found, found
+    assert (uid, names) == (0, ["inside"])
+
+
+def test_a_shim_gets_a_span_and_its_program_is_that_span(inside):
+    done = ask(inside, "shim", "/bin/echo", "ran")
+    told, ran = done.out.splitlines()
+    kind, (span, parent, _) = json.loads(told)
+    assert (kind, ran) == ("A", b"ran")
+    inside.end()
+    starts = {line["span_id"]: line for line in inside.lines("process_start")}
+    assert starts[span]["body"]["exe"].endswith("/echo")
+    assert starts[parent]["body"]["exe"] == str(Path(sys.executable).resolve())
+    inside.caller.verify()
+
+
+def test_a_command_is_run_beside_with_its_own_descriptors(inside):
+    done = ask(
+        inside, "command", "/bin/sh", "-c", "cat; echo beside; exit 4", text='echo in | "$0" "$@"'
+    )
+    first, second, told = done.out.splitlines()
+    (kind, fields), before = json.loads(told)
+    assert (first, second, kind, fields[0]) == (b"in", b"beside", "E", "4")
+    assert [each[0] for each in before] == ["A"]
+    inside.end()
+    outer, inner = inside.lines("command_start")
+    assert outer["body"]["layer"] == inner["body"]["layer"]
+    assert inner["parent_span_id"] in {line["span_id"] for line in inside.lines("process_start")}
+    inside.caller.verify()
+
+
+def test_what_is_asked_of_it_and_what_is_not(inside):
+    kind, fields = json.loads(ask(inside, "verb", "status", "{}").out)
+    assert (kind, json.loads(fields[0])["session"]) == ("J", inside.session.name)
+    inside.run("/bin/sh", "-c", "echo x > made")
+    kind, fields = json.loads(ask(inside, "verb", "diff", "{}").out)
+    changes = json.loads(fields[0])["changes"]
+    assert ["added", str(inside.caller.work / "made")] in changes
+    for verb in ("end", "apply", "approve", "policy_reload"):
+        kind, fields = json.loads(ask(inside, "verb", verb, "{}").out)
+        assert (kind, "cannot be asked for in a world" in fields[1]) == ("F", True)
+
+
+def test_events_are_on_the_record_as_reported(inside):
+    done = ask(inside, "events")
+    assert done.out.split() == [b"J", b"J", b"J"], done.err
+    bad = json.loads(
+        ask(
+            inside, "verb", "event", '{"type":"log_drop","body":{},"producer":"x","producer_seq":0}'
+        ).out
+    )
+    assert bad[0] == "F"
+    inside.end()
+    told = inside.lines("annotation")
+    assert [line["body"]["number"] for line in told] == [0, 1, 5]
+    assert {line["origin"] for line in told} == {"reported"}
+    assert len(inside.lines("gap")) == 1
+    spans = {line["span_id"] for line in inside.lines("process_start")}
+    assert {line["span_id"] for line in told} <= spans
+    inside.caller.verify()
+
+
+def test_a_world_takes_no_places_of_those_outside(inside):
+    text = (
+        "import socket, time\n"
+        "all = []\n"
+        "for _ in range(200):\n"
+        "    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.connect('/run/substrate/inside'); all.append(s)\n"
+        "print('on', flush=True); time.sleep(3)\n"
+    )
+    client = inside.client()
+    import os
+
+    out, put = os.pipe()
+    null = os.open("/dev/null", os.O_RDWR)
+    client.execute(sys.executable, "-c", text, cwd=inside.caller.work, fds=(null, put, null))
+    assert client.receive()[0] == b"A"
+    assert os.read(out, 10) == b"on\n"
+    assert inside.run("/bin/echo", "served").out == b"served\n"
+    client.close()
+    for fd in (out, put, null):
+        os.close(fd)
+    until(lambda: not inside.verb("status")["commands"])
