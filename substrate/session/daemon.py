@@ -30,6 +30,7 @@ from substrate.session.loop import Loop, Waiting
 from substrate.session.one_command import OneCommand
 from substrate.session.request import RUN, TEXT, RunRequest
 from substrate.session.sharing import Sharing, now_ns
+from substrate.session.shell_words import text_of
 from substrate.session.summary import clean, outcome_object
 from substrate.session.supervisor import Outcome
 from substrate.telemetry.capture.written import WrittenPaths
@@ -402,7 +403,10 @@ class Daemon:
     def _begin(self, each: Executing, streams: PassedStreams | None = None) -> None:
         call = each.call
         kind = RUN if call.flags.cmd is None else TEXT
-        request = RunRequest(kind=kind, file=call.file, argv=call.argv, cmd_text=call.flags.cmd)
+        text = call.flags.cmd
+        if text is None:
+            text = text_of(call.file, call.argv)
+        request = RunRequest(kind=kind, file=call.file, argv=call.argv, cmd_text=text)
         settings = _narrowed(self._settings, call)
         one = OneCommand(
             request,

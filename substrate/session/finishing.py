@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from substrate.session.live_session import LiveSession
     from substrate.session.live_world import LiveWorld
     from substrate.session.one_command import OneCommand
+    from substrate.session.pass_through import PassedThrough
     from substrate.telemetry.trace.envelope import Event
     from substrate.telemetry.trace.events.command import DiffCounts, Scope
     from substrate.world.change import Change
@@ -110,9 +111,30 @@ def _pass_through(session: LiveSession, command: OneCommand, number: int) -> lis
     if not patterns:
         return []
     from substrate.session.pass_through import pass_through
+
+    return _passed(session, command, number, pass_through(session.stack, number, patterns))
+
+
+def pass_note(session: LiveSession, world: LiveWorld, command: OneCommand) -> list[Event]:
+    """What its agent reads afterwards (scaffolding.py), of a command among others."""
+    paths = note_of(command.request.cmd_text)
+    if not paths or world.layer is None:
+        return []
+    from substrate.session.pass_through import pass_from_world
+
+    root = world.world.open_root()
+    try:
+        passed = pass_from_world(root, paths)
+    finally:
+        os.close(root)
+    return _passed(session, command, world.layer, passed)
+
+
+def _passed(
+    session: LiveSession, command: OneCommand, number: int, passed: PassedThrough
+) -> list[Event]:
     from substrate.telemetry.trace.events.changes import KINDS, FsApply
 
-    passed = pass_through(session.stack, number, patterns)
     for path, why in passed.refused:
         session.notes = (*session.notes, f"{os.fsdecode(path)} did not pass: {why}")
     if not passed.copied:
