@@ -15,7 +15,7 @@ up to the next case. Not how it is run (running.py). Directives:
     @tty                    on a terminal; @tty-when TEXT BYTES: these are typed when it has written that
     @pids                   numbers in the output are those of processes, and may differ
     @tree                   the files that it leaves are compared, too
-    @differs WAYS: REASON   by these ways (`*`: all) it is not the same, and that is how it has to be
+    @differs WAYS: REASON   by these ways (`*`: all) it is not the same, and why; more than once
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Case:
     words: tuple[str, ...] = ("-c", "TEXT")
     given: dict[str, str] = field(default_factory=dict)
     env: tuple[tuple[str, str], ...] = ()
+    differs: tuple[tuple[str, str], ...] = ()
 
     @property
     def input(self) -> bytes | None:
@@ -51,8 +52,10 @@ class Case:
 
     def why_not(self, way: str) -> str | None:
         """The reason for which it differs by a way."""
-        ways, _, reason = self.given.get("differs", "").partition(": ")
-        return reason if reason and (ways == "*" or way in ways.split()) else None
+        for ways, reason in self.differs:
+            if ways == "*" or way in ways.split():
+                return reason
+        return None
 
 
 def literal(text: str) -> bytes:
@@ -75,12 +78,17 @@ def _case(topic: str, part: str) -> Case:
     name, *lines = part.removesuffix("\n").split("\n")
     given: dict[str, str] = {}
     env: list[tuple[str, str]] = []
+    differs: list[tuple[str, str]] = []
     form, words = "text", ("-c", "TEXT")
     while lines and lines[0].startswith("@"):
         key, _, rest = lines.pop(0)[1:].partition(" ")
         if key in ("words", "script", "stdin-script"):
             form = {"words": "text", "script": "script", "stdin-script": "stdin"}[key]
             words = tuple(shlex.split(rest))
+        elif key == "differs":
+            ways, _, reason = rest.partition(": ")
+            assert reason, (name, rest)
+            differs.append((ways, reason))
         elif key == "env":
             variable, _, value = rest.partition("=")
             env.append((variable, value))
@@ -93,4 +101,5 @@ def _case(topic: str, part: str) -> Case:
         words=words,
         given=given,
         env=tuple(env),
+        differs=tuple(differs),
     )

@@ -51,7 +51,7 @@ def fresh_directory(work: Path, case: Case, caller: Caller) -> Path:
     """Makes the work directory anew; returns where the case begins."""
     if work.exists():
         shutil.rmtree(work)
-    work.mkdir()
+    work.mkdir(parents=True)
     cwd = work / case.given.get("cwd", ".")
     cwd.mkdir(parents=True, exist_ok=True)
     if case.form == "script":

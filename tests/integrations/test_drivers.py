@@ -6,10 +6,14 @@ shell or one a command, how it is ended. Another shell to compare is a line in `
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -62,24 +66,56 @@ COMMANDS = [
 ]
 
 
-def shell_of_bash(base: Path) -> str:
-    return "/bin/bash"
+@contextlib.contextmanager
+def bash_itself(base: Path, environ: dict[str, str]) -> Iterator[str]:
+    yield "/bin/bash"
 
 
-def shell_of_substrate(base: Path) -> str:
+@contextlib.contextmanager
+def wrapper(base: Path, environ: dict[str, str]) -> Iterator[str]:
     """What a user would set as SHELL: a program called bash that calls substrate."""
     directory = base / "bin"
     directory.mkdir(exist_ok=True)
-    wrapper = directory / "bash"
-    wrapper.write_text(f'#!/bin/sh\nexec {PROGRAM} --quiet --keep "$@"\n')
-    wrapper.chmod(0o755)
-    return str(wrapper)
+    program = directory / "bash"
+    program.write_text(f'#!/bin/sh\nexec {PROGRAM} --quiet --keep "$@"\n')
+    program.chmod(0o755)
+    yield str(program)
 
 
-SHELLS: dict[str, Callable[[Path], str]] = {"substrate": shell_of_substrate}
+@contextlib.contextmanager
+def shim(base: Path, environ: dict[str, str]) -> Iterator[str]:
+    """The shim called bash, with no session: each command gets the directory's world."""
+    directory = base / "shims"
+    words = ["shim", "deploy", "--dir", directory, "--commands", "bash"]
+    subprocess.run([PROGRAM, *words], env=environ, check=True, capture_output=True)
+    environ["SUBSTRATE_QUIET"] = "1"  # on a terminal a person is told what changed
+    yield str(directory / "bash")
 
 
-def outcomes(name: str, shell: str, base: Path, commands: list[tuple[str, float]]) -> list[Outcome]:
+@contextlib.contextmanager
+def joined_shim(base: Path, environ: dict[str, str]) -> Iterator[str]:
+    """The same with a session that lives, found by its directory, since agents drop variables."""
+    code = "from substrate.cli.serve_session import launch; print(launch([])['pid'])"
+    started = subprocess.run([sys.executable, "-c", code], cwd=base / "work", env=environ, check=True,
+                             capture_output=True, text=True)  # fmt: skip
+    fd = os.pidfd_open(int(started.stdout))
+    try:
+        with shim(base, environ) as program:
+            yield program
+    finally:
+        signal.pidfd_send_signal(fd, signal.SIGTERM)
+        assert select.select([fd], [], [], 60)[0]
+        os.close(fd)
+
+
+#: what stands in for bash; a new one is a line
+SHELLS = {"wrapper": wrapper, "shim": shim, "joined shim": joined_shim}
+Shell = Callable[[Path, dict[str, str]], contextlib.AbstractContextManager[str]]
+
+
+def outcomes(
+    name: str, shell: Shell, base: Path, commands: list[tuple[str, float]]
+) -> list[Outcome]:
     """What an agent sees of these commands, in a directory that is always the same."""
     work = base / "work"
     if work.exists():
@@ -96,19 +132,20 @@ def outcomes(name: str, shell: str, base: Path, commands: list[tuple[str, float]
         "SUBSTRATE_HOME": str(base / "home"),
         "SUBSTRATE_WAIT": "30s",
     }
-    driver = DRIVERS[name](shell, work, environ)
-    try:
-        return [driver.run(command, timeout_s) for command, timeout_s in commands]
-    finally:
-        driver.close()
+    with shell(base, environ) as program:
+        driver = DRIVERS[name](program, work, environ)
+        try:
+            return [driver.run(command, timeout_s) for command, timeout_s in commands]
+        finally:
+            driver.close()
 
 
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("name", DRIVERS)
 def test_an_agent_sees_what_bash_would_show(name: str, shell: str, base: Path) -> None:
     commands = [(command, 60.0) for command in COMMANDS if _fits(name, command)]
-    theirs = outcomes(name, "/bin/bash", base, commands)
-    ours = outcomes(name, SHELLS[shell](base), base, commands)
+    theirs = outcomes(name, bash_itself, base, commands)
+    ours = outcomes(name, SHELLS[shell], base, commands)
     for (command, _), their, our in zip(commands, theirs, ours, strict=True):
         assert our == their, command
     assert any("x = 2" in outcome.out for outcome in ours)  # it did run, in one world
@@ -121,13 +158,28 @@ def _fits(name: str, command: str) -> bool:
     return not (command.startswith("read ") and ("terminal" in name or name in PERSISTENT))
 
 
-@pytest.mark.parametrize("shell", SHELLS)
-@pytest.mark.parametrize("name", DRIVERS)
+#: SIGTERM to the group of a client reaches the command's first process, not its children; with a session that
+#: lives they go on, and hold the agent's pipe. SIGKILL at once, as others do it, ends all.
+LEFT_BEHIND = pytest.mark.xfail(
+    reason="a signal of a client is handed to the command, not to its group",
+    raises=subprocess.TimeoutExpired,
+)
+ENDS = [
+    pytest.param(
+        *(name, shell),
+        marks=[LEFT_BEHIND] if (name, shell) == ("claude-code", "joined shim") else [],
+    )
+    for name in DRIVERS
+    for shell in SHELLS
+]
+
+
+@pytest.mark.parametrize(("name", "shell"), ENDS)
 def test_an_agent_ends_what_takes_too_long(name: str, shell: str, base: Path) -> None:
     marker = f"271.{os.getpid()}"
     commands = [(f"echo begun; sleep {marker}", 3.0), ("echo still there", 60.0)]
-    theirs = outcomes(name, "/bin/bash", base, commands)
-    ours = outcomes(name, SHELLS[shell](base), base, commands)
+    theirs = outcomes(name, bash_itself, base, commands)
+    ours = outcomes(name, SHELLS[shell], base, commands)
     assert ours == theirs
     assert ours[1].status == 0 and "still there" in ours[1].out
     subprocess.run(["sh", "-c", 'while pgrep -f "^sleep $0" >/dev/null; do sleep 0.05; done', marker],
@@ -140,7 +192,8 @@ def test_several_calls_at_once(base: Path) -> None:
     work.mkdir()
     environ = {"PATH": "/usr/bin:/bin", "HOME": str(base), "SUBSTRATE_HOME": str(base / "home"),
                "SUBSTRATE_WAIT": "60s"}  # fmt: skip
-    shell = shell_of_substrate(base)
+    with wrapper(base, environ) as shell:
+        pass
     # the directory has a world by then: first calls at once would each begin one
     subprocess.run([shell, "-c", "true"], cwd=work, env=environ, check=True)
     running = [
