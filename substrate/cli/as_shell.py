@@ -35,6 +35,7 @@ def parse_as_shell(words: Sequence[bytes], environ: Mapping[bytes, bytes]) -> Ru
         cmd_text=text_of(words[2:]),
         world=os.fsdecode(session) if session else None,
         ci=True,  # whoever calls a shell is asked nothing at its end
+        quiet=environ.get(b"SUBSTRATE_QUIET", b"").lower() in (b"1", b"true", b"yes", b"on"),
     )
 
 

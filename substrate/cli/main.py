@@ -31,6 +31,10 @@ def main() -> int:
     closed = hold_closed_fds()
     words = [os.fsencode(word) for word in sys.argv[1:]]
     try:
+        if words[:1] == [b"hook"] and not {b"--help", b"-h"} & set(words):
+            from substrate.cli.hook import run_hook  # twice a tool call: without click
+
+            return run_hook(words[1:])
         if is_verb(words):
             gc.enable()
             from substrate.cli.verbs import run_verb

@@ -127,6 +127,8 @@ VERBS = {
     "shim": "commands on PATH that ask first: deploy, status, remove",
     "session": "sessions: ls, show, rm",
     "trace": "the record: ls, show, tree, tail, verify, scan",
+    "hooks": "hooks of agents: install, status, uninstall",
+    "hook": "what an installed hook calls",
     "config": "settings and where they come from",
     "doctor": "what works on this host, and what to do about the rest",
     "completion": "completion for bash, zsh and fish",

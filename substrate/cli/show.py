@@ -97,6 +97,8 @@ def as_object(result: Result) -> dict[str, Any]:
         "session": result.target.files.session_id,
         "world": result.target.world.name,
         "cwd": start["cwd"],
+        "scaffolding": start["display"].get("scaffolding"),
+        "tool_call": start.get("tool_call"),
         "umask": start["umask"],
         "env_names": start["env_names"],
         "env_withheld": start["env_withheld"],
@@ -121,6 +123,7 @@ def render(result: Result, form: str) -> None:
     output.put_pairs(
         [
             ("command", command_text(span)),
+            *_around(start),
             ("span", f"{span.ordinal} = {span.span_id}"),
             ("session", f"{result.target.files.session_id} (world {result.target.world.name})"),
             ("directory", output.show_path(start["cwd"])),
@@ -146,6 +149,22 @@ def render(result: Result, form: str) -> None:
         what = entry.get("what")
         tail = f" ({', '.join(what)})" if what and entry["kind"] == "meta" else ""
         output.put_visible(f"  {_LETTERS.get(entry['kind'], '?')} {path}{tail}")
+
+
+def _around(start: dict[str, Any]) -> list[tuple[str, str]]:
+    """What an agent put around the command, and the call of its tool that it belongs to."""
+    found = []
+    around = start["display"].get("scaffolding")
+    if around is not None:
+        files = [output.show_path(around[n]) for n in ("snapshot", "note") if n in around]
+        found.append(("run by", f"{around['by']}, with {' and '.join(files)}"))
+    call = start.get("tool_call")
+    if call is not None:
+        how = "as its caller says" if call["by"] == "environment" else "by its text"
+        if "of" in call:
+            how += f", one of {call['of']}"
+        found.append(("tool call", f"{call['call_id']} ({how})"))
+    return found
 
 
 def _end_text(span: Span) -> str:

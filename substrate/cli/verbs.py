@@ -26,7 +26,7 @@ from substrate.suggestion import did_you_mean
 _INPUT = 3
 _INTERRUPTED = 130
 #: verbs whose module cannot have their name
-_MODULES = {"run": "run_help"}
+_MODULES = {"run": "run_help", "hook": "hook_help"}
 
 
 class _Root(VerbGroup):

@@ -16,7 +16,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from substrate.errors import PolicyDenied, StateError, SubstrateError
-from substrate.session import client_call, doors, gated_command, outside, starting, store, world_setup
+from substrate.session import (
+    client_call,
+    doors,
+    gated_command,
+    outside,
+    starting,
+    store,
+    world_setup,
+)
 from substrate.session.captures import Captures
 from substrate.session.client_call import Call
 from substrate.session.client_fds import ClientFds
@@ -31,6 +39,7 @@ from substrate.session.loop import Loop, Waiting
 from substrate.session.one_command import OneCommand
 from substrate.session.request import RUN, TEXT, RunRequest
 from substrate.session.sharing import Sharing, now_ns
+from substrate.session.shell_words import text_of
 from substrate.session.summary import clean, outcome_object
 from substrate.session.supervisor import Outcome
 from substrate.telemetry.capture.written import WrittenPaths
@@ -465,7 +474,10 @@ class Daemon:
     def _begin(self, each: Executing, streams: PassedStreams | None = None) -> None:
         call = each.call
         kind = RUN if call.flags.cmd is None else TEXT
-        request = RunRequest(kind=kind, file=call.file, argv=call.argv, cmd_text=call.flags.cmd)
+        text = call.flags.cmd
+        if text is None:
+            text = text_of(call.file, call.argv)
+        request = RunRequest(kind=kind, file=call.file, argv=call.argv, cmd_text=text)
         settings = _narrowed(self._settings, call)
         one = OneCommand(
             request,
@@ -512,7 +524,7 @@ class Daemon:
             starting.refuse_weak(world, one)
             one.begun_ns = now_ns()
             events = gated_command.policy_events(one.gate, self.session.files, continued=True)
-            self.session.writer.append([*events, one.start_event(self._isolation, each.parent)])
+            one.write_start(self._isolation, each.parent, events)
             self._sharing.begin(one)
             if world.network is not None:
                 world.network.share()
@@ -721,10 +733,10 @@ class Daemon:
             trouble = trouble or str(error)
             if one in sharing.live:
                 sharing.live.remove(one)
-        one.gate.close()
             if self._world is world and alone and not self._is_beside:
                 self._leave_layer()
                 self._world_is_gone()
+        one.gate.close()
         each.part(*self._told(each, ended, found, trouble))
 
     def _told(

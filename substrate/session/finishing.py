@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 
 from substrate.session import gated_command
+from substrate.session.scaffolding import note_of
 from substrate.session.signals import RecordInterrupted
 from substrate.values import value
 from substrate.world import layers
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from substrate.session.live_session import LiveSession
     from substrate.session.live_world import LiveWorld
     from substrate.session.one_command import OneCommand
+    from substrate.session.pass_through import PassedThrough
     from substrate.telemetry.trace.envelope import Event
     from substrate.telemetry.trace.events.command import DiffCounts, Scope
     from substrate.world.change import Change
@@ -96,7 +98,7 @@ def finish(
         events, changes = _thrown_away(session, command, layer)
     if command.top.isolated:
         changes = []  # there is nothing to ask about afterwards
-    if layer is not None and kept and command.settings.pass_through:
+    if layer is not None and kept:
         events += _pass_through(session, command, layer)
     events.append(command.end_event(ended, counts, denied, summary, scopes))
     writer.append(events)
@@ -111,10 +113,34 @@ def finish(
 
 
 def _pass_through(session: LiveSession, command: OneCommand, number: int) -> list[Event]:
+    patterns = (*command.settings.pass_through, *note_of(command.request.cmd_text))
+    if not patterns:
+        return []
     from substrate.session.pass_through import pass_through
+
+    return _passed(session, command, number, pass_through(session.stack, number, patterns))
+
+
+def pass_note(session: LiveSession, world: LiveWorld, command: OneCommand) -> list[Event]:
+    """What its agent reads afterwards (scaffolding.py), of a command among others."""
+    paths = note_of(command.request.cmd_text)
+    if not paths or world.layer is None:
+        return []
+    from substrate.session.pass_through import pass_from_world
+
+    root = world.world.open_root()
+    try:
+        passed = pass_from_world(root, paths)
+    finally:
+        os.close(root)
+    return _passed(session, command, world.layer, passed)
+
+
+def _passed(
+    session: LiveSession, command: OneCommand, number: int, passed: PassedThrough
+) -> list[Event]:
     from substrate.telemetry.trace.events.changes import KINDS, FsApply
 
-    passed = pass_through(session.stack, number, command.settings.pass_through)
     for path, why in passed.refused:
         session.notes = (*session.notes, f"{os.fsdecode(path)} did not pass: {why}")
     if not passed.copied:

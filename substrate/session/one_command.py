@@ -2,7 +2,7 @@
 
 Not its world (live_world.py), nor its handshake and its signals (command_run.py), which it is given. Its settings may be narrower than its
 world's. Steps, in their order: `choose` (how it is captured, before its world is begun with), `begin` (streams,
-capture, what it is run with), `start_event`, `run`, `begin_capture`; when it is over `denials` and `end_event`.
+capture, what it is run with), `write_start`, `run`, `begin_capture`; when it is over `denials` and `end_event`.
 Invariant: what is told of a command stands between its `command_start` and its `command_end`, but for what it leaves in
 the background. Spec: shell.md §1, trace.md §4.
 """
@@ -13,13 +13,14 @@ import errno
 import os
 
 from substrate.session import capturing, gated_command, world_setup
+from substrate.session.scaffolding import command_in
 from substrate.values import replace
 from substrate.world import limits
 from substrate.world.spec import CommandSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from substrate.session.captures import Captures
@@ -184,17 +185,40 @@ class OneCommand:
             b"SUBSTRATE_PARENT_SPAN": self.recorder.span.encode(),
         }
 
-    def start_event(self, isolation: Isolation, parent: str | None = None) -> Event:
-        """`command_start`. `parent`: the span that asked for it."""
-        return self.recorder.command_start(
-            self.spec,
-            self.request.cmd_text,
-            self.world.layer,
-            self.withheld,
-            isolation,
-            self.top.decision(),
-            parent=parent,
-        )
+    def write_start(
+        self, isolation: Isolation, parent: str | None = None, before: Sequence[Event] = ()
+    ) -> None:
+        """Writes `before`, what hooks reported for its directory, and `command_start`. `parent`: the span
+        that asked for it."""
+        taken, told = None, self.environ.get(b"SUBSTRATE_TOOL_USE_ID", b"")
+        joined, events = None, list(before)
+        if told or os.path.lexists(self.session.home.path + b"/reported"):
+            from substrate.session import reported
+
+            taken = reported.take(self.session.home, self.session.workspace)
+            text = b"" if self.request.cmd_text is None else command_in(self.request.cmd_text)
+            joined = reported.joined_by_id(told) if taken is None else taken.join(text, told)
+        try:
+            if taken is not None:
+                events += taken.events(self.session.writer.blobs, self.recorder.span)
+            events.append(
+                self.recorder.command_start(
+                    self.spec,
+                    self.request.cmd_text,
+                    self.world.layer,
+                    self.withheld,
+                    isolation,
+                    self.top.decision(),
+                    parent=parent,
+                    joined=joined,
+                )
+            )
+            self.session.writer.append(events)
+            if taken is not None:
+                taken.forget()
+        finally:
+            if taken is not None:
+                taken.close()
 
     def begin_capture(self, warn: Callable[[str], None] | None = None) -> None:
         """Where what is captured goes. Called when it has its go."""

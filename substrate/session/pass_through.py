@@ -60,6 +60,47 @@ def pass_through(stack: LayerStack, number: int, patterns: tuple[bytes, ...]) ->
     return PassedThrough(copied=tuple(copied), refused=tuple(refused))
 
 
+def pass_from_world(root: int, paths: tuple[bytes, ...]) -> PassedThrough:
+    """The same of a world that lives, by its root, for paths without patterns: what stands there now.
+    Whoever else is in the world may write there meanwhile, which he could before, too."""
+    copied: list[bytes] = []
+    refused: list[tuple[bytes, str]] = []
+    for path in paths:
+        directory, _, name = path.rpartition(b"/")
+        if not any(is_within(directory, scratch) for scratch in SCRATCH):
+            continue
+        try:
+            found = _read_now(root, directory, name)
+        except OSError:
+            continue  # the command did not get so far
+        if found is None:
+            continue
+        content, mode = found
+        why = "it is too large" if len(content) > MAX_SIZE else _put(directory, name, content, mode)
+        if why:
+            refused.append((path, why))
+        else:
+            copied.append(path)
+    return PassedThrough(copied=tuple(copied), refused=tuple(refused))
+
+
+def _read_now(root: int, directory: bytes, name: bytes) -> tuple[bytes, int] | None:
+    """(content, mode) of a regular file; None for anything else. Raises OSError."""
+    parent = _open_directory(root, directory)
+    try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(name, flags, dir_fd=parent)
+    finally:
+        os.close(parent)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        return os.read(fd, MAX_SIZE + 1), status.st_mode
+    finally:
+        os.close(fd)
+
+
 def _places(stack: LayerStack, directory: bytes) -> Iterator[tuple[OverlayMount, bytes]]:
     """The innermost mount that holds the directory, and where in it."""
     holding = [m for m in stack.mounts if is_within(directory, m.target)]

@@ -11,6 +11,7 @@ import os
 import pwd
 
 from substrate import __version__
+from substrate.session.scaffolding import find_scaffolding
 from substrate.telemetry.trace.events.changes import MAX_ENTRIES, FsDiff, FsEntry
 from substrate.telemetry.trace.events.command import (
     CommandEnd,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from substrate.session.command_run import Ended
     from substrate.session.covers import Covers
     from substrate.session.denials import Denial
+    from substrate.session.reported import Joined
     from substrate.session.settings import Settings
     from substrate.session.streams import Recording, Streams
     from substrate.session.world_file import WorldFile
@@ -274,8 +276,10 @@ class Recorder:
         decision: Decision,
         *,
         parent: str | None = None,
+        joined: Joined | None = None,
     ) -> Event:
-        """`parent`: the span that asked for it; None where nobody in a world did."""
+        """`parent`: the span that asked for it; None where nobody in a world did. `joined`: the call of
+        an agent's tool that it belongs to."""
         put = self.writer.blobs.put
         public: dict[str, object] = {}
         secret: dict[str, BlobRef] = {}
@@ -287,7 +291,7 @@ class Recorder:
                 public[_key(shown)] = text_or_b64(text)
         terminal = spec.terminal and Terminal(cols=spec.terminal[0], rows=spec.terminal[1])
         return CommandStart(
-            display=Display(argv=spec.argv, cmd=cmd_text),
+            display=_display(spec.argv, cmd_text),
             argv=put(encode([text_or_b64(word) for word in spec.argv]), _JSON),
             env=put(encode(public), _JSON),
             cmd=None if cmd_text is None else put(cmd_text, _OCTETS),
@@ -300,6 +304,7 @@ class Recorder:
             layer=layer,
             replay_context={"file": text_or_b64(spec.file), "isolation": isolation.to_body()},
             policy_decision=decision,
+            extra=() if joined is None else (("tool_call", joined.to_body()),),
         ).event(
             "shell",
             span_id=self.span,
@@ -452,6 +457,18 @@ class SoftDiff:
             plain = [{"path": text_or_b64(path), "why": _key(why)} for path, why in listed]
             found += [("refused", plain), ("refused_count", len(self.refused))]
         return tuple(found)
+
+
+def _display(argv: tuple[bytes, ...], text: bytes | None) -> Display:
+    """What people see: of an agent's scaffolding what it runs, with what else varies in it beside; argv
+    has the whole."""
+    found = None if text is None else find_scaffolding(text)
+    if found is None:
+        return Display(argv=argv, cmd=text)
+    around: dict[str, Any] = {"by": found.by, "note": text_or_b64(found.note)}
+    if found.snapshot is not None:
+        around["snapshot"] = text_or_b64(found.snapshot)
+    return Display(argv=argv, cmd=found.command, extra=(("scaffolding", around),))
 
 
 def _denial(denial: Denial) -> dict[str, str]:

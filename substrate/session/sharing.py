@@ -18,7 +18,7 @@ from typing import Any
 from substrate.errors import SubstrateError
 from substrate.session import soft_spans
 from substrate.session.command_run import Ended
-from substrate.session.finishing import Finished
+from substrate.session.finishing import Finished, pass_note
 from substrate.session.layer_record import layer_events
 from substrate.session.live_session import LiveSession
 from substrate.session.live_world import LiveWorld
@@ -75,6 +75,7 @@ class Sharing:
             denied = (*refused, *denied)
         denied = (*command.gate.denials(), *denied)
         events, counts, changes = self._cut(command)
+        events += pass_note(session, world, command)
         events.append(command.end_event(ended, counts, denied, summary, scopes))
         session.writer.append(events)
         self.live.remove(command)

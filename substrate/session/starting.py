@@ -61,7 +61,6 @@ def write_first(
     notes = (*session.notes, *world.notes)
     events.append(recorder.world_start(session.world, below, notes, continued=session.continued))
     events += session.left_events(recorder)
-    events.append(command.start_event(isolation, parent))
-    session.writer.append(events)
+    command.write_start(isolation, parent, events)
     session.recorded = session.started = True
     session.freeze_left()
