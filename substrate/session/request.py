@@ -23,7 +23,8 @@ class RunRequest:
     `file`: the program, looked up in PATH when it has no slash. `argv`: its arguments, argv[0]
     first. `cmd_text`: the text of `-c`. `world`: whose session is continued (an id, the end of
     one, a world's name); None for the directory's current one. `json_status`: an fd or a path
-    that is told how it ended. `throw_away`: what it changes is dropped; `at`: in that case, the
+    that is told how it ended. `extra`: fds that it inherits
+    besides its streams, as (its number there, ours). `throw_away`: what it changes is dropped; `at`: in that case, the
     state that it sees (a span or a snapshot), None for the present one."""
 
     kind: str
@@ -38,5 +39,6 @@ class RunRequest:
     json: bool = False
     json_status: int | bytes | None = None
     quiet: bool = False
+    extra: tuple[tuple[int, int], ...] = ()
     throw_away: bool = False
     at: str | None = None
