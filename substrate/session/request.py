@@ -12,8 +12,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from substrate.session.settings import FlagUse
 
-#: kinds: a command text, a file, a script on standard input, a program, a shell at a terminal
-TEXT, FILE, STDIN, RUN, INTERACTIVE = "c", "f", "stdin", "run", "interactive"
+#: kinds: a command text, a file, a script on standard input, a program, a shell at a terminal, and ours
+#: there, line by line
+TEXT, FILE, STDIN, RUN, INTERACTIVE, LINES = "c", "f", "stdin", "run", "interactive", "lines"
 
 
 @value

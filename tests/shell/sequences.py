@@ -166,7 +166,7 @@ echo "${PIPESTATUS[@]}"
 echo "${PIPESTATUS[@]}"
 --
 true | false
-echo $? ${PIPESTATUS[0]} 
+echo $? ${PIPESTATUS[0]}
 --
 set -o pipefail
 false | true
@@ -808,7 +808,7 @@ printenv EMPTY | wc -l
 function f { echo "${FUNCNAME[0]}"; }
 f
 --
-f() { echo ${BASH_SOURCE[0]-none}; } 
+f() { echo ${BASH_SOURCE[0]-none}; }
 f | wc -l
 --
 a=1; b=2; { a=3; b=4; }; echo $a$b
