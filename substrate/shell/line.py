@@ -35,10 +35,32 @@ class Ran:
     leaves: bool
 
 
+class TypedAhead:
+    """What is typed while a line's shell leaves its state: no program of it reads that any more.
+    `sink`: where the state goes; its first byte says that it has begun."""
+
+    def __init__(self) -> None:
+        self.text = b""
+        self.sink = -1
+
+    def take(self, typed: bytes) -> bool:
+        """Whether it is ours."""
+        if os.pread(self.sink, 1, 0) in (b"", b"\0"):
+            return False
+        self.text += typed.replace(b"\r", b"\n")
+        return True
+
+
 def run_line(
-    line: bytes, before: State | None, template: RunRequest, run: Run, size: tuple[int, int]
+    line: bytes,
+    before: State | None,
+    template: RunRequest,
+    run: Run,
+    size: tuple[int, int],
+    typed: TypedAhead,
 ) -> Ran:
-    """Runs a line in the state that was left. `template`: what is asked for besides."""
+    """Runs a line in the state that was left. `template`: what is asked for besides; `typed` gets
+    what was typed when the line was over."""
     finished = not what_is_open(os.fsdecode(line))
     text = _sealed(boot.compose(line, before, finished=finished, size=size))
     sink = os.memfd_create("substrate-state", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -50,10 +72,14 @@ def run_line(
             kind=TEXT,
             argv=boot.command_words(template.file),
             cmd_text=line,
+            ahead=typed.take,
             extra=((saver.IN_FD, text), (saver.OUT_FD, sink)),
         )
+        typed.sink = sink
         outcome = run(request)
         left = state.parse_state(_read(sink), before)
+        if left is not None:
+            typed.text = left.typed_ahead + typed.text
     finally:
         os.close(text)
         os.close(sink)

@@ -13,11 +13,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from prompt_toolkit import PromptSession
+from prompt_toolkit import PromptSession, print_formatted_text
 from prompt_toolkit.enums import EditingMode
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-from prompt_toolkit.output import ColorDepth
+from prompt_toolkit.output import ColorDepth, Output, create_output
+from prompt_toolkit.output.vt100 import Vt100_Output
 
 from substrate.errors import SubstrateError
 from substrate.session.request import RunRequest
@@ -77,6 +78,8 @@ class Shell:
         self._world: str | None = None
         self._cwd = os.getcwdb()
         self._status = 0
+        self._ahead: list[str] = []  # typed while a line came to its end
+        self._begun = ""  # and not sent yet
         self._told: set[str] = set()
         self._changes: Sequence[Change] = ()
         self._names = Names()
@@ -92,6 +95,7 @@ class Shell:
             multiline=not self._dumb,
             prompt_continuation=_continuation,
             key_bindings=_keys(),
+            output=_output(),
             color_depth=None if colour else ColorDepth.DEPTH_1_BIT,
         )
 
@@ -121,12 +125,21 @@ class Shell:
     def _read(self) -> str:
         """What is typed, up to the end of a command."""
         self._begin_line()
+        default = ""
+        begun, self._begun = self._begun, ""
+        while self._ahead:
+            default = f"{default}\n{self._ahead.pop(0)}" if default else self._ahead.pop(0)
+            if not what_is_open(default):
+                print_formatted_text(self._prompt(), default, output=self._session.output)
+                return default
         self._session.editing_mode = (
             EditingMode.VI
             if self._state is not None and b"vi" in self._state.options
             else EditingMode.EMACS
         )
-        text = self._session.prompt(self._prompt)
+        text = self._session.prompt(
+            self._prompt, default=f"{default}\n{begun}" if default else begun
+        )
         while self._dumb and what_is_open(text):  # no editor there: line by line
             text += "\n" + self._session.prompt("> ")
         if self._history.problem is not None:
@@ -140,6 +153,14 @@ class Shell:
         columns = os.get_terminal_size(1).columns
         sys.stdout.write("\x1b[7m%\x1b[m" + " " * (columns - 1) + "\r \r")
         sys.stdout.flush()
+
+    def _take_ahead(self, typed: bytes) -> None:
+        """What was typed for us while a line ran, up to the last whole line; control keys of an
+        editor had no editor."""
+        text = typed.rpartition(b"\x03")[2].decode("utf-8", "replace")
+        lines_typed = ["".join(c for c in part if c.isprintable()) for part in text.split("\n")]
+        self._begun = lines_typed.pop()
+        self._ahead += lines_typed
 
     def _prompt(self) -> FormattedText:
         standing = prompt.Standing(
@@ -161,9 +182,9 @@ class Shell:
     def _run(self, text: bytes) -> bool:
         """Runs a line; whether the shell ends with it."""
         try:
-            ran = lines.run_line(
-                text, self._state, self._template, self._services.run, os.get_terminal_size(1)
-            )
+            typed = lines.TypedAhead()
+            size = os.get_terminal_size(1)
+            ran = lines.run_line(text, self._state, self._template, self._services.run, size, typed)
         except (SubstrateError, OSError) as error:
             self._status = self._services.fail(error)
             self._refresh()
@@ -172,6 +193,7 @@ class Shell:
             self._status = _INTERRUPTED
             return False
         self._services.tell(ran.outcome)
+        self._take_ahead(typed.text)
         self._status = ran.status
         if ran.outcome.ended.background_ended:
             self._once(_NOT_CARRIED)
@@ -212,6 +234,15 @@ class Shell:
         if text not in self._told:
             self._told.add(text)
             self._services.say(text)
+
+
+def _output() -> Output:
+    """The terminal is not asked where its cursor is: an answer that comes late would be typed into
+    the next line, and we know (`_begin_line`)."""
+    output = create_output()
+    if isinstance(output, Vt100_Output):
+        output.enable_cpr = False
+    return output
 
 
 def _continuation(width: int, number: int, is_soft_wrap: int) -> str:

@@ -86,7 +86,9 @@ done
 \builtin declare -f
 \builtin printf '\0'
 \builtin compgen -A function
-\builtin printf '\0%s\0' END
+\builtin printf '\0'
+[[ HOW == end && -t 0 ]] && \builtin read -t 0 && IFS= \builtin read -rd '' -t 0.01 __substrate_ahead
+\builtin printf '%s\0%s\0' "${__substrate_ahead-}" END
 } >&OUT
 """
 

@@ -15,7 +15,7 @@ from substrate.shell.saver import END, MAGIC, TOKEN
 
 #: more than any shell that a person works in; the file that a world writes to is no larger
 MAX_BYTES = 4 << 20
-_FIELDS = 19
+_FIELDS = 20
 _DEBUG = re.compile(rb"trap -- (-|'(?:[^']|'\\\\'')*') DEBUG\n")
 _DISABLED = b"enable -n "
 _OPTION = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-")
@@ -35,6 +35,7 @@ class State:
     shell_options: tuple[bytes, ...] = ()  # of `shopt` that are on
     path: bytes = b""
     posixly_correct: bytes = b""
+    typed_ahead: bytes = b""  # at the terminal, that no program read
     trap_debug: bytes = b""
     trap_err: bytes = b""
     trap_return: bytes = b""
@@ -83,6 +84,7 @@ def parse_state(data: bytes, before: State | None = None) -> State | None:
         variables=fields[16],
         functions=fields[17],
         function_names=_lines(fields[18]),
+        typed_ahead=fields[19],
         shadows=shadows,
         disabled=disabled,
     )
