@@ -155,14 +155,14 @@ def _pending() -> Sequence[Change]:
     return diff_pending(stack, skip_gone=True)
 
 
-def _verb(name: str, words: Sequence[str]) -> int:
+def _verb(name: str, words: Sequence[str], cwd: bytes) -> int:
     from substrate.cli.verbs import run_verb
 
     if name == "help":
         messages.say(_HELP)
         return 0
     if name == "why":
-        return _why(words)
+        return _why(words, cwd)
     if name not in _VERBS:
         from substrate.session.suggestion import nearest
 
@@ -180,7 +180,7 @@ def _verb(name: str, words: Sequence[str]) -> int:
     return run_verb([name, *words])
 
 
-def _why(words: Sequence[str]) -> int:
+def _why(words: Sequence[str], cwd: bytes) -> int:
     """Which commands changed a path."""
     from substrate.cli.log import command_text
     from substrate.cli.output import put_visible
@@ -196,13 +196,13 @@ def _why(words: Sequence[str]) -> int:
     except SubstrateError as error:
         messages.say_error(error)
         return error.exit_status
-    path = os.path.normpath(os.path.join(os.getcwdb(), os.fsencode(words[0])))
+    path = os.path.normpath(os.path.join(cwd, os.fsencode(words[0])))
     found = 1
     for span in history.spans:
         for diff in (*span.diffs, *span.softs):
             for entry in diff["body"].get("entries", ()):
                 if bytes_of(entry["path"]) == path:
-                    put_visible(f"{span.ordinal}  {entry['change']}  {command_text(span)}")
+                    put_visible(f"{span.ordinal}  {entry['kind']}  {command_text(span)}")
                     found = 0
     if found:
         messages.say("substrate: no command here changed it")

@@ -70,7 +70,7 @@ def compose(
     parts = (
         b"{",
         rb"BASH_ARGV0=bash",
-        rb"\builtin exec %d<&-" % IN_FD,
+        rb"\exec %d<&-" % IN_FD,
         b"__substrate_span=${SUBSTRATE_PARENT_SPAN-}",
         rb"\builtin eval " + quote(restore) + _QUIET,
         b"[[ -n $__substrate_span ]] && SUBSTRATE_PARENT_SPAN=$__substrate_span",

@@ -46,14 +46,14 @@ _NOT_CARRIED = (
 class Services:
     """What the command line gives us, since it is above us. `run`: a request as a command;
     `tell`: what it came to; `fail`: an error; `pending`: what differs from the host; `verb`: one of
-    `verbs` with its words, its status; `options`: the words that one takes."""
+    `verbs` with its words and the directory, its status; `options`: the words that one takes."""
 
     run: lines.Run
     tell: Callable[[Outcome], None]
     fail: Callable[[Exception], int]
     say: Callable[[str], None]
     pending: Callable[[], Sequence[Change]]
-    verb: Callable[[str, Sequence[str]], int]
+    verb: Callable[[str, Sequence[str], bytes], int]
     verbs: Sequence[str]
     options: Callable[[str], Sequence[str]]
 
@@ -212,7 +212,7 @@ class Shell:
         """Carries out `:verb`; whether the user leaves."""
         if words[0] in ("quit", "q", "exit"):
             return True
-        self._status = self._services.verb(words[0], words[1:])
+        self._status = self._services.verb(words[0], words[1:], self._cwd)
         self._refresh()
         return False
 
