@@ -131,6 +131,7 @@ class Shell:
             default = f"{default}\n{self._ahead.pop(0)}" if default else self._ahead.pop(0)
             if not what_is_open(default):
                 print_formatted_text(self._prompt(), default, output=self._session.output)
+                self._history.append_string(default)
                 return default
         self._session.editing_mode = (
             EditingMode.VI
