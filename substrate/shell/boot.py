@@ -124,7 +124,7 @@ def _restore(state: State, size: tuple[int, int]) -> bytes:
     shopts = [n for n in state.shell_options if n not in _OWN_SHOPT]
     return b"\n".join(
         (
-            b"__substrate_names=" + quote(state.names),
+            b"__substrate_names=" + quote(b" ".join(state.names)),
             FORGET.encode(),
             b"cd -- " + quote(state.cwd) + b" || __substrate_gone=" + quote(state.cwd),
             b"unset -v OLDPWD",

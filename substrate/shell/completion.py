@@ -123,7 +123,7 @@ class ShellCompleter(Completer):
         head = before[: len(before) - len(word)]
         if word.startswith("$"):
             brace = "{" if word.startswith("${") else ""
-            known = [] if state is None else [os.fsdecode(n) for n in state.names.split()]
+            known = [] if state is None else [os.fsdecode(n) for n in state.names]
             yield from _offer(word, (f"${brace}{name}" for name in sorted(known)))
             return
         if "/" not in word and not word.startswith("~") and _BEFORE_COMMAND.search(head):

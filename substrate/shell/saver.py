@@ -58,8 +58,6 @@ POSIXLY_CORRECT=1
 \builtin trap - ERR RETURN
 \builtin printf '\0'
 \builtin unset -v __substrate_end __substrate_posix __substrate_opts __substrate_shopts __substrate_line __substrate_kept
-\builtin printf '%s ' '' ALL_NAMES
-\builtin printf '\0'
 \builtin trap -p
 \builtin umask -p
 if (( $# )); then
@@ -98,7 +96,6 @@ def _fill(text: str, how: str) -> str:
         ("SHADOWED", f"{SHADOWS} typeset"),
         ("SHADOWS", SHADOWS),
         ("MAGIC", MAGIC.decode()),
-        ("ALL_NAMES", _ALL_NAMES),
         ("HOW", how),
         ("END", END.decode()),
         ("OUT", str(OUT_FD)),
@@ -112,9 +109,12 @@ SAVE_AT_END = _fill(_SAVE, "end")
 SAVE_AT_EXIT = _fill(_SAVE, "exit")
 #: for boot.py: unsets what is in the environment and was no more when the state was saved
 FORGET = f"""
-export -n {_ALL_NAMES}
-for __substrate_i in {_ALL_NAMES}; do
-[[ $__substrate_i == __substrate* || $__substrate_names == *" $__substrate_i "* ]] || unset -v "$__substrate_i"
+__substrate_all=({_ALL_NAMES})
+export -n "${{__substrate_all[@]}}"
+declare -A __substrate_is
+for __substrate_i in $__substrate_names; do __substrate_is[$__substrate_i]=; done
+for __substrate_i in "${{__substrate_all[@]}}"; do
+[[ -v __substrate_is[$__substrate_i] || $__substrate_i == @(BASH|__substrate)* ]] || unset -v "$__substrate_i"
 done
-unset -v __substrate_i __substrate_names
+unset -v __substrate_i __substrate_is __substrate_all __substrate_names
 """

@@ -15,8 +15,9 @@ from substrate.shell.saver import END, MAGIC, TOKEN
 
 #: more than any shell that a person works in; the file that a world writes to is no larger
 MAX_BYTES = 4 << 20
-_FIELDS = 20
+_FIELDS = 19
 _DEBUG = re.compile(rb"trap -- (-|'(?:[^']|'\\\\'')*') DEBUG\n")
+_NAME = re.compile(rb"^declare -[A-Za-z-]+ ([A-Za-z_][A-Za-z0-9_]*)", re.MULTILINE)
 _DISABLED = b"enable -n "
 _OPTION = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-")
 
@@ -41,7 +42,7 @@ class State:
     trap_return: bytes = b""
     trap_exit: bytes = b""
     disabled: tuple[bytes, ...] = ()  # builtins that are switched off
-    names: bytes = b""  # of all variables that have a value
+    names: tuple[bytes, ...] = ()  # of all variables, and perhaps more
     settings: bytes = b""  # traps, umask, positional parameters, the stack of directories
     variables: bytes = b""
     functions: bytes = b""
@@ -77,14 +78,14 @@ def parse_state(data: bytes, before: State | None = None) -> State | None:
         trap_err=fields[9],
         trap_return=fields[10],
         trap_exit=_exit_trap(fields[11], before),
-        names=fields[12],
-        settings=fields[13],
-        aliases=fields[14],
-        alias_names=_lines(fields[15]),
-        variables=fields[16],
-        functions=fields[17],
-        function_names=_lines(fields[18]),
-        typed_ahead=fields[19],
+        names=tuple(_NAME.findall(fields[15])),
+        settings=fields[12],
+        aliases=fields[13],
+        alias_names=_lines(fields[14]),
+        variables=fields[15],
+        functions=fields[16],
+        function_names=_lines(fields[17]),
+        typed_ahead=fields[18],
         shadows=shadows,
         disabled=disabled,
     )
