@@ -229,6 +229,8 @@ def _exec(
         step("filter")
         _install(spec.trace, 0)
     linux.mark_close_on_exec(3)
+    for fd, source in spec.extra:
+        os.dup2(stdio[source], fd)
     step(f"exec {os.fsdecode(spec.file)}")
     environ = dict(spec.environ)
     worst: OSError | None = None

@@ -129,6 +129,9 @@ def compile_script(command: CommandSpec, passed: int, machine: str = MACHINE) ->
     if command.trace:  # only once there is a tracer: without one its calls answer ENOSYS
         calls.append(_filter(command.trace, 0))
     calls.append(_Call("exec", "close_range", 3, 0xFFFFFFFF, _CLOSE_ON_EXEC))
+    calls += [
+        _Call("streams", "dup3", _FIRST_STREAM + source, fd, 0) for fd, source in command.extra
+    ]
     words = list(command.argv)
     environ = [name + b"=" + text for name, text in command.environ]
     shown = f"exec {os.fsdecode(command.file)}"

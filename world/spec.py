@@ -91,6 +91,8 @@ class CommandSpec:
     terminal: tuple[int, int] | None  # columns, rows: allocate a controlling terminal
     stdio: tuple[int, int, int]  # for 0, 1, 2: which passed fd, or one of these three
     ignored_signals: tuple[int, ...]
+    #: further fds that it inherits: (its number there, which passed fd)
+    extra: tuple[tuple[int, int], ...] = ()
     #: seccomp programs that it installs, b"" for none: the first before HELLO, with which its listener
     #: comes; the second one, which stops calls for a tracer, after the go
     notify: bytes = b""

@@ -18,7 +18,7 @@ import os
 
 from substrate.cli.options import BY_NAME, VERBS
 from substrate.errors import ConfigError, UsageError
-from substrate.session.request import FILE, INTERACTIVE, RUN, STDIN, TEXT, RunRequest
+from substrate.session.request import FILE, INTERACTIVE, LINES, RUN, STDIN, TEXT, RunRequest
 from substrate.session.settings import FlagUse
 from substrate.session.settings_table import BY_KEY
 
@@ -132,9 +132,10 @@ class _Words:
         if rest and "s" not in letters:
             raise _no_verb(rest, words)
         if terminal and "s" not in letters:
+            ours = not kept and not shell
             if "i" not in letters:
                 kept.insert(self.long_end, b"-i")
-            return self.request(INTERACTIVE, shell, (name, *kept), None)
+            return self.request(LINES if ours else INTERACTIVE, shell, (name, *kept), None)
         if not stdin_open:
             raise UsageError(
                 "there is no command, and standard input is closed",

@@ -13,7 +13,9 @@ import os
 
 from substrate.cli import messages
 from substrate.errors import SubstrateError, UsageError
+from substrate.session.request import INTERACTIVE, LINES
 from substrate.session.settings import load_settings, places
+from substrate.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
 
 def run_request(request: RunRequest, closed: frozenset[int], zygote: Zygote) -> int:
     """Runs what was asked for; returns the exit status. Raises SubstrateError, OSError."""
+    if request.kind == LINES:
+        from substrate.cli import repl
+
+        if repl.is_possible(closed):
+            return repl.run(request, zygote)
+        request = replace(request, kind=INTERACTIVE)
     sink = open_sink(request, closed)
     try:
         outcome, at_end = _run(request, zygote, closed)
@@ -85,7 +93,7 @@ def _afterwards(outcome: Outcome, at_end: str, request: RunRequest) -> int:
     """The summary, and apply, keep, discard. Returns the exit status."""
     from substrate.session import summary
 
-    _say_how_it_failed(outcome)
+    say_how_it_failed(outcome)
     if not request.quiet and not request.json:
         for denial in outcome.denials:
             messages.say(f"substrate: {denial.text}")
@@ -116,7 +124,7 @@ def _afterwards(outcome: Outcome, at_end: str, request: RunRequest) -> int:
     return outcome.exit_status
 
 
-def _say_how_it_failed(outcome: Outcome) -> None:
+def say_how_it_failed(outcome: Outcome) -> None:
     ended = outcome.ended
     if ended.ended_by == "timeout":
         messages.say(

@@ -1,7 +1,7 @@
 """`@pip`, `@npm`, …: whom the host's own tools are configured to ask, as rules of the network.
 
 No list of hosts is shipped: what a tool's configuration names counts, and where it names nothing, what the
-tool itself would ask (docs/adr/0020). Nothing is run, no path of a tree is followed: configuration is read as
+tool itself would ask (docs/adr/0023). Nothing is run, no path of a tree is followed: configuration is read as
 data. Invariants: only what the user or the system wrote counts, of a project only what is trusted
 (trust.py), but for the remotes of its repository, which are told as such; a rule names one host and one port.
 Hot path: the readers are loaded only where nothing was kept. Spec: policy.md §1.

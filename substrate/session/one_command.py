@@ -126,6 +126,9 @@ class OneCommand:
             sockets=self._sockets,
             foreground=self._foreground,
         )
+        self.extra = tuple(
+            (number, self.streams.pass_on(os.dup(fd))) for number, fd in self.request.extra
+        )
         if self.choice.level != "off":
             self.capture = capturing.Capturing(
                 *(self.choice, settings, session.home, world.frame, self.gating)
@@ -157,6 +160,7 @@ class OneCommand:
             rlimits=limits.rlimits(settings.limits, self.world.held),
             terminal=None if self.terminal is None else self.terminal.size(),
             stdio=self.streams.stdio,
+            extra=self.extra,
             ignored_signals=self.ignored,
             notify=b"" if self.capture is None else self.capture.programs.notify,
             trace=b"" if self.capture is None else self.capture.programs.trace,

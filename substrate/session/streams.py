@@ -304,7 +304,7 @@ class Streams:
         recording = self.stdout if fd == 1 else self.stderr
         sink = self._fds[fd]
         self.pumps.append(Pump(reading, sink, recording, self._calls(writes=sink)))
-        return self._pass(writing)
+        return self.pass_on(writing)
 
     def _plan_input(self) -> int:
         source = self._fds[0]
@@ -319,9 +319,10 @@ class Streams:
             foreground=self._foreground,
         )
         self.pumps.append(self.input)
-        return self._pass(reading)
+        return self.pass_on(reading)
 
-    def _pass(self, fd: int) -> int:
+    def pass_on(self, fd: int) -> int:
+        """Has the command get an fd, which is ours no more; returns its index."""
         if self._owner is not None:
             os.fchown(fd, *self._owner)  # so that /dev/stdout can be opened in the world
         self.passed.append(fd)

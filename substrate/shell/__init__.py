@@ -1,1 +1,1 @@
-"""The shell that a person types into: lines, their state, and what is drawn around them (shell.md §2)."""
+"""The interactive shell: a prompt, and each line as a command of its own (shell.md §2)."""

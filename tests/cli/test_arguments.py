@@ -115,6 +115,14 @@ def test_a_terminal_gets_an_interactive_shell():
     assert parse(terminal=True).argv == (b"bash", b"-i")
     assert parse("-i", "-l", terminal=True).argv == (b"bash", b"-i", b"-l")
     assert parse("--norc", terminal=True).argv == (b"bash", b"--norc", b"-i")
+    assert parse("-i", terminal=True).kind == parse("--norc", terminal=True).kind == "interactive"
+
+
+def test_only_a_bare_call_at_a_terminal_goes_line_by_line():
+    assert parse(terminal=True).kind == "lines"
+    assert parse("--net", "none", terminal=True).kind == "lines"
+    assert parse("--shell", "/bin/zsh", terminal=True).kind == "interactive"
+    assert parse(terminal=False).kind == "stdin"
 
 
 def test_run_takes_a_program_with_or_without_the_hyphens():

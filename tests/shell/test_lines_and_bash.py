@@ -1,0 +1,50 @@
+"""A shell for each line against one bash for all lines: stdout, status, and what is left."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.shell.sequences import blocks, pairs
+from tests.shell.shells import environment, lines_of, run_bash, run_lines
+
+#: what says which process this is, or how it was started
+_PROCESS = re.compile(
+    rb"^declare -[-\w]+ (BASH\w*|_|PPID|RANDOM|SRANDOM|SECONDS|EPOCH\w+|LINENO|HIST\w*|COLUMNS|"
+    rb"LINES|SHELLOPTS|PIPESTATUS|FUNCNAME|DIRSTACK|GROUPS|COMP_WORDBREAKS|MAILCHECK|PS[0-4])(=|$)"
+)
+#: what POSIX mode leaves behind differs when it was switched on in another shell
+_POSIX = b"inherit_errexit"
+#: shows all that a shell has, whatever was done to it
+_END = (
+    "unset -f builtin declare set trap unset printf eval exit echo cd; unalias -a; set +eux -B; "
+    "declare -p; declare -f; set +o | grep -v hist; shopt; umask; dirs -l; trap -p USR1 INT ERR; pwd -P"
+)
+
+
+def _state(text: bytes) -> list[bytes]:
+    lines = text.split(b"\n")
+    return [line for line in lines if not _PROCESS.match(line) and not line.startswith(_POSIX)]
+
+
+def _both(text: str, tmp_path: Path) -> None:
+    found = []
+    for name, run in (("one", run_bash), ("each", run_lines)):
+        home, work = tmp_path / f"{name}-home", tmp_path / name / "work"
+        home.mkdir()
+        work.mkdir(parents=True)
+        stdout, status = run([*lines_of(text), _END], environment(str(home)), str(work))
+        stdout = stdout.replace(os.fsencode(work), b"WORK").replace(os.fsencode(home), b"HOME")
+        found.append((_state(stdout), status))
+    assert found[1] == found[0]
+
+
+@pytest.mark.parametrize("text", blocks())
+def test_lines_run_as_in_one_shell(text: str, tmp_path: Path) -> None:
+    _both(text, tmp_path)
+
+
+@pytest.mark.parametrize("text", pairs())
+def test_what_one_line_sets_the_next_one_finds(text: str, tmp_path: Path) -> None:
+    _both(text, tmp_path)
