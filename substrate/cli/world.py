@@ -1,4 +1,4 @@
-"""`substrate world ls|start|stop|fork|gc`: the worlds of this user, one whose supervisor stays, a
+"""`substrate world ls|start|exec|stop|fork|gc`: the worlds of this user, one whose supervisor stays, a
 second one on the same layers, and taking away what is left over."""
 
 from __future__ import annotations
@@ -161,6 +161,21 @@ def start_command(flags: tuple[str, ...]) -> int:
     found = launch([b"run", *(os.fsencode(word) for word in flags), b"--", b"true"])
     say(f"substrate: world {found['world']} is started (pid {found['pid']})")
     return 0
+
+
+@command.command("exec", context_settings={"ignore_unknown_options": True})
+@click.argument("world")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, required=True, metavar="-- CMD...")
+def exec_command(world: str, words: tuple[str, ...]) -> int:
+    """Example:
+      substrate world exec w3 -- ls -l
+
+    Runs a program in a world, whatever directory it is of: beside what runs there, where its session
+    stays. Exit status as of `run`."""
+    from substrate.cli.main import hold_closed_fds, run_form
+
+    program = [os.fsencode(word) for word in words]
+    return run_form([b"run", b"--world", os.fsencode(world), b"--", *program], hold_closed_fds())
 
 
 @command.command("stop")

@@ -75,6 +75,10 @@ def failure_of(message: wire.Message) -> tuple[str, int, str]:
     return message.text(0), message.number(1), message.text(2)
 
 
+def _is_alone() -> bool:
+    return True
+
+
 class CommandRun:
     """Runs one command; see the module for the order of calls. `over`: it has come to its end."""
 
@@ -99,6 +103,8 @@ class CommandRun:
         self.over = False
         #: what it leaves in the background goes on without it
         self.leaves = leaves
+        #: whether nobody else was ever in its world
+        self.is_alone: Callable[[], bool] = _is_alone
         self._timeout_s, self._background_s = timeout_s, background_s
         self._stage = _STARTING
         self._deadline: float | None = None
@@ -313,8 +319,8 @@ class CommandRun:
         if self._abandoned:
             return True
         all_gone = self.capture is not None and self.capture.finished()
-        if all_gone and self.streams.outputs_done():
-            return True
+        if all_gone and self.streams.outputs_done() and not self.is_alone():
+            return True  # of one that is alone the quiet moment is told next
         if self._stage != _RUNNING or now < self._ended_at + LINGER_S:
             return False
         return self.streams.drained() or now >= self._ended_at + self._background_s

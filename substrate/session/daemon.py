@@ -12,6 +12,7 @@ from __future__ import annotations
 import _signal
 import os
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from substrate.errors import StateError, SubstrateError
@@ -37,6 +38,7 @@ from substrate.telemetry.trace.events.policy import PolicyDecision
 from substrate.values import as_dict, replace
 from substrate.world import wire
 from substrate.world.handle import StartFailed
+from substrate.world.layers import is_frozen
 
 if TYPE_CHECKING:
     import _socket
@@ -79,6 +81,8 @@ class Daemon:
         self._inside: Inside | None = None
         #: whether a program that a shim asks for may run: the broker's place
         self.decide_exec: DecideExec = allow_all
+        #: what else can be asked at `control`: each answers its client, now or later
+        self.verbs: dict[str, Callable[[Client, dict[str, Any]], None]] = {}
         self._next: LiveWorld | None = None  # begun with, for the next command
         self._worlds = 0
         self._running: list[Executing] = []
@@ -233,6 +237,8 @@ class Daemon:
         self._running = [each for each in self._running if not each.answered]
         world = self._world
         if world is None:
+            if self._next is None and not self._ending:
+                self._prepare_next()  # when who waited for the last one has its answer
             return
         over = world.quiet or world.dead
         self._sharing.settle_left()
@@ -249,8 +255,23 @@ class Daemon:
             self._end_world()
 
     def _end_world(self) -> None:
-        self._sharing.end_world(lambda: self._arriving.ends_within(0))
+        try:
+            self._sharing.end_world(lambda: self._arriving.ends_within(0))
+        except (SubstrateError, OSError) as error:
+            self.log(f"the end of a world: {error!r}")
+            self._leave_layer()
         self._world_is_gone()
+
+    def _leave_layer(self) -> None:
+        """What its layer holds could not be recorded now: the next command tells of it first, as of one
+        that a killed supervisor left."""
+        world, session = self._world, self.session
+        assert world is not None
+        world.close()
+        world.wait_ended()
+        if world.layer in session.stack.numbers and not is_frozen(session.stack, world.layer):
+            session.left.append(world.layer)
+            session.pending = session.stack
 
     def _world_is_gone(self) -> None:
         assert self._world is not None
@@ -261,8 +282,6 @@ class Daemon:
             each.close()
         self._left = []
         self.session.writer.sync()
-        if not self._ending:
-            self._prepare_next()
 
     # --- who comes
 
@@ -319,6 +338,8 @@ class Daemon:
             self._clients.remove(client)
             self._enders.append(client)
             self.end()
+        elif verb.name in self.verbs:
+            self.verbs[verb.name](client, verb.arguments)
         else:
             client.fail(
                 f"a session that runs cannot be asked to {verb.name}",
@@ -434,7 +455,6 @@ class Daemon:
         world.wait_ended()
         if world.layer is not None:
             self.session.drop_layer(world.layer)
-        self._prepare_next()
 
     def _begin(self, each: Executing, streams: PassedStreams | None = None) -> None:
         call = each.call
@@ -488,6 +508,8 @@ class Daemon:
             self._sharing.begin(one)
             if world.network is not None:
                 world.network.share()
+        sharing = self._sharing
+        each.run.is_alone = lambda: not sharing.is_shared
         world.quiet = False
         world.runs.append(each.run)
         self._running.append(each)
@@ -604,6 +626,7 @@ class Daemon:
         assert world is not None
         trouble = each.trouble
         found: Finished | None = None
+        alone = False
         try:
             alone = not sharing.is_shared and not sharing.left
             if alone and (world.quiet or world.dead):
@@ -624,6 +647,9 @@ class Daemon:
             trouble = trouble or str(error)
             if one in sharing.live:
                 sharing.live.remove(one)
+            if self._world is world and alone and not self._is_beside:
+                self._leave_layer()
+                self._world_is_gone()
         each.part(*self._told(each, ended, found, trouble))
 
     def _told(

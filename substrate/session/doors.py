@@ -15,9 +15,11 @@ import errno
 import os
 import select
 import struct
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from substrate.errors import SubstrateError
 from substrate.session import client_call
 from substrate.session.loop import Waiting
 from substrate.world import wire
@@ -28,6 +30,8 @@ INSIDE: Final = b"inside"
 MOST_CLIENTS: Final = 64
 #: for the first packet
 FIRST_S: Final = 10.0
+#: between two tries to accept, where there is no descriptor for it
+_PAUSE_S: Final = 0.1
 _UCRED: Final = struct.Struct("=iII")
 _SO_PEERPIDFD: Final = 77
 #: parents that are looked at
@@ -109,6 +113,9 @@ class Client:
             self.on_packet(self, message)
         except (client_call.BadCall, wire.WireError, ValueError) as wrong:
             self.fail(str(wrong), "ask by the same version of substrate")
+        except (SubstrateError, OSError) as error:
+            text = (error.strerror if isinstance(error, OSError) else "") or str(error)
+            self.fail(text, getattr(error, "hint", "") or "`substrate doctor`")
         finally:
             for fd in message.fds:
                 os.close(fd)
@@ -152,6 +159,40 @@ def _nothing() -> None:
     return
 
 
+class Accepting:
+    """Takes connections of a listening socket, which does not wait. Where there is no descriptor left for one, it
+    waits a moment and not all the time."""
+
+    def __init__(self, socket: _socket.socket, welcome: Callable[[_socket.socket], None]) -> None:
+        self._socket, self._welcome = socket, welcome
+        self._not_before = 0.0
+
+    def wait_for(self, waiting: Waiting) -> None:
+        if self._socket.fileno() < 0:
+            return
+        if waiting.now < self._not_before:
+            waiting.until(self._not_before)
+        else:
+            waiting.read(self._socket.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        if self._socket.fileno() < 0:
+            return
+        try:
+            fd, _ = self._socket._accept()  # type: ignore[attr-defined]
+        except OSError as error:  # else it has gone again
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+                self._not_before = time.monotonic() + _PAUSE_S
+            return
+        socket = _socket.socket(fileno=fd)
+        socket.setblocking(False)
+        try:
+            self._welcome(socket)
+        except OSError:
+            socket.close()
+            self._not_before = time.monotonic() + _PAUSE_S
+
+
 class Door:
     """A listening socket in a directory. `owner`: to whom of the host it is given, None: to us."""
 
@@ -163,9 +204,10 @@ class Door:
         owner: tuple[int, int] | None = None,
     ) -> None:
         self._path = b"/proc/self/fd/%d/%s" % (directory_fd, name)
-        self._name, self._welcome = name, welcome
+        self._name = name
         self._directory_fd = os.dup(directory_fd)
         self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        self._accepting = Accepting(self._socket, welcome)
         try:
             self._remove()  # of a supervisor that was killed: the session's lock is ours
             self._socket.setblocking(False)
@@ -183,17 +225,7 @@ class Door:
             raise
 
     def wait_for(self, waiting: Waiting) -> None:
-        if self._socket.fileno() >= 0:
-            waiting.read(self._socket.fileno(), self._accept)
-
-    def _accept(self) -> None:
-        try:
-            fd, _ = self._socket._accept()  # type: ignore[attr-defined]
-        except OSError:
-            return  # it has gone again, or there is no descriptor left: it comes again
-        socket = _socket.socket(fileno=fd)
-        socket.setblocking(False)
-        self._welcome(socket)
+        self._accepting.wait_for(waiting)
 
     def close(self) -> None:
         if self._socket.fileno() >= 0:

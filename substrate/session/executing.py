@@ -245,6 +245,15 @@ class Executing:
         self.one.streams.end_input()
         if not self.one.streams.is_left:
             self._fds.end_output()
+        if not self._fds.relays:
+            self._say()
+
+    def _say(self) -> None:
+        assert self._parting is not None
+        kind, fields = self._parting
+        self.client.send(kind, *fields)
+        self.client.close()
+        self.answered = True
 
     def _wait_for_relays(self, waiting: Waiting) -> None:
         assert self._parting is not None
@@ -253,10 +262,8 @@ class Executing:
             for fd in waits:
                 waiting.read(fd, _nothing)
             return
-        kind, fields = self._parting
-        self.client.send(kind, *fields)
-        self.client.close()
-        self.answered = waiting.changed = True
+        self._say()
+        waiting.changed = True
 
     def close(self) -> None:
         """Nothing of it goes on any more."""

@@ -8,6 +8,7 @@ asked for here: that is `control`'s. Everything that comes is hostile (doors.py)
 
 from __future__ import annotations
 
+import _socket
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -25,9 +26,8 @@ from substrate.world import wire
 from substrate.world.spec import CLOSED
 
 if TYPE_CHECKING:
-    import _socket
-
     from substrate.session.daemon import Daemon
+    from substrate.session.loop import Waiting
 
 #: what a process may say of itself
 REPORTED = frozenset(
@@ -94,29 +94,16 @@ class Inside:
     """The door of one world. `fd`: its listening socket, which is ours from here on."""
 
     def __init__(self, daemon: Daemon, fd: int, holder_pid: int, decide: DecideExec) -> None:
-        import _socket
-
         self._daemon, self._holder, self._decide = daemon, holder_pid, decide
         self._socket = _socket.socket(fileno=fd)
         self._socket.setblocking(False)
+        self._accepting = doors.Accepting(self._socket, self._welcome)
 
-    def wait_for(self, waiting: Any) -> None:
-        if self._socket.fileno() >= 0:
-            waiting.read(self._socket.fileno(), self._accept)
+    def wait_for(self, waiting: Waiting) -> None:
+        self._accepting.wait_for(waiting)
 
     def close(self) -> None:
         self._socket.close()
-
-    def _accept(self) -> None:
-        import _socket
-
-        try:
-            fd, _ = self._socket._accept()  # type: ignore[attr-defined]
-        except OSError:
-            return
-        socket = _socket.socket(fileno=fd)
-        socket.setblocking(False)
-        self._welcome(socket)
 
     def _welcome(self, socket: _socket.socket) -> None:
         peer = Peer(socket)

@@ -49,7 +49,10 @@ class Client:
         self.socket.sendmsg([encode(kind, *fields)], rights if fds else [])
 
     def receive(self):
-        packet = self.socket.recv(65536)
+        try:
+            packet = self.socket.recv(65536)
+        except ConnectionResetError:  # it has closed without a look at what was said
+            packet = b""
         return decode(packet) if packet else (b"", [])
 
     def execute(self, *words, cwd, fds, environ=None, mode="command", parent="", **flags):

@@ -94,6 +94,9 @@ def test_a_command_is_run_as_by_a_call_of_its_own(live):
     live.caller.verify()
     assert len(live.lines("session_start")) == 1
     assert [line["body"]["exit"] for line in live.lines("command_end")] == [3, 0]
+    (diff,) = live.lines("fs_diff")  # of a layer of its own, which is the command's
+    assert diff["span_id"] == live.lines("command_start")[0]["span_id"]
+    assert "soft" not in diff["body"]
 
 
 def test_how_it_ends_is_told(live):
@@ -454,3 +457,121 @@ def test_a_user_without_rights(user):
     )
     assert user.substrate("world", "stop").returncode == 0
     user.verify()
+
+
+def test_a_world_without_room_for_another_process_fails_that_command_alone(idmap):
+    idmap.forget()
+    live = Live(idmap, "--limit", "pids=24")
+    first = {}
+    text = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 100 & done 2>/dev/null; : > full; while [ ! -e go ]; do :; done; kill $(jobs -p); echo on"
+    thread = threading.Thread(target=lambda: first.update(done=live.sh(text)))
+    thread.start()
+    until(lambda: len(live.verb("status")["commands"]) == 1)
+    failed = [live.sh("echo more") for _ in range(3)]
+    assert {done.kind for done in failed} <= {b"E", b"F"}
+    assert live.verb("status")["lives"]
+    os.kill(live.pid, signal.SIGTERM)
+    thread.join()
+    until(lambda: not os.path.exists(f"/proc/{live.pid}"))
+    idmap.verify()
+
+
+def test_a_supervisor_without_descriptors_goes_on_when_there_are_some(idmap):
+    idmap.forget()
+    done = idmap.call("/bin/sh", "-c", 'ulimit -n 60; exec "$0" world start --fresh', idmap.command)
+    assert done.returncode == 0, done.stderr
+    live = Live.__new__(Live)
+    live.caller, live.session = idmap, idmap.sessions()[-1]
+    live.status = live.verb("status")
+    live.pid = live.status["pid"]
+    kinds = []
+    threads = [
+        threading.Thread(target=lambda: kinds.append(live.sh("sleep 0.5; echo on").kind))
+        for _ in range(30)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(kinds) == 30
+    assert set(kinds) <= {b"E", b"F", b""}
+
+    def is_quiet():
+        status = live.verb("status")  # which it may still be too poor to tell
+        return isinstance(status, dict) and not status["lives"]
+
+    until(is_quiet)
+    assert live.sh("echo on").out == b"on\n"
+    live.end()
+    idmap.verify()
+
+
+def test_run_serves_the_sessions_doors_and_ends_what_came(idmap):
+    idmap.forget()
+    process = idmap.start(
+        *("run", "--fresh", "--"),
+        *(
+            "/bin/sh",
+            "-c",
+            "echo ready; while [ ! -e go ]; do sleep 0.02; done; echo agent > agent",
+        ),
+    )
+    assert process.stdout.readline() == b"ready\n"
+    live = Live.__new__(Live)
+    live.caller, live.session = idmap, idmap.sessions()[-1]
+    live.pid = process.pid
+    assert live.verb("status")["shared"] is False
+    assert live.sh("echo joined > joined; cat joined").out == b"joined\n"
+    held = live.client()
+    null = os.open("/dev/null", os.O_RDWR)
+    held.execute("/bin/sleep", "1000", cwd=idmap.work, fds=(null, null, null))
+    assert held.receive()[0] == b"A"
+    os.close(null)
+    began = time.monotonic()
+    live.sh(": > go")
+    kind, fields, _ = held.answer()
+    assert (kind, fields[0]) == (b"E", b"143")  # waited for as what is left in the background is
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, (out, err)
+    assert time.monotonic() - began < 30
+    idmap.verify()
+    ends = {line["span_id"]: line["body"]["fs_diff"] for line in live.lines("command_end")}
+    run_span = live.lines("command_start")[0]["span_id"]
+    assert ends[run_span]["added"] == 3  # joined, go, agent: the layer is the run's
+    assert [d["added"] for s, d in ends.items() if d and s != run_span] == [1, 1]
+
+
+def test_whose_a_connection_is_is_told_of_commands_at_once(live):
+    text = (
+        "import socket, sys, os, time\n"
+        "s = socket.socket()\n"
+        "try: s.connect(('192.0.2.1', int(sys.argv[1])))\n"
+        "except OSError: pass\n"
+        "open('tried-' + sys.argv[1], 'w').close()\n"
+        "while not os.path.exists('go'): time.sleep(0.02)\n"
+    )
+    done = {}
+
+    def begin(port):
+        done[port] = live.run(sys.executable, "-c", text, str(port))
+
+    threads = [threading.Thread(target=begin, args=(port,)) for port in (4001, 4002)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(live.verb("status")["commands"]) == 2)
+    live.sh("while [ ! -e tried-4001 -o ! -e tried-4002 ]; do sleep 0.02; done; : > go")
+    for thread in threads:
+        thread.join()
+    live.end()
+    live.caller.verify()
+    ends = {line["span_id"]: line["body"]["scopes_used"] for line in live.lines("command_end")}
+    for start in live.lines("command_start"):
+        argv = start["body"]["display"]["argv"]
+        scopes = [scope["scope"] for scope in ends[start["span_id"]]]
+        if argv[-1].isdigit():
+            assert scopes == [f"tcp://192.0.2.1:{argv[-1]}"]
+        else:
+            assert scopes == []
+    spans = {line["span_id"]: line["parent_span_id"] for line in live.lines("process_start")}
+    for line in live.lines("net_connect"):
+        assert spans[line["span_id"]] in ends
