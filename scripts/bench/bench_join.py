@@ -21,7 +21,7 @@ from harness import Context, Result, Sample, interleave, spawn
 _CLIENT = r"""
 import _socket, os, struct, fcntl, sys
 def packet(kind, *fields): return kind + b"".join(struct.pack("=I", len(f)) + f for f in fields)
-argv, cwd = [b"/bin/true"], os.getcwdb()
+argv, cwd = [b"/bin/true"], sys.argv[2].encode()
 words = [argv[0], cwd, *argv, *(k + b"=" + v for k, v in os.environb.items())]
 data = struct.pack("=4I", len(argv), len(os.environb), 18, 0) + b"".join(w + b"\0" for w in words)
 memory = os.memfd_create("call", 2); os.write(memory, data); fcntl.fcntl(memory, 1033, 15)
@@ -78,7 +78,7 @@ def bench(context: Context) -> list[Result]:
         return Sample(time.perf_counter() - start)
 
     def python() -> Sample:
-        return spawn((sys.executable, "-I", "-S", "-c", _CLIENT, "control"))
+        return spawn((sys.executable, "-I", "-S", "-c", _CLIENT, "control", work))
 
     def verb(name: bytes) -> bytes:
         client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

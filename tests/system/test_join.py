@@ -1,12 +1,15 @@
 """Commands that join a session whose supervisor stays: real worlds, as root and as a user."""
 
+import fcntl
 import json
 import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 
@@ -495,7 +498,12 @@ def test_a_supervisor_without_descriptors_goes_on_when_there_are_some(idmap):
         thread.join()
     assert len(kinds) == 30
     assert set(kinds) <= {b"E", b"F", b""}
-    until(lambda: not live.verb("status")["lives"])
+
+    def is_quiet():
+        status = live.verb("status")  # which it may still be too poor to tell
+        return isinstance(status, dict) and not status["lives"]
+
+    until(is_quiet)
     assert live.sh("echo on").out == b"on\n"
     live.end()
     idmap.verify()
@@ -570,3 +578,34 @@ def test_whose_a_connection_is_is_told_of_commands_at_once(live):
     spans = {line["span_id"]: line["parent_span_id"] for line in live.lines("process_start")}
     for line in live.lines("net_connect"):
         assert spans[line["span_id"]] in ends
+
+
+def test_a_terminal_of_a_client_is_one_of_the_worlds_own(live):
+    text = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from join_client import Client\n"
+        "c = Client(sys.argv[2])\n"
+        "c.execute('/bin/sh', '-c', 'test -t 0 && stty size; echo ready; read x; echo got $x; exit 6',"
+        " cwd=sys.argv[3], fds=(0, 1, 2), terminal=[90, 30])\n"
+        "assert c.receive()[1][2] == b'{\"terminal\":true}'\n"
+        "sys.exit(int(c.answer()[1][0]))\n"
+    )
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 90, 0, 0))
+    words = [sys.executable, "-c", text, os.path.dirname(HELPER), live.session, live.caller.work]
+    process = subprocess.Popen(
+        ["setsid", "--ctty", "--wait", *words], stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    shown = b""
+    while b"ready" not in shown:
+        shown += os.read(ours, 1000)
+    assert b"30 90" in shown
+    os.write(ours, b"typed\n")
+    while b"got typed" not in shown:
+        shown += os.read(ours, 1000)
+    assert process.wait(60) == 6
+    os.close(ours)
+    live.end()
+    live.caller.verify()
+    (start,) = live.lines("command_start")
+    assert start["body"]["terminal"] == {"cols": 90, "rows": 30}
