@@ -40,7 +40,7 @@ def test_verbs_and_options_come_first(script):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("substrate world ", {"ls", "fork", "gc", "--help"}),
+        ("substrate world ", {"ls", "start", "exec", "stop", "fork", "gc", "--help"}),
         ("substrate trace v", {"verify"}),
         ("substrate trace t", {"tree", "tail"}),
         ("substrate trace show --f", {"--files", "--failed", "--format"}),
