@@ -407,11 +407,12 @@ class Daemon:
     def run_inside(self, client: Client, call: Call, fds: PassedFds, parent: str | None) -> None:
         """A process of the world wants a command beside it."""
         each = Executing(self, client, call, fds, parent)
+        limit = self._settings.record_max_bytes
+        streams = PassedStreams(fds.fds, limit, self.session.digester.stream)
         try:
-            limit = self._settings.record_max_bytes
-            streams = PassedStreams(fds.fds, limit, self.session.digester.stream)
             self._begin(each, streams)
         except (SubstrateError, OSError) as error:
+            streams.abandon()  # held by us they would never end for whoever reads them
             self._could_not_begin(client, each, error)
 
     def _could_not_begin(
@@ -434,6 +435,7 @@ class Daemon:
     def _drop(self, each: Executing, text: str) -> None:
         """One that has a start on the record and never ran gets its end there."""
         one = each.one
+        _close_streams(one)
         if one.capture is not None:
             one.capture.close()
         if one.gating is not None:
@@ -586,6 +588,7 @@ class Daemon:
         self.session.writer.append([one.end_event(ended, None, denials)])
         self.session.writer.sync()
         self._sharing.live.remove(one)
+        _close_streams(one)
         if one.capture is not None:
             one.capture.close()
         one.gate.close()
@@ -769,6 +772,14 @@ def _narrowed(settings: Settings, call: Call) -> Settings:
     if asked is None or (settings.timeout_s is not None and settings.timeout_s <= asked):
         return settings
     return replace(settings, timeout_s=asked)
+
+
+def _close_streams(one: OneCommand) -> None:
+    """Of a command that never ran: nothing else lets go of what it would have had."""
+    streams = getattr(one, "streams", None)  # there is none before `begin`
+    if streams is not None:
+        streams.end_input()
+        streams.abandon()
 
 
 def _nothing() -> None:
