@@ -311,7 +311,7 @@ class Daemon:
         elif self._ending:
             client.fail("the session is ending", "try again for a new one")
         else:
-            client.on_packet = self._hear
+            client.on_packet, client.on_bug = self._hear, self.log
             self._clients.append(client)
 
     def _tell_of_refusal(self, client: Client, why: str) -> None:
@@ -640,6 +640,7 @@ class Daemon:
         if self._served(inside=True) >= doors.MOST_CLIENTS:
             client.fail(f"{doors.MOST_CLIENTS} others are being served", "try again")
             return False
+        client.on_bug = self.log
         self._clients.append(client)
         return True
 

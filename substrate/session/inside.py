@@ -166,7 +166,7 @@ class Inside:
         """What a process says of itself. The connection stays, for the next one."""
         kind, body = given.get("type"), given.get("body")
         producer, number = given.get("producer"), given.get("producer_seq")
-        if kind not in REPORTED or not isinstance(body, dict):
+        if not isinstance(kind, str) or kind not in REPORTED or not isinstance(body, dict):
             raise BadCall("an event has a type that may be reported, and a body")
         if not isinstance(producer, str) or not 0 < len(producer) <= _MOST_PRODUCER:
             raise BadCall("an event has a producer")
@@ -189,7 +189,7 @@ class Inside:
                 body=body,
             )
             self._daemon.session.writer.append([event])
-        except (SubstrateError, KeyError, TypeError, ValueError) as wrong:
+        except (SubstrateError, KeyError, TypeError, ValueError, RecursionError) as wrong:
             raise BadCall(f"the event cannot be taken: {wrong}") from None
         known.add(producer)
         client.busy = True
