@@ -20,6 +20,7 @@ from substrate.session import (
     client_call,
     doors,
     gated_command,
+    other_settings,
     outside,
     starting,
     store,
@@ -390,6 +391,7 @@ class Daemon:
         if call.mode != client_call.COMMAND:
             outside.answer(self.session, client, call, self._decide_outside)
             return
+        other_settings.refuse(call)
         given = message.fds[1:]
         if len(given) != 3 - len(call.flags.closed):
             raise client_call.BadCall("there is not one fd for each stream that is open")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from substrate.errors import SubstrateError
-from substrate.session import client_call, doors
+from substrate.session import client_call, doors, other_settings
 from substrate.session.client_call import BadCall, Call
 from substrate.session.doors import Client, Peer
 from substrate.session.streams import Recording, Streams
@@ -140,6 +140,7 @@ class Inside:
     def _run_beside(
         self, client: Client, call: Call, message: wire.Message, parent: str | None
     ) -> None:
+        other_settings.refuse(call)
         given = message.fds[1:]
         if len(given) != 3 - len(call.flags.closed):
             raise BadCall("there is not one fd for each stream that is open")

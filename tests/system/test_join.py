@@ -102,6 +102,20 @@ def test_a_command_is_run_as_by_a_call_of_its_own(live):
     assert "soft" not in diff["body"]
 
 
+def test_a_setting_that_would_not_hold_is_refused(live):
+    for name, text in ((b"SUBSTRATE_POLICY", b"/x.toml"), (b"SUBSTRATE_HIDE", b"/etc/hostname")):
+        refused = live.sh("echo ran", environ={b"PATH": b"/usr/bin:/bin", name: text})
+        assert (refused.kind, refused.status, refused.out) == (b"F", 125, b"")
+        assert name in refused.fields[1]
+    (live.caller.work / "own.toml").write_text('[net]\nmode = "none"\n')
+    refused = live.caller.substrate("--config", "own.toml", "-c", "echo ran")
+    assert (refused.returncode, refused.stdout) == (125, b"")
+    late = live.caller.substrate(
+        "-c", "sleep 60", env={**live.caller.environ, "SUBSTRATE_TIMEOUT": "1"}
+    )
+    assert late.returncode == 124
+
+
 def test_how_it_ends_is_told(live):
     assert live.sh("kill -TERM $$").outcome["signal"] == signal.SIGTERM
     assert live.run("/no/such/file").status == 127
