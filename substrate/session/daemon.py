@@ -224,6 +224,8 @@ class Daemon:
     def wait_for(self, waiting: Waiting) -> None:
         if not self._is_beside:
             waiting.read(self._arriving.fileno(), self._take_signals)
+            if not self._ending:
+                waiting.on(self._zygote.socket.fileno(), 0, self._lose_zygote)
         for door in self._doors:
             door.wait_for(waiting)
         for client in tuple(self._clients):
@@ -243,6 +245,11 @@ class Daemon:
         ends = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT)
         if any(number in ends for number in self._arriving.read()):
             self.end()
+
+    def _lose_zygote(self) -> None:
+        """Without it no command could begin: who comes next gets a supervisor of its own."""
+        self.log("the process that starts worlds was killed: the session ends")
+        self.end()
 
     def look(self) -> None:
         """What is over by now."""

@@ -396,6 +396,18 @@ def test_a_holder_that_is_killed_ends_its_commands_and_not_the_session(live):
     live.caller.verify()
 
 
+def test_without_its_zygote_a_session_ends_and_the_next_command_runs(live):
+    assert live.sh("echo x > made").status == 0
+    children = f"/proc/{live.pid}/task/{live.pid}/children"
+    with open(children) as file:
+        (zygote,) = (int(word) for word in file.read().split())
+    os.kill(zygote, signal.SIGKILL)
+    until(lambda: not os.path.exists(f"/proc/{live.pid}"))
+    done = live.caller.substrate("-c", "cat made")
+    assert (done.returncode, done.stdout) == (0, b"x\n"), done.stderr
+    live.caller.verify()
+
+
 def test_one_of_the_world_may_not_come_to_control(live):
     """By /proc of a process outside, and with a descriptor of the session's directory that it was given."""
     text = (
