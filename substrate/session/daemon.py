@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from substrate.errors import PolicyDenied, StateError, SubstrateError
+from substrate.errors import StateError, SubstrateError
+from substrate.policy.rules import DENY
 from substrate.session import (
     client_call,
     doors,
@@ -563,10 +564,9 @@ class Daemon:
         one.govern(self.session)
         one.top = gated_command.leave_to_gate(one.gate, one.top)
         if one.top.isolated:
-            raise PolicyDenied(
-                "the policy wants a world of its own for it, and this one is the session's",
-                hint="run it by itself: substrate --fresh -c …",
-            )
+            verdict = one.top.verdict
+            reason = f"{verdict.reason or 'isolate'}; this world is the session's: substrate --fresh -c …"
+            one.top = replace(one.top, verdict=replace(verdict, action=DENY, reason=reason))
 
     def _decide_inside(self, call: Call, parent: str | None) -> Decided:
         """For a shim in the world. What the gate stops and asks for is left to it: it looks at what

@@ -116,6 +116,20 @@ def test_a_setting_that_would_not_hold_is_refused(live):
     assert late.returncode == 124
 
 
+def test_what_wants_a_world_of_its_own_is_denied_on_the_record(idmap):
+    idmap.forget()
+    policy = idmap.work / "own.toml"
+    policy.write_text('[[command]]\nmatch = ["sleep", "**"]\naction = "isolate"\nreason = "slow"\n')
+    live = Live(idmap, "--policy", str(policy))
+    done = live.run("/bin/sleep", "1")
+    assert (done.kind, done.status) == (b"D", 126), done.fields
+    assert b"--fresh" in done.fields[1]
+    live.end()
+    (end,) = live.lines("command_end")
+    assert end["body"]["ended_by"] == "denied"
+    idmap.verify()
+
+
 def test_how_it_ends_is_told(live):
     assert live.sh("kill -TERM $$").outcome["signal"] == signal.SIGTERM
     assert live.run("/no/such/file").status == 127
