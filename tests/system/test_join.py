@@ -130,6 +130,19 @@ def test_what_wants_a_world_of_its_own_is_denied_on_the_record(idmap):
     idmap.verify()
 
 
+def test_it_keeps_no_descriptor_of_its_caller(idmap):
+    idmap.forget()
+    done = idmap.call("/bin/sh", "-c", 'exec 9> held; exec "$0" world start --fresh', idmap.command)
+    assert done.returncode == 0, done.stderr
+    live = Live.__new__(Live)
+    live.caller, live.session = idmap, idmap.sessions()[-1]
+    live.status = live.verb("status")
+    there = f"/proc/{live.status['pid']}/fd"
+    held = [os.readlink(f"{there}/{fd}") for fd in os.listdir(there)]
+    live.end()
+    assert str(idmap.work / "held") not in held
+
+
 def test_how_it_ends_is_told(live):
     assert live.sh("kill -TERM $$").outcome["signal"] == signal.SIGTERM
     assert live.run("/no/such/file").status == 127
