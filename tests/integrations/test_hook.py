@@ -398,6 +398,16 @@ def test_what_the_policy_denies_is_denied_with_its_reason(place, agent):
     assert all(body["decision"].startswith("deny: ") for body in told)
 
 
+@pytest.mark.parametrize(
+    "words", [["git", "push", "origin"], ["bash", "-l", "-c", "git push"], ["sh", "-c", "git push"]]
+)
+def test_words_of_a_call_are_denied_as_its_text_is(place, words):
+    write_policy(place, DENY_PUSH)
+    event, given = said_by(place, "codex", 0)
+    given["tool_name"], given["tool_input"] = "shell", {"command": words}
+    call(place, "codex", event, given, status=2)
+
+
 def test_nothing_but_a_denial_is_ever_said(place):
     write_policy(
         place, 'default_action = "ask"\n[[command]]\nmatch = ["ls", "**"]\naction = "allow"\n'
