@@ -297,6 +297,23 @@ def test_damaged_files_do_not_stop_a_command(place):
     assert len(bodies(place, "tool_call")) == 1
 
 
+def test_odd_files_do_not_stop_a_command(place):
+    home, workspace = spool(place)
+    reported.put(home, workspace, report())
+    (directory,) = (place.home / "reported").iterdir()
+    (directory / "0-directory").mkdir()
+    (directory / "1-link").symlink_to("/etc/passwd")
+    digits = b"9" * 5000  # more than int() takes
+    (directory / "2-number").write_bytes(
+        reported.encode(report(at_us=0)).replace(
+            b"\x01\0\0\x000", len(digits).to_bytes(4, "little") + digits, 1
+        )
+    )
+    place.run("-c", "true")
+    assert len(bodies(place, "tool_call")) == 1
+    assert bodies(place, "error")[0]["body"]["message"].startswith("3 reports")
+
+
 def test_a_call_that_never_came_is_taken_in_after_an_hour(place):
     home, workspace = spool(place)
     reported.put(home, workspace, report(command=b"never", tool=b"Bash"))
