@@ -164,7 +164,7 @@ def _command_of(body: Mapping[str, Any]) -> str:
     if type(found) is list and found and all(type(word) is str for word in found):
         # Codex: ["bash", "-lc", TEXT], or any program's words
         if len(found) == 3 and found[1] in ("-c", "-lc"):
-            return found[-1]
+            return str(found[-1])
         return " ".join("'" + word.replace("'", "'\\''") + "'" for word in found)
     return found if type(found) is str else ""
 
