@@ -161,9 +161,11 @@ def _inner(text: str) -> Any:
 
 def _command_of(body: Mapping[str, Any]) -> str:
     found = body.get("command", body.get("cmd"))
-    if type(found) is list and all(type(word) is str for word in found):
-        # Codex: ["bash", "-lc", TEXT]
-        return found[-1] if len(found) == 3 and found[1] in ("-c", "-lc") else ""
+    if type(found) is list and found and all(type(word) is str for word in found):
+        # Codex: ["bash", "-lc", TEXT], or any program's words
+        if len(found) == 3 and found[1] in ("-c", "-lc"):
+            return str(found[-1])
+        return " ".join("'" + word.replace("'", "'\\''") + "'" for word in found)
     return found if type(found) is str else ""
 
 

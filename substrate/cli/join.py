@@ -112,7 +112,7 @@ def _read_request(
 
         if not is_inside():
             return None
-    timed = any(flag.key == "timeout" for flag in request.flags)
+    timed = b"SUBSTRATE_TIMEOUT" in os.environb or any(f.key == "timeout" for f in request.flags)
     if request.kind == RUN and not timed:
         return request, None
     from substrate.cli.run import load_for

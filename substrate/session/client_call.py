@@ -170,6 +170,8 @@ def parse_flags(given: bytes) -> Flags:
         isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0
     ):
         raise BadCall("the timeout is no time")
+    if timeout is not None:
+        timeout = float(min(timeout, 1e9))  # an int may be larger than any float
     cmd = found.get("cmd")
     if cmd is not None and not isinstance(cmd, str):
         raise BadCall("the text of -c is no text")
@@ -178,7 +180,7 @@ def parse_flags(given: bytes) -> Flags:
         closed=frozenset(closed),
         ignored=tuple(n for n in ignored if n in watched),
         terminal=size,
-        timeout_s=None if timeout is None else min(float(timeout), 1e9),
+        timeout_s=timeout,
         bypass=found.get("bypass") is True,
         cmd=None if cmd is None else cmd.encode("utf-8", "surrogateescape"),
     )

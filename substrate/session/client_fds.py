@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import threading
 
 from substrate.errors import SessionBusy
@@ -104,16 +105,19 @@ class ClientFds:
             found = self._keep(os.dup(fd))
             self.sockets |= {found}
             return found
-        if name.startswith((b"pipe:[", b"/dev/pts/", b"/dev/tty")):
-            try:
-                access = os.O_WRONLY if writes else os.O_RDONLY
-                flags = access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-                return self._keep(os.open(b"/proc/self/fd/%d" % fd, flags))
-            except OSError:
-                return self._relay(fd, writes=writes)
-        if name in _DEVICES or _is_local(fd):
+        if name in _DEVICES:
             return self._keep(os.dup(fd))
-        return self._relay(fd, writes=writes)
+        if not name.startswith((b"pipe:[", b"/dev/pts/", b"/dev/tty")):
+            if not _is_local(fd):
+                return self._relay(fd, writes=writes)
+            if not stat.S_ISFIFO(os.fstat(fd).st_mode):  # a pipe with a name is one all the same
+                return self._keep(os.dup(fd))
+        try:
+            access = os.O_WRONLY if writes else os.O_RDONLY
+            flags = access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            return self._keep(os.open(b"/proc/self/fd/%d" % fd, flags))
+        except OSError:
+            return self._relay(fd, writes=writes)
 
     def _keep(self, fd: int) -> int:
         self._own.append(fd)

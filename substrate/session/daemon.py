@@ -15,11 +15,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from substrate.errors import PolicyDenied, StateError, SubstrateError
+from substrate.errors import StateError, SubstrateError
+from substrate.policy.rules import DENY
 from substrate.session import (
     client_call,
     doors,
     gated_command,
+    other_settings,
     outside,
     starting,
     store,
@@ -223,6 +225,8 @@ class Daemon:
     def wait_for(self, waiting: Waiting) -> None:
         if not self._is_beside:
             waiting.read(self._arriving.fileno(), self._take_signals)
+            if not self._ending:
+                waiting.on(self._zygote.socket.fileno(), 0, self._lose_zygote)
         for door in self._doors:
             door.wait_for(waiting)
         for client in tuple(self._clients):
@@ -242,6 +246,11 @@ class Daemon:
         ends = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT)
         if any(number in ends for number in self._arriving.read()):
             self.end()
+
+    def _lose_zygote(self) -> None:
+        """Without it no command could begin: who comes next gets a supervisor of its own."""
+        self.log("the process that starts worlds was killed: the session ends")
+        self.end()
 
     def look(self) -> None:
         """What is over by now."""
@@ -311,7 +320,7 @@ class Daemon:
         elif self._ending:
             client.fail("the session is ending", "try again for a new one")
         else:
-            client.on_packet = self._hear
+            client.on_packet, client.on_bug = self._hear, self.log
             self._clients.append(client)
 
     def _tell_of_refusal(self, client: Client, why: str) -> None:
@@ -390,6 +399,7 @@ class Daemon:
         if call.mode != client_call.COMMAND:
             outside.answer(self.session, client, call, self._decide_outside)
             return
+        other_settings.refuse(call)
         given = message.fds[1:]
         if len(given) != 3 - len(call.flags.closed):
             raise client_call.BadCall("there is not one fd for each stream that is open")
@@ -407,11 +417,12 @@ class Daemon:
     def run_inside(self, client: Client, call: Call, fds: PassedFds, parent: str | None) -> None:
         """A process of the world wants a command beside it."""
         each = Executing(self, client, call, fds, parent)
+        limit = self._settings.record_max_bytes
+        streams = PassedStreams(fds.fds, limit, self.session.digester.stream)
         try:
-            limit = self._settings.record_max_bytes
-            streams = PassedStreams(fds.fds, limit, self.session.digester.stream)
             self._begin(each, streams)
         except (SubstrateError, OSError) as error:
+            streams.abandon()  # held by us they would never end for whoever reads them
             self._could_not_begin(client, each, error)
 
     def _could_not_begin(
@@ -434,6 +445,7 @@ class Daemon:
     def _drop(self, each: Executing, text: str) -> None:
         """One that has a start on the record and never ran gets its end there."""
         one = each.one
+        _close_streams(one)
         if one.capture is not None:
             one.capture.close()
         if one.gating is not None:
@@ -552,10 +564,9 @@ class Daemon:
         one.govern(self.session)
         one.top = gated_command.leave_to_gate(one.gate, one.top)
         if one.top.isolated:
-            raise PolicyDenied(
-                "the policy wants a world of its own for it, and this one is the session's",
-                hint="run it by itself: substrate --fresh -c …",
-            )
+            verdict = one.top.verdict
+            reason = f"{verdict.reason or 'isolate'}; this world is the session's: substrate --fresh -c …"
+            one.top = replace(one.top, verdict=replace(verdict, action=DENY, reason=reason))
 
     def _decide_inside(self, call: Call, parent: str | None) -> Decided:
         """For a shim in the world. What the gate stops and asks for is left to it: it looks at what
@@ -586,6 +597,7 @@ class Daemon:
         self.session.writer.append([one.end_event(ended, None, denials)])
         self.session.writer.sync()
         self._sharing.live.remove(one)
+        _close_streams(one)
         if one.capture is not None:
             one.capture.close()
         one.gate.close()
@@ -637,6 +649,7 @@ class Daemon:
         if self._served(inside=True) >= doors.MOST_CLIENTS:
             client.fail(f"{doors.MOST_CLIENTS} others are being served", "try again")
             return False
+        client.on_bug = self.log
         self._clients.append(client)
         return True
 
@@ -769,6 +782,14 @@ def _narrowed(settings: Settings, call: Call) -> Settings:
     if asked is None or (settings.timeout_s is not None and settings.timeout_s <= asked):
         return settings
     return replace(settings, timeout_s=asked)
+
+
+def _close_streams(one: OneCommand) -> None:
+    """Of a command that never ran: nothing else lets go of what it would have had."""
+    streams = getattr(one, "streams", None)  # there is none before `begin`
+    if streams is not None:
+        streams.end_input()
+        streams.abandon()
 
 
 def _nothing() -> None:

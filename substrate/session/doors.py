@@ -72,7 +72,7 @@ class Peer:
 
 class Client:
     """A connection. `on_packet`: what is done with what it says; `on_gone`: when it has gone. Whoever serves
-    it sets both. `busy`: it is being served, and need not say anything."""
+    it sets both. `on_bug`: told what we did wrong with it. `busy`: it is being served, and need not say anything."""
 
     def __init__(self, socket: _socket.socket, peer: Peer, *, inside: bool, until: float) -> None:
         self._socket, self.peer, self.inside = socket, peer, inside
@@ -81,6 +81,7 @@ class Client:
         self.is_gone = False
         self.on_packet: Callable[[Client, wire.Message], None] = _refuse
         self.on_gone: Callable[[], None] = _nothing
+        self.on_bug: Callable[[str], None] = _untold
 
     def wait_for(self, waiting: Waiting) -> None:
         if self.is_gone:
@@ -116,6 +117,9 @@ class Client:
         except (SubstrateError, OSError) as error:
             text = (error.strerror if isinstance(error, OSError) else "") or str(error)
             self.fail(text, getattr(error, "hint", "") or "`substrate doctor`")
+        except Exception as bug:  # noqa: BLE001 - an edge: what one says never ends the others
+            self.on_bug(f"a client's {message.kind!r}: {bug!r}")
+            self.fail("this cannot be answered: a fault of substrate", "look at the session's log")
         finally:
             for fd in message.fds:
                 os.close(fd)
@@ -157,6 +161,10 @@ def _refuse(client: Client, message: wire.Message) -> None:
 
 def _nothing() -> None:
     return
+
+
+def _untold(text: str) -> None:
+    """Nobody keeps a log."""
 
 
 class Accepting:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from substrate.errors import SubstrateError
 from substrate.session import client_call
 from substrate.session.client_call import Call
-from substrate.session.command_run import CommandRun, Ended
+from substrate.session.command_run import HELLO_TIMEOUT_S, CommandRun, Ended
 from substrate.session.doors import Client
 from substrate.session.loop import Waiting
 from substrate.session.one_command import OneCommand, exit_status
@@ -62,6 +62,16 @@ class JoinedRun(CommandRun):
 
     def _take_terminal(self) -> None:
         return
+
+    def _wait_for_start(self, waiting: Waiting) -> None:
+        """One that does not begin in time fails alone: whoever is in its world may have stopped it."""
+        if self.is_starting and self._until is not None and waiting.now >= self._until:
+            text = f"the command did not start within {HELLO_TIMEOUT_S:.0f} s"
+            self._failed = ("start", 0, text)
+            self.signal(_signal.SIGKILL, "tree")
+            waiting.changed = True
+            return
+        super()._wait_for_start(waiting)
 
     def world_died(self) -> None:
         self._dead = True

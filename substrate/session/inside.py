@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from substrate.errors import SubstrateError
-from substrate.session import client_call, doors
+from substrate.session import client_call, doors, other_settings
 from substrate.session.client_call import BadCall, Call
 from substrate.session.doors import Client, Peer
 from substrate.session.streams import Recording, Streams
@@ -140,6 +140,7 @@ class Inside:
     def _run_beside(
         self, client: Client, call: Call, message: wire.Message, parent: str | None
     ) -> None:
+        other_settings.refuse(call)
         given = message.fds[1:]
         if len(given) != 3 - len(call.flags.closed):
             raise BadCall("there is not one fd for each stream that is open")
@@ -166,7 +167,7 @@ class Inside:
         """What a process says of itself. The connection stays, for the next one."""
         kind, body = given.get("type"), given.get("body")
         producer, number = given.get("producer"), given.get("producer_seq")
-        if kind not in REPORTED or not isinstance(body, dict):
+        if not isinstance(kind, str) or kind not in REPORTED or not isinstance(body, dict):
             raise BadCall("an event has a type that may be reported, and a body")
         if not isinstance(producer, str) or not 0 < len(producer) <= _MOST_PRODUCER:
             raise BadCall("an event has a producer")
@@ -189,7 +190,7 @@ class Inside:
                 body=body,
             )
             self._daemon.session.writer.append([event])
-        except (SubstrateError, KeyError, TypeError, ValueError) as wrong:
+        except (SubstrateError, KeyError, TypeError, ValueError, RecursionError) as wrong:
             raise BadCall(f"the event cannot be taken: {wrong}") from None
         known.add(producer)
         client.busy = True

@@ -124,6 +124,8 @@ def _narrowing(request: RunRequest, timeout_s: float | None) -> str:
     for flag in request.flags:
         if flag.key != "timeout" and (flag.key, flag.text) not in _AS_EVER:
             members.append(f"{quoted('--' + flag.name.lstrip('-'))}:{quoted(flag.text)}")
+    if request.config is not None:
+        members.append(f'"--config":{quoted(os.fsdecode(request.config))}')
     text = request.cmd_text
     if text is not None and len(text) <= _MOST_TEXT:
         members.append(f'"cmd":{quoted(text.decode("utf-8", "surrogateescape"))}')

@@ -47,6 +47,7 @@ _LENGTH: Final = struct.Struct("<I")
 _LOST: Final = b"lost"
 _FIELDS: Final = 13
 _MOST_ID: Final = 200
+_MOST_DIGITS: Final = 20
 _JSON: Final = "application/json"
 
 
@@ -102,6 +103,8 @@ def decode(raw: bytes) -> Report | None:
             return None
         fields.append(raw[at - length : at])
     if len(fields) != _FIELDS + 1 or fields[0] not in (CALL, RESULT):
+        return None
+    if max(len(fields[4]), len(fields[11])) > _MOST_DIGITS:
         return None
     if not fields[4].isdigit() or not fields[2] or len(fields[2]) > _MOST_ID:
         return None
@@ -257,7 +260,7 @@ class Taken:
         for name in names:
             try:
                 os.unlink(self._path + b"/" + name)
-            except FileNotFoundError:
+            except (FileNotFoundError, IsADirectoryError):
                 continue
 
     def close(self) -> None:
@@ -313,7 +316,11 @@ def _path(home: Home, workspace: Workspace) -> bytes:
 
 
 def _read(path: bytes) -> Report | None:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    """None for what is no report, or cannot be read: it fails nobody's command."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
     try:
         raw = b""
         while len(raw) <= MAX_SIZE:
@@ -321,6 +328,8 @@ def _read(path: bytes) -> Report | None:
             if not got:
                 return decode(raw)
             raw += got
+    except OSError:
+        return None
     finally:
         os.close(fd)
     return None

@@ -297,6 +297,23 @@ def test_damaged_files_do_not_stop_a_command(place):
     assert len(bodies(place, "tool_call")) == 1
 
 
+def test_odd_files_do_not_stop_a_command(place):
+    home, workspace = spool(place)
+    reported.put(home, workspace, report())
+    (directory,) = (place.home / "reported").iterdir()
+    (directory / "0-directory").mkdir()
+    (directory / "1-link").symlink_to("/etc/passwd")
+    digits = b"9" * 5000  # more than int() takes
+    (directory / "2-number").write_bytes(
+        reported.encode(report(at_us=0)).replace(
+            b"\x01\0\0\x000", len(digits).to_bytes(4, "little") + digits, 1
+        )
+    )
+    place.run("-c", "true")
+    assert len(bodies(place, "tool_call")) == 1
+    assert bodies(place, "error")[0]["body"]["message"].startswith("3 reports")
+
+
 def test_a_call_that_never_came_is_taken_in_after_an_hour(place):
     home, workspace = spool(place)
     reported.put(home, workspace, report(command=b"never", tool=b"Bash"))
@@ -396,6 +413,16 @@ def test_what_the_policy_denies_is_denied_with_its_reason(place, agent):
     place.run("-c", "true")
     told = [line["body"] for line in bodies(place, "tool_call")]
     assert all(body["decision"].startswith("deny: ") for body in told)
+
+
+@pytest.mark.parametrize(
+    "words", [["git", "push", "origin"], ["bash", "-l", "-c", "git push"], ["sh", "-c", "git push"]]
+)
+def test_words_of_a_call_are_denied_as_its_text_is(place, words):
+    write_policy(place, DENY_PUSH)
+    event, given = said_by(place, "codex", 0)
+    given["tool_name"], given["tool_input"] = "shell", {"command": words}
+    call(place, "codex", event, given, status=2)
 
 
 def test_nothing_but_a_denial_is_ever_said(place):

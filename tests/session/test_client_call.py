@@ -96,3 +96,7 @@ def test_a_call_that_is_too_large_is_refused_unread(size):
     with pytest.raises(BadCall, match="the most"):
         client_call.parse_execute(message("1", "command", "", "", fds=(fd,)))
     os.close(fd)
+
+
+def test_a_time_that_no_float_holds_is_a_long_time():
+    assert parse_flags(b'{"timeout":1' + b"0" * 400 + b"}").timeout_s == 1e9

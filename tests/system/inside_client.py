@@ -30,6 +30,20 @@ def main():
         print(json.dumps([shown(kind, fields), [shown(*each) for each in before]]))
     elif what == "verb":
         print(json.dumps(shown(*client.verb(words[0], **json.loads(words[1])))))
+    elif what == "hostile":
+        for text in (
+            '{"type":[],"body":{},"producer":"x","producer_seq":0}',
+            '{"type":"annotation","body":{"text":"x","labels":{"a":%s}},"producer":"x","producer_seq":0}'
+            % ("[" * 900 + "]" * 900),
+        ):
+            client.send(b"V", "event", text)
+            print(shown(*client.receive())[0], flush=True)
+            client = Client(DOOR, "inside")
+    elif what == "calls":
+        for _ in range(int(words[0])):
+            client.execute(*words[2:], cwd=words[1], fds=(0, 1, 2))
+            print(client.answer()[0].decode(), flush=True)
+            client = Client(DOOR, "inside")
     elif what == "events":
         for number in (0, 1, 5):
             event = {"type": "annotation", "body": {"text": "said", "labels": {"number": number}}}

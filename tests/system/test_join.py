@@ -102,6 +102,47 @@ def test_a_command_is_run_as_by_a_call_of_its_own(live):
     assert "soft" not in diff["body"]
 
 
+def test_a_setting_that_would_not_hold_is_refused(live):
+    for name, text in ((b"SUBSTRATE_POLICY", b"/x.toml"), (b"SUBSTRATE_HIDE", b"/etc/hostname")):
+        refused = live.sh("echo ran", environ={b"PATH": b"/usr/bin:/bin", name: text})
+        assert (refused.kind, refused.status, refused.out) == (b"F", 125, b"")
+        assert name in refused.fields[1]
+    (live.caller.work / "own.toml").write_text('[net]\nmode = "none"\n')
+    refused = live.caller.substrate("--config", "own.toml", "-c", "echo ran")
+    assert (refused.returncode, refused.stdout) == (125, b"")
+    late = live.caller.substrate(
+        "-c", "sleep 60", env={**live.caller.environ, "SUBSTRATE_TIMEOUT": "1"}
+    )
+    assert late.returncode == 124
+
+
+def test_what_wants_a_world_of_its_own_is_denied_on_the_record(idmap):
+    idmap.forget()
+    policy = idmap.work / "own.toml"
+    policy.write_text('[[command]]\nmatch = ["sleep", "**"]\naction = "isolate"\nreason = "slow"\n')
+    live = Live(idmap, "--policy", str(policy))
+    done = live.run("/bin/sleep", "1")
+    assert (done.kind, done.status) == (b"D", 126), done.fields
+    assert b"--fresh" in done.fields[1]
+    live.end()
+    (end,) = live.lines("command_end")
+    assert end["body"]["ended_by"] == "denied"
+    idmap.verify()
+
+
+def test_it_keeps_no_descriptor_of_its_caller(idmap):
+    idmap.forget()
+    done = idmap.call("/bin/sh", "-c", 'exec 9> held; exec "$0" world start --fresh', idmap.command)
+    assert done.returncode == 0, done.stderr
+    live = Live.__new__(Live)
+    live.caller, live.session = idmap, idmap.sessions()[-1]
+    live.status = live.verb("status")
+    there = f"/proc/{live.status['pid']}/fd"
+    held = [os.readlink(f"{there}/{fd}") for fd in os.listdir(there)]
+    live.end()
+    assert str(idmap.work / "held") not in held
+
+
 def test_how_it_ends_is_told(live):
     assert live.sh("kill -TERM $$").outcome["signal"] == signal.SIGTERM
     assert live.run("/no/such/file").status == 127
@@ -379,6 +420,18 @@ def test_a_holder_that_is_killed_ends_its_commands_and_not_the_session(live):
     os.close(null)
     assert live.sh("echo on").out == b"on\n"
     live.end()
+    live.caller.verify()
+
+
+def test_without_its_zygote_a_session_ends_and_the_next_command_runs(live):
+    assert live.sh("echo x > made").status == 0
+    children = f"/proc/{live.pid}/task/{live.pid}/children"
+    with open(children) as file:
+        (zygote,) = (int(word) for word in file.read().split())
+    os.kill(zygote, signal.SIGKILL)
+    until(lambda: not os.path.exists(f"/proc/{live.pid}"))
+    done = live.caller.substrate("-c", "cat made")
+    assert (done.returncode, done.stdout) == (0, b"x\n"), done.stderr
     live.caller.verify()
 
 

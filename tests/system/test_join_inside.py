@@ -1,6 +1,7 @@
 """What processes of a world ask their supervisor, at /run/substrate/inside."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -100,8 +101,6 @@ def test_a_world_takes_no_places_of_those_outside(inside):
         "print('on', flush=True); time.sleep(3)\n"
     )
     client = inside.client()
-    import os
-
     out, put = os.pipe()
     null = os.open("/dev/null", os.O_RDWR)
     client.execute(sys.executable, "-c", text, cwd=inside.caller.work, fds=(null, put, null))
@@ -112,3 +111,19 @@ def test_a_world_takes_no_places_of_those_outside(inside):
     for fd in (out, put, null):
         os.close(fd)
     until(lambda: not inside.verb("status")["commands"])
+
+
+def test_nothing_that_is_said_in_a_world_ends_its_supervisor(inside):
+    done = ask(inside, "hostile")
+    assert done.out.split() == [b"F", b"F"], done.err
+    assert inside.verb("status")["pid"] == inside.pid
+
+
+def test_descriptors_of_what_never_ran_are_let_go(inside):
+    def held():
+        return len(os.listdir(f"/proc/{inside.pid}/fd"))
+
+    before = held()
+    done = ask(inside, "calls", "3", "/no/such/directory", "/bin/true")
+    assert done.out.split() == [b"F"] * 3, done.err  # and its own streams came to their end
+    until(lambda: held() <= before)
