@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MOST_DEPTH: Final = 8
 MOST_PARTS: Final = 256
+#: words of an argv that are read; a gate has no more, a shim or a client may send some
+MOST_WORDS: Final = 128 << 10
 
 #: how a part came about
 GIVEN, INTERPRETER, EXEC, IN_PROCESS, BUILTIN = (
@@ -163,9 +165,9 @@ class Part:
 
 def parts_of(subject: Subject, *, whole: bool = True) -> list[Part]:
     """`whole`: also what is run by an exec of its own."""
-    own = Part(subject.argv, subject.cwd, GIVEN, 0)
+    own = Part(subject.argv[:MOST_WORDS], subject.cwd, GIVEN, 0)
     own.program, own.name = subject.program, subject.name
-    if subject.cut:
+    if subject.cut or len(subject.argv) > MOST_WORDS:
         own.known = CUT
     reader = _Reader(subject, whole)
     reader.take(own)

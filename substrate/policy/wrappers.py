@@ -405,9 +405,7 @@ def _git(argv: Words) -> list[Inner]:
         elif key in _GIT_TEXTS and value:
             found.append(Inner(text=value))
     if command == b"submodule" and b"foreach" in rest:
-        words = rest[rest.index(b"foreach") + 1 :]
-        while words and words[0][:2] == b"--":
-            words = words[1:]
+        words = _without_options(rest, rest.index(b"foreach") + 1, b"--")
         found.append(Inner(text=b" ".join(words)))
     elif command == b"bisect" and rest[:1] == (b"run",):
         found.append(Inner(rest[1:]))
@@ -452,13 +450,18 @@ def _runner(name: bytes, *commands: bytes) -> Callable[[Words], list[Inner]]:
     def find(argv: Words) -> list[Inner]:
         words = argv[_read(name, argv).first_operand :]
         if words[:1] and words[0] in commands:
-            words = words[1:]
-            while words and words[0][:1] == b"-":
-                words = words[1:]
-            return [Inner(words)]
+            return [Inner(_without_options(words, 1, b"-"))]
         return []
 
     return find
+
+
+def _without_options(words: Words, at: int, mark: bytes) -> Words:
+    """Those from `at` on, but for what begins with `mark` in front. An argv is as long as a hostile process
+    likes: one cut, not one a word."""
+    while at < len(words) and words[at].startswith(mark):
+        at += 1
+    return words[at:]
 
 
 def _uv(argv: Words) -> list[Inner]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from substrate.policy.decide import STRICTNESS
-from substrate.policy.reading_as import MOST_DEPTH, MOST_PARTS, parts_of
+from substrate.policy.reading_as import MOST_DEPTH, MOST_PARTS, MOST_WORDS, parts_of
 from substrate.policy.rules import Subject
 from substrate.policy.shell_text import MOST_TEXT, read_text
 from substrate.policy.wrappers import split_words
@@ -368,3 +368,30 @@ def test_no_argv_raises_and_the_whole_is_as_strict_as_each_part(argv):
 def test_steps_grow_with_the_text_and_no_faster(piece):
     """A reader of quadratic time would not come back."""
     read_text(piece * MOST_TEXT)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [b"git", b"submodule", b"foreach", *[b"--"] * 80_000],
+        [b"pnpm", b"exec", *[b"-"] * 120_000],
+        [b"git", b"push", *[b"push"] * 50_000],
+        [b"git", b"push", *[b"./"] * 80_000],
+        [b"rm", b"-rf", *[b"/"] * 120_000],
+        [b"env", *[b"-S"] * 80_000],
+        [b"find", *[b"-exec", b"a", b";"] * 20_000],
+    ],
+    ids=lambda words: b" ".join(words[:3]).decode(),
+)
+def test_no_argv_of_the_longest_holds_up_whoever_decides(words):
+    """One thread decides for all that a session runs: quadratic steps would stop every clock of it."""
+    subject = Subject(argv=tuple(words), program=b"/usr/bin/" + words[0], cwd=b"/a" * 2000)
+    assert len(b"\0".join(words)) <= 256 << 10
+    for whole in (True, False):
+        BROKER.decide(subject, whole=whole)
+
+
+def test_words_behind_the_most_may_be_anything():
+    long = subject("git " + "-q " * MOST_WORDS + "push")
+    assert BROKER.decide(long).action == "ask"
+    assert len(parts_of(long)[0].argv) == MOST_WORDS
