@@ -90,15 +90,23 @@ def find_places(
 
 
 def _upward(cwd: bytes, home: bytes, workspace: bytes) -> list[bytes]:
-    """The directories of project files, the outermost first."""
+    """The directories of project files, the outermost first. The workspace's are always there: whoever
+    goes down far enough would leave them behind."""
     last = {b"/", home.rstrip(b"/") or b"/"}
     if os.path.lexists(workspace + b"/.git"):
         last.add(os.path.dirname(workspace))
-    found, at = [cwd], cwd
+    found = _walk(cwd, last)
+    if workspace not in found and cwd.startswith(workspace.rstrip(b"/") + b"/"):
+        found += _walk(workspace, last)
+    return found[::-1]
+
+
+def _walk(at: bytes, last: set[bytes]) -> list[bytes]:
+    found = [at]
     while at not in last and len(found) <= _MOST_UP:
         at = os.path.dirname(at)
         found.append(at)
-    return found[::-1]
+    return found
 
 
 def find_files(places: Places) -> list[Found]:

@@ -407,11 +407,12 @@ class Daemon:
     def run_inside(self, client: Client, call: Call, fds: PassedFds, parent: str | None) -> None:
         """A process of the world wants a command beside it."""
         each = Executing(self, client, call, fds, parent)
+        limit = self._settings.record_max_bytes
+        streams = PassedStreams(fds.fds, limit, self.session.digester.stream)
         try:
-            limit = self._settings.record_max_bytes
-            streams = PassedStreams(fds.fds, limit, self.session.digester.stream)
             self._begin(each, streams)
         except (SubstrateError, OSError) as error:
+            streams.abandon()  # they are those of the command that it was asked in, which waits for their end
             self._could_not_begin(client, each, error)
 
     def _could_not_begin(
@@ -596,6 +597,7 @@ class Daemon:
             client_call.DENIED, 126, f"substrate: {line}"[:4000], one.top.verdict.rule or ""
         )
         client.close()
+        one.streams.abandon()
         each.fds.close()
         if not (self._sharing.is_shared or self._sharing.live or self._sharing.left):
             self._drop_world()

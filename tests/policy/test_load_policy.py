@@ -96,6 +96,17 @@ def test_project_files_are_looked_for_ten_directories_up(ground):
     assert found == ["near"]
 
 
+def test_the_workspaces_own_files_hold_however_deep_one_goes(ground):
+    at = ground.work
+    for name in "abcdefghijkl":
+        at = at / name
+    at.mkdir(parents=True)
+    ground.project('id = "root"')
+    ground.project('id = "near"', ground.work / "a" / "b")
+    found = [layer.id for layer in ground.policy(cwd=at).layers if layer.kind == "project"]
+    assert found == ["root", "near"]
+
+
 def test_a_given_file_has_to_be_there(ground):
     with pytest.raises(ConfigError, match="there is no policy file"):
         ground.load("/nonexistent.toml")
