@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from substrate.policy.decide import STRICTNESS, compile_policy
 from substrate.policy.rules import ACTIONS, BUILTIN, GIVEN, PROJECT, SYSTEM, USER, Subject
+from substrate.telemetry.capture import gate
 from tests.policy.rule_sets import action, compiled, decide, layer, policy, rule, subject, words
 
 
@@ -338,3 +339,14 @@ def test_a_project_never_loosens(layers, default, rules, argv):
     before = compile_policy(policy(*made, default=default)).decide(given_one)
     after = compile_policy(policy(*made, project, default=default)).decide(given_one)
     assert STRICTNESS[after.action] >= STRICTNESS[before.action]
+
+
+def test_behind_a_final_layer_rules_only_tighten():
+    """What no rule of it names, too: its default action is as locked as its limits."""
+    system = layer(rule("allow", "ls **"), kind="system", final=True, default_action="deny")
+    user = layer(rule("allow", "**"), rule("deny", "ls -R **"))
+    broker = compile_policy(policy(system, user, default="deny"))
+    assert broker.decide(subject("rm -rf x")).action == "deny"
+    assert broker.decide(subject("ls x")).action == "allow"
+    assert broker.decide(subject("ls -R x")).action == "deny"
+    assert broker.gate_table()[1] != gate.ALLOW
