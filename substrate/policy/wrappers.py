@@ -49,6 +49,8 @@ def unwrap(name: bytes, argv: Words) -> list[Inner]:
     """What a program of this last name runs, () where it runs nothing that is told."""
     find = _FIND.get(name)
     if find is None:
+        if name[:4] == b"git-":
+            return _dashed(name, argv)
         for other in names_of(name)[1:]:
             find = _FIND.get(other)
             if find is not None:
@@ -383,6 +385,11 @@ def _python(argv: Words) -> list[Inner]:
     if module not in MODULES:
         return []
     return [Inner((module, *reading.operands), in_process=True, is_other_name=True)]
+
+
+def _dashed(name: bytes, argv: Words) -> list[Inner]:
+    """`git-push …`, as git's own directory has it, and git when it is called that."""
+    return [Inner((b"git", name[4:], *argv[1:]), in_process=True, is_other_name=True)]
 
 
 def _git(argv: Words) -> list[Inner]:

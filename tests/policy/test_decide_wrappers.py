@@ -395,3 +395,41 @@ def test_words_behind_the_most_may_be_anything():
     long = subject("git " + "-q " * MOST_WORDS + "push")
     assert BROKER.decide(long).action == "ask"
     assert len(parts_of(long)[0].argv) == MOST_WORDS
+
+
+@pytest.mark.parametrize(
+    ("program", "line", "expected"),
+    [
+        ("/usr/bin/git", "git-push origin", "ask"),
+        ("/usr/lib/git-core/git-push", "git-push origin", "ask"),
+        ("", "/usr/lib/git-core/git-push origin", "ask"),
+        ("/usr/bin/git", "git-fetch origin", "allow"),
+        ("/usr/bin/busybox", "busybox sh -c 'ls; rm -rf x'", "deny"),
+        ("/usr/bin/busybox", "sh -c 'rm -rf x'", "deny"),
+        ("/usr/bin/busybox", "busybox xargs rm -rf", "deny"),
+        ("/usr/bin/busybox", "busybox env sh -c 'rm -rf x'", "deny"),
+        ("/usr/bin/busybox", "find . -exec rm -rf {} ;", "deny"),
+        ("/usr/bin/busybox", "busybox-1.36 rm -rf x", "deny"),
+        ("/usr/bin/busybox", "busybox sh -c 'ls'", "allow"),
+        ("/usr/bin/dash", "sh -c 'rm -rf x'", "allow"),  # rm meets the gate by itself
+    ],
+)
+def test_what_one_process_does_is_judged_at_its_only_exec(program, line, expected):
+    given_one = subject(line, program=program.encode())
+    assert BROKER.decide(given_one, whole=False).action == expected
+
+
+@pytest.mark.parametrize(
+    ("program", "line", "expected"),
+    [
+        ("/usr/bin/systemctl", "ls poweroff", "deny"),
+        ("/usr/sbin/ip", "ls netns exec a b", "deny"),
+        ("/usr/bin/kmod", "ls x", "deny"),
+        ("/usr/bin/busybox", "ls x", "allow"),
+        ("/usr/bin/ls", "ls x", "allow"),
+        ("/usr/bin/systemctl", "reboot", "allow"),
+    ],
+)
+def test_no_program_passes_as_another_that_is_allowed(program, line, expected):
+    broker = compiled(rule("allow", "ls **"), rule("allow", "reboot **"), default="deny")
+    assert broker.decide(subject(line, program=program.encode()), whole=False).action == expected
