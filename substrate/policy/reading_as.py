@@ -7,7 +7,7 @@ deep is said so, never dropped in silence; the first part is the command as it w
 from __future__ import annotations
 
 from substrate.policy.matching import CUT, MORE_OPERANDS, WHOLE
-from substrate.policy.names import MULTI_CALL, goes_by, last_name
+from substrate.policy.names import LOADERS, MULTI_CALL, goes_by, last_name
 from substrate.policy.shell_text import read_text
 from substrate.policy.wrappers import SHELLS, Inner, unwrap
 
@@ -198,6 +198,7 @@ class _Reader:
     def __init__(self, subject: Subject, whole: bool) -> None:
         self.parts: list[Part] = []
         self.in_world = subject.in_world
+        self.mapped = subject.mapped
         self.whole = whole
 
     def take(self, part: Part) -> None:
@@ -236,7 +237,9 @@ class _Reader:
         part.piped_from = piped_from
         part.has_default = has_default
         part.is_multi_call = outer.is_multi_call
-        if argv and argv[0][:1] == b"/":
+        if self.mapped and outer.main in LOADERS:
+            part.program, part.name, self.mapped = self.mapped, argv[0], b""
+        elif argv and argv[0][:1] == b"/":
             part.program = argv[0]
         if has_more or outer.known != WHOLE:
             part.known = MORE_OPERANDS if outer.known == WHOLE else outer.known

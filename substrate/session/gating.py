@@ -19,8 +19,9 @@ from __future__ import annotations
 import time
 
 from substrate.policy import rules
+from substrate.policy.names import LOADERS
 from substrate.telemetry.capture import gate
-from substrate.values import value
+from substrate.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ _LONGER_S: Final = 5.0
 _AGAIN_S: Final = 0.01
 #: behind the last name of a file that has none any more (proc(5))
 _DELETED: Final = b" (deleted)"
+_UNTOLD: Final = "a dynamic loader is to map what cannot be told: give it the path of a file"
 #: answers that let an exec through
 _LETS: Final = (rules.ALLOW, rules.AUDIT)
 
@@ -144,6 +146,11 @@ class Gating:
     def hear(self, hold: Hold, who: Process) -> None:
         """Decides an exec that is held."""
         programs = tuple(path.removesuffix(_DELETED) for path in hold.programs)
+        mapped: bytes | None = b""
+        if programs and programs[0][programs[0].rfind(b"/") + 1 :] in LOADERS:
+            from substrate.session.gating_loader import mapped_by
+
+            mapped = mapped_by(hold)
         subject = rules.Subject(
             argv=hold.argv,
             program=programs[0] if programs else b"",
@@ -151,6 +158,7 @@ class Gating:
             interpreters=programs[1:],
             before=hold.before,
             cwd=who.cwd,
+            mapped=mapped or b"",
             cut=hold.cut,
         )
 
@@ -161,6 +169,8 @@ class Gating:
 
         # what it runs in turn by an exec meets the gate by itself
         verdict = self.broker.compiled.decide(subject, digest, whole=False)
+        if mapped is None:
+            verdict = replace(verdict, action=rules.DENY, reason=_UNTOLD)
         if verdict.action == rules.ASK:
             self._ask(hold, who, verdict)
             return
