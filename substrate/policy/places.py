@@ -114,7 +114,14 @@ def find_files(places: Places) -> list[Found]:
     and where a given file is missing."""
     found = []
     for kind, path in places.candidates:
-        stamp = stamp_of(path)
+        try:
+            stamp = stamp_of(path)
+        except ConfigError:
+            if kind != PROJECT or stranger_of(path, places) is None:
+                raise
+            stamp = stamp_from(
+                os.lstat(os.path.dirname(path))
+            )  # it is left out, and told (source.py)
         if stamp is not None:
             found.append(Found(kind=kind, path=path, stamp=stamp))
         elif kind == GIVEN:
@@ -123,6 +130,19 @@ def find_files(places: Places) -> list[Found]:
                 hint="--policy and SUBSTRATE_POLICY name a file that exists",
             )
     return found
+
+
+def stranger_of(path: bytes, places: Places) -> int | None:
+    """The uid of whoever a project's file or its directory belongs to, if that is none of those whose word
+    counts there: in a directory that all may write to, nobody stops the others by what he puts in it."""
+    for name in (os.path.dirname(path), path):
+        try:
+            uid = os.lstat(name).st_uid
+        except OSError:
+            return None  # then what stands before it is nobody's else
+        if uid not in (os.geteuid(), places.owner, 0):
+            return uid
+    return None
 
 
 def stamp_of(path: bytes) -> Stamp:

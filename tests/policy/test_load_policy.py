@@ -155,6 +155,40 @@ def test_a_projects_file_of_somebody_else_is_left_out_and_told(ground):
     assert ground.policy().default_action == "deny"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes another user's place, which only root can")
+@pytest.mark.parametrize("kind", ["closed", "loop", "fifo", "secret"])
+def test_nobody_stops_the_others_by_what_he_puts_into_a_shared_directory(ground, kind):
+    shared = ground.work.parent
+    place = shared / ".substrate"
+    if kind == "loop":
+        place.symlink_to(".substrate")
+    else:
+        place.mkdir(mode=0o700 if kind == "closed" else 0o755)
+        if kind == "fifo":
+            os.mkfifo(place / "policy.toml")
+        else:
+            (place / "policy.toml").write_text("")
+            (place / "policy.toml").chmod(0o600)
+    for path in (place, *([] if kind == "loop" else place.iterdir())):
+        os.chown(path, 1, 1, follow_symlinks=False)
+    at = ground.work / "mine"
+    at.mkdir()
+    for path in (shared, *shared.rglob("*"), shared.parent):
+        if path.is_dir() and not path.is_symlink() and place not in (path, path.parent):
+            path.chmod(0o755)
+    for path in (at,):
+        path.chmod(0o755)
+    os.chown(at, 2, 2)
+    os.setegid(2)
+    os.seteuid(2)
+    try:
+        told = ground.policy(cwd=at).ignored
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+    assert "belongs to uid 1: it is left out" in told[0]
+
+
 def test_what_is_no_file_is_refused(ground):
     (ground.user / ".config/substrate/policy.toml").mkdir(parents=True)
     with pytest.raises(ConfigError, match="is not a regular file"):
