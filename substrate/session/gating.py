@@ -51,6 +51,8 @@ _AGAIN_S: Final = 0.01
 #: behind the last name of a file that has none any more (proc(5))
 _DELETED: Final = b" (deleted)"
 _UNTOLD: Final = "a dynamic loader is to map what cannot be told: give it the path of a file"
+#: with these a command says that it goes elsewhere
+_GOES: Final = ((b"cd",), (b"pushd",), (b"popd",), (b"env",), (b"sudo",))
 #: answers that let an exec through
 _LETS: Final = (rules.ALLOW, rules.AUDIT)
 
@@ -97,6 +99,8 @@ class Gating:
         self._judged: dict[int, _Judged] = {}
         #: argv that somebody has allowed together with the whole command
         self._allowed: dict[tuple[bytes, ...], Answer] = {}
+        #: where that counts; None where the command itself goes elsewhere
+        self._allowed_in: bytes | None = None
         self._unsent: list[tuple[int, int]] = []
         self._unsent_since = 0.0
         #: who was refused last, and what
@@ -136,8 +140,11 @@ class Gating:
             self.approver = self.opens()
         return self.approver
 
-    def allow_with(self, verdict: Verdict, answer: Answer) -> None:
-        """Somebody has allowed the whole command: what it was read as needs no second question."""
+    def allow_with(self, verdict: Verdict, answer: Answer, cwd: bytes) -> None:
+        """Somebody has allowed the whole command: what it was read as needs no second question, in its
+        directory. Elsewhere the same words are another thing, unless the command says that it goes there."""
+        goes = any(_plain(argv)[:1] in _GOES for argv in verdict.read_as)
+        self._allowed_in = None if goes else cwd
         for argv in verdict.read_as:
             self._allowed[_plain(argv)] = answer
 
@@ -180,6 +187,8 @@ class Gating:
 
     def _ask(self, hold: Hold, who: Process, verdict: Verdict) -> None:
         known = self._allowed.get(_plain(hold.argv))
+        if hold.cut or self._allowed_in not in (None, who.cwd):
+            known = None
         if known is None and (approver := self.asking()) is not None and not self._over:
             from substrate.session.gating_ask import asked_of
 

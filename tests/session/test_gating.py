@@ -199,10 +199,23 @@ def test_what_was_allowed_with_the_command_is_not_asked_again():
     )
     top = decide(gating, request, b"/w", in_world=True)
     assert top.verdict.action == "ask" and top.denied
-    gating.allow_with(top.verdict, Answer(ticket=0, allowed=True, how="person"))
+    gating.allow_with(top.verdict, Answer(ticket=0, allowed=True, how="person"), b"/w")
     gating.hear(hold(1, "git", "push"), WHO)
     gating.hear(hold(2, "git", "push", "other"), WHO)
     assert engine.answers == [(1, gate.ALLOW), (2, gate.ALLOW)]
+
+
+@pytest.mark.parametrize(("text", "asked"), [(b"./make; git push", 1), (b"cd x && git push", 0)])
+def test_the_same_words_in_another_directory_are_asked_for_themselves(text, asked):
+    """`git push` in another repository is another thing, and the command did not say that it goes there."""
+    gating, _ = armed(rule("ask", "git", "push"))
+    approver = Approver()
+    gating.opens = lambda: approver
+    request = RunRequest(kind=TEXT, file=b"bash", argv=(b"bash", b"-c", text), cmd_text=text)
+    top = decide(gating, request, b"/w", in_world=True)
+    gating.allow_with(top.verdict, Answer(ticket=0, allowed=True, how="person"), b"/w")
+    gating.hear(hold(1, "git", "push"), Process(span="spn_1", cwd=b"/w/x"))
+    assert len(approver.asked) == asked
 
 
 def test_what_is_to_be_isolated_is_denied_but_where_all_is_dropped():
