@@ -51,6 +51,7 @@ _AGAIN_S: Final = 0.01
 #: behind the last name of a file that has none any more (proc(5))
 _DELETED: Final = b" (deleted)"
 _UNTOLD: Final = "a dynamic loader is to map what cannot be told: give it the path of a file"
+_CHANGED: Final = "its program was changed while it was asked about"
 #: with these a command says that it goes elsewhere
 _GOES: Final = ((b"cd",), (b"pushd",), (b"popd",), (b"env",), (b"sudo",))
 #: answers that let an exec through
@@ -77,6 +78,8 @@ class _Judged:
     answer: Answer | None = None
     #: "" where it was, else why nobody was asked
     how: str = ""
+    #: of its programs, when it was asked about
+    digests: tuple[str, ...] = ()
 
 
 class Gating:
@@ -192,8 +195,10 @@ class Gating:
         if known is None and (approver := self.asking()) is not None and not self._over:
             from substrate.session.gating_ask import asked_of
 
-            self._judged[hold.number] = _Judged(hold=hold, verdict=verdict)
             asked = asked_of(self._action, self.broker.digest, hold, who, verdict, self._digest)
+            self._judged[hold.number] = _Judged(
+                hold=hold, verdict=verdict, digests=asked.held.digests
+            )
             known = approver.ask(asked, time.monotonic())
             if known is None:
                 return  # it comes by `tick`
@@ -231,14 +236,22 @@ class Gating:
         if self.approver is not None:
             self.approver.pump(now)
             for answer in self.approver.answers():
+                from substrate.session.gating_lines import in_words
+
                 number = answer.ticket
                 held = self._judged.get(number) if isinstance(number, int) else None
                 if held is not None and held.answer is None:
                     hold, verdict = held.hold, held.verdict
+                    if answer.allowed and self._digests_of(hold) != held.digests:
+                        line = f"denied: {in_words(hold.argv)}: {_CHANGED}"
+                        answer = replace(answer, allowed=False, line=line, hint="")
                     self._judged[hold.number] = _Judged(hold=hold, verdict=verdict, answer=answer)
                     self._answer(hold.number, answer.allowed)
         if self._unsent:
             self._send()
+
+    def _digests_of(self, hold: Hold) -> tuple[str, ...]:
+        return tuple(self._digest(hold, path) or "" for path in hold.programs)
 
     # --- what came of it
 

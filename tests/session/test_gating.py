@@ -179,6 +179,25 @@ def test_a_question_is_answered_later(allowed):
     assert [line.text for line in gating.denials()] == ([] if allowed else ["denied: no"])
 
 
+def test_what_was_changed_while_it_was_asked_about_is_another_thing():
+    """A person takes seconds, and whoever is not held may write to the file meanwhile."""
+    gating, engine = armed(rule("ask", "git", "push"))
+    approver = Approver()
+    gating.opens = lambda: approver
+    content = ["1" * 64]
+    gating.begin("spn_0", lambda hold, path: content[0])
+    gating.hear(hold(1, "git", "push"), WHO)
+    gating.hear(hold(2, "git", "push"), WHO)
+    approver.ready = [Answer(ticket=1, allowed=True, how="person")]
+    gating.tick(0.0)
+    content[0] = "2" * 64
+    approver.ready = [Answer(ticket=2, allowed=True, how="person")]
+    gating.tick(0.0)
+    assert engine.answers == [(1, gate.ALLOW), (2, gate.DENY)]
+    gating.judged(told(2))
+    assert "was changed while it was asked about" in gating.denials()[0].text
+
+
 def test_who_is_gone_needs_no_answer():
     gating, _ = armed(rule("ask", "git", "push"))
     approver = Approver()
