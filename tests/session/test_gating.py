@@ -300,3 +300,20 @@ def test_a_file_without_a_name_has_a_digest_where_there_is_one_of_it():
     assert digest_of_nameless(os.getpid(), b"/memfd:none (deleted)") is None
     for fd in (mem, other):
         os.close(fd)
+
+
+def test_a_file_without_a_name_is_read_once_however_often_it_is_open():
+    """Each of a thousand descriptors of a large one would take a second of the loop."""
+    import hashlib
+    import os
+
+    mem = os.memfd_create("m")
+    os.ftruncate(mem, 64 << 20)
+    name = os.readlink(b"/proc/self/fd/%d" % mem)
+    copies = [os.dup(mem) for _ in range(500)]
+    try:
+        zeros = hashlib.sha256(bytes(64 << 20)).hexdigest()
+        assert digest_of_nameless(os.getpid(), name) == zeros
+    finally:
+        for fd in (mem, *copies):
+            os.close(fd)
