@@ -27,7 +27,7 @@ from tests.policy.rule_sets import action, compiled, decide, layer, policy, rule
         ("rm ** /", ["rm -rf /", "rm -rf //", "rm -r /x/..", "rm -r ../"], ["rm -rf /x"]),
         ("cat /etc/*", ["cat /etc/passwd", "cat ../etc/x"], ["cat etc/x", "cat /etc/a b"]),
         ("docker run --privileged **", ["docker run -it --privileged x", "docker -H h run --privileged=true x"], ["docker run x --privileged"]),
-        ("npm publish **", ["npm publish", "npm --foo bar publish", "npm -w x publish ."], ["npm run publish"]),
+        ("npm publish **", ["npm publish", "npm pu", "npm publ -w x", "npm --foo bar publish", "npm -w x publish ."], ["npm run publish"]),
         ("make publish", ["make publish", "make -j 4 publish", "make -C x publish"], ["make test"]),
         ("curl -o * **", ["curl -o f u", "curl -sLof u", "curl u --output f"], ["curl -O u"]),
         ("/usr/bin/git **", ["/usr/bin/git status"], ["git status", "/opt/git status"]),
