@@ -36,6 +36,7 @@ class DangerReason(StrEnum):
     CRON = "cron runs it"
     UNIT = "the init system runs it"
     ACCOUNTS = "it says who may do what"
+    POLICY = "it says what commands may run"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,9 @@ def find_dangers(changes: Iterable[Change], stack: LayerStack) -> Iterator[Dange
     try:
         for change in changes:
             after = change.after
-            if after is None:
+            if after is None:  # without it nothing of it holds any more
+                if place_of(change.path) is DangerReason.POLICY:
+                    yield Danger(path=change.path, reason=DangerReason.POLICY)
                 continue
             for reason in _by_kind(after):
                 yield Danger(path=change.path, reason=reason)
@@ -134,6 +137,7 @@ _INSIDE = tuple(
             .emacs.d .config/emacs
         """,
         DangerReason.UNIT: b".config/systemd .local/share/systemd",
+        DangerReason.POLICY: b".config/substrate .substrate/policy.toml",
     }.items()
     for piece in pieces.split()
 )
@@ -155,6 +159,7 @@ _BELOW = tuple(
         """,
         DangerReason.GIT: b"/etc/gitconfig",
         DangerReason.SSH: b"/etc/ssh",
+        DangerReason.POLICY: b"/etc/substrate",
         DangerReason.ACCOUNTS: b"""
             /etc/passwd /etc/shadow /etc/group /etc/gshadow /etc/sudoers /etc/sudoers.d
             /etc/doas.conf /etc/pam.d /etc/security /etc/polkit-1 /etc/ld.so.preload

@@ -64,8 +64,10 @@ class Compiled:
         self.nameless: list[Entry] = []
         self._buckets: dict[bytes, Bucket] = {}
         self._layers = tuple(layer.name for layer in policy.layers)
+        locked = False  # by a final layer, as in merge.py
         for number, layer in enumerate(policy.layers):
-            tightens = layer.kind == PROJECT and layer.trusted is not True
+            tightens = locked or (layer.kind == PROJECT and layer.trusted is not True)
+            locked = locked or (layer.final and not tightens)
             for rule in layer.commands:
                 self._add(Entry(rule, number, tightens, len(self.rules)))
 

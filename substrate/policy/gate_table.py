@@ -8,6 +8,7 @@ refuses. What a wrapper runs by an exec of its own is left to that exec. Spec: p
 
 from __future__ import annotations
 
+from substrate.policy.globs import has_glob
 from substrate.policy.names import BY_NAME, MULTI_CALL, also_called
 from substrate.policy.programs import TABLE_OF
 from substrate.policy.rules import ACTIONS, ALLOW, AUDIT, DENY
@@ -160,6 +161,10 @@ def make_table(compiled: Compiled) -> tuple[dict[bytes, int], int]:
     for name, inner in UNSEEN.items():
         if (holds_back or default != _ALLOW) if inner is None else _is_spoken_of(compiled, inner):
             asks.update((name, *also_called(name)))
+    for entry in compiled.rules:
+        match = entry.rule.match
+        if entry.wide and match[:1] == (b"git",) and len(match) > 1 and not has_glob(match[1]):
+            asks.add(b"git-" + match[1])
     if not compiled.policy.allow_operators:
         asks.update(SHELLS, MULTI_CALL, *(also_called(shell) for shell in SHELLS))
     for name in asks:

@@ -166,19 +166,42 @@ def _is_path(word: bytes | Glob) -> bool:
 
 def plain_operands(reading: Reading, cwd: bytes) -> list[bytes]:
     if reading.plain is None:
-        reading.plain = [plain_path(word, cwd) for word in reading.operands]
+        base = _plain_path(b"/" + cwd, b"/")
+        # the same word has one result: an argv of a thousand dots costs no thousand directories
+        made: dict[bytes, bytes] = {}
+        for word in reading.operands:
+            if word not in made:
+                made[word] = _plain_path(word, base)
+        reading.plain = [made[word] for word in reading.operands]
     return reading.plain
 
 
 def plain_path(word: bytes, cwd: bytes) -> bytes:
     """An absolute path without `.`, `..` and double slashes, by its text alone; a word that is no
     path as it is."""
+    return _plain_path(word, b"/" if word[:1] == b"/" else _plain_path(b"/" + cwd, b"/"))
+
+
+def _plain_path(word: bytes, base: bytes) -> bytes:
+    """The same, below a directory that is plain already: steps in proportion to the word."""
     if b"/" not in word and word not in (b".", b".."):
         return word
     parts: list[bytes] = []
-    for part in (word if word[:1] == b"/" else cwd + b"/" + word).split(b"/"):
+    up = 0
+    for part in word.split(b"/"):
         if part == b"..":
-            del parts[-1:]
+            if parts:
+                parts.pop()
+            else:
+                up += 1
         elif part not in (b"", b"."):
             parts.append(part)
-    return b"/" + b"/".join(parts)
+    if word[:1] == b"/":
+        base = b"/"
+    while up and base != b"/":
+        base = base.rpartition(b"/")[0] or b"/"
+        up -= 1
+    rest = b"/".join(parts)
+    if not rest:
+        return base
+    return b"/" + rest if base == b"/" else base + b"/" + rest

@@ -130,7 +130,7 @@ class _Force:
             leave_out("shell.allow_operators")
         self._tighten_approval(layer.approval, leave_out)
         lax = [r for r in layer.commands if r.action in (ALLOW, AUDIT)]
-        if lax and layer.kind == PROJECT:
+        if lax:
             leave_out(f"{len(lax)} rule{'s' * (len(lax) > 1)} that allow{'s' * (len(lax) == 1)}")
 
     def _narrow(self, write: tuple[bytes, ...], leave_out: Any) -> None:

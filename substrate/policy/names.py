@@ -33,6 +33,12 @@ BY_NAME: Final = frozenset(
     )
 )
 
+#: of those, what does as its own name says unless it is called one of these: another argv[0] is a disguise
+_LINKED_AS: Final = {
+    b"systemctl": (b"halt", b"poweroff", b"reboot", b"shutdown", b"runlevel", b"telinit", b"init"),
+    b"kmod": (b"lsmod", b"modprobe", b"insmod", b"rmmod", b"modinfo", b"depmod"),
+}
+
 #: the dynamic loader, which maps a program instead of an exec (ld.so(8))
 LOADERS: Final = frozenset(
     (
@@ -106,6 +112,20 @@ def last_name(path: bytes) -> bytes:
     """Of a path or an argv[0]; a login shell's dash is none of it."""
     name = path.rpartition(b"/")[2]
     return name[1:] if name[:1] == b"-" and len(name) > 1 else name
+
+
+def goes_by(file: bytes, called: bytes) -> bytes:
+    """Which of its two names tells what a program does: its file's, or what argv[0] says."""
+    if file not in BY_NAME or not called or called in BY_NAME:
+        return file
+    if called.startswith((b"busybox", b"toybox")):
+        return file  # then argv[1] says it
+    linked = _LINKED_AS.get(file)
+    if linked is not None and called not in linked:
+        return file
+    if file == b"ip" and (called[:2] != b"ip" or len(called) == 2):
+        return file
+    return called
 
 
 def also_called(name: bytes) -> tuple[bytes, ...]:

@@ -90,15 +90,23 @@ def find_places(
 
 
 def _upward(cwd: bytes, home: bytes, workspace: bytes) -> list[bytes]:
-    """The directories of project files, the outermost first."""
+    """The directories of project files, the outermost first. The workspace's are always there: whoever
+    goes down far enough would leave them behind."""
     last = {b"/", home.rstrip(b"/") or b"/"}
     if os.path.lexists(workspace + b"/.git"):
         last.add(os.path.dirname(workspace))
-    found, at = [cwd], cwd
+    found = _walk(cwd, last)
+    if workspace not in found and cwd.startswith(workspace.rstrip(b"/") + b"/"):
+        found += _walk(workspace, last)
+    return found[::-1]
+
+
+def _walk(at: bytes, last: set[bytes]) -> list[bytes]:
+    found = [at]
     while at not in last and len(found) <= _MOST_UP:
         at = os.path.dirname(at)
         found.append(at)
-    return found[::-1]
+    return found
 
 
 def find_files(places: Places) -> list[Found]:
@@ -106,7 +114,14 @@ def find_files(places: Places) -> list[Found]:
     and where a given file is missing."""
     found = []
     for kind, path in places.candidates:
-        stamp = stamp_of(path)
+        try:
+            stamp = stamp_of(path)
+        except ConfigError:
+            if kind != PROJECT or stranger_of(path, places) is None:
+                raise
+            stamp = stamp_from(
+                os.lstat(os.path.dirname(path))
+            )  # it is left out, and told (source.py)
         if stamp is not None:
             found.append(Found(kind=kind, path=path, stamp=stamp))
         elif kind == GIVEN:
@@ -115,6 +130,19 @@ def find_files(places: Places) -> list[Found]:
                 hint="--policy and SUBSTRATE_POLICY name a file that exists",
             )
     return found
+
+
+def stranger_of(path: bytes, places: Places) -> int | None:
+    """The uid of whoever a project's file or its directory belongs to, if that is none of those whose word
+    counts there: in a directory that all may write to, nobody stops the others by what he puts in it."""
+    for name in (os.path.dirname(path), path):
+        try:
+            uid = os.lstat(name).st_uid
+        except OSError:
+            return None  # then what stands before it is nobody's else
+        if uid not in (os.geteuid(), places.owner, 0):
+            return uid
+    return None
 
 
 def stamp_of(path: bytes) -> Stamp:

@@ -146,8 +146,21 @@ _APT = (
     "allow-insecure-repositories auto-remove/autoremove only-source trivial-only no-remove no-upgrade "
     "only-upgrade download solver= color=" + _HELP
 )
+#: npm takes what only one of its commands begins with (`npm pu`); where several do it refuses
+_NPM_SHORT = ",".join(
+    f"{name[:length]}>{name}"
+    for name, least in (
+        ("publish", 2),
+        ("unpublish", 3),
+        ("deprecate", 3),
+        ("exec", 2),
+        ("owner", 2),
+        ("access", 2),
+    )
+    for length in range(least, len(name))
+)
 _NPM = (
-    "@flat @rename:i>install,in>install,ins>install,inst>install,insta>install,instal>install,"
+    f"@flat @rename:{_NPM_SHORT},i>install,in>install,ins>install,inst>install,insta>install,instal>install,"
     "isnt>install,isnta>install,isntal>install,isntall>install,add>install,ic>ci,x>exec,"
     "rum>run,run-script>run,urn>run,t>test,tst>test,un>uninstall,remove>uninstall,"
     "rm>uninstall,r>uninstall,unlink>uninstall,up>update,upgrade>update,udpate>update,"

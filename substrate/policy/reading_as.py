@@ -7,7 +7,7 @@ deep is said so, never dropped in silence; the first part is the command as it w
 from __future__ import annotations
 
 from substrate.policy.matching import CUT, MORE_OPERANDS, WHOLE
-from substrate.policy.names import BY_NAME, last_name
+from substrate.policy.names import LOADERS, MULTI_CALL, goes_by, last_name
 from substrate.policy.shell_text import read_text
 from substrate.policy.wrappers import SHELLS, Inner, unwrap
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MOST_DEPTH: Final = 8
 MOST_PARTS: Final = 256
+#: words of an argv that are read; a gate has no more, a shim or a client may send some
+MOST_WORDS: Final = 128 << 10
 
 #: how a part came about
 GIVEN, INTERPRETER, EXEC, IN_PROCESS, BUILTIN = (
@@ -117,7 +119,8 @@ class Part:
     """A command line that is judged by itself. `program`: the kernel's path of its file, b"" where
     that is not known. `name`: the path that it is run by. `known`: how much of argv that is.
     `has_default`: where no rule meets the default action holds. `unclear`: there is more in it than could
-    be read. `text`: of a shell's text that was read."""
+    be read. `text`: of a shell's text that was read. `is_multi_call`: what it runs may be in the same
+    program, which need not exec itself."""
 
     __slots__ = (
         *(
@@ -128,6 +131,7 @@ class Part:
             "has_default",
             "has_operators",
             "how",
+            "is_multi_call",
             "known",
             "main",
             "name",
@@ -150,22 +154,21 @@ class Part:
         #: by the table that it was read by
         self.readings: dict[int, Reading] = {}
         self.has_default = True
-        self.has_operators = self.too_deep = self.unclear = False
+        self.has_operators = self.too_deep = self.unclear = self.is_multi_call = False
 
     def settle(self) -> None:
         """Names it, once its fields are set."""
         called = self.called = last_name(self.argv[0]) if self.argv else b""
         file = last_name(self.program)
-        if not file or (file in BY_NAME and called not in BY_NAME):
-            file = called or last_name(self.name)
-        self.main = file
+        self.main = goes_by(file, called) if file else called or last_name(self.name)
+        self.is_multi_call = self.is_multi_call or not MULTI_CALL.isdisjoint((file, self.main))
 
 
 def parts_of(subject: Subject, *, whole: bool = True) -> list[Part]:
     """`whole`: also what is run by an exec of its own."""
-    own = Part(subject.argv, subject.cwd, GIVEN, 0)
+    own = Part(subject.argv[:MOST_WORDS], subject.cwd, GIVEN, 0)
     own.program, own.name = subject.program, subject.name
-    if subject.cut:
+    if subject.cut or len(subject.argv) > MOST_WORDS:
         own.known = CUT
     reader = _Reader(subject, whole)
     reader.take(own)
@@ -195,6 +198,7 @@ class _Reader:
     def __init__(self, subject: Subject, whole: bool) -> None:
         self.parts: list[Part] = []
         self.in_world = subject.in_world
+        self.mapped = subject.mapped
         self.whole = whole
 
     def take(self, part: Part) -> None:
@@ -212,7 +216,7 @@ class _Reader:
     def _enter(self, part: Part, inner: Inner) -> None:
         if inner.text is not None:
             self._read(part, inner)
-        elif self.whole or inner.in_process:
+        elif self.whole or inner.in_process or part.is_multi_call:
             how = IN_PROCESS if inner.in_process else EXEC
             self._add(part, inner.argv, how, inner.has_more, not inner.is_other_name)
 
@@ -232,7 +236,10 @@ class _Reader:
         part = Part(tuple(argv), outer.cwd, how, outer.depth + 1)
         part.piped_from = piped_from
         part.has_default = has_default
-        if argv and argv[0][:1] == b"/":
+        part.is_multi_call = outer.is_multi_call
+        if self.mapped and outer.main in LOADERS:
+            part.program, part.name, self.mapped = self.mapped, argv[0], b""
+        elif argv and argv[0][:1] == b"/":
             part.program = argv[0]
         if has_more or outer.known != WHOLE:
             part.known = MORE_OPERANDS if outer.known == WHOLE else outer.known
@@ -247,7 +254,7 @@ class _Reader:
         if self.whole or inner.in_process:
             outer.has_operators = outer.has_operators or found.has_operators
         outer.unclear = outer.unclear or found.unclear
-        if not self.whole:
+        if not (self.whole or outer.is_multi_call):
             return
         for simple in found.commands:
             words = simple.words

@@ -338,7 +338,8 @@ def _rows(name: bytes) -> Rows:
 
 
 def _candidates(rows: Rows, part: Part) -> list[_Row]:
-    found = rows.others
+    """Each once, however often an argv says what it is found by."""
+    found = list(rows.others)
     if rows.by_operand:
         if rows.table is None:
             words: Iterable[bytes] = part.argv[1:]
@@ -348,15 +349,15 @@ def _candidates(rows: Rows, part: Part) -> list[_Row]:
             if reading.other is not None:
                 words = (*words, *reading.other.operands)
             if any(b"/" in word for word in words):
-                words = {*words, *plain_operands(reading, part.cwd)}
+                words = (*words, *plain_operands(reading, part.cwd))
+        keys: dict[bytes, None] = {}
         for word in words:
-            here = rows.by_operand.get(word)
-            if here is not None:
-                found = found + here
+            if word in rows.by_operand:
+                keys[word] = None
             if word[:1] == b"/" and (end := word.find(b"/", 1)) > 0:
-                here = rows.by_operand.get(word[: end + 1] + b"*")
-                if here is not None:
-                    found = found + here
+                keys[word[: end + 1] + b"*"] = None
+        for key in keys:
+            found += rows.by_operand.get(key, ())
     return found
 
 

@@ -137,6 +137,8 @@ class Subject:
     #: they are not known
     before: tuple[bytes, ...] = ()
     cwd: bytes = b"/"
+    #: of a dynamic loader: the kernel's path of what it is told to map, b"" where nobody has looked
+    mapped: bytes = b""
     sha256: str | None = None
     #: argv is longer than what is here
     cut: bool = False

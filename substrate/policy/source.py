@@ -12,7 +12,7 @@ import os
 import stat
 
 from substrate.errors import ConfigError
-from substrate.policy.places import Found, Places, stamp_from
+from substrate.policy.places import Found, Places, stamp_from, stranger_of
 from substrate.policy.rules import GIVEN, PROJECT, SYSTEM
 
 TYPE_CHECKING = False
@@ -33,6 +33,8 @@ class NotOurs(Exception):
 def read_source(found: Found, places: Places) -> bytes:
     """The bytes of a file that was found. Raises ConfigError, NotOurs."""
     shown = os.fsdecode(found.path)
+    if found.kind == PROJECT and (uid := stranger_of(found.path, places)) is not None:
+        raise NotOurs(f"{shown} belongs to uid {uid}: it is left out")
     try:
         fd = _open_in_tree(found.path) if found.kind == PROJECT else os.open(found.path, _FLAGS)
     except OSError as error:

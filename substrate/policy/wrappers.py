@@ -49,6 +49,8 @@ def unwrap(name: bytes, argv: Words) -> list[Inner]:
     """What a program of this last name runs, () where it runs nothing that is told."""
     find = _FIND.get(name)
     if find is None:
+        if name[:4] == b"git-":
+            return _dashed(name, argv)
         for other in names_of(name)[1:]:
             find = _FIND.get(other)
             if find is not None:
@@ -385,6 +387,11 @@ def _python(argv: Words) -> list[Inner]:
     return [Inner((module, *reading.operands), in_process=True, is_other_name=True)]
 
 
+def _dashed(name: bytes, argv: Words) -> list[Inner]:
+    """`git-push …`, as git's own directory has it, and git when it is called that."""
+    return [Inner((b"git", name[4:], *argv[1:]), in_process=True, is_other_name=True)]
+
+
 def _git(argv: Words) -> list[Inner]:
     """`git -c alias.x=… x`, and what git runs because its words say so."""
     reading = _read(b"git", argv)
@@ -405,9 +412,7 @@ def _git(argv: Words) -> list[Inner]:
         elif key in _GIT_TEXTS and value:
             found.append(Inner(text=value))
     if command == b"submodule" and b"foreach" in rest:
-        words = rest[rest.index(b"foreach") + 1 :]
-        while words and words[0][:2] == b"--":
-            words = words[1:]
+        words = _without_options(rest, rest.index(b"foreach") + 1, b"--")
         found.append(Inner(text=b" ".join(words)))
     elif command == b"bisect" and rest[:1] == (b"run",):
         found.append(Inner(rest[1:]))
@@ -452,13 +457,18 @@ def _runner(name: bytes, *commands: bytes) -> Callable[[Words], list[Inner]]:
     def find(argv: Words) -> list[Inner]:
         words = argv[_read(name, argv).first_operand :]
         if words[:1] and words[0] in commands:
-            words = words[1:]
-            while words and words[0][:1] == b"-":
-                words = words[1:]
-            return [Inner(words)]
+            return [Inner(_without_options(words, 1, b"-"))]
         return []
 
     return find
+
+
+def _without_options(words: Words, at: int, mark: bytes) -> Words:
+    """Those from `at` on, but for what begins with `mark` in front. An argv is as long as a hostile process
+    likes: one cut, not one a word."""
+    while at < len(words) and words[at].startswith(mark):
+        at += 1
+    return words[at:]
 
 
 def _uv(argv: Words) -> list[Inner]:

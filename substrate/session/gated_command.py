@@ -35,9 +35,24 @@ _LOADED: Final = b"/policy"
 
 
 def load(settings: Settings, cwd: bytes, workspace: Workspace) -> Gating:
-    """The policy of this directory. Raises ConfigError: what cannot be read runs nothing."""
-    found = broker.load(os.environb, cwd, workspace.path, settings.policy)
+    """The policy of this directory, or of the workspace where it is not below that: a command that joins
+    names its directory itself, and would else choose whose rules hold. Raises ConfigError: what cannot be
+    read runs nothing."""
+    found = broker.load(
+        os.environb, _governed(cwd, workspace.path), workspace.path, settings.policy
+    )
     return Gating(found)
+
+
+def _governed(cwd: bytes, workspace: bytes) -> bytes:
+    """The nearest directory at or above `cwd` that the host has, if that is below the workspace: a world
+    has more of them than the host."""
+    plain = os.path.normpath(cwd)
+    while plain.startswith(workspace.rstrip(b"/") + b"/"):
+        if os.path.isdir(plain):
+            return plain
+        plain = os.path.dirname(plain)
+    return workspace
 
 
 def decide(

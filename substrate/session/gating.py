@@ -19,8 +19,9 @@ from __future__ import annotations
 import time
 
 from substrate.policy import rules
+from substrate.policy.names import LOADERS
 from substrate.telemetry.capture import gate
-from substrate.values import value
+from substrate.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ _LONGER_S: Final = 5.0
 _AGAIN_S: Final = 0.01
 #: behind the last name of a file that has none any more (proc(5))
 _DELETED: Final = b" (deleted)"
+_UNTOLD: Final = "a dynamic loader is to map what cannot be told: give it the path of a file"
+_CHANGED: Final = "its program was changed while it was asked about"
+#: with these a command says that it goes elsewhere
+_GOES: Final = ((b"cd",), (b"pushd",), (b"popd",), (b"env",), (b"sudo",))
 #: answers that let an exec through
 _LETS: Final = (rules.ALLOW, rules.AUDIT)
 
@@ -73,6 +78,8 @@ class _Judged:
     answer: Answer | None = None
     #: "" where it was, else why nobody was asked
     how: str = ""
+    #: of its programs, when it was asked about
+    digests: tuple[str, ...] = ()
 
 
 class Gating:
@@ -95,6 +102,8 @@ class Gating:
         self._judged: dict[int, _Judged] = {}
         #: argv that somebody has allowed together with the whole command
         self._allowed: dict[tuple[bytes, ...], Answer] = {}
+        #: where that counts; None where the command itself goes elsewhere
+        self._allowed_in: bytes | None = None
         self._unsent: list[tuple[int, int]] = []
         self._unsent_since = 0.0
         #: who was refused last, and what
@@ -134,8 +143,11 @@ class Gating:
             self.approver = self.opens()
         return self.approver
 
-    def allow_with(self, verdict: Verdict, answer: Answer) -> None:
-        """Somebody has allowed the whole command: what it was read as needs no second question."""
+    def allow_with(self, verdict: Verdict, answer: Answer, cwd: bytes) -> None:
+        """Somebody has allowed the whole command: what it was read as needs no second question, in its
+        directory. Elsewhere the same words are another thing, unless the command says that it goes there."""
+        goes = any(_plain(argv)[:1] in _GOES for argv in verdict.read_as)
+        self._allowed_in = None if goes else cwd
         for argv in verdict.read_as:
             self._allowed[_plain(argv)] = answer
 
@@ -144,6 +156,11 @@ class Gating:
     def hear(self, hold: Hold, who: Process) -> None:
         """Decides an exec that is held."""
         programs = tuple(path.removesuffix(_DELETED) for path in hold.programs)
+        mapped: bytes | None = b""
+        if programs and programs[0][programs[0].rfind(b"/") + 1 :] in LOADERS:
+            from substrate.session.gating_loader import mapped_by
+
+            mapped = mapped_by(hold)
         subject = rules.Subject(
             argv=hold.argv,
             program=programs[0] if programs else b"",
@@ -151,6 +168,7 @@ class Gating:
             interpreters=programs[1:],
             before=hold.before,
             cwd=who.cwd,
+            mapped=mapped or b"",
             cut=hold.cut,
         )
 
@@ -161,6 +179,8 @@ class Gating:
 
         # what it runs in turn by an exec meets the gate by itself
         verdict = self.broker.compiled.decide(subject, digest, whole=False)
+        if mapped is None:
+            verdict = replace(verdict, action=rules.DENY, reason=_UNTOLD)
         if verdict.action == rules.ASK:
             self._ask(hold, who, verdict)
             return
@@ -170,11 +190,15 @@ class Gating:
 
     def _ask(self, hold: Hold, who: Process, verdict: Verdict) -> None:
         known = self._allowed.get(_plain(hold.argv))
+        if hold.cut or self._allowed_in not in (None, who.cwd):
+            known = None
         if known is None and (approver := self.asking()) is not None and not self._over:
             from substrate.session.gating_ask import asked_of
 
-            self._judged[hold.number] = _Judged(hold=hold, verdict=verdict)
             asked = asked_of(self._action, self.broker.digest, hold, who, verdict, self._digest)
+            self._judged[hold.number] = _Judged(
+                hold=hold, verdict=verdict, digests=asked.held.digests
+            )
             known = approver.ask(asked, time.monotonic())
             if known is None:
                 return  # it comes by `tick`
@@ -212,14 +236,22 @@ class Gating:
         if self.approver is not None:
             self.approver.pump(now)
             for answer in self.approver.answers():
+                from substrate.session.gating_lines import in_words
+
                 number = answer.ticket
                 held = self._judged.get(number) if isinstance(number, int) else None
                 if held is not None and held.answer is None:
                     hold, verdict = held.hold, held.verdict
+                    if answer.allowed and self._digests_of(hold) != held.digests:
+                        line = f"denied: {in_words(hold.argv)}: {_CHANGED}"
+                        answer = replace(answer, allowed=False, line=line, hint="")
                     self._judged[hold.number] = _Judged(hold=hold, verdict=verdict, answer=answer)
                     self._answer(hold.number, answer.allowed)
         if self._unsent:
             self._send()
+
+    def _digests_of(self, hold: Hold) -> tuple[str, ...]:
+        return tuple(self._digest(hold, path) or "" for path in hold.programs)
 
     # --- what came of it
 

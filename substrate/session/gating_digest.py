@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from typing import Final
 
 _MOST_FDS: Final = 4096
+#: of one text
+_MOST_FILES: Final = 4
 _MOST_BYTES: Final = 512 << 20
 
 
@@ -23,6 +25,7 @@ def digest_of_nameless(tid: int, path: bytes) -> str | None:
     """`path`: as /proc shows it. None where there is none, where it cannot be read, or there are others."""
     folder = b"/proc/%d/fd" % tid
     found: set[str] = set()
+    seen: set[tuple[int, int]] = set()
     try:
         names = os.listdir(folder)
         if len(names) > _MOST_FDS:
@@ -30,8 +33,17 @@ def digest_of_nameless(tid: int, path: bytes) -> str | None:
         for name in names:
             link = folder + b"/" + name
             try:
-                if os.readlink(link) == path:
-                    found.add(_digest(link))
+                if os.readlink(link) != path:
+                    continue
+                status = os.stat(link)
+                if (status.st_dev, status.st_ino) in seen:
+                    continue  # whoever is held may have thousands of descriptors of it
+                seen.add((status.st_dev, status.st_ino))
+                if len(seen) > _MOST_FILES:
+                    return None
+                found.add(_digest(link))
+                if len(found) > 1:
+                    return None
             except FileNotFoundError:
                 continue  # another thread has closed it
     except OSError:

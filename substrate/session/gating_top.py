@@ -127,7 +127,7 @@ def ask(
     )
     answer = ask_now(approver, asked, watch=watch, gone=gone)
     if answer.allowed:
-        gating.allow_with(top.verdict, answer)
+        gating.allow_with(top.verdict, answer, cwd)
     return replace(top, answer=answer)
 
 

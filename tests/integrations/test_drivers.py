@@ -78,7 +78,7 @@ def wrapper(base: Path, environ: dict[str, str]) -> Iterator[str]:
     directory.mkdir(exist_ok=True)
     program = directory / "bash"
     # without words it would be the line editor for people
-    words = '[ $# -gt 0 ] || set -- -i\n'
+    words = "[ $# -gt 0 ] || set -- -i\n"
     program.write_text(f'#!/bin/sh\n{words}exec {PROGRAM} --quiet --keep "$@"\n')
     program.chmod(0o755)
     yield str(program)

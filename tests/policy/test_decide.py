@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from substrate.policy.decide import STRICTNESS, compile_policy
 from substrate.policy.rules import ACTIONS, BUILTIN, GIVEN, PROJECT, SYSTEM, USER, Subject
+from substrate.telemetry.capture import gate
 from tests.policy.rule_sets import action, compiled, decide, layer, policy, rule, subject, words
 
 
@@ -26,7 +27,7 @@ from tests.policy.rule_sets import action, compiled, decide, layer, policy, rule
         ("rm ** /", ["rm -rf /", "rm -rf //", "rm -r /x/..", "rm -r ../"], ["rm -rf /x"]),
         ("cat /etc/*", ["cat /etc/passwd", "cat ../etc/x"], ["cat etc/x", "cat /etc/a b"]),
         ("docker run --privileged **", ["docker run -it --privileged x", "docker -H h run --privileged=true x"], ["docker run x --privileged"]),
-        ("npm publish **", ["npm publish", "npm --foo bar publish", "npm -w x publish ."], ["npm run publish"]),
+        ("npm publish **", ["npm publish", "npm pu", "npm publ -w x", "npm --foo bar publish", "npm -w x publish ."], ["npm run publish"]),
         ("make publish", ["make publish", "make -j 4 publish", "make -C x publish"], ["make test"]),
         ("curl -o * **", ["curl -o f u", "curl -sLof u", "curl u --output f"], ["curl -O u"]),
         ("/usr/bin/git **", ["/usr/bin/git status"], ["git status", "/opt/git status"]),
@@ -338,3 +339,14 @@ def test_a_project_never_loosens(layers, default, rules, argv):
     before = compile_policy(policy(*made, default=default)).decide(given_one)
     after = compile_policy(policy(*made, project, default=default)).decide(given_one)
     assert STRICTNESS[after.action] >= STRICTNESS[before.action]
+
+
+def test_behind_a_final_layer_rules_only_tighten():
+    """What no rule of it names, too: its default action is as locked as its limits."""
+    system = layer(rule("allow", "ls **"), kind="system", final=True, default_action="deny")
+    user = layer(rule("allow", "**"), rule("deny", "ls -R **"))
+    broker = compile_policy(policy(system, user, default="deny"))
+    assert broker.decide(subject("rm -rf x")).action == "deny"
+    assert broker.decide(subject("ls x")).action == "allow"
+    assert broker.decide(subject("ls -R x")).action == "deny"
+    assert broker.gate_table()[1] != gate.ALLOW

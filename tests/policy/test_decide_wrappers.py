@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from substrate.policy.decide import STRICTNESS
-from substrate.policy.reading_as import MOST_DEPTH, MOST_PARTS, parts_of
+from substrate.policy.reading_as import MOST_DEPTH, MOST_PARTS, MOST_WORDS, parts_of
 from substrate.policy.rules import Subject
 from substrate.policy.shell_text import MOST_TEXT, read_text
 from substrate.policy.wrappers import split_words
@@ -368,3 +368,68 @@ def test_no_argv_raises_and_the_whole_is_as_strict_as_each_part(argv):
 def test_steps_grow_with_the_text_and_no_faster(piece):
     """A reader of quadratic time would not come back."""
     read_text(piece * MOST_TEXT)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [b"git", b"submodule", b"foreach", *[b"--"] * 80_000],
+        [b"pnpm", b"exec", *[b"-"] * 120_000],
+        [b"git", b"push", *[b"push"] * 50_000],
+        [b"git", b"push", *[b"./"] * 80_000],
+        [b"rm", b"-rf", *[b"/"] * 120_000],
+        [b"env", *[b"-S"] * 80_000],
+        [b"find", *[b"-exec", b"a", b";"] * 20_000],
+    ],
+    ids=lambda words: b" ".join(words[:3]).decode(),
+)
+def test_no_argv_of_the_longest_holds_up_whoever_decides(words):
+    """One thread decides for all that a session runs: quadratic steps would stop every clock of it."""
+    subject = Subject(argv=tuple(words), program=b"/usr/bin/" + words[0], cwd=b"/a" * 2000)
+    assert len(b"\0".join(words)) <= 256 << 10
+    for whole in (True, False):
+        BROKER.decide(subject, whole=whole)
+
+
+def test_words_behind_the_most_may_be_anything():
+    long = subject("git " + "-q " * MOST_WORDS + "push")
+    assert BROKER.decide(long).action == "ask"
+    assert len(parts_of(long)[0].argv) == MOST_WORDS
+
+
+@pytest.mark.parametrize(
+    ("program", "line", "expected"),
+    [
+        ("/usr/bin/git", "git-push origin", "ask"),
+        ("/usr/lib/git-core/git-push", "git-push origin", "ask"),
+        ("", "/usr/lib/git-core/git-push origin", "ask"),
+        ("/usr/bin/git", "git-fetch origin", "allow"),
+        ("/usr/bin/busybox", "busybox sh -c 'ls; rm -rf x'", "deny"),
+        ("/usr/bin/busybox", "sh -c 'rm -rf x'", "deny"),
+        ("/usr/bin/busybox", "busybox xargs rm -rf", "deny"),
+        ("/usr/bin/busybox", "busybox env sh -c 'rm -rf x'", "deny"),
+        ("/usr/bin/busybox", "find . -exec rm -rf {} ;", "deny"),
+        ("/usr/bin/busybox", "busybox-1.36 rm -rf x", "deny"),
+        ("/usr/bin/busybox", "busybox sh -c 'ls'", "allow"),
+        ("/usr/bin/dash", "sh -c 'rm -rf x'", "allow"),  # rm meets the gate by itself
+    ],
+)
+def test_what_one_process_does_is_judged_at_its_only_exec(program, line, expected):
+    given_one = subject(line, program=program.encode())
+    assert BROKER.decide(given_one, whole=False).action == expected
+
+
+@pytest.mark.parametrize(
+    ("program", "line", "expected"),
+    [
+        ("/usr/bin/systemctl", "ls poweroff", "deny"),
+        ("/usr/sbin/ip", "ls netns exec a b", "deny"),
+        ("/usr/bin/kmod", "ls x", "deny"),
+        ("/usr/bin/busybox", "ls x", "allow"),
+        ("/usr/bin/ls", "ls x", "allow"),
+        ("/usr/bin/systemctl", "reboot", "allow"),
+    ],
+)
+def test_no_program_passes_as_another_that_is_allowed(program, line, expected):
+    broker = compiled(rule("allow", "ls **"), rule("allow", "reboot **"), default="deny")
+    assert broker.decide(subject(line, program=program.encode()), whole=False).action == expected

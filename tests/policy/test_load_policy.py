@@ -96,6 +96,17 @@ def test_project_files_are_looked_for_ten_directories_up(ground):
     assert found == ["near"]
 
 
+def test_the_workspaces_own_files_hold_however_deep_one_goes(ground):
+    at = ground.work
+    for name in "abcdefghijkl":
+        at = at / name
+    at.mkdir(parents=True)
+    ground.project('id = "root"')
+    ground.project('id = "near"', ground.work / "a" / "b")
+    found = [layer.id for layer in ground.policy(cwd=at).layers if layer.kind == "project"]
+    assert found == ["root", "near"]
+
+
 def test_a_given_file_has_to_be_there(ground):
     with pytest.raises(ConfigError, match="there is no policy file"):
         ground.load("/nonexistent.toml")
@@ -142,6 +153,40 @@ def test_a_projects_file_of_somebody_else_is_left_out_and_told(ground):
     assert "belongs to uid 65534" in policy.ignored[0]
     os.chown(ground.work, 65534, 65534)  # theirs is the directory, too: it is that project's
     assert ground.policy().default_action == "deny"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes another user's place, which only root can")
+@pytest.mark.parametrize("kind", ["closed", "loop", "fifo", "secret"])
+def test_nobody_stops_the_others_by_what_he_puts_into_a_shared_directory(ground, kind):
+    shared = ground.work.parent
+    place = shared / ".substrate"
+    if kind == "loop":
+        place.symlink_to(".substrate")
+    else:
+        place.mkdir(mode=0o700 if kind == "closed" else 0o755)
+        if kind == "fifo":
+            os.mkfifo(place / "policy.toml")
+        else:
+            (place / "policy.toml").write_text("")
+            (place / "policy.toml").chmod(0o600)
+    for path in (place, *([] if kind == "loop" else place.iterdir())):
+        os.chown(path, 1, 1, follow_symlinks=False)
+    at = ground.work / "mine"
+    at.mkdir()
+    for path in (shared, *shared.rglob("*"), shared.parent):
+        if path.is_dir() and not path.is_symlink() and place not in (path, path.parent):
+            path.chmod(0o755)
+    for path in (at,):
+        path.chmod(0o755)
+    os.chown(at, 2, 2)
+    os.setegid(2)
+    os.seteuid(2)
+    try:
+        told = ground.policy(cwd=at).ignored
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+    assert "belongs to uid 1: it is left out" in told[0]
 
 
 def test_what_is_no_file_is_refused(ground):

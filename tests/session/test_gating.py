@@ -179,6 +179,25 @@ def test_a_question_is_answered_later(allowed):
     assert [line.text for line in gating.denials()] == ([] if allowed else ["denied: no"])
 
 
+def test_what_was_changed_while_it_was_asked_about_is_another_thing():
+    """A person takes seconds, and whoever is not held may write to the file meanwhile."""
+    gating, engine = armed(rule("ask", "git", "push"))
+    approver = Approver()
+    gating.opens = lambda: approver
+    content = ["1" * 64]
+    gating.begin("spn_0", lambda hold, path: content[0])
+    gating.hear(hold(1, "git", "push"), WHO)
+    gating.hear(hold(2, "git", "push"), WHO)
+    approver.ready = [Answer(ticket=1, allowed=True, how="person")]
+    gating.tick(0.0)
+    content[0] = "2" * 64
+    approver.ready = [Answer(ticket=2, allowed=True, how="person")]
+    gating.tick(0.0)
+    assert engine.answers == [(1, gate.ALLOW), (2, gate.DENY)]
+    gating.judged(told(2))
+    assert "was changed while it was asked about" in gating.denials()[0].text
+
+
 def test_who_is_gone_needs_no_answer():
     gating, _ = armed(rule("ask", "git", "push"))
     approver = Approver()
@@ -199,10 +218,23 @@ def test_what_was_allowed_with_the_command_is_not_asked_again():
     )
     top = decide(gating, request, b"/w", in_world=True)
     assert top.verdict.action == "ask" and top.denied
-    gating.allow_with(top.verdict, Answer(ticket=0, allowed=True, how="person"))
+    gating.allow_with(top.verdict, Answer(ticket=0, allowed=True, how="person"), b"/w")
     gating.hear(hold(1, "git", "push"), WHO)
     gating.hear(hold(2, "git", "push", "other"), WHO)
     assert engine.answers == [(1, gate.ALLOW), (2, gate.ALLOW)]
+
+
+@pytest.mark.parametrize(("text", "asked"), [(b"./make; git push", 1), (b"cd x && git push", 0)])
+def test_the_same_words_in_another_directory_are_asked_for_themselves(text, asked):
+    """`git push` in another repository is another thing, and the command did not say that it goes there."""
+    gating, _ = armed(rule("ask", "git", "push"))
+    approver = Approver()
+    gating.opens = lambda: approver
+    request = RunRequest(kind=TEXT, file=b"bash", argv=(b"bash", b"-c", text), cmd_text=text)
+    top = decide(gating, request, b"/w", in_world=True)
+    gating.allow_with(top.verdict, Answer(ticket=0, allowed=True, how="person"), b"/w")
+    gating.hear(hold(1, "git", "push"), Process(span="spn_1", cwd=b"/w/x"))
+    assert len(approver.asked) == asked
 
 
 def test_what_is_to_be_isolated_is_denied_but_where_all_is_dropped():
@@ -268,3 +300,20 @@ def test_a_file_without_a_name_has_a_digest_where_there_is_one_of_it():
     assert digest_of_nameless(os.getpid(), b"/memfd:none (deleted)") is None
     for fd in (mem, other):
         os.close(fd)
+
+
+def test_a_file_without_a_name_is_read_once_however_often_it_is_open():
+    """Each of a thousand descriptors of a large one would take a second of the loop."""
+    import hashlib
+    import os
+
+    mem = os.memfd_create("m")
+    os.ftruncate(mem, 64 << 20)
+    name = os.readlink(b"/proc/self/fd/%d" % mem)
+    copies = [os.dup(mem) for _ in range(500)]
+    try:
+        zeros = hashlib.sha256(bytes(64 << 20)).hexdigest()
+        assert digest_of_nameless(os.getpid(), name) == zeros
+    finally:
+        for fd in (mem, *copies):
+            os.close(fd)

@@ -265,6 +265,8 @@ _LOADERS = _group(
     ("ld-so-argv0", "$(ls /lib64/ld-linux-* /lib/ld-linux-aarch64* 2>/dev/null | head -1) --argv0 ls $F"),
     ("ld-so-library-path", "$(ls /lib64/ld-linux-* /lib/ld-linux-aarch64* 2>/dev/null | head -1) --library-path /lib $F"),
     ("ld-so-by-a-link", "ln -s $(ls /lib64/ld-linux-* /lib/ld-linux-aarch64* 2>/dev/null | head -1) ls; ./ls $F"),
+    ("ld-so-of-a-link", "ln -s $F i; $(ls /lib64/ld-linux-* /lib/ld-linux-aarch64* 2>/dev/null | head -1) ./i"),
+    ("ld-so-of-a-descriptor", "exec 7<$F; $(ls /lib64/ld-linux-* /lib/ld-linux-aarch64* 2>/dev/null | head -1) /proc/self/fd/7"),
     ("preload-that-execs", "LD_PRELOAD=$T/execs.so /bin/true"),
     ("audit-that-execs", "LD_AUDIT=$T/execs.so /bin/true"),
     ("library-path-that-execs", "mkdir l; cp $T/execs.so l/libselinux.so.1; LD_LIBRARY_PATH=$PWD/l ls"),

@@ -61,6 +61,26 @@ def test_a_command_is_run_beside_with_its_own_descriptors(inside):
     inside.caller.verify()
 
 
+def test_no_directory_is_out_of_reach_of_the_workspaces_policy(inside):
+    """Who asks from a world names its own directory: of the host, or one that only the world has."""
+    project = inside.caller.work / ".substrate"
+    project.mkdir(exist_ok=True)
+    (project / "policy.toml").write_text(
+        '[[command]]\nmatch = ["truncate", "**"]\naction = "deny"\n'
+    )
+    client = inside.caller.work / "inside_client.py"
+    for place in (".", "/", "new", "n/e/w/b/e/l/o/w/i/t/s/e/l/f"):
+        inside.run("/bin/mkdir", "-p", place)
+        text = f'cd {place} && exec "$0" {client} "$@"'
+        ran = ("command", "/bin/echo", "ran")
+        done = inside.run("/bin/sh", "-c", text, sys.executable, *ran)
+        assert b"ran" in done.out, place
+        denied = ("command", "/bin/sh", "-c", "truncate -s 0 f")
+        done = inside.run("/bin/sh", "-c", text, sys.executable, *denied)
+        # and what it was asked in comes to its end
+        assert json.loads(done.out.splitlines()[-1])[0][0] == "D", place
+
+
 def test_what_is_asked_of_it_and_what_is_not(inside):
     kind, fields = json.loads(ask(inside, "verb", "status", "{}").out)
     assert (kind, json.loads(fields[0])["session"]) == ("J", inside.session.name)

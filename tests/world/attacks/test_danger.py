@@ -17,6 +17,11 @@ RUN_UNASKED = {
         HOME + b"/.config/git/config",
     ),
     DangerReason.SHELL: (HOME + b"/.bashrc", HOME + b"/.config/fish/conf.d/x", b"/etc/profile.d/x"),
+    DangerReason.POLICY: (
+        HOME + b"/.config/substrate/policy.toml",
+        b"/etc/substrate/policy.toml",
+        REPO + b"/.substrate/policy.toml",
+    ),
     DangerReason.ENVIRONMENT: (REPO + b"/.envrc", REPO + b"/deep/.envrc"),
     DangerReason.TOOL: (
         REPO + b"/.vscode/tasks.json",
@@ -78,6 +83,7 @@ def test_a_link_is_judged_by_where_it_leads(link, out):
     [
         "mkdir -p .git/hooks; echo 'touch pwned' > .git/hooks/pre-commit",
         "echo 'touch pwned' > .envrc",
+        "mkdir .substrate; echo 'id = 1' > .substrate/policy.toml",
         "mkdir .vscode; echo '{}' > .vscode/tasks.json",
         "ln -s /etc/shadow notes",
         "ln -s ../user/.bashrc notes",
