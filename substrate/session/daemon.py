@@ -608,7 +608,6 @@ class Daemon:
             client_call.DENIED, 126, f"substrate: {line}"[:4000], one.top.verdict.rule or ""
         )
         client.close()
-        one.streams.abandon()
         each.fds.close()
         if not (self._sharing.is_shared or self._sharing.live or self._sharing.left):
             self._drop_world()
