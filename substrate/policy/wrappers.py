@@ -9,7 +9,7 @@ root (ssh, docker run). Invariant: never raises; one step inwards a call. Spec: 
 from __future__ import annotations
 
 from substrate.policy.argv import read
-from substrate.policy.names import LOADERS, MULTI_CALL, names_of
+from substrate.policy.names import LOADERS, MULTI_CALL, last_name, names_of
 from substrate.policy.programs import find_table
 
 TYPE_CHECKING = False
@@ -427,6 +427,67 @@ def _git(argv: Words, known: Known) -> list[Inner]:
     return found
 
 
+#: programs of their own names, in git's directory, that are git
+_GIT_COMMANDS: Final = frozenset(
+    b"git-" + name
+    for name in (
+        *(
+            b"add",
+            b"am",
+            b"apply",
+            b"archive",
+            b"branch",
+            b"checkout",
+            b"cherry-pick",
+            b"clean",
+            b"clone",
+        ),
+        *(
+            b"commit",
+            b"config",
+            b"diff",
+            b"fetch",
+            b"gc",
+            b"log",
+            b"merge",
+            b"mv",
+            b"notes",
+            b"pull",
+            b"push",
+        ),
+        *(
+            b"rebase",
+            b"reflog",
+            b"remote",
+            b"reset",
+            b"restore",
+            b"revert",
+            b"rm",
+            b"send-pack",
+            b"show",
+        ),
+        *(
+            b"stash",
+            b"status",
+            b"switch",
+            b"symbolic-ref",
+            b"tag",
+            b"update-index",
+            b"update-ref",
+            b"worktree",
+        ),
+    )
+)
+
+
+def _git_command(argv: Words, _: Known) -> list[Inner]:
+    """`/usr/lib/git-core/git-push`."""
+    name = last_name(argv[0])
+    if name not in _GIT_COMMANDS:
+        return []
+    return [Inner((b"git", name[4:], *argv[1:]), in_process=True, is_other_name=True)]
+
+
 _GIT_TEXTS: Final = frozenset(
     (
         *(b"core.pager", b"core.editor", b"core.sshcommand", b"core.fsmonitor", b"sequence.editor"),
@@ -552,6 +613,7 @@ _FIND: Final[dict[bytes, Find]] = {
     **dict.fromkeys(LOADERS, _loader),
     **dict.fromkeys((b"python", b"python2", b"python3", b"pypy", b"pypy3"), _python),
     b"git": _git,
+    **dict.fromkeys(_GIT_COMMANDS, _git_command),
     b"docker-compose": _docker_compose,
     b"npm": _npm,
     b"npx": _shell_or_behind(b"npx"),
@@ -572,5 +634,6 @@ UNSEEN: Final[dict[bytes, frozenset[bytes] | None]] = {
     **dict.fromkeys((*MULTI_CALL, *LOADERS, b"systemd-run"), None),
     **dict.fromkeys((b"python", b"python2", b"python3", b"pypy", b"pypy3"), MODULES),
     b"docker-compose": frozenset((b"docker",)),
+    **dict.fromkeys(_GIT_COMMANDS, frozenset((b"git",))),
     b"uv": frozenset((b"pip",)),
 }

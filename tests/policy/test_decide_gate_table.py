@@ -49,6 +49,8 @@ def answer(table: Table, one: Subject) -> int:
         ([("deny", "git push **")], "allow", "python3.11", ALLOW),
         ([("deny", "pip install **")], "allow", "python3.11", ASK),
         ([("deny", "pip install **")], "allow", "uv", ASK),
+        ([("deny", "git push **")], "allow", "git-push", ASK),
+        ([("deny", "rm **")], "allow", "git-push", ALLOW),
         ([("deny", "python3 **")], "allow", "python3.11", DENY),
         ([("deny", "sh -c **")], "allow", "dash", ASK),
         ([("ask", "x **")], "allow", "x", ASK),
