@@ -251,7 +251,7 @@ _MACHINES: Final = frozenset(
 def _shell(argv: Words, known: Known) -> list[Inner]:
     reading = _read(b"bash", argv, known)
     if b"-c" not in reading.flags:
-        return []
+        return [] if b"-s" in reading.flags else _of_file(reading)
     return [Inner(text=text, in_process=True) for text in reading.operands[:1]]
 
 
@@ -329,6 +329,21 @@ def _loader(argv: Words, known: Known) -> list[Inner]:
     return [Inner(words, in_process=True)]
 
 
+def _of_file(reading: Reading) -> list[Inner]:
+    """`node /usr/bin/npm publish`: the script that an interpreter is given, as if it was exec'd."""
+    return [Inner(tuple(reading.operands), is_other_name=True)]
+
+
+def _script_of(name: bytes, *without: bytes) -> Find:
+    """`without`: with one of these flags there is no file."""
+
+    def find(argv: Words, known: Known) -> list[Inner]:
+        reading = _read(name, argv, known)
+        return _of_file(reading) if reading.flags.keys().isdisjoint(without) else []
+
+    return find
+
+
 #: modules of Python that are programs, too
 MODULES: Final = frozenset(
     (
@@ -385,7 +400,7 @@ def _python(argv: Words, known: Known) -> list[Inner]:
     reading = _read(b"python", argv, known)
     modules = reading.flags.get(b"-m")
     if not modules:
-        return []
+        return [] if b"-c" in reading.flags else _of_file(reading)
     module = modules[-1].removesuffix(b".__main__")
     if module not in MODULES:
         return []
@@ -612,6 +627,9 @@ _FIND: Final[dict[bytes, Find]] = {
     **dict.fromkeys(MULTI_CALL, _applet),
     **dict.fromkeys(LOADERS, _loader),
     **dict.fromkeys((b"python", b"python2", b"python3", b"pypy", b"pypy3"), _python),
+    **dict.fromkeys((b"node", b"nodejs"), _script_of(b"node", b"-e", b"-p", b"--pe")),
+    b"perl": _script_of(b"perl", b"-e", b"-E"),
+    b"ruby": _script_of(b"ruby", b"-e"),
     b"git": _git,
     **dict.fromkeys(_GIT_COMMANDS, _git_command),
     b"docker-compose": _docker_compose,
