@@ -31,8 +31,10 @@ HOLD_MS: Final = 60_000
 def pack_table(table: Mapping[bytes, int]) -> bytes:
     """A table for the engine: path, or name without a slash, to ALLOW, DENY or ASK.
 
-    Of what is said of a program's resolved path and of its last name the stricter one holds.
-    Raises ValueError."""
+    Of what is said of a program's resolved path and of its last name the stricter one holds; else the
+    answer for all others. What is said of the last names that it is called by (the path that is exec'd,
+    argv[0], an interpreter as the script has it) can only make that stricter; where the table has none of
+    them, nothing is said, but ASK where that is the answer for all others. Raises ValueError."""
     out = []
     for path, decision in table.items():
         if decision not in (ALLOW, DENY, ASK) or not path or len(path) > 4096 or b"\0" in path:

@@ -31,6 +31,8 @@ class Hold:
     cut: bool
     #: the kernel's path of the file, then of the interpreters that first lines name
     programs: tuple[bytes, ...]
+    #: of a script: the words that the kernel puts before its name
+    before: tuple[bytes, ...] = ()
 
 
 def parse_hold(head: tuple[int, ...], data: bytes, at: int, end: int) -> Hold:
@@ -39,6 +41,7 @@ def parse_hold(head: tuple[int, ...], data: bytes, at: int, end: int) -> Hold:
     base = None
     argv: tuple[bytes, ...] = ()
     programs = []
+    before: tuple[bytes, ...] = ()
     cut = bool(head[2] & records.CUT)
     for tag, more, text in records.read_items(data, at, end):
         if tag == records.PATH:
@@ -48,6 +51,8 @@ def parse_hold(head: tuple[int, ...], data: bytes, at: int, end: int) -> Hold:
         elif tag == records.ARGV:
             argv = tuple(text.split(b"\0")[:-1])
             cut = cut or bool(more)
+        elif tag == records.DATA:
+            before = tuple(text.split(b"\0")[:-1])
         elif tag in (records.EXE, records.OPENED):
             programs.append(text)
     return Hold(
@@ -58,4 +63,5 @@ def parse_hold(head: tuple[int, ...], data: bytes, at: int, end: int) -> Hold:
         argv=argv,
         cut=cut,
         programs=tuple(programs),
+        before=before,
     )

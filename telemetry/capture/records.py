@@ -30,7 +30,7 @@ By kind:
            system µs, maxrss KiB of a leader, args[3]: 1 for a thread that was no leader
     LOST   `result` records could not be written; `nr`: why (LOSSES)
     HOLD   an exec waits for an answer (gate.py): args[0] its number. Items as EXEC's, as they
-           were at entry
+           were at entry; DATA: of a script the words that the kernel puts before its name
     GATE   an exec was decided: `result` one of gate.DECISIONS, args[0] number of the hold or 0,
            args[1]: why (gate.REASONS)
     DENIED a call that the filter leaves to the engine, which answered `result`

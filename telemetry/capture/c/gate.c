@@ -112,6 +112,23 @@ static enum decision ask_table(const struct gate *gate, const unsigned char *pat
     return strictness(whole) > strictness(last) ? whole : last;
 }
 
+/* What is said of a name that a program is only called by: a path's or an argv[0]'s last one, without a
+ * login shell's dash. It can make it stricter, no more; what the table does not know it says nothing
+ * of, but where all such is asked about. */
+static enum decision ask_called(const struct gate *gate, const unsigned char *called, size_t length,
+                                enum decision decision)
+{
+    size_t name = length;
+    while (name && called[name - 1] != '/')
+        name--;
+    if (length - name > 1 && called[name] == '-')
+        name++;
+    enum decision said = length > name ? find_entry(gate, called + name, length - name) : ALLOW;
+    if (!said)
+        said = gate->otherwise == ASK ? ASK : ALLOW;
+    return strictness(said) > strictness(decision) ? said : decision;
+}
+
 /* --- the first look */
 
 /* The kernel puts an interpreter, and perhaps its argument, before the words that are there. */
@@ -209,8 +226,10 @@ enum decision gate_look(struct gate *gate, struct record *record, const struct c
         return DENY;
     *reason = BY_TABLE;
     int dir = shape->dir == NO_ARGUMENT ? AT_THE_CWD : (int)call->args[shape->dir];
+    size_t first = strnlen((char *)approval->argv, approval->argv_length);
+    enum decision decision = ask_called(gate, approval->name, approval->name_length, ALLOW);
+    decision = ask_called(gate, approval->argv, first, decision);
     int target = open_target(call->tid, dir, approval->name, approval->name_length, true);
-    enum decision decision = ALLOW;
     for (int depth = 0;; depth++) {
         struct first_line line;
         if (target < 0) {
@@ -226,8 +245,10 @@ enum decision gate_look(struct gate *gate, struct record *record, const struct c
             *reason = IS_UNREADABLE;
             return DENY;
         }
-        target = open_target(call->tid, AT_THE_CWD, (const unsigned char *)line.interpreter,
-                             strlen(line.interpreter), true);
+        size_t length = strlen(line.interpreter);
+        decision = ask_called(gate, (const unsigned char *)line.interpreter, length, decision);
+        target = open_target(call->tid, AT_THE_CWD, (const unsigned char *)line.interpreter, length,
+                             true);
     }
 }
 
@@ -323,8 +344,12 @@ void gate_tell(struct engine *engine, struct record *record, const struct call *
     ring_put(&engine->ring, record);
 }
 
-bool gate_ask(struct engine *engine, struct record *record, uint64_t hold)
+bool gate_ask(struct engine *engine, struct record *record, const struct approval *approval,
+              uint64_t hold)
 {
+    size_t length = record->length;
+    if (approval->before_length) /* for who is asked; of what runs then argv has it */
+        record_item(record, DATA, 0, approval->before, approval->before_length);
     struct head *head = record_head(record);
     uint64_t first = head->args[0];
     uint8_t kind = head->kind;
@@ -334,6 +359,7 @@ bool gate_ask(struct engine *engine, struct record *record, uint64_t hold)
     head = record_head(record);
     head->kind = kind;
     head->args[0] = first;
+    record->length = length;
     ring_call(&engine->ring);
     return asked;
 }

@@ -85,6 +85,10 @@ class Approval:
     argv: bytes
     #: the kernel's paths of the file and of its interpreters
     programs: tuple[bytes, ...]
+    #: of a script: the words that the kernel puts before its name, each with a NUL behind it
+    before: bytes
+    #: what the file and its interpreters are called by
+    called: tuple[bytes, ...]
 
 
 def find(call: Call) -> Approval:
@@ -104,7 +108,7 @@ def find(call: Call) -> Approval:
     try:
         target = _open(call.tid, path, folder, flags)
         try:
-            return _follow(call.tid, target, exec_name(path, folder), argv)
+            return _follow(call.tid, target, path, exec_name(path, folder), argv)
         finally:
             os.close(target)
     except LeftToKernel as left:
@@ -176,10 +180,12 @@ def first_line(content: bytes) -> tuple[bytes, bytes | None] | None:
     return found[1], found[2]
 
 
-def _follow(tid: int, target: int, name: bytes, argv: bytes) -> Approval:
+def _follow(tid: int, target: int, path: bytes, name: bytes, argv: bytes) -> Approval:
     """The interpreters of an open target, as the kernel follows them."""
     words = argv or b"\0"  # the kernel gives a program one empty word where it was given none
     programs = []
+    before = b""
+    called = [path, words.partition(b"\0")[0]]
     fd, script = os.dup(target), name
     try:
         for _ in range(_MOST_INTERPRETERS + 1):
@@ -195,10 +201,14 @@ def _follow(tid: int, target: int, name: bytes, argv: bytes) -> Approval:
                     command_line=words,
                     argv=argv,
                     programs=tuple(programs),
+                    before=before,
+                    called=tuple(called),
                 )
             interpreter, option = line
             front = [interpreter, script] if option is None else [interpreter, option, script]
             words = b"".join([word + b"\0" for word in front]) + words.partition(b"\0")[2]
+            before = b"".join([word + b"\0" for word in front[:-1]]) + before
+            called.append(interpreter)
             script = interpreter
             following = _open(tid, interpreter, proc.AT_FDCWD, 0)
             os.close(fd)

@@ -411,8 +411,10 @@ class Loop:
         call.add_argv(found.argv)
         call.items.append((records.EXE, found.programs[0]))
         call.items += [(records.OPENED, program) for program in found.programs[1:]]
-        decision = table.decide(found.programs)
+        decision = table.decide(found.programs, found.called)
         if decision == gate.ASK:
+            if found.before:
+                call.items.append((records.DATA, found.before))
             self._last_hold += 1
             task.hold = number = self._last_hold
             self._holds[number] = _Held(task.tid, found, time.monotonic() + self._hold_s)

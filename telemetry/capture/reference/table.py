@@ -1,7 +1,8 @@
 """The gate's table: what is decided about an exec without asking (gate.pack_table).
 
 Of what is said of a program's resolved path and of its last name the stricter one holds, and of a
-script's programs the strictest. As `ask_table` in c/gate.c.
+script's programs the strictest; what it is called by can make that stricter. As `ask_table` and
+`ask_called` in c/gate.c.
 """
 
 from __future__ import annotations
@@ -26,14 +27,24 @@ class Table:
     #: of what the entries do not name
     otherwise: int
 
-    def decide(self, programs: Iterable[bytes]) -> int:
+    def decide(self, programs: Iterable[bytes], called: Iterable[bytes] = ()) -> int:
+        """`called`: paths and an argv[0] that name them."""
         said = {self._of(program) for program in programs}
+        if said:
+            said.update(self._of_called(name) for name in called)
         return next((decision for decision in _STRICTNESS if decision in said), DENY)
 
     def _of(self, program: bytes) -> int:
         names = (program, program.rpartition(b"/")[2])
         said = {self.entries[name] for name in names if name in self.entries}
         return next((decision for decision in _STRICTNESS if decision in said), self.otherwise)
+
+    def _of_called(self, path: bytes) -> int:
+        name = path.rpartition(b"/")[2]
+        if len(name) > 1 and name.startswith(b"-"):
+            name = name[1:]
+        unknown = ASK if self.otherwise == ASK and name else ALLOW
+        return self.entries.get(name, unknown)
 
 
 def parse_table(packed: bytes, otherwise: int) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -258,6 +259,65 @@ def test_a_script_is_what_runs_it(tmp_path):
     found = capture([script, "a", "b"], arm=armed({}))
     assert b"hello" in found.stdout
     assert found.of("gate") == []
+
+
+def named_otherwise(folder):
+    """A line for bash that runs copies and links, called `git` in one way after another."""
+    shutil.copy("/bin/true", folder / "copy")
+    (folder / "git").symlink_to("copy")
+    (folder / "script").write_text(f"#!{folder}/git -x\n")
+    (folder / "script").chmod(0o755)
+    ways = (
+        "(exec -a git ./copy)",
+        "(exec -a -git ./copy)",
+        "(exec -a /x/git ./copy)",
+        "./git",
+        "./script",
+    )
+    return "; ".join(f"{way} 2>&-; echo -n $?," for way in (*ways, "./copy"))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("otherwise", [gate.ALLOW, gate.ASK])
+def test_a_name_that_it_is_called_by_can_only_deny(tmp_path, backend, otherwise):
+    line = named_otherwise(tmp_path)
+    known = dict.fromkeys((b"bash", b"copy", b"script"), gate.ALLOW)
+    table = armed({**known, b"git": gate.DENY}, otherwise)
+    found = capture(["bash", "-c", line], backend, arm=table, cwd=tmp_path)
+    assert found.stdout == b"126,126,126,126,126,0,"
+    table = armed({**known, b"copy": gate.DENY, b"git": gate.ALLOW}, otherwise)
+    found = capture(["bash", "-c", line], backend, arm=table, cwd=tmp_path)
+    assert found.stdout == b"126,126,126,126,126,126,"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_no_table_knows_is_called_nothing(tmp_path, backend):
+    line = named_otherwise(tmp_path)
+    known = dict.fromkeys((b"bash", b"copy", b"script"), gate.ALLOW)
+    found = capture(["bash", "-c", line], backend, arm=armed(known, gate.DENY), cwd=tmp_path)
+    assert found.stdout == b"0,0,0,0,0,0,"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_hold_has_the_words_before_a_script(tmp_path, backend):
+    (tmp_path / "inner").write_text("#!/bin/echo -n\n")
+    (tmp_path / "outer").write_text(f"#! {tmp_path}/inner  with space \n")
+    for name in ("inner", "outer"):
+        (tmp_path / name).chmod(0o755)
+    with Running(
+        ["sh", "-c", "./outer a"], backend, arm=armed({b"outer": gate.ASK}), cwd=tmp_path
+    ) as running:
+        running.go()
+        held = []
+        while running.status is None:
+            for record in parse(running.step()):
+                if record.kind == "hold":
+                    held += record.items["data"]
+                    assert running.backend.answer(record.args[0], gate.ALLOW, gate.BY_CALLBACK)
+        found = running.wait()
+    inner = os.fsencode(tmp_path / "inner")
+    assert held == [b"/bin/echo\0-n\0%s\0with space\0" % inner]
+    assert found.stdout == b"%s with space ./outer a" % inner
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

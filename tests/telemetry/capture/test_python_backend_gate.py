@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import tempfile
 import time
@@ -127,6 +128,25 @@ def test_a_table_decides_what_it_names(tmp_path):
     assert (tmp_path / "f").exists()
 
 
+def test_a_name_that_it_is_called_by_can_only_deny(tmp_path):
+    shutil.copy("/bin/true", tmp_path / "copy")
+    (tmp_path / "git").symlink_to("copy")
+    script_file(tmp_path / "script", f"#!{tmp_path}/git -x\n")
+    ways = ("(exec -a git ./copy)", "(exec -a -git ./copy)", "./git", "./script", "./copy")
+    line = "; ".join(f"{way} 2>&-; echo -n $?," for way in ways)
+    known = dict.fromkeys((b"bash", b"copy", b"script"), gate.ALLOW)
+    for table, otherwise, expected in (
+        ({**known, b"git": gate.DENY}, gate.ALLOW, b"126,126,126,126,0,"),
+        ({**known, b"git": gate.DENY}, gate.ASK, b"126,126,126,126,0,"),
+        ({**known, b"copy": gate.DENY, b"git": gate.ALLOW}, gate.ALLOW, b"126,126,126,126,126,"),
+        (known, gate.DENY, b"0,0,0,0,0,"),
+    ):
+        backend = PythonBackend()
+        backend.arm(gate.pack_table(table), otherwise, 60_000)
+        found = Traced(["/bin/bash", "-c", line], backend, cwd=tmp_path).finish()
+        assert found.out == expected
+
+
 def test_more_holds_than_the_socket_has_room_for(tmp_path):
     """Answers that find no room go when the pipe was drained; none is lost."""
     script = (
@@ -232,6 +252,12 @@ def test_scripts_are_asked_about_with_their_interpreters(tmp_path):
         (inside + b"/inner", dash),
         (inside + b"/outer", inside + b"/inner", dash),
         (inside + b"/bare", dash),
+    ]
+    assert [hold.before for hold in asked.holds[:4]] == [
+        (),
+        (b"/bin/sh", b"-u"),
+        (b"/bin/sh", b"-u", inside + b"/inner", b"with space"),
+        (b"/bin/sh",),
     ]
     assert {decision for decision, _ in decisions(found)} == {"allow"}
     script = found.kind(records.EXEC)[1]

@@ -1,0 +1,158 @@
+"""What a policy is, as values: the rules of one layer, and of all of them.
+
+Not how they are written (TOML) nor how they decide. Invariant: everything here was checked when it
+was read; whoever has one of these may trust it. Spec: policy.md §1.
+"""
+
+from __future__ import annotations
+
+from substrate.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+ALLOW, AUDIT, ISOLATE, ASK, DENY = "allow", "audit", "isolate", "ask", "deny"
+#: from the laxest to the strictest; `audit` lets through as `allow` does, and is always on the record
+ACTIONS: Final = (ALLOW, AUDIT, ISOLATE, ASK, DENY)
+
+#: the layers, in their order: a later one's rule wins over an earlier one, but for what is locked
+BUILTIN, SYSTEM, USER, PROJECT, GIVEN = "builtin", "system", "user", "project", "given"
+
+
+@value
+class Test:
+    """Command lines that a rule has to meet, and others that it must not; words as a shell splits
+    them (shlex)."""
+
+    match: tuple[str, ...] = ()
+    not_match: tuple[str, ...] = ()
+
+
+@value
+class CommandRule:
+    """One `[[command]]`. Of `match`, `program` and `sha256` at least one is there; all that are
+    there have to meet. `match`: globs, one a word, `**` for any rest. `name`: how it is told of:
+    `<layer> command[<n>]`, n from 1 in its file. `place`: file and line."""
+
+    name: str
+    place: str
+    action: str
+    match: tuple[bytes, ...] = ()
+    program: bytes | None = None
+    sha256: str | None = None
+    reason: str = ""
+    final: bool = False
+    test: Test = Test()
+
+
+@value
+class NetRules:
+    """`[net]`: rules as `--allow` and `--deny` take them, and groups `@name`."""
+
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+
+
+@value
+class FsRules:
+    """`[fs]`: patterns with `$PWD` and `~` in them; `write` None where nothing is said."""
+
+    write: tuple[bytes, ...] | None = None
+    read_deny: tuple[bytes, ...] = ()
+
+
+@value
+class LimitRules:
+    """`[limits]`; None where nothing is said."""
+
+    runtime_s: float | None = None
+    memory_bytes: int | None = None
+    pids: int | None = None
+    egress_bytes: int | None = None
+    execs: int | None = None
+
+
+@value
+class ApprovalRules:
+    """`[approval]`: how long a question waits, and what is answered where nobody can be asked.
+    `webhook`: a URL that is asked where there is no terminal."""
+
+    timeout_s: float | None = None
+    without_terminal: str | None = None
+    webhook: str | None = None
+
+
+@value
+class Layer:
+    """What one file or profile says. `digest`: hex SHA-256 of its bytes. `trusted`: only of a
+    project's."""
+
+    kind: str
+    name: str
+    digest: str
+    id: str = ""
+    extends: str | None = None
+    default_action: str | None = None
+    commands: tuple[CommandRule, ...] = ()
+    net: NetRules = NetRules()
+    fs: FsRules = FsRules()
+    limits: LimitRules = LimitRules()
+    allow_operators: bool | None = None
+    approval: ApprovalRules = ApprovalRules()
+    require: tuple[str, ...] = ()
+    trusted: bool | None = None
+
+
+@value
+class Policy:
+    """All layers, in their order, and what is in force of them. `digest`: hex SHA-256 over the kinds
+    and digests of the layers, `sha256-`-less."""
+
+    layers: tuple[Layer, ...]
+    digest: str
+    default_action: str
+    net: NetRules
+    fs: FsRules
+    limits: LimitRules
+    allow_operators: bool
+    approval: ApprovalRules
+    require: tuple[str, ...] = ()
+    #: what was said and does not count, and why: for `policy check` and a warning
+    ignored: tuple[str, ...] = ()
+
+
+@value
+class Subject:
+    """What is about to run. `program`: the kernel's path of the file, b"" where it is not known yet
+    (a command line that nobody has looked up). `interpreters`: of a script, the outermost last.
+    `sha256`: hex, None where nobody looked."""
+
+    argv: tuple[bytes, ...]
+    program: bytes = b""
+    name: bytes = b""
+    interpreters: tuple[bytes, ...] = ()
+    #: of a script: the words that the kernel puts before its name, interpreter and argument; () where
+    #: they are not known
+    before: tuple[bytes, ...] = ()
+    cwd: bytes = b"/"
+    sha256: str | None = None
+    #: argv is longer than what is here
+    cut: bool = False
+    in_world: bool = True
+
+
+@value
+class Verdict:
+    """What was decided, and why. `rule`: the name of the rule, None for the default action. `layer`: the
+    layer's name. `risk`: low, medium, high or critical, with `risk_reason`; it decides nothing.
+    `read_as`: the command lines that were matched: as given, then what wrappers in it run."""
+
+    action: str
+    rule: str | None
+    layer: str
+    reason: str
+    place: str = ""
+    risk: str = "low"
+    risk_reason: str = ""
+    read_as: tuple[tuple[bytes, ...], ...] = ()
