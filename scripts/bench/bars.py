@@ -1,6 +1,6 @@
 """The bars of this version's parts, as data: what, which result, compared how, with whom.
 
-Not here: bars of parts that this version does not have (shim, policy, replay, graph,
+Not here: bars of parts that this version does not have (shim, replay, graph,
 server). Invariant: a bar is judged by one result of the run, and a result that
 was not taken leaves the bar "not measured", never met.
 """
@@ -298,6 +298,28 @@ BARS: tuple[Bar, ...] = (
             peers=tuple(f"{row}: {way}" for way in ("bare", "tinyproxy", "veth + NAT")),
         )
         for row in ("raw TCP, down", "raw TCP, up", "HTTP, down", "HTTP, up")
+    ),
+    *(
+        Bar(
+            what=f"policy, a decision at 1,000 rules: {name}",
+            text="≤ 50 µs",
+            bench="policy",
+            case=f"decision, {name}",
+            at_most=50,
+            peers=(f"decision, {name}: p99",),
+        )
+        for name in (
+            *("hit", "hit, subcommand", "hit, one program", "miss", "miss, a program with rules"),
+            *("wrapper", "bash -c"),
+        )
+    ),
+    Bar(
+        what="policy, making 1,000 rules ready",
+        text="≤ 20 ms",
+        bench="policy",
+        case="compile",
+        at_most=20,
+        peers=("compile and the gate's table",),
     ),
     *(
         Bar(

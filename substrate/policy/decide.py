@@ -16,7 +16,7 @@ from __future__ import annotations
 from substrate.policy import globs, risk
 from substrate.policy.argv import read
 from substrate.policy.gate_table import make_table
-from substrate.policy.matching import WHOLE, Pattern
+from substrate.policy.matching import CUT, WHOLE, Pattern, plain_operands
 from substrate.policy.names import last_name, names_of
 from substrate.policy.programs import find_table
 from substrate.policy.reading_as import parts_of
@@ -129,14 +129,29 @@ class Compiled:
             strictness = default if part.has_default else -1
         # what else it goes by can lie, so that it only makes it stricter; a rule for any name says
         # nothing of a name
-        for path in (part.argv[0] if part.argv else b"", part.name, part.program):
-            name = last_name(path)
+        names = [part.called] if part.called != main else []
+        if part.name and part.name != part.program:
+            names.append(last_name(part.name))
+        if part.program:
+            names.append(last_name(part.program))
+        for name in names:
             if name and name != main:
                 found = self._of_bucket(self.bucket(name), part, question)
                 other, which = _combine(found, default)
                 if which is not None and other > strictness and not which.is_nameless:
                     strictness, entry = other, which
         return strictness, entry
+
+    def entries_of(self, name: bytes) -> list[Entry]:
+        """Those that can meet a program of this name, in the order of the layers."""
+        names = names_of(name)
+        found = [entry for one in names for entry in self.named.get(one, ())]
+        found += [
+            entry
+            for entry in self.globbed
+            if any(globs.meets(entry.name, one) for one in names)  # type: ignore[arg-type]
+        ]
+        return sorted((*found, *self.nameless), key=_number)
 
     def bucket(self, name: bytes) -> Bucket:
         found = self._buckets.get(name)
@@ -157,8 +172,13 @@ class Compiled:
             if reading is None:
                 reading = part.readings[id(table)] = read(part.argv, table)
         found = []
+        flags = reading.flags if reading is not None and part.known != CUT else None
+        if flags is not None and reading is not None and reading.other is not None:
+            flags = None
         for entry, pattern in bucket.candidates(part, reading):
             if pattern is not None:
+                if flags is not None and pattern.a_flag is not None and pattern.a_flag not in flags:
+                    continue
                 if reading is not None:
                     if not pattern.meets_reading(reading, part.known, part.cwd):
                         continue
@@ -256,48 +276,59 @@ class Entry:
 
 
 class Bucket:
-    """The entries that can meet a program of this name. Those whose pattern begins with a literal
-    operand are found by it."""
+    """The entries that can meet a program of this name. Those whose row is literals, or begins with
+    literals and goes on as it likes, are found by these."""
 
-    __slots__ = ("any", "by_first", "others", "table")
+    __slots__ = ("any", "by_head", "by_row", "has_paths", "lengths", "others", "table")
 
     def __init__(self, name: bytes, compiled: Compiled) -> None:
-        names = names_of(name)
-        entries = [entry for one in names for entry in compiled.named.get(one, ())]
-        entries += [
-            entry
-            for entry in compiled.globbed
-            if any(globs.meets(entry.name, one) for one in names)  # type: ignore[arg-type]
-        ]
-        entries += compiled.nameless
+        entries = compiled.entries_of(name)
         self.table = find_table(name) if entries else None
         self.any: list[Candidate] = []
-        self.by_first: dict[bytes, list[Candidate]] = {}
+        self.by_row: dict[tuple[bytes, ...], list[Candidate]] = {}
+        self.by_head: dict[tuple[bytes, ...], list[Candidate]] = {}
         self.others: list[Candidate] = []
-        for entry in sorted(entries, key=_number):
+        self.has_paths = False
+        for entry in entries:
             pattern = entry.pattern(self.table)
             candidate = (entry, pattern)
             self.any.append(candidate)
-            if pattern is not None and pattern.first is not None and not pattern.has_paths:
-                self.by_first.setdefault(pattern.first, []).append(candidate)
-            else:
+            if pattern is None or not pattern.head:
                 self.others.append(candidate)
+                continue
+            self.has_paths = self.has_paths or pattern.has_paths
+            index = self.by_head if pattern.is_open else self.by_row
+            index.setdefault(tuple(pattern.head), []).append(candidate)
+        self.lengths = sorted({len(head) for head in self.by_head})
 
     def candidates(self, part: Part, reading: Reading | None) -> list[Candidate]:
-        if not self.by_first:
-            return self.any
+        """In the order of the layers."""
+        if not self.by_row and not self.by_head:
+            return self.others
         if part.known != WHOLE:
             return self.any
         if reading is None:
-            firsts = list(part.argv[1:2])
-        elif reading.other is not None:
-            return self.any
+            found = self._of_row(part.argv[1:])
         else:
-            firsts = reading.operands[:1]
-        found = self.by_first.get(firsts[0]) if firsts else None
-        if found is None:
+            found = self._of_row(tuple(reading.operands))
+            if self.has_paths:
+                plain = plain_operands(reading, part.cwd)
+                if plain != reading.operands:
+                    found += self._of_row(tuple(plain))
+            if reading.other is not None:
+                found += self._of_row(tuple(reading.other.operands))
+        if not found:
             return self.others
-        return sorted(found + self.others, key=_number_of) if self.others else found
+        found += self.others
+        return found if len(found) == 1 else sorted(found, key=_number_of)
+
+    def _of_row(self, row: tuple[bytes, ...]) -> list[Candidate]:
+        found = list(self.by_row.get(row, ()))
+        for length in self.lengths:
+            if length > len(row):
+                break
+            found += self.by_head.get(row[:length], ())
+        return found
 
 
 class _Question:

@@ -181,13 +181,13 @@ def _for_strangers(compiled: Compiled) -> Iterator[tuple[Entry, bool]]:
 
 def _for_name(compiled: Compiled, name: bytes) -> Iterator[tuple[Entry, bool]]:
     """The entries that could meet, and whether they do so in any case."""
-    for entry, pattern in compiled.bucket(name).any:
-        yield entry, pattern is None and not entry.is_narrow
+    for entry in compiled.entries_of(name):
+        yield entry, entry.meets_any and not entry.is_narrow
 
 
 def _for_path(compiled: Compiled, path: bytes) -> Iterator[tuple[Entry, bool]]:
-    for entry, pattern in compiled.bucket(path.rpartition(b"/")[2]).any:
-        met = pattern is None and entry.sha256 is None
+    for entry in compiled.entries_of(path.rpartition(b"/")[2]):
+        met = entry.meets_any and entry.sha256 is None
         for given in (entry.path, entry.program):
             met = met and (given is None or given == path)
         yield entry, met
@@ -199,7 +199,7 @@ def _paths(compiled: Compiled) -> set[bytes]:
 
 
 def _is_spoken_of(compiled: Compiled, names: Iterable[bytes]) -> bool:
-    return any(entry.wide for name in names for entry, _ in compiled.bucket(name).any)
+    return any(entry.wide for name in names for entry in compiled.entries_of(name))
 
 
 def _outcomes(entries: Iterable[tuple[Entry, bool]], default: int) -> set[_Outcome]:

@@ -26,12 +26,12 @@ _ANY: Final = Glob(b"*")
 
 
 class Pattern:
-    """`row`: of the words behind the program's name (no table), or of operands. `first`: the literal
-    that the first operand has to be; None where that may be another."""
+    """`row`: of the words behind the program's name (no table), or of operands. `head`: where
+    these are literals, but perhaps a rest (`is_open`)."""
 
     __slots__ = (
         *(
-            "first",
+            "a_flag",
             "flags",
             "has_paths",
             "has_rest",
@@ -47,6 +47,7 @@ class Pattern:
     def __init__(self, words: Sequence[bytes], table: Table | None, wide: bool) -> None:
         self.wide = wide
         self.flags: frozenset[bytes] = frozenset()
+        self.a_flag: bytes | None = None
         #: flags that are required by how they are spelled: those with a glob
         self.spelled: tuple[bytes | Glob, ...] = ()
         self.values: tuple[tuple[bytes, bytes | Glob], ...] = ()
@@ -64,8 +65,6 @@ class Pattern:
         literals = [word for word in row if isinstance(word, bytes)]
         if len(literals) == len(row) - self.is_open:
             self.head = literals
-        first = row[0] if row else None
-        self.first = first if isinstance(first, bytes) else None
         self.has_paths = wide and any(isinstance(w, (bytes, Glob)) and _is_path(w) for w in row)
 
     def _take_flags(self, words: Sequence[bytes], table: Table) -> list[bytes]:
@@ -95,6 +94,8 @@ class Pattern:
             (flag, compile_word(value)) for flag, values in flags.items() for value in values
         )
         self.spelled = tuple(spelled)
+        #: one of those that have to be there, to be looked at first
+        self.a_flag = min(self.flags) if self.flags else None
         return reading.operands
 
     def meets_words(self, words: Sequence[bytes], known: int) -> bool:
@@ -138,7 +139,7 @@ class Pattern:
         for flag, pattern in self.values:
             if not any(meets(pattern, value) for value in flags[flag]):
                 return False
-        if self.spelled and not self._are_spelled(reading):
+        if self.spelled and not (flags and self._are_spelled(reading)):
             return False
         if self.wide or self.has_rest or len(self.flags) == len(flags):
             return True

@@ -122,6 +122,7 @@ class Part:
     __slots__ = (
         *(
             "argv",
+            "called",
             "cwd",
             "depth",
             "has_default",
@@ -141,8 +142,9 @@ class Part:
         self.how = how
         self.depth = depth
         self.program = self.name = self.piped_from = b""
-        #: see program_name
-        self.main = b""
+        #: the last names of argv[0], and of what it is as a program: of its file, but of one that does
+        #: what it is called that
+        self.called = self.main = b""
         self.text: bytes | None = None
         self.known = WHOLE
         #: by the table that it was read by
@@ -150,14 +152,13 @@ class Part:
         self.has_default = True
         self.has_operators = self.too_deep = self.unclear = False
 
-    def program_name(self) -> bytes:
-        """The last name of what it does as a program: of its file, but of one that does what it is called
-        that."""
-        called = last_name(self.argv[0]) if self.argv else b""
+    def settle(self) -> None:
+        """Names it, once its fields are set."""
+        called = self.called = last_name(self.argv[0]) if self.argv else b""
         file = last_name(self.program)
         if not file or (file in BY_NAME and called not in BY_NAME):
-            return called or last_name(self.name)
-        return file
+            file = called or last_name(self.name)
+        self.main = file
 
 
 def parts_of(subject: Subject, *, whole: bool = True) -> list[Part]:
@@ -198,15 +199,13 @@ class _Reader:
 
     def take(self, part: Part) -> None:
         self.parts.append(part)
-        argv = part.argv
+        part.settle()
+        argv, called, name = part.argv, part.called, part.main
         if not argv:
-            part.main = part.program_name()
             return
-        called = last_name(argv[0])
-        name = part.main = part.program_name()
-        inners = unwrap(name, argv) if name else []
+        inners = unwrap(name, argv, part.readings) if name else []
         if called != name:
-            inners += unwrap(called, argv)
+            inners += unwrap(called, argv, part.readings)
         for inner in inners:
             self._enter(part, inner)
 

@@ -8,6 +8,7 @@ side of a warning; `low` says that nothing here knew it, not that it is safe.
 from __future__ import annotations
 
 from substrate.policy.argv import read
+from substrate.policy.globs import Glob
 from substrate.policy.matching import Pattern, plain_operands
 from substrate.policy.names import names_of
 from substrate.policy.programs import find_table
@@ -252,11 +253,9 @@ class Rows:
         for level, why, words in found:
             pattern = None if words[1:] == (b"**",) else Pattern(words, self.table, True)
             row = (level, why, pattern)
-            literals = (
-                () if pattern is None else tuple(w for w in pattern.row if isinstance(w, bytes))
-            )
-            if literals:
-                self.by_operand.setdefault(literals[-1], []).append(row)
+            keys = [] if pattern is None else [key for key in map(_key, pattern.row) if key]
+            if keys:
+                self.by_operand.setdefault(keys[-1], []).append(row)
             else:
                 self.others.append(row)
 
@@ -294,8 +293,11 @@ def assess(parts: Sequence[Part]) -> tuple[str, str]:
 
 
 def _names_credentials(words: bytes) -> bool:
-    if any(mark in words for mark in _CREDENTIALS):
-        return True
+    if b"." not in words and b"/" not in words and b"id_" not in words:
+        return False
+    for mark in _CREDENTIALS:
+        if mark in words:
+            return True
     at = words.find(b".env")
     while at >= 0:
         before, behind = words[at - 1 : at] if at else b"", words[at + 4 : at + 5]
@@ -312,6 +314,14 @@ def _names_credentials(words: bytes) -> bool:
             return not words.startswith((b".env.example", b".env.sample", b".env.template"), at)
         at = words.find(b".env", at + 4)
     return False
+
+
+def _key(word: bytes | Glob | None) -> bytes | None:
+    """What an operand is found by: a literal, or the directory at the top in `/etc/*`."""
+    if isinstance(word, Glob):
+        source = word.source
+        return source if source[:1] == b"/" and source.find(b"/*", 1) == len(source) - 2 else None
+    return word
 
 
 def _rows(name: bytes) -> Rows:
@@ -343,6 +353,10 @@ def _candidates(rows: Rows, part: Part) -> list[_Row]:
             here = rows.by_operand.get(word)
             if here is not None:
                 found = found + here
+            if word[:1] == b"/" and (end := word.find(b"/", 1)) > 0:
+                here = rows.by_operand.get(word[: end + 1] + b"*")
+                if here is not None:
+                    found = found + here
     return found
 
 

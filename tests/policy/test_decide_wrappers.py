@@ -234,6 +234,12 @@ def test_what_is_too_deep_is_asked_about():
     assert action(BROKER, "env " * MOST_DEPTH + "ls") == "allow"
 
 
+def test_texts_in_texts_for_env_are_read_or_said_to_be_too_deep():
+    for times in (1, 3, 6, 200):
+        argv = (b"env", *[b"-iS-v"] * times, b"rm", b"-rf", b"x")
+        assert BROKER.decide(Subject(argv=argv)).action in ("deny", "ask")
+
+
 def test_parts_are_bounded():
     text = b"; ".join([b"sudo ls"] * 10_000)
     parts = parts_of(Subject(argv=(b"bash", b"-c", text)))
