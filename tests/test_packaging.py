@@ -67,4 +67,5 @@ def test_wheel_holds_only_substrate(tmp_path):
     assert tops == {"substrate"}
     assert "substrate/world/__init__.py" in names
     assert "substrate/telemetry/trace/__init__.py" in names
+    assert "substrate/policy/profiles/ci.toml" in names
     assert any(n.endswith(".data/scripts/substrate") for n in names)

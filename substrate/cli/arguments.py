@@ -334,7 +334,7 @@ def _no_verb(rest: Sequence[bytes], words: Sequence[bytes]) -> UsageError:
             f"{word} comes before its options, got {before!r} first",
             hint=f"`substrate {word} --help` lists them",
         )
-    from substrate.session.suggestion import nearest
+    from substrate.suggestion import nearest
 
     found = nearest(word, VERBS)
     means = f"did you mean `substrate {found}`? " if found else ""
@@ -346,7 +346,7 @@ def _no_verb(rest: Sequence[bytes], words: Sequence[bytes]) -> UsageError:
 
 
 def _unknown(word: bytes, also: object) -> UsageError:
-    from substrate.session.suggestion import did_you_mean
+    from substrate.suggestion import did_you_mean
 
     name = os.fsdecode(word).partition("=")[0]
     known = [*BY_NAME, "--help", "--version"]

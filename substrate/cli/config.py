@@ -36,7 +36,7 @@ def run(config: str | None, key: str | None, *, on_terminal: bool) -> Result:
     loaded = load_settings((), os.environb, where, on_terminal=on_terminal)
     chosen = tuple(s for s in SETTINGS if key is None or s.key == key)
     if not chosen:
-        from substrate.session.suggestion import did_you_mean
+        from substrate.suggestion import did_you_mean
 
         known = [s.key for s in SETTINGS]
         raise ConfigError(

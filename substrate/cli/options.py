@@ -120,6 +120,7 @@ VERBS = {
     "undo": "take back what commands changed",
     "snapshot": "give the present state a name",
     "rollback": "go back to a snapshot",
+    "policy": "what may be run: check, explain, show, init, learn, test, trust",
     "net": "the network of the command that runs: status, allow, deny, log",
     "world": "worlds: ls, fork, gc",
     "session": "sessions: ls, show, rm",

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from substrate.errors import UsageError
-from substrate.session.suggestion import did_you_mean
+from substrate.suggestion import did_you_mean
 
 _WIDTH = 90
 

@@ -21,7 +21,7 @@ from substrate.cli.messages import say_error
 from substrate.cli.options import VERBS
 from substrate.cli.verb import VerbGroup
 from substrate.errors import SubstrateError, UsageError
-from substrate.session.suggestion import did_you_mean
+from substrate.suggestion import did_you_mean
 
 _INPUT = 3
 _INTERRUPTED = 130

@@ -86,7 +86,7 @@ class ApprovalRules:
 @value
 class Layer:
     """What one file or profile says. `digest`: hex SHA-256 of its bytes. `trusted`: only of a
-    project's."""
+    project's. `final`: layers behind it may only tighten, and all its rules are locked."""
 
     kind: str
     name: str
@@ -102,12 +102,13 @@ class Layer:
     approval: ApprovalRules = ApprovalRules()
     require: tuple[str, ...] = ()
     trusted: bool | None = None
+    final: bool = False
 
 
 @value
 class Policy:
     """All layers, in their order, and what is in force of them. `digest`: hex SHA-256 over the kinds
-    and digests of the layers, `sha256-`-less."""
+    and digests of the layers, and which are trusted, `sha256-`-less."""
 
     layers: tuple[Layer, ...]
     digest: str

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
-import pwd
 import time
 
 from substrate.errors import StateError
+from substrate.home_path import MOVE, default_path
 from substrate.session import reserve
 from substrate.values import value
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+__all__ = ["Home", "default_path", "inside_hint", "open_home"]
 
 _CLOCK_REALTIME_COARSE = 5  # <linux/time.h>; Python does not name it
 _PARTS = (b"sessions", b"worlds", b"current", b"keys")
@@ -25,7 +23,6 @@ _INSIDE = (
     "this is a world already, as SUBSTRATE_PARENT_SPAN says: run the command without substrate "
     "(worlds are not nested)"
 )
-_MOVE = "set SUBSTRATE_HOME to a directory that you own and can write"
 
 
 def inside_hint() -> str:
@@ -40,22 +37,6 @@ class Home:
 
     path: bytes
     fd: int
-
-
-def default_path(environ: Mapping[bytes, bytes]) -> bytes:
-    """$SUBSTRATE_HOME, else .substrate in $HOME, else in the password file's home; without
-    symlinks, as what is mounted below it for a world is reached through none."""
-    given = environ.get(b"SUBSTRATE_HOME")
-    if given:
-        if not given.startswith(b"/"):
-            raise StateError(
-                f"SUBSTRATE_HOME is {os.fsdecode(given)!r}, expected an absolute path", hint=_MOVE
-            )
-        return os.path.realpath(given)
-    user_home = environ.get(b"HOME", b"")
-    if not user_home.startswith(b"/"):
-        user_home = os.fsencode(pwd.getpwuid(os.geteuid()).pw_dir)
-    return os.path.realpath(os.path.join(user_home, b".substrate"))
 
 
 def open_home(path: bytes, *, create: bool = True) -> Home:
@@ -77,7 +58,7 @@ def open_home(path: bytes, *, create: bool = True) -> Home:
         if error.errno == errno.ENOENT and not create:
             raise StateError(f"there is no {shown} yet", hint="run a command first") from None
         raise StateError(
-            f"{shown} cannot be used: {error.strerror}", hint=inside_hint() or _MOVE
+            f"{shown} cannot be used: {error.strerror}", hint=inside_hint() or MOVE
         ) from error
     try:
         _refuse_others(fd, shown, create=create)
@@ -103,7 +84,7 @@ def _refuse_others(fd: int, shown: str, *, create: bool) -> None:
     if status.st_uid != os.geteuid():
         raise StateError(
             f"{shown} belongs to uid {status.st_uid}, expected {os.geteuid()}",
-            hint=f"under sudo, use `sudo -H`; or {_MOVE}",
+            hint=f"under sudo, use `sudo -H`; or {MOVE}",
         )
     if status.st_mode & 0o077 and not (create and _close_empty(fd)):
         raise StateError(
@@ -136,5 +117,5 @@ def _make_parts(fd: int, shown: str) -> None:
                     continue
         except OSError as error:
             raise StateError(
-                f"{shown} cannot be used: {error.strerror}", hint=inside_hint() or _MOVE
+                f"{shown} cannot be used: {error.strerror}", hint=inside_hint() or MOVE
             ) from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 
+from substrate.quantities import parse_count, parse_seconds, parse_size, render_size, split_number
 from substrate.session.settings_table import (
     CHOICE,
     COUNT,
@@ -37,10 +38,7 @@ if TYPE_CHECKING:
 
     from substrate.session.settings_table import Setting
 
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_TIMES = {"": 1.0, "s": 1.0, "ms": 0.001, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-_MAX_SECONDS = 366 * 86400.0
 
 
 @value
@@ -81,9 +79,9 @@ def read(setting: Setting, raw: object, base: Base) -> Any:
     if kind == PAIRS:
         return _pairs(raw)
     if kind == SECONDS:
-        return _seconds(raw)
+        return parse_seconds(raw)
     if kind == SIZE:
-        return _size(raw)
+        return parse_size(raw)
     if kind == CPUS:
         return _cpus(raw)
     if kind in (RULES, RANGES):
@@ -95,7 +93,7 @@ def read(setting: Setting, raw: object, base: Base) -> Any:
     if kind == PUBLISHED:
         return tuple(_published(item) for item in _list(raw, "HOST_PORT:WORLD_PORT"))
     assert kind == COUNT
-    return _count(raw)
+    return parse_count(raw)
 
 
 def _word(setting: Setting, raw: object) -> str:
@@ -183,7 +181,7 @@ def _range(raw: object) -> str:
 
 
 def _port(raw: object) -> int:
-    number = _count(raw)
+    number = parse_count(raw)
     if not 1 <= number <= 65535:
         raise ValueError("a port from 1 to 65535")
     return number
@@ -206,53 +204,12 @@ def _published(raw: object) -> tuple[str, int, int]:
         raise ValueError(expected) from None
 
 
-def _split_number(raw: object, expected: str) -> tuple[float, str]:
-    if isinstance(raw, (int, float)) and not isinstance(raw, bool):
-        number, unit = float(raw), ""
-    elif isinstance(raw, str):
-        digits = raw.strip().rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-        unit = raw.strip()[len(digits) :].lower()
-        plain = digits.strip()
-        if not plain.isascii() or not plain.replace(".", "", 1).isdigit():
-            raise ValueError(expected)
-        number = float(plain)
-    else:
-        raise ValueError(expected)
-    if not 0 <= number < 1e18:  # also refuses nan
-        raise ValueError(expected)
-    return number, unit
-
-
-def _seconds(raw: object) -> float:
-    expected = "a time such as 30, 1.5, 500ms, 5m or 1h"
-    number, unit = _split_number(raw, expected)
-    if unit not in _TIMES or number * _TIMES[unit] > _MAX_SECONDS:
-        raise ValueError(expected)
-    return number * _TIMES[unit]
-
-
-def _size(raw: object) -> int:
-    expected = "a size such as 4096, 512k, 16m or 4g"
-    number, unit = _split_number(raw, expected)
-    unit = unit.removesuffix("b").removesuffix("i")
-    if unit not in _UNITS or number * _UNITS[unit] >= 2**63:
-        raise ValueError(expected)
-    return int(number * _UNITS[unit])
-
-
 def _cpus(raw: object) -> int:
     expected = "a number of processors such as 2 or 1.5, at least 0.01"
-    number, unit = _split_number(raw, expected)
+    number, unit = split_number(raw, expected)
     if unit or number < 0.01:
         raise ValueError(expected)
     return round(number * 1000)
-
-
-def _count(raw: object) -> int:
-    number, unit = _split_number(raw, "a whole number")
-    if unit or number != int(number):
-        raise ValueError("a whole number")
-    return int(number)
 
 
 # --- back to text
@@ -282,11 +239,3 @@ def render(setting: Setting, inside: Any) -> str:
     if setting.kind == SECONDS:
         return f"{inside:g}s"
     return str(inside)
-
-
-def render_size(size: int) -> str:
-    """Bytes in the largest unit that they are a whole number of."""
-    for unit in "tgmk":
-        if size and size % _UNITS[unit] == 0:
-            return f"{size // _UNITS[unit]}{unit}"
-    return str(size)

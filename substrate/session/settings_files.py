@@ -18,7 +18,8 @@ from substrate.errors import ConfigError
 from substrate.session import settings_table as table
 from substrate.session.setting_values import Base, read
 from substrate.session.settings_table import Setting
-from substrate.session.suggestion import did_you_mean
+from substrate.suggestion import did_you_mean
+from substrate.toml_places import TomlPlaces
 
 _MAX_BYTES = 1 << 20
 #: a project's file comes with a cloned repository: it must not cost anything
@@ -151,20 +152,5 @@ def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def _place(text: str, path: bytes, key: str) -> str:
     """`FILE, line N`: the line where the key is written, as far as a plain look tells."""
     shown = os.fsdecode(path)
-    wanted_table, _, name = key.rpartition(".")
-    inside = ""
-    for number, line in enumerate(text.splitlines(), 1):
-        stripped = line.strip()
-        if stripped.startswith("["):
-            inside = stripped.strip("[] \t")
-            if inside == key:
-                return f"{shown}, line {number}"
-            continue
-        written = stripped.partition("=")[0].strip().replace('"', "").replace("'", "")
-        if written and (f"{inside}.{written}" if inside else written) in (key, f"{key}.{written}"):
-            return f"{shown}, line {number}"
-        if key == "net.mode" and not inside and written == "net":
-            return f"{shown}, line {number}"
-        if inside == wanted_table and written == name:
-            return f"{shown}, line {number}"
-    return shown
+    line = TomlPlaces(text).line(*key.split("."))
+    return f"{shown}, line {line}" if line else shown

@@ -219,7 +219,7 @@ def find_snapshot(held: Held, name: str) -> SnapshotMark:
     """The snapshot of that name. Raises UsageError."""
     known = {mark.name: mark for mark in held.stack_file.snapshots}
     if name not in known:
-        from substrate.session.suggestion import did_you_mean
+        from substrate.suggestion import did_you_mean
 
         raise UsageError(
             f"world {held.world.name} has no snapshot {name!r}",

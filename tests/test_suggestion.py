@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from substrate.session.suggestion import distance, nearest
+from substrate.suggestion import distance, nearest
 
 KNOWN = ("status", "log", "show", "diff", "apply", "discard", "--net", "--no-world")
 

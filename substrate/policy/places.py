@@ -1,0 +1,144 @@
+"""Where policy files are looked for, and what they are right now: a stamp each.
+
+Not what is in them (load_policy.py). Hot path. Invariants: of what a stamp holds, nothing can change in a
+file without its ctime; what cannot be looked at is an error and never "absent". A project's files are
+those in the directory and above it, at most ten, not above $HOME nor above the parent of the git root.
+Spec: policy.md §1.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from substrate.errors import ConfigError
+from substrate.home_path import config_home, default_path, user_home
+from substrate.policy.rules import GIVEN, PROJECT, SYSTEM, USER
+from substrate.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Final
+
+    #: device, inode, size, mtime, ctime (ns), owner, mode; None: there is nothing
+    Stamp = tuple[int, int, int, int, int, int, int] | None
+
+SYSTEM_FILE: Final = b"/etc/substrate/policy.toml"
+PROJECT_FILE: Final = b".substrate/policy.toml"
+_MOST_UP: Final = 10
+
+
+@value
+class Places:
+    """The files of a call, outermost layer first. `home`: $SUBSTRATE_HOME. `candidates`: kind and
+    absolute path. `owner`: of the directory in which the search began."""
+
+    home: bytes
+    user_home: bytes
+    cwd: bytes
+    workspace: bytes
+    owner: int
+    candidates: tuple[tuple[str, bytes], ...]
+
+
+@value
+class Found:
+    """A file that is there."""
+
+    kind: str
+    path: bytes
+    stamp: Stamp
+
+
+def find_places(
+    environ: Mapping[bytes, bytes],
+    cwd: bytes,
+    workspace: bytes,
+    given: bytes | None = None,
+    system_file: bytes = SYSTEM_FILE,
+) -> Places:
+    """Where to look. `given`: the file of `--policy`, relative to `cwd`. Raises StateError, ConfigError."""
+    home = user_home(environ)
+    state = default_path(environ)
+    user_file = config_home(environ) + b"/substrate/policy.toml"
+    candidates = [(SYSTEM, system_file), (USER, user_file)]
+    own = {system_file, user_file}
+    if given is not None:
+        given = os.path.normpath(os.path.join(cwd, given))
+        own.add(given)
+    for directory in _upward(cwd, home, workspace):
+        path = os.path.join(directory, PROJECT_FILE)
+        # what substrate keeps is no project's, though it has the same name in $HOME
+        if path not in own and os.path.dirname(path) != state:
+            candidates.append((PROJECT, path))
+    if given is not None:
+        candidates.append((GIVEN, given))
+    try:
+        owner = os.stat(cwd).st_uid
+    except OSError as error:
+        raise ConfigError(
+            f"{os.fsdecode(cwd)} cannot be used: {error.strerror}",
+            hint="change to a directory that exists",
+        ) from error
+    return Places(
+        home=state,
+        user_home=home,
+        cwd=cwd,
+        workspace=workspace,
+        owner=owner,
+        candidates=tuple(candidates),
+    )
+
+
+def _upward(cwd: bytes, home: bytes, workspace: bytes) -> list[bytes]:
+    """The directories of project files, the outermost first."""
+    last = {b"/", home.rstrip(b"/") or b"/"}
+    if os.path.lexists(workspace + b"/.git"):
+        last.add(os.path.dirname(workspace))
+    found, at = [cwd], cwd
+    while at not in last and len(found) <= _MOST_UP:
+        at = os.path.dirname(at)
+        found.append(at)
+    return found[::-1]
+
+
+def find_files(places: Places) -> list[Found]:
+    """What is there of the candidates, in their order. Raises ConfigError where that cannot be told,
+    and where a given file is missing."""
+    found = []
+    for kind, path in places.candidates:
+        stamp = stamp_of(path)
+        if stamp is not None:
+            found.append(Found(kind=kind, path=path, stamp=stamp))
+        elif kind == GIVEN:
+            raise ConfigError(
+                f"there is no policy file {os.fsdecode(path)}",
+                hint="--policy and SUBSTRATE_POLICY name a file that exists",
+            )
+    return found
+
+
+def stamp_of(path: bytes) -> Stamp:
+    """What tells that a file is the same; of a symlink's target. Raises ConfigError."""
+    try:
+        return stamp_from(os.stat(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise ConfigError(
+            f"the policy file {os.fsdecode(path)} cannot be looked at: {error.strerror}",
+            hint="make its directory readable, or move it away: without it nothing is decided",
+        ) from error
+
+
+def stamp_from(status: os.stat_result) -> Stamp:
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_uid,
+        stat.S_IMODE(status.st_mode) | stat.S_IFMT(status.st_mode),
+    )
