@@ -26,7 +26,10 @@ def command() -> None:
 
     Says what may be run, whom it may reach and what it may write; and why. Policies come from a
     built-in profile, /etc/substrate/policy.toml, ~/.config/substrate/policy.toml and the
-    project's .substrate/policy.toml, which may only tighten until it is trusted."""
+    project's .substrate/policy.toml, which may only tighten until it is trusted.
+
+    In this version a policy is only read and explained: no command is held to one. What holds a
+    world in is said by `substrate doctor` and --allow, --deny, --hide, --limit of a run."""
 
 
 for each in (
