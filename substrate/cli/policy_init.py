@@ -64,6 +64,11 @@ def init_command(profile: str, project: bool, dry_run: bool) -> int:
     path = os.path.join(here().path, PROJECT_FILE) if project else user_file(places_here())
     text = _TEXT.format(id="project" if project else "user", profile=profile)
     text = (_PROJECT if project else "") + text
+    if os.path.dirname(path) == places_here().home:
+        raise UsageError(
+            f"{os.fsdecode(os.path.dirname(path))} is where substrate keeps what it recorded",
+            hint="change to the directory of a project, or leave --project out",
+        )
     if dry_run:
         output.put(text.rstrip("\n"))
         return 0

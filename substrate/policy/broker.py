@@ -34,16 +34,22 @@ if TYPE_CHECKING:
 class Broker:
     """A policy that is in force, compiled when it is first asked."""
 
-    __slots__ = ("_compiled", "_environ", "_places", "_stamps", "digest", "policy")
+    __slots__ = ("_compiled", "_environ", "_places", "_profile", "_stamps", "digest", "policy")
 
     def __init__(
-        self, policy: Policy, environ: Mapping[bytes, bytes], places: Places, stamps: kept.Stamps
+        self,
+        policy: Policy,
+        environ: Mapping[bytes, bytes],
+        places: Places,
+        stamps: kept.Stamps,
+        profile: str | None = None,
     ) -> None:
         self.policy = policy
         self.digest = policy.digest
         self._environ = environ
         self._places = places
         self._stamps = stamps
+        self._profile = profile
         self._compiled: Compiled | None = None
 
     @property
@@ -86,7 +92,9 @@ class Broker:
     def net(self, repository: bytes | None = None) -> NetRules:
         """The rules of the network without groups, as the egress takes them."""
         rules, expansion = self.policy.net, self.expand(repository)
-        return NetRules(allow=expansion.rules(rules.allow), deny=expansion.rules(rules.deny))
+        return NetRules(
+            allow=expansion.rules(rules.allow), deny=expansion.rules(rules.deny, whole_hosts=True)
+        )
 
     def is_current(self) -> bool:
         """Whether every file is as it was, and no further one is there: for the reload on a change.
@@ -95,7 +103,7 @@ class Broker:
 
     def reload(self) -> Broker:
         """The same, read again. Raises ConfigError: then this one stays in force."""
-        return _load(self._environ, self._places, None)
+        return _load(self._environ, self._places, self._profile)
 
 
 def load(
@@ -118,16 +126,16 @@ def _load(environ: Mapping[bytes, bytes], places: Places, profile: str | None) -
     stamps = _stamps_of(found, places)
     if not found:
         policy = merge([load_profile(profile or DEFAULT)])
-        return Broker(policy, environ, places, stamps)
+        return Broker(policy, environ, places, stamps, profile)
     key = _key(found, places, profile)
     row = kept.fetch(places.home, key, SHAPE)
     if row is not None:
-        return Broker(policy_from(row), environ, places, stamps)
+        return Broker(policy_from(row), environ, places, stamps, profile)
     from substrate.policy.load_policy import load_policy
 
     policy = load_policy(found, places, profile)
     kept.keep(places.home, key, SHAPE, stamps, plain_of(policy), time.time_ns())
-    return Broker(policy, environ, places, stamps)
+    return Broker(policy, environ, places, stamps, profile)
 
 
 def _stamps_of(found: Sequence[Found], places: Places) -> kept.Stamps:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @value
 class Explained:
     """One command line that was matched. `how`: `given`, `interpreter` (of a script), `exec` (a wrapper
-    execs it), `in process` (another name of what the same process does) or `builtin` (of a shell).
+    execs it, or an interpreter is given it as a file), `in process` (another name of what the same process does) or `builtin` (of a shell).
     `names`: that rules for it may have. `table`: whose options it was read by; None: word by word,
     then `flags` is empty and `operands` are all its words. `notes`: what could not be read."""
 

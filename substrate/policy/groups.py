@@ -35,12 +35,15 @@ class Expansion:
     members: dict[str, tuple[Member, ...]]
     notes: tuple[str, ...]
 
-    def rules(self, written: Iterable[str]) -> tuple[str, ...]:
-        """Rules as they were written, each group replaced by its members."""
+    def rules(self, written: Iterable[str], *, whole_hosts: bool = False) -> tuple[str, ...]:
+        """Rules as they were written, each group replaced by its members. `whole_hosts`: without their
+        ports, as one means it who denies a group."""
         found: list[str] = []
         for text in written:
             if text.startswith("@"):
-                found += (member.rule for member in self.members.get(text, ()))
+                for member in self.members.get(text, ()):
+                    host = member.rule.rpartition(":")[0]
+                    found.append(host if whole_hosts else member.rule)
             else:
                 found.append(text)
         return tuple(dict.fromkeys(found))

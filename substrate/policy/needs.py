@@ -16,9 +16,6 @@ from substrate.policy.rules import Subject
 from substrate.telemetry.trace.octets import bytes_of
 from substrate.telemetry.trace.rfc8785 import CanonicalError
 
-#: of one program so many different command lines are kept; beyond, it is known to vary
-MOST_ARGV = 200
-
 
 @dataclass(slots=True, kw_only=True)
 class Needs:

@@ -60,6 +60,7 @@ def find_places(
 ) -> Places:
     """Where to look. `given`: the file of `--policy`, relative to `cwd`. Raises StateError, ConfigError."""
     home = user_home(environ)
+    state = default_path(environ)
     user_file = config_home(environ) + b"/substrate/policy.toml"
     candidates = [(SYSTEM, system_file), (USER, user_file)]
     own = {system_file, user_file}
@@ -68,7 +69,8 @@ def find_places(
         own.add(given)
     for directory in _upward(cwd, home, workspace):
         path = os.path.join(directory, PROJECT_FILE)
-        if path not in own:
+        # what substrate keeps is no project's, though it has the same name in $HOME
+        if path not in own and os.path.dirname(path) != state:
             candidates.append((PROJECT, path))
     if given is not None:
         candidates.append((GIVEN, given))
@@ -80,7 +82,7 @@ def find_places(
             hint="change to a directory that exists",
         ) from error
     return Places(
-        home=default_path(environ),
+        home=state,
         user_home=home,
         cwd=cwd,
         workspace=workspace,

@@ -5,7 +5,7 @@ An item is an option: its spellings, the first one the name that it is known by,
 word is its value if that is a number; `!`: behind it no more options are read. `@stop:N`: after N operands
 no more options are read. `@commands`: the first operand is a subcommand, with a table of its own
 below; `@flat`: one too, and the options of both are the same. `@rename:a>b`: other names of
-subcommands; `container>` is left out. `@single`: one dash, long names. `@plus`: `+x` is an option.
+subcommands; `container>` is left out. `@prefix:a,b`: these subcommands may be abbreviated. `@single`: one dash, long names. `@plus`: `+x` is an option.
 `@whole`: no abbreviations. `@first_bundle`: the first word may be a bundle without a dash. `@detached`:
 values of short options are words of their own. `@toolchain`: a first `+word` is no operand.
 
@@ -167,6 +167,7 @@ _NPM = (
     "create>init,innit>init,c>config,la>ls,ll>ls,list>ls,v>view,info>view,show>view,ln>link,"
     "add-user>login,adduser>login,author>owner,dist-tags>dist-tag,"
     "issues>bugs,rb>rebuild,s>search,se>search,find>search "
+    "@prefix:publish,unpublish,deprecate,owner,access,token,install,config "
     "g/global C/prefix= w/workspace= registry= tag= otp= access= loglevel= userconfig= globalconfig= "
     "cache= D/save-dev S/save E/save-exact O/save-optional P/save-prod B/save-bundle no-save f/force "
     "y/yes c/call= p/package= dry-run json ignore-scripts production omit= include= l/long a/all "

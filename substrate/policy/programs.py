@@ -70,6 +70,11 @@ class Table:
                 for pair in value.split(","):
                     old, _, new = pair.partition(">")
                     self.renamed[old.encode()] = new.encode()
+            elif word == "prefix":
+                for command in value.split(","):
+                    for length in range(2, len(command)):
+                        short = command[:length].encode()
+                        self.renamed.setdefault(short, command.encode())
             elif word == "whole":
                 self.abbreviates = False
             else:

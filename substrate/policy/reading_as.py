@@ -207,9 +207,9 @@ class _Reader:
         argv, called, name = part.argv, part.called, part.main
         if not argv:
             return
-        inners = unwrap(name, argv) if name else []
+        inners = unwrap(name, argv, part.readings) if name else []
         if called != name:
-            inners += unwrap(called, argv)
+            inners += unwrap(called, argv, part.readings)
         for inner in inners:
             self._enter(part, inner)
 

@@ -9,17 +9,20 @@ root (ssh, docker run). Invariant: never raises; one step inwards a call. Spec: 
 from __future__ import annotations
 
 from substrate.policy.argv import read
-from substrate.policy.names import LOADERS, MULTI_CALL, names_of
+from substrate.policy.names import LOADERS, MULTI_CALL, last_name, names_of
 from substrate.policy.programs import find_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Final
+    from collections.abc import Callable
+    from typing import Final, TypeAlias
 
     from substrate.policy.argv import Reading
 
-    Words = tuple[bytes, ...]
+    Words: TypeAlias = tuple[bytes, ...]
+    #: how an argv was read, by the table
+    Known: TypeAlias = dict[int, Reading]
+    Find: TypeAlias = Callable[[Words, Known], list["Inner"]]
 
 
 class Inner:
@@ -45,8 +48,9 @@ class Inner:
         self.has_more = has_more
 
 
-def unwrap(name: bytes, argv: Words) -> list[Inner]:
-    """What a program of this last name runs, () where it runs nothing that is told."""
+def unwrap(name: bytes, argv: Words, known: Known) -> list[Inner]:
+    """What a program of this last name runs; none where it runs nothing that is told. `known`: how
+    this argv was read already, and what is read here."""
     find = _FIND.get(name)
     if find is None:
         if name[:4] == b"git-":
@@ -57,25 +61,26 @@ def unwrap(name: bytes, argv: Words) -> list[Inner]:
                 break
         else:
             return []
-    return [inner for inner in find(argv) if inner.argv or inner.text is not None]
+    return [inner for inner in find(argv, known) if inner.argv or inner.text is not None]
 
 
 # --- by options and a number of words before the command
 
 
-def _read(name: bytes, argv: Sequence[bytes]) -> Reading:
+def _read(name: bytes, argv: Words, known: Known) -> Reading:
     table = find_table(name)
     assert table is not None, name
-    return read(argv, table)
+    reading = known.get(id(table))
+    if reading is None:
+        reading = known[id(table)] = read(argv, table)
+    return reading
 
 
-def _behind(
-    name: bytes, skipped: int = 0, *, assignments: bool = False
-) -> Callable[[Words], list[Inner]]:
+def _behind(name: bytes, skipped: int = 0, *, assignments: bool = False) -> Find:
     """The command follows the options and so many operands."""
 
-    def find(argv: Words) -> list[Inner]:
-        at = _read(name, argv).first_operand + skipped
+    def find(argv: Words, known: Known) -> list[Inner]:
+        at = _read(name, argv, known).first_operand + skipped
         if assignments:
             while at < len(argv) and b"=" in argv[at]:
                 at += 1
@@ -84,12 +89,14 @@ def _behind(
     return find
 
 
-def _env(argv: Words) -> list[Inner]:
+def _env(argv: Words, known: Known) -> list[Inner]:
     for _ in range(_MOST_SPLITS):
-        reading = _read(b"env", argv)
+        reading = _read(b"env", argv, known)
         if b"-S" not in reading.flags:
             break
-        argv = _split_one(argv)
+        argv, known = _split_one(argv), {}
+    else:
+        return [Inner(argv)]  # more of them: one step inwards
     at = reading.first_operand
     while at < len(argv) and (argv[at] == b"-" or b"=" in argv[at]):
         at += 1
@@ -166,11 +173,11 @@ def split_words(text: bytes) -> Words:
     return tuple(words)
 
 
-def _shell_or_behind(name: bytes, skipped: int = 0) -> Callable[[Words], list[Inner]]:
+def _shell_or_behind(name: bytes, skipped: int = 0) -> Find:
     """`-c TEXT`, or the command follows."""
 
-    def find(argv: Words) -> list[Inner]:
-        reading = _read(name, argv)
+    def find(argv: Words, known: Known) -> list[Inner]:
+        reading = _read(name, argv, known)
         texts = reading.flags.get(b"-c")
         if texts:
             return [Inner(text=text) for text in texts]
@@ -179,8 +186,8 @@ def _shell_or_behind(name: bytes, skipped: int = 0) -> Callable[[Words], list[In
     return find
 
 
-def _flock(argv: Words) -> list[Inner]:
-    reading = _read(b"flock", argv)
+def _flock(argv: Words, known: Known) -> list[Inner]:
+    reading = _read(b"flock", argv, known)
     rest = argv[reading.first_operand + 1 :]
     if rest[:1] in ((b"-c",), (b"--command",)):
         return [Inner(text=text) for text in rest[1:2]]
@@ -188,18 +195,18 @@ def _flock(argv: Words) -> list[Inner]:
     return [Inner(text=text) for text in texts] if texts else [Inner(rest)]
 
 
-def _su(argv: Words) -> list[Inner]:
-    reading = _read(b"su", argv)
+def _su(argv: Words, known: Known) -> list[Inner]:
+    reading = _read(b"su", argv, known)
     texts = [*reading.flags.get(b"-c", ()), *reading.flags.get(b"--session-command", ())]
     return [Inner(text=text) for text in texts]
 
 
-def _script(argv: Words) -> list[Inner]:
-    return [Inner(text=text) for text in _read(b"script", argv).flags.get(b"-c", ())]
+def _script(argv: Words, known: Known) -> list[Inner]:
+    return [Inner(text=text) for text in _read(b"script", argv, known).flags.get(b"-c", ())]
 
 
-def _sudo(argv: Words) -> list[Inner]:
-    reading = _read(b"sudo", argv)
+def _sudo(argv: Words, known: Known) -> list[Inner]:
+    reading = _read(b"sudo", argv, known)
     at = reading.first_operand
     while at < len(argv) and b"=" in argv[at] and argv[at][:1] != b"/":
         at += 1
@@ -211,15 +218,15 @@ def _sudo(argv: Words) -> list[Inner]:
     return [Inner(words)]
 
 
-def _setarch(argv: Words) -> list[Inner]:
+def _setarch(argv: Words, known: Known) -> list[Inner]:
     if argv[0].rpartition(b"/")[2] == b"setarch" and argv[1:2] and argv[1] in _MACHINES:
-        argv = (argv[0], *argv[2:])
-    return [Inner(argv[_read(b"setarch", argv).first_operand :])]
+        argv, known = (argv[0], *argv[2:]), {}
+    return [Inner(argv[_read(b"setarch", argv, known).first_operand :])]
 
 
-def _systemd_run(argv: Words) -> list[Inner]:
+def _systemd_run(argv: Words, known: Known) -> list[Inner]:
     """The system's manager runs it, where no gate is."""
-    return [Inner(argv[_read(b"systemd-run", argv).first_operand :], in_process=True)]
+    return [Inner(argv[_read(b"systemd-run", argv, known).first_operand :], in_process=True)]
 
 
 _MACHINES: Final = frozenset(
@@ -243,18 +250,18 @@ _MACHINES: Final = frozenset(
 # --- shells, and words that make a shell's text
 
 
-def _shell(argv: Words) -> list[Inner]:
-    reading = _read(b"bash", argv)
+def _shell(argv: Words, known: Known) -> list[Inner]:
+    reading = _read(b"bash", argv, known)
     if b"-c" not in reading.flags:
-        return []
+        return [] if b"-s" in reading.flags else _of_file(reading)
     return [Inner(text=text, in_process=True) for text in reading.operands[:1]]
 
 
-def _joined(name: bytes) -> Callable[[Words], list[Inner]]:
+def _joined(name: bytes) -> Find:
     """The words make one text for a shell."""
 
-    def find(argv: Words) -> list[Inner]:
-        reading = _read(name, argv)
+    def find(argv: Words, known: Known) -> list[Inner]:
+        reading = _read(name, argv, known)
         words = argv[reading.first_operand :]
         if name == b"watch" and b"-x" in reading.flags:
             return [Inner(words)]
@@ -263,19 +270,19 @@ def _joined(name: bytes) -> Callable[[Words], list[Inner]]:
     return find
 
 
-def _parallel(argv: Words) -> list[Inner]:
-    words = argv[_read(b"parallel", argv).first_operand :]
+def _parallel(argv: Words, known: Known) -> list[Inner]:
+    words = argv[_read(b"parallel", argv, known).first_operand :]
     for mark in (b":::", b"::::", b":::+", b"::::+"):
         if mark in words:
             words = words[: words.index(mark)]
     return [Inner(text=b" ".join(words), has_more=True)] if words else []
 
 
-def _xargs(argv: Words) -> list[Inner]:
-    return [Inner(argv[_read(b"xargs", argv).first_operand :], has_more=True)]
+def _xargs(argv: Words, known: Known) -> list[Inner]:
+    return [Inner(argv[_read(b"xargs", argv, known).first_operand :], has_more=True)]
 
 
-def _find(argv: Words) -> list[Inner]:
+def _find(argv: Words, known: Known) -> list[Inner]:
     found = []
     at = 1
     while at < len(argv):
@@ -295,11 +302,11 @@ def _find(argv: Words) -> list[Inner]:
     return found
 
 
-def _eval(argv: Words) -> list[Inner]:
+def _eval(argv: Words, known: Known) -> list[Inner]:
     return [Inner(text=b" ".join(argv[1:]), in_process=True)] if argv[1:] else []
 
 
-def _trap(argv: Words) -> list[Inner]:
+def _trap(argv: Words, known: Known) -> list[Inner]:
     words = argv[2:] if argv[1:2] == (b"--",) else argv[1:]
     return (
         [Inner(text=words[0], in_process=True)]
@@ -311,17 +318,32 @@ def _trap(argv: Words) -> list[Inner]:
 # --- other names of the same process
 
 
-def _applet(argv: Words) -> list[Inner]:
+def _applet(argv: Words, known: Known) -> list[Inner]:
     """`busybox rm -rf x`."""
     words = argv[1:]
     return [Inner(words, in_process=True)] if words and words[0][:1] != b"-" else []
 
 
-def _loader(argv: Words) -> list[Inner]:
+def _loader(argv: Words, known: Known) -> list[Inner]:
     """`ld.so PROGRAM …` maps it."""
-    reading = _read(b"ld.so", argv)
+    reading = _read(b"ld.so", argv, known)
     words = argv[reading.first_operand :]
     return [Inner(words, in_process=True)]
+
+
+def _of_file(reading: Reading) -> list[Inner]:
+    """`node /usr/bin/npm publish`: the script that an interpreter is given, as if it was exec'd."""
+    return [Inner(tuple(reading.operands), is_other_name=True)]
+
+
+def _script_of(name: bytes, *without: bytes) -> Find:
+    """`without`: with one of these flags there is no file."""
+
+    def find(argv: Words, known: Known) -> list[Inner]:
+        reading = _read(name, argv, known)
+        return _of_file(reading) if reading.flags.keys().isdisjoint(without) else []
+
+    return find
 
 
 #: modules of Python that are programs, too
@@ -375,12 +397,12 @@ MODULES: Final = frozenset(
 )
 
 
-def _python(argv: Words) -> list[Inner]:
+def _python(argv: Words, known: Known) -> list[Inner]:
     """`python -m MODULE …` is known by the module's name."""
-    reading = _read(b"python", argv)
+    reading = _read(b"python", argv, known)
     modules = reading.flags.get(b"-m")
     if not modules:
-        return []
+        return [] if b"-c" in reading.flags else _of_file(reading)
     module = modules[-1].removesuffix(b".__main__")
     if module not in MODULES:
         return []
@@ -392,9 +414,9 @@ def _dashed(name: bytes, argv: Words) -> list[Inner]:
     return [Inner((b"git", name[4:], *argv[1:]), in_process=True, is_other_name=True)]
 
 
-def _git(argv: Words) -> list[Inner]:
+def _git(argv: Words, known: Known) -> list[Inner]:
     """`git -c alias.x=… x`, and what git runs because its words say so."""
-    reading = _read(b"git", argv)
+    reading = _read(b"git", argv, known)
     if not reading.operands:
         return []
     command = reading.operands[0]
@@ -425,6 +447,67 @@ def _git(argv: Words) -> list[Inner]:
     return found
 
 
+#: programs of their own names, in git's directory, that are git
+_GIT_COMMANDS: Final = frozenset(
+    b"git-" + name
+    for name in (
+        *(
+            b"add",
+            b"am",
+            b"apply",
+            b"archive",
+            b"branch",
+            b"checkout",
+            b"cherry-pick",
+            b"clean",
+            b"clone",
+        ),
+        *(
+            b"commit",
+            b"config",
+            b"diff",
+            b"fetch",
+            b"gc",
+            b"log",
+            b"merge",
+            b"mv",
+            b"notes",
+            b"pull",
+            b"push",
+        ),
+        *(
+            b"rebase",
+            b"reflog",
+            b"remote",
+            b"reset",
+            b"restore",
+            b"revert",
+            b"rm",
+            b"send-pack",
+            b"show",
+        ),
+        *(
+            b"stash",
+            b"status",
+            b"switch",
+            b"symbolic-ref",
+            b"tag",
+            b"update-index",
+            b"update-ref",
+            b"worktree",
+        ),
+    )
+)
+
+
+def _git_command(argv: Words, _: Known) -> list[Inner]:
+    """`/usr/lib/git-core/git-push`."""
+    name = last_name(argv[0])
+    if name not in _GIT_COMMANDS:
+        return []
+    return [Inner((b"git", name[4:], *argv[1:]), in_process=True, is_other_name=True)]
+
+
 _GIT_TEXTS: Final = frozenset(
     (
         *(b"core.pager", b"core.editor", b"core.sshcommand", b"core.fsmonitor", b"sequence.editor"),
@@ -433,16 +516,16 @@ _GIT_TEXTS: Final = frozenset(
 )
 
 
-def _docker_compose(argv: Words) -> list[Inner]:
+def _docker_compose(argv: Words, known: Known) -> list[Inner]:
     return [Inner((b"docker", b"compose", *argv[1:]), in_process=True, is_other_name=True)]
 
 
 # --- runners of packages
 
 
-def _npm(argv: Words) -> list[Inner]:
+def _npm(argv: Words, known: Known) -> list[Inner]:
     """`npm exec -- X`, `npm exec -c TEXT`."""
-    reading = _read(b"npm", argv)
+    reading = _read(b"npm", argv, known)
     if reading.operands[:1] != [b"exec"]:
         return []
     texts = reading.flags.get(b"-c")
@@ -451,11 +534,11 @@ def _npm(argv: Words) -> list[Inner]:
     return [Inner(tuple(reading.operands[1:]))]
 
 
-def _runner(name: bytes, *commands: bytes) -> Callable[[Words], list[Inner]]:
+def _runner(name: bytes, *commands: bytes) -> Find:
     """`NAME run X …`."""
 
-    def find(argv: Words) -> list[Inner]:
-        words = argv[_read(name, argv).first_operand :]
+    def find(argv: Words, known: Known) -> list[Inner]:
+        words = argv[_read(name, argv, known).first_operand :]
         if words[:1] and words[0] in commands:
             return [Inner(_without_options(words, 1, b"-"))]
         return []
@@ -471,8 +554,8 @@ def _without_options(words: Words, at: int, mark: bytes) -> Words:
     return words[at:]
 
 
-def _uv(argv: Words) -> list[Inner]:
-    reading = _read(b"uv", argv)
+def _uv(argv: Words, known: Known) -> list[Inner]:
+    reading = _read(b"uv", argv, known)
     operands = tuple(reading.operands)
     if operands[:1] == (b"run",):
         if b"-m" in reading.flags:
@@ -502,7 +585,7 @@ SHELLS: Final = frozenset(
     )
 )
 
-_FIND: Final[dict[bytes, Callable[[Words], list[Inner]]]] = {
+_FIND: Final[dict[bytes, Find]] = {
     **{
         name: _behind(name)
         for name in (
@@ -534,7 +617,7 @@ _FIND: Final[dict[bytes, Callable[[Words], list[Inner]]]] = {
         name: _behind(name, 1)
         for name in (b"timeout", b"taskset", b"chrt", b"chroot", b"gosu", b"su-exec")
     },
-    b"builtin": lambda argv: [Inner(argv[1:])],
+    b"builtin": lambda argv, _: [Inner(argv[1:])],
     b"systemd-run": _systemd_run,
     b"sudo": _sudo,
     b"env": _env,
@@ -554,11 +637,15 @@ _FIND: Final[dict[bytes, Callable[[Words], list[Inner]]]] = {
     **dict.fromkeys(MULTI_CALL, _applet),
     **dict.fromkeys(LOADERS, _loader),
     **dict.fromkeys((b"python", b"python2", b"python3", b"pypy", b"pypy3"), _python),
+    **dict.fromkeys((b"node", b"nodejs"), _script_of(b"node", b"-e", b"-p", b"--pe")),
+    b"perl": _script_of(b"perl", b"-e", b"-E"),
+    b"ruby": _script_of(b"ruby", b"-e"),
     b"git": _git,
+    **dict.fromkeys(_GIT_COMMANDS, _git_command),
     b"docker-compose": _docker_compose,
     b"npm": _npm,
     b"npx": _shell_or_behind(b"npx"),
-    b"bunx": lambda argv: [Inner(argv[1:])],
+    b"bunx": lambda argv, _: [Inner(argv[1:])],
     b"pnpm": _runner(b"pnpm", b"exec", b"dlx", b"x"),
     b"yarn": _runner(b"yarn", b"exec", b"dlx"),
     b"poetry": _runner(b"poetry", b"run"),
@@ -575,5 +662,6 @@ UNSEEN: Final[dict[bytes, frozenset[bytes] | None]] = {
     **dict.fromkeys((*MULTI_CALL, *LOADERS, b"systemd-run"), None),
     **dict.fromkeys((b"python", b"python2", b"python3", b"pypy", b"pypy3"), MODULES),
     b"docker-compose": frozenset((b"docker",)),
+    **dict.fromkeys(_GIT_COMMANDS, frozenset((b"git",))),
     b"uv": frozenset((b"pip",)),
 }

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def mapped_by(hold: Hold) -> bytes | None:
     """The kernel's path of it; b"" where the loader maps nothing. None where that cannot be told: a name that is
     looked for along a path of libraries, what is not there, a link of /proc."""
-    inner = unwrap(last_name(hold.programs[0]), hold.argv)
+    inner = unwrap(last_name(hold.programs[0]), hold.argv, {})
     if not inner:
         return b""
     word = inner[0].argv[0]

@@ -156,6 +156,13 @@ def _uncommented(text):
     ]
 
 
+def test_init_of_a_project_in_ones_home_is_refused(place):
+    done = place.run(
+        "policy", "init", "--project", status=2, SUBSTRATE_HOME=str(place.work / ".substrate")
+    )
+    assert b"is where substrate keeps what it recorded" in done.stderr
+
+
 # --- trust
 
 

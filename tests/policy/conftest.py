@@ -31,6 +31,8 @@ class Ground:
         return path
 
     def system(self, text):
+        if os.geteuid() != 0:
+            pytest.skip("writes a file of the system, which only root's counts as")
         return self.write(self.system_file, text)
 
     def user_file(self, text):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -148,6 +151,12 @@ def test_every_table_can_be_made():
             assert table is not None
             assert table.valued <= set(table.spellings)
             assert not table.valued & table.optional, name
+
+
+def test_the_docs_name_every_table():
+    text = (Path(__file__).parents[2] / "docs/reference/matching.md").read_text()
+    named = set(re.findall("`([^`]+)`", text.partition("## Tables")[2]))
+    assert named == {name.decode() for name in TABLE_OF}
 
 
 NAMES = st.sampled_from(sorted(TABLE_OF))

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from substrate.policy import wrappers
 from substrate.policy.decide import STRICTNESS
 from substrate.policy.reading_as import MOST_DEPTH, MOST_PARTS, MOST_WORDS, parts_of
 from substrate.policy.rules import Subject
 from substrate.policy.shell_text import MOST_TEXT, read_text
-from substrate.policy.wrappers import split_words
+from substrate.policy.wrappers import split_words, unwrap
 from tests.policy.rule_sets import action, compiled, decide, rule, subject, words
 
 BROKER = compiled(rule("deny", "rm -rf **"), rule("ask", "git push **"))
@@ -201,6 +202,14 @@ def test_what_is_only_words_is_not_met(line):
         ("docker container run --privileged x", "docker run --privileged **"),
         ("git -c alias.p=push p origin", "git push **"),
         ("git -c alias.p='push --force' p origin", "git push --force **"),
+        ("/usr/lib/git-core/git-push origin", "git push **"),
+        ("git-push -f origin", "git push --force **"),
+        ("npm publ", "npm publish"),
+        ("node /usr/bin/npm publish", "npm publish **"),
+        ("node --no-warnings /usr/lib/node_modules/npm/bin/npm-cli.js publish", "npm publish **"),
+        ("python3 -I /usr/bin/twine upload x", "twine upload **"),
+        ("bash -e ./deploy.sh now", "./deploy.sh **"),
+        ("ruby /usr/bin/gem push x", "gem push **"),
         ("npm run-script x", "npm run x"),
         ("apt-get -y install x", "apt-get install **"),
         ("nodejs -e x", "node -e **"),
@@ -232,6 +241,19 @@ def test_what_is_too_deep_is_asked_about():
     found = decide(BROKER, line)
     assert (found.action, found.rule) == ("ask", None) and "too deep" in found.reason
     assert action(BROKER, "env " * MOST_DEPTH + "ls") == "allow"
+
+
+@pytest.mark.parametrize("name", sorted(wrappers._FIND))
+def test_every_wrapper_can_be_read(name):
+    for rest in ((), (b"-x",), (b"-c", b"ls"), (b"a", b"b", b"c"), (b"--", b"ls"), (b"",)):
+        for argv in ((name, *rest), (b"", *rest)):
+            assert all(inner.argv or inner.text is not None for inner in unwrap(name, argv, {}))
+
+
+def test_texts_in_texts_for_env_are_read_or_said_to_be_too_deep():
+    for times in (1, 3, 6, 200):
+        argv = (b"env", *[b"-iS-v"] * times, b"rm", b"-rf", b"x")
+        assert BROKER.decide(Subject(argv=argv)).action in ("deny", "ask")
 
 
 def test_parts_are_bounded():

@@ -300,6 +300,12 @@ def test_rules_replace_groups(tools):
     assert found == ("a.example", "pypi.org:443", "files.pythonhosted.org:443")
 
 
+def test_a_group_that_is_denied_is_denied_on_all_ports(ground):
+    ground.user_file('[net]\ndeny = ["@npm", "other.example:8080"]\n')
+    net = ground.load().net()
+    assert net.deny == ("registry.npmjs.org", "registry.yarnpkg.com", "other.example:8080")
+
+
 def test_the_brokers_network_has_no_groups(ground):
     ground.write(ground.work / ".git/config", '[remote "o"]\n\turl = https://code.example/x\n')
     net = ground.load().net()

@@ -85,6 +85,14 @@ def test_project_files_are_not_looked_for_above_home(ground):
     assert found == ["home"]
 
 
+def test_what_substrate_keeps_is_no_project(ground):
+    home = ground.user / ".substrate"
+    home.mkdir(mode=0o700)
+    (home / "policy.toml").write_text('id = "no"')
+    found = ground.policy(cwd=ground.user, SUBSTRATE_HOME=home).layers
+    assert [layer.kind for layer in found] == ["builtin"]
+
+
 def test_project_files_are_looked_for_ten_directories_up(ground):
     at = ground.work
     for name in "abcdefghijkl":

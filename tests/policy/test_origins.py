@@ -7,6 +7,7 @@ from substrate.policy.origins import in_force
 from substrate.policy.parse_policy import parse_policy
 from substrate.policy.profiles import NAMES, parse_profile, profile_text
 from substrate.policy.rules import USER, Subject
+from substrate.telemetry.capture import gate
 
 
 def rows(policy):
@@ -96,7 +97,7 @@ def test_nothing_that_an_agent_does_all_day_asks(ground):
 
 
 @pytest.mark.parametrize(
-    ("profile", "action"), [("coding-agent", "ask"), ("ci", "deny"), ("observe", "audit")]
+    ("profile", "action"), [("coding-agent", "ask"), ("ci", "deny"), ("observe", "allow")]
 )
 def test_what_publishes_is_held_as_the_profile_says(ground, profile, action):
     ground.user_file(f'extends = "builtin:{profile}"')
@@ -118,3 +119,15 @@ def test_locked_down_lets_look_and_asks_for_the_rest(ground):
     ):
         assert decided(ground, line) == "ask", line
     assert ground.load().net().allow == ()
+
+
+def test_observe_needs_no_gate(ground):
+    ground.user_file('extends = "builtin:observe"')
+    assert ground.load().gate_table() == ({}, gate.ALLOW)
+
+
+@pytest.mark.parametrize("profile", NAMES)
+def test_the_table_of_each_profile_fits_the_gate(ground, profile):
+    ground.user_file(f'extends = "builtin:{profile}"')
+    table, _ = ground.load().gate_table()
+    assert len(gate.pack_table(table)) < 1 << 20

@@ -69,8 +69,8 @@ import os, signal, time
 came = []
 signal.signal(signal.SIGALRM, lambda *_: came.append(1))
 signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-until = time.monotonic() + 0.15
-while time.monotonic() < until:
+began = time.monotonic()
+while (took := time.monotonic() - began) < 0.15 or (len(came) <= 20 and took < 20):
     os.close(os.open("/etc/passwd", os.O_RDONLY))
     os.close(os.open("written", os.O_WRONLY | os.O_CREAT))
 signal.setitimer(signal.ITIMER_REAL, 0)

@@ -84,8 +84,9 @@ def test_programs_that_could_mind_without_a_world(idmap, user, programs, name):
 
 LINES = {
     # whether bash has heard of a stop when it is asked to wait is told on standard error
-    "jobs": "exec 2>/dev/null; set -m; sleep 0.1 & kill -STOP %1; wait %1; echo $?; jobs | tr -s ' '; kill -CONT %1;"
-    " kill %1; wait %1; echo $?; sh -c 'kill -TSTP $$; echo back' & sleep 0.1; jobs | tr -s ' ';"
+    "jobs": "exec 2>/dev/null; set -m; sleep 60 & kill -STOP %1; wait %1; echo $?; jobs | tr -s ' '; kill -CONT %1;"
+    " kill %1; wait %1; echo $?; sh -c 'kill -TSTP $$; echo back' &"
+    " until [[ $(jobs) == *Stopped* ]]; do sleep 0.01; done; jobs | tr -s ' ';"
     " fg %1 2>&1; echo $?",
     "traps": "trap 'echo usr1' USR1; trap 'echo chld' CHLD; (kill -USR1 $$); /bin/true;"
     " sleep 0.02 & wait; trap - CHLD; trap 'echo bye $?' EXIT; set -o pipefail;"
@@ -244,9 +245,10 @@ DEBUGGERS = {
     " > said 2>&1; grep -c \"cmdline = 'sleep 30'\" said; kill %1; wait %1; echo $?",
     "strace": "strace -f -o said -e trace=execve,openat,exit_group,kill,tgkill ./program;"
     " echo $?; grep -v ENOENT said | sed 's/^[0-9]* *//; s/[0-9]*, SIGUSR1/SIGUSR1/g'",
+    # a job that ended while bash waited for rm is no longer known as %1, and still by its number
     "strace that attaches": "exec 2>/dev/null; sh -c 'echo > go; while [ -e go ]; do sleep 0.01; done; exit 6' &"
-    " until [ -e go ]; do sleep 0.01; done; strace -f -o said -e trace=exit_group,wait4 -p $! &"
-    " until [ -s said ]; do sleep 0.01; done; rm go; wait %1; echo $?; wait %2;"
+    " traced=$!; until [ -e go ]; do sleep 0.01; done; strace -f -o said -e trace=exit_group,wait4 -p $traced &"
+    " until [ -s said ]; do sleep 0.01; done; rm go; wait $traced; echo $?; wait $!;"
     " grep -o 'exit_group(6)' said",
 }
 

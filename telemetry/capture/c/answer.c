@@ -189,7 +189,7 @@ static bool gate_exec(struct answerer *answerer, const struct call *call, const 
     if (decision == ASK && !approval.left) {
         struct held *held = answerer->held_count < MOST_HELD ? calloc(1, sizeof *held) : NULL;
         uint64_t hold = engine->gate.holds + 1;
-        if (held && gate_ask(engine, &answerer->record, hold)) {
+        if (held && gate_ask(engine, &answerer->record, &approval, hold)) {
             *held = (struct held){
                 .next = answerer->held, .hold = hold, .id = id, .at = now_ns(),
                 .looked_at = now_ns(), .call = *call, .approval = approval,

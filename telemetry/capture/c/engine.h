@@ -335,7 +335,8 @@ struct engine {
 void gate_tell(struct engine *engine, struct record *record, const struct call *call,
                const struct approval *approval, uint64_t hold, enum decision decision,
                enum reason reason);
-bool gate_ask(struct engine *engine, struct record *record, uint64_t hold);
+bool gate_ask(struct engine *engine, struct record *record, const struct approval *approval,
+              uint64_t hold);
 size_t gate_answers(struct engine *engine, struct answer *into);
 
 void *tracer_main(void *engine);

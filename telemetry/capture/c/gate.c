@@ -247,11 +247,8 @@ enum decision gate_look(struct gate *gate, struct record *record, const struct c
             *reason = approval->left ? BY_TABLE : IS_UNREADABLE;
             return approval->left ? ALLOW : DENY;
         }
-        if (!look_at_file(gate, record, target, depth, approval, &line, &decision, reason)) {
-            if (decision == ASK && approval->before_length)
-                record_item(record, DATA, 0, approval->before, approval->before_length);
+        if (!look_at_file(gate, record, target, depth, approval, &line, &decision, reason))
             return decision;
-        }
         approval->is_script = true;
         if (!put_before(approval, &line)) {
             *reason = IS_UNREADABLE;
@@ -356,8 +353,12 @@ void gate_tell(struct engine *engine, struct record *record, const struct call *
     ring_put(&engine->ring, record);
 }
 
-bool gate_ask(struct engine *engine, struct record *record, uint64_t hold)
+bool gate_ask(struct engine *engine, struct record *record, const struct approval *approval,
+              uint64_t hold)
 {
+    size_t length = record->length;
+    if (approval->before_length) /* for who is asked; of what runs then argv has it */
+        record_item(record, DATA, 0, approval->before, approval->before_length);
     struct head *head = record_head(record);
     uint64_t first = head->args[0];
     uint8_t kind = head->kind;
@@ -367,6 +368,7 @@ bool gate_ask(struct engine *engine, struct record *record, uint64_t hold)
     head = record_head(record);
     head->kind = kind;
     head->args[0] = first;
+    record->length = length;
     ring_call(&engine->ring);
     return asked;
 }

@@ -45,7 +45,8 @@ void gate_exec(struct tracer *tracer, struct task *task)
     task->held_at = task->looked_at = now_ns();
     tracer->held++;
     tracer->tick_us = FIRST_TICK_US;
-    if (!gate_ask(engine, &task->record, task->hold)) /* nobody will answer what was not asked */
+    if (!gate_ask(engine, &task->record, &task->approval, task->hold))
+        /* nobody will answer what was not asked */
         conclude(tracer, task, DENY, CLIENT_GONE);
 }
 
