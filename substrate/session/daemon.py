@@ -40,6 +40,7 @@ from substrate.session.live_world import LiveWorld
 from substrate.session.loop import Loop, Waiting
 from substrate.session.one_command import OneCommand
 from substrate.session.request import RUN, TEXT, RunRequest
+from substrate.session.scopes import key_of, what_differs
 from substrate.session.sharing import Sharing, now_ns
 from substrate.session.shell_words import text_of
 from substrate.session.summary import clean, outcome_object
@@ -500,6 +501,10 @@ class Daemon:
             text = text_of(call.file, call.argv)
         request = RunRequest(kind=kind, file=call.file, argv=call.argv, cmd_text=text)
         settings = _narrowed(self._settings, call)
+        if self._world is not None:  # whose limits are those of its own policy, at its begin
+            settings = _narrowed(
+                replace(self._world.settings, timeout_s=self._settings.timeout_s), call
+            )
         one = OneCommand(
             request,
             settings,
@@ -522,7 +527,7 @@ class Daemon:
             isolation = self._isolation
             world = self._world
             assert world is not None
-            each.prepare_run(one, settings.background_s, settings.timeout_s)
+            each.prepare_run(one, settings.background_s, one.settings.timeout_s)
             one.begun_ns = now_ns()
             starting.write_first(self.session, world, one, isolation, each.parent)
             self._sharing.begin(one)
@@ -533,6 +538,7 @@ class Daemon:
         else:
             world = self._world
             self._govern(one, in_observed=world.frame.observed)
+            self._hold_to(one, world, each.client)
             world_setup.refuse_hidden_cwd(one.cwd, world.spec)
             if world.frame.backend == "guard":
                 from substrate.session import guarding
@@ -540,7 +546,7 @@ class Daemon:
                 one.cwd = guarding.inside(self.session.files, self.session.stack, one.cwd)
             one.captures = self._captures
             one.begin(self.session, world)
-            each.prepare_run(one, settings.background_s, settings.timeout_s)
+            each.prepare_run(one, settings.background_s, one.settings.timeout_s)
             one.make_spec()
             starting.refuse_weak(world, one)
             one.begun_ns = now_ns()
@@ -570,12 +576,30 @@ class Daemon:
     def _govern(self, one: OneCommand, *, in_observed: bool = True) -> None:
         """How it is captured, and what the policy says of it."""
         one.choose(self.session, in_observed=in_observed)
+        one.load_policy(self.session)
         one.govern(self.session)
         one.top = gated_command.leave_to_gate(one.gate, one.top)
         if one.top.isolated:
             verdict = one.top.verdict
             reason = f"{verdict.reason or 'isolate'}; this world is the session's: substrate --fresh -c …"
             one.top = replace(one.top, verdict=replace(verdict, action=DENY, reason=reason))
+
+    def _hold_to(self, one: OneCommand, world: LiveWorld, client: Client) -> None:
+        """What of the policy holds a command in a world that lives: its own time and its count of programs. What
+        else was changed since the world began waits for the next one, and is told."""
+        policy = one.gate.broker.policy
+        runtime_s = policy.limits.runtime_s
+        if runtime_s is not None and (one.settings.timeout_s or runtime_s) >= runtime_s:
+            one.settings = replace(one.settings, timeout_s=runtime_s)
+        if world.scopes is None or world.scopes.digest == one.gate.broker.digest:
+            return
+        changed = what_differs(world.scopes.policy, policy)
+        if changed:
+            line = (
+                f"substrate: the policy was changed: what it says in {', '.join(changed)} holds from the next world "
+                "on, its rules for commands now"
+            )
+            client.send(client_call.TEXT, line)
 
     def _decide_inside(self, call: Call, parent: str | None) -> Decided:
         """For a shim in the world. What the gate stops and asks for is left to it: it looks at what
@@ -629,13 +653,21 @@ class Daemon:
         """A new world, on a new layer, for its first command."""
         session = self.session
         session.host = world_setup.look_at_host()
+        scopes = one.scopes(session)
+        one.settings = scopes.settings
         terminal = one.terminal is not None
         world, self._next = self._next, None
-        if world is None or terminal or world.frame.observed != one.choice.observed:
+        will_do = world is not None and world.frame.observed == one.choice.observed
+        if will_do and world is not None:
+            will_do = key_of(world.settings) == key_of(scopes.settings) and not terminal
+        if world is None or not will_do:
             if world is not None:
                 world.release()
             world = self._make_world()
+            world.hold_to(scopes)
             world.prepare(one.choice, terminal=terminal)
+        else:
+            world.hold_to(scopes)
         self._world, self._network_began = world, False
         self._sharing = Sharing(session, world)
         self._captures = one.captures = Captures(session.number)
@@ -712,7 +744,9 @@ class Daemon:
         )
         try:
             one.choose(self.session)
+            one.load_policy(self.session)
             world = self._make_world()
+            world.hold_to(one.scopes(self.session, walk=False))
             world.prepare(one.choice, terminal=False)
         except (SubstrateError, OSError) as error:
             self.log(f"no world was prepared: {error!r}")  # the next command says it to somebody
