@@ -55,6 +55,8 @@ from substrate.world.layers import is_frozen
 if TYPE_CHECKING:
     import _socket
 
+    from substrate.session.egressing import Egressing
+    from substrate.session.scope_requests import ScopeRequests
     from substrate.session.settings import Settings
     from substrate.session.signals import SignalPipe
     from substrate.session.streams import Streams
@@ -99,6 +101,8 @@ class Daemon:
         self._beside: OneCommand | None = None  # the first command, which somebody else runs
         #: what else can be asked at `control`: each answers its client, now or later
         self.verbs: dict[str, Callable[[Client, dict[str, Any]], None]] = {}
+        #: what processes of its worlds have asked for beyond them
+        self.requests: ScopeRequests | None = None
         self._next: LiveWorld | None = None  # begun with, for the next command
         self._worlds = 0
         self._refused = 0
@@ -196,6 +200,8 @@ class Daemon:
                 client.answer(doors.plain(ended))
 
     def _close_clients(self) -> None:
+        if self.requests is not None:
+            self.requests.close()
         for door in self._doors:
             door.close()
         self._close_inside()
@@ -239,6 +245,8 @@ class Daemon:
             self._world.wait_for(waiting)
         if self._inside is not None:
             self._inside.wait_for(waiting)
+        if self.requests is not None:
+            self.requests.wait_for(waiting)
         for each in tuple(self._running):
             each.wait_for(waiting)
         for each in self._left:
@@ -500,7 +508,7 @@ class Daemon:
         if text is None:
             text = text_of(call.file, call.argv)
         request = RunRequest(kind=kind, file=call.file, argv=call.argv, cmd_text=text)
-        settings = _narrowed(self._settings, call)
+        settings = _narrowed(self._granted(self._settings), call)
         if self._world is not None:  # whose limits are those of its own policy, at its begin
             settings = _narrowed(
                 replace(self._world.settings, timeout_s=self._settings.timeout_s), call
@@ -698,6 +706,32 @@ class Daemon:
         """Clients of one door: a world cannot take the places of those outside."""
         return sum(each.inside is inside and not each.is_gone for each in self._clients)
 
+    def live_world(self) -> LiveWorld | None:
+        return self._world
+
+    def network(self) -> Egressing | None:
+        """Of the world that lives."""
+        return None if self._world is None else self._world.network
+
+    def request_scopes(self, client: Client, given: dict[str, Any], span: str | None) -> None:
+        """A process of the world that lives wants more than it has."""
+        assert self._world is not None
+        if self.requests is None:
+            from substrate.session.scope_requests import ScopeRequests
+
+            self.requests = ScopeRequests(self, self._paused, terminal=self._is_beside)
+        self.requests.take(client, given, span, self._world)
+
+    def _granted(self, settings: Settings) -> Settings:
+        """With what was asked for and granted in earlier worlds of the session."""
+        if self.requests is None:
+            return settings
+        return replace(
+            settings,
+            net_allow=(*settings.net_allow, *self.requests.hosts),
+            show=(*settings.show, *self.requests.paths),
+        )
+
     def expect(self, host_pid: int, span: str) -> None:
         """The next program of a process is this span."""
         self._captures.expect(host_pid, span)
@@ -738,7 +772,7 @@ class Daemon:
         if self.session.world.backend not in ("ns-root-idmap", "ns-root") or self._next is not None:
             return
         one = OneCommand(
-            *(self._request, self._settings, self.session.cwd, None, frozenset()),
+            *(self._request, self._granted(self._settings), self.session.cwd, None, frozenset()),
             environ={},
             umask=0,
         )
