@@ -16,6 +16,9 @@ ALLOW, AUDIT, ISOLATE, ASK, DENY = "allow", "audit", "isolate", "ask", "deny"
 #: from the laxest to the strictest; `audit` lets through as `allow` does, and is always on the record
 ACTIONS: Final = (ALLOW, AUDIT, ISOLATE, ASK, DENY)
 
+#: of `without_terminal`, besides `deny` and `allow`: somebody may come who answers
+WAIT = "wait"
+
 #: the layers, in their order: a later one's rule wins over an earlier one, but for what is locked
 BUILTIN, SYSTEM, USER, PROJECT, GIVEN = "builtin", "system", "user", "project", "given"
 
@@ -69,13 +72,15 @@ class LimitRules:
     runtime_s: float | None = None
     memory_bytes: int | None = None
     pids: int | None = None
+    disk_bytes: int | None = None
     egress_bytes: int | None = None
     execs: int | None = None
 
 
 @value
 class ApprovalRules:
-    """`[approval]`: how long a question waits, and what is answered where nobody can be asked.
+    """`[approval]`: how long a question waits, and what is answered where nobody can be asked: `deny`,
+    `allow`, or `wait`: the question waits as long as that, for who comes to `substrate approvals`.
     `webhook`: a URL that is asked where there is no terminal."""
 
     timeout_s: float | None = None

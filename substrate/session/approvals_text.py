@@ -178,10 +178,16 @@ def render_question(
     else:
         page = 0
     where = f"page {page} of {pages - 1} of it: " if page else ""
-    lines = [f"{where}May this command run? It waits."[:columns], ""]
+    lines = [f"{where}{_OPENING[asked.kind]}"[:columns], ""]
     lines += ["  " + line for line in command]
     lines += ["", *told]
     return Page(lines=tuple(lines), pages=pages)
+
+
+_OPENING: Final = {
+    "exec": "May this command run? It waits.",
+    "scope": "A program of this world asks to go beyond it, as long as the session lasts. May it?",
+}
 
 
 def _pair(label: str, text: str, columns: int, most: int) -> list[str]:
@@ -208,7 +214,7 @@ def _facts(question: Question, until: str, others: int, exact: bool) -> list[tup
         ("rule", show_text(rule + reason + (f" ({verdict.place})" * bool(verdict.place)))),
         ("risk", show_text(risk)),
     ]
-    if not exact:
+    if not exact and asked.kind == "exec":
         facts.append(("exact", "no: what would run cannot be recognised again, so once or not"))
     odd = sorted({c for c in show_argv(asked.held.argv) if not c.isascii()} - {"…"})
     if odd:

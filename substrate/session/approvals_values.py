@@ -63,11 +63,15 @@ class Held:
         return b"".join(b"%d:%s" % (len(field), field) for field in fields)
 
 
+#: kinds of questions: whether a program may run; whether a world may have what goes beyond it
+EXEC, SCOPE = "exec", "scope"
+
+
 @value
 class Asked:
     """`ticket`: of whoever asks, unique among those that wait. `action`: the span of the command that a
     user gave. `span`: of the process. `procs`: its number in the trace, then its parents'. `chain`: the
-    parents' command lines, nearest first. `touches`: hosts and paths, as far as known."""
+    parents' command lines, nearest first. `touches`: hosts and paths, as far as known. `kind`: EXEC, SCOPE."""
 
     ticket: object
     action: str
@@ -78,6 +82,7 @@ class Asked:
     procs: tuple[int, ...] = ()
     chain: tuple[bytes, ...] = ()
     touches: tuple[str, ...] = ()
+    kind: str = EXEC
 
 
 @value

@@ -109,12 +109,20 @@ class Gating:
         #: who was refused last, and what
         self._refused: tuple[int | None, tuple[bytes, ...]] | None = None
         self._over = False
+        #: how many programs it may run, and did; None: as many as it likes
+        self.most_execs = broker.policy.limits.execs
+        self.execs = 0
+        #: called once, when one more is wanted
+        self.on_spent: Callable[[], None] | None = None
+        self._was_spent = False
 
     # --- before it starts
 
     @property
     def needed(self) -> bool:
         """Whether any exec could come out otherwise than allowed."""
+        if self.most_execs is not None:
+            return True
         table, otherwise = self._gate_table()
         return otherwise != gate.ALLOW or any(said != gate.ALLOW for said in table.values())
 
@@ -127,6 +135,8 @@ class Gating:
         """Before the backend is attached. Raises CaptureError."""
         table, otherwise = self._gate_table()
         told = {path: _held(said) for path, said in table.items()}
+        if self.most_execs is not None:  # each is to be counted
+            told, otherwise = {}, gate.ASK
         wait_s = self.broker.policy.approval.timeout_s
         hold_ms = int(((_ASK_S if wait_s is None else wait_s) + _LONGER_S) * 1000)
         backend.arm(gate.pack_table(told), _held(otherwise), hold_ms)  # type: ignore[union-attr]
@@ -181,6 +191,8 @@ class Gating:
         verdict = self.broker.compiled.decide(subject, digest, whole=False)
         if mapped is None:
             verdict = replace(verdict, action=rules.DENY, reason=_UNTOLD)
+        if self._is_spent:
+            verdict = self._spent(verdict)
         if verdict.action == rules.ASK:
             self._ask(hold, who, verdict)
             return
@@ -206,7 +218,21 @@ class Gating:
         self._judged[hold.number] = _Judged(hold=hold, verdict=verdict, answer=known, how=how)
         self._answer(hold.number, known is not None and known.allowed)
 
+    @property
+    def _is_spent(self) -> bool:
+        return self.most_execs is not None and self.execs >= self.most_execs
+
+    def _spent(self, verdict: Verdict) -> Verdict:
+        """One more program than it may run: it is denied, and whoever runs the command ends it."""
+        from substrate.session.gating_budget import denied
+
+        was_spent, self._was_spent = self._was_spent, True
+        if self.on_spent is not None and not was_spent:
+            self.on_spent()
+        return denied(verdict, self.broker.policy)
+
     def _answer(self, number: int, allowed: bool) -> None:
+        self.execs += allowed
         self._unsent.append((number, gate.ALLOW if allowed else gate.DENY))
         self._send()
 
@@ -242,7 +268,10 @@ class Gating:
                 held = self._judged.get(number) if isinstance(number, int) else None
                 if held is not None and held.answer is None:
                     hold, verdict = held.hold, held.verdict
-                    if answer.allowed and self._digests_of(hold) != held.digests:
+                    if answer.allowed and self._is_spent:
+                        verdict = self._spent(verdict)
+                        answer = replace(answer, allowed=False, line="", hint="")
+                    elif answer.allowed and self._digests_of(hold) != held.digests:
                         line = f"denied: {in_words(hold.argv)}: {_CHANGED}"
                         answer = replace(answer, allowed=False, line=line, hint="")
                     self._judged[hold.number] = _Judged(hold=hold, verdict=verdict, answer=answer)
@@ -298,7 +327,12 @@ class Gating:
 
     def denials(self) -> tuple[Denial, ...]:
         """What to tell the user: a line for each thing that was denied."""
-        return () if self._refusals is None else self._refusals.lines()
+        found = () if self._refusals is None else self._refusals.lines()
+        if self._was_spent:
+            from substrate.session.gating_budget import told
+
+            return (told(self.broker.policy), *found)
+        return found
 
 
 def _held(said: int) -> int:

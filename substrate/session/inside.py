@@ -161,6 +161,8 @@ class Inside:
             client.answer(doors.plain(self._daemon.status()))
         elif verb.name == "diff":
             client.answer(doors.plain(self._daemon.pending()))
+        elif verb.name == "request_scopes":
+            self._daemon.request_scopes(client, verb.arguments, self._span_of(client))
         elif verb.name == "event":
             self._take_event(client, verb.arguments)
         else:
