@@ -9,6 +9,7 @@ Spec: policy.md §2.
 
 from __future__ import annotations
 
+from substrate.policy import steps
 from substrate.policy.argv import Reading, read_pattern
 from substrate.policy.globs import REST, Glob, compile_word, has_glob, meets, meets_row
 
@@ -137,15 +138,18 @@ class Pattern:
         if not self.flags <= flags.keys():
             return False
         for flag, pattern in self.values:
+            steps.take(len(flags[flag]))
             if not any(meets(pattern, value) for value in flags[flag]):
                 return False
         if self.spelled and not (flags and self._are_spelled(reading)):
             return False
         if self.wide or self.has_rest or len(self.flags) == len(flags):
             return True
+        steps.take(len(self.spelled) * len(flags))
         return all(flag in self.flags or self._is_spelled(reading, flag) for flag in flags)
 
     def _are_spelled(self, reading: Reading) -> bool:
+        steps.take(len(self.spelled) * len(reading.flags))
         return all(
             any(
                 meets(pattern, spelling)
