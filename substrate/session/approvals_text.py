@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import unicodedata
 
+from substrate.session.gating_environ import USUAL
 from substrate.values import value
 
 TYPE_CHECKING = False
@@ -214,6 +215,8 @@ def _facts(question: Question, until: str, others: int, exact: bool) -> list[tup
     if odd:
         named = ", ".join(f"{char} U+{ord(char):04X}" for char in odd[:8])
         facts.append(("letters", f"not all are ASCII: {named}"))
+    for variable in shown_variables(asked.held.variables):
+        facts.append(("with", show_redacted_line(variable)))
     for interpreter in asked.held.interpreters:
         facts.append(("run with", show_path(interpreter)))
     if len(verdict.read_as) > 1:
@@ -224,6 +227,11 @@ def _facts(question: Question, until: str, others: int, exact: bool) -> list[tup
     if asked.touches:
         facts.append(("touches", show_text(", ".join(asked.touches))))
     return facts
+
+
+def shown_variables(variables: Sequence[bytes] | None) -> list[bytes]:
+    """What is bound and not in every environment; the rest is bound as well."""
+    return [v for v in variables or () if v.partition(b"=")[0] not in USUAL][:_CHAIN]
 
 
 def show_redacted_line(line: bytes) -> str:

@@ -562,7 +562,7 @@ class Daemon:
         """How it is captured, and what the policy says of it."""
         one.choose(self.session, in_observed=in_observed)
         one.govern(self.session)
-        one.top = gated_command.leave_to_gate(one.gate, one.top)
+        one.top = gated_command.leave_to_gate(one.gate, one.top, one.request)
         if one.top.isolated:
             verdict = one.top.verdict
             reason = f"{verdict.reason or 'isolate'}; this world is the session's: substrate --fresh -c …"

@@ -1,0 +1,24 @@
+"""What a gate looks up of a process that is held, as one thing that a test can replace.
+
+Loaded with the first question or interpreter, not by a run that has neither.
+"""
+
+from __future__ import annotations
+
+from substrate.session import gating_environ, gating_places
+
+
+class Looks:
+    """At the real thing."""
+
+    def path_of(self, tid: int, word: bytes) -> bytes | None:
+        """The kernel's path of what a word means to it."""
+        return gating_places.path_of(tid, word)
+
+    def leads_to(self, tid: int, word: bytes, path: bytes) -> frozenset[bytes]:
+        """What a command's first word may run, along this PATH."""
+        return gating_places.leads_to(tid, word, path)
+
+    def variables_of(self, tid: int) -> tuple[bytes, ...] | None:
+        """What it hands over, of the variables that an approval is for."""
+        return gating_environ.variables_of(tid)
