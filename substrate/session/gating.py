@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from substrate.session.gating_allowed import Allowed
     from substrate.session.gating_lines import Refusals
     from substrate.session.gating_looks import Looks
+    from substrate.session.gating_plumbing import Plumbing
     from substrate.telemetry.capture.backends import AnyBackend
     from substrate.telemetry.capture.holds import Gated, Hold
     from substrate.telemetry.trace.events.policy import PolicyDecision
@@ -54,6 +55,7 @@ _AGAIN_S: Final = 0.01
 _DELETED: Final = b" (deleted)"
 _UNTOLD: Final = "a dynamic loader is to map what cannot be told: give it the path of a file"
 _CHANGED: Final = "its program was changed while it was asked about"
+_PART: Final = "a part of the git command that was let through"
 _DROPS: Final = "{}; what it changes is to be dropped, whatever is answered"
 #: a decision may take so long without being counted
 _FREE_S: Final = 0.005
@@ -90,6 +92,7 @@ class _Judged:
     digests: tuple[str, ...] = ()
     variables: tuple[bytes, ...] | None = ()
     cwd: bytes = b""
+    procs: tuple[int, ...] = ()
 
 
 @value
@@ -124,6 +127,7 @@ class Gating:
         self._action = ""
         self._judged: dict[int, _Judged] = {}
         self._looks = looks
+        self._plumbing: Plumbing | None = None
         #: what somebody has allowed together with the whole command, and what that comes to
         self._given: tuple[Verdict, Answer, bytes] | None = None
         self._allowed: Allowed | None = None
@@ -232,6 +236,9 @@ class Gating:
             self._first = None
         if mapped is None:
             verdict = replace(verdict, action=rules.DENY, reason=_UNTOLD)
+        held_back = verdict.action in (rules.ASK, rules.DENY)
+        if held_back and _is_git(programs) and self.plumbing.is_part(hold, who, verdict):
+            verdict = replace(verdict, action=rules.ALLOW, reason=_PART)
         if verdict.action == rules.ASK and verdict.isolates and not self.isolated:
             reason = _DROPS.format(verdict.reason or "isolate")
             verdict = replace(verdict, action=rules.ISOLATE, reason=reason)
@@ -240,6 +247,8 @@ class Gating:
             return
         self._judged[hold.number] = _Judged(hold=hold, verdict=verdict)
         lets = verdict.action in _LETS or (self.isolated and verdict.action == rules.ISOLATE)
+        if lets and _is_git(programs):
+            self.plumbing.note(hold, who.procs)
         self._answer(hold.number, lets)
 
     def _ask(self, hold: Hold, who: Process, verdict: Verdict) -> None:
@@ -256,12 +265,15 @@ class Gating:
                 digests=asked.held.digests,
                 variables=asked.held.variables,
                 cwd=who.cwd,
+                procs=who.procs,
             )
             known = approver.ask(asked, time.monotonic())
             if known is None:
                 return  # it comes by `tick`
         how = "" if known is not None else "nobody"
-        held = _Judged(hold=hold, verdict=verdict, answer=known, how=how, cwd=who.cwd)
+        held = _Judged(
+            hold=hold, verdict=verdict, answer=known, how=how, cwd=who.cwd, procs=who.procs
+        )
         self._settle(held)
 
     def _known(self, hold: Hold, who: Process, verdict: Verdict) -> Answer | None:
@@ -288,6 +300,8 @@ class Gating:
         hold, answer = held.hold, held.answer
         self._judged[hold.number] = held
         if answer is not None and answer.allowed:
+            if _is_git(hold.programs):
+                self.plumbing.note(hold, held.procs)
             if held.verdict.at_once and len(held.verdict.read_as) > 1:
                 self.allow_with(held.verdict, answer, held.cwd)
             if len(hold.programs) > 1 and not hold.cut:
@@ -301,6 +315,14 @@ class Gating:
                     answer=answer,
                 )
         self._answer(hold.number, answer is not None and answer.allowed)
+
+    @property
+    def plumbing(self) -> Plumbing:
+        if self._plumbing is None:
+            from substrate.session.gating_plumbing import Plumbing
+
+            self._plumbing = Plumbing()
+        return self._plumbing
 
     @property
     def looks(self) -> Looks:
@@ -409,6 +431,10 @@ class Gating:
 def _held(said: int) -> int:
     """What the engine is told: a denial is ours to give, since it names the rule."""
     return said if said in (gate.ALLOW, gate.ASK_FILE) else gate.ASK
+
+
+def _is_git(programs: tuple[bytes, ...]) -> bool:
+    return bool(programs) and last_name(programs[0])[:3] == b"git"
 
 
 def _script_in(hold: Hold) -> bytes:

@@ -367,6 +367,33 @@ def test_what_no_exec_would_ask_is_asked_when_the_command_itself_is_execed():
     assert engine.answers == [(1, gate.ALLOW), (2, gate.ALLOW), (3, gate.ALLOW)]
 
 
+@pytest.mark.parametrize(
+    ("words", "chain", "procs", "let"),
+    [
+        (("git", "send-pack", "x"), (b"/usr/lib/git-core/git-remote-http", b"/usr/bin/git"), (5, 4, 2), 1),
+        (("git", "send-pack", "x"), (b"/usr/bin/git",), (5, 2), 1),
+        (("git", "send-pack", "x"), (b"/bin/sh", b"/usr/bin/git"), (5, 4, 2), 0),
+        (("git", "send-pack", "x"), (b"/usr/bin/git",), (5, 9), 0),
+        (("git", "send-pack", "x"), (), (5,), 0),
+        (("git", "remote-https", "o"), (b"/usr/bin/git",), (5, 9), 1),
+        (("git-remote-https", "o"), (b"/bin/sh",), (5, 9), 0),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("layer", ["builtin:x", "user"])
+def test_what_git_runs_for_a_push_is_no_second_question(words, chain, procs, let, layer):
+    gating, engine = armed(
+        *(rule("ask", "git", each, "**") for each in ("send-pack", "remote-https"))
+    )
+    policy = gating.broker.policy
+    gating.broker.compiled = compile_policy(
+        replace(policy, layers=(replace(policy.layers[0], name=layer),))
+    )
+    gating.hear(hold(1, "git", "-C", "x", "push", "o"), WHO)
+    gating.hear(hold(2, *words), Process(span="spn_1", cwd=b"/w", procs=procs, chain=chain))
+    lets = gate.ALLOW if let and layer == "builtin:x" else gate.DENY
+    assert engine.answers == [(1, gate.ALLOW), (2, lets)]
+
+
 def test_a_project_that_asks_where_another_layer_drops_keeps_nothing():
     gating, engine = armed(rule("isolate", "make"))
     project = rules.Layer(
