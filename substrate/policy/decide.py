@@ -144,6 +144,25 @@ class Compiled:
             isolates=isolates,
             of_script=apart < strictness,
             at_once=at_once,
+            is_cut=any(part.is_cut or part.known == CUT for part in parts),
+        )
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether it asks about or denies anything at all, in a world."""
+        return (
+            STRICTNESS[self.policy.default_action] >= _ASK
+            or not self.policy.allow_operators
+            or any(entry.wide for entry in self.rules)
+        )
+
+    @property
+    def denies(self) -> bool:
+        """Whether anything at all is denied."""
+        return (
+            STRICTNESS[self.policy.default_action] == _DENY
+            or not self.policy.allow_operators
+            or any(entry.strictness == _DENY for entry in self.rules)
         )
 
     @property

@@ -124,7 +124,8 @@ class Part:
     that is not known. `name`: the path that it is run by. `known`: how much of argv that is.
     `has_default`: where no rule meets the default action holds. `unclear`: there is more in it than could
     be read. `text`: of a shell's text that was read. `is_multi_call`: what it runs may be in the same
-    program, which need not exec itself. `is_blind`: that, and which commands it runs is not known."""
+    program, which need not exec itself. `is_blind`: that, and which commands it runs is not known. `is_cut`: there
+    is more in it than is read of anything."""
 
     __slots__ = (
         *(
@@ -136,6 +137,7 @@ class Part:
             "has_operators",
             "how",
             "is_blind",
+            "is_cut",
             "is_multi_call",
             "known",
             "main",
@@ -160,7 +162,7 @@ class Part:
         self.readings: dict[int, Reading] = {}
         self.has_default = True
         self.has_operators = self.too_deep = self.unclear = self.is_multi_call = False
-        self.is_blind = False
+        self.is_blind = self.is_cut = False
 
     def settle(self) -> None:
         """Names it, once its fields are set."""
@@ -251,7 +253,7 @@ class _Reader:
         piped_from: bytes = b"",
     ) -> Part | None:
         if outer.depth >= MOST_DEPTH or len(self.parts) >= MOST_PARTS:
-            outer.unclear = True
+            outer.unclear = outer.is_cut = True
             outer.too_deep = outer.too_deep or outer.depth >= MOST_DEPTH
             return None
         part = Part(tuple(argv), outer.cwd, how, outer.depth + 1)
@@ -277,6 +279,7 @@ class _Reader:
         if self.whole or inner.in_process:
             outer.has_operators = outer.has_operators or found.has_operators
         outer.unclear = outer.unclear or found.unclear
+        outer.is_cut = outer.is_cut or found.is_cut
         if not (self.whole or outer.is_multi_call):
             return
         for simple in found.commands:

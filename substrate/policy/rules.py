@@ -154,7 +154,7 @@ class Verdict:
     `read_as`: the command lines that were matched: as given, then what wrappers in it run. `isolates`: what it
     changes is to be dropped, also where the answer is yes. `of_script`: it is said of the script that an
     interpreter is given, and not of the interpreter. `at_once`: it is asked for what a shell does itself, so
-    that no exec would meet it."""
+    that no exec would meet it. `is_cut`: there is more in it than was read."""
 
     action: str
     rule: str | None
@@ -167,3 +167,4 @@ class Verdict:
     isolates: bool = False
     of_script: bool = False
     at_once: bool = False
+    is_cut: bool = False

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from substrate.telemetry.trace.events.command import Decision
 
 _MOST_SHOWN: Final = 200
+_CUT: Final = "there is more in it than could be read, and no gate that looks at what it runs"
 
 
 @value
@@ -89,6 +90,10 @@ def decide(gating: Gating, request: RunRequest, cwd: bytes, *, in_world: bool) -
     program = b"" if gating.force == "strict" else look_up(request.file, cwd)
     subject = rules.Subject(argv=request.argv, program=program, name=request.file, cwd=cwd)
     verdict = gating.broker.compiled.decide(subject, _digest)
+    if verdict.is_cut and gating.force != "strict" and verdict.action in (rules.ALLOW, rules.AUDIT):
+        # no exec of it meets a rule later
+        if gating.broker.compiled.holds_back:
+            verdict = replace(verdict, action=rules.ASK, rule=None, reason=_CUT)
     drops = verdict.action == rules.ASK and verdict.isolates
     if (verdict.action == rules.ISOLATE or drops) and not in_world:
         verdict = replace(

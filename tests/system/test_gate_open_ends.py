@@ -1,7 +1,6 @@
 """The gate in real worlds, by the side doors: scripts that interpreters are given, links that are swapped, shells that
 exec nothing, programs of another place behind words that were allowed, variables."""
 
-import os
 import shutil
 import subprocess
 
@@ -20,7 +19,7 @@ match = ["publish", "**"]
 action = "ask"
 
 [[command]]
-match = ["kubectl", "apply", "**"]
+match = ["tool", "apply", "**"]
 action = "ask"
 
 [[command]]
@@ -133,19 +132,16 @@ def test_a_yes_to_a_text_is_for_the_program_that_its_words_lead_to(policed):
     work = policed.caller.work
     for place in ("bin", "evil"):
         policed.caller.make_directory(work / place)
-        write(policed, f"{place}/kubectl", TELL.format(place))
-    write(policed, "gen", "#!/bin/sh\nPATH=$PWD/evil:$PATH kubectl apply x\necho gen $?\n")
-    environ = {"PATH": f"{work}/bin:{os.environ['PATH']}"}
-    policed.caller.environ.update(environ)
-    person = Person(policed, "--keep", "-c", "./gen; kubectl apply x; kubectl apply x")
+        write(policed, f"{place}/tool", TELL.format(place))
+    write(policed, "gen", "#!/bin/sh\nevil/tool apply x\necho gen $?\n")
+    person = Person(policed, "--keep", "-c", "./gen; bin/tool apply x; bin/tool apply x")
     person.says(b"y", seen=b"./gen")
-    person.says(b"n", seen=b"evil/kubectl")
-    person.until(b"gen 126")
+    person.says(b"n", seen=b"evil/tool")
     person.until(b"bin ran apply x")
     assert person.status() == 0
     told = [(b["action"], b["programs"][0]) for b in bodies(policed.caller, "policy_decision")]
-    assert ("denied", f"{work}/evil/kubectl") in told
-    assert told.count(("allowed", f"{work}/bin/kubectl")) == 2
+    assert told.count(("denied", f"{work}/evil/tool")) == 1
+    assert told.count(("allowed", f"{work}/bin/tool")) == 2
 
 
 def test_a_question_shows_what_changes_what_it_does(policed):
