@@ -392,7 +392,10 @@ class Bucket:
         else:
             found = self._of_row(tuple(reading.operands))
             if self.has_paths:
-                plain = plain_operands(reading, part.cwd)
+                try:
+                    plain = plain_operands(reading, part.cwd)
+                except steps.Spent:
+                    return self.any
                 if plain != reading.operands:
                     found += self._of_row(tuple(plain))
             if reading.other is not None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 #: how much of an argv is known: all; not the operands that follow (xargs); not even all flags
 WHOLE, MORE_OPERANDS, CUT = range(3)
 _ANY: Final = Glob(b"*")
+#: bytes of the operands of one argv, made plain
+_MOST_PLAIN: Final = 8 << 20
 
 
 class Pattern:
@@ -169,13 +171,18 @@ def _is_path(word: bytes | Glob) -> bool:
 
 
 def plain_operands(reading: Reading, cwd: bytes) -> list[bytes]:
+    """Raises steps.Spent where they would take too much memory: a long directory for each of many words."""
     if reading.plain is None:
         base = _plain_path(b"/" + cwd, b"/")
         # the same word has one result: an argv of a thousand dots costs no thousand directories
         made: dict[bytes, bytes] = {}
+        room = _MOST_PLAIN
         for word in reading.operands:
             if word not in made:
-                made[word] = _plain_path(word, base)
+                found = made[word] = _plain_path(word, base)
+                room -= len(found)
+                if room < 0:
+                    raise steps.Spent
         reading.plain = [made[word] for word in reading.operands]
     return reading.plain
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from substrate.telemetry.trace.events.command import Decision
 
 _MOST_SHOWN: Final = 200
+#: of a program that is digested before it starts
+_MOST_BYTES: Final = 1 << 30
 _CUT: Final = "there is more in it than could be read, and no gate that looks at what it runs"
 
 
@@ -90,10 +92,10 @@ def decide(gating: Gating, request: RunRequest, cwd: bytes, *, in_world: bool) -
     program = b"" if gating.force == "strict" else look_up(request.file, cwd)
     subject = rules.Subject(argv=request.argv, program=program, name=request.file, cwd=cwd)
     verdict = gating.broker.compiled.decide(subject, _digest)
-    if verdict.is_cut and gating.force != "strict" and verdict.action in (rules.ALLOW, rules.AUDIT):
+    lets = verdict.action in (rules.ALLOW, rules.AUDIT)
+    if lets and verdict.is_cut and gating.force != "strict" and gating.broker.compiled.holds_back:
         # no exec of it meets a rule later
-        if gating.broker.compiled.holds_back:
-            verdict = replace(verdict, action=rules.ASK, rule=None, reason=_CUT)
+        verdict = replace(verdict, action=rules.ASK, rule=None, reason=_CUT)
     drops = verdict.action == rules.ASK and verdict.isolates
     if (verdict.action == rules.ISOLATE or drops) and not in_world:
         verdict = replace(
@@ -209,6 +211,8 @@ def _digest(path: bytes) -> str | None:
     except OSError:
         return None  # it can be run and not read: no rule of a digest meets it
     try:
+        if os.fstat(fd).st_size > _MOST_BYTES:
+            return None  # nobody waits for it: a rule that holds back does
         return sha256_fd(fd)[0]
     finally:
         os.close(fd)

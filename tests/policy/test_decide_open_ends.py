@@ -192,3 +192,12 @@ def test_a_name_that_no_file_can_have_meets_what_holds_back():
 def test_outside_of_a_decision_nothing_is_counted():
     compiled(rule("deny", f"x {SLOW}")).decide(Subject(argv=(b"x", b"a" * 4000)))
     steps.take(1 << 40)
+
+
+def test_operands_are_not_multiplied_by_a_long_directory():
+    broker = compiled(rule("deny", "rm /etc/**"))
+    cwd = b"/" + b"d" * 4000
+    words = tuple(b"./%d" % number for number in range(50_000))
+    one = Subject(argv=(b"rm", *words), program=b"/bin/rm", cwd=cwd)
+    assert broker.decide(one).action == "deny"  # what is not compared holds
+    assert broker.decide(Subject(argv=(b"rm", b"./x"), cwd=cwd)).action == "allow"
