@@ -201,3 +201,20 @@ def test_operands_are_not_multiplied_by_a_long_directory():
     one = Subject(argv=(b"rm", *words), program=b"/bin/rm", cwd=cwd)
     assert broker.decide(one).action == "deny"  # what is not compared holds
     assert broker.decide(Subject(argv=(b"rm", b"./x"), cwd=cwd)).action == "allow"
+
+
+@pytest.mark.parametrize(
+    ("match", "line"),
+    [
+        ("helm uninstall **", "helm un x"),
+        ("helm uninstall **", "helm -n prod delete x"),
+        ("helm uninstall **", "helm --kube-context c del x"),
+        ("helm upgrade **", "helm --namespace=prod upgrade x ."),
+        ("gcloud app deploy **", "gcloud --project p app deploy"),
+        ("gcloud app deploy **", "gcloud beta app --quiet deploy x.yaml"),
+        ("gcloud run deploy **", "gcloud alpha run deploy --reg europe x"),
+        ("cargo publish **", "cargo +nightly publish"),
+    ],
+)
+def test_other_spellings_of_what_publishes(match, line):
+    assert action(compiled(rule("deny", match)), line) == "deny"
