@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: `self` would be us
 _OWN: Final = ((b"/proc/self/", b""), (b"/proc/thread-self/", b""), (b"/dev/fd/", b"fd/"))
+#: links of the kernel's own: what they lead to is a file, and not a name
+_LINKS: Final = (b"exe", b"fd/")
 #: directories of a PATH that are looked into
 _MOST_PLACES: Final = 64
 
@@ -26,8 +28,16 @@ def path_of(tid: int, word: bytes) -> bytes | None:
     process = b"/proc/%d/" % tid
     try:
         for own, place in _OWN:
-            if word.startswith(own):
-                return os.readlink(process + place + word[len(own) :])
+            if not word.startswith(own):
+                continue
+            word = place + word[len(own) :]
+            if word.startswith(_LINKS) and word.count(b"/") == word.startswith(b"fd/"):
+                return os.readlink(process + word)
+            front, _, rest = word.partition(b"/")
+            if front not in (b"root", b"cwd"):
+                return None
+            word = rest.lstrip(b"/") if front == b"cwd" else b"/" + rest
+            break
         root = os.readlink(process + b"root").rstrip(b"/")
         if word[:1] != b"/":
             cwd = os.readlink(process + b"cwd")
