@@ -27,6 +27,7 @@ _NAMES: Final = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\x1b": "\\e", "'": "\\'
 #: of one line: `approvals.json`, denials
 _LINE: Final = 200
 _CHAIN: Final = 6
+_MOST_VARIABLES: Final = 100
 _LEAST_COMMAND: Final = 3
 _LABEL: Final = 10
 
@@ -215,8 +216,12 @@ def _facts(question: Question, until: str, others: int, exact: bool) -> list[tup
     if odd:
         named = ", ".join(f"{char} U+{ord(char):04X}" for char in odd[:8])
         facts.append(("letters", f"not all are ASCII: {named}"))
-    for variable in shown_variables(asked.held.variables):
+    variables = shown_variables(asked.held.variables)
+    for variable in variables[:_CHAIN]:
         facts.append(("with", show_redacted_line(variable)))
+    if len(variables) > _CHAIN:  # a program may set a hundred to hide one
+        more = f"{len(variables) - _CHAIN} more variables that may change what it does"
+        facts.append(("with", more))
     for interpreter in asked.held.interpreters:
         facts.append(("run with", show_path(interpreter)))
     if len(verdict.read_as) > 1:
@@ -231,7 +236,7 @@ def _facts(question: Question, until: str, others: int, exact: bool) -> list[tup
 
 def shown_variables(variables: Sequence[bytes] | None) -> list[bytes]:
     """What is bound and not in every environment; the rest is bound as well."""
-    return [v for v in variables or () if v.partition(b"=")[0] not in USUAL][:_CHAIN]
+    return [v for v in variables or () if v.partition(b"=")[0] not in USUAL][:_MOST_VARIABLES]
 
 
 def show_redacted_line(line: bytes) -> str:
