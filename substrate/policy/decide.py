@@ -119,15 +119,14 @@ class Compiled:
                 ):
                     strictness, entry, reason = found, which, ""
                 if part.is_blind and strictness < _ASK and self.speaks_of_applets:
-                    strictness, entry, reason = _ASK, None, _BLIND
+                    strictness = apart = _ASK
+                    entry, reason = None, _BLIND
                 if part.too_deep and strictness < _ASK:
-                    strictness, entry, reason = (
-                        _ASK,
-                        None,
-                        "commands in commands, too deep to be read",
-                    )
+                    strictness = apart = _ASK
+                    entry, reason = None, _TOO_DEEP
                 if part.has_operators and not self.policy.allow_operators and strictness < _DENY:
-                    strictness, entry, reason = _DENY, None, "[shell] allow_operators = false"
+                    strictness = apart = _DENY
+                    entry, reason = None, _OPERATORS
         finally:
             steps.end()
         level, why = risk.assess(parts) if whole or strictness >= _ASK else ("low", "")
@@ -436,6 +435,8 @@ class _Question:
         return self.digests[program]
 
 
+_TOO_DEEP: Final = "commands in commands, too deep to be read"
+_OPERATORS: Final = "[shell] allow_operators = false"
 _BLIND: Final = (
     "a shell of busybox does what rules speak of by itself, and what it is told to do is not known"
 )
