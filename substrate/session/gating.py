@@ -71,12 +71,13 @@ _LETS: Final = (rules.ALLOW, rules.AUDIT)
 @value
 class Process:
     """Who wants to exec. `procs`: its number in the session, then those of its parents; `chain`: the names
-    of their programs."""
+    of their programs. `is_first`: it is the command itself, which a program of ours execs."""
 
     span: str
     cwd: bytes
     procs: tuple[int, ...] = ()
     chain: tuple[bytes, ...] = ()
+    is_first: bool = False
 
 
 @value
@@ -127,6 +128,8 @@ class Gating:
         self._action = ""
         self._judged: dict[int, _Judged] = {}
         self._looks = looks
+        #: what our own program execs the command with, by its task: nobody may look into that one
+        self._own: dict[int, tuple[tuple[bytes, bytes], ...]] = {}
         self._plumbing: Plumbing | None = None
         #: what somebody has allowed together with the whole command, and what that comes to
         self._given: tuple[Verdict, Answer, bytes] | None = None
@@ -193,6 +196,9 @@ class Gating:
     def hear(self, hold: Hold, who: Process) -> None:
         """Decides an exec that is held."""
         programs = tuple(path.removesuffix(_DELETED) for path in hold.programs)
+        self._own.pop(hold.tid, None)
+        if who.is_first:
+            self._own[hold.tid] = self.environ
         mapped: bytes | None = b""
         if programs and last_name(programs[0]) in LOADERS:
             from substrate.session.gating_loader import mapped_by
@@ -289,6 +295,8 @@ class Gating:
                 return script.answer
         if self._given is None:
             return None
+        if who.is_first and hold.argv == self._given[0].read_as[0]:
+            return self._given[1]  # the very command, as we exec it
         if self._allowed is None:
             from substrate.session.gating_allowed import Allowed
 
@@ -329,7 +337,7 @@ class Gating:
         if self._looks is None:
             from substrate.session.gating_looks import Looks
 
-            self._looks = Looks()
+            self._looks = Looks(self._own)
         return self._looks
 
     def _answer(self, number: int, allowed: bool) -> None:

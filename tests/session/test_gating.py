@@ -290,6 +290,15 @@ def test_what_a_shim_execs_in_its_own_place_is_the_same_one():
     assert engine.answers == [(1, gate.ALLOW), (2, gate.ALLOW)]
 
 
+def test_the_command_itself_is_what_was_allowed():
+    """Its program of ours may not be looked into by a user: neither its root nor its words."""
+    gating, engine, _ = allowed(b"ls", rule("ask", "bash", "-c", "ls"))
+    gating.looks.variables[7] = None
+    first = Process(span="spn_1", cwd=b"/w", procs=(1,), is_first=True)
+    gating.hear(hold(1, "bash", "-c", "ls"), first)
+    assert engine.answers == [(1, gate.ALLOW)]
+
+
 def test_variables_are_what_an_approval_is_for():
     gating, engine = armed(rule("ask", "git", "push"))
     approver = Approver()

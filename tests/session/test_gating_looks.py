@@ -68,6 +68,11 @@ def test_of_a_process_that_execs_nothing_there_is_none(process):
     assert variables_of(1 << 30) is None
 
 
+def test_what_we_exec_ourselves_is_known():
+    looks = Looks({7: ((b"GIT_DIR", b"/x"), (b"TERM", b"y"))})
+    assert looks.variables_of(7) == (b"GIT_DIR=/x",)
+
+
 def test_words_are_read_out_of_memory_and_bounded():
     words = [b"GIT_DIR=" + b"x" * 9000, b"TERM=" + b"y" * 9000, b"PATH=/bin", b""]
     texts = [ctypes.create_string_buffer(word) for word in words]
