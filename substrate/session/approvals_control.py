@@ -179,6 +179,9 @@ def _shown(question: Question, exact: bool, now: float) -> dict[str, Any]:
         "sha256": list(asked.held.digests),
         "interpreters": [text.show_path(path) for path in asked.held.interpreters],
         "cwd": text.show_path(asked.held.cwd),
+        "variables": [
+            text.show_redacted_line(v) for v in text.shown_variables(asked.held.variables)
+        ],
         "parents": [text.show_redacted_line(line) for line in asked.chain[:8]],
         "rule": verdict.rule,
         "reason": verdict.reason,

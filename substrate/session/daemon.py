@@ -586,7 +586,7 @@ class Daemon:
         one.choose(self.session, in_observed=in_observed)
         one.load_policy(self.session)
         one.govern(self.session)
-        one.top = gated_command.leave_to_gate(one.gate, one.top)
+        one.top = gated_command.leave_to_gate(one.gate, one.top, one.request)
         if one.top.isolated:
             verdict = one.top.verdict
             reason = f"{verdict.reason or 'isolate'}; this world is the session's: substrate --fresh -c …"

@@ -115,7 +115,7 @@ class OneCommand:
             *(self.gate, self.request, self.cwd, self.choice),
             in_world=session.world.backend != "none",
         )
-        if self.top.isolated and not self.top.denied:
+        if self.top.isolated:
             self.request = replace(self.request, throw_away=True)
 
     @property
@@ -175,6 +175,7 @@ class OneCommand:
             self.withheld: tuple[bytes, ...] = ()
         else:
             passed, self.withheld = selected.passed, selected.withheld
+        self.gate.environ = passed
         self.spec = CommandSpec(
             file=self.request.file,
             argv=self.request.argv,

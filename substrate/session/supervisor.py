@@ -222,6 +222,7 @@ class _OneShot:
             one.request,
             one.recorder.span,
             one.cwd,
+            one.environ,
             watch=self.arriving.fileno(),
             gone=lambda: self.arriving.ends_within(0),
         )
