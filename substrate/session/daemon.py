@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from substrate.errors import StateError, SubstrateError
 from substrate.policy.rules import DENY
+from substrate.policy.standing import Standing
 from substrate.session import (
     client_call,
     doors,
@@ -85,6 +86,7 @@ class Daemon:
         self._request, self._settings, self._zygote = request, settings, zygote
         self._arriving, self._is_beside = arriving, beside
         self.session = session
+        session.standing = session.standing or Standing(os.environb)
         self._world: LiveWorld | None = None
         self._sharing: Sharing
         self._captures: Captures
@@ -579,7 +581,8 @@ class Daemon:
         return self._decide(call, parent, "off")
 
     def _decide(self, call: Call, parent: str | None, force: str) -> Decided:
-        gating = gated_command.load(self._settings, call.cwd, self.session.workspace)
+        session = self.session
+        gating = gated_command.load(self._settings, call.cwd, session.workspace, session.standing)
         gating.force = force
         told = gated_command.decide_shim(gating, call.argv, call.file, call.cwd, parent)
         if told is None:

@@ -95,7 +95,6 @@ class Gating:
         #: opens what asks, None where nobody may be asked
         self.opens: Callable[[], Approving | View] | None = None
         self.approver: Approving | View | None = None
-        self._table: tuple[dict[bytes, int], int] | None = None
         self._backend: AnyBackend | None = None
         self._digest: Callable[[Hold, bytes], str | None] = lambda hold, path: None
         self._action = ""
@@ -115,21 +114,14 @@ class Gating:
     @property
     def needed(self) -> bool:
         """Whether any exec could come out otherwise than allowed."""
-        table, otherwise = self._gate_table()
-        return otherwise != gate.ALLOW or any(said != gate.ALLOW for said in table.values())
-
-    def _gate_table(self) -> tuple[dict[bytes, int], int]:
-        if self._table is None:
-            self._table = self.broker.gate_table()
-        return self._table
+        return self.broker.armed[2]
 
     def arm(self, backend: AnyBackend) -> None:
         """Before the backend is attached. Raises CaptureError."""
-        table, otherwise = self._gate_table()
-        told = {path: _held(said) for path, said in table.items()}
+        table, otherwise, _ = self.broker.armed
         wait_s = self.broker.policy.approval.timeout_s
         hold_ms = int(((_ASK_S if wait_s is None else wait_s) + _LONGER_S) * 1000)
-        backend.arm(gate.pack_table(told), _held(otherwise), hold_ms)  # type: ignore[union-attr]
+        backend.arm(table, otherwise, hold_ms)  # type: ignore[union-attr]
         self._backend = backend
 
     def begin(self, action: str, digest: Callable[[Hold, bytes], str | None]) -> None:
@@ -299,11 +291,6 @@ class Gating:
     def denials(self) -> tuple[Denial, ...]:
         """What to tell the user: a line for each thing that was denied."""
         return () if self._refusals is None else self._refusals.lines()
-
-
-def _held(said: int) -> int:
-    """What the engine is told: a denial is ours to give, since it names the rule."""
-    return gate.ALLOW if said == gate.ALLOW else gate.ASK
 
 
 def _plain(argv: tuple[bytes, ...]) -> tuple[bytes, ...]:

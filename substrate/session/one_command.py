@@ -93,7 +93,9 @@ class OneCommand:
 
     def govern(self, session: LiveSession) -> None:
         """What the policy says of it. Raises ConfigError: what cannot be read runs nothing."""
-        self.gating = gated_command.load(self.settings, self.cwd, session.workspace)
+        self.gating = gated_command.load(
+            self.settings, self.cwd, session.workspace, session.standing
+        )
         if self.gating.needed:
             self.choice = capturing.with_gate(session.home, self.choice)
         self.top = gated_command.decide(
