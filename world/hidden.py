@@ -242,8 +242,14 @@ def _why_not(path: bytes, needed: list[bytes]) -> str:
     return ""
 
 
-def _by_directory(patterns: Iterable[bytes]) -> Grouped:
+#: of the lists here, once each was asked for
+_grouped: dict[tuple[bytes, ...], Grouped] = {}
+
+
+def _by_directory(patterns: tuple[bytes, ...]) -> Grouped:
     """The patterns by the directory that they lie in: (plain names, names with `*`)."""
+    if (known := _grouped.get(patterns)) is not None:
+        return known
     plain: dict[bytes, set[bytes]] = {}
     globs: dict[bytes, list[bytes]] = {}
     for pattern in patterns:
@@ -253,7 +259,9 @@ def _by_directory(patterns: Iterable[bytes]) -> Grouped:
             globs.setdefault(directory, []).append(name)
         else:
             plain[directory].add(name)
-    return {d: (frozenset(plain[d]), tuple(globs.get(d, ()))) for d in plain}
+    found = {d: (frozenset(plain[d]), tuple(globs.get(d, ()))) for d in plain}
+    _grouped[patterns] = found
+    return found
 
 
 def _expand(files: Files, base: bytes, grouped: Grouped) -> Iterable[bytes]:
@@ -309,7 +317,7 @@ class HostFiles:
             return None  # as most of what is looked for: one listing answers for many
         try:
             real = self._resolve(path)
-            return real, stat.S_ISDIR(os.lstat(real).st_mode)
+            return real, stat.S_ISDIR(self._lstat(real).st_mode)
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             return None
         except OSError as error:
@@ -325,7 +333,7 @@ class HostFiles:
                 self._listed[directory] = frozenset()
                 return self._listed[directory]
             try:
-                self._listed[directory] = frozenset(os.listdir(directory))
+                self._listed[directory] = frozenset(self._list(directory))
             except (FileNotFoundError, NotADirectoryError):
                 self._listed[directory] = frozenset()
             except OSError:  # it may be searched without being read: look for each name
@@ -343,8 +351,17 @@ class HostFiles:
         seen = self.find(path)
         if seen is None or seen[1]:
             return b""
+        return self._read(seen[0])
+
+    def _list(self, directory: bytes) -> list[bytes]:
+        return os.listdir(directory)
+
+    def _lstat(self, path: bytes) -> os.stat_result:
+        return os.lstat(path)
+
+    def _read(self, path: bytes) -> bytes:
         try:
-            fd = os.open(seen[0], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except PermissionError:
             return b""
         try:
@@ -364,8 +381,8 @@ class HostFiles:
             if part == b"..":
                 at = os.path.dirname(at)
                 continue
-            step = os.path.join(at, part)
-            status = os.lstat(step)
+            step = at + b"/" + part if len(at) > 1 else b"/" + part
+            status = self._lstat(step)
             if not stat.S_ISLNK(status.st_mode):
                 at = step
                 continue

@@ -50,6 +50,7 @@ from substrate.telemetry.trace.events.policy import PolicyDecision
 from substrate.values import as_dict, replace
 from substrate.world import wire
 from substrate.world.handle import StartFailed
+from substrate.world.hidden_again import HiddenAgain
 from substrate.world.layers import is_frozen
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from substrate.session.streams import Streams
     from substrate.telemetry.trace.events.session import Isolation
     from substrate.world.handle import Zygote
+    from substrate.world.layers import Layer
 
 LOG = b"log"
 _MOST_LOG = 1 << 20
@@ -87,6 +89,7 @@ class Daemon:
         self._arriving, self._is_beside = arriving, beside
         self.session = session
         session.standing = session.standing or Standing(os.environb)
+        session.hidden_again = session.hidden_again or HiddenAgain()
         self._world: LiveWorld | None = None
         self._sharing: Sharing
         self._captures: Captures
@@ -98,7 +101,10 @@ class Daemon:
         self._beside: OneCommand | None = None  # the first command, which somebody else runs
         #: what else can be asked at `control`: each answers its client, now or later
         self.verbs: dict[str, Callable[[Client, dict[str, Any]], None]] = {}
-        self._next: LiveWorld | None = None  # begun with, for the next command
+        self._next: LiveWorld | None = None  # begun with, or started, for the next command
+        self._may_stand = True
+        #: what the end of the last world has left to do
+        self._rest: tuple[LiveWorld, Callable[[], None]] | None = None
         self._worlds = 0
         self._running: list[Executing] = []
         self._left: list[Executing] = []  # answered; what they left goes on
@@ -175,11 +181,12 @@ class Daemon:
     def close(self) -> None:
         """Ends whatever is there; called on every way out."""
         self._close_clients()
-        for world in (self._world, self._next):
-            if world is not None:
-                world.release()
         session = self.session
         try:
+            self._end_rest()
+            self._drop_next()
+            if self._world is not None:
+                self._world.release()
             session.close()
             if (
                 session.claimed is not None
@@ -235,6 +242,8 @@ class Daemon:
             client.wait_for(waiting)
         if self._world is not None and (not self._is_beside or self._ending):
             self._world.wait_for(waiting)
+        if self._next is not None:
+            self._next.wait_for(waiting)
         if self._inside is not None:
             self._inside.wait_for(waiting)
         for each in tuple(self._running):
@@ -260,8 +269,13 @@ class Daemon:
         self._running = [each for each in self._running if not each.answered]
         world = self._world
         if world is None:
+            self._end_rest()  # when who waited for the last one has its answer
+            if self._next is not None and self._next.dead:
+                self.log("a world that waited for a command has ended")
+                self._may_stand = False  # until one of a command's own has worked
+                self._drop_next()
             if self._next is None and not self._ending:
-                self._prepare_next()  # when who waited for the last one has its answer
+                self._prepare_next()
             return
         over = world.quiet or world.dead
         self._sharing.settle_left()
@@ -282,16 +296,19 @@ class Daemon:
             self._sharing.end_world(lambda: self._arriving.ends_within(0))
         except (SubstrateError, OSError) as error:
             self.log(f"the end of a world: {error!r}")
-            self._leave_layer()
+            assert self._world is not None
+            self._leave_layer(self._world)
         self._world_is_gone()
 
-    def _leave_layer(self) -> None:
+    def _leave_layer(self, world: LiveWorld) -> None:
         """What its layer holds could not be recorded now: the next command tells of it first, as of one
         that a killed supervisor left."""
-        world, session = self._world, self.session
-        assert world is not None
+        session = self.session
         world.close()
-        world.wait_ended()
+        try:
+            world.wait_ended()
+        except SubstrateError as error:  # the zygote is gone, and the session ends
+            self.log(f"the end of a world: {error!r}")
         if world.layer in session.stack.numbers and not is_frozen(session.stack, world.layer):
             session.left.append(world.layer)
             session.pending = session.stack
@@ -379,7 +396,7 @@ class Daemon:
             "workspace": os.fsdecode(session.world.workspace),
             "backend": session.world.backend,
             "pid": os.getpid(),
-            "layers": len(session.stack.layers),
+            "layers": len(self._layers()),
             "lives": world is not None,
             "shared": world is not None and self._sharing.is_shared,
             "left": len(self._left),
@@ -621,20 +638,24 @@ class Daemon:
 
     def _begin_world(self, one: OneCommand) -> None:
         """A new world, on a new layer, for its first command."""
+        self._end_rest()
         session = self.session
         session.host = world_setup.look_at_host()
         terminal = one.terminal is not None
-        world, self._next = self._next, None
-        if world is None or terminal or world.frame.observed != one.choice.observed:
-            if world is not None:
-                world.release()
+        world = self._next
+        if world is None or terminal or world.frame.observed != one.choice.observed or (world.seen is not None and not world.take(self._request_of(one), one.cwd)):
+            self._drop_next()
+            world = None
+        if world is None:
             world = self._make_world()
             world.prepare(one.choice, terminal=terminal)
+        self._next = None
         self._world, self._network_began = world, False
         self._sharing = Sharing(session, world)
         self._captures = one.captures = Captures(session.number)
-        world.layer = session.cut()
-        one.cwd = world.start(self._request_of(one), one.cwd)
+        if world.started is None:
+            world.layer = session.cut()
+            one.cwd = world.start(self._request_of(one), one.cwd)
         one.begin(session, world)
         world.make_network(self._captures if one.choice.level != "off" else None)
         one.make_spec()
@@ -677,7 +698,7 @@ class Daemon:
 
         stack = self.session.stack
         own = None if self._world is None else self._world.layer
-        kept = tuple(layer for layer in stack.layers if layer.number != own)
+        kept = tuple(layer for layer in self._layers() if layer.number != own)
         changes = diff_pending(replace(stack, layers=kept), skip_gone=True)
         listed = [[c.kind, os.fsdecode(c.path)] for c in changes[:_MOST_LISTED]]
         return {
@@ -704,14 +725,51 @@ class Daemon:
             environ={},
             umask=0,
         )
+        session = self.session
         try:
-            one.choose(self.session)
-            world = self._make_world()
+            one.choose(session)
+            world = self._next = self._make_world()
             world.prepare(one.choice, terminal=False)
+            if session.left or not self._may_stand:
+                return  # of what is left the next command tells first
+            session.host = world_setup.look_at_host()
+            world.layer = session.cut()
+            world.stand(self._request_of(one))
         except (SubstrateError, OSError) as error:
             self.log(f"no world was prepared: {error!r}")  # the next command says it to somebody
+            self._drop_next()
+
+    def _drop_next(self) -> None:
+        """What was begun with for the next command is of no use to it."""
+        world, self._next = self._next, None
+        if world is None:
             return
-        self._next = world
+        world.release()
+        try:
+            if world.started is not None:
+                world.wait_ended()
+            if world.layer is not None:
+                self.session.drop_layer(world.layer)
+        except (SubstrateError, OSError) as error:
+            self.log(f"the end of a world that was not used: {error!r}")
+            self._leave_layer(world)
+
+    def _end_rest(self) -> None:
+        """What the end of the last world has left to do: a world that is next begins on the same lock."""
+        rest, self._rest = self._rest, None
+        if rest is None:
+            return
+        world, act = rest
+        try:
+            act()
+        except (SubstrateError, OSError) as error:
+            self.log(f"the end of a layer: {error!r}")
+            self._leave_layer(world)
+
+    def _layers(self) -> tuple[Layer, ...]:
+        """Those of the stack, without one that waits for a command."""
+        waiting = None if self._next is None else self._next.layer
+        return tuple(each for each in self.session.stack.layers if each.number != waiting)
 
     def begin_network(self, one: OneCommand) -> None:
         """Called when a command has its go."""
@@ -736,6 +794,8 @@ class Daemon:
                 one.is_gone = True
                 world.runs.remove(each.run)
                 found = finish(self.session, world, one, ended, world.wait_ended, self.log)
+                self._rest = world, found.rest
+                self._may_stand = True
                 self._world_is_gone()
             else:
                 found = sharing.finish(one, ended)
@@ -750,7 +810,7 @@ class Daemon:
             if one in sharing.live:
                 sharing.live.remove(one)
             if self._world is world and alone and not self._is_beside:
-                self._leave_layer()
+                self._leave_layer(world)
                 self._world_is_gone()
         one.gate.close()
         each.part(*self._told(each, ended, found, trouble))

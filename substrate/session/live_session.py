@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from substrate.telemetry.trace.writer import TraceWriter
     from substrate.world.change import Change
     from substrate.world.handle import Zygote
+    from substrate.world.hidden_again import HiddenAgain
     from substrate.world.layers import LayerStack
 
 #: between two looks at a world that is in use
@@ -68,6 +69,7 @@ class LiveSession:
         self.approving: SharedApproving | None = None
         #: what is known of the policy from one command to the next, where there are several
         self.standing: Standing | None = None
+        self.hidden_again: HiddenAgain | None = None
         self._first_number = 0
         self._taken = 0
 
