@@ -156,14 +156,21 @@ class Hidden:
     shown: tuple[bytes, ...]  # would be hidden, but was wanted
 
 
+#: the last file that was parsed: a process that stays reads the same one again and again
+_last: list[tuple[bytes, tuple[Account, ...]]] = []
+
+
 def parse_passwd(text: bytes) -> tuple[Account, ...]:
     """The accounts of a password file; lines that are none (NIS marks, comments) are skipped."""
+    if _last and _last[0][0] == text:
+        return _last[0][1]
     accounts = []
     for line in text.splitlines():
         fields = line.split(b":")
         if len(fields) == 7 and fields[2].isdigit() and fields[5].startswith(b"/"):
             accounts.append(Account(name=fields[0], uid=int(fields[2]), home=fields[5]))
-    return tuple(accounts)
+    _last[:] = [(text, tuple(accounts))]
+    return _last[0][1]
 
 
 def hidden_paths(

@@ -13,13 +13,11 @@ import time
 
 from substrate.policy import kept
 from substrate.policy.built_gates import CODE, GATES
-from substrate.policy.groups import Around, expand, groups_in
 from substrate.policy.merge import merge
 from substrate.policy.places import SYSTEM_FILE, find_files, find_places
 from substrate.policy.plain import SHAPE, plain_of, policy_from
 from substrate.policy.profiles import DEFAULT, load_profile
 from substrate.policy.rules import PROJECT, NetRules
-from substrate.policy.trust import stamp_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,6 +93,8 @@ class Broker:
     ) -> Expansion:
         """What the groups of the network (or `names`) come to here and now. `repository`: where the
         workspace's git configuration is, if that is not its `.git` (session/repository.py)."""
+        from substrate.policy.groups import Around, expand, groups_in
+
         workspace = self._places.workspace
         if repository is None and os.path.isdir(workspace + b"/.git"):
             repository = workspace + b"/.git"
@@ -164,8 +164,13 @@ def _load(environ: Mapping[bytes, bytes], places: Places, profile: str | None) -
 
 
 def _stamps_of(found: Sequence[Found], places: Places) -> kept.Stamps:
-    trusted = [stamp_path(places.home, file.path) for file in found if file.kind == PROJECT]
-    return (*((file.path, file.stamp) for file in found), *kept.stamps_of(trusted))
+    stamps = tuple((file.path, file.stamp) for file in found)
+    projects = [file.path for file in found if file.kind == PROJECT]
+    if not projects:
+        return stamps
+    from substrate.policy.trust import stamp_path
+
+    return (*stamps, *kept.stamps_of(stamp_path(places.home, path) for path in projects))
 
 
 def _key(found: Sequence[Found], places: Places, profile: str | None) -> bytes:

@@ -67,6 +67,8 @@ LOG = b"log"
 _MOST_LOG = 1 << 20
 #: changes that are listed for a world's own question
 _MOST_LISTED = 500
+#: a command that began goes first for so long; then a seat is made for the next one, which starts at once
+_SEAT_S = 0.01
 #: commands that are asked to end get this long in all
 _END_S = 5.0
 
@@ -103,6 +105,7 @@ class Daemon:
         self.verbs: dict[str, Callable[[Client, dict[str, Any]], None]] = {}
         self._next: LiveWorld | None = None  # begun with, or started, for the next command
         self._may_stand = True
+        self._seat_at: float | None = None  # when a seat is asked for in the world that lives
         #: what the end of the last world has left to do
         self._rest: tuple[LiveWorld, Callable[[], None]] | None = None
         self._worlds = 0
@@ -250,6 +253,7 @@ class Daemon:
             each.wait_for(waiting)
         for each in self._left:
             each.run.wait_for_bytes(waiting)
+        waiting.until(self._seat_at)
         if self._ending:
             waiting.until(self._end_by)
 
@@ -278,6 +282,10 @@ class Daemon:
                 self._prepare_next()
             return
         over = world.quiet or world.dead
+        if self._seat_at is not None and time.monotonic() >= self._seat_at:
+            self._seat_at = None
+            if not (over or self._ending):
+                world.world.ask_for_seat()
         self._sharing.settle_left()
         for each in tuple(self._left):
             if each.one not in self._sharing.left:
@@ -317,7 +325,7 @@ class Daemon:
         assert self._world is not None
         self._close_inside()
         self._world.release()
-        self._world = None
+        self._world = self._seat_at = None
         for each in self._left:
             each.close()
         self._left = []
@@ -495,7 +503,7 @@ class Daemon:
         """A world in which nothing ran."""
         world = self._world
         assert world is not None
-        self._world = None
+        self._world = self._seat_at = None
         self._close_inside()
         world.release()
         world.wait_ended()
@@ -575,7 +583,7 @@ class Daemon:
         except StartFailed as failed:
             raise StateError(f"{failed.step}: {failed.text}", hint="run it again") from None
         if self._sharing.is_shared:
-            world.world.ask_for_seat()  # the next one starts at once
+            self._seat_at = time.monotonic() + _SEAT_S
 
     def _govern(self, one: OneCommand, *, in_observed: bool = True) -> None:
         """How it is captured, and what the policy says of it."""
@@ -643,7 +651,12 @@ class Daemon:
         session.host = world_setup.look_at_host()
         terminal = one.terminal is not None
         world = self._next
-        if world is None or terminal or world.frame.observed != one.choice.observed or (world.seen is not None and not world.take(self._request_of(one), one.cwd)):
+        if (
+            world is None
+            or terminal
+            or world.frame.observed != one.choice.observed
+            or (world.seen is not None and not world.take(self._request_of(one), one.cwd))
+        ):
             self._drop_next()
             world = None
         if world is None:
@@ -814,6 +827,8 @@ class Daemon:
                 self._world_is_gone()
         one.gate.close()
         each.part(*self._told(each, ended, found, trouble))
+        if self._seat_at is not None:
+            self._seat_at = 0.0  # once that was said
 
     def _told(
         self, each: Executing, ended: Ended, found: Finished | None, trouble: str

@@ -126,7 +126,9 @@ def test_a_change_is_seen(host, aged, change):
 
 
 @given(st.lists(st.sampled_from(sorted(CHANGES)), unique=True))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_any_row_of_changes(tmp_path_factory, aged, row):
     host = Host(tmp_path_factory.mktemp("host"))
     furnish(host)
