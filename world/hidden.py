@@ -273,15 +273,17 @@ def _by_directory(patterns: tuple[bytes, ...]) -> Grouped:
 
 def _expand(files: Files, base: bytes, grouped: Grouped) -> Iterable[bytes]:
     """Paths below `base` that the patterns mean and that may be there."""
+    below = base if base.endswith(b"/") else base + b"/"
     for directory, (plain, globs) in grouped.items():
-        path = os.path.join(base, directory) if directory else base
+        path = below + directory if directory else base
+        inside = path if path.endswith(b"/") else path + b"/"
         for name in files.present(path, plain):
-            yield os.path.join(path, name)
+            yield inside + name
         for pattern in globs:
             first, *rest = pattern.split(b"*")
             for name in files.names(path):
                 if _matches(name, first, rest):
-                    yield os.path.join(path, name)
+                    yield inside + name
 
 
 def _matches(name: bytes, first: bytes, rest: list[bytes]) -> bool:
