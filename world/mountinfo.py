@@ -66,7 +66,8 @@ def parse_mountinfo(text: bytes) -> tuple[Mount, ...]:
     if _last and _last[0][0] == text:
         return _last[0][1]
     found = tuple(_parse_line(line) for line in text.split(b"\n") if line)
-    _last[:] = [(text, found)]
+    if len(found) > 1:  # a single line is somebody's question about one mount
+        _last[:] = [(text, found)]
     return found
 
 

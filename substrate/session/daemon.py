@@ -273,7 +273,9 @@ class Daemon:
         self._running = [each for each in self._running if not each.answered]
         world = self._world
         if world is None:
-            self._end_rest()  # when who waited for the last one has its answer
+            if self._running:
+                return  # who waited for the last one has its answer first, which waits for its relays
+            self._end_rest()
             if self._next is not None and self._next.dead:
                 self.log("a world that waited for a command has ended")
                 self._may_stand = False  # until one of a command's own has worked
