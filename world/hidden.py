@@ -135,6 +135,8 @@ _NEEDED: Final = tuple(
     """.split()
 )
 _FIRST_PERSON, _LAST_PERSON = 1000, 59_999
+#: what we run out of ourselves
+_OURS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 @value
@@ -345,7 +347,9 @@ class HostFiles:
                 self._listed[directory] = frozenset(self._list(directory))
             except (FileNotFoundError, NotADirectoryError):
                 self._listed[directory] = frozenset()
-            except OSError:  # it may be searched without being read: look for each name
+            except OSError as error:  # it may be searched without being read: look for each name
+                if error.errno in _OURS:
+                    raise  # nothing is said of the directory by that
                 self._listed[directory] = None
         return self._listed[directory]
 

@@ -33,7 +33,7 @@ from substrate.session.client_call import Call
 from substrate.session.client_fds import ClientFds
 from substrate.session.command_run import Ended
 from substrate.session.doors import Client, Door, Peer
-from substrate.session.executing import Executing, is_in_foreground, status_of
+from substrate.session.executing import Executing, Guarded, is_in_foreground, status_of
 from substrate.session.finishing import Finished, finish
 from substrate.session.inside import Decided, DecideExec, Inside, PassedFds, PassedStreams
 from substrate.session.live_session import LiveSession
@@ -246,7 +246,7 @@ class Daemon:
         if self._world is not None and (not self._is_beside or self._ending):
             self._world.wait_for(waiting)
         if self._next is not None:
-            self._next.wait_for(waiting)
+            self._next.wait_for(Guarded(waiting, self._lose_next))
         if self._inside is not None:
             self._inside.wait_for(waiting)
         for each in tuple(self._running):
@@ -266,6 +266,12 @@ class Daemon:
         """Without it no command could begin: who comes next gets a supervisor of its own."""
         self.log("the process that starts worlds was killed: the session ends")
         self.end()
+
+    def _lose_next(self, error: Exception) -> None:
+        """What fails of a world that waits, as for want of descriptors, ends nothing else."""
+        self.log(f"a world that waits for a command: {error!r}")
+        if self._next is not None:
+            self._next.dead = True
 
     def look(self) -> None:
         """What is over by now."""
@@ -657,7 +663,7 @@ class Daemon:
             world is None
             or terminal
             or world.frame.observed != one.choice.observed
-            or (world.seen is not None and not world.take(self._request_of(one), one.cwd))
+            or (world.started is not None and not world.take(self._request_of(one), one.cwd))
         ):
             self._drop_next()
             world = None
@@ -750,7 +756,7 @@ class Daemon:
             session.host = world_setup.look_at_host()
             world.layer = session.cut()
             world.stand(self._request_of(one))
-        except (SubstrateError, OSError) as error:
+        except (SubstrateError, OSError, wire.WireError) as error:
             self.log(f"no world was prepared: {error!r}")  # the next command says it to somebody
             self._drop_next()
 
@@ -765,7 +771,7 @@ class Daemon:
                 world.wait_ended()
             if world.layer is not None:
                 self.session.drop_layer(world.layer)
-        except (SubstrateError, OSError) as error:
+        except (SubstrateError, OSError, wire.WireError) as error:
             self.log(f"the end of a world that was not used: {error!r}")
             self._leave_layer(world)
 
@@ -777,7 +783,7 @@ class Daemon:
         world, act = rest
         try:
             act()
-        except (SubstrateError, OSError) as error:
+        except (SubstrateError, OSError, wire.WireError) as error:
             self.log(f"the end of a layer: {error!r}")
             self._leave_layer(world)
 

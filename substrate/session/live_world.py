@@ -117,14 +117,18 @@ class LiveWorld:
 
     def take(self, request: RunRequest, cwd: bytes) -> bool:
         """Its first command has come: whether this is the world that would be started for it now. Raises
-        what `start` does."""
-        seen, self.seen, before = self.seen, None, self.notes
-        assert seen is not None
-        spec = self._plan(request)
-        self.notes = before
+        what `start` does; then it waits on."""
+        seen, before = self.seen, self.notes
+        if seen is None:
+            return False
+        try:
+            spec = self._plan(request)
+        finally:
+            self.notes = before
         if self.dead or not standing_world.fits(seen, spec, self.session.host.mounts):
             return False
         world_setup.refuse_hidden_cwd(cwd, spec)
+        self.seen = None
         shown = (f"{os.fsdecode(path)} was shown on request" for path in self.settings.show)
         self.notes = (*self.notes, *shown)
         return True
@@ -300,6 +304,8 @@ class LiveWorld:
             waiting.until(self._disk.next_look)
 
     def _receive(self) -> None:
+        if self.world.ended:
+            return  # another part has let go of it in the same round
         message = self.world.receive()
         if message is None:
             self.dead = True

@@ -1,5 +1,6 @@
 """What is hidden, asked again: never another answer than a new look would give."""
 
+import errno
 import os
 import time
 
@@ -73,6 +74,20 @@ def test_another_question_has_another_answer(host, aged):
     before = again(**host.asked)
     host.asked["shown"] = (os.fsencode(host.home / ".ssh"),)
     assert again(**host.asked) == host.anew() != before
+
+
+def test_without_descriptors_nothing_is_said_of_a_directory(host, aged, monkeypatch):
+    (host.home / ".ssh").mkdir()
+    again = HiddenAgain()
+
+    def poor(directory):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "listdir", poor)
+        with pytest.raises(OSError, match="Too many"):
+            again(**host.asked)
+    assert again(**host.asked) == host.anew()
 
 
 CHANGES = {
