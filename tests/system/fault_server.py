@@ -137,7 +137,8 @@ def load_everything():
     import substrate
 
     for found in pkgutil.walk_packages(substrate.__path__, "substrate."):
-        if not found.name.endswith(("import_bundle", "__main__")):
+        # `building` is of the build, and needs setuptools
+        if not found.name.endswith(("import_bundle", "__main__", "shim.building")):
             importlib.import_module(found.name)
 
 
