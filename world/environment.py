@@ -114,8 +114,8 @@ def select(
     also = tuple(also)
     drop = tuple(drop)
     named = frozenset(pattern for pattern in also if b"*" not in pattern)
-    allowed = _Patterns((*ALLOWED, *also, *(PROXIES if host_network else ())))
-    never, dropped = _Patterns(NEVER), _Patterns(drop)
+    allowed = _patterns((*ALLOWED, *also, *(PROXIES if host_network else ())))
+    never, dropped = _patterns(NEVER), _patterns(drop)
     set_to = set_to or {}
     passed = dict(set_to)
     withheld, masked = [], []
@@ -178,8 +178,7 @@ def _has_userinfo(text: bytes) -> bool:
 class _Patterns:
     """Names and globs, told apart once so that most lookups are one in a set."""
 
-    def __init__(self, patterns: Iterable[bytes]) -> None:
-        patterns = tuple(patterns)
+    def __init__(self, patterns: tuple[bytes, ...]) -> None:
         self._exact = frozenset(p for p in patterns if b"*" not in p)
         self._prefixes = tuple(p[:-1] for p in patterns if p.find(b"*") == len(p) - 1 and p)
         self._globs = tuple(
@@ -192,6 +191,20 @@ class _Patterns:
             or name.startswith(self._prefixes)
             or any(_glob(parts, name) for parts in self._globs)
         )
+
+
+_MOST_KNOWN: Final = 16
+_known: dict[tuple[bytes, ...], _Patterns] = {}
+
+
+def _patterns(patterns: tuple[bytes, ...]) -> _Patterns:
+    """Told apart once in a process."""
+    found = _known.get(patterns)
+    if found is None:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        found = _known[patterns] = _Patterns(patterns)
+    return found
 
 
 def _glob(parts: list[bytes], name: bytes) -> bool:

@@ -135,6 +135,8 @@ _NEEDED: Final = tuple(
     """.split()
 )
 _FIRST_PERSON, _LAST_PERSON = 1000, 59_999
+#: what we run out of ourselves
+_OURS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 @value
@@ -156,14 +158,21 @@ class Hidden:
     shown: tuple[bytes, ...]  # would be hidden, but was wanted
 
 
+#: the last file that was parsed: a process that stays reads the same one again and again
+_last: list[tuple[bytes, tuple[Account, ...]]] = []
+
+
 def parse_passwd(text: bytes) -> tuple[Account, ...]:
     """The accounts of a password file; lines that are none (NIS marks, comments) are skipped."""
+    if _last and _last[0][0] == text:
+        return _last[0][1]
     accounts = []
     for line in text.splitlines():
         fields = line.split(b":")
         if len(fields) == 7 and fields[2].isdigit() and fields[5].startswith(b"/"):
             accounts.append(Account(name=fields[0], uid=int(fields[2]), home=fields[5]))
-    return tuple(accounts)
+    _last[:] = [(text, tuple(accounts))]
+    return _last[0][1]
 
 
 def hidden_paths(
@@ -242,8 +251,14 @@ def _why_not(path: bytes, needed: list[bytes]) -> str:
     return ""
 
 
-def _by_directory(patterns: Iterable[bytes]) -> Grouped:
+#: of the lists here, once each was asked for
+_grouped: dict[tuple[bytes, ...], Grouped] = {}
+
+
+def _by_directory(patterns: tuple[bytes, ...]) -> Grouped:
     """The patterns by the directory that they lie in: (plain names, names with `*`)."""
+    if (known := _grouped.get(patterns)) is not None:
+        return known
     plain: dict[bytes, set[bytes]] = {}
     globs: dict[bytes, list[bytes]] = {}
     for pattern in patterns:
@@ -253,20 +268,24 @@ def _by_directory(patterns: Iterable[bytes]) -> Grouped:
             globs.setdefault(directory, []).append(name)
         else:
             plain[directory].add(name)
-    return {d: (frozenset(plain[d]), tuple(globs.get(d, ()))) for d in plain}
+    found = {d: (frozenset(plain[d]), tuple(globs.get(d, ()))) for d in plain}
+    _grouped[patterns] = found
+    return found
 
 
 def _expand(files: Files, base: bytes, grouped: Grouped) -> Iterable[bytes]:
     """Paths below `base` that the patterns mean and that may be there."""
+    below = base if base.endswith(b"/") else base + b"/"
     for directory, (plain, globs) in grouped.items():
-        path = os.path.join(base, directory) if directory else base
+        path = below + directory if directory else base
+        inside = path if path.endswith(b"/") else path + b"/"
         for name in files.present(path, plain):
-            yield os.path.join(path, name)
+            yield inside + name
         for pattern in globs:
             first, *rest = pattern.split(b"*")
             for name in files.names(path):
                 if _matches(name, first, rest):
-                    yield os.path.join(path, name)
+                    yield inside + name
 
 
 def _matches(name: bytes, first: bytes, rest: list[bytes]) -> bool:
@@ -309,7 +328,7 @@ class HostFiles:
             return None  # as most of what is looked for: one listing answers for many
         try:
             real = self._resolve(path)
-            return real, stat.S_ISDIR(os.lstat(real).st_mode)
+            return real, stat.S_ISDIR(self._lstat(real).st_mode)
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             return None
         except OSError as error:
@@ -325,10 +344,12 @@ class HostFiles:
                 self._listed[directory] = frozenset()
                 return self._listed[directory]
             try:
-                self._listed[directory] = frozenset(os.listdir(directory))
+                self._listed[directory] = frozenset(self._list(directory))
             except (FileNotFoundError, NotADirectoryError):
                 self._listed[directory] = frozenset()
-            except OSError:  # it may be searched without being read: look for each name
+            except OSError as error:  # it may be searched without being read: look for each name
+                if error.errno in _OURS:
+                    raise  # nothing is said of the directory by that
                 self._listed[directory] = None
         return self._listed[directory]
 
@@ -343,8 +364,17 @@ class HostFiles:
         seen = self.find(path)
         if seen is None or seen[1]:
             return b""
+        return self._read(seen[0])
+
+    def _list(self, directory: bytes) -> list[bytes]:
+        return os.listdir(directory)
+
+    def _lstat(self, path: bytes) -> os.stat_result:
+        return os.lstat(path)
+
+    def _read(self, path: bytes) -> bytes:
         try:
-            fd = os.open(seen[0], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except PermissionError:
             return b""
         try:
@@ -364,8 +394,8 @@ class HostFiles:
             if part == b"..":
                 at = os.path.dirname(at)
                 continue
-            step = os.path.join(at, part)
-            status = os.lstat(step)
+            step = at + b"/" + part if len(at) > 1 else b"/" + part
+            status = self._lstat(step)
             if not stat.S_ISLNK(status.st_mode):
                 at = step
                 continue

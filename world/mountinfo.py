@@ -57,9 +57,18 @@ def unescape(field: bytes) -> bytes:
     return first + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in rest)
 
 
+#: the last file that was parsed: a process that stays reads the same one again and again
+_last: list[tuple[bytes, tuple[Mount, ...]]] = []
+
+
 def parse_mountinfo(text: bytes) -> tuple[Mount, ...]:
     """The mounts of a mountinfo file. Raises ValueError for a malformed line."""
-    return tuple(_parse_line(line) for line in text.split(b"\n") if line)
+    if _last and _last[0][0] == text:
+        return _last[0][1]
+    found = tuple(_parse_line(line) for line in text.split(b"\n") if line)
+    if len(found) > 1:  # a single line is somebody's question about one mount
+        _last[:] = [(text, found)]
+    return found
 
 
 def _parse_line(line: bytes) -> Mount:

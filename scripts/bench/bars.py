@@ -359,6 +359,52 @@ BARS: tuple[Bar, ...] = (
         case="round trip",
         at_most=1,
     ),
+    Bar(
+        what="a shim's round trip to a session, which decides by its policy",
+        text="≤ 1 ms",
+        bench="join",
+        case="ask",
+        at_most=1,
+        peers=("stub: true, asked of the session", "true"),
+    ),
+    Bar(
+        what="joining a session: `substrate -c true` (a world, capture, durable trace)",
+        text="≤ 12 ms",
+        bench="join",
+        case="joined by Python: substrate -c true",
+        at_most=12,
+        peers=(
+            "joined by Python: substrate -c true: over bare",
+            *("python3 -c pass", "python3 -I -S -c pass", "join", "join, one after the other"),
+        ),
+    ),
+    Bar(
+        what="joining a session by the C stub as `bash`: `bash -c true`",
+        text="≤ 5 ms",
+        bench="join",
+        case="joined by the stub: bash -c true",
+        at_most=5,
+        peers=(
+            "joined by the stub: bash -c true: over bare",
+            *("bash -c true", "joined by the stub, beside another"),
+        ),
+    ),
+    Bar(
+        what="a hook before a shell's command",
+        text="≤ 60 ms",
+        bench="hook",
+        case="before a shell's command",
+        at_most=60,
+        peers=("python3 -c pass", "before a file is written", "after a shell's command"),
+    ),
+    *(
+        Bar(what=what, text=f"≤ {limit} {unit}", bench="join", case=case, at_most=limit)
+        for what, case, limit, unit in (
+            ("an idle session: its supervisor", "idle: the supervisor, resident", 60, "MB"),
+            ("an idle session: its zygote", "idle: the zygote, its own memory", 15, "MB"),
+            ("an idle session: wake-ups of all its processes", "idle: wake-ups", 0, "/s"),
+        )
+    ),
 )
 
 #: named in benchmarks.md, not installed from anywhere by this harness

@@ -18,6 +18,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path.append(str(CHECKOUT))
 
+import harness  # noqa: E402
 from harness import Context, Result, Sample, interleave, spawn  # noqa: E402
 
 from substrate.shim import deploying, finding, packets  # noqa: E402
@@ -112,3 +113,7 @@ def _round_trip(environ: dict[str, str]) -> Sample:
         found.socket.shutdown(socket.SHUT_RDWR)
         found.socket.close()
     return Sample(spent / _RUNS)
+
+
+if __name__ == "__main__":
+    harness.main(bench)

@@ -173,7 +173,7 @@ def render_docs(run: Run, reasons: str) -> str:
             ((bar.what, bar.text, *judge(bar, run.results)) for bar in BARS),
         ),
         "",
-        "Not in this version, so not measured: shim, replay, graph, server, idle session.",
+        "Not in this version, so not measured: replay, graph, server.",
         "",
         "## Peers",
         "",

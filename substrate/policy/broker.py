@@ -12,29 +12,36 @@ import os
 import time
 
 from substrate.policy import kept
-from substrate.policy.groups import Around, expand, groups_in
+from substrate.policy.built_gates import CODE, GATES
 from substrate.policy.merge import merge
 from substrate.policy.places import SYSTEM_FILE, find_files, find_places
 from substrate.policy.plain import SHAPE, plain_of, policy_from
 from substrate.policy.profiles import DEFAULT, load_profile
 from substrate.policy.rules import PROJECT, NetRules
-from substrate.policy.trust import stamp_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any
+    from typing import Any, Final
 
+    from substrate.policy.armed import Armed
     from substrate.policy.decide import Compiled, Digest
     from substrate.policy.groups import Expansion
     from substrate.policy.places import Found, Places
     from substrate.policy.rules import Policy, Subject, Verdict
 
 
-class Broker:
-    """A policy that is in force, compiled when it is first asked."""
+#: what is kept was made by this code, of values of this shape
+_SHAPE: Final = (SHAPE, CODE)
 
-    __slots__ = ("_compiled", "_environ", "_places", "_profile", "_stamps", "digest", "policy")
+
+class Broker:
+    """A policy that is in force, compiled when it is first asked. `stamps`: of its files, from before they
+    were read; `armed`: the gate's table, where somebody has made it."""
+
+    __slots__ = (
+        *("_armed", "_compiled", "_environ", "_places", "_profile", "digest", "policy", "stamps"),
+    )
 
     def __init__(
         self,
@@ -43,14 +50,16 @@ class Broker:
         places: Places,
         stamps: kept.Stamps,
         profile: str | None = None,
+        armed: Armed | None = None,
     ) -> None:
         self.policy = policy
         self.digest = policy.digest
         self._environ = environ
         self._places = places
-        self._stamps = stamps
+        self.stamps = stamps
         self._profile = profile
         self._compiled: Compiled | None = None
+        self._armed = armed
 
     @property
     def compiled(self) -> Compiled:
@@ -70,11 +79,22 @@ class Broker:
         """For the exec gate: a path or last name to ALLOW, DENY or ASK; and the answer for all else."""
         return self.compiled.gate_table()
 
+    @property
+    def armed(self) -> Armed:
+        """That table, packed, as a session arms it."""
+        if self._armed is None:
+            from substrate.policy.armed import armed_of
+
+            self._armed = armed_of(*self.gate_table())
+        return self._armed
+
     def expand(
         self, repository: bytes | None = None, names: Sequence[str] | None = None
     ) -> Expansion:
         """What the groups of the network (or `names`) come to here and now. `repository`: where the
         workspace's git configuration is, if that is not its `.git` (session/repository.py)."""
+        from substrate.policy.groups import Around, expand, groups_in
+
         workspace = self._places.workspace
         if repository is None and os.path.isdir(workspace + b"/.git"):
             repository = workspace + b"/.git"
@@ -99,7 +119,7 @@ class Broker:
     def is_current(self) -> bool:
         """Whether every file is as it was, and no further one is there: for the reload on a change.
         Raises ConfigError where that cannot be told."""
-        return _stamps_of(find_files(self._places), self._places) == self._stamps
+        return _stamps_of(find_files(self._places), self._places) == self.stamps
 
     def reload(self) -> Broker:
         """The same, read again. Raises ConfigError: then this one stays in force."""
@@ -125,22 +145,32 @@ def _load(environ: Mapping[bytes, bytes], places: Places, profile: str | None) -
     found = find_files(places)
     stamps = _stamps_of(found, places)
     if not found:
-        policy = merge([load_profile(profile or DEFAULT)])
-        return Broker(policy, environ, places, stamps, profile)
+        name = profile or DEFAULT
+        policy = merge([load_profile(name)])
+        return Broker(policy, environ, places, stamps, profile, GATES[name])
     key = _key(found, places, profile)
-    row = kept.fetch(places.home, key, SHAPE)
+    row = kept.fetch(places.home, key, _SHAPE)
     if row is not None:
-        return Broker(policy_from(row), environ, places, stamps, profile)
+        plain, armed = row
+        return Broker(policy_from(plain), environ, places, stamps, profile, armed)
     from substrate.policy.load_policy import load_policy
 
     policy = load_policy(found, places, profile)
-    kept.keep(places.home, key, SHAPE, stamps, plain_of(policy), time.time_ns())
-    return Broker(policy, environ, places, stamps, profile)
+    made = Broker(policy, environ, places, stamps, profile)
+    now_ns = time.time_ns()
+    if not kept.is_young(stamps, now_ns):
+        kept.keep(places.home, key, _SHAPE, stamps, (plain_of(policy), made.armed), now_ns)
+    return made
 
 
 def _stamps_of(found: Sequence[Found], places: Places) -> kept.Stamps:
-    trusted = [stamp_path(places.home, file.path) for file in found if file.kind == PROJECT]
-    return (*((file.path, file.stamp) for file in found), *kept.stamps_of(trusted))
+    stamps = tuple((file.path, file.stamp) for file in found)
+    projects = [file.path for file in found if file.kind == PROJECT]
+    if not projects:
+        return stamps
+    from substrate.policy.trust import stamp_path
+
+    return (*stamps, *kept.stamps_of(stamp_path(places.home, path) for path in projects))
 
 
 def _key(found: Sequence[Found], places: Places, profile: str | None) -> bytes:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from substrate.policy import globs, risk, steps
 from substrate.policy.argv import read
-from substrate.policy.gate_table import make_table
 from substrate.policy.matching import CUT, WHOLE, Pattern, plain_operands
 from substrate.policy.names import APPLETS, last_name, names_of
 from substrate.policy.programs import find_table
@@ -177,6 +176,8 @@ class Compiled:
 
     def gate_table(self) -> tuple[dict[bytes, int], int]:
         """What a gate may answer by itself: telemetry.capture.gate.pack_table takes the first."""
+        from substrate.policy.gate_table import make_table
+
         return make_table(self)
 
     def _judge(

@@ -51,11 +51,18 @@ def fetch(home: bytes, key: bytes, shape: Any) -> Any | None:
     return stored[3] if all(stamp_of(path) == stamp for path, stamp in stored[2]) else None
 
 
+def is_young(stamps: Stamps, now_ns: int) -> bool:
+    """Whether a file was changed so lately that its next change might leave the same stamp."""
+    return any(
+        stamp is not None and now_ns - max(stamp[_MTIME], stamp[_CTIME]) < _YOUNG_NS
+        for _, stamp in stamps
+    )
+
+
 def keep(home: bytes, key: bytes, shape: Any, stamps: Stamps, result: Any, now_ns: int) -> bool:
     """Keeps a result; `stamps`: taken before the files were read. False where it may not."""
-    for _, stamp in stamps:
-        if stamp is not None and now_ns - max(stamp[_MTIME], stamp[_CTIME]) < _YOUNG_NS:
-            return False
+    if is_young(stamps, now_ns):
+        return False
     directory = os.path.join(home, DIRECTORY)
     try:
         status = os.stat(home)

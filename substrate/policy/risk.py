@@ -10,7 +10,7 @@ from __future__ import annotations
 from substrate.policy import steps
 from substrate.policy.argv import read
 from substrate.policy.globs import Glob
-from substrate.policy.matching import Pattern, plain_operands
+from substrate.policy.matching import CUT, Pattern, plain_operands
 from substrate.policy.names import names_of
 from substrate.policy.programs import find_table
 from substrate.policy.wrappers import SHELLS
@@ -259,6 +259,7 @@ class Rows:
                 self.by_operand.setdefault(keys[-1], []).append(row)
             else:
                 self.others.append(row)
+        self.others.sort(key=_level, reverse=True)
 
 
 def assess(parts: Sequence[Part]) -> tuple[str, str]:
@@ -271,8 +272,11 @@ def assess(parts: Sequence[Part]) -> tuple[str, str]:
         rows = _rows(name)
         if rows.others or rows.by_operand:
             for one, why, pattern in _candidates(rows, part):
-                if one > level and (pattern is None or _meets(part, rows, pattern)):
+                if one <= level:
+                    break  # the highest come first
+                if pattern is None or _meets(part, rows, pattern):
                     level, reason = one, why
+                    break
         if part.piped_from and level < _HIGH and name in _INTERPRETERS:
             if part.piped_from in _FETCHERS:
                 level, reason = _HIGH, "runs what a server sends"
@@ -339,8 +343,8 @@ def _rows(name: bytes) -> Rows:
 
 
 def _candidates(rows: Rows, part: Part) -> list[_Row]:
-    """Each once, however often an argv says what it is found by."""
-    found = list(rows.others)
+    """Each once, however often an argv says what it is found by; the highest first."""
+    found = rows.others
     if rows.by_operand:
         if rows.table is None:
             words: Iterable[bytes] = part.argv[1:]
@@ -357,8 +361,9 @@ def _candidates(rows: Rows, part: Part) -> list[_Row]:
                 keys[word] = None
             if word[:1] == b"/" and (end := word.find(b"/", 1)) > 0:
                 keys[word[: end + 1] + b"*"] = None
-        for key in keys:
-            found += rows.by_operand.get(key, ())
+        more = [row for key in keys for row in rows.by_operand.get(key, ())]
+        if more:
+            return sorted((*found, *more), key=_level, reverse=True)
     return found
 
 
@@ -369,11 +374,24 @@ def _plain(reading: Reading, part: Part) -> list[bytes]:
         return []  # too many: by their text alone
 
 
+def _level(row: _Row) -> int:
+    return row[0]
+
+
 def _meets(part: Part, rows: Rows, pattern: Pattern) -> bool:
     if rows.table is None:
         return pattern.meets_words(part.argv[1:], part.known)
     try:
-        return pattern.meets_reading(_read(part, rows.table), part.known, part.cwd)
+        reading = _read(part, rows.table)
+        flag = pattern.a_flag
+        if (
+            flag is not None
+            and flag not in reading.flags
+            and part.known != CUT
+            and reading.other is None
+        ):
+            return False  # most rows are for a flag that is not there
+        return pattern.meets_reading(reading, part.known, part.cwd)
     except steps.Spent:
         return True
 

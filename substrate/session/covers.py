@@ -19,12 +19,14 @@ from substrate.world import aliases, hidden, mountinfo, sockets
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
     from substrate.session.home import Home
     from substrate.session.request import RunRequest
     from substrate.session.settings import Settings
     from substrate.session.world_file import WorldFile
     from substrate.session.world_setup import HostView
+    from substrate.world.hidden_again import HiddenAgain
 
 
 @value
@@ -46,9 +48,10 @@ def covers_of(
     host: HostView,
     request: RunRequest,
     bound: tuple[bytes, ...],
+    again: HiddenAgain | None = None,
 ) -> Covers:
     """The covers of a world for one command. `bound`: what this one shows by read-only binds,
-    besides those that the world began with.
+    besides those that the world began with; `again`: of a session that asks for one command after the other.
 
     Raises StateError where substrate's own state would stay open, ConfigError for a path of
     `hide` or `show` that cannot be."""
@@ -61,15 +64,15 @@ def covers_of(
     files = hidden.HostFiles(host.uid)
     needed = (world.workspace, *settings.rw)
     _refuse_to_show_state(home, settings.show)
-    found = hidden.hidden_paths(
-        files=files,
-        home=host.user_home,
-        uid=host.uid,
-        state_dir=home.path,
-        accounts=accounts,
-        needed=needed,
-        shown=(*settings.show, *_sign_ins(request, host)),
-    )
+    asked: dict[str, Any] = {
+        "home": host.user_home,
+        "uid": host.uid,
+        "state_dir": home.path,
+        "accounts": accounts,
+        "needed": needed,
+        "shown": (*settings.show, *_sign_ins(request, host)),
+    }
+    found = hidden.hidden_paths(files=files, **asked) if again is None else again(**asked)
     _refuse_open_state(home, found.left_open)
     masked = sockets.socket_masks(
         socket_paths,
@@ -84,7 +87,7 @@ def covers_of(
     if elsewhere is not None:
         directories.append(elsewhere)
     left_open = list(found.left_open)
-    asked = []
+    hides = []
     for path in settings.hide:
         seen = files.find(path)
         if seen is None:
@@ -92,7 +95,7 @@ def covers_of(
             continue
         _refuse_to_hide(path, seen[0])
         (directories if seen[1] else single_files).append(seen[0])
-        asked.append(seen[0])
+        hides.append(seen[0])
     for alias in aliases.aliases((*directories, *single_files), host.mounts):
         seen = files.find(alias)
         if seen is not None and not any(mountinfo.is_below(path, seen[0]) for path in needed):
@@ -100,7 +103,7 @@ def covers_of(
     # /run is made anew in every world
     directories = [d for d in dict.fromkeys(directories) if not mountinfo.is_below(d, b"/run")]
     _refuse_to_show(settings.show, directories)
-    viewed, replaceable = _views(asked, world, (*bound, *map(os.path.realpath, settings.ro)), host)
+    viewed, replaceable = _views(hides, world, (*bound, *map(os.path.realpath, settings.ro)), host)
     return Covers(
         directories=tuple(directories),
         files=tuple(dict.fromkeys(single_files)),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from substrate.errors import StateError, SubstrateError
 from substrate.policy.rules import DENY
+from substrate.policy.standing import Standing
 from substrate.session import (
     client_call,
     doors,
@@ -32,7 +33,7 @@ from substrate.session.client_call import Call
 from substrate.session.client_fds import ClientFds
 from substrate.session.command_run import Ended
 from substrate.session.doors import Client, Door, Peer
-from substrate.session.executing import Executing, is_in_foreground, status_of
+from substrate.session.executing import Executing, Guarded, is_in_foreground, status_of
 from substrate.session.finishing import Finished, finish
 from substrate.session.inside import Decided, DecideExec, Inside, PassedFds, PassedStreams
 from substrate.session.live_session import LiveSession
@@ -50,6 +51,7 @@ from substrate.telemetry.trace.events.policy import PolicyDecision
 from substrate.values import as_dict, replace
 from substrate.world import wire
 from substrate.world.handle import StartFailed
+from substrate.world.hidden_again import HiddenAgain
 from substrate.world.layers import is_frozen
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from substrate.session.streams import Streams
     from substrate.telemetry.trace.events.session import Isolation
     from substrate.world.handle import Zygote
+    from substrate.world.layers import Layer
 
 LOG = b"log"
 _MOST_LOG = 1 << 20
@@ -69,6 +72,8 @@ _MOST_LOG = 1 << 20
 _MOST_LISTED = 500
 #: refusals at the doors that the trace tells of
 _MOST_REFUSED = 1000
+#: a command that began goes first for so long; then a seat is made for the next one, which starts at once
+_SEAT_S = 0.01
 #: commands that are asked to end get this long in all
 _END_S = 5.0
 
@@ -90,6 +95,8 @@ class Daemon:
         self._request, self._settings, self._zygote = request, settings, zygote
         self._arriving, self._is_beside = arriving, beside
         self.session = session
+        session.standing = session.standing or Standing(os.environb)
+        session.hidden_again = session.hidden_again or HiddenAgain()
         self._world: LiveWorld | None = None
         self._sharing: Sharing
         self._captures: Captures
@@ -103,7 +110,11 @@ class Daemon:
         self.verbs: dict[str, Callable[[Client, dict[str, Any]], None]] = {}
         #: what processes of its worlds have asked for beyond them
         self.requests: ScopeRequests | None = None
-        self._next: LiveWorld | None = None  # begun with, for the next command
+        self._next: LiveWorld | None = None  # begun with, or started, for the next command
+        self._may_stand = True
+        self._seat_at: float | None = None  # when a seat is asked for in the world that lives
+        #: what the end of the last world has left to do
+        self._rest: tuple[LiveWorld, Callable[[], None]] | None = None
         self._worlds = 0
         self._refused = 0
         self._running: list[Executing] = []
@@ -181,11 +192,12 @@ class Daemon:
     def close(self) -> None:
         """Ends whatever is there; called on every way out."""
         self._close_clients()
-        for world in (self._world, self._next):
-            if world is not None:
-                world.release()
         session = self.session
         try:
+            self._end_rest()
+            self._drop_next()
+            if self._world is not None:
+                self._world.release()
             session.close()
             if (
                 session.claimed is not None
@@ -243,6 +255,8 @@ class Daemon:
             client.wait_for(waiting)
         if self._world is not None and (not self._is_beside or self._ending):
             self._world.wait_for(waiting)
+        if self._next is not None:
+            self._next.wait_for(Guarded(waiting, self._lose_next))
         if self._inside is not None:
             self._inside.wait_for(waiting)
         if self.requests is not None:
@@ -251,6 +265,7 @@ class Daemon:
             each.wait_for(waiting)
         for each in self._left:
             each.run.wait_for_bytes(waiting)
+        waiting.until(self._seat_at)
         if self._ending:
             waiting.until(self._end_by)
 
@@ -264,16 +279,33 @@ class Daemon:
         self.log("the process that starts worlds was killed: the session ends")
         self.end()
 
+    def _lose_next(self, error: Exception) -> None:
+        """What fails of a world that waits, as for want of descriptors, ends nothing else."""
+        self.log(f"a world that waits for a command: {error!r}")
+        if self._next is not None:
+            self._next.dead = True
+
     def look(self) -> None:
         """What is over by now."""
         self._clients = [client for client in self._clients if not client.is_gone]
         self._running = [each for each in self._running if not each.answered]
         world = self._world
         if world is None:
+            if self._running:
+                return  # who waited for the last one has its answer first, which waits for its relays
+            self._end_rest()
+            if self._next is not None and self._next.dead:
+                self.log("a world that waited for a command has ended")
+                self._may_stand = False  # until one of a command's own has worked
+                self._drop_next()
             if self._next is None and not self._ending:
-                self._prepare_next()  # when who waited for the last one has its answer
+                self._prepare_next()
             return
         over = world.quiet or world.dead
+        if self._seat_at is not None and time.monotonic() >= self._seat_at:
+            self._seat_at = None
+            if not (over or self._ending):
+                world.world.ask_for_seat()
         self._sharing.settle_left()
         for each in tuple(self._left):
             if each.one not in self._sharing.left:
@@ -292,16 +324,19 @@ class Daemon:
             self._sharing.end_world(lambda: self._arriving.ends_within(0))
         except (SubstrateError, OSError) as error:
             self.log(f"the end of a world: {error!r}")
-            self._leave_layer()
+            assert self._world is not None
+            self._leave_layer(self._world)
         self._world_is_gone()
 
-    def _leave_layer(self) -> None:
+    def _leave_layer(self, world: LiveWorld) -> None:
         """What its layer holds could not be recorded now: the next command tells of it first, as of one
         that a killed supervisor left."""
-        world, session = self._world, self.session
-        assert world is not None
+        session = self.session
         world.close()
-        world.wait_ended()
+        try:
+            world.wait_ended()
+        except SubstrateError as error:  # the zygote is gone, and the session ends
+            self.log(f"the end of a world: {error!r}")
         if world.layer in session.stack.numbers and not is_frozen(session.stack, world.layer):
             session.left.append(world.layer)
             session.pending = session.stack
@@ -310,7 +345,7 @@ class Daemon:
         assert self._world is not None
         self._close_inside()
         self._world.release()
-        self._world = None
+        self._world = self._seat_at = None
         for each in self._left:
             each.close()
         self._left = []
@@ -395,7 +430,7 @@ class Daemon:
             "workspace": os.fsdecode(session.world.workspace),
             "backend": session.world.backend,
             "pid": os.getpid(),
-            "layers": len(session.stack.layers),
+            "layers": len(self._layers()),
             "lives": world is not None,
             "shared": world is not None and self._sharing.is_shared,
             "left": len(self._left),
@@ -494,7 +529,7 @@ class Daemon:
         """A world in which nothing ran."""
         world = self._world
         assert world is not None
-        self._world = None
+        self._world = self._seat_at = None
         self._close_inside()
         world.release()
         world.wait_ended()
@@ -579,7 +614,7 @@ class Daemon:
         except StartFailed as failed:
             raise StateError(f"{failed.step}: {failed.text}", hint="run it again") from None
         if self._sharing.is_shared:
-            world.world.ask_for_seat()  # the next one starts at once
+            self._seat_at = time.monotonic() + _SEAT_S
 
     def _govern(self, one: OneCommand, *, in_observed: bool = True) -> None:
         """How it is captured, and what the policy says of it."""
@@ -620,7 +655,8 @@ class Daemon:
         return self._decide(call, parent, "off")
 
     def _decide(self, call: Call, parent: str | None, force: str) -> Decided:
-        gating = gated_command.load(self._settings, call.cwd, self.session.workspace)
+        session = self.session
+        gating = gated_command.load(self._settings, call.cwd, session.workspace, session.standing)
         gating.force = force
         told = gated_command.decide_shim(gating, call.argv, call.file, call.cwd, parent)
         if told is None:
@@ -659,28 +695,35 @@ class Daemon:
 
     def _begin_world(self, one: OneCommand) -> None:
         """A new world, on a new layer, for its first command."""
+        self._end_rest()
         session = self.session
         session.host = world_setup.look_at_host()
         scopes = one.scopes(session)
         one.settings = scopes.settings
         terminal = one.terminal is not None
-        world, self._next = self._next, None
-        will_do = world is not None and world.frame.observed == one.choice.observed
-        if will_do and world is not None:
-            will_do = key_of(world.settings) == key_of(scopes.settings) and not terminal
-        if world is None or not will_do:
-            if world is not None:
-                world.release()
+        world = self._next
+        if world is not None and (
+            terminal
+            or world.frame.observed != one.choice.observed
+            or key_of(world.settings) != key_of(scopes.settings)
+        ):
+            world = None
+        if world is not None:
+            world.hold_to(scopes)
+            if world.started is not None and not world.take(self._request_of(one), one.cwd):
+                world = None
+        if world is None:
+            self._drop_next()
             world = self._make_world()
             world.hold_to(scopes)
             world.prepare(one.choice, terminal=terminal)
-        else:
-            world.hold_to(scopes)
+        self._next = None
         self._world, self._network_began = world, False
         self._sharing = Sharing(session, world)
         self._captures = one.captures = Captures(session.number)
-        world.layer = session.cut()
-        one.cwd = world.start(self._request_of(one), one.cwd)
+        if world.started is None:
+            world.layer = session.cut()
+            one.cwd = world.start(self._request_of(one), one.cwd)
         one.begin(session, world)
         world.make_network(self._captures if one.choice.level != "off" else None)
         one.make_spec()
@@ -749,7 +792,7 @@ class Daemon:
 
         stack = self.session.stack
         own = None if self._world is None else self._world.layer
-        kept = tuple(layer for layer in stack.layers if layer.number != own)
+        kept = tuple(layer for layer in self._layers() if layer.number != own)
         changes = diff_pending(replace(stack, layers=kept), skip_gone=True)
         listed = [[c.kind, os.fsdecode(c.path)] for c in changes[:_MOST_LISTED]]
         return {
@@ -776,16 +819,54 @@ class Daemon:
             environ={},
             umask=0,
         )
+        session = self.session
         try:
-            one.choose(self.session)
-            one.load_policy(self.session)
-            world = self._make_world()
-            world.hold_to(one.scopes(self.session, walk=False))
+            one.choose(session)
+            one.load_policy(session)
+            scopes = one.scopes(session, walk=self._may_stand)
+            world = self._next = self._make_world()
+            world.hold_to(scopes)
             world.prepare(one.choice, terminal=False)
-        except (SubstrateError, OSError) as error:
+            if session.left or not self._may_stand:
+                return  # of what is left the next command tells first
+            session.host = world_setup.look_at_host()
+            world.layer = session.cut()
+            world.stand(self._request_of(one))
+        except (SubstrateError, OSError, wire.WireError) as error:
             self.log(f"no world was prepared: {error!r}")  # the next command says it to somebody
+            self._drop_next()
+
+    def _drop_next(self) -> None:
+        """What was begun with for the next command is of no use to it."""
+        world, self._next = self._next, None
+        if world is None:
             return
-        self._next = world
+        world.release()
+        try:
+            if world.started is not None:
+                world.wait_ended()
+            if world.layer is not None:
+                self.session.drop_layer(world.layer)
+        except (SubstrateError, OSError, wire.WireError) as error:
+            self.log(f"the end of a world that was not used: {error!r}")
+            self._leave_layer(world)
+
+    def _end_rest(self) -> None:
+        """What the end of the last world has left to do: a world that is next begins on the same lock."""
+        rest, self._rest = self._rest, None
+        if rest is None:
+            return
+        world, act = rest
+        try:
+            act()
+        except (SubstrateError, OSError, wire.WireError) as error:
+            self.log(f"the end of a layer: {error!r}")
+            self._leave_layer(world)
+
+    def _layers(self) -> tuple[Layer, ...]:
+        """Those of the stack, without one that waits for a command."""
+        waiting = None if self._next is None else self._next.layer
+        return tuple(each for each in self.session.stack.layers if each.number != waiting)
 
     def begin_network(self, one: OneCommand) -> None:
         """Called when a command has its go."""
@@ -810,6 +891,8 @@ class Daemon:
                 one.is_gone = True
                 world.runs.remove(each.run)
                 found = finish(self.session, world, one, ended, world.wait_ended, self.log)
+                self._rest = world, found.rest
+                self._may_stand = True
                 self._world_is_gone()
             else:
                 found = sharing.finish(one, ended)
@@ -824,10 +907,12 @@ class Daemon:
             if one in sharing.live:
                 sharing.live.remove(one)
             if self._world is world and alone and not self._is_beside:
-                self._leave_layer()
+                self._leave_layer(world)
                 self._world_is_gone()
         one.gate.close()
         each.part(*self._told(each, ended, found, trouble))
+        if self._seat_at is not None:
+            self._seat_at = 0.0  # once that was said
 
     def _told(
         self, each: Executing, ended: Ended, found: Finished | None, trouble: str

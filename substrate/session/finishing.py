@@ -1,8 +1,9 @@
 """The end of a command that had its world and its layer for itself, and the end of that world.
 
 Order: what is left of its capture, the end of every process, what its network came to, its layer's diff, then
-`command_end` with all of that, and only then is the layer frozen: an unfrozen layer tells the next supervisor to record
-it. Not the end of one command among others (sharing.py). Invariant: a layer is read when no process of the world lives.
+`command_end` with all of that, synced, and only then is the layer frozen: an unfrozen layer tells the next supervisor to record
+it. That (`rest`) needs the world to be gone, which takes as long as all before it; nobody has to wait for it but who
+ends or begins a world. Not the end of one command among others (sharing.py). Invariant: a layer is read when no process of the world lives.
 Spec: world.md §4, trace.md §4, §5.
 """
 
@@ -32,13 +33,19 @@ if TYPE_CHECKING:
     from substrate.world.change import Change
 
 
+def _nothing() -> None:
+    return
+
+
 @value
 class Finished:
-    """What it came to. `kept`: its layer stays on the stack."""
+    """What it came to. `kept`: its layer stays on the stack. `rest`: what is to be done yet, once, when every
+    process is dead; raises OSError, StateError."""
 
     changes: tuple[Change, ...]
     kept: bool
     denials: tuple[Denial, ...]
+    rest: Callable[[], None] = _nothing
 
 
 def finish(
@@ -49,7 +56,7 @@ def finish(
     wait_gone: Callable[[], None],
     warn: Callable[[str], None] | None = None,
 ) -> Finished:
-    """Ends the world, freezes and diffs the layer, writes the end; syncs nothing. `wait_gone`: until
+    """Ends the world, diffs the layer, writes the end and syncs it. `wait_gone`: until
     every process of it is dead, and as long as the caller wants. Raises OSError, StateError,
     RecordInterrupted."""
     denied = command.denials(ended)  # before the control groups go
@@ -102,14 +109,19 @@ def finish(
         events += _pass_through(session, command, layer)
     events.append(command.end_event(ended, counts, denied, summary, scopes))
     writer.append(events)
-    wait_gone()
-    if layer is not None:
+    writer.sync()  # its processes are taken down meanwhile
+
+    def rest() -> None:
+        wait_gone()
+        if layer is None:
+            return
         if not kept:
             session.drop_layer(layer)
         else:
             # not before its record: an unfrozen layer tells the next run to record it
             layers.freeze_layer(session.stack, layer)
-    return Finished(changes=tuple(changes), kept=kept, denials=denied)
+
+    return Finished(changes=tuple(changes), kept=kept, denials=denied, rest=rest)
 
 
 def _pass_through(session: LiveSession, command: OneCommand, number: int) -> list[Event]:

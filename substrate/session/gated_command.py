@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Final
 
+    from substrate.policy.standing import Standing
     from substrate.session.approving import Approving
     from substrate.session.approving_shared import View
     from substrate.session.capturing import Choice
@@ -34,14 +35,16 @@ if TYPE_CHECKING:
 _LOADED: Final = b"/policy"
 
 
-def load(settings: Settings, cwd: bytes, workspace: Workspace) -> Gating:
+def load(
+    settings: Settings, cwd: bytes, workspace: Workspace, standing: Standing | None = None
+) -> Gating:
     """The policy of this directory, or of the workspace where it is not below that: a command that joins
     names its directory itself, and would else choose whose rules hold. Raises ConfigError: what cannot be
-    read runs nothing."""
-    found = broker.load(
-        os.environb, _governed(cwd, workspace.path), workspace.path, settings.policy
-    )
-    return Gating(found)
+    read runs nothing. `standing`: of a session that lives."""
+    governed = _governed(cwd, workspace.path)
+    if standing is not None:
+        return Gating(standing.load(governed, workspace.path, settings.policy))
+    return Gating(broker.load(os.environb, governed, workspace.path, settings.policy))
 
 
 def _governed(cwd: bytes, workspace: bytes) -> bytes:

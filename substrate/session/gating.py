@@ -122,7 +122,6 @@ class Gating:
         #: opens what asks, None where nobody may be asked
         self.opens: Callable[[], Approving | View] | None = None
         self.approver: Approving | View | None = None
-        self._table: tuple[dict[bytes, int], int] | None = None
         self._backend: AnyBackend | None = None
         self._digest: Callable[[Hold, bytes], str | None] = lambda hold, path: None
         self._action = ""
@@ -156,33 +155,27 @@ class Gating:
     @property
     def needed(self) -> bool:
         """Whether any exec could come out otherwise than allowed."""
-        if self.most_execs is not None:
-            return True
-        table, otherwise = self._gate_table()
-        return otherwise != gate.ALLOW or any(said != gate.ALLOW for said in table.values())
-
-    def _gate_table(self) -> tuple[dict[bytes, int], int]:
-        if self._table is None:
-            table, otherwise = self.broker.gate_table()
-            if self._first is not None:
-                table = {**table, last_name(self._first[0][0]): gate.ASK}
-            self._table = table, otherwise
-        return self._table
+        return self.most_execs is not None or self._first is not None or self.broker.armed[2]
 
     def ask_first(self, argv: tuple[bytes, ...], verdict: Verdict) -> None:
         """The command is asked about as a whole, when it is exec'd. Before `arm`."""
         if argv and last_name(argv[0]):
-            self._first, self._table = (argv, verdict), None
+            self._first = (argv, verdict)
 
     def arm(self, backend: AnyBackend) -> None:
         """Before the backend is attached. Raises CaptureError."""
-        table, otherwise = self._gate_table()
-        told = {path: _held(said) for path, said in table.items()}
+        table, otherwise, _ = self.broker.armed
         if self.most_execs is not None:  # each is to be counted
-            told, otherwise = {}, gate.ASK
+            table, otherwise = gate.pack_table({}), gate.ASK
+        elif self._first is not None:
+            from substrate.policy.armed import armed_of
+
+            told, rest = self.broker.gate_table()
+            named = {last_name(self._first[0][0]): gate.ASK}
+            table, otherwise, _ = armed_of({**told, **named}, rest)
         wait_s = self.broker.policy.approval.timeout_s
         hold_ms = int(((_ASK_S if wait_s is None else wait_s) + _LONGER_S) * 1000)
-        backend.arm(gate.pack_table(told), _held(otherwise), hold_ms)  # type: ignore[union-attr]
+        backend.arm(table, otherwise, hold_ms)  # type: ignore[union-attr]
         self._backend = backend
 
     def begin(self, action: str, digest: Callable[[Hold, bytes], str | None]) -> None:
@@ -468,11 +461,6 @@ class Gating:
 
             return (told(self.broker.policy), *found)
         return found
-
-
-def _held(said: int) -> int:
-    """What the engine is told: a denial is ours to give, since it names the rule."""
-    return said if said in (gate.ALLOW, gate.ASK_FILE) else gate.ASK
 
 
 def _is_git(programs: tuple[bytes, ...]) -> bool:

@@ -26,6 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from substrate.policy.standing import Standing
     from substrate.session.approving_shared import SharedApproving
     from substrate.session.opening import Claimed, Opened
     from substrate.session.record import Recorder
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from substrate.telemetry.trace.writer import TraceWriter
     from substrate.world.change import Change
     from substrate.world.handle import Zygote
+    from substrate.world.hidden_again import HiddenAgain
     from substrate.world.layers import LayerStack
 
 #: between two looks at a world that is in use
@@ -65,6 +67,9 @@ class LiveSession:
         self.started = False  # `session_start` does
         #: who asks for all its commands, once there was a question
         self.approving: SharedApproving | None = None
+        #: what is known of the policy from one command to the next, where there are several
+        self.standing: Standing | None = None
+        self.hidden_again: HiddenAgain | None = None
         self._first_number = 0
         self._taken = 0
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 
 from substrate.errors import HostUnsupported
-from substrate.session import running, world_setup
+from substrate.session import running, standing_world, world_setup
 from substrate.session.command_run import failure_of
 from substrate.session.covers import covers_of
 from substrate.session.settings_table import DEFAULT_REQUIRE
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from substrate.session.loop import Waiting
     from substrate.session.request import RunRequest
     from substrate.session.scopes import Scopes
+    from substrate.session.standing_world import Seen
     from substrate.telemetry.trace.events.session import Isolation
     from substrate.world.egress.ports import Ports
     from substrate.world.handle import World
@@ -48,6 +49,7 @@ class LiveWorld:
         self.settings = session.settings
         self.scopes: Scopes | None = None
         self.layer: int | None = None
+        self.spec: WorldSpec
         self.groups: cgroup.CgroupSet | None = None
         self.started: World | None = None
         self.network: Egressing | None = None
@@ -62,6 +64,8 @@ class LiveWorld:
         #: its processes can ask the supervisor, at /run/substrate/inside
         self.has_door = False
         self._disk: DiskWatch | None = None
+        #: what it was started from, before its command has come
+        self.seen: Seen | None = None
 
     # --- it begins
 
@@ -107,6 +111,43 @@ class LiveWorld:
     def start(self, request: RunRequest, cwd: bytes) -> bytes:
         """Asks the zygote for it; it starts while we open the trace. Returns where its first command begins:
         `cwd` as it is there."""
+        session, settings = self.session, self.settings
+        self.spec = self._plan(request)
+        world_setup.refuse_hidden_cwd(cwd, self.spec)
+        if session.world.backend == "guard":
+            cwd = self._copy_workspace(cwd)
+        self._launch()
+        shown = (f"{os.fsdecode(path)} was shown on request" for path in settings.show)
+        self.notes = (*self.notes, *shown)
+        return cwd
+
+    def stand(self, request: RunRequest) -> None:
+        """Asks the zygote for it before its first command has come: `take` then."""
+        self.spec = self._plan(request)
+        self.seen = standing_world.see(self.spec, self.session.host.mounts)
+        self._launch()
+
+    def take(self, request: RunRequest, cwd: bytes) -> bool:
+        """Its first command has come: whether this is the world that would be started for it now. Raises
+        what `start` does; then it waits on."""
+        seen, before = self.seen, self.notes
+        if seen is None:
+            return False
+        try:
+            spec = self._plan(request)
+        finally:
+            self.notes = before
+        if self.dead or not standing_world.fits(seen, spec, self.session.host.mounts):
+            return False
+        world_setup.refuse_hidden_cwd(cwd, spec)
+        self.seen = None
+        self._note_limits()
+        shown = (f"{os.fsdecode(path)} was shown on request" for path in self.settings.show)
+        self.notes = (*self.notes, *shown)
+        return True
+
+    def _plan(self, request: RunRequest) -> WorldSpec:
+        """What it is to be now. Raises SubstrateError, OSError."""
         assert self.groups is not None
         session, settings = self.session, self.settings
         ready = world_setup.make_ready(
@@ -114,7 +155,8 @@ class LiveWorld:
         )
         self.notes = (*self.notes, *ready.notes)
         self.covers = covers_of(
-            session.world, session.home, settings, session.host, request, ready.bound
+            *(session.world, session.home, settings, session.host, request, ready.bound),
+            session.hidden_again,
         )
         spec = world_setup.spec_of(
             session.world,
@@ -127,23 +169,22 @@ class LiveWorld:
             ready,
             self.frame,
         )
-        if self.number != spec.number:
-            spec = replace(spec, number=self.number)
-        self.spec: WorldSpec = spec
-        world_setup.refuse_hidden_cwd(cwd, spec)
-        if session.world.backend == "guard":
-            cwd = self._copy_workspace(cwd)
-        shown = (f"{os.fsdecode(path)} was shown on request" for path in settings.show)
-        self.notes = (*self.notes, *shown)
-        self.held = limits.enforcement(
-            settings.limits, self.limit_plan.versions(), dict(self.limit_plan.missing)
-        )
+        return spec if spec.number == self.number else replace(spec, number=self.number)
+
+    def _launch(self) -> None:
+        session = self.session
+        self._note_limits()
         still_running = running.hold(session.files)
         try:
-            self.started = session.zygote.start(spec, still_running)
+            self.started = session.zygote.start(self.spec, still_running)
         finally:
             os.close(still_running)
-        return cwd
+
+    def _note_limits(self) -> None:
+        """How each limit is enforced."""
+        self.held = limits.enforcement(
+            self.settings.limits, self.limit_plan.versions(), dict(self.limit_plan.missing)
+        )
 
     def _copy_workspace(self, cwd: bytes) -> bytes:
         from substrate.session import guarding
@@ -284,6 +325,8 @@ class LiveWorld:
             waiting.until(self._disk.next_look)
 
     def _receive(self) -> None:
+        if self.world.ended:
+            return  # another part has let go of it in the same round
         message = self.world.receive()
         if message is None:
             self.dead = True
@@ -305,6 +348,7 @@ class LiveWorld:
                 for run in self.runs:
                     run.became_quiet()
         elif message.kind == wire.FAILED:
+            self.dead = self.dead or self.seen is not None  # nobody waits for it yet
             for run in self.runs:
                 run.fail(failure_of(message))
         elif message.kind == wire.SOCKETS and self.network is not None:

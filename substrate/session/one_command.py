@@ -97,7 +97,9 @@ class OneCommand:
 
     def load_policy(self, session: LiveSession) -> None:
         """Which policy holds. Raises ConfigError: what cannot be read runs nothing."""
-        self.gating = gated_command.load(self.settings, self.cwd, session.workspace)
+        self.gating = gated_command.load(
+            self.settings, self.cwd, session.workspace, session.standing
+        )
 
     def scopes(self, session: LiveSession, *, walk: bool = True) -> Scopes:
         """What of a world's settings the policy leaves. Raises ConfigError, PolicyDenied."""

@@ -68,6 +68,7 @@ _ROUTED = (
     "checked, and nothing that is said is looked at"
 )
 _OCTETS = "application/octet-stream"
+_OWN_SPAN = b"SUBSTRATE_PARENT_SPAN"
 _JSON = "application/json"
 _MOST_OPEN = 20
 _NO_GATE = IsolationLayer(on=False, why="no exec policy is loaded")
@@ -293,6 +294,8 @@ class Recorder:
         secret: dict[str, BlobRef] = {}
         for name, text in spec.environ:
             shown = os.fsdecode(name)
+            if name == _OWN_SPAN and text == self.span.encode():
+                continue  # it is this line's span_id; with it no two commands would share a blob
             if is_secret_name(name):
                 secret[_key(shown)] = put(text, _OCTETS)
             else:

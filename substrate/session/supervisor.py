@@ -275,6 +275,7 @@ class _OneShot:
 
         session, world, one = self.session, self.world, self.one
         found = finish(session, world, one, ended, self._wait_gone, self.warn)
+        found.rest()
         session.writer.close()
         if one.capture is not None and one.capture.dropped and self.warn is not None:
             count = one.capture.dropped

@@ -18,7 +18,7 @@ from substrate.values import value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Final
+    from typing import Any, Final
 
 NAMES: Final = ("hybrid", "notify", "ptrace")
 STEPS: Final = (
@@ -38,6 +38,10 @@ class Programs:
     trace: bytes
 
 
+_MOST_PROGRAMS: Final = 64
+_programs: dict[tuple[Any, ...], Programs] = {}
+
+
 def programs_of(
     backend: str,
     level: str,
@@ -49,9 +53,28 @@ def programs_of(
     rings: bool = False,
     gated: bool = False,
 ) -> Programs:
-    """What a command installs. `gated`: execs have to stop, also where the backend itself stops nothing. `denied`: what the answerer refuses instead of the world's filter
+    """What a command installs: the same bytes for each that is captured so, made once. `gated`: execs have to stop, also where the backend itself stops nothing. `denied`: what the answerer refuses instead of the world's filter
     (number, argument, mask). `exact_reads`: opens that only read are stopped, too. `look`: lookups
     are captured. `rings`: io_uring is allowed."""
+    asked = (backend, level, machine, tuple(denied), exact_reads, look, rings, gated)
+    found = _programs.get(asked)
+    if found is None:
+        if len(_programs) >= _MOST_PROGRAMS:
+            _programs.clear()
+        found = _programs[asked] = _make_programs(*asked)
+    return found
+
+
+def _make_programs(
+    backend: str,
+    level: str,
+    machine: str,
+    denied: tuple[tuple[int, int, int], ...],
+    exact_reads: bool,
+    look: bool,
+    rings: bool,
+    gated: bool,
+) -> Programs:
     if backend == "bpf" and gated:  # as ptrace at its least level, beside it (gated.py)
         return programs_of("ptrace", "exec", machine=machine, rings=rings)
     if backend == "bpf":  # it watches without filters; what no backend sees is not there either

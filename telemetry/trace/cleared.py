@@ -18,6 +18,7 @@ from __future__ import annotations
 from _operator import itemgetter  # `operator` itself is a module of Python's, and large
 from itertools import chain
 
+from substrate.telemetry.trace.known_keys import KEYS, NAMING
 from substrate.telemetry.trace.line import MAX_DEPTH
 from substrate.telemetry.trace.redact import may_hold_secret, redact_body
 
@@ -46,8 +47,8 @@ _ROWS_AT_ONCE = 32
 _PLAIN = _INERT | _TEXT | _CONTAINERS
 
 #: keys that are clean themselves; those in _naming make a secret of a text below them
-_keys: set[str] = set()
-_naming: set[str] = set()
+_keys: set[str] = set(KEYS)
+_naming: set[str] = set(NAMING)
 _texts: set[str] = set()
 _arrays: set[tuple[str, ...]] = set()
 #: by the keys of an object followed by the types of its values

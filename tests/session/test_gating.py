@@ -6,6 +6,7 @@ import pytest
 
 from substrate.errors import HostUnsupported
 from substrate.policy import rules
+from substrate.policy.armed import armed_of
 from substrate.policy.decide import compile_policy
 from substrate.session.approvals_values import Answer
 from substrate.session.capturing import Choice
@@ -34,8 +35,9 @@ class Broker:
         self.digest = self.policy.digest
         self.compiled = compile_policy(self.policy)
 
-    def gate_table(self):
-        return self.compiled.gate_table()
+    @property
+    def armed(self):
+        return armed_of(*self.compiled.gate_table())
 
 
 def rule(action, *match, number=1, **more):

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from substrate.telemetry.trace import cleared
+from substrate.telemetry.trace.known_keys import KEYS, NAMING
 from substrate.telemetry.trace.line import MAX_DEPTH
 from substrate.telemetry.trace.redact import redact_body
 
@@ -110,3 +111,12 @@ def test_a_look_at_all_texts_finds_what_a_look_at_each_does(texts) -> None:
 
     if not may_hold_secret("\n".join(texts)):
         assert not any(map(may_hold_secret, texts))
+
+
+def test_the_keys_that_are_known_are_what_the_redactor_says_of_them(monkeypatch) -> None:
+    for known in ("_keys", "_naming"):
+        monkeypatch.setattr(cleared, known, set())
+    assert all(map(cleared._key_is_clear, KEYS))
+    assert cleared._naming == NAMING
+    for key in KEYS:
+        assert (redact_body({key: "x"}) == {key: "x"}) is (key not in NAMING)
