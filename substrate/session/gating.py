@@ -170,7 +170,7 @@ class Gating:
         elif self._first is not None:
             from substrate.policy.armed import armed_of
 
-            told, rest = self.broker.gate_table()
+            told, rest = self.broker.compiled.gate_table()
             named = {last_name(self._first[0][0]): gate.ASK}
             table, otherwise, _ = armed_of({**told, **named}, rest)
         wait_s = self.broker.policy.approval.timeout_s
