@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 from substrate.errors import StateError, SubstrateError
 from substrate.policy.rules import DENY
 from substrate.session import (
+    capturing,
     client_call,
     doors,
     gated_command,
     other_settings,
-    outside,
     starting,
     store,
     world_setup,
@@ -30,23 +30,29 @@ from substrate.session import (
 from substrate.session.captures import Captures
 from substrate.session.client_call import Call
 from substrate.session.client_fds import ClientFds
+from substrate.session.clients_asked import ClientsAsked
 from substrate.session.command_run import Ended
 from substrate.session.doors import Client, Door, Peer
-from substrate.session.executing import Executing, is_in_foreground, status_of
+from substrate.session.executing import Executing, Guarded, is_in_foreground, status_of
 from substrate.session.finishing import Finished, finish
 from substrate.session.inside import Decided, DecideExec, Inside, PassedFds, PassedStreams
 from substrate.session.live_session import LiveSession
 from substrate.session.live_world import LiveWorld
 from substrate.session.loop import Loop, Waiting
 from substrate.session.one_command import OneCommand
+from substrate.session.outside import Outside
+from substrate.session.pending_diff import PendingDiff
+from substrate.session.recording import Recording
+from substrate.session.reports import Reports
 from substrate.session.request import RUN, TEXT, RunRequest
 from substrate.session.sharing import Sharing, now_ns
 from substrate.session.shell_words import text_of
-from substrate.session.summary import clean, outcome_object
+from substrate.session.signals import RecordInterrupted
+from substrate.session.summary import outcome_object
 from substrate.session.supervisor import Outcome
 from substrate.telemetry.capture.written import WrittenPaths
 from substrate.telemetry.trace.events.policy import PolicyDecision
-from substrate.values import as_dict, replace
+from substrate.values import replace
 from substrate.world import wire
 from substrate.world.handle import StartFailed
 from substrate.world.layers import is_frozen
@@ -59,13 +65,14 @@ if TYPE_CHECKING:
     from substrate.session.streams import Streams
     from substrate.telemetry.trace.events.session import Isolation
     from substrate.world.handle import Zygote
+    from substrate.world.layers import LayerStack
 
 LOG = b"log"
 _MOST_LOG = 1 << 20
-#: changes that are listed for a world's own question
-_MOST_LISTED = 500
 #: commands that are asked to end get this long in all
 _END_S = 5.0
+#: between two looks at what has not ended by then
+_LATE_S = 0.05
 
 
 class Daemon:
@@ -82,8 +89,8 @@ class Daemon:
         *,
         beside: bool = False,
     ) -> None:
-        self._request, self._settings, self._zygote = request, settings, zygote
-        self._arriving, self._is_beside = arriving, beside
+        self._request, self.settings, self._zygote = request, settings, zygote
+        self._arriving, self.is_beside = arriving, beside
         self.session = session
         self._world: LiveWorld | None = None
         self._sharing: Sharing
@@ -105,9 +112,15 @@ class Daemon:
         self._ending = False
         self._end_by = 0.0
         self._enders: list[Client] = []
-        self.producers: set[str] = set()  # of events that were handed over
+        self.reports: Reports
         self._log_fd = -1
         self._loop = Loop(self)
+        self.asked = ClientsAsked(self)
+        session.remote_of = self.asked.remote_of
+        self.recording = Recording(self)
+        self.outside = Outside(self)
+        #: what earlier layers changed, for who asks in a world
+        self.pending = PendingDiff(self._frozen)
 
     # --- its life
 
@@ -117,6 +130,7 @@ class Daemon:
         session.open(self._request)
         session.load_stack()
         session.open_trace()
+        self.reports = Reports(session.writer)
         self._open_doors()
         store.set_current(session.home, session.workspace, session.files.session_id)
         self._prepare_next()
@@ -133,9 +147,11 @@ class Daemon:
         """Opens the doors of a session whose world lives, with its first command. Raises OSError."""
         self._world, self._isolation, self._network_began = world, isolation, True
         self._sharing = Sharing(self.session, world)
+        self._sharing.warn = self.log
         self._sharing.begin(one)
         self._beside = one
         self._captures = one.captures or Captures(self.session.number)
+        self.reports = Reports(self.session.writer)
         self._open_inside(world)
         self._open_doors()
 
@@ -146,6 +162,7 @@ class Daemon:
             self._loop.turn()
             self.look()
         self._sharing.settle_left(over=True)
+        self.reports.tell()
 
     def close_beside(self) -> None:
         """Shuts the doors; the session is somebody else's."""
@@ -178,6 +195,8 @@ class Daemon:
                 world.release()
         session = self.session
         try:
+            if session.opened is not None and not session.writer.failed:
+                self.reports.tell()
             session.close()
             if (
                 session.claimed is not None
@@ -197,6 +216,9 @@ class Daemon:
         self._close_inside()
         for each in (*self._running, *self._left):
             each.close()
+        self.recording.close()
+        self.pending.stop()
+        self.outside.close()
         for client in self._clients:
             client.on_gone = _nothing
             client.close()
@@ -223,7 +245,7 @@ class Daemon:
     # --- the loop
 
     def wait_for(self, waiting: Waiting) -> None:
-        if not self._is_beside:
+        if not self.is_beside:
             waiting.read(self._arriving.fileno(), self._take_signals)
             if not self._ending:
                 waiting.on(self._zygote.socket.fileno(), 0, self._lose_zygote)
@@ -231,16 +253,62 @@ class Daemon:
             door.wait_for(waiting)
         for client in tuple(self._clients):
             client.wait_for(waiting)
-        if self._world is not None and (not self._is_beside or self._ending):
-            self._world.wait_for(waiting)
+        if self._world is not None and (not self.is_beside or self._ending):
+            self._wait_for_world(self._world, waiting)
         if self._inside is not None:
             self._inside.wait_for(waiting)
         for each in tuple(self._running):
             each.wait_for(waiting)
-        for each in self._left:
-            each.run.wait_for_bytes(waiting)
+        for each in tuple(self._left):
+            try:
+                each.wait_for_left(waiting)
+            except Exception as error:  # noqa: BLE001 - an edge: it ends no other command
+                self._sharing.lose(each.one, error)
+        self.pending.wait_for(waiting)
+        self.outside.wait_for(waiting)
+        if self.recording.held:
+            waiting.until(waiting.now)
         if self._ending:
-            waiting.until(self._end_by)
+            waiting.until(max(self._end_by, waiting.now + _LATE_S))
+
+    def _wait_for_world(self, world: LiveWorld, waiting: Waiting) -> None:
+        if self.is_beside:  # whose loop this is has said what it waits for
+            world.wait_for(waiting)
+            return
+
+        def trouble(error: Exception) -> None:
+            self.log(f"a world: {error!r}")
+            world.give_up()
+
+        try:
+            world.wait_for(Guarded(waiting, trouble))
+        except Exception as error:  # noqa: BLE001 - an edge: a world's end is not the session's
+            trouble(error)
+            waiting.changed = True
+
+    @property
+    def is_late(self) -> bool:
+        """It is to end, and its time is over."""
+        return self._ending and time.monotonic() >= self._end_by
+
+    @property
+    def clients(self) -> tuple[Client, ...]:
+        return tuple(self._clients)
+
+    def wait_for_doors(self, waiting: Waiting) -> None:
+        """What is served while it is recorded what a layer holds: those outside of worlds."""
+        if not self.is_beside:
+            waiting.read(self._arriving.fileno(), self._take_signals)
+        for door in self._doors:
+            door.wait_for(waiting)
+        for client in tuple(self._clients):
+            if not client.inside:
+                client.wait_for(waiting)
+
+    @property
+    def running(self) -> tuple[Executing, ...]:
+        """Commands that have no answer yet."""
+        return tuple(self._running)
 
     def _take_signals(self) -> None:
         ends = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT)
@@ -256,6 +324,7 @@ class Daemon:
         """What is over by now."""
         self._clients = [client for client in self._clients if not client.is_gone]
         self._running = [each for each in self._running if not each.answered]
+        self.recording.begin_held(ending=self._ending)
         world = self._world
         if world is None:
             if self._next is None and not self._ending:
@@ -268,17 +337,20 @@ class Daemon:
                 self._left.remove(each)
                 each.close()
         if self._sharing.live:
-            if self._ending and time.monotonic() >= self._end_by:
+            if self.is_late:
                 for each in self._running:
                     each.run.abandon()
+                if time.monotonic() >= self._end_by + _END_S and not self.is_beside:
+                    world.give_up()
             return
         if over or self._ending:
             self._end_world()
 
     def _end_world(self) -> None:
         try:
-            self._sharing.end_world(lambda: self._arriving.ends_within(0))
-        except (SubstrateError, OSError) as error:
+            with self.recording.of(None):
+                self._sharing.end_world(lambda: self._arriving.ends_within(0))
+        except Exception as error:  # noqa: BLE001 - a world's end is not the session's
             self.log(f"the end of a world: {error!r}")
             self._leave_layer()
         self._world_is_gone()
@@ -289,7 +361,12 @@ class Daemon:
         world, session = self._world, self.session
         assert world is not None
         world.close()
-        world.wait_ended()
+        if not world.all_dead:
+            with self.recording.of(None):
+                try:
+                    world.wait_ended()
+                except RecordInterrupted:
+                    self.end()  # whoever opens the session next waits for them (running.py)
         if world.layer in session.stack.numbers and not is_frozen(session.stack, world.layer):
             session.left.append(world.layer)
             session.pending = session.stack
@@ -308,7 +385,11 @@ class Daemon:
 
     def _welcome_control(self, socket: _socket.socket) -> None:
         peer = Peer(socket)
-        why = doors.why_not_control(peer, self._zygote.pid)
+        try:
+            why = doors.why_not_control(peer, self._zygote.pid)
+        except OSError:
+            peer.close()
+            raise
         client = Client(socket, peer, inside=False, until=time.monotonic() + doors.FIRST_S)
         if why:
             self._tell_of_refusal(client, why)
@@ -351,7 +432,7 @@ class Daemon:
     def _answer(self, client: Client, verb: client_call.Verb) -> None:
         if verb.name == "status":
             client.answer(doors.plain(self.status()))
-        elif verb.name == "end" and self._is_beside:
+        elif verb.name == "end" and self.is_beside:
             client.answer(doors.plain({"ended": "", "world": self.session.world.name}))
             os.kill(os.getpid(), _signal.SIGTERM)  # as if its user ended the agent
         elif verb.name == "end":
@@ -381,6 +462,7 @@ class Daemon:
             "lives": world is not None,
             "shared": world is not None and self._sharing.is_shared,
             "left": len(self._left),
+            "recording": self.recording.is_on,
             "commands": [
                 {
                     "span": each.one.recorder.span,
@@ -397,9 +479,12 @@ class Daemon:
     def _execute(self, client: Client, message: wire.Message) -> None:
         call = client_call.parse_execute(message)
         if call.mode != client_call.COMMAND:
-            outside.answer(self.session, client, call, self._decide_outside)
+            self.outside.answer(client, call)
             return
         other_settings.refuse(call)
+        if self.recording.is_on or (self._world is not None and self._world.dead):
+            self.recording.held.hold(client, message)  # until that is over
+            return
         given = message.fds[1:]
         if len(given) != 3 - len(call.flags.closed):
             raise client_call.BadCall("there is not one fd for each stream that is open")
@@ -411,25 +496,25 @@ class Daemon:
             fds = ClientFds((streams[0], streams[1], streams[2]))
             each = Executing(self, client, call, fds, call.parent)
             self._begin(each)
-        except (SubstrateError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - an edge: half a command must not be left
             self._could_not_begin(client, each, error)
 
     def run_inside(self, client: Client, call: Call, fds: PassedFds, parent: str | None) -> None:
         """A process of the world wants a command beside it."""
         each = Executing(self, client, call, fds, parent)
-        limit = self._settings.record_max_bytes
+        limit = self.settings.record_max_bytes
         streams = PassedStreams(fds.fds, limit, self.session.digester.stream)
         try:
             self._begin(each, streams)
-        except (SubstrateError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - as above
             streams.abandon()  # held by us they would never end for whoever reads them
             self._could_not_begin(client, each, error)
 
-    def _could_not_begin(
-        self, client: Client, each: Executing | None, error: SubstrateError | OSError
-    ) -> None:
+    def _could_not_begin(self, client: Client, each: Executing | None, error: Exception) -> None:
         text = (error.strerror if isinstance(error, OSError) else "") or str(error)
-        hint = error.hint if isinstance(error, SubstrateError) else "look at `substrate doctor`"
+        hint = getattr(error, "hint", "") or "look at `substrate doctor`"
+        if not isinstance(error, (SubstrateError, OSError)):
+            text, hint = "it could not begin: a fault of substrate", "look at the session's log"
         self.log(f"a command could not begin: {error!r}")
         client.on_gone = _nothing
         client.fail(text, hint, 2 if getattr(error, "status", 0) == 2 else 125)
@@ -471,6 +556,10 @@ class Daemon:
         inside, self._inside = self._inside, None
         if inside is not None:
             inside.close()
+        for client in self._clients:
+            if client.inside:  # its process is of a world that has gone
+                client.on_gone = _nothing
+                client.close()
 
     def _drop_world(self) -> None:
         """A world in which nothing ran."""
@@ -490,7 +579,7 @@ class Daemon:
         if text is None:
             text = text_of(call.file, call.argv)
         request = RunRequest(kind=kind, file=call.file, argv=call.argv, cmd_text=text)
-        settings = _narrowed(self._settings, call)
+        settings = _narrowed(self.settings, call)
         one = OneCommand(
             request,
             settings,
@@ -506,6 +595,8 @@ class Daemon:
         )
         one.written = WrittenPaths()
         one.given_streams = streams
+        # a process of a world takes no report of somebody's tool call
+        one.takes_reports, one.waits_for_reports = not each.client.inside, False
         isolation = None
         if self._world is None:
             self._govern(one)
@@ -515,7 +606,8 @@ class Daemon:
             assert world is not None
             each.prepare_run(one, settings.background_s, settings.timeout_s)
             one.begun_ns = now_ns()
-            starting.write_first(self.session, world, one, isolation, each.parent)
+            with self.recording.of(each):  # of layers that were left
+                starting.write_first(self.session, world, one, isolation, each.parent)
             self._sharing.begin(one)
             world.world.wait_ready()
             self._open_inside(world)
@@ -544,7 +636,7 @@ class Daemon:
             self._deny(each)
             return
         gated_command.may_ask(
-            *(one.gate, self.session, one.recorder.span, self._paused), terminal=self._is_beside
+            *(one.gate, self.session, one.recorder.span, self.paused), terminal=self.is_beside
         )
         sharing = self._sharing
         each.run.is_alone = lambda: not sharing.is_shared
@@ -568,25 +660,19 @@ class Daemon:
             reason = f"{verdict.reason or 'isolate'}; this world is the session's: substrate --fresh -c …"
             one.top = replace(one.top, verdict=replace(verdict, action=DENY, reason=reason))
 
-    def _decide_inside(self, call: Call, parent: str | None) -> Decided:
+    def _decide_inside(self, call: Call, pid: int, parent: str | None) -> Decided:
         """For a shim in the world. What the gate stops and asks for is left to it: it looks at what
         really runs."""
-        one = self._beside or next((each.one for each in self._running), None)
-        return self._decide(call, parent, "off" if one is None else one.gate.force)
-
-    def _decide_outside(self, call: Call, parent: str | None) -> Decided:
-        """For a shim of the host, where no gate follows."""
-        return self._decide(call, parent, "off")
-
-    def _decide(self, call: Call, parent: str | None, force: str) -> Decided:
-        gating = gated_command.load(self._settings, call.cwd, self.session.workspace)
-        gating.force = force
+        span = self.command_of(pid)
+        ones = (*([] if self._beside is None else [self._beside]), *self._sharing.all)
+        one = next((each for each in ones if each.recorder.span == span), None)
+        gating = gated_command.load(self.settings, call.cwd, self.session.workspace)
+        gating.force = "off" if one is None else one.gate.force
         told = gated_command.decide_shim(gating, call.argv, call.file, call.cwd, parent)
         if told is None:
             return Decided(allowed=True, digest=gating.broker.digest)
         event, line, rule = told
-        if self.session.started:  # before its first line there is no place for it
-            self.session.writer.append([event])
+        self.session.writer.append([event])
         return Decided(allowed=False, line=line, rule=rule)
 
     def _deny(self, each: Executing) -> None:
@@ -612,13 +698,14 @@ class Daemon:
         if not (self._sharing.is_shared or self._sharing.live or self._sharing.left):
             self._drop_world()
 
-    def _paused(self) -> Streams | None:
+    def paused(self) -> Streams | None:
         """What meets our terminal."""
         return None if self._beside is None else self._beside.streams
 
     def _begin_world(self, one: OneCommand) -> None:
         """A new world, on a new layer, for its first command."""
         session = self.session
+        self.pending.stop()
         session.host = world_setup.look_at_host()
         terminal = one.terminal is not None
         world, self._next = self._next, None
@@ -629,6 +716,7 @@ class Daemon:
             world.prepare(one.choice, terminal=terminal)
         self._world, self._network_began = world, False
         self._sharing = Sharing(session, world)
+        self._sharing.warn = self.log
         self._captures = one.captures = Captures(session.number)
         world.layer = session.cut()
         one.cwd = world.start(self._request_of(one), one.cwd)
@@ -667,21 +755,60 @@ class Daemon:
         owner = self._captures.owner_by_pid(host_pid, now_ns() // 1000)
         return None if owner is None else owner.span
 
-    def pending(self) -> dict[str, Any]:
-        """The answer to `diff` (schema substrate.session.diff/1): what earlier layers changed."""
-        from substrate.world.change import summary
-        from substrate.world.diff import diff_pending
+    def command_of(self, host_pid: int) -> str | None:
+        """The span of the command that a process of the world came of, as far as that was told."""
+        owner = self._captures.owner_by_pid(host_pid, now_ns() // 1000)
+        found = None if owner is None else self._captures.command_of(owner.proc)
+        if found is None and self._world is not None:
+            # nothing is captured, or not told yet: where there is one command it is that one's
+            ones = self._sharing.all
+            found = ones[0].recorder.span if len(ones) == 1 else None
+        return found
 
+    def own_status(self, host_pid: int) -> dict[str, Any]:
+        """What a process of the world is told of itself (schema substrate.session.status/1): others' commands,
+        and whose clients they have, are not its business."""
+        found, own = self.status(), self.command_of(host_pid)
+        ours = [each for each in found["commands"] if each["span"] == own]
+        told = [{key: each[key] for key in ("span", "program")} for each in ours]
+        return {**found, "pid": 0, "left": 0, "commands": told}
+
+    def start_record(self) -> None:
+        """The session's first line, where something is to be told before its first command: what its worlds
+        are held by is found out by one in which nothing runs. Raises SubstrateError, OSError."""
+        session = self.session
+        if session.started:
+            return
+        one = OneCommand(
+            *(self._request, self.settings, session.cwd, None, frozenset()), environ={}, umask=0
+        )
+        one.choose(session)
+        one.gating = gated_command.load(self.settings, session.cwd, session.workspace)
+        if one.gating.needed:
+            one.choice = capturing.with_gate(session.home, one.choice)
+        one.fds, one.closed = (-1, -1, -1), frozenset((0, 1, 2))
+        try:
+            self._begin_world(one)
+            assert self._world is not None
+            self._world.world.wait_ready()
+            digest = one.gating.broker.digest
+            events = [one.recorder.session_start(self._isolation, one.choice, digest)]
+            events += gated_command.policy_events(one.gating, session.files, continued=False)
+            session.writer.append(events)
+            session.recorded = session.started = True
+        finally:
+            _close_streams(one)
+            if one.capture is not None:
+                one.capture.close()
+            one.gating.close()
+            if self._world is not None:
+                self._drop_world()
+
+    def _frozen(self) -> LayerStack:
+        """The stack without the layer that is still written to."""
         stack = self.session.stack
         own = None if self._world is None else self._world.layer
-        kept = tuple(layer for layer in stack.layers if layer.number != own)
-        changes = diff_pending(replace(stack, layers=kept), skip_gone=True)
-        listed = [[c.kind, os.fsdecode(c.path)] for c in changes[:_MOST_LISTED]]
-        return {
-            "schema": "substrate.session.diff/1",
-            "counts": as_dict(summary(changes)),
-            "changes": [[kind, clean(path)] for kind, path in listed],
-        }
+        return replace(stack, layers=tuple(layer for layer in stack.layers if layer.number != own))
 
     def _request_of(self, one: OneCommand) -> RunRequest:
         """By what it is decided which places the world shows: that of the session, where it names an agent."""
@@ -697,7 +824,7 @@ class Daemon:
         if self.session.world.backend not in ("ns-root-idmap", "ns-root") or self._next is not None:
             return
         one = OneCommand(
-            *(self._request, self._settings, self.session.cwd, None, frozenset()),
+            *(self._request, self.settings, self.session.cwd, None, frozenset()),
             environ={},
             umask=0,
         )
@@ -728,25 +855,31 @@ class Daemon:
         alone = False
         try:
             alone = not sharing.is_shared and not sharing.left
+            self.reports.end_of(one.recorder.span)
             if alone and (world.quiet or world.dead):
                 sharing.live.remove(one)
                 one.is_gone = True
                 world.runs.remove(each.run)
-                found = finish(self.session, world, one, ended, world.wait_ended, self.log)
+                with self.recording.of(each):
+                    found = finish(self.session, world, one, ended, world.wait_ended, self.log)
                 self._world_is_gone()
             else:
-                found = sharing.finish(one, ended)
+                with self.recording.of(None):
+                    found = sharing.finish(one, ended)
                 if one in sharing.left:
                     self._left.append(each)
                 else:
                     world.runs.remove(each.run)
                 self.session.writer.sync()
-        except (SubstrateError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - an edge: one command's end is not the session's
             self.log(f"the end of {one.recorder.span}: {error!r}")
             trouble = trouble or str(error)
+            each.run.signal(_signal.SIGKILL, "tree")
+            if one.capture is not None:
+                one.capture.close()
             if one in sharing.live:
                 sharing.live.remove(one)
-            if self._world is world and alone and not self._is_beside:
+            if self._world is world and alone and not self.is_beside:
                 self._leave_layer()
                 self._world_is_gone()
         one.gate.close()

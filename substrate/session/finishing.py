@@ -121,9 +121,22 @@ def _pass_through(session: LiveSession, command: OneCommand, number: int) -> lis
     return _passed(session, command, number, pass_through(session.stack, number, patterns))
 
 
-def pass_note(session: LiveSession, world: LiveWorld, command: OneCommand) -> list[Event]:
-    """What its agent reads afterwards (scaffolding.py), of a command among others."""
-    paths = note_of(command.request.cmd_text)
+def to_pass(command: OneCommand) -> tuple[bytes, ...]:
+    """What of a command among others passes to the host: what its agent reads afterwards (scaffolding.py), and
+    what it wrote of the files that the settings name."""
+    paths = list(note_of(command.request.cmd_text))
+    patterns = command.settings.pass_through
+    if patterns and command.written is not None:
+        from substrate.session.pass_through import matching
+
+        paths += matching(patterns, (told.path for told in command.written.all()))
+    return tuple(dict.fromkeys(paths))
+
+
+def pass_note(
+    session: LiveSession, world: LiveWorld, command: OneCommand, paths: tuple[bytes, ...]
+) -> list[Event]:
+    """Of a command among others: `paths` as `to_pass` gave them."""
     if not paths or world.layer is None:
         return []
     from substrate.session.pass_through import pass_from_world

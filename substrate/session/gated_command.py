@@ -143,6 +143,7 @@ def may_ask(
             paused=paused,
             terminal=terminal,
             door=True,
+            remote_of=session.remote_of,
         )
 
     def view() -> View:

@@ -86,7 +86,7 @@ def decide(gating: Gating, request: RunRequest, cwd: bytes, *, in_world: bool) -
     """Before anything of it is there. Where a strict gate follows, files are its to look at."""
     program = b"" if gating.force == "strict" else look_up(request.file, cwd)
     subject = rules.Subject(argv=request.argv, program=program, name=request.file, cwd=cwd)
-    verdict = gating.broker.compiled.decide(subject, _digest)
+    verdict = gating.broker.compiled.decide(subject, digest_of)
     if verdict.action == rules.ISOLATE and not in_world:
         verdict = replace(
             verdict,
@@ -116,7 +116,7 @@ def ask(
     from substrate.session.approving import ask_now
 
     program = look_up(request.file, cwd)
-    held = Held(argv=request.argv, program=program, cwd=cwd, digests=(_digest(program) or "",))
+    held = Held(argv=request.argv, program=program, cwd=cwd, digests=(digest_of(program) or "",))
     asked = Asked(
         ticket=span,
         action=span,
@@ -180,7 +180,7 @@ def look_up(file: bytes, cwd: bytes) -> bytes:
     return b""
 
 
-def _digest(path: bytes) -> str | None:
+def digest_of(path: bytes) -> str | None:
     if not path:
         return None
     from substrate.telemetry.trace.digests import sha256_fd

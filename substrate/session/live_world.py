@@ -10,7 +10,9 @@ isolation than is required. Spec: shell.md §2, world.md §1, §2, §4.
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 
 from substrate.errors import HostUnsupported
 from substrate.session import running, world_setup
@@ -38,6 +40,11 @@ if TYPE_CHECKING:
     from substrate.world.spec import WorldSpec
 
 
+#: between two looks, where there is no descriptor left
+_PAUSE_S = 0.1
+_STEP_MS = 20
+
+
 class LiveWorld:
     """See the module. `number`: of the worlds of this supervisor, from 1."""
 
@@ -54,11 +61,15 @@ class LiveWorld:
         self.notes: tuple[str, ...] = ()
         #: commands that are in it, or have left something in it
         self.runs: list[CommandRun] = []
-        self.ended = False  # every process of it is dead
+        self.ended = False  # every process of it is dead, or that is waited for
+        self.all_dead = False
         self.quiet = False  # no process but its holder is left
         self.dead = False
         #: its processes can ask the supervisor, at /run/substrate/inside
         self.has_door = False
+        self._not_before = (
+            0.0  # it says something, and there is no descriptor left for what it sends
+        )
         self._disk: DiskWatch | None = None
 
     # --- it begins
@@ -148,6 +159,12 @@ class LiveWorld:
     def world(self) -> World:
         assert self.started is not None
         return self.started
+
+    def close_door(self) -> None:
+        """Its processes are told at once that nobody can be asked."""
+        fd = self.world.take_inside()
+        if fd >= 0:
+            os.close(fd)
 
     # --- its network
 
@@ -254,8 +271,10 @@ class LiveWorld:
         """A turn of the loop."""
         if self.started is None or self.ended:
             return
-        if not self.dead:
+        if not self.dead and waiting.now >= self._not_before:
             waiting.read(self.started.fileno(), self._receive)
+        elif not self.dead:
+            waiting.until(self._not_before)
         if self.network is not None:
             for fd in self.network.fds():
                 waiting.read(fd, self.network.pump)
@@ -268,7 +287,17 @@ class LiveWorld:
             waiting.until(self._disk.next_look)
 
     def _receive(self) -> None:
-        message = self.world.receive()
+        if not wire.has_room():
+            self._not_before = time.monotonic() + _PAUSE_S
+            return
+        try:
+            message = self.world.receive()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            if self.network is not None:  # only sockets come by so many
+                self.network.give_sockets([])
+            return
         if message is None:
             self.dead = True
             for run in self.runs:
@@ -299,6 +328,13 @@ class LiveWorld:
 
     # --- its end
 
+    def give_up(self) -> None:
+        """Ends it, and with it the commands in it, since nobody can listen to it any more."""
+        self.close()
+        self.dead = True
+        for run in self.runs:
+            run.world_died()
+
     def close(self) -> None:
         """Ends it; nothing is waited for."""
         if self.started is not None:
@@ -306,10 +342,17 @@ class LiveWorld:
 
     def wait_ended(self) -> None:
         """Waits until every process of it is dead."""
-        if not self.ended:
-            self.ended = True
-            if self.started is not None:
-                self.session.zygote.wait_gone(self.number)
+        if self.all_dead:
+            return
+        self.ended = True
+        if self.started is not None:
+            step = self.session.between  # where others are served meanwhile (meanwhile.py)
+            while not self.session.zygote.wait_gone(
+                self.number, None if step is None else _STEP_MS
+            ):
+                if step is not None:
+                    step()
+        self.all_dead = True
 
     def harvest(self) -> tuple[str, ...]:
         """Of a world without namespaces: puts what was done in its copy into its layer. What a person
