@@ -69,6 +69,8 @@ if TYPE_CHECKING:
 
 LOG = b"log"
 _MOST_LOG = 1 << 20
+#: refusals at the doors that the trace tells of
+_MOST_REFUSED = 1000
 #: commands that are asked to end get this long in all
 _END_S = 5.0
 #: between two looks at what has not ended by then
@@ -105,6 +107,7 @@ class Daemon:
         self.verbs: dict[str, Callable[[Client, dict[str, Any]], None]] = {}
         self._next: LiveWorld | None = None  # begun with, for the next command
         self._worlds = 0
+        self._refused = 0
         self._running: list[Executing] = []
         self._left: list[Executing] = []  # answered; what they left goes on
         self._clients: list[Client] = []
@@ -392,7 +395,7 @@ class Daemon:
             raise
         client = Client(socket, peer, inside=False, until=time.monotonic() + doors.FIRST_S)
         if why:
-            self._tell_of_refusal(client, why)
+            self.tell_of_refusal("control", why)
             client.fail(f"this is not for you: {why}", "ask from outside of worlds", 126)
         elif self._served(inside=False) >= doors.MOST_CLIENTS:
             client.fail(
@@ -404,21 +407,27 @@ class Daemon:
             client.on_packet, client.on_bug = self._hear, self.log
             self._clients.append(client)
 
-    def _tell_of_refusal(self, client: Client, why: str) -> None:
-        """On the record: an attempt at what is not a world's to have."""
-        if not self.session.started:
-            self.log(f"refused at control: {why}")
+    def tell_of_refusal(self, door: str, why: str, span: str | None = None) -> None:
+        """On the record: an attempt at what is not a world's to have. What is tried without an end is told
+        for a while only, and that it is."""
+        self._refused += 1
+        if self._refused > _MOST_REFUSED:
             return
+        if not self.session.started:
+            self.log(f"refused at {door}: {why}")
+            return
+        if self._refused == _MOST_REFUSED:
+            why += f"; {_MOST_REFUSED} attempts are told of, and no more of them"
         told = PolicyDecision(
             kind="api",
-            subject="control",
+            subject=door,
             decision="deny",
             action="refused",
             rule=None,
             policy_digest="",
             reason=why,
         )
-        self.session.writer.append([told.event("shell")])
+        self.session.writer.append([told.event("shell", parent_span_id=span)])
 
     def _hear(self, client: Client, message: wire.Message) -> None:
         """The first packet of a client."""

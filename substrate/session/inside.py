@@ -37,6 +37,8 @@ REPORTED = frozenset(
     )
 )
 _MOST_PRODUCER = 100
+#: of one world, that the trace tells of
+_MOST_BYPASSES = 1000
 
 
 @value
@@ -92,6 +94,7 @@ class Inside:
     def __init__(self, daemon: Daemon, fd: int, holder_pid: int, decide: DecideExec) -> None:
         self._daemon, self._holder, self._decide = daemon, holder_pid, decide
         self._root = doors.uid_of(holder_pid)
+        self._bypasses = 0
         self._socket = _socket.socket(fileno=fd)
         self._socket.setblocking(False)
         self._accepting = doors.Accepting(self._socket, self._welcome)
@@ -128,9 +131,16 @@ class Inside:
             return
         if message.kind != client_call.EXECUTE:
             raise BadCall(f"nobody begins with {message.kind!r}")
-        call = client_call.parse_execute(message)
         parent = self._span_of(client)
-        if call.flags.bypass:
+        try:
+            call = client_call.parse_execute(message)
+            if call.mode == client_call.COMMAND:
+                other_settings.refuse(call)
+        except client_call.Widens as wide:
+            self._refuse(client, str(wide), parent)
+            return
+        if call.flags.bypass and self._bypasses < _MOST_BYPASSES:
+            self._bypasses += 1  # each of them is refused, told of or not
             told = outside.bypass_event(call, "it is asked for in a world", parent)
             self._daemon.session.writer.append([told])
         if call.mode == client_call.COMMAND:
@@ -154,7 +164,6 @@ class Inside:
     def _run_beside(
         self, client: Client, call: Call, message: wire.Message, parent: str | None
     ) -> None:
-        other_settings.refuse(call)
         if client.peer.uid != self._root:
             client.fail(
                 "another user of this world cannot have a command run by its first one",
@@ -180,9 +189,13 @@ class Inside:
         elif verb.name == "event":
             self._take_event(client, verb.arguments)
         else:
-            client.fail(
-                f"{verb.name} cannot be asked for in a world", "ask the user, who can outside of it"
-            )
+            why = f"{verb.name!r} cannot be asked for in a world"
+            self._refuse(client, why, self._span_of(client))
+
+    def _refuse(self, client: Client, why: str, span: str | None) -> None:
+        """What is the user's alone to do or to widen: an attempt at it is on the record."""
+        self._daemon.tell_of_refusal("inside", why, span)
+        client.fail(why, "ask the user, who can outside of it", 126)
 
     def _take_event(self, client: Client, given: dict[str, Any]) -> None:
         """What a process says of itself. The connection stays, for the next one."""
