@@ -37,7 +37,7 @@ def answer(verb: str, form: str, pairs: dict[str, str]) -> int:
     return 0
 
 
-def ask(verb: str) -> dict[str, Any]:
+def ask(verb: str, arguments: dict[str, Any] | None = None) -> dict[str, Any]:
     """Raises NothingFound with what is refused, StateError where nobody answers."""
     import json
 
@@ -46,7 +46,7 @@ def ask(verb: str) -> dict[str, Any]:
 
     socket = finding.find(os.environb, b"").socket
     try:
-        wire.send(socket, client_call.VERB, verb, "{}")
+        wire.send(socket, client_call.VERB, verb, json.dumps(arguments or {}))
         message = wire.receive(socket)
     except OSError as error:
         raise _silent(error.strerror or "it does not answer") from None

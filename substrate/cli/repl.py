@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import click
 
 from substrate.cli import messages
-from substrate.cli.run import load_for, say_how_it_failed
+from substrate.cli.run import SAYS, load_for, say_how_it_failed
 from substrate.errors import SubstrateError
 from substrate.session.request import INTERACTIVE, RunRequest
 from substrate.session.settings import Settings
@@ -119,6 +119,8 @@ class _Runner:
         """What a line came to, besides its output."""
         say_how_it_failed(outcome)
         for denial in outcome.denials:
+            if denial.code in SAYS:  # which is said already
+                continue
             messages.say(f"substrate: {denial.text}")
         for note in outcome.notes:
             if note not in self._notes:

@@ -13,7 +13,7 @@ import os
 from substrate.session import gated_command
 from substrate.session.scaffolding import note_of
 from substrate.session.signals import RecordInterrupted
-from substrate.values import value
+from substrate.values import replace, value
 from substrate.world import layers
 
 TYPE_CHECKING = False
@@ -71,7 +71,7 @@ def finish(
         denied = (*refused, *denied)
     if command.top.isolated:
         gated_command.tell_isolated(command.gate, command.top, command.request)
-    denied = (*command.gate.denials(), *denied)
+    denied = command.told(ended, denied)
     if not ended.quiet:
         wait_gone()  # until then its processes may write
     for dropped in world.harvest():
@@ -118,10 +118,27 @@ def _pass_through(session: LiveSession, command: OneCommand, number: int) -> lis
         return []
     from substrate.session.pass_through import pass_through
 
-    return _passed(session, command, number, pass_through(session.stack, number, patterns))
+    may = _may_pass(session, command)
+    passed = pass_through(session.stack, number, command.settings.pass_through, may)
+    noted = pass_through(session.stack, number, note_of(command.request.cmd_text))
+    both = replace(
+        passed,
+        copied=(*passed.copied, *noted.copied),
+        refused=(*passed.refused, *noted.refused),
+    )
+    return _passed(session, command, number, both)
 
 
-def to_pass(command: OneCommand) -> tuple[bytes, ...]:
+def _may_pass(session: LiveSession, command: OneCommand) -> Callable[[bytes], bool] | None:
+    """What `[fs] write` of the policy lets out; None where it says nothing of that."""
+    if command.gate.broker.policy.fs.write is None:
+        return None
+    from substrate.session.fs_write import may_write
+
+    return may_write(session.files, session.workspace.path, session.world.name)
+
+
+def to_pass(session: LiveSession, command: OneCommand) -> tuple[bytes, ...]:
     """What of a command among others passes to the host: what its agent reads afterwards (scaffolding.py), and
     what it wrote of the files that the settings name."""
     paths = list(note_of(command.request.cmd_text))
@@ -129,7 +146,9 @@ def to_pass(command: OneCommand) -> tuple[bytes, ...]:
     if patterns and command.written is not None:
         from substrate.session.pass_through import matching
 
-        paths += matching(patterns, (told.path for told in command.written.all()))
+        may = _may_pass(session, command)
+        found = matching(patterns, (told.path for told in command.written.all()))
+        paths += [path for path in found if may is None or may(path)]
     return tuple(dict.fromkeys(paths))
 
 

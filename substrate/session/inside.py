@@ -186,6 +186,8 @@ class Inside:
             client.answer(doors.plain(self._daemon.own_status(client.peer.pid)))
         elif verb.name == "diff":
             self._daemon.pending.ask(client)
+        elif verb.name == "request_scopes":
+            self._daemon.request_scopes(client, verb.arguments, self._span_of(client))
         elif verb.name == "event":
             self._take_event(client, verb.arguments)
         else:

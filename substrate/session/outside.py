@@ -88,6 +88,7 @@ class Outside:
 
     def _ask(self, client: Client, call: Call, gating: Gating, verdict: Verdict, span: str) -> None:
         from substrate.session.approvals_values import Asked, Held
+        from substrate.session.gating_environ import listed
 
         session = self._daemon.session
         gated_command.may_ask(
@@ -99,7 +100,13 @@ class Outside:
         asked = Asked(
             ticket=span,
             action=span,
-            held=Held(argv=call.argv, program=program, cwd=call.cwd, digests=(digest,)),
+            held=Held(
+                argv=call.argv,
+                program=program,
+                cwd=call.cwd,
+                digests=(digest,),
+                variables=listed(b"%s=%s" % pair for pair in call.environ.items()),
+            ),
             verdict=verdict,
             policy_digest=gating.broker.digest,
             span=span,
@@ -232,7 +239,11 @@ def decide(gating: Gating, call: Call) -> Verdict:
         argv=call.argv, program=program, name=call.file, cwd=call.cwd, in_world=False
     )
     verdict = gating.broker.compiled.decide(subject, gating_top.digest_of)
-    if verdict.action == rules.ISOLATE:
+    lets = verdict.action in (rules.ALLOW, rules.AUDIT)
+    if lets and verdict.is_cut and gating.broker.compiled.holds_back:
+        reason = "there is more in it than could be read"  # and no exec of it meets a rule later
+        return replace(verdict, action=rules.ASK, rule=None, reason=reason)
+    if verdict.action == rules.ISOLATE or (verdict.action == rules.ASK and verdict.isolates):
         reason = f"{verdict.reason or 'isolate'}; there is no world to isolate it in"
         return replace(verdict, action=rules.DENY, reason=reason)
     if verdict.action == rules.ASK and verdict.rule is None and observes(gating.broker.policy):

@@ -80,8 +80,8 @@ class Sharing:
             scopes, refused = world.network.end_of(command.recorder.span)
             summary = world.network.by_name(summary)
             denied = (*refused, *denied)
-        denied = (*command.gate.denials(), *denied)
-        passing = to_pass(command)  # by what it wrote, which is forgotten when it is cut
+        denied = command.told(ended, denied)
+        passing = to_pass(session, command)  # by what it wrote, which is forgotten when it is cut
         events, counts, changes = self._cut(command)
         events += pass_note(session, world, command, passing)
         events.append(command.end_event(ended, counts, denied, summary, scopes))
