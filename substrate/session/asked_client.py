@@ -80,6 +80,10 @@ def packed(question: Question, exact: bool, line: str) -> str:
             "program": _text(held.program),
             "cwd": _text(held.cwd),
             "interpreters": [_text(each) for each in held.interpreters[:_MOST_CHAIN]],
+            "kind": asked.kind,
+            "variables": None
+            if held.variables is None
+            else [_text(each[:100]) for each in held.variables[:_MOST_WORDS]],
             "chain": [_text(each[:_MOST_WORD]) for each in asked.chain[:_MOST_CHAIN]],
             "touches": [each[:200] for each in asked.touches[:_MOST_CHAIN]],
             "verdict": [
@@ -97,12 +101,16 @@ def unpacked(number: int, text: str) -> tuple[Question, bool, str]:
     asked = Asked(
         ticket=number,
         action="",
+        kind=given["kind"],
         held=Held(
             argv=tuple(map(_bytes, given["argv"])),
             program=_bytes(given["program"]),
             cwd=_bytes(given["cwd"]),
             interpreters=tuple(map(_bytes, given["interpreters"])),
             cut=bool(given["cut"]),
+            variables=None
+            if given["variables"] is None
+            else tuple(map(_bytes, given["variables"])),
         ),
         verdict=Verdict(
             action=action,
