@@ -11,6 +11,7 @@ from __future__ import annotations
 import _signal
 import os
 import select
+import time
 
 from substrate.errors import StateError
 from substrate.shim import packets
@@ -19,7 +20,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
     from collections.abc import Callable, Sequence
-    from typing import Any
+    from typing import Any, Protocol
+
+    class Asker(Protocol):
+        """Who shows a question on our terminal (session/asked_here.py)."""
+
+        def put(self, number: int, text: str) -> bool: ...
+        def over(self, number: int, line: str) -> None: ...
+        def say(self, text: str) -> None: ...
+        @property
+        def is_asking(self) -> bool: ...
+        def fds(self) -> tuple[tuple[int, int], ...]: ...
+        def next_look(self) -> float | None: ...
+        def pump(self) -> tuple[int, str, str] | None: ...
+        def close(self) -> None: ...
+
 
 _FORWARDED = (
     *(_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM, _signal.SIGUSR1),
@@ -41,15 +56,95 @@ class Ending:
         self.text = self.hint = ""
 
 
+class Questions:
+    """What the supervisor asks whoever sits here, between its other packets. `opens`: makes who shows it;
+    None: nobody here can."""
+
+    def __init__(self, socket: _socket.socket, opens: Callable[[], Asker] | None) -> None:
+        self._socket, self._opens = socket, opens
+        self._asker: Asker | None = None
+
+    @property
+    def can_ask(self) -> bool:
+        return self._opens is not None and has_person()
+
+    def takes(self, kind: bytes, fields: list[bytes]) -> bool:
+        """Whether a packet was about a question."""
+        if kind not in (packets.QUESTION, packets.OVER, packets.WRONG):
+            return False
+        number = int(_text(fields, 0)) if _text(fields, 0).isdecimal() else 0
+        if kind == packets.QUESTION:
+            if self._asker is None and self._opens is not None:
+                self._asker = self._opens()
+            if self._asker is None or not self._asker.put(number, _text(fields, 1)):
+                self._reply(number, "", "")
+        elif self._asker is not None and kind == packets.OVER:
+            self._asker.over(number, _text(fields, 1))
+        elif self._asker is not None:
+            self._asker.say(_text(fields, 1))
+        return True
+
+    def wait(self, poll: select.poll) -> set[int]:
+        """Polls, for what stands on the terminal as well."""
+        asker = self._asker
+        if asker is None:
+            return {fd for fd, _ in poll.poll()}
+        watched = asker.fds()
+        for fd, events in watched:
+            poll.register(fd, events)
+        look = asker.next_look()
+        wait_ms = None if look is None else max(0.0, look - time.monotonic()) * 1000 + 1
+        ready = {fd for fd, _ in poll.poll(wait_ms)}
+        for fd, _ in watched:
+            poll.unregister(fd)
+        if (said := asker.pump()) is not None:
+            self._reply(*said)
+        return ready
+
+    def _reply(self, number: int, choice: str, rule: str) -> None:
+        try:
+            packets.send(
+                self._socket,
+                packets.REPLY,
+                b"%d" % number,
+                choice.encode(),
+                rule.encode("utf-8", "surrogateescape"),
+            )
+        except OSError:
+            return  # the next receive says that it has gone
+
+    def close(self) -> None:
+        """The terminal is given back, when what was said there could be read."""
+        asker, self._asker = self._asker, None
+        if asker is not None:
+            asker.close()
+
+
+def has_person() -> bool:
+    """Whether we are in the foreground of a terminal, on which a person can be asked."""
+    try:
+        fd = os.open(b"/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
 class Client:
-    """One command. `say` gets lines of text for standard error."""
+    """One command. `say` gets lines of text for standard error; `asks`: makes who shows questions."""
 
     def __init__(
         self,
         socket: _socket.socket,
         closed: frozenset[int],
         say: Callable[[str], None],
+        asks: Callable[[], Asker] | None = None,
     ) -> None:
+        self._questions = Questions(socket, asks)
         self._socket, self._closed, self._say = socket, closed, say
         self._cooked: list[Any] | None = None
         self._read_end, self._write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -103,6 +198,7 @@ class Client:
         try:
             return self._wait()
         finally:
+            self._questions.close()
             self._restore()
 
     def close(self) -> None:
@@ -122,6 +218,8 @@ class Client:
         if self._has_terminal():
             columns, rows = os.get_terminal_size(0)
             flags += f',"terminal":[{columns or 80},{rows or 24}]'
+        if self._questions.can_ask:
+            flags += ',"asks":true'
         if narrowing:
             flags += "," + narrowing
         return b"{%s}" % flags.encode("utf-8", "surrogateescape")
@@ -132,7 +230,7 @@ class Client:
         poll.register(self._read_end, select.POLLIN)
         span = ""
         while True:
-            ready = {fd for fd, _ in poll.poll()}
+            ready = self._questions.wait(poll)
             if self._read_end in ready:
                 self._forward()
             if self._socket.fileno() not in ready:
@@ -146,6 +244,8 @@ class Client:
                 self._say(_text(fields, 0))
             elif kind == packets.STOPPED:
                 self._stop()
+            elif self._questions.takes(kind, fields):
+                continue
             else:
                 return ending_of(kind, fields, span)
 

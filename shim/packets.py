@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 VERSION = b"1"
 # client → supervisor
-EXECUTE, SIGNAL, CONTINUE, VERB = b"X", b"K", b"C", b"V"
+EXECUTE, SIGNAL, CONTINUE, VERB, REPLY = b"X", b"K", b"C", b"V", b"R"
 #: modes of EXECUTE
 COMMAND, SHIM, ASK = b"command", b"shim", b"ask"
 # supervisor → client
 ACCEPTED, TEXT, ENDED, DENIED, FAILED, STOPPED, JSON = b"A", b"T", b"E", b"D", b"F", b"S", b"J"
+# of questions on our terminal: one is put, is over, was answered by what cannot be done
+QUESTION, OVER, WRONG = b"Q", b"O", b"W"
 
 #: bytes of a packet, of a call
 MOST, CALL_MOST = 65536, 4 << 20

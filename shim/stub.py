@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import sys
 
 from substrate.errors import StateError
@@ -20,6 +21,7 @@ from substrate.shim.written import Written, load_written
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
 SHELLS = (b"sh", b"bash", b"zsh", b"dash", b"ksh", b"fish")
@@ -29,11 +31,16 @@ _DEPTH, _PARENT = b"SUBSTRATE_SHIM_DEPTH", b"SUBSTRATE_PARENT_SPAN"
 _DEPLOY = "make the shims anew: `substrate shim deploy`"
 
 
-def main(script: str) -> NoReturn:
-    """Runs as the shim at `script`, and never returns."""
+def main(
+    script: str,
+    argv: list[bytes] | None = None,
+    asks: Callable[[], joining.Asker] | None = None,
+) -> NoReturn:
+    """Runs as the shim at `script`, and never returns. `argv`: where it is not this process' own; `asks`:
+    makes who shows a question on our terminal, None: `substrate` is started for that."""
     closed = _hold_closed()
     path = os.fsencode(script)
-    shim = _Shim(path, closed)
+    shim = _Shim(path, closed, argv, asks)
     status = _FAILED
     try:
         status = shim.run()
@@ -66,11 +73,18 @@ def _hold_closed() -> frozenset[int]:
 class _Shim:
     """One start of one shim."""
 
-    def __init__(self, path: bytes, closed: frozenset[int]) -> None:
-        self.closed = closed
+    def __init__(
+        self,
+        path: bytes,
+        closed: frozenset[int],
+        argv: list[bytes] | None = None,
+        asks: Callable[[], joining.Asker] | None = None,
+    ) -> None:
+        self.closed, self.path, self.asks = closed, path, asks
+        self.written = Written(fail_open=False, substrate=b"")
         self.name = os.path.basename(path)
         self.directory = os.path.dirname(os.path.realpath(path))
-        self.argv = [self.name, *map(os.fsencode, sys.argv[1:])]
+        self.argv = argv or [self.name, *map(os.fsencode, sys.argv[1:])]
         # not os.environ: Python may have put LC_CTYPE there (PEP 538)
         with open("/proc/self/environ", "rb") as file:
             self.entries = [entry for entry in file.read().split(b"\0") if entry]
@@ -88,7 +102,7 @@ class _Shim:
             return  # nobody reads it
 
     def run(self) -> int:
-        written = load_written(self.directory)
+        written = self.written = load_written(self.directory)
         if self.name == os.path.basename(os.path.realpath(os.path.join(self.directory, self.name))):
             raise StateError(
                 "this program is started by the name of a command",
@@ -120,6 +134,12 @@ class _Shim:
         found.socket.close()
         return status or self._become(path, span, depth)
 
+    def _is_typed_at(self) -> bool:
+        """Whether a person sits at the shell, who may be asked while it runs."""
+        if self.closed & {0, 1} or not (os.isatty(0) and os.isatty(1)):
+            return False
+        return joining.has_person()
+
     # --- asking
 
     def _parent(self) -> bytes:
@@ -134,7 +154,13 @@ class _Shim:
         cwd = _cwd()
         umask = os.umask(0)
         os.umask(umask)
-        flags = b'{"bypass":true}' if self._bypasses() else b""
+        questions = joining.Questions(found.socket, self.asks)
+        # who shows it may be another program, which asks anew
+        asks = not found.inside and mode == packets.SHIM and joining.has_person()
+        asks = asks and (self.asks is not None or bool(self.written.substrate))
+        members = [b'"bypass":true'] if self._bypasses() else []
+        members += [b'"asks":true'] if asks else []
+        flags = b"{%s}" % b",".join(members) if members else b""
         try:
             call = packets.call_memfd(path, cwd, self.argv, self.entries, umask)
         except OSError as error:
@@ -152,11 +178,10 @@ class _Shim:
             raise StateError(f"the session's supervisor cannot be told: {error.strerror}") from None
         finally:
             os.close(call)
-        while True:
-            kind, fields = joining.receive(found.socket)
-            if kind != packets.TEXT:
-                break
-            self.say(_text(fields, 0))
+        try:
+            kind, fields = self._hear(found, questions)
+        finally:
+            questions.close()
         if kind == packets.ACCEPTED:
             span = _text(fields, 0)
             if not packets.is_id("spn_", span):
@@ -166,6 +191,36 @@ class _Shim:
         if mode == packets.ASK:
             return 0, "", False
         return self._refused(joining.ending_of(kind, fields)), "", False
+
+    def _hear(
+        self, found: finding.Found, questions: joining.Questions
+    ) -> tuple[bytes, list[bytes]]:
+        """The answer, when questions on the way to it are answered."""
+        poll = select.poll()
+        poll.register(found.socket.fileno(), select.POLLIN)
+        while True:
+            if found.socket.fileno() not in questions.wait(poll):
+                continue
+            kind, fields = joining.receive(found.socket)
+            if kind == packets.QUESTION and self.asks is None:
+                found.socket.close()
+                self._become_asking()
+            if kind == packets.TEXT:
+                self.say(_text(fields, 0))
+            elif not questions.takes(kind, fields):
+                return kind, fields
+
+    def _become_asking(self) -> NoReturn:
+        """`substrate` can show a question on our terminal; it asks anew."""
+        for fd in self.closed:
+            os.close(fd)
+        _default_pipes()
+        command = self.written.substrate or b"substrate"
+        try:
+            words = [b"substrate", b"--as-shim", self.path, *self.argv]
+            os.execve(command, words, self.environ)
+        except OSError as error:
+            raise StateError(f"{os.fsdecode(command)}: {error.strerror}", hint=_DEPLOY) from None
 
     def _refused(self, ending: joining.Ending) -> int:
         if ending.kind == packets.ENDED:
@@ -185,7 +240,10 @@ class _Shim:
             if bypassed:
                 return self._become(path, span, depth)
             found = finding.find(self.environ)
-        client = joining.Client(found.socket, self.closed, self.say)
+        if self.asks is None and self.written.substrate and self._is_typed_at():
+            found.socket.close()
+            self._become_asking()
+        client = joining.Client(found.socket, self.closed, self.say, self.asks)
         ending = client.run(path, self.argv, self.entries, self._parent())
         if ending.kind != packets.ENDED:
             return self._refused(ending)

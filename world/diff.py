@@ -69,14 +69,16 @@ def diff_layer(
     digest: Digest | None = None,
     include_scratch: bool = False,
     witness: Witness | None = None,
+    step: Callable[[], None] | None = None,
 ) -> list[Change]:
     """What layer `number` changed, relative to the layers below it over the host.
 
     `digest(fd)` names the content of a regular file; without it no digest is filled.
-    `witness`: is shown what each change was made from, digests there. Raises StateError (the
-    host cannot be read, a damaged layer) and OSError."""
+    `witness`: is shown what each change was made from, digests there. `step`: called between entries
+    and pieces of files. Raises StateError (the host cannot be read, a damaged layer), OSError, and
+    what `step` raises."""
     below = stack.sources([x for x in stack.numbers if x < number])
-    return _diff(stack, (number,), below, digest, include_scratch, witness)
+    return _diff(stack, (number,), below, digest, include_scratch, witness, step)
 
 
 def diff_pending(
@@ -85,12 +87,13 @@ def diff_pending(
     digest: Digest | None = None,
     include_scratch: bool = False,
     skip_gone: bool = False,
+    step: Callable[[], None] | None = None,
 ) -> list[Change]:
     """What all layers together would change on the host as it is now. `skip_gone`: without what
-    they change in a mount that has gone, which is an error else."""
+    they change in a mount that has gone, which is an error else. `step`: as for `diff_layer`."""
     if skip_gone:
         stack = replace(stack, mounts=tuple(filter(is_there, stack.mounts)))
-    return _diff(stack, stack.sources(stack.numbers), (), digest, include_scratch, None)
+    return _diff(stack, stack.sources(stack.numbers), (), digest, include_scratch, None, step)
 
 
 def _diff(
@@ -100,6 +103,7 @@ def _diff(
     digest: Digest | None,
     include_scratch: bool,
     witness: Witness | None,
+    step: Callable[[], None] | None,
 ) -> list[Change]:
     # of a target that is not there, what the world put in its place belongs to the mount above
     there = tuple(m for m in stack.mounts if os.path.isdir(m.target))
@@ -112,7 +116,7 @@ def _diff(
     try:
         for mount in stack.mounts:
             if scope.reaches(mount) and not _is_gone(stack, mount, changed):
-                walk = _Walk(stack, mount, scope, digest, changes, witness)
+                walk = _Walk(stack, mount, scope, digest, changes, witness, step)
                 try:
                     walk.run(changed, (*below, HOST))
                 finally:
@@ -140,6 +144,7 @@ class _Walk:
         digest: Digest | None,
         changes: list[Change],
         witness: Witness | None,
+        step: Callable[[], None] | None,
     ) -> None:
         self.view = MountView(stack, mount)
         self.marks = self.view.marks
@@ -153,6 +158,7 @@ class _Walk:
         self.digest = digest
         self.changes = changes
         self.witness = witness
+        self.step = step
         #: directories to visit: path, changed sources, sources of the base, whether the base
         #: shows through
         self.pending: list[tuple[bytes, tuple[int, ...], tuple[int, ...], bool]] = []
@@ -205,6 +211,8 @@ class _Walk:
         seen: set[str] = set()
         for top in tops:
             for name, is_file in directory.entries(top):
+                if self.step is not None:
+                    self.step()
                 if name in seen:
                     continue
                 seen.add(name)
@@ -224,6 +232,8 @@ class _Walk:
             return
         for source in base:
             for name in directory.names(source):
+                if self.step is not None:
+                    self.step()
                 if name in seen:
                     continue
                 seen.add(name)
@@ -435,7 +445,7 @@ class _Walk:
                     same = not later
                 else:
                     _must_be(old_fd, old, path)
-                    same = same_bytes(old_fd, new_fd, new.st_size)
+                    same = same_bytes(old_fd, new_fd, new.st_size, self.step)
                 if not same:
                     what.append("content")
             if old_fd >= 0 and (os.listxattr(old_fd) or not plain):
@@ -491,7 +501,7 @@ def _aspect_order(aspect: str) -> tuple[int, str]:
     return (_ASPECTS.index(aspect) if aspect in _ASPECTS else len(_ASPECTS), aspect)
 
 
-def same_bytes(fd_a: int, fd_b: int, size: int) -> bool:
+def same_bytes(fd_a: int, fd_b: int, size: int, step: Callable[[], None] | None = None) -> bool:
     """Whether two files of about `size` bytes are the same; their positions stay.
 
     One read a file when it is small, with a buffer no larger than needed: Python clears a
@@ -505,6 +515,8 @@ def same_bytes(fd_a: int, fd_b: int, size: int) -> bool:
         if len(a) < length:
             return True
         start += length
+        if step is not None:
+            step()
 
 
 def _may_have_attributes(path: bytes) -> bool:

@@ -469,14 +469,19 @@ class Zygote:
         finally:
             os.close(memory)
 
-    def wait_gone(self, number: int) -> None:
-        """Waits until every process of world `number` is dead and its cgroups are removed."""
+    def wait_gone(self, number: int, timeout_ms: int | None = None) -> bool:
+        """Waits until every process of world `number` is dead and its cgroups are removed: False where
+        that takes longer."""
+        poll = select.poll()
+        poll.register(self.socket.fileno(), select.POLLIN)
         while True:
+            if timeout_ms is not None and not poll.poll(timeout_ms):
+                return False
             message = wire.receive(self.socket)
             if message is None:
                 raise _zygote_is_gone()
             if message.kind == wire.GONE and message.number(0) == number:
-                return
+                return True
 
     def keep(self) -> None:
         """Further worlds will follow: `dismiss` does nothing any more."""

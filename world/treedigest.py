@@ -34,12 +34,18 @@ if TYPE_CHECKING:
     from substrate.world.layers import LayerStack, OverlayMount
 
 
-def layer_digest(stack: LayerStack, number: int, digest: Callable[[int], str]) -> str:
-    """The tree digest of layer `number` as `sha256:<hex>`. Raises OSError, StateError."""
+def layer_digest(
+    stack: LayerStack,
+    number: int,
+    digest: Callable[[int], str],
+    step: Callable[[], None] | None = None,
+) -> str:
+    """The tree digest of layer `number` as `sha256:<hex>`. `step`: called between entries. Raises
+    OSError, StateError, and what `step` raises."""
     parts: list[bytes] = []
     for mount in stack.mounts:
         parts.append(b"mount %d %s\n" % (mount.index, _sized(mount.target)))
-        parts += [record for _, record in sorted(_records(stack, mount, number, digest))]
+        parts += [record for _, record in sorted(_records(stack, mount, number, digest, step))]
     total = bulk(sum(map(len, parts)))
     for part in parts:
         total.update(part)
@@ -51,7 +57,11 @@ def _sized(content: bytes) -> bytes:
 
 
 def _records(
-    stack: LayerStack, mount: OverlayMount, number: int, digest: Callable[[int], str]
+    stack: LayerStack,
+    mount: OverlayMount,
+    number: int,
+    digest: Callable[[int], str],
+    step: Callable[[], None] | None,
 ) -> list[tuple[bytes, bytes]]:
     found: list[tuple[bytes, bytes]] = []
     with MountView(stack, mount) as view:
@@ -65,6 +75,8 @@ def _records(
                 if not relative:
                     found.append((b"", _record(view, fd, "", b"", root, b"", False)))
                 for name in directory.names(number):
+                    if step is not None:
+                        step()
                     raw = os.fsencode(name)
                     path = relative + b"/" + raw if relative else raw
                     status = os.stat(name, dir_fd=fd, follow_symlinks=False)

@@ -60,8 +60,9 @@ REFUSED = b"x"  # one byte of errno, four of how many entries of its script were
 _MAX = 65536
 #: in one message
 MOST_FDS = 96
+_A_FEW = 4  # all but SOCKETS and NETWORK bring no more
 _UCRED = struct.Struct("=iII")
-_SO_PASSCRED = 16
+SO_PASSCRED = 16
 _SCM_RIGHTS = 1
 _SCM_CREDENTIALS = 2
 
@@ -123,7 +124,7 @@ class Message:
 def pair() -> tuple[_socket.socket, _socket.socket]:
     """A connected pair; the first end learns the pid of each sender (SO_PASSCRED)."""
     left, right = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-    left.setsockopt(_socket.SOL_SOCKET, _SO_PASSCRED, 1)
+    left.setsockopt(_socket.SOL_SOCKET, SO_PASSCRED, 1)
     return left, right
 
 
@@ -171,6 +172,21 @@ def receive(socket: _socket.socket) -> Message | None:
         raise WireError("a packet was cut")
     name, fields = decode(packet)
     return Message(name, fields, fds, pid)
+
+
+def has_room() -> bool:
+    """Whether this process can take the descriptors of a packet that brings a few: what comes with one for
+    which there is no room is lost (unix(7), MSG_CTRUNC)."""
+    taken: list[int] = []
+    try:
+        for _ in range(_A_FEW):
+            taken.append(os.open("/", os.O_PATH | os.O_CLOEXEC))
+        return True
+    except OSError:
+        return False
+    finally:
+        for fd in taken:
+            os.close(fd)
 
 
 def pack_value(value: Any) -> int:

@@ -196,6 +196,40 @@ static int become_substrate(const struct caller *caller, const char *shell) {
     return STATUS_FAILED;
 }
 
+/* `substrate` can show a question on our terminal, which is more than a stub carries; it asks anew. */
+static int become_asking(const struct caller *caller) {
+    char **words = malloc(((size_t)caller->argc + 4) * sizeof *words);
+    char shim[PATH_ROOM * 2];
+    struct trouble trouble;
+    int at = 0;
+    if (words == NULL)
+        return STATUS_FAILED;
+    snprintf(shim, sizeof shim, "%s/%s", caller->directory, caller->name);
+    words[at++] = "substrate";
+    words[at++] = "--as-shim";
+    words[at++] = shim;
+    words[at++] = caller->argc > 0 ? caller->argv[0] : (char *)caller->name;
+    for (int word = 1; word < caller->argc; word++)
+        words[at++] = caller->argv[word];
+    words[at] = NULL;
+    for (int fd = 0; fd < 3; fd++)
+        if (caller->closed[fd])
+            close(fd);
+    execve(caller->substrate, words, caller->envp);
+    trouble_errno(&trouble, DEPLOY, caller->substrate);
+    say_trouble(caller->name, &trouble);
+    return STATUS_FAILED;
+}
+
+/* Whether we are in the foreground of a terminal, on which a person can be asked. */
+static bool has_person(void) {
+    int fd = open("/dev/tty", O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+    bool found = fd >= 0 && tcgetpgrp(fd) == getpgrp();
+    if (fd >= 0)
+        close(fd);
+    return found;
+}
+
 /* --- asking */
 
 int call_refused(const struct packet *packet) {
@@ -218,12 +252,17 @@ int call_refused(const struct packet *packet) {
 /* Asks for leave and waits for it. 0 for leave, with the span's id; else the status to end with, or -1
  * where only a bypass was asked for (mode `ask`) and is refused.
  * `bypassed`: the supervisor agreed to and recorded SUBSTRATE_BYPASS. */
-static int ask(const struct caller *caller, int socket, const char *mode, const char *path, char span[41],
-               bool *bypassed) {
+static int ask(const struct caller *caller, int socket, bool outside, const char *mode, const char *path,
+               char span[41], bool *bypassed) {
     struct trouble trouble;
     struct packet packet;
     const char *bypass = variable(caller, "SUBSTRATE_BYPASS");
-    const char *flags = bypass != NULL && strcmp(bypass, "1") == 0 ? "{\"bypass\":true}" : "";
+    bool bypasses = bypass != NULL && strcmp(bypass, "1") == 0;
+    bool asks = outside && strcmp(mode, "shim") == 0 && caller->substrate[0] != '\0' && has_person();
+    const char *flags = bypasses && asks ? "{\"bypass\":true,\"asks\":true}"
+                        : bypasses       ? "{\"bypass\":true}"
+                        : asks           ? "{\"asks\":true}"
+                                         : "";
     struct field id;
     *bypassed = false;
     if (!call_send(caller, socket, mode, path, flags, false, &trouble))
@@ -234,6 +273,10 @@ static int ask(const struct caller *caller, int socket, const char *mode, const 
         if (packet.kind == 'T')
             say("", packet_field(&packet, 0).at, packet_field(&packet, 0).size);
     } while (packet.kind == 'T');
+    if (packet.kind == 'Q' && asks) {
+        close(socket);
+        return become_asking(caller);
+    }
     if (packet.kind != 'A')
         return strcmp(mode, "ask") == 0 ? -1 : call_refused(&packet);
     id = packet_field(&packet, 0);
@@ -259,7 +302,7 @@ static int run_shell(const struct caller *caller, enum found found, int socket, 
     if (found == SESSION_NONE)
         return become_substrate(caller, path);
     if (bypass != NULL && strcmp(bypass, "1") == 0) {
-        int status = ask(caller, socket, "ask", path, span, &bypassed);
+        int status = ask(caller, socket, true, "ask", path, span, &bypassed);
         close(socket);
         if (status > 0)
             return status;
@@ -270,6 +313,11 @@ static int run_shell(const struct caller *caller, enum found found, int socket, 
             say_trouble(caller->name, &trouble);
             return STATUS_FAILED;
         }
+    }
+    if (caller->substrate[0] != '\0' && !caller->closed[0] && !caller->closed[1] && isatty(0) && isatty(1) &&
+        has_person()) {
+        close(socket);
+        return become_asking(caller); /* a person sits at it, who may be asked while it runs */
     }
     return join_run(caller, socket, path);
 }
@@ -308,7 +356,7 @@ static int run(struct caller *caller) {
             return become(caller, path, "", depth);
         goto failed;
     }
-    status = ask(caller, socket, "shim", path, span, &bypassed);
+    status = ask(caller, socket, found == SESSION_OUTSIDE, "shim", path, span, &bypassed);
     close(socket);
     return status != 0 ? status : become(caller, path, span, depth);
 failed:

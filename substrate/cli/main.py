@@ -35,6 +35,10 @@ def main() -> int:
             from substrate.cli.hook import run_hook  # twice a tool call: without click
 
             return run_hook(words[1:])
+        if words[:1] == [b"--as-shim"]:
+            from substrate.cli.as_shim import run_as_shim
+
+            run_as_shim(words[1:], closed)
         if is_verb(words):
             gc.enable()
             from substrate.cli.verbs import run_verb

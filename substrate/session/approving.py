@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from substrate.session.approvals_values import Asked, Question
     from substrate.session.approvals_webhook import WebhookAsking
     from substrate.session.approving_shared import View
+    from substrate.session.asked_client import Remote
     from substrate.session.home import Home
     from substrate.session.store import SessionFiles
 
@@ -42,6 +43,10 @@ TIMEOUT_S: Final = 60.0
 _MOST_WEBHOOKS: Final = 4
 #: in what a policy says of itself that does not count (merge.py)
 _OF_APPROVAL: Final = ": approval."
+
+
+def _no_remote(_asked: Asked) -> Remote | None:
+    return None
 
 
 def open_approving(
@@ -54,15 +59,16 @@ def open_approving(
     terminal: bool,
     door: bool,
     environ: Mapping[bytes, bytes] = os.environb,
+    remote_of: Callable[[Asked], Remote | None] = _no_remote,
 ) -> Approving:
     """Of a session whose lock is ours. `digest`: keyed, hex. `paused`: what of the command meets the
     terminal, if it is there yet. `terminal`: a person may be asked. `door`: it listens itself, as no
-    control socket does. Raises StateError, OSError."""
+    control socket does. `remote_of`: the terminal of who called what asks. Raises StateError, OSError."""
     from substrate.session.approvals_file import load_kept
 
     return Approving(
         home=home, files=files, policy=policy, digest=digest, paused=paused, terminal=terminal,
-        door=door, kept=load_kept(files), environ=environ,
+        door=door, kept=load_kept(files), environ=environ, remote_of=remote_of,
     )  # fmt: skip
 
 
@@ -81,7 +87,11 @@ class Approving:
         door: bool,
         kept: values.Kept,
         environ: Mapping[bytes, bytes],
+        remote_of: Callable[[Asked], Remote | None] = _no_remote,
     ) -> None:
+        self._remote_of = remote_of
+        #: questions that stand on the terminal of a client
+        self._remotes: dict[int, Remote] = {}
         self._home, self._files, self.policy = home, files, policy
         self._paused, self._may_ask, self._environ = paused, terminal, environ
         self.timeout_s = policy.approval.timeout_s or TIMEOUT_S
@@ -234,6 +244,36 @@ class Approving:
         at_us = time.time_ns() // 1000
         self._do(self.state.answer(number, choice, by, at_us=at_us), now)
 
+    def replied(self, client: object, number: int, choice: str, rule: str) -> None:
+        """A client answers a question that stands on its terminal; none of others."""
+        remote = self._remotes.get(number)
+        if remote is None or remote.client is not client:
+            return
+        try:
+            self.decide(number, choice, remote.name, rule)
+        except SubstrateError as error:
+            remote.say(number, f"{error}; {error.hint}")
+
+    def lost(self, client: object) -> None:
+        """A client has gone, or cannot show what it was asked: whoever else can be asked is."""
+        now = time.monotonic()
+        for number, remote in tuple(self._remotes.items()):
+            if remote.client is not client:
+                continue
+            del self._remotes[number]
+            remote.over(number, "")
+            remote.resume()
+            question = next((q for q in self.state.open_questions() if q.number == number), None)
+            if question is not None and self.policy.approval.webhook is not None:
+                self._waiting_webhooks.append(question)
+            elif question is not None and not self._is_watched():
+                self._do(self.state.fail(number, "its terminal was closed"), now)
+        self._start_webhooks(now)
+
+    def asks_at(self, client: object) -> bool:
+        """Whether a question stands on a client's terminal."""
+        return any(remote.client is client for remote in self._remotes.values())
+
     def forget_approval(self, number: int) -> bool:
         """Takes back what was answered for the session."""
         effects = self.state.forget(number)
@@ -287,7 +327,12 @@ class Approving:
             self.notes.append(f"an approval holds for this run only: {error.strerror}")
 
     def _put(self, question: Question, now: float) -> None:
-        if self._has_terminal():
+        remote = self._remote_of(question.asked)
+        if remote is not None:
+            number = question.number
+            self._remotes[number] = remote
+            remote.put(question, exact=self.state.is_exact(number), line=self._line_of(question))
+        elif self._has_terminal():
             self._queue.append(question)
         elif self.policy.approval.webhook is not None:
             self._waiting_webhooks.append(question)
@@ -295,6 +340,9 @@ class Approving:
 
     def _over(self, closed: states.Closed, now: float) -> None:
         number = closed.question.number
+        remote = self._remotes.pop(number, None)
+        if remote is not None:
+            remote.over(number, _told_line(closed))
         asking = self._webhooks.pop(number, None)
         if asking is not None:
             asking.close()
@@ -310,6 +358,8 @@ class Approving:
     # --- channels
 
     def _is_reachable(self, asked: Asked) -> bool:
+        if self._remote_of(asked) is not None:
+            return True
         if self._has_terminal() or self.policy.approval.webhook is not None:
             return True
         return self._is_watched() or self.policy.approval.without_terminal == WAIT

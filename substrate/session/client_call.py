@@ -21,9 +21,11 @@ from substrate.values import value
 from substrate.world import wire
 
 # client → supervisor
-EXECUTE, SIGNAL, CONTINUE, VERB = b"X", b"K", b"C", b"V"
+EXECUTE, SIGNAL, CONTINUE, VERB, REPLY = b"X", b"K", b"C", b"V", b"R"
 # supervisor → client
 ACCEPTED, TEXT, ENDED, DENIED, FAILED, STOPPED, JSON = b"A", b"T", b"E", b"D", b"F", b"S", b"J"
+# of questions on the client's terminal: one is put, is over, was answered by what cannot be done
+QUESTION, OVER, WRONG = b"Q", b"O", b"W"
 
 VERSION = "1"
 COMMAND, SHIM, ASK = "command", "shim", "ask"
@@ -51,7 +53,7 @@ class Widens(StateError):
 class Flags:
     """Settings of one call, which narrow those of the session. `terminal`: columns and rows of the
     caller's; `timeout_s`: None is the session's; `cmd`: the text of `-c`; `bypass`: SUBSTRATE_BYPASS=1 was
-    set, which is a wish."""
+    set, which is a wish; `asks`: the caller has a terminal on which a person can be asked."""
 
     closed: frozenset[int] = frozenset()
     ignored: tuple[int, ...] = ()
@@ -59,6 +61,7 @@ class Flags:
     timeout_s: float | None = None
     cmd: bytes | None = None
     bypass: bool = False
+    asks: bool = False
 
 
 @value
@@ -159,7 +162,7 @@ def parse_flags(given: bytes) -> Flags:
     if not given:
         return Flags()
     found = parse_object(given, "the flags")
-    known = {"closed", "ignored", "terminal", "timeout", "cmd", "bypass"}
+    known = {"closed", "ignored", "terminal", "timeout", "cmd", "bypass", "asks"}
     strange = sorted(found.keys() - known)
     if strange:
         name = strange[0][:40]
@@ -192,6 +195,7 @@ def parse_flags(given: bytes) -> Flags:
         terminal=size,
         timeout_s=timeout,
         bypass=found.get("bypass") is True,
+        asks=found.get("asks") is True,
         cmd=None if cmd is None else cmd.encode("utf-8", "surrogateescape"),
     )
 

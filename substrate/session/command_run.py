@@ -50,6 +50,8 @@ LINGER_S = 0.2
 #: between two looks at output that is still written
 _LOOK_S = 0.05
 _FOREGROUND_CHECK_S = 1.0
+#: what a command said before it ended is there when its end is
+_SAID_MS = 200
 
 _STARTING, _RUNNING, _TERMINATING, _OVER = range(4)
 
@@ -80,12 +82,23 @@ def _nothing() -> None:
     return
 
 
+def _has_said(fd: int) -> bool:
+    import select
+
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(_SAID_MS))
+
+
 def _is_alone() -> bool:
     return True
 
 
 class CommandRun:
-    """Runs one command; see the module for the order of calls. `over`: it has come to its end."""
+    """Runs one command; see the module for the order of calls. `over`: it has come to its end. `to_group`:
+    signals that its whole group gets."""
+
+    to_group: tuple[int, ...] = signals.TO_GROUP
 
     def __init__(
         self,
@@ -211,6 +224,10 @@ class CommandRun:
     def exited(self, message: wire.Message) -> None:
         """It has ended, maybe before anybody looked at what it had to say."""
         while self._stage == _STARTING and self.is_starting and not self._gone_early:
+            assert self.go_socket is not None
+            if not _has_said(self.go_socket.fileno()):  # somebody of the world holds its end
+                self._gone_early = True
+                break
             self._hear_next()
         self._ended_at = time.monotonic()
         self._status = message.number(1)
@@ -379,7 +396,7 @@ class CommandRun:
     def signal(self, number: int, scope: str) -> None:
         """Sends a signal to it: `main`, `group`, `tree`."""
         go = self.go_socket
-        if go is not None:
+        if go is not None and not self.world.ended:
             self._send(lambda: self.world.signal_one(go, number, scope))
 
     def _send(self, send: Callable[[], None]) -> None:
@@ -444,7 +461,7 @@ class CommandRun:
         elif number in signals.ENDING and self.capture is not None and self.capture.waits:
             self.capture.give_up()
         elif number in signals.FORWARDED:
-            self._signal(number, "group" if number in signals.TO_GROUP else "main")
+            self._signal(number, "group" if number in self.to_group else "main")
 
     # --- Ctrl-Z
 

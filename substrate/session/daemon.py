@@ -13,17 +13,18 @@ import _signal
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from substrate.errors import StateError, SubstrateError
 from substrate.policy.rules import DENY
 from substrate.policy.standing import Standing
 from substrate.session import (
+    capturing,
     client_call,
     doors,
     gated_command,
     other_settings,
-    outside,
     starting,
     store,
     world_setup,
@@ -31,6 +32,7 @@ from substrate.session import (
 from substrate.session.captures import Captures
 from substrate.session.client_call import Call
 from substrate.session.client_fds import ClientFds
+from substrate.session.clients_asked import ClientsAsked
 from substrate.session.command_run import Ended
 from substrate.session.doors import Client, Door, Peer
 from substrate.session.executing import Executing, Guarded, is_in_foreground, status_of
@@ -40,15 +42,20 @@ from substrate.session.live_session import LiveSession
 from substrate.session.live_world import LiveWorld
 from substrate.session.loop import Loop, Waiting
 from substrate.session.one_command import OneCommand
+from substrate.session.outside import Outside
+from substrate.session.pending_diff import PendingDiff
+from substrate.session.recording import Recording
+from substrate.session.reports import Reports
 from substrate.session.request import RUN, TEXT, RunRequest
 from substrate.session.scopes import key_of, what_differs
 from substrate.session.sharing import Sharing, now_ns
 from substrate.session.shell_words import text_of
-from substrate.session.summary import clean, outcome_object
+from substrate.session.signals import RecordInterrupted
+from substrate.session.summary import outcome_object
 from substrate.session.supervisor import Outcome
 from substrate.telemetry.capture.written import WrittenPaths
 from substrate.telemetry.trace.events.policy import PolicyDecision
-from substrate.values import as_dict, replace
+from substrate.values import replace
 from substrate.world import wire
 from substrate.world.handle import StartFailed
 from substrate.world.hidden_again import HiddenAgain
@@ -64,18 +71,18 @@ if TYPE_CHECKING:
     from substrate.session.streams import Streams
     from substrate.telemetry.trace.events.session import Isolation
     from substrate.world.handle import Zygote
-    from substrate.world.layers import Layer
+    from substrate.world.layers import Layer, LayerStack
 
 LOG = b"log"
 _MOST_LOG = 1 << 20
-#: changes that are listed for a world's own question
-_MOST_LISTED = 500
 #: refusals at the doors that the trace tells of
 _MOST_REFUSED = 1000
 #: a command that began goes first for so long; then a seat is made for the next one, which starts at once
 _SEAT_S = 0.01
 #: commands that are asked to end get this long in all
 _END_S = 5.0
+#: between two looks at what has not ended by then
+_LATE_S = 0.05
 
 
 class Daemon:
@@ -92,8 +99,8 @@ class Daemon:
         *,
         beside: bool = False,
     ) -> None:
-        self._request, self._settings, self._zygote = request, settings, zygote
-        self._arriving, self._is_beside = arriving, beside
+        self._request, self.settings, self._zygote = request, settings, zygote
+        self._arriving, self.is_beside = arriving, beside
         self.session = session
         session.standing = session.standing or Standing(os.environb)
         session.hidden_again = session.hidden_again or HiddenAgain()
@@ -124,9 +131,15 @@ class Daemon:
         self._ending = False
         self._end_by = 0.0
         self._enders: list[Client] = []
-        self.producers: set[str] = set()  # of events that were handed over
+        self.reports: Reports
         self._log_fd = -1
         self._loop = Loop(self)
+        self.asked = ClientsAsked(self)
+        session.remote_of = self.asked.remote_of
+        self.recording = Recording(self)
+        self.outside = Outside(self)
+        #: what earlier layers changed, for who asks in a world
+        self.pending = PendingDiff(self._frozen)
 
     # --- its life
 
@@ -136,6 +149,7 @@ class Daemon:
         session.open(self._request)
         session.load_stack()
         session.open_trace()
+        self.reports = Reports(session.writer)
         self._open_doors()
         store.set_current(session.home, session.workspace, session.files.session_id)
         self._prepare_next()
@@ -152,9 +166,11 @@ class Daemon:
         """Opens the doors of a session whose world lives, with its first command. Raises OSError."""
         self._world, self._isolation, self._network_began = world, isolation, True
         self._sharing = Sharing(self.session, world)
+        self._sharing.warn = self.log
         self._sharing.begin(one)
         self._beside = one
         self._captures = one.captures or Captures(self.session.number)
+        self.reports = Reports(self.session.writer)
         self._open_inside(world)
         self._open_doors()
 
@@ -165,6 +181,7 @@ class Daemon:
             self._loop.turn()
             self.look()
         self._sharing.settle_left(over=True)
+        self.reports.tell()
 
     def close_beside(self) -> None:
         """Shuts the doors; the session is somebody else's."""
@@ -194,10 +211,12 @@ class Daemon:
         self._close_clients()
         session = self.session
         try:
-            self._end_rest()
+            self._end_rest(serving=False)
             self._drop_next()
             if self._world is not None:
                 self._world.release()
+            if session.opened is not None and not session.writer.failed:
+                self.reports.tell()
             session.close()
             if (
                 session.claimed is not None
@@ -219,6 +238,9 @@ class Daemon:
         self._close_inside()
         for each in (*self._running, *self._left):
             each.close()
+        self.recording.close()
+        self.pending.stop()
+        self.outside.close()
         for client in self._clients:
             client.on_gone = _nothing
             client.close()
@@ -245,7 +267,7 @@ class Daemon:
     # --- the loop
 
     def wait_for(self, waiting: Waiting) -> None:
-        if not self._is_beside:
+        if not self.is_beside:
             waiting.read(self._arriving.fileno(), self._take_signals)
             if not self._ending:
                 waiting.on(self._zygote.socket.fileno(), 0, self._lose_zygote)
@@ -253,8 +275,8 @@ class Daemon:
             door.wait_for(waiting)
         for client in tuple(self._clients):
             client.wait_for(waiting)
-        if self._world is not None and (not self._is_beside or self._ending):
-            self._world.wait_for(waiting)
+        if self._world is not None and (not self.is_beside or self._ending):
+            self._wait_for_world(self._world, waiting)
         if self._next is not None:
             self._next.wait_for(Guarded(waiting, self._lose_next))
         if self._inside is not None:
@@ -263,11 +285,57 @@ class Daemon:
             self.requests.wait_for(waiting)
         for each in tuple(self._running):
             each.wait_for(waiting)
-        for each in self._left:
-            each.run.wait_for_bytes(waiting)
+        for each in tuple(self._left):
+            try:
+                each.wait_for_left(waiting)
+            except Exception as error:  # noqa: BLE001 - an edge: it ends no other command
+                self._sharing.lose(each.one, error)
+        self.pending.wait_for(waiting)
+        self.outside.wait_for(waiting)
+        if self.recording.held:
+            waiting.until(waiting.now)
         waiting.until(self._seat_at)
         if self._ending:
-            waiting.until(self._end_by)
+            waiting.until(max(self._end_by, waiting.now + _LATE_S))
+
+    def _wait_for_world(self, world: LiveWorld, waiting: Waiting) -> None:
+        if self.is_beside:  # whose loop this is has said what it waits for
+            world.wait_for(waiting)
+            return
+
+        def trouble(error: Exception) -> None:
+            self.log(f"a world: {error!r}")
+            world.give_up()
+
+        try:
+            world.wait_for(Guarded(waiting, trouble))
+        except Exception as error:  # noqa: BLE001 - an edge: a world's end is not the session's
+            trouble(error)
+            waiting.changed = True
+
+    @property
+    def is_late(self) -> bool:
+        """It is to end, and its time is over."""
+        return self._ending and time.monotonic() >= self._end_by
+
+    @property
+    def clients(self) -> tuple[Client, ...]:
+        return tuple(self._clients)
+
+    def wait_for_doors(self, waiting: Waiting) -> None:
+        """What is served while it is recorded what a layer holds: those outside of worlds."""
+        if not self.is_beside:
+            waiting.read(self._arriving.fileno(), self._take_signals)
+        for door in self._doors:
+            door.wait_for(waiting)
+        for client in tuple(self._clients):
+            if not client.inside:
+                client.wait_for(waiting)
+
+    @property
+    def running(self) -> tuple[Executing, ...]:
+        """Commands that have no answer yet."""
+        return tuple(self._running)
 
     def _take_signals(self) -> None:
         ends = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT)
@@ -289,6 +357,7 @@ class Daemon:
         """What is over by now."""
         self._clients = [client for client in self._clients if not client.is_gone]
         self._running = [each for each in self._running if not each.answered]
+        self.recording.begin_held(ending=self._ending)
         world = self._world
         if world is None:
             if self._running:
@@ -312,17 +381,20 @@ class Daemon:
                 self._left.remove(each)
                 each.close()
         if self._sharing.live:
-            if self._ending and time.monotonic() >= self._end_by:
+            if self.is_late:
                 for each in self._running:
                     each.run.abandon()
+                if time.monotonic() >= self._end_by + _END_S and not self.is_beside:
+                    world.give_up()
             return
         if over or self._ending:
             self._end_world()
 
     def _end_world(self) -> None:
         try:
-            self._sharing.end_world(lambda: self._arriving.ends_within(0))
-        except (SubstrateError, OSError) as error:
+            with self.recording.of(None):
+                self._sharing.end_world(lambda: self._arriving.ends_within(0))
+        except Exception as error:  # noqa: BLE001 - a world's end is not the session's
             self.log(f"the end of a world: {error!r}")
             assert self._world is not None
             self._leave_layer(self._world)
@@ -333,10 +405,14 @@ class Daemon:
         that a killed supervisor left."""
         session = self.session
         world.close()
-        try:
-            world.wait_ended()
-        except SubstrateError as error:  # the zygote is gone, and the session ends
-            self.log(f"the end of a world: {error!r}")
+        if not world.all_dead:
+            try:
+                with self.recording.of(None):
+                    world.wait_ended()
+            except RecordInterrupted:
+                self.end()  # whoever opens the session next waits for them (running.py)
+            except SubstrateError as error:  # the zygote is gone, and the session ends
+                self.log(f"the end of a world: {error!r}")
         if world.layer in session.stack.numbers and not is_frozen(session.stack, world.layer):
             session.left.append(world.layer)
             session.pending = session.stack
@@ -355,7 +431,11 @@ class Daemon:
 
     def _welcome_control(self, socket: _socket.socket) -> None:
         peer = Peer(socket)
-        why = doors.why_not_control(peer, self._zygote.pid)
+        try:
+            why = doors.why_not_control(peer, self._zygote.pid)
+        except OSError:
+            peer.close()
+            raise
         client = Client(socket, peer, inside=False, until=time.monotonic() + doors.FIRST_S)
         if why:
             self.tell_of_refusal("control", why)
@@ -404,7 +484,7 @@ class Daemon:
     def _answer(self, client: Client, verb: client_call.Verb) -> None:
         if verb.name == "status":
             client.answer(doors.plain(self.status()))
-        elif verb.name == "end" and self._is_beside:
+        elif verb.name == "end" and self.is_beside:
             client.answer(doors.plain({"ended": "", "world": self.session.world.name}))
             os.kill(os.getpid(), _signal.SIGTERM)  # as if its user ended the agent
         elif verb.name == "end":
@@ -434,6 +514,7 @@ class Daemon:
             "lives": world is not None,
             "shared": world is not None and self._sharing.is_shared,
             "left": len(self._left),
+            "recording": self.recording.is_on,
             "commands": [
                 {
                     "span": each.one.recorder.span,
@@ -450,9 +531,12 @@ class Daemon:
     def _execute(self, client: Client, message: wire.Message) -> None:
         call = client_call.parse_execute(message)
         if call.mode != client_call.COMMAND:
-            outside.answer(self.session, client, call, self._decide_outside)
+            self.outside.answer(client, call)
             return
         other_settings.refuse(call)
+        if self.recording.is_on or (self._world is not None and self._world.dead):
+            self.recording.held.hold(client, message)  # until that is over
+            return
         given = message.fds[1:]
         if len(given) != 3 - len(call.flags.closed):
             raise client_call.BadCall("there is not one fd for each stream that is open")
@@ -464,25 +548,25 @@ class Daemon:
             fds = ClientFds((streams[0], streams[1], streams[2]))
             each = Executing(self, client, call, fds, call.parent)
             self._begin(each)
-        except (SubstrateError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - an edge: half a command must not be left
             self._could_not_begin(client, each, error)
 
     def run_inside(self, client: Client, call: Call, fds: PassedFds, parent: str | None) -> None:
         """A process of the world wants a command beside it."""
         each = Executing(self, client, call, fds, parent)
-        limit = self._settings.record_max_bytes
+        limit = self.settings.record_max_bytes
         streams = PassedStreams(fds.fds, limit, self.session.digester.stream)
         try:
             self._begin(each, streams)
-        except (SubstrateError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - as above
             streams.abandon()  # held by us they would never end for whoever reads them
             self._could_not_begin(client, each, error)
 
-    def _could_not_begin(
-        self, client: Client, each: Executing | None, error: SubstrateError | OSError
-    ) -> None:
+    def _could_not_begin(self, client: Client, each: Executing | None, error: Exception) -> None:
         text = (error.strerror if isinstance(error, OSError) else "") or str(error)
-        hint = error.hint if isinstance(error, SubstrateError) else "look at `substrate doctor`"
+        hint = getattr(error, "hint", "") or "look at `substrate doctor`"
+        if not isinstance(error, (SubstrateError, OSError)):
+            text, hint = "it could not begin: a fault of substrate", "look at the session's log"
         self.log(f"a command could not begin: {error!r}")
         client.on_gone = _nothing
         client.fail(text, hint, 2 if getattr(error, "status", 0) == 2 else 125)
@@ -524,6 +608,10 @@ class Daemon:
         inside, self._inside = self._inside, None
         if inside is not None:
             inside.close()
+        for client in self._clients:
+            if client.inside:  # its process is of a world that has gone
+                client.on_gone = _nothing
+                client.close()
 
     def _drop_world(self) -> None:
         """A world in which nothing ran."""
@@ -543,10 +631,10 @@ class Daemon:
         if text is None:
             text = text_of(call.file, call.argv)
         request = RunRequest(kind=kind, file=call.file, argv=call.argv, cmd_text=text)
-        settings = _narrowed(self._granted(self._settings), call)
+        settings = _narrowed(self._granted(self.settings), call)
         if self._world is not None:  # whose limits are those of its own policy, at its begin
             settings = _narrowed(
-                replace(self._world.settings, timeout_s=self._settings.timeout_s), call
+                replace(self._world.settings, timeout_s=self.settings.timeout_s), call
             )
         one = OneCommand(
             request,
@@ -563,6 +651,8 @@ class Daemon:
         )
         one.written = WrittenPaths()
         one.given_streams = streams
+        # a process of a world takes no report of somebody's tool call
+        one.takes_reports, one.waits_for_reports = not each.client.inside, False
         isolation = None
         if self._world is None:
             self._govern(one)
@@ -572,7 +662,8 @@ class Daemon:
             assert world is not None
             each.prepare_run(one, settings.background_s, one.settings.timeout_s)
             one.begun_ns = now_ns()
-            starting.write_first(self.session, world, one, isolation, each.parent)
+            with self.recording.of(each):  # of layers that were left
+                starting.write_first(self.session, world, one, isolation, each.parent)
             self._sharing.begin(one)
             world.world.wait_ready()
             self._open_inside(world)
@@ -602,7 +693,7 @@ class Daemon:
             self._deny(each)
             return
         gated_command.may_ask(
-            *(one.gate, self.session, one.recorder.span, self._paused), terminal=self._is_beside
+            *(one.gate, self.session, one.recorder.span, self.paused), terminal=self.is_beside
         )
         sharing = self._sharing
         each.run.is_alone = lambda: not sharing.is_shared
@@ -644,26 +735,21 @@ class Daemon:
             )
             client.send(client_call.TEXT, line)
 
-    def _decide_inside(self, call: Call, parent: str | None) -> Decided:
+    def _decide_inside(self, call: Call, pid: int, parent: str | None) -> Decided:
         """For a shim in the world. What the gate stops and asks for is left to it: it looks at what
         really runs."""
-        one = self._beside or next((each.one for each in self._running), None)
-        return self._decide(call, parent, "off" if one is None else one.gate.force)
-
-    def _decide_outside(self, call: Call, parent: str | None) -> Decided:
-        """For a shim of the host, where no gate follows."""
-        return self._decide(call, parent, "off")
-
-    def _decide(self, call: Call, parent: str | None, force: str) -> Decided:
-        session = self.session
-        gating = gated_command.load(self._settings, call.cwd, session.workspace, session.standing)
-        gating.force = force
+        span = self.command_of(pid)
+        ones = (*([] if self._beside is None else [self._beside]), *self._sharing.all)
+        one = next((each for each in ones if each.recorder.span == span), None)
+        gating = gated_command.load(
+            self.settings, call.cwd, self.session.workspace, self.session.standing
+        )
+        gating.force = "off" if one is None else one.gate.force
         told = gated_command.decide_shim(gating, call.argv, call.file, call.cwd, parent)
         if told is None:
             return Decided(allowed=True, digest=gating.broker.digest)
         event, line, rule = told
-        if self.session.started:  # before its first line there is no place for it
-            self.session.writer.append([event])
+        self.session.writer.append([event])
         return Decided(allowed=False, line=line, rule=rule)
 
     def _deny(self, each: Executing) -> None:
@@ -689,7 +775,7 @@ class Daemon:
         if not (self._sharing.is_shared or self._sharing.live or self._sharing.left):
             self._drop_world()
 
-    def _paused(self) -> Streams | None:
+    def paused(self) -> Streams | None:
         """What meets our terminal."""
         return None if self._beside is None else self._beside.streams
 
@@ -697,6 +783,7 @@ class Daemon:
         """A new world, on a new layer, for its first command."""
         self._end_rest()
         session = self.session
+        self.pending.stop()
         session.host = world_setup.look_at_host()
         scopes = one.scopes(session)
         one.settings = scopes.settings
@@ -720,6 +807,7 @@ class Daemon:
         self._next = None
         self._world, self._network_began = world, False
         self._sharing = Sharing(session, world)
+        self._sharing.warn = self.log
         self._captures = one.captures = Captures(session.number)
         if world.started is None:
             world.layer = session.cut()
@@ -762,7 +850,7 @@ class Daemon:
         if self.requests is None:
             from substrate.session.scope_requests import ScopeRequests
 
-            self.requests = ScopeRequests(self, self._paused, terminal=self._is_beside)
+            self.requests = ScopeRequests(self, self.paused, terminal=self.is_beside)
         self.requests.take(client, given, span, self._world)
 
     def _granted(self, settings: Settings) -> Settings:
@@ -785,21 +873,64 @@ class Daemon:
         owner = self._captures.owner_by_pid(host_pid, now_ns() // 1000)
         return None if owner is None else owner.span
 
-    def pending(self) -> dict[str, Any]:
-        """The answer to `diff` (schema substrate.session.diff/1): what earlier layers changed."""
-        from substrate.world.change import summary
-        from substrate.world.diff import diff_pending
+    def command_of(self, host_pid: int) -> str | None:
+        """The span of the command that a process of the world came of, as far as that was told."""
+        owner = self._captures.owner_by_pid(host_pid, now_ns() // 1000)
+        found = None if owner is None else self._captures.command_of(owner.proc)
+        if found is None and self._world is not None:
+            # nothing is captured, or not told yet: where there is one command it is that one's
+            ones = self._sharing.all
+            found = ones[0].recorder.span if len(ones) == 1 else None
+        return found
 
+    def own_status(self, host_pid: int) -> dict[str, Any]:
+        """What a process of the world is told of itself (schema substrate.session.status/1): others' commands,
+        and whose clients they have, are not its business."""
+        found, own = self.status(), self.command_of(host_pid)
+        ours = [each for each in found["commands"] if each["span"] == own]
+        told = [{key: each[key] for key in ("span", "program")} for each in ours]
+        return {**found, "pid": 0, "left": 0, "commands": told}
+
+    def start_record(self) -> None:
+        """The session's first line, where something is to be told before its first command: what its worlds
+        are held by is found out by one in which nothing runs. Raises SubstrateError, OSError."""
+        session = self.session
+        if session.started:
+            return
+        one = OneCommand(
+            *(self._request, self.settings, session.cwd, None, frozenset()), environ={}, umask=0
+        )
+        one.choose(session)
+        one.gating = gated_command.load(
+            self.settings, session.cwd, session.workspace, session.standing
+        )
+        if one.gating.needed:
+            one.choice = capturing.with_gate(session.home, one.choice)
+        one.fds, one.closed = (-1, -1, -1), frozenset((0, 1, 2))
+        try:
+            self._begin_world(one)
+            assert self._world is not None
+            self._world.world.wait_ready()
+            digest = one.gating.broker.digest
+            events = [one.recorder.session_start(self._isolation, one.choice, digest)]
+            events += gated_command.policy_events(one.gating, session.files, continued=False)
+            session.writer.append(events)
+            session.recorded = session.started = True
+        finally:
+            _close_streams(one)
+            if one.capture is not None:
+                one.capture.close()
+            one.gating.close()
+            if self._world is not None:
+                self._drop_world()
+
+    def _frozen(self) -> LayerStack:
+        """The stack without the layer that is still written to."""
         stack = self.session.stack
         own = None if self._world is None else self._world.layer
-        kept = tuple(layer for layer in self._layers() if layer.number != own)
-        changes = diff_pending(replace(stack, layers=kept), skip_gone=True)
-        listed = [[c.kind, os.fsdecode(c.path)] for c in changes[:_MOST_LISTED]]
-        return {
-            "schema": "substrate.session.diff/1",
-            "counts": as_dict(summary(changes)),
-            "changes": [[kind, clean(path)] for kind, path in listed],
-        }
+        return replace(
+            stack, layers=tuple(layer for layer in self._layers() if layer.number != own)
+        )
 
     def _request_of(self, one: OneCommand) -> RunRequest:
         """By what it is decided which places the world shows: that of the session, where it names an agent."""
@@ -815,7 +946,7 @@ class Daemon:
         if self.session.world.backend not in ("ns-root-idmap", "ns-root") or self._next is not None:
             return
         one = OneCommand(
-            *(self._request, self._granted(self._settings), self.session.cwd, None, frozenset()),
+            *(self._request, self._granted(self.settings), self.session.cwd, None, frozenset()),
             environ={},
             umask=0,
         )
@@ -851,14 +982,18 @@ class Daemon:
             self.log(f"the end of a world that was not used: {error!r}")
             self._leave_layer(world)
 
-    def _end_rest(self) -> None:
-        """What the end of the last world has left to do: a world that is next begins on the same lock."""
+    def _end_rest(self, *, serving: bool = True) -> None:
+        """What the end of the last world has left to do: a world that is next begins on the same lock. `serving`:
+        others, meanwhile."""
         rest, self._rest = self._rest, None
         if rest is None:
             return
         world, act = rest
         try:
-            act()
+            with self.recording.of(None) if serving else nullcontext():
+                act()
+        except RecordInterrupted:
+            self.end()  # whoever opens the session next waits for its processes (running.py)
         except (SubstrateError, OSError, wire.WireError) as error:
             self.log(f"the end of a layer: {error!r}")
             self._leave_layer(world)
@@ -886,27 +1021,33 @@ class Daemon:
         alone = False
         try:
             alone = not sharing.is_shared and not sharing.left
+            self.reports.end_of(one.recorder.span)
             if alone and (world.quiet or world.dead):
                 sharing.live.remove(one)
                 one.is_gone = True
                 world.runs.remove(each.run)
-                found = finish(self.session, world, one, ended, world.wait_ended, self.log)
+                with self.recording.of(each):
+                    found = finish(self.session, world, one, ended, world.wait_ended, self.log)
                 self._rest = world, found.rest
                 self._may_stand = True
                 self._world_is_gone()
             else:
-                found = sharing.finish(one, ended)
+                with self.recording.of(None):
+                    found = sharing.finish(one, ended)
                 if one in sharing.left:
                     self._left.append(each)
                 else:
                     world.runs.remove(each.run)
                 self.session.writer.sync()
-        except (SubstrateError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - an edge: one command's end is not the session's
             self.log(f"the end of {one.recorder.span}: {error!r}")
             trouble = trouble or str(error)
+            each.run.signal(_signal.SIGKILL, "tree")
+            if one.capture is not None:
+                one.capture.close()
             if one in sharing.live:
                 sharing.live.remove(one)
-            if self._world is world and alone and not self._is_beside:
+            if self._world is world and alone and not self.is_beside:
                 self._leave_layer(world)
                 self._world_is_gone()
         one.gate.close()

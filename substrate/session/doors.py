@@ -34,6 +34,7 @@ FIRST_S: Final = 10.0
 _PAUSE_S: Final = 0.1
 _UCRED: Final = struct.Struct("=iII")
 _SO_PEERPIDFD: Final = 77
+_FULL: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
 #: parents that are looked at
 _MOST_ABOVE: Final = 4096
 
@@ -110,6 +111,10 @@ class Client:
         if message is None:
             self.gone()
             return
+        self.take(message)
+
+    def take(self, message: wire.Message) -> None:
+        """Has a packet of it served, and closes the descriptors that nobody took."""
         try:
             self.on_packet(self, message)
         except (client_call.BadCall, wire.WireError, ValueError) as wrong:
@@ -123,6 +128,10 @@ class Client:
         finally:
             for fd in message.fds:
                 os.close(fd)
+
+    def be_patient(self, until: float) -> None:
+        """Nobody looked at what it said: it has until then."""
+        self._until = max(self._until, until)
 
     def send(self, kind: bytes, *fields: bytes | int | str) -> None:
         """Says something; one that does not listen has gone."""
@@ -174,12 +183,17 @@ class Accepting:
     def __init__(self, socket: _socket.socket, welcome: Callable[[_socket.socket], None]) -> None:
         self._socket, self._welcome = socket, welcome
         self._not_before = 0.0
+        self._arrived: _socket.socket | None = None  # who it is could not be found out yet
 
     def wait_for(self, waiting: Waiting) -> None:
         if self._socket.fileno() < 0:
             return
         if waiting.now < self._not_before:
             waiting.until(self._not_before)
+        elif self._arrived is not None:
+            socket, self._arrived = self._arrived, None
+            self._let_in(socket)
+            waiting.changed = True
         else:
             waiting.read(self._socket.fileno(), self._accept)
 
@@ -189,16 +203,28 @@ class Accepting:
         try:
             fd, _ = self._socket._accept()  # type: ignore[attr-defined]
         except OSError as error:  # else it has gone again
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+            if error.errno in _FULL:
                 self._not_before = time.monotonic() + _PAUSE_S
             return
         socket = _socket.socket(fileno=fd)
         socket.setblocking(False)
+        self._let_in(socket)
+
+    def _let_in(self, socket: _socket.socket) -> None:
         try:
             self._welcome(socket)
-        except OSError:
-            socket.close()
+        except OSError as error:
             self._not_before = time.monotonic() + _PAUSE_S
+            if error.errno in _FULL:
+                self._arrived = socket  # it waits, and is looked at again
+            else:
+                socket.close()
+
+    def close(self) -> None:
+        self._socket.close()
+        if self._arrived is not None:
+            self._arrived.close()
+            self._arrived = None
 
 
 class Door:
@@ -237,7 +263,7 @@ class Door:
 
     def close(self) -> None:
         if self._socket.fileno() >= 0:
-            self._socket.close()
+            self._accepting.close()
             self._remove()
             os.close(self._directory_fd)
 
@@ -257,7 +283,7 @@ def why_not_control(peer: Peer, zygote_pid: int) -> str:
         return "it is in a pid namespace that is not below ours"
     try:
         theirs = os.readlink(f"/proc/{peer.pid}/ns/pid")
-    except OSError as error:
+    except (FileNotFoundError, ProcessLookupError, PermissionError) as error:
         return f"process {peer.pid} cannot be looked at: {error.strerror}"
     if theirs != os.readlink("/proc/self/ns/pid"):
         return f"process {peer.pid} is in another pid namespace, as those of worlds are"
@@ -280,12 +306,22 @@ def is_below(pid: int, above: int) -> bool:
 
 
 def parent_of(pid: int) -> int:
-    """0 of one that has gone (proc_pid_stat(5))."""
+    """0 of one that has gone (proc_pid_stat(5)). Raises OSError where that cannot be told: who has no
+    parents passes for one of the host's."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return int(file.read().rpartition(b")")[2].split()[1])
-    except (OSError, IndexError, ValueError):
+    except (FileNotFoundError, ProcessLookupError, IndexError, ValueError):
         return 0
+
+
+def uid_of(pid: int) -> int:
+    """The effective user of a process, as a number of ours (proc_pid_status(5)). Raises OSError."""
+    with open(f"/proc/{pid}/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"Uid:"):
+                return int(line.split()[2])
+    raise ProcessLookupError(errno.ESRCH, "it has no user")
 
 
 def plain(found: dict[str, Any]) -> str:

@@ -14,15 +14,15 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from substrate.errors import SubstrateError
 from substrate.session import client_call
+from substrate.session.caller_limits import CallerLimits, narrow, of_caller
 from substrate.session.client_call import Call
 from substrate.session.command_run import HELLO_TIMEOUT_S, CommandRun, Ended
 from substrate.session.doors import Client
 from substrate.session.loop import Waiting
 from substrate.session.one_command import OneCommand, exit_status
 from substrate.session.sharing import now_ns
-from substrate.session.signals import FORWARDED
+from substrate.session.signals import ENDING, FORWARDED, TO_GROUP
 from substrate.session.terminal import HostTerminal
 from substrate.world import wire
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: what came of a command is waited for so long after it, and digested in such slices
 _SETTLE_S = 0.5
+#: what goes wrong of a command all the time ends it by then, whatever that costs
+_GIVE_UP_S = 5.0
 _LOOK_S = 0.02
 _SLICE_S = 0.01
 
@@ -51,6 +53,9 @@ class JoinedRun(CommandRun):
     """The run of such a command. `on_stop`: told when it has stopped; `on_trouble`: told what failed in
     the middle of it, which ends it."""
 
+    limits: CallerLimits = CallerLimits()
+    # its caller stands in for all of it: who ends that means its pipelines too
+    to_group = (*TO_GROUP, _signal.SIGTERM, _signal.SIGHUP)
     on_stop: Callable[[], None]
     on_trouble: Callable[[Exception], None]
 
@@ -63,6 +68,14 @@ class JoinedRun(CommandRun):
     def _take_terminal(self) -> None:
         return
 
+    def end(self, why: str, now: float) -> None:
+        """Also before it has said anything: whoever is in its world may have stopped it."""
+        if self.is_starting:
+            self._ended_by = self._ended_by or why
+            self._failed = ("start", 0, "it had to end before it started")
+            self.signal(_signal.SIGKILL, "tree")
+        super().end(why, now)
+
     def _wait_for_start(self, waiting: Waiting) -> None:
         """One that does not begin in time fails alone: whoever is in its world may have stopped it."""
         if self.is_starting and self._until is not None and waiting.now >= self._until:
@@ -72,6 +85,13 @@ class JoinedRun(CommandRun):
             waiting.changed = True
             return
         super()._wait_for_start(waiting)
+
+    def go(self) -> None:
+        try:
+            narrow(self.pid, self.limits)
+        except ProcessLookupError:
+            pass  # it was killed: its end tells
+        super().go()
 
     def world_died(self) -> None:
         self._dead = True
@@ -88,7 +108,7 @@ class JoinedRun(CommandRun):
 
 
 class Guarded(Waiting):
-    """A turn of the loop as one command sees it: what fails there is the command's own."""
+    """A turn of the loop as one command, or one world, sees it: what fails there is its own."""
 
     def __init__(self, waiting: Waiting, trouble: Callable[[Exception], None]) -> None:
         self._waiting, self._trouble = waiting, trouble
@@ -109,7 +129,7 @@ class Guarded(Waiting):
         def guarded() -> None:
             try:
                 act()
-            except (OSError, SubstrateError, wire.WireError) as error:
+            except Exception as error:  # noqa: BLE001 - an edge: it ends nobody else
                 self._trouble(error)
 
         self._waiting.on(fd, events, guarded)
@@ -133,6 +153,9 @@ class Executing:
         self._ended: Ended | None = None
         self._settle_until = 0.0
         self._trouble = ""
+        #: the signal by which its client is to end, told while its layer is recorded
+        self.told_to_end = 0
+        self._give_up_at: float | None = None
         self.answered = False
         self._began = False
         self._parting: tuple[bytes, tuple[bytes | int | str, ...]] | None = None
@@ -159,16 +182,23 @@ class Executing:
             leaves=True,
         )
         one.run = run
+        run.limits = of_caller(self.client.peer.pid)
         run.on_stop = lambda: self.client.send(client_call.STOPPED, int(_signal.SIGSTOP))
         run.on_trouble = self._in_trouble
 
     # --- the client
 
     def _hear(self, client: Client, message: wire.Message) -> None:
+        if self._parting is not None:
+            return  # it has ended: its answer waits for the last of its bytes
         if message.kind == client_call.SIGNAL:
             number = message.number(0)
+            if self._daemon.recording.is_on and number in ENDING:
+                self.told_to_end = number
             if number in FORWARDED or number in (_signal.SIGWINCH, _signal.SIGTSTP):
                 self.run.take_signal(number)
+        elif message.kind == client_call.REPLY:
+            self._daemon.asked.hear(client, message)
         elif message.kind == client_call.CONTINUE:
             self.run.signal(_signal.SIGCONT, "group")
         else:
@@ -176,6 +206,7 @@ class Executing:
 
     def _client_gone(self) -> None:
         """Its command ends with it."""
+        self._daemon.asked.lost(self.client)
         if self._ended is None:
             self.run.signal(_signal.SIGHUP, "tree")
             self.run.signal(_signal.SIGCONT, "tree")
@@ -185,6 +216,7 @@ class Executing:
     def _in_trouble(self, error: Exception) -> None:
         """Something that belongs to this command alone has failed."""
         if not self._trouble:
+            self._give_up_at = time.monotonic() + _GIVE_UP_S
             self._trouble = (error.strerror if isinstance(error, OSError) else "") or str(error)
             self._daemon.log(f"command {self.one.recorder.span}: {error!r}")
         for pump in self.one.streams.pumps:
@@ -197,6 +229,48 @@ class Executing:
     def wait_for(self, waiting: Waiting) -> None:
         if self.answered:
             return
+        try:
+            self._wait_for(waiting)
+        except Exception as error:  # noqa: BLE001 - an edge: what fails of one command ends no other
+            self._in_trouble(error)
+            assert self._give_up_at is not None
+            if waiting.now >= self._give_up_at:
+                self._give_up(error)
+                waiting.changed = True
+            else:
+                waiting.until(waiting.now + _LOOK_S)
+
+    def wait_for_left(self, waiting: Waiting) -> None:
+        """It has its answer; what it left goes on. Raises whatever fails of that."""
+        self.run.wait_for_bytes(waiting)
+
+    def _give_up(self, error: Exception) -> None:
+        """Not even its end can be waited for."""
+        self._give_up_at = time.monotonic() + _GIVE_UP_S
+        self.run.signal(_signal.SIGKILL, "tree")
+        self.run.abandon()
+        if self.one.capture is not None:
+            self.one.capture.close()
+        if self._parting is not None or self._ended is not None:
+            if not self.answered:
+                self._parting = self._parting or (
+                    client_call.FAILED,
+                    (125, self._trouble, "look at the session's log"),
+                )
+                self._say()
+            return
+        self._ended = Ended(
+            status=None,
+            failed=("supervisor", 0, self._trouble),
+            ended_by="supervisor",
+            duration_us=0,
+            usage=(),
+            background_ended=(),
+            quiet=False,
+        )
+        self._daemon.finish(self, self._ended)
+
+    def _wait_for(self, waiting: Waiting) -> None:
         if self._parting is not None:
             self._wait_for_relays(waiting)
             return

@@ -130,11 +130,7 @@ def _pass_through(session: LiveSession, command: OneCommand, number: int) -> lis
         return []
     from substrate.session.pass_through import pass_through
 
-    may = None
-    if command.gate.broker.policy.fs.write is not None:
-        from substrate.session.fs_write import may_write
-
-        may = may_write(session.files, session.workspace.path, session.world.name)
+    may = _may_pass(session, command)
     passed = pass_through(session.stack, number, command.settings.pass_through, may)
     noted = pass_through(session.stack, number, note_of(command.request.cmd_text))
     both = replace(
@@ -145,9 +141,33 @@ def _pass_through(session: LiveSession, command: OneCommand, number: int) -> lis
     return _passed(session, command, number, both)
 
 
-def pass_note(session: LiveSession, world: LiveWorld, command: OneCommand) -> list[Event]:
-    """What its agent reads afterwards (scaffolding.py), of a command among others."""
-    paths = note_of(command.request.cmd_text)
+def _may_pass(session: LiveSession, command: OneCommand) -> Callable[[bytes], bool] | None:
+    """What `[fs] write` of the policy lets out; None where it says nothing of that."""
+    if command.gate.broker.policy.fs.write is None:
+        return None
+    from substrate.session.fs_write import may_write
+
+    return may_write(session.files, session.workspace.path, session.world.name)
+
+
+def to_pass(session: LiveSession, command: OneCommand) -> tuple[bytes, ...]:
+    """What of a command among others passes to the host: what its agent reads afterwards (scaffolding.py), and
+    what it wrote of the files that the settings name."""
+    paths = list(note_of(command.request.cmd_text))
+    patterns = command.settings.pass_through
+    if patterns and command.written is not None:
+        from substrate.session.pass_through import matching
+
+        may = _may_pass(session, command)
+        found = matching(patterns, (told.path for told in command.written.all()))
+        paths += [path for path in found if may is None or may(path)]
+    return tuple(dict.fromkeys(paths))
+
+
+def pass_note(
+    session: LiveSession, world: LiveWorld, command: OneCommand, paths: tuple[bytes, ...]
+) -> list[Event]:
+    """Of a command among others: `paths` as `to_pass` gave them."""
     if not paths or world.layer is None:
         return []
     from substrate.session.pass_through import pass_from_world

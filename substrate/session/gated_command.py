@@ -149,6 +149,7 @@ def may_ask(
             paused=paused,
             terminal=terminal,
             door=True,
+            remote_of=session.remote_of,
         )
 
     def view() -> View:

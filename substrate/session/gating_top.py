@@ -91,7 +91,7 @@ def decide(gating: Gating, request: RunRequest, cwd: bytes, *, in_world: bool) -
     """Before anything of it is there. Where a strict gate follows, files are its to look at."""
     program = b"" if gating.force == "strict" else look_up(request.file, cwd)
     subject = rules.Subject(argv=request.argv, program=program, name=request.file, cwd=cwd)
-    verdict = gating.broker.compiled.decide(subject, _digest)
+    verdict = gating.broker.compiled.decide(subject, digest_of)
     lets = verdict.action in (rules.ALLOW, rules.AUDIT)
     if lets and verdict.is_cut and gating.force != "strict" and gating.broker.compiled.holds_back:
         # no exec of it meets a rule later
@@ -132,7 +132,7 @@ def ask(
         argv=request.argv,
         program=program,
         cwd=cwd,
-        digests=(_digest(program) or "",),
+        digests=(digest_of(program) or "",),
         variables=listed(b"%s=%s" % pair for pair in environ.items()),
     )
     asked = Asked(
@@ -201,7 +201,7 @@ def look_up(file: bytes, cwd: bytes) -> bytes:
     return b""
 
 
-def _digest(path: bytes) -> str | None:
+def digest_of(path: bytes) -> str | None:
     if not path:
         return None
     from substrate.telemetry.trace.digests import sha256_fd

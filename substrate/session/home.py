@@ -20,8 +20,8 @@ __all__ = ["Home", "default_path", "inside_hint", "open_home"]
 _CLOCK_REALTIME_COARSE = 5  # <linux/time.h>; Python does not name it
 _PARTS = (b"sessions", b"worlds", b"current", b"keys")
 _INSIDE = (
-    "this is a world already, as SUBSTRATE_PARENT_SPAN says: run the command without substrate "
-    "(worlds are not nested)"
+    "this is a world already, as SUBSTRATE_PARENT_SPAN says, and a command in it gets no world of its own: run it "
+    "without substrate. Where /run/substrate/inside is, `substrate -c` has it run beside, in this same world"
 )
 
 

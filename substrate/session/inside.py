@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from substrate.errors import SubstrateError
-from substrate.session import client_call, doors, other_settings
+from substrate.session import client_call, doors, other_settings, outside, reports
 from substrate.session.client_call import BadCall, Call
 from substrate.session.doors import Client, Peer
 from substrate.session.streams import Recording, Streams
@@ -36,7 +36,9 @@ REPORTED = frozenset(
         *("annotation", "error", "bypass"),
     )
 )
-_MOST_PRODUCER, _MOST_PRODUCERS = 100, 256
+_MOST_PRODUCER = 100
+#: of one world, that the trace tells of
+_MOST_BYPASSES = 1000
 
 
 @value
@@ -49,8 +51,8 @@ class Decided:
     digest: str = ""  # of the policy
 
 
-#: the broker's place: the call, and the span of who asks
-DecideExec = Callable[[Call, str | None], Decided]
+#: the broker's place: the call, the pid of who asks, and its span
+DecideExec = Callable[[Call, int, str | None], Decided]
 
 
 class PassedStreams(Streams):
@@ -91,6 +93,8 @@ class Inside:
 
     def __init__(self, daemon: Daemon, fd: int, holder_pid: int, decide: DecideExec) -> None:
         self._daemon, self._holder, self._decide = daemon, holder_pid, decide
+        self._root = doors.uid_of(holder_pid)
+        self._bypasses = 0
         self._socket = _socket.socket(fileno=fd)
         self._socket.setblocking(False)
         self._accepting = doors.Accepting(self._socket, self._welcome)
@@ -99,12 +103,18 @@ class Inside:
         self._accepting.wait_for(waiting)
 
     def close(self) -> None:
-        self._socket.close()
+        self._accepting.close()
 
     def _welcome(self, socket: _socket.socket) -> None:
         peer = Peer(socket)
+        socket.setsockopt(_socket.SOL_SOCKET, wire.SO_PASSCRED, 1)  # who says each packet
         client = Client(socket, peer, inside=True, until=time.monotonic() + doors.FIRST_S)
-        if peer.pid <= 0 or not doors.is_below(peer.pid, self._holder) or not peer.lives:
+        try:
+            is_ours = peer.pid > 0 and doors.is_below(peer.pid, self._holder) and peer.lives
+        except OSError:
+            peer.close()
+            raise
+        if not is_ours:
             client.fail("this door is of another world", "ask at your own", 126)
         elif not self._daemon.takes(client):
             return
@@ -112,6 +122,10 @@ class Inside:
             client.on_packet = self._hear
 
     def _hear(self, client: Client, message: wire.Message) -> None:
+        # a connection can be handed on, and a pid be another's by now
+        if message.pid not in (0, client.peer.pid) or not client.peer.lives:
+            client.fail("who connected is not who asks", "connect yourself", 126)
+            return
         if message.kind == client_call.VERB:
             self._answer(client, client_call.parse_verb(message))
             return
@@ -125,10 +139,14 @@ class Inside:
         except client_call.Widens as wide:
             self._refuse(client, str(wide), parent)
             return
+        if call.flags.bypass and self._bypasses < _MOST_BYPASSES:
+            self._bypasses += 1  # each of them is refused, told of or not
+            told = outside.bypass_event(call, "it is asked for in a world", parent)
+            self._daemon.session.writer.append([told])
         if call.mode == client_call.COMMAND:
             self._run_beside(client, call, message, parent)
             return
-        decided = self._decide(call, parent)
+        decided = self._decide(call, client.peer.pid, parent)
         if not decided.allowed:
             client.send(client_call.DENIED, 126, decided.line, decided.rule)
             client.close()
@@ -146,6 +164,13 @@ class Inside:
     def _run_beside(
         self, client: Client, call: Call, message: wire.Message, parent: str | None
     ) -> None:
+        if client.peer.uid != self._root:
+            client.fail(
+                "another user of this world cannot have a command run by its first one",
+                "run it without substrate",
+                126,
+            )
+            return
         given = message.fds[1:]
         if len(given) != 3 - len(call.flags.closed):
             raise BadCall("there is not one fd for each stream that is open")
@@ -158,9 +183,9 @@ class Inside:
 
     def _answer(self, client: Client, verb: client_call.Verb) -> None:
         if verb.name == "status":
-            client.answer(doors.plain(self._daemon.status()))
+            client.answer(doors.plain(self._daemon.own_status(client.peer.pid)))
         elif verb.name == "diff":
-            client.answer(doors.plain(self._daemon.pending()))
+            self._daemon.pending.ask(client)
         elif verb.name == "request_scopes":
             self._daemon.request_scopes(client, verb.arguments, self._span_of(client))
         elif verb.name == "event":
@@ -184,11 +209,6 @@ class Inside:
             raise BadCall("an event has a producer")
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 1 << 53:
             raise BadCall("an event has a producer_seq")
-        # its pid keeps two producers apart that call themselves the same
-        producer = f"{producer}@{client.peer.pid}"
-        known = self._daemon.producers
-        if producer not in known and len(known) >= _MOST_PRODUCERS:
-            raise BadCall(f"{_MOST_PRODUCERS} producers have handed over events: no more are taken")
         try:
             read_body(kind, body)
             event = Event(
@@ -196,13 +216,15 @@ class Inside:
                 component="sdk",
                 origin="reported",
                 span_id=self._span_of(client),
-                producer=producer,
-                producer_seq=number,
                 body=body,
             )
-            self._daemon.session.writer.append([event])
+            command = self._daemon.command_of(client.peer.pid)
+            taken = self._daemon.reports.take(client, event, producer, number, command)
+        except reports.NoPlace:
+            raise BadCall(
+                f"{reports.MOST_PRODUCERS} producers hand over events: no more are taken"
+            ) from None
         except (SubstrateError, KeyError, TypeError, ValueError, RecursionError) as wrong:
             raise BadCall(f"the event cannot be taken: {wrong}") from None
-        known.add(producer)
         client.busy = True
-        client.send(client_call.JSON, "{}")
+        client.send(client_call.JSON, "{}" if taken else '{"dropped":true}')

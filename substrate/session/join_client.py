@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from substrate.session.request import RunRequest
+    from substrate.shim import joining
 
 
 #: bytes of the text of -c that is told apart from argv, where it stands in any case
@@ -73,7 +74,7 @@ def join(
         found = finding.find(environ, _named(request, environ))
     except finding.NoSession:
         return None
-    client = joining.Client(found.socket, closed, say)
+    client = joining.Client(found.socket, closed, say, None if found.inside else _asks)
     try:
         parent = environ.get(b"SUBSTRATE_PARENT_SPAN", b"")
         ending = client.run(
@@ -91,6 +92,12 @@ def join(
     if ending.kind == packets.DENIED:
         raise PolicyDenied(text)
     raise StateError(text, hint=ending.hint)
+
+
+def _asks() -> joining.Asker:
+    from substrate.session.asked_here import AskedHere
+
+    return AskedHere()
 
 
 def _named(request: RunRequest, environ: Mapping[bytes, bytes]) -> bytes:

@@ -37,14 +37,16 @@ def layer_events(
 ) -> tuple[list[Event], list[Change], DiffCounts]:
     """The events of layer `number`, its changes, and their counts for `command_end`.
 
-    `span`: they belong to the recorder's command; `shared_with`: to these, which shared it. Raises OSError, StateError."""
+    `span`: they belong to the recorder's command; `shared_with`: to these, which shared it. What the digester
+    has `between` is called between the steps. Raises OSError, StateError, and what that raises."""
     digest = FileDigests(digester)
     kept = preimages.Preimages(
         os.path.dirname(stack.directory) + b"/" + preimages.NAME, digester.digest_bytes
     )
     witness = Witness(stack, number, digester.digest_bytes, kept)
-    changes = diff_layer(stack, number, digest=digest, witness=witness)
-    tree = layer_digest(stack, number, digest)
+    step = digester.between
+    changes = diff_layer(stack, number, digest=digest, witness=witness, step=step)
+    tree = layer_digest(stack, number, digest, step)
     event, counts = recorder.fs_diff(
         number, changes, witness.bases, span=span, shared_with=shared_with
     )
@@ -64,5 +66,5 @@ class FileDigests:
         key = (status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = self._digester.digest_fd(fd)[0]
+            found = self._known[key] = self._digester.digest_own(fd)
         return found

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from substrate.policy.standing import Standing
+    from substrate.session.approvals_values import Asked
     from substrate.session.approving_shared import SharedApproving
+    from substrate.session.asked_client import Remote
     from substrate.session.opening import Claimed, Opened
     from substrate.session.record import Recorder
     from substrate.session.request import RunRequest
@@ -42,6 +44,11 @@ if TYPE_CHECKING:
     from substrate.world.handle import Zygote
     from substrate.world.hidden_again import HiddenAgain
     from substrate.world.layers import LayerStack
+
+
+def _no_remote(_asked: Asked) -> Remote | None:
+    return None
+
 
 #: between two looks at a world that is in use
 _PAUSE_S = 0.05
@@ -70,6 +77,8 @@ class LiveSession:
         #: what is known of the policy from one command to the next, where there are several
         self.standing: Standing | None = None
         self.hidden_again: HiddenAgain | None = None
+        #: the terminal of who called what asks (asked_client.py)
+        self.remote_of: Callable[[Asked], Remote | None] = _no_remote
         self._first_number = 0
         self._taken = 0
 
@@ -233,6 +242,11 @@ class LiveSession:
         assert self.opened is not None
         return self.opened.writer
 
+    @property
+    def between(self) -> Callable[[], None] | None:
+        """What is to be called between the steps of what takes long."""
+        return None if self.opened is None else self.digester.between
+
     def number(self) -> int:
         """Of a process: unique in the session without a count of it, as each has a line of its own, so
         that there are fewer than lines."""
@@ -266,7 +280,8 @@ class LiveSession:
         """What a layer changed that no process writes to any more, as events."""
         from substrate.session.layer_record import layer_events
 
-        self.arriving.recording(True)
+        # where others are served between the steps, they tell when it is to end (meanwhile.py)
+        self.arriving.recording(self.digester.between is None)
         try:
             return layer_events(recorder, self.digester, stack, number, span=span)
         finally:

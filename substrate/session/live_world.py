@@ -10,7 +10,9 @@ isolation than is required. Spec: shell.md §2, world.md §1, §2, §4.
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 
 from substrate.errors import HostUnsupported
 from substrate.session import running, standing_world, world_setup
@@ -40,6 +42,11 @@ if TYPE_CHECKING:
     from substrate.world.spec import WorldSpec
 
 
+#: between two looks, where there is no descriptor left
+_PAUSE_S = 0.1
+_STEP_MS = 20
+
+
 class LiveWorld:
     """See the module. `number`: of the worlds of this supervisor, from 1."""
 
@@ -58,11 +65,15 @@ class LiveWorld:
         self.notes: tuple[str, ...] = ()
         #: commands that are in it, or have left something in it
         self.runs: list[CommandRun] = []
-        self.ended = False  # every process of it is dead
+        self.ended = False  # every process of it is dead, or that is waited for
+        self.all_dead = False
         self.quiet = False  # no process but its holder is left
         self.dead = False
         #: its processes can ask the supervisor, at /run/substrate/inside
         self.has_door = False
+        self._not_before = (
+            0.0  # it says something, and there is no descriptor left for what it sends
+        )
         self._disk: DiskWatch | None = None
         #: what it was started from, before its command has come
         self.seen: Seen | None = None
@@ -202,6 +213,12 @@ class LiveWorld:
         assert self.started is not None
         return self.started
 
+    def close_door(self) -> None:
+        """Its processes are told at once that nobody can be asked."""
+        fd = self.world.take_inside()
+        if fd >= 0:
+            os.close(fd)
+
     # --- its network
 
     def make_network(self, owners: Owners | None) -> None:
@@ -311,8 +328,10 @@ class LiveWorld:
         """A turn of the loop."""
         if self.started is None or self.ended:
             return
-        if not self.dead:
+        if not self.dead and waiting.now >= self._not_before:
             waiting.read(self.started.fileno(), self._receive)
+        elif not self.dead:
+            waiting.until(self._not_before)
         if self.network is not None:
             for fd in self.network.fds():
                 waiting.read(fd, self.network.pump)
@@ -327,7 +346,17 @@ class LiveWorld:
     def _receive(self) -> None:
         if self.world.ended:
             return  # another part has let go of it in the same round
-        message = self.world.receive()
+        if not wire.has_room():
+            self._not_before = time.monotonic() + _PAUSE_S
+            return
+        try:
+            message = self.world.receive()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            if self.network is not None:  # only sockets come by so many
+                self.network.give_sockets([])
+            return
         if message is None:
             self.dead = True
             for run in self.runs:
@@ -359,6 +388,13 @@ class LiveWorld:
 
     # --- its end
 
+    def give_up(self) -> None:
+        """Ends it, and with it the commands in it, since nobody can listen to it any more."""
+        self.close()
+        self.dead = True
+        for run in self.runs:
+            run.world_died()
+
     def close(self) -> None:
         """Ends it; nothing is waited for."""
         if self.started is not None:
@@ -366,10 +402,17 @@ class LiveWorld:
 
     def wait_ended(self) -> None:
         """Waits until every process of it is dead."""
-        if not self.ended:
-            self.ended = True
-            if self.started is not None:
-                self.session.zygote.wait_gone(self.number)
+        if self.all_dead:
+            return
+        self.ended = True
+        if self.started is not None:
+            step = self.session.between  # where others are served meanwhile (meanwhile.py)
+            while not self.session.zygote.wait_gone(
+                self.number, None if step is None else _STEP_MS
+            ):
+                if step is not None:
+                    step()
+        self.all_dead = True
 
     def harvest(self) -> tuple[str, ...]:
         """Of a world without namespaces: puts what was done in its copy into its layer. What a person

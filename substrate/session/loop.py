@@ -67,9 +67,13 @@ class Loop:
         if part in self._parts:
             self._parts.remove(part)
 
-    def turn(self) -> None:
+    def glance(self) -> None:
+        """Does what is to be done now, without a wait."""
+        self.turn(waits=False)
+
+    def turn(self, *, waits: bool = True) -> None:
         """Waits once, and has done what is to be done then. Returns at once where a part has come to an
-        end."""
+        end. Without `waits` only what is there already is done."""
         now = time.monotonic()
         waiting = Waiting(now)
         for part in tuple(self._parts):
@@ -85,6 +89,8 @@ class Loop:
         limit = waiting.limit
         # a moment later rather than before it: poll(2) counts in milliseconds
         timeout = None if limit is None else max(0.0, limit - now) * 1000 + 1
+        if not waits:
+            timeout = 0
         for fd, events in poll.poll(timeout):
             for wanted_events, act in waiting.acts[fd]:
                 if events & (wanted_events | _ALWAYS):

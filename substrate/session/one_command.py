@@ -77,6 +77,8 @@ class OneCommand:
         self.begun_ns = 0  # CLOCK_BOOTTIME
         self.has_begun = False  # it had its go
         self.is_gone = False  # all that capture will tell of it is told
+        #: what hooks reported is taken with it, also if that is waited for (reported.py)
+        self.takes_reports = self.waits_for_reports = True
         self.is_uncut = False  # no soft layer of it could be cut
         self.summary: dict[str, Any] = {}
         self.run: CommandRun
@@ -226,7 +228,10 @@ class OneCommand:
         if told or os.path.lexists(self.session.home.path + b"/reported"):
             from substrate.session import reported
 
-            taken = reported.take(self.session.home, self.session.workspace)
+            if self.takes_reports:
+                taken = reported.take(
+                    self.session.home, self.session.workspace, waits=self.waits_for_reports
+                )
             text = b"" if self.request.cmd_text is None else command_in(self.request.cmd_text)
             joined = reported.joined_by_id(told) if taken is None else taken.join(text, told)
         try:

@@ -22,7 +22,7 @@ from substrate.world.upper import open_layer_directory, open_layer_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from substrate.world.layers import OverlayMount
 
@@ -89,6 +89,19 @@ def pass_from_world(root: int, paths: tuple[bytes, ...]) -> PassedThrough:
         else:
             copied.append(path)
     return PassedThrough(copied=tuple(copied), refused=tuple(refused))
+
+
+def matching(patterns: tuple[bytes, ...], paths: Iterable[bytes]) -> list[bytes]:
+    """Which paths are of a pattern; a pattern's directory is meant as it is."""
+    found = []
+    for path in paths:
+        directory, _, name = path.rpartition(b"/")
+        for pattern in patterns:
+            wanted, _, names = pattern.rpartition(b"/")
+            if wanted == directory and fnmatch.fnmatchcase(name, names):
+                found.append(path)
+                break
+    return found
 
 
 def _read_now(root: int, directory: bytes, name: bytes) -> tuple[bytes, int] | None:

@@ -49,6 +49,8 @@ _FIELDS: Final = 13
 _MOST_ID: Final = 200
 _MOST_DIGITS: Final = 20
 _JSON: Final = "application/json"
+#: bytes that are taken at once by who serves others too
+_MOST_AT_ONCE = 4 << 20
 
 
 @value
@@ -279,22 +281,30 @@ class Taken:
         return not any(r.kind == RESULT and r.call_id == report.call_id for _, r in self._found)
 
 
-def take(home: Home, workspace: Workspace) -> Taken | None:
-    """What was reported for a directory; None where nothing was, as nearly always."""
+def take(home: Home, workspace: Workspace, *, waits: bool = True) -> Taken | None:
+    """What was reported for a directory; None where nothing was, as nearly always. Without `waits`, of who
+    serves others too: what somebody else takes at the moment, and what is too much at once, is the next command's."""
     path = _path(home, workspace)
     try:
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # whoever else takes is done in a moment
+        try:  # whoever else takes is done in a moment
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(lock)
+            return None
         names = sorted(name for name in map(os.fsencode, os.listdir(lock)) if name[:1] != b".")
         lost = _LOST in names
-        found, bad = [], []
+        found, bad, size = [], [], 0
         for name in names:
             if name == _LOST:
                 continue
+            if not waits and size > _MOST_AT_ONCE:
+                break
             report = _read(path + b"/" + name)
+            size += 0 if report is None else len(report.body)
             if report is None:
                 bad.append(name)
             else:

@@ -18,7 +18,7 @@ from typing import Any
 from substrate.errors import SubstrateError
 from substrate.session import soft_spans
 from substrate.session.command_run import Ended
-from substrate.session.finishing import Finished, pass_note
+from substrate.session.finishing import Finished, pass_note, to_pass
 from substrate.session.layer_record import layer_events
 from substrate.session.live_session import LiveSession
 from substrate.session.live_world import LiveWorld
@@ -47,11 +47,18 @@ class Sharing:
         self.left: list[OneCommand] = []
         self.spans: list[str] = []
         self.is_shared = False
+        #: told what failed of one command that has its answer
+        self.warn: Callable[[str], None] = _untold
 
     def begin(self, command: OneCommand) -> None:
         self.is_shared = self.is_shared or bool(self.spans)
         self.spans.append(command.recorder.span)
         self.live.append(command)
+
+    @property
+    def all(self) -> tuple[OneCommand, ...]:
+        """Those that something of goes on of."""
+        return (*self.live, *self.left)
 
     # --- the end of one
 
@@ -74,8 +81,9 @@ class Sharing:
             summary = world.network.by_name(summary)
             denied = (*refused, *denied)
         denied = command.told(ended, denied)
+        passing = to_pass(session, command)  # by what it wrote, which is forgotten when it is cut
         events, counts, changes = self._cut(command)
-        events += pass_note(session, world, command)
+        events += pass_note(session, world, command, passing)
         events.append(command.end_event(ended, counts, denied, summary, scopes))
         session.writer.append(events)
         self.live.remove(command)
@@ -96,18 +104,39 @@ class Sharing:
         """What commands left behind may have come to its end: the rest of it is told. `over`: all of it
         has. Raises OSError."""
         for command in list(self.left):
-            capture = command.capture
-            if capture is None or command.is_gone:
-                if over:
-                    self._forget(command)
-                continue
-            if over or (capture.finished() and command.streams.outputs_done()):
-                capture.pump()
-                events, _, _ = self._cut(command)
-                self._end_capture(command)
-                if events:
-                    self._session.writer.append(events)
+            try:
+                self._settle(command, over=over)
+            except Exception as error:  # noqa: BLE001 - an edge: it ends no other command
+                self.lose(command, error)
+
+    def _settle(self, command: OneCommand, *, over: bool) -> None:
+        capture = command.capture
+        if capture is None or command.is_gone:
+            if over:
                 self._forget(command)
+            return
+        if over or (capture.finished() and command.streams.outputs_done()):
+            capture.pump()
+            events, _, _ = self._cut(command)
+            self._end_capture(command)
+            if events:
+                self._session.writer.append(events)
+            self._forget(command)
+
+    def lose(self, command: OneCommand, error: Exception) -> None:
+        """What it left cannot be followed any more: it is killed, and its record says so."""
+        self.warn(f"what {command.recorder.span} left: {error!r}")
+        command.run.signal(9, "tree")
+        if command.capture is not None:
+            if command.captures is not None:
+                command.captures.end(command.capture)
+            command.capture.close()
+        command.is_gone, command.is_uncut = True, False
+        if command in self.left:
+            self.left.remove(command)
+        text = f"what the command left behind was ended: {error}"[:500]
+        told = Error(code="E-LEFT", message=text)
+        self._session.writer.append([told.event("world", span_id=command.recorder.span)])
 
     def _forget(self, command: OneCommand) -> None:
         if not command.is_uncut:
@@ -218,6 +247,10 @@ class Sharing:
         )
         session.writer.append(events)
         layers.freeze_layer(session.stack, layer)
+
+
+def _untold(text: str) -> None:
+    """Nobody keeps a log."""
 
 
 def _touched(mounts: Sequence[OverlayMount], paths: Sequence[WrittenPath]) -> list[OverlayMount]:

@@ -23,7 +23,7 @@ FORWARDED = (
 TO_GROUP = (_signal.SIGINT, _signal.SIGQUIT)
 #: end a record that takes long
 ENDING = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM)
-_PATIENCE_S = 2.0  # a Ctrl-C that was meant for the command may come late
+PATIENCE_S = 2.0  # a Ctrl-C that was meant for the command may come late
 _WATCHED = (*FORWARDED, _signal.SIGWINCH, _signal.SIGTSTP, _signal.SIGCONT)
 
 
@@ -58,7 +58,7 @@ class SignalPipe:
 
     def _arrived(self, number: int, _: object) -> None:
         since = self._recording_since
-        if since is None or number not in ENDING or time.monotonic() - since < _PATIENCE_S:
+        if since is None or number not in ENDING or time.monotonic() - since < PATIENCE_S:
             return
         self._recording_since = None  # once: what is left to do is short
         raise RecordInterrupted(number)

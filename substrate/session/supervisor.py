@@ -128,8 +128,8 @@ class _OneShot:
             count = len(session.stack.layers)
             commands = "1 command" if count == 1 else f"{count} commands"
             self.say(f"substrate: continuing world {session.world.name}: {commands} pending")
-        if request.throw_away:
-            session.go_back(request.at)
+        if request.throw_away and (session.continued or request.at):
+            session.go_back(request.at)  # a new one has no trace yet
         self.world.layer = session.cut(throw_away=request.throw_away)
 
     def _prepare(self) -> None:
@@ -145,7 +145,8 @@ class _OneShot:
         self.world.hold_to(scopes)
         self.world.prepare(one.choice, terminal=self.terminal is not None)
         one.govern(session)
-        self.serves = self.serves and not self.one.request.throw_away  # the policy may want that
+        if self.serves and self.one.request.throw_away:  # the policy may want that
+            self.serves = self.world.has_door = False
 
     def start(self) -> None:
         """Asks the zygote for the world; it starts while we open the trace."""
@@ -180,6 +181,8 @@ class _OneShot:
         try:
             starting.write_first(session, world, one, isolation)
             world.world.wait_ready()
+            if not self.serves:
+                world.close_door()  # nobody would answer there
             if world.network is not None and world.is_routed:
                 world.network.connect()
             if not session.continued:

@@ -37,13 +37,15 @@ class Digester:
 
     Once for each of the two SHA-256 that there are: what is small is not worth OpenSSL."""
 
-    __slots__ = ("_given", "_key", "_states")
+    __slots__ = ("_given", "_key", "_states", "between")
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
             raise ValueError(f"a digest key has {KEY_BYTES} bytes, not {len(key)}")
         self._key = key
         self._given = 0
+        #: called between the pieces of a file of ours, where digesting must not hold up others
+        self.between: Callable[[], None] | None = None
         self._states: dict[bool, tuple[_Hash, _Hash]] = {}
 
     def _halves(self, size: int) -> tuple[_Hash, _Hash]:
@@ -75,6 +77,18 @@ class Digester:
         state = inner.copy()
         size = _feed(state, fd, expected)
         return _finish(state, outer), size
+
+    def digest_own(self, fd: int) -> str:
+        """Of a file that nobody else has open by this descriptor, whose position moves: as `digest_fd`,
+        but what its filesystem says is a hole is not read (lseek(2)), and `between` is called."""
+        status = os.fstat(fd)
+        inner, outer = self._halves(status.st_size)
+        state = inner.copy()
+        if status.st_size > _READ_BYTES and status.st_blocks * 512 < status.st_size:
+            _feed_sparse(state, fd, self.between)
+        else:
+            _feed(state, fd, status.st_size, self.between)
+        return _finish(state, outer)
 
     def stream(self) -> StreamDigest:
         """A digest of content that comes piece by piece."""
@@ -131,7 +145,7 @@ def sha256_fd(fd: int) -> tuple[str, int]:
     return plain.hexdigest(), size
 
 
-def _feed(state: _Hash, fd: int, expected: int) -> int:
+def _feed(state: _Hash, fd: int, expected: int, between: Callable[[], None] | None = None) -> int:
     """`expected`: bytes; it only decides how much is read at a time, since to clear a large
     buffer takes longer than to hash a small file."""
     buffer = bytearray(min(max(expected, _LEAST_READ_BYTES), _READ_BYTES))
@@ -140,7 +154,41 @@ def _feed(state: _Hash, fd: int, expected: int) -> int:
     while count := os.preadv(fd, [buffer], size):
         state.update(view[:count])
         size += count
+        if between is not None:
+            between()
     return size
+
+
+def _feed_sparse(state: _Hash, fd: int, between: Callable[[], None] | None) -> None:
+    """A file with holes: zeros, which are not read. What is there when it is read, counts."""
+    buffer = bytearray(_READ_BYTES)
+    view = memoryview(buffer)
+    zeros = memoryview(bytes(_READ_BYTES))
+    at = 0
+    while True:
+        try:
+            data = os.lseek(fd, at, os.SEEK_DATA)
+            end = os.lseek(fd, data, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            data = end = os.fstat(fd).st_size  # only a hole is left
+        while at < data:
+            count = min(data - at, _READ_BYTES)
+            state.update(zeros[:count])
+            at += count
+            if between is not None:
+                between()
+        while at < end:
+            count = os.preadv(fd, [view[: min(end - at, _READ_BYTES)]], at)
+            if not count:
+                return  # it was cut meanwhile
+            state.update(view[:count])
+            at += count
+            if between is not None:
+                between()
+        if at >= os.fstat(fd).st_size:
+            return
 
 
 def load_key(home: str, *, random: Callable[[int], bytes] = os.urandom) -> bytes:

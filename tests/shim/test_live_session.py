@@ -119,6 +119,9 @@ def test_a_world_cannot_come_to_control_by_a_shim(live):
 
 
 def test_a_shim_beside_the_session_is_asked_about_and_on_the_record(live):
+    config = live.base / ".config" / "substrate"
+    config.mkdir(parents=True)
+    (config / "policy.toml").write_text('[[command]]\nmatch = ["tool", "**"]\naction = "allow"\n')
     assert live.call("bash", "-c", "true").returncode == 0
     done = live.call("tool", "x", "\x1b\n")
     assert done.returncode == 7

@@ -44,6 +44,20 @@ def main():
             client.execute(*words[2:], cwd=words[1], fds=(0, 1, 2))
             print(client.answer()[0].decode(), flush=True)
             client = Client(DOOR, "inside")
+    elif what == "producers":
+        for number in range(int(words[0])):
+            event = {"type": "annotation", "body": {"text": "said", "labels": {}}}
+            event |= {"producer": f"p{number}", "producer_seq": 0}
+            client.send(b"V", "event", json.dumps(event))
+            print(shown(*client.receive())[0])
+            client.close()
+            client = Client(DOOR, "inside")
+    elif what == "flood":
+        for number in range(int(words[0])):
+            body = {"text": "x" * 15000, "labels": {}}
+            event = {"type": "annotation", "body": body, "producer": "f", "producer_seq": number}
+            client.send(b"V", "event", json.dumps(event))
+            print(*shown(*client.receive()))
     elif what == "events":
         for number in (0, 1, 5):
             event = {"type": "annotation", "body": {"text": "said", "labels": {"number": number}}}

@@ -252,7 +252,8 @@ def test_signals_and_stops_reach_the_command(live):
     client.send(b"K", int(signal.SIGTERM))
     kind, fields, _ = client.answer()
     assert (kind, fields[0]) == (b"E", b"7")
-    assert os.read(out, 100) == b"caught\n"
+    # its group has it, as from a shell that ends a job: a part of it may say so
+    assert os.read(out, 100).endswith(b"caught\n")
     os.close(out)
     os.close(null)
 
@@ -550,7 +551,7 @@ def test_a_supervisor_without_descriptors_goes_on_when_there_are_some(idmap):
     for thread in threads:
         thread.join()
     assert len(kinds) == 30
-    assert set(kinds) <= {b"E", b"F", b""}
+    assert set(kinds) <= {b"E", b"F"}
 
     def is_quiet():
         status = live.verb("status")  # which it may still be too poor to tell

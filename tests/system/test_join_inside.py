@@ -144,6 +144,7 @@ def test_descriptors_of_what_never_ran_are_let_go(inside):
         return len(os.listdir(f"/proc/{inside.pid}/fd"))
 
     before = held()
-    done = ask(inside, "calls", "3", "/no/such/directory", "/bin/true")
-    assert done.out.split() == [b"F"] * 3, done.err  # and its own streams came to their end
+    for place, kind in (("/no/such/directory", b"E"), (inside.session, b"F")):
+        done = ask(inside, "calls", "3", place, "/bin/true")
+        assert done.out.split() == [kind] * 3, done.err  # and its own streams came to their end
     until(lambda: held() <= before)

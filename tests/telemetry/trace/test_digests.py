@@ -4,10 +4,11 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from multiprocessing import get_context
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from substrate.errors import StateError
@@ -161,3 +162,39 @@ def test_a_home_that_is_no_directory_is_refused(tmp_path):
     (tmp_path / "home").write_text("")
     with pytest.raises(StateError, match="cannot be used"):
         load_key(str(tmp_path / "home"))
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 40), st.integers(1, 3), st.booleans()), min_size=1, max_size=6
+    )
+)
+def test_a_file_with_holes_has_the_digest_of_its_bytes(pieces):
+    digester = Digester(bytes(32))
+    steps = []
+    digester.between = lambda: steps.append(1)
+    with tempfile.TemporaryFile() as file:
+        for at, count, zeros in pieces:
+            content = bytes(count * 4096) if zeros else os.urandom(count * 4096)
+            os.pwrite(file.fileno(), content, at * 65536)
+        whole = os.pread(file.fileno(), 1 << 24, 0)
+        assert digester.digest_own(file.fileno()) == digester.digest_bytes(whole)
+        assert len(steps) >= len(whole) // (256 * 1024)
+
+
+def test_a_hole_is_not_read(tmp_path):
+    with (tmp_path / "f").open("wb+") as file:
+        file.truncate(64 << 20)
+        file.seek(32 << 20)
+        file.write(b"in the middle")
+        file.flush()
+        before = _read_bytes()
+        found = Digester(bytes(32)).digest_own(file.fileno())
+        assert _read_bytes() - before < 4 << 20
+        assert found == Digester(bytes(32)).digest_fd(file.fileno())[0]
+
+
+def _read_bytes():
+    with open("/proc/self/io", "rb") as file:
+        return int(file.readline().split()[1])
