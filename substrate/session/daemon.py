@@ -32,7 +32,7 @@ from substrate.session.client_call import Call
 from substrate.session.client_fds import ClientFds
 from substrate.session.command_run import Ended
 from substrate.session.doors import Client, Door, Peer
-from substrate.session.executing import Executing, is_in_foreground, status_of
+from substrate.session.executing import ClientTerminal, Executing, status_of
 from substrate.session.finishing import Finished, finish
 from substrate.session.inside import Decided, DecideExec, Inside, PassedFds, PassedStreams
 from substrate.session.live_session import LiveSession
@@ -97,6 +97,7 @@ class Daemon:
         #: what else can be asked at `control`: each answers its client, now or later
         self.verbs: dict[str, Callable[[Client, dict[str, Any]], None]] = {}
         self._next: LiveWorld | None = None  # begun with, for the next command
+        self._has_terminals = False  # the last one that began a world had one: so may the next
         self._worlds = 0
         self._running: list[Executing] = []
         self._left: list[Executing] = []  # answered; what they left goes on
@@ -105,6 +106,8 @@ class Daemon:
         self._ending = False
         self._end_by = 0.0
         self._enders: list[Client] = []
+        self._attending: list[Client] = []
+        self._ends_alone = False  # when nobody attends any more
         self.producers: set[str] = set()  # of events that were handed over
         self._log_fd = -1
         self._loop = Loop(self)
@@ -351,6 +354,8 @@ class Daemon:
     def _answer(self, client: Client, verb: client_call.Verb) -> None:
         if verb.name == "status":
             client.answer(doors.plain(self.status()))
+        elif verb.name == "attend":
+            self._attend(client, own=verb.arguments.get("own") is True)
         elif verb.name == "end" and self._is_beside:
             client.answer(doors.plain({"ended": "", "world": self.session.world.name}))
             os.kill(os.getpid(), _signal.SIGTERM)  # as if its user ended the agent
@@ -366,6 +371,34 @@ class Daemon:
                 f"a session that runs cannot be asked to {verb.name}",
                 f"end it first: `substrate session end {self.session.world.name}`",
             )
+
+    # --- shells that stay (shell/joined.py)
+
+    def _attend(self, client: Client, *, own: bool) -> None:
+        """Somebody sits here, as long as the connection is there. `own`: he began the session, which
+        ends with the last who does."""
+        self._ends_alone = self._ends_alone or own
+        client.busy, client.on_packet = True, self._hear_leaving
+        client.on_gone = lambda: self._stops_attending(client)
+        self._attending.append(client)
+        client.send(client_call.JSON, "{}")
+
+    def _hear_leaving(self, client: Client, message: wire.Message) -> None:
+        if message.kind != client_call.VERB or client_call.parse_verb(message).name != "leave":
+            raise client_call.BadCall("who attends can only leave")
+        client.on_gone = _nothing
+        if self._ends_alone and self._attending == [client]:
+            self._clients.remove(client)
+            self._enders.append(client)
+            self._stops_attending(client)
+        else:
+            self._stops_attending(client)
+            client.answer(doors.plain({"ended": "", "world": self.session.world.name}))
+
+    def _stops_attending(self, client: Client) -> None:
+        self._attending.remove(client)
+        if self._ends_alone and not self._attending:
+            self.end()
 
     def status(self) -> dict[str, Any]:
         """The answer to `status` (schema substrate.session.status/1)."""
@@ -401,8 +434,13 @@ class Daemon:
             return
         other_settings.refuse(call)
         given = message.fds[1:]
-        if len(given) != 3 - len(call.flags.closed):
+        if len(given) != call.flags.fds:
             raise client_call.BadCall("there is not one fd for each stream that is open")
+        if call.flags.has_text:
+            text = client_call.read_sealed(given[-1])
+            call = replace(call, flags=replace(call.flags, cmd=text))
+            os.close(given.pop())
+            del message.fds[-1:]
         del message.fds[1:]
         left = iter(given)
         streams = tuple(-1 if n in call.flags.closed else next(left) for n in range(3))
@@ -410,7 +448,11 @@ class Daemon:
         try:
             fds = ClientFds((streams[0], streams[1], streams[2]))
             each = Executing(self, client, call, fds, call.parent)
-            self._begin(each)
+            each.take_extra(list(left))
+            try:
+                self._begin(each)
+            finally:
+                each.drop_extra()
         except (SubstrateError, OSError) as error:
             self._could_not_begin(client, each, error)
 
@@ -439,6 +481,7 @@ class Daemon:
             if hasattr(each, "one"):
                 self._drop(each, text)
             each.fds.close()
+            each.drop_mine()
         if self._world is not None and not self._sharing.spans:
             self._drop_world()
 
@@ -489,7 +532,9 @@ class Daemon:
         text = call.flags.cmd
         if text is None:
             text = text_of(call.file, call.argv)
-        request = RunRequest(kind=kind, file=call.file, argv=call.argv, cmd_text=text)
+        request = RunRequest(
+            kind=kind, file=call.file, argv=call.argv, cmd_text=text, extra=each.extra
+        )
         settings = _narrowed(self._settings, call)
         one = OneCommand(
             request,
@@ -502,7 +547,7 @@ class Daemon:
             ignored=call.flags.ignored,
             fds=each.fds.fds,
             sockets=each.fds.sockets,
-            foreground=lambda: is_in_foreground(each.client.peer.pid),
+            foreground=each.has_keys,
         )
         one.written = WrittenPaths()
         one.given_streams = streams
@@ -609,6 +654,7 @@ class Daemon:
         )
         client.close()
         each.fds.close()
+        each.drop_mine()
         if not (self._sharing.is_shared or self._sharing.live or self._sharing.left):
             self._drop_world()
 
@@ -622,7 +668,9 @@ class Daemon:
         session.host = world_setup.look_at_host()
         terminal = one.terminal is not None
         world, self._next = self._next, None
-        if world is None or terminal or world.frame.observed != one.choice.observed:
+        begun_right = self._has_terminals == terminal
+        self._has_terminals = terminal
+        if world is None or not begun_right or world.frame.observed != one.choice.observed:
             if world is not None:
                 world.release()
             world = self._make_world()
@@ -696,15 +744,16 @@ class Daemon:
         so it is not begun with for later."""
         if self.session.world.backend not in ("ns-root-idmap", "ns-root") or self._next is not None:
             return
+        terminal = ClientTerminal(-1) if self._has_terminals else None
         one = OneCommand(
-            *(self._request, self._settings, self.session.cwd, None, frozenset()),
+            *(self._request, self._settings, self.session.cwd, terminal, frozenset()),
             environ={},
             umask=0,
         )
         try:
             one.choose(self.session)
             world = self._make_world()
-            world.prepare(one.choice, terminal=False)
+            world.prepare(one.choice, terminal=self._has_terminals)
         except (SubstrateError, OSError) as error:
             self.log(f"no world was prepared: {error!r}")  # the next command says it to somebody
             return

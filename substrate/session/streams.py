@@ -223,6 +223,11 @@ class InputPump(Pump):
             return None  # a read would stop us by SIGTTIN, as it would the command
         return self.source, select.POLLIN
 
+    def _read(self) -> None:
+        if self._tty and self._foreground is not None and not self._foreground():
+            return  # it is somebody else's since the wait began
+        super()._read()
+
     def take(self, data: bytes) -> None:
         self.recording.add(data, withhold=self._secret is not None and self._secret())
         self.pending = memoryview(self._keys(data))

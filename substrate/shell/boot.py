@@ -18,7 +18,17 @@ takes its place. Spec: world.md §4; bash(1) "INVOCATION", "SIGNALS".
 
 from __future__ import annotations
 
-from substrate.shell.saver import FORGET, IN_FD, OUT_FD, SAVE_AT_END, SAVE_AT_EXIT, TOKEN
+from substrate.shell.holding import AGAIN, HELD, HOLD
+from substrate.shell.saver import (
+    FORGET,
+    IN_FD,
+    ORDERS_FD,
+    OUT_FD,
+    REPORTS_FD,
+    SAVE_AT_END,
+    SAVE_AT_EXIT,
+    TOKEN,
+)
 from substrate.shell.state import State
 
 #: where a line's shell finds its text
@@ -37,13 +47,20 @@ _ON = (b"braceexpand", b"hashall", b"interactive-comments")
 _OWN_SHOPT = (b"login_shell", b"restricted_shell")
 _MARK = b"{ " + _AT_EXIT + b"; } >/dev/null 2>&1"
 _QUIET = b" >/dev/null 2>&1"
-
-_AT_STOP = rb"""
-while [[ $- == *m* ]] && \builtin kill -0 %% 2>/dev/null && [[ -n $(\builtin jobs -s) ]]; do
-\builtin read -rep 'stopped: fg, bg, kill, or another command> ' __substrate_line || break
-\builtin eval "$__substrate_line
-"'__substrate_end=("$?" "$_" "${PIPESTATUS[@]}")'
-done"""
+#: how often Ctrl-C and Ctrl-Z may meet a shell that only has jobs yet
+_MOST_INTERRUPTS = 100
+#: behind the compound command: where Ctrl-C has thrown a shell out of its line, and there may be jobs
+_TAIL = (
+    b"{\n"
+    + _AT_EXIT
+    + b"\n{\n__substrate_status=${__substrate_fell:-${__substrate_end[0]}} __substrate_fell=\n[[ ${" + HELD + b"-} ]] || {\n"
+    + SAVE_AT_EXIT.encode()
+    + b"\n\\trap - EXIT\n\\set +o history\n}\n} >/dev/null 2>&1\n"
+    + HOLD
+    + b"\n}"
+)  # fmt: skip
+_TAIL_HELD = b"{\n" + AGAIN + b"\n" + HOLD + b"\n}"
+_CLOSED = b" %d>&- %d<&- %d>&-" % (OUT_FD, ORDERS_FD, REPORTS_FD)
 
 
 def command_words(shell: bytes) -> tuple[bytes, ...]:
@@ -85,17 +102,18 @@ def compose(
         + quote(_exit_trap(user_exit))
         + b" EXIT",
         rb"\builtin unset -v __substrate_kept",
-        rb"\builtin eval " + quote(before + line + mark) + b" %d>&-" % OUT_FD,
+        rb"\builtin eval " + quote(before + line + mark) + _CLOSED,
         b'{ __substrate_end=("${__substrate_end[@]-$?}"); } >/dev/null 2>&1',
-        _AT_STOP,
         b"{",
         b"__substrate_status=${__substrate_end[0]}",
         SAVE_AT_END.encode(),
         rb"\builtin trap - EXIT",
-        rb'\builtin exit "$__substrate_status"',
-        rb'\builtin exit "$__substrate_status"',
+        rb"\builtin set +o history",  # or it would be saved
         b"} >/dev/null 2>&1",
+        HOLD,
         b"}",
+        _TAIL,
+        *(_TAIL_HELD,) * _MOST_INTERRUPTS,
     )
     return b"\n".join(parts)
 
@@ -114,7 +132,8 @@ def _exit_trap(user: bytes) -> bytes:
         + SAVE_AT_EXIT.encode()
         + b"} >/dev/null 2>&1\n"
         + run_it
-        + b"# " + TOKEN
+        + b"\\builtin set +o history\n"
+        + b"if [[ $__substrate_status == 130 ]]; then\n" + HOLD + b"\nfi\n# " + TOKEN
     )  # fmt: skip
 
 

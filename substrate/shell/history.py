@@ -37,6 +37,13 @@ class FileHistory(History):
             return  # not even in memory, as HISTCONTROL=ignorespace
         super().append_string(string)
 
+    def known(self) -> list[str]:
+        """Oldest first: by their places here `!n` names them."""
+        if not self._loaded:
+            self._loaded_strings = list(self.load_history_strings())
+            self._loaded = True
+        return list(reversed(self._loaded_strings))
+
     def store_string(self, string: str) -> None:
         line = json.dumps(redact_text(string)).encode() + b"\n"
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -22,6 +22,7 @@ class Standing:
     home: bytes
     status: int
     root: bool = False
+    jobs: tuple[int, int] = (0, 0)  # that run, that are stopped
 
 
 def parts(standing: Standing) -> list[tuple[str, str]]:
@@ -34,6 +35,11 @@ def parts(standing: Standing) -> list[tuple[str, str]]:
         shown.append(
             (_STYLES["none" if standing.net == "host" else "world"], f" net:{standing.net}")
         )
+    running, stopped = standing.jobs
+    if running:
+        shown.append((_STYLES["world"], f" &{running}"))
+    if stopped:
+        shown.append((_STYLES["bad"], f" ^Z{stopped}"))
     shown.append((_STYLES["world" if standing.world else "none"], "] "))
     shown.append((_STYLES["where"], _shorten(standing.cwd, standing.home)))
     if standing.status:
