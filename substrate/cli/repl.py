@@ -168,7 +168,8 @@ def _verb(name: str, words: Sequence[str], cwd: bytes) -> int:
     from substrate.cli.verbs import run_verb
 
     if name == "help":
-        messages.say(_HELP)
+        for line in _HELP:
+            messages.say(line)
         return 0
     if name == "why":
         return _why(words, cwd)
@@ -237,7 +238,7 @@ def _options(verb: str) -> Sequence[str]:
 _HELP = (
     "lines run in the world, each as a command of its own; behind `:` stand "
     + ", ".join(_VERBS)
-    + ", why PATH, history [N], quit. For example: :diff  :undo  :apply  :log\n"
-    "substrate: jobs live on between lines (sleep 60 &, Ctrl-Z, jobs, fg, bg, wait, disown, kill %1) and end with "
-    "this shell; !!, !$, !n and ^a^b are those of bash"
+    + ", why PATH, history [N], quit. For example: :diff  :undo  :apply  :log",
+    "jobs live on between lines (sleep 60 &, Ctrl-Z, jobs, fg, bg, wait, disown, kill %1) and end with this "
+    "shell; !!, !$, !n and ^a^b mean what they mean in bash",
 )

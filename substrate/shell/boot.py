@@ -157,6 +157,7 @@ def _restore(state: State, size: tuple[int, int]) -> bytes:
             b"trap - DEBUG ERR RETURN EXIT",
             *(b"set +o " + name for name in _ON if name not in state.options),
             *(b"set -o " + name for name in early if name not in _ON),
+            *(() if b"histexpand" in state.options else (b"set +o histexpand",)),
         )
     )
 

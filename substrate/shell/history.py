@@ -33,6 +33,9 @@ class FileHistory(History):
         return reversed(_parse(self._read())[-_MOST:])
 
     def append_string(self, string: str) -> None:
+        """What the editor was given is kept when it is known what it means (`keep`)."""
+
+    def keep(self, string: str) -> None:
         if string[:1] in (" ", "\t") or not string.strip():
             return  # not even in memory, as HISTCONTROL=ignorespace
         super().append_string(string)

@@ -18,6 +18,7 @@ from substrate.shell.joined import Held
 Lend = Callable[[Held, bytes], Report | None]
 _OPTION = re.compile(r"-[A-Za-z0-9+-]{1,16}|[A-Za-z0-9+-]{1,16}")
 _NO_JOB = 1
+_LAST_PID = re.compile(r"\$!|\$\{!\}")
 
 
 class Jobs:
@@ -76,6 +77,8 @@ class Jobs:
             if not known.told and not known.job.is_stopped:
                 self._say(f"[{known.number}] {known.job.pid}")
             elif known.job.is_stopped:
+                if first:
+                    self._say("")  # behind the ^Z
                 self._say(render_job(known, self._table.sign(known)))
             known.told = known.job.state
 
@@ -83,6 +86,13 @@ class Jobs:
 
     def order_of(self, line: str) -> Order | None:
         return parse_order(line, self._table)
+
+    def with_last_pid(self, line: str) -> str:
+        """The line with what `$!` is: a new shell cannot be told."""
+        pid = self._table.last_pid
+        if not pid or any(sign in line for sign in "'\\&"):
+            return line
+        return _LAST_PID.sub(str(pid), line)
 
     def carry_out(self, order: Order) -> int:
         """Returns the status."""
@@ -163,7 +173,9 @@ class Jobs:
             job.number == known.own and job.is_stopped for job in report.jobs
         )
         if stopped and known in self._table.known:
-            known.told = "Stopped"  # by bash itself, as it happened
+            known.told = "Stopped"  # bash said it as it happened
+            if known.number != known.own:
+                self._say(render_job(known, "+"))
         elif known in self._table.known:
             self._table.known.remove(known)  # its user saw it end
             if known.number in self._table.last:
@@ -205,7 +217,7 @@ class Jobs:
         if order.verb == "disown":
             words = ("disown", f"%{known.own}")
         if order.verb == "bg":
-            words = ("bg", f"%{known.own}")
+            words = ("bg", f"%{known.own}", ">/dev/null")  # it would tell its own number
             self._table.touch(known)
         report = held.ask(" ".join(words).encode())
         if report is None and held.ending is None:
@@ -213,6 +225,8 @@ class Jobs:
             return _NO_JOB
         if order.verb == "bg" and report is not None:
             known.told = "Running"
-            self._say(f"[{known.number}]{self._table.sign(known)} {known.job.text} &")
+            self._say(
+                f"[{known.number}]{self._table.sign(known)} {known.job.text.removesuffix(' &')} &"
+            )
         self._hear(held, report)
         return 0 if report is None else report.status

@@ -22,8 +22,8 @@ from prompt_toolkit.output import ColorDepth, Output, create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 
 from substrate.errors import SubstrateError
+from substrate.shell import events, prompt
 from substrate.shell import line as lines
-from substrate.shell import prompt
 from substrate.shell.completion import ShellCompleter
 from substrate.shell.history import FileHistory
 from substrate.shell.holding import Report
@@ -134,20 +134,40 @@ class Shell:
         if not text.strip():
             return False
         if text.startswith(":") and text[1:2].isalpha():
+            self._history.keep(text)
             words = text[1:].split()
             if words[0] in ("quit", "q", "exit"):
                 return self._may_leave() and self._leave()
             self._verb(words)
             return False
+        meant = self._expanded(text)
+        if meant is None:
+            return False
+        text = meant
         order = self._jobs.order_of(text)
         if order is not None:
             self._set_status(self._jobs.carry_out(order))
             self._refresh()
             return False
-        if self._run(os.fsencode(text)):
+        if self._run(os.fsencode(self._jobs.with_last_pid(text))):
             return self._may_leave()
         self._warned = False
         return False
+
+    def _expanded(self, text: str) -> str | None:
+        """What a line means with the history; None where it is not to run."""
+        if self._state is not None and b"histexpand" not in self._state.options:
+            self._history.keep(text)
+            return text
+        found = events.expand(text, self._history.known(), self._shell)
+        if found.problem:
+            self._services.say(f"substrate: {found.problem}")
+            self._status = 1
+            return None
+        if found.changed:
+            print_formatted_text(found.text, output=self._session.output)
+        self._history.keep(found.text)
+        return found.text if found.runs else None
 
     def _may_leave(self) -> bool:
         if not self._jobs.are_there or self._warned:
@@ -173,7 +193,6 @@ class Shell:
             default = f"{default}\n{self._ahead.pop(0)}" if default else self._ahead.pop(0)
             if not what_is_open(default):
                 print_formatted_text(self._prompt(), default, output=self._session.output)
-                self._history.append_string(default)
                 return default
         self._session.editing_mode = (
             EditingMode.VI
