@@ -80,6 +80,7 @@ def run(request: RunRequest, zygote: Zygote) -> int:
         services,
         history=home.path + b"/history/" + workspace.key,
         net=loaded.settings.net,
+        shell_only=loaded.settings.shell_only,
         start=_start_line(),
         colour=messages.has_colour(1),
     ).run()
@@ -154,11 +155,13 @@ def _start_line() -> bytes:
 
 
 def _pending() -> Sequence[Change]:
+    """Also what the newest layer holds while jobs live in it, as it is in this moment."""
     from substrate.cli.target import NothingFound, pending_target
     from substrate.world.diff import diff_pending
 
     try:
-        stack, _ = pending_target(None).frozen_stack()
+        target = pending_target(None)
+        stack = target.world.stack(target.files)
     except NothingFound:
         return ()
     return diff_pending(stack, skip_gone=True)

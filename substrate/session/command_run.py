@@ -437,6 +437,8 @@ class CommandRun:
         if number == _signal.SIGWINCH:
             if self.terminal is not None and self._master >= 0:
                 self.terminal.copy_size_to(self._master)
+                if self.streams.resized is not None:
+                    self.streams.resized(self.terminal.size())
         elif number == _signal.SIGTSTP:
             self._stop()
         elif self._quiet or self._dead:

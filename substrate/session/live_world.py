@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-from substrate.errors import HostUnsupported
+from substrate.errors import HostUnsupported, UsageError
 from substrate.session import running, world_setup
 from substrate.session.command_run import failure_of
 from substrate.session.covers import covers_of
@@ -121,6 +121,13 @@ class LiveWorld:
         world_setup.refuse_hidden_cwd(cwd, spec)
         if session.world.backend == "guard":
             cwd = self._copy_workspace(cwd)
+        if settings.shell_only and session.world.backend != "none":
+            if session.world.workspace == b"/":
+                raise UsageError(
+                    "--shell-only: the workspace is /, so nothing would be copy-on-write",
+                    hint="change to the directory that you work in",
+                )
+            self.notes = (*self.notes, _shell_only(session.world.workspace))
         shown = (f"{os.fsdecode(path)} was shown on request" for path in settings.show)
         self.notes = (*self.notes, *shown)
         self.held = limits.enforcement(
@@ -333,6 +340,13 @@ class LiveWorld:
             self.started.close()
         elif self.groups is not None:
             self.groups.remove()
+
+
+def _shell_only(workspace: bytes) -> str:
+    return (
+        f"shell-only mode: what is changed in {os.fsdecode(workspace)} is changed on the host at once: it is "
+        "recorded, and cannot be undone"
+    )
 
 
 def _limit_plan(wanted: limits.Limits) -> cgroup_plan.Plan:

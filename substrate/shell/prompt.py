@@ -22,6 +22,7 @@ class Standing:
     home: bytes
     status: int
     root: bool = False
+    shell_only: bool = False  # the workspace is the host's own
     jobs: tuple[int, int] = (0, 0)  # that run, that are stopped
 
 
@@ -35,6 +36,8 @@ def parts(standing: Standing) -> list[tuple[str, str]]:
         shown.append(
             (_STYLES["none" if standing.net == "host" else "world"], f" net:{standing.net}")
         )
+    if standing.shell_only and standing.world:
+        shown.append((_STYLES["none"], " shell-only"))
     running, stopped = standing.jobs
     if running:
         shown.append((_STYLES["world"], f" &{running}"))

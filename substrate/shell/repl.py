@@ -64,7 +64,7 @@ class Services:
 
 class Shell:
     """See the module. `shell`: the bash; `start`: a line that is run before the first prompt;
-    `net`: the mode of the network."""
+    `net`: the mode of the network; `shell_only`: the workspace is the host's own."""
 
     def __init__(
         self,
@@ -74,11 +74,13 @@ class Shell:
         *,
         history: bytes,
         net: str,
+        shell_only: bool = False,
         start: bytes = b"",
         colour: bool = True,
     ) -> None:
         self._shell, self._sitting, self._services, self._net = shell, sitting, services, net
         self._jobs = Jobs(services.say, self._lend)
+        self._shell_only = shell_only
         self._warned = False  # that jobs end with us
         self._start = start
         self._state: State | None = None
@@ -233,6 +235,7 @@ class Shell:
             home=os.environb.get(b"HOME", b""),
             status=self._status,
             root=os.geteuid() == 0,
+            shell_only=self._shell_only,
             jobs=self._jobs.counts,
         )
         return FormattedText(prompt.parts(standing))
