@@ -193,6 +193,8 @@ class Executing:
             if number in FORWARDED or number in (_signal.SIGWINCH, _signal.SIGTSTP):
                 self.run.take_signal(number)
         elif message.kind == client_call.CONTINUE:
+            if self._mine >= 0:
+                self.one.streams.resume()
             self.run.signal(_signal.SIGCONT, "group")
         else:
             raise client_call.BadCall(f"{message.kind!r} is not said while a command runs")
@@ -247,6 +249,8 @@ class Executing:
         if run.may_go:
             one.begun_ns = now_ns()
             run.go()
+            if self._mine >= 0:
+                one.streams.pause()  # until its client's terminal is raw, as it says
             one.begin_capture(self._daemon.log)
             self._daemon.begin_network(one)
             told = '{"terminal":true}' if one.terminal is not None else "{}"

@@ -20,10 +20,14 @@ AGAIN = b"__substrate_status=${__substrate_fell:-$?} __substrate_fell="
 #: of what a shell says of its jobs
 MOST_BYTES = 1 << 18
 _FIELDS = 6
+# A trap of its own, since Ctrl-C would end a shell that reads a script; `jobs` twice, since those that are
+# over are there until they are listed once more.
 HOLD = (
     r"""__substrate_held=yes
+\builtin trap : INT
 while [[ -e /dev/fd/REPORTS ]]; do
 {
+\builtin jobs -l
 \builtin jobs -l
 \builtin printf '\0'
 __substrate_more=

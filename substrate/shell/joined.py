@@ -1,6 +1,6 @@
 """A line's command in the session that lives: asked for, waited for, left with its jobs, taken up again.
 
-The session's supervisor runs it (session/daemon.py); we sit at the terminal. While a line runs the terminal is raw and
+The session's supervisor runs it (session/daemon.py); we sit at the terminal. While a line runs the terminal is raw (nothing of it is shown before), and
 what is typed is the line's; from the first byte of its state on it is ours, which the supervisor sees
 in the memfd that the state goes to. Then the line's shell either ends or reports that it has jobs and stays (holding.py):
 its connection is kept (`Held`), and it is asked for its jobs by it. Invariants: the terminal is as it was whenever we
@@ -104,6 +104,7 @@ class Line(joining.Client):
             self._span = fields[0].decode("ascii", "replace") if fields else ""
             if self._has_terminal():
                 self._make_raw()
+            packets.send(self._socket, packets.CONTINUE)  # nothing is shown before
         elif kind == packets.TEXT:
             self._say(fields[0].decode("utf-8", "surrogateescape") if fields else "")
         elif kind == packets.STOPPED:  # a shell at its prompt does not stop either
