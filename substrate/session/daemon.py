@@ -279,12 +279,23 @@ class Daemon:
             self._end_world()
 
     def _end_world(self) -> None:
+        self._kill_what_is_left()
         try:
             self._sharing.end_world(lambda: self._arriving.ends_within(0))
         except (SubstrateError, OSError) as error:
             self.log(f"the end of a world: {error!r}")
             self._leave_layer()
         self._world_is_gone()
+
+    def _kill_what_is_left(self) -> None:
+        """Else the end of what capture knows of it would be waited for."""
+        world = self._world
+        assert world is not None
+        if not (world.quiet or world.dead):
+            try:
+                world.world.signal(_signal.SIGKILL, "all")
+            except BrokenPipeError:
+                return  # it has died in this moment
 
     def _leave_layer(self) -> None:
         """What its layer holds could not be recorded now: the next command tells of it first, as of one

@@ -120,11 +120,11 @@ def test_stop_bg_fg_and_the_end_by_ctrl_c(held):
     stopped = there.report(until=b"up", key=b"\x1a")
     assert states(stopped) == ["Stopped"]
     assert states(there.ask(b"bg %1")) == ["Running"]
-    again = there.ask(b"fg %1", until=b"exec sleep", key=b"\x1a")
+    again = there.ask(b"fg %1", until=b"exec sleep", key=b"\x1a", again=True)
     assert states(again) == ["Stopped"]
     assert again is not None
     assert again.status == 148
-    over = there.ask(b"fg %1", until=b"exec sleep", key=b"\x03")
+    over = there.ask(b"fg %1", until=b"exec sleep", key=b"\x03", again=True)
     assert over is not None
     assert (over.status, over.stays) == (130, False)
 
