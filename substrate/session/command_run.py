@@ -115,8 +115,6 @@ class CommandRun:
         self._deadline: float | None = None
         self._until: float | None = None
         self._master = -1
-        #: takes what is typed, where it is not for the command any more
-        self.ahead: Callable[[bytes], bool] | None = None
         self.go_socket: Go | None = None
         self._file = b""
         self._started = 0.0
@@ -456,8 +454,6 @@ class CommandRun:
         shell inside that runs jobs in groups of their own gets the key."""
         from substrate.session.terminal import key_of_stop
 
-        if self.ahead is not None and self.ahead(typed):
-            return b""
         at = key_of_stop(self._master, typed, self.pid)
         if at < 0:
             return typed

@@ -142,9 +142,12 @@ class Held:
         self.number, self.span = number, span
         self._socket, self._orders, self._reports, self._sink = socket, orders, reports, sink
         self.ending: Ending | None = None  # it has ended
+        self._is_silent = False  # it was asked, and has not answered yet
 
     def ask(self, order: bytes = b":") -> Report | None:
         """Has it carry out an order in the background; None where it does not answer, or has ended."""
+        if self._is_silent and not self._has_spoken():
+            return None
         try:
             os.write(self._orders, order + b"\0")
         except BrokenPipeError:
@@ -153,6 +156,7 @@ class Held:
         while not holding.is_whole(said):
             left = until - time.monotonic()
             if left <= 0:
+                self._is_silent = True  # somebody stopped it: not waited for before each prompt
                 return None
             ready, _, _ = select.select([self._reports], [], [], left)
             data = os.read(self._reports, _READ_SIZE) if ready else b""
@@ -161,6 +165,14 @@ class Held:
             said = (said + data)[: holding.MOST_BYTES]
         report = holding.parse_report(said)
         return report if report.stays else self._see_end(report)
+
+    def _has_spoken(self) -> bool:
+        """Whether a late answer came, which is dropped."""
+        ready, _, _ = select.select([self._reports], [], [], 0)
+        if ready:
+            os.read(self._reports, _READ_SIZE)
+            self._is_silent = False
+        return not self._is_silent
 
     def _see_end(self, report: Report | None) -> Report | None:
         """It ends by itself now; the supervisor says how."""

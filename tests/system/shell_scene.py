@@ -26,7 +26,7 @@ class Typist(Screen):
         """As somebody does whose key came before a program was there for it."""
         while _PROMPT not in self.seen:
             self.type(key)
-            self._read(0.5)
+            self._read(3.0)
         return self.prompt()
 
     def line(self, text: bytes) -> bytes:
