@@ -54,6 +54,7 @@ class _Typist:
 def bench(context: Context) -> list[Result]:
     program = os.path.join(os.path.dirname(sys.executable), "substrate")
     taken: list[_Typist] = []
+    places = iter(range(1_000))
 
     def environ(name: str) -> dict[str, str]:
         home = os.path.join(context.scratch, name)
@@ -77,8 +78,10 @@ def bench(context: Context) -> list[Result]:
 
     def begin() -> Sample:
         begun = time.perf_counter()
-        start(f"begin-{len(taken)}")
-        return Sample(time.perf_counter() - begun)
+        start(f"begin-{next(places)}")
+        sample = Sample(time.perf_counter() - begun)
+        taken.pop().end()
+        return sample
 
     bash = _Typist(
         ["bash", "--norc", "--noprofile", "-i"], {**environ("bash"), "PS1": "ready> "}, _PROMPT

@@ -18,6 +18,8 @@ takes its place. Spec: world.md §4; bash(1) "INVOCATION", "SIGNALS".
 
 from __future__ import annotations
 
+import re
+
 from substrate.shell.holding import AGAIN, HELD, HOLD
 from substrate.shell.saver import (
     FORGET,
@@ -45,6 +47,9 @@ _OWN = (b"history", b"histexpand", b"monitor", b"restricted", b"privileged")
 #: that are on in a new shell
 _ON = (b"braceexpand", b"hashall", b"interactive-comments")
 _OWN_SHOPT = (b"login_shell", b"restricted_shell")
+#: a line that leaves, whatever it leaves with: behind one that Ctrl-C ended that is 130, too
+_EXIT = re.compile(rb"\s*(?:exit|logout)(?:\s+\d+)?\s*;?\s*")
+_MAYBE_INTERRUPTED = b"[[ $__substrate_status != 130 ]] || __substrate_how=interrupt\n"
 _MARK = b"{ " + _AT_EXIT + b"; } >/dev/null 2>&1"
 _QUIET = b" >/dev/null 2>&1"
 #: how often Ctrl-C and Ctrl-Z may meet a shell that only has jobs yet
@@ -53,7 +58,7 @@ _MOST_INTERRUPTS = 100
 _TAIL = (
     b"{\n"
     + _AT_EXIT
-    + b"\n{\n__substrate_status=${__substrate_fell:-${__substrate_end[0]}} __substrate_fell=\n[[ ${" + HELD + b"-} ]] || {\n"
+    + b"\n{\n__substrate_status=${__substrate_fell:-${__substrate_end[0]}} __substrate_fell= __substrate_how=interrupt\n[[ ${" + HELD + b"-} ]] || {\n"
     + SAVE_AT_EXIT.encode()
     + b"\n\\trap - EXIT\n\\set +o history\n}\n} >/dev/null 2>&1\n"
     + HOLD
@@ -99,7 +104,7 @@ def compose(
         rb"\builtin trap "
         + quote(_AT_EXIT + b" __substrate_kept=")
         + b'"$__substrate_kept"'
-        + quote(_exit_trap(user_exit))
+        + quote(_exit_trap(user_exit, exits=_EXIT.fullmatch(line) is not None))
         + b" EXIT",
         rb"\builtin unset -v __substrate_kept",
         rb"\builtin eval " + quote(before + line + mark) + _CLOSED,
@@ -118,22 +123,23 @@ def compose(
     return b"\n".join(parts)
 
 
-def _exit_trap(user: bytes) -> bytes:
-    """`user`: a trap of the user's on EXIT, as `trap -p` printed it."""
+def _exit_trap(user: bytes, *, exits: bool) -> bytes:
+    """`user`: a trap of the user's on EXIT, as `trap -p` printed it; `exits`: the line is an `exit`."""
     run_it = b""
     if user:
         run_it = (
-            b"if [[ $__substrate_status != 130 ]]; then\n"
+            b"if [[ $__substrate_how == exit ]]; then\n"
             b'function trap { \\builtin eval "$2"; }\n'
             b"(\\exit $__substrate_status)\n\\" + user.rstrip(b"\n") + b"\nfi\n"
         )
     return (
-        b"\n{ __substrate_status=${__substrate_end[0]}\n"
+        b"\n{ __substrate_status=${__substrate_end[0]} __substrate_how=exit\n"
+        + (b"" if exits else _MAYBE_INTERRUPTED)
         + SAVE_AT_EXIT.encode()
         + b"} >/dev/null 2>&1\n"
         + run_it
         + b"\\builtin set +o history\n"
-        + b"if [[ $__substrate_status == 130 ]]; then\n" + HOLD + b"\nfi\n# " + TOKEN
+        + b"if [[ $__substrate_how == interrupt ]]; then\n" + HOLD + b"\nfi\n# " + TOKEN
     )  # fmt: skip
 
 
@@ -148,7 +154,7 @@ def _restore(state: State, size: tuple[int, int]) -> bytes:
             b"cd -- " + quote(state.cwd) + b" || __substrate_gone=" + quote(state.cwd),
             b"unset -v OLDPWD",
             state.variables,
-            b"unset -v POSIXLY_CORRECT __substrate_status __substrate_line",
+            b"unset -v POSIXLY_CORRECT __substrate_status __substrate_line __substrate_how",
             b"shopt -u ${BASHOPTS//:/ }",
             b"shopt -s " + b" ".join(shopts),
             b"[[ -v __substrate_gone ]] && cd -P .",

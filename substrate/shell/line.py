@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from substrate.shim.joining import Ending
 
-#: a status of a shell that Ctrl-C ended
-_INTERRUPTED = 130
 _NUMBERS = (saver.IN_FD, saver.OUT_FD, saver.ORDERS_FD, saver.REPORTS_FD)
 
 
@@ -100,7 +98,7 @@ def run_line(
         leaves = False
     else:
         status = left.status
-        leaves = left.how == "exit" and left.status != _INTERRUPTED
+        leaves = left.how == "exit"
     return Ran(
         ending=ending,
         outcome=outcome,

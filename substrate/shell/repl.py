@@ -9,6 +9,7 @@ shell ends with what it was told. Spec: shell.md §2, world.md §4.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ from substrate.values import replace
 from substrate.world.change import Change
 
 _INTERRUPTED = 130
+#: what keys send us while the terminal is not raw, between a line's end and the prompt: to nobody. Not
+#: ignored, or lines would inherit that.
+_KEYS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP)
 _LOST = (
     "substrate: the line ended its shell without leaving its state (exec, a signal, or something that "
     "got in the way): what it set is lost, what was set before it holds"
@@ -110,6 +114,7 @@ class Shell:
 
     def run(self) -> int:
         """Until the user leaves; the status to leave with."""
+        before = {number: signal.signal(number, _nothing) for number in _KEYS}
         try:
             self._sitting.attend()
             self._world = self._sitting.world
@@ -122,6 +127,8 @@ class Shell:
         finally:
             self._jobs.close()
             self._sitting.leave()
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _turn(self) -> bool:
         """One line; whether the user leaves with it."""
@@ -308,7 +315,13 @@ class Shell:
                 self._status = 1
                 return
             self._sitting.leave()
-        self._status = self._services.verb(words[0], words[1:], self._cwd)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            self._status = self._services.verb(words[0], words[1:], self._cwd)
+        except KeyboardInterrupt:
+            self._status = _INTERRUPTED
+        finally:
+            signal.signal(signal.SIGINT, _nothing)
         self._refresh()
 
     def _show_history(self, words: Sequence[str]) -> int:
@@ -341,6 +354,10 @@ class Shell:
         if text not in self._told:
             self._told.add(text)
             self._services.say(text)
+
+
+def _nothing(_number: int, _frame: object) -> None:
+    return
 
 
 def _output() -> Output:

@@ -106,9 +106,10 @@ def _fill(text: str, how: str) -> str:
     return text
 
 
-#: behind a line that came to its end, and in the trap of a shell that ends before
+#: behind a line that came to its end, and in the trap of a shell that ends before: __substrate_how says
+#: whether by `exit` and the like, or by Ctrl-C ("interrupt")
 SAVE_AT_END = _fill(_SAVE, "end")
-SAVE_AT_EXIT = _fill(_SAVE, "exit")
+SAVE_AT_EXIT = _fill(_SAVE, '"$__substrate_how"')
 #: for boot.py: unsets what is in the environment and was no more when the state was saved
 FORGET = f"""
 __substrate_all=({_ALL_NAMES})

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 
 import pytest
 
@@ -24,7 +25,10 @@ class Typist(Screen):
 
     def press_until_prompt(self, key: bytes) -> bytes:
         """As somebody does whose key came before a program was there for it."""
+        until = time.monotonic() + 60
         while _PROMPT not in self.seen:
+            assert self.process.poll() is None, self.seen
+            assert time.monotonic() < until, self.seen
             self.type(key)
             self._read(3.0)
         return self.prompt()
