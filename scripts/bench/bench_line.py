@@ -11,6 +11,7 @@ import os
 import pty
 import select
 import shutil
+import signal
 import sys
 import time
 
@@ -47,6 +48,7 @@ class _Typist:
         return Sample(time.perf_counter() - start)
 
     def end(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)  # its session ends with it
         os.close(self._fd)
         os.waitpid(self.pid, 0)
 

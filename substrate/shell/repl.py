@@ -156,7 +156,8 @@ class Shell:
         order = self._jobs.order_of(text)
         if order is not None:
             self._set_status(self._jobs.carry_out(order))
-            self._refresh()
+            if order.verb in ("fg", "wait", "kill"):
+                self._refresh()
             return False
         if self._run(os.fsencode(self._jobs.with_last_pid(text))):
             return self._may_leave()
