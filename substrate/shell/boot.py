@@ -74,6 +74,11 @@ def command_words(shell: bytes) -> tuple[bytes, ...]:
     return (name, b"--noprofile", b"--norc", b"-i", TEXT_PATH)
 
 
+def is_exit(line: bytes) -> bool:
+    """Whether a line only leaves the shell."""
+    return _EXIT.fullmatch(line) is not None
+
+
 def quote(text: bytes) -> bytes:
     """One word of a shell."""
     return b"'" + text.replace(b"'", b"'\\''") + b"'"
@@ -104,7 +109,7 @@ def compose(
         rb"\builtin trap "
         + quote(_AT_EXIT + b" __substrate_kept=")
         + b'"$__substrate_kept"'
-        + quote(_exit_trap(user_exit, exits=_EXIT.fullmatch(line) is not None))
+        + quote(_exit_trap(user_exit, exits=is_exit(line)))
         + b" EXIT",
         rb"\builtin unset -v __substrate_kept",
         rb"\builtin eval " + quote(before + line + mark) + _CLOSED,

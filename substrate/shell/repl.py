@@ -23,7 +23,7 @@ from prompt_toolkit.output import ColorDepth, Output, create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 
 from substrate.errors import SubstrateError
-from substrate.shell import events, prompt
+from substrate.shell import boot, events, prompt
 from substrate.shell import line as lines
 from substrate.shell.completion import ShellCompleter
 from substrate.shell.history import FileHistory
@@ -269,17 +269,18 @@ class Shell:
             self._status = self._services.fail(error)
             self._jobs.look()
             self._refresh()
-            return False
+            return boot.is_exit(text)  # whoever cannot run anything can leave
         except KeyboardInterrupt:
             self._status = _INTERRUPTED
             return False
         self._world = self._sitting.world
         if ran.ending is not None and ran.ending.kind != packets.ENDED:
-            self._services.say(ran.ending.text)
+            why = ran.ending.text.removeprefix("substrate: ")
+            self._services.say(f"substrate: {why}")
             if ran.ending.hint:
                 self._services.say(f"hint: {ran.ending.hint}")
             self._set_status(ran.ending.status)
-            return False
+            return boot.is_exit(text)
         self._services.tell(ran.outcome)
         if ran.state is None:
             self._services.say(_LOST)
