@@ -69,7 +69,8 @@ class Sitting:
             self._begin()
             socket = self._find()
         try:
-            self.world = _text(_verb(socket, "status"), "world")
+            status = _verb(socket, "status")
+            self.world = None if status.get("backend") == "none" else _text(status, "world")
         finally:
             socket.close()
         socket = self._find()

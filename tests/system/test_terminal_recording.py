@@ -84,6 +84,11 @@ def test_a_workspace_that_is_the_hosts_own(shell, caller):
     assert any("shell-only" in note for note in events(caller, "world_start")[0]["body"]["notes"])
 
 
+def test_without_a_world_the_prompt_says_so(shell):
+    there = shell("--no-world")
+    assert b"[no world]" in there.line(b"true")
+
+
 def test_one_command_has_it_as_well(caller):
     ran = caller.substrate("--shell-only", "-c", "echo made > made; mkdir -p sub; rm -f gone")
     assert ran.returncode == 0, ran.stderr
