@@ -137,7 +137,7 @@ _INSIDE = tuple(
             .emacs.d .config/emacs
         """,
         DangerReason.UNIT: b".config/systemd .local/share/systemd",
-        DangerReason.POLICY: b".config/substrate .substrate/policy.toml",
+        DangerReason.POLICY: b".config/substrate .substrate/policy.toml .substrate/config.toml",
     }.items()
     for piece in pieces.split()
 )
@@ -180,6 +180,8 @@ def place_of(path: bytes) -> DangerReason | None:
         for place, reason in _BELOW:
             if is_within(path, place):
                 return reason
+    if path.endswith((b"/substrate/policy.toml", b"/substrate/config.toml")):
+        return DangerReason.POLICY  # $XDG_CONFIG_HOME may be anywhere
     if b"/." not in path:
         return None
     if name == b".git":  # a file or a link: it names the directory whose config counts

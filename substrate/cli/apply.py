@@ -29,6 +29,7 @@ from substrate.errors import UsageError
 from substrate.session import applying, soft_spans
 from substrate.session.applying import Done, Review
 from substrate.session.collect import collect_now_and_then
+from substrate.session.fs_write import WriteDenied
 from substrate.session.history import History, Span
 from substrate.session.pending import Held, WorldOver, open_pending, phrase
 from substrate.session.summary import change_line
@@ -47,7 +48,7 @@ Ask = Callable[[Review], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """`outcome`: applied, planned (a dry run), conflicts, refused, depends (other commands
+    """`outcome`: applied, planned (a dry run), conflicts, refused, denied (by the policy), depends (other commands
     touched the same paths), nothing (none was chosen). `outside`: changed paths that do not lie
     in the workspace."""
 
@@ -140,7 +141,7 @@ def _apply(
         # against the host alone, which lacks what the others made, there would be conflicts
         outcome, review = "depends", replace(review, conflicts=())
     elif not dry_run:
-        if review.dangers and not review.standing and not allow_special and ask is not None:
+        if _may_ask(review) and not allow_special and ask is not None:
             allow_special = ask(review)
         try:
             with working("applying"):
@@ -159,6 +160,10 @@ def _apply(
             review = _with_late(review, refused)
         except DangerRefused:
             outcome = "refused"
+        except WriteDenied:
+            outcome = "denied"
+    elif review.forbidden:
+        outcome = "denied"
     elif review.standing:
         outcome = "conflicts"
     return _result(held, outcome, review, done, choice)
@@ -186,7 +191,7 @@ def _apply_soft(
     if not review.changes and not review.conflicts:
         outcome = "nothing"
     elif not dry_run:
-        if review.dangers and not review.standing and not allow_special and ask is not None:
+        if _may_ask(review) and not allow_special and ask is not None:
             allow_special = ask(review)
         try:
             with working("applying"):
@@ -196,9 +201,18 @@ def _apply_soft(
             outcome, review = "conflicts", _with_late(review, refused)
         except DangerRefused:
             outcome = "refused"
+        except WriteDenied:
+            outcome = "denied"
+    elif review.forbidden:
+        outcome = "denied"
     elif review.standing:
         outcome = "conflicts"
     return replace(_result(held, outcome, review, done, None), apart=tuple(found.refused.items()))
+
+
+def _may_ask(review: Review) -> bool:
+    """Whether an answer about its dangers could have it applied."""
+    return bool(review.dangers) and not review.standing and not review.forbidden
 
 
 def _with_late(review: Review, refused: ApplyConflict) -> Review:
@@ -248,6 +262,9 @@ def as_object(result: Result) -> dict[str, Any]:
         "dangers": [
             {"path": output.as_json(d.path), "reason": str(d.reason.value)} for d in review.dangers
         ],
+        "denied": [
+            {"path": output.as_json(each.path), "rule": each.rule} for each in review.forbidden
+        ],
         "layers": None if result.choice is None else list(result.choice.layers),
         "spans": None if result.choice is None else list(result.choice.spans),
         "depends": [] if result.choice is None else others_object(result.choice),
@@ -277,6 +294,8 @@ def render(result: Result, form: str) -> None:
         output.put_visible(f"left out {os.fsdecode(path)}: of one tree with what the host won")
     if review.hard_linked and result.outcome in ("planned", "applied"):
         warn(f"other hard links keep the old content: {_some(review.hard_linked)}")
+    for each in review.forbidden:
+        output.put_visible(f"denied {os.fsdecode(each.path)}: {each.rule}")
     for danger in review.dangers:
         output.put_visible(f"danger {os.fsdecode(danger.path)}: {danger.reason.value}")
     if result.outcome == "planned":
@@ -299,6 +318,11 @@ def render(result: Result, form: str) -> None:
     elif result.outcome == "conflicts":
         say("substrate: nothing was applied: the host changed beside the world")
         say("hint: look at both, then --on-conflict ours, theirs or merge, or apply other paths")
+    elif result.outcome == "denied":
+        say("substrate: nothing was applied: the policy has some of it stay in the world")
+        say(
+            "hint: apply the other paths (`substrate apply PATH`); `substrate policy show` shows the rule"
+        )
     else:
         say("substrate: nothing was applied: some of it is dangerous")
         say("hint: apply the other paths, or all with --allow-special after a look at them")

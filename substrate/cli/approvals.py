@@ -86,11 +86,12 @@ def ls_command(wait: bool, after: int, world: str | None, form: str) -> int:
         found = {
             "questions": [],
             "approvals": [_plain(a) for a in load_kept(target.files).approvals],
+            "notes": [],
         }
     if form == "jsonl":
         output.put_rows("approvals", "questions", found["questions"], form)
     elif form == "json":
-        output.put_object("approvals", {k: found[k] for k in ("questions", "approvals")})
+        output.put_object("approvals", {k: found[k] for k in ("questions", "approvals", "notes")})
     else:
         _show(found)
     return 0
@@ -117,9 +118,13 @@ def _show(found: dict[str, Any]) -> None:
             ("risk", question["risk"] + risk), ("touches", ", ".join(question["touches"])),
             ("denied in", f"{question['left_s']} s"),
         ]  # fmt: skip
+        if question["kind"] == "scope":
+            rows[1:3] = [("asks", "to go beyond its world, as long as the session lasts")]
         for label, text in rows:
             if text:
                 output.put_visible(f"   {label:<10}{text}")
+    for note in found["notes"]:
+        output.put_visible(f"note: {note}")
     if found["approvals"]:
         answered = [
             (

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from substrate.cli import output
+from substrate.cli import in_world, output
 from substrate.cli.messages import has_colour, warn
 from substrate.cli.paths import absolute, selector
 from substrate.cli.progress import working
@@ -290,7 +290,15 @@ def command(
 
     Shows what the current world has changed and not yet applied. With SPAN (last, a number
     of `substrate log`, SESSION:NUMBER, a span's id) what that command changed. With PATHs
-    only those and what lies below. Exit status 1 where nothing changed."""
+    only those and what lies below. Exit status 1 where nothing changed. In a world: what
+    earlier commands changed, by kind and path."""
+    if world is None and in_world.is_here():
+        if words or how not in (None, "json") or scratch:
+            raise UsageError(
+                "in a world its supervisor tells all that is pending, by kind and path",
+                hint="`substrate diff`, or ask for the rest outside of the world",
+            )
+        return in_world.answer("diff", "json" if how == "json" else form, {})
     if form != "table":
         if how not in (None, "json"):
             raise UsageError(f"--{how} is no --format {form}", hint="give one of them")

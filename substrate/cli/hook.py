@@ -62,9 +62,16 @@ def run_hook(words: Sequence[bytes]) -> int:
     """Returns the exit status: 0, or 2 where the policy denies."""
     try:
         agent, event = _called_as(words)
+    except UsageError as problem:
+        say(f"substrate: hook: {problem}; nothing is recorded")
+        return 0
+    try:
         given = parse_object(_read_input())
         report, cwd = understand(agent, event, given)
-    except (UsageError, Unusable) as problem:
+    except Unusable as problem:
+        said = _unread(agent, str(problem)) if event in _CALLS[agent] else None
+        if said is not None:
+            return _refuse(agent, said)
         say(f"substrate: hook: {problem}; nothing is recorded")
         return 0
     denied = _decide(report, cwd) if report.kind == CALL and report.command else None
@@ -82,9 +89,14 @@ def run_hook(words: Sequence[bytes]) -> int:
         say(f"substrate: hook: {type(bug).__name__}: {bug}; nothing is recorded")
     if denied is None or not denied.refuses:
         return 0
-    say(f"substrate: {denied.reason}")
+    return _refuse(agent, denied.reason)
+
+
+def _refuse(agent: str, reason: str) -> int:
+    """In the agent's own form."""
+    say(f"substrate: {reason}")
     if agent == "cursor":
-        _put({"permission": "deny", "agentMessage": denied.reason, "userMessage": denied.reason})
+        _put({"permission": "deny", "agentMessage": reason, "userMessage": reason})
     return _DENIED
 
 
@@ -240,10 +252,32 @@ def _decide(report: Report, cwd: bytes) -> Decided:
         verdict = found.decide(subject)
     except SubstrateError as error:
         return Decided(b"deny: the policy cannot be used", f"{error}; {error.hint}", refuses=True)
+    if verdict.action != DENY and verdict.is_cut and found.compiled.denies:
+        return Decided(b"deny: too long to be read", _CUT, refuses=True)
     rule = verdict.rule or "the default"
     said = f"{verdict.action}: {rule}"
     reason = f"denied by {rule} ({verdict.layer}): {verdict.reason}"
     return Decided(said.encode(), reason, refuses=verdict.action == DENY)
+
+
+_CUT = "denied: there is more in this command than is read, and the policy denies some: run it in parts"
+
+
+def _unread(agent: str, problem: str) -> str | None:
+    """Why a call that cannot be read is refused; None where the policy denies nothing that it could be."""
+    from substrate.policy import broker
+    from substrate.session.workspace import find_workspace
+
+    cwd = os.getcwdb()
+    try:
+        denies = broker.load(os.environb, cwd, find_workspace(cwd).path).compiled.denies
+    except SubstrateError as error:
+        return f"{error}; {error.hint}"
+    return (
+        f"denied: the call cannot be read ({problem}), and the policy denies some"
+        if denies
+        else None
+    )
 
 
 # --- the record

@@ -1,4 +1,4 @@
-"""`substrate net status|allow|deny|log`: the network of the command that runs in a world now."""
+"""`substrate net status|allow|deny|request|log`: the network of the command that runs in a world now."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from substrate.cli import output
+from substrate.cli import in_world, output
 from substrate.cli.messages import say
 from substrate.cli.target import NothingFound, pending_target
 from substrate.cli.verb import Verb, VerbGroup
@@ -117,6 +117,34 @@ def deny_command(rules: tuple[str, ...], world: str | None) -> int:
 
     Keeps the command that runs from these from now on, and ends its connections to them."""
     return _change("deny", rules, world)
+
+
+@command.command("request", cls=Verb)
+@click.argument("host", required=False)
+@click.option("--path", metavar="PATH", help="A hidden path, in place of a host.")
+@click.option("--reason", default="", metavar="TEXT", help="What it is for, for who is asked.")
+@output.format_option
+def request_command(host: str | None, path: str | None, reason: str, form: str) -> int:
+    """Examples:
+      substrate net request example.com:443 --reason 'the package index'
+      substrate net request --path ~/.config/gh
+
+    For programs in a world: asks its user for a host, or a hidden path, that the world does not have,
+    and waits for the answer, which holds for the session. Exit status 1 for a no."""
+    if (host is None) == (path is None):
+        raise UsageError("a host is asked for, or a path", hint="substrate net request --help")
+    if not in_world.is_here():
+        raise UsageError(
+            "this is no world: nobody has to be asked", hint="--allow, or `substrate net allow`"
+        )
+    wanted = {"host": host} if host is not None else {"path": os.path.abspath(path or "")}
+    found = in_world.ask("request_scopes", {**wanted, "reason": reason})
+    if form != "table":
+        output.put_object("net.request", {k: v for k, v in found.items() if k != "schema"}, form)
+    else:
+        said = "allowed" if found["allowed"] else "denied"
+        output.put_visible(f"{said}: {host or path}: {found['why']}")
+    return 0 if found["allowed"] else 1
 
 
 @command.command("log", cls=Verb)

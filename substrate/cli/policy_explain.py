@@ -82,13 +82,16 @@ def as_object(each: RecordedDecision) -> dict[str, Any]:
     }
 
 
+_NO_RULE = {"net": "none: what no rule names is refused"}
+
+
 def _put(each: RecordedDecision) -> None:
     what = shown(each.argv) if each.argv else output.show_path(each.subject)
     done = "" if each.action == each.decision else f", {each.action}"
     pairs: list[tuple[str, object]] = [
         (each.kind, what),
         ("decision", each.decision + done),
-        ("rule", each.rule or "none: the default action"),
+        ("rule", each.rule or _NO_RULE.get(each.kind, "none: the default action")),
     ]
     if each.layer:
         pairs.append(("layer", each.layer))

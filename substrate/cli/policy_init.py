@@ -41,8 +41,11 @@ extends = "builtin:{profile}"
 # read_deny = ["**/.env"]
 
 [limits]
+# a flag can only make these smaller
 # runtime = "10m"
 # memory = "4g"
+# disk = "2g"
+# execs = 1000
 """
 _PROJECT = """\
 # Of a project's file only what tightens counts, until each user trusts it: substrate policy trust

@@ -23,7 +23,7 @@ from substrate.policy.origins import InForce, in_force
 from substrate.policy.rules import CommandRule
 from substrate.quantities import render_size
 
-_SIZES = ("limits.memory_bytes", "limits.egress_bytes")
+_SIZES = ("limits.memory_bytes", "limits.disk_bytes", "limits.egress_bytes")
 _TIMES = ("limits.runtime_s", "approval.timeout_s")
 
 

@@ -14,7 +14,7 @@ import click
 
 from substrate.cli import messages
 from substrate.cli.options import BY_NAME
-from substrate.cli.run import ENDINGS, load_for
+from substrate.cli.run import ENDINGS, SAYS, load_for
 from substrate.errors import SubstrateError
 from substrate.session.request import INTERACTIVE, RunRequest
 from substrate.values import replace
@@ -122,9 +122,11 @@ def _flag_words(request: RunRequest) -> list[bytes]:
 def _tell(outcome: Mapping[str, Any], told: set[str]) -> None:
     """What a line came to, besides its output."""
     how = outcome.get("ended_by")
-    if how in ENDINGS:
+    denials = outcome.get("denials", ())
+    is_said = any(isinstance(each, dict) and each.get("code") in SAYS for each in denials)
+    if how in ENDINGS and not is_said:
         messages.say(ENDINGS[how])
-    elif isinstance(outcome.get("error"), str):
+    elif not is_said and isinstance(outcome.get("error"), str):
         messages.say(f"substrate: {_clean(outcome['error'])}")
     for note in outcome.get("notes", ()):
         if isinstance(note, str) and note not in told:

@@ -98,6 +98,9 @@ def _can_ask(closed: frozenset[int]) -> bool:
 
 # --- afterwards
 
+#: codes of denials that say how the command was ended (session/limit_lines.py)
+SAYS = ("execs_limit", "runtime_limit", "disk_limit")
+
 
 def _afterwards(outcome: Outcome, at_end: str, request: RunRequest) -> int:
     """The summary, and apply, keep, discard. Returns the exit status."""
@@ -106,7 +109,8 @@ def _afterwards(outcome: Outcome, at_end: str, request: RunRequest) -> int:
     say_how_it_failed(outcome)
     if not request.quiet and not request.json:
         for denial in outcome.denials:
-            messages.say(f"substrate: {denial.text}")
+            if denial.code not in SAYS:  # which is said already
+                messages.say(f"substrate: {denial.text}")
     on_terminal = os.isatty(2)
     if on_terminal and not request.quiet and not request.json:
         for note in outcome.notes:
@@ -136,6 +140,10 @@ def _afterwards(outcome: Outcome, at_end: str, request: RunRequest) -> int:
 
 def say_how_it_failed(outcome: Outcome) -> None:
     ended = outcome.ended
+    said = [denial.text for denial in outcome.denials if denial.code in SAYS]
+    if said:
+        messages.say(f"substrate: {said[0]}")
+        return
     if ended.ended_by in ENDINGS:
         messages.say(ENDINGS[ended.ended_by])
     elif ended.failed is not None:

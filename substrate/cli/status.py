@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from substrate.cli import output
+from substrate.cli import in_world, output
 from substrate.cli.target import Target, pending_target
 from substrate.cli.verb import Verb
 from substrate.session.history import History, load_history
@@ -23,6 +23,9 @@ from substrate.values import as_dict
 from substrate.world.change import Summary, is_time_alone, summary
 from substrate.world.diff import diff_pending
 from substrate.world.layers import is_there
+
+#: what of the supervisor's answer is shown in a world
+_INSIDE = {name: name for name in ("world", "workspace", "backend", "session")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +163,10 @@ def command(world: str | None, form: str) -> int:
       substrate status
 
     Shows the current world of this directory: what it is made with, what is pending in it,
-    and how its record is. Exit status 1 where there is none."""
+    and how its record is. Exit status 1 where there is none. In a world: what its supervisor
+    tells those inside."""
+    if world is None and in_world.is_here():
+        return in_world.answer("status", form, _INSIDE)
     result = run(world)
     render(result, form)
     return 3 if result.history.problem is not None else 0

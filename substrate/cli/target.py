@@ -19,6 +19,7 @@ from substrate.session.home import Home
 from substrate.session.store import SessionFiles
 from substrate.session.workspace import Workspace, current_directory, find_workspace
 from substrate.session.world_file import OPEN, WorldFile, load_world
+from substrate.shim import finding
 from substrate.telemetry.trace.spans import parse_span_name
 from substrate.values import replace
 from substrate.world.layers import LayerStack, is_frozen
@@ -49,8 +50,20 @@ class Target:
         return replace(stack, layers=frozen), len(frozen) != len(stack.layers)
 
 
+def has_home() -> bool:
+    """Whether something was run here."""
+    try:
+        return bool(os.listdir(homes.default_path(os.environb)))
+    except OSError:
+        return False
+
+
 def open_existing_home() -> Home:
-    """The home; NothingFound where nothing was ever run."""
+    """The home; NothingFound where nothing was ever run, and in a world, which has none."""
+    if finding.is_inside() and not has_home():
+        from substrate.cli import in_world
+
+        in_world.refuse()
     path = homes.default_path(os.environb)
     hint = "run a command first: substrate -c 'make'"
     if not os.path.lexists(path):

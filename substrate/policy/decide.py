@@ -13,14 +13,14 @@ tighten. Spec: policy.md §1, §2, §4.
 
 from __future__ import annotations
 
-from substrate.policy import globs, risk
+from substrate.policy import globs, risk, steps
 from substrate.policy.argv import read
 from substrate.policy.gate_table import make_table
 from substrate.policy.matching import CUT, WHOLE, Pattern, plain_operands
-from substrate.policy.names import last_name, names_of
+from substrate.policy.names import APPLETS, last_name, names_of
 from substrate.policy.programs import find_table
-from substrate.policy.reading_as import parts_of
-from substrate.policy.rules import ACTIONS, ASK, AUDIT, DENY, PROJECT, Verdict
+from substrate.policy.reading_as import BUILTIN, SCRIPT, parts_of
+from substrate.policy.rules import ACTIONS, ASK, AUDIT, DENY, ISOLATE, PROJECT, Verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,9 +39,12 @@ if TYPE_CHECKING:
     Candidate: TypeAlias = tuple["Entry", Pattern | None]
 
 STRICTNESS: Final = {action: number for number, action in enumerate(ACTIONS)}
+_ISOLATE: Final = STRICTNESS[ISOLATE]
 _ASK: Final = STRICTNESS[ASK]
 _DENY: Final = STRICTNESS[DENY]
 _AUDIT: Final = STRICTNESS[AUDIT]
+#: no file has a longer name (NAME_MAX); an argv[0] may, and is then taken for whatever holds it back
+_LONGEST_NAME: Final = 255
 #: so many names have a bucket at once
 _MOST_BUCKETS: Final = 4096
 
@@ -63,6 +66,7 @@ class Compiled:
         #: for whatever name
         self.nameless: list[Entry] = []
         self._buckets: dict[bytes, Bucket] = {}
+        self._applets: bool | None = None
         self._layers = tuple(layer.name for layer in policy.layers)
         locked = False  # by a final layer, as in merge.py
         for number, layer in enumerate(policy.layers):
@@ -97,14 +101,34 @@ class Compiled:
         default = self.default_of(subject.in_world)
         question = _Question(subject, digest)
         strictness, entry, reason = -1, None, ""
-        for part in parts:
-            found, which = self._judge(part, question, default)
-            if found > strictness or (found == strictness and entry is None and which is not None):
-                strictness, entry, reason = found, which, ""
-            if part.too_deep and strictness < _ASK:
-                strictness, entry, reason = _ASK, None, "commands in commands, too deep to be read"
-            if part.has_operators and not self.policy.allow_operators and strictness < _DENY:
-                strictness, entry, reason = _DENY, None, "[shell] allow_operators = false"
+        apart = -1  # of all but scripts that interpreters are given
+        isolates = at_once = False
+        steps.begin()
+        try:
+            for part in parts:
+                found, which, drops = self._judge(part, question, default)
+                isolates = isolates or drops or found == _ISOLATE
+                if part.how == SCRIPT:
+                    if found < _ISOLATE:
+                        continue  # its name can hold it back, no more: it is not what runs
+                else:
+                    apart = max(apart, found)
+                    at_once = at_once or (part.how == BUILTIN and found >= _ASK)
+                if found > strictness or (
+                    found == strictness and entry is None and which is not None
+                ):
+                    strictness, entry, reason = found, which, ""
+                if part.is_blind and strictness < _ASK and self.speaks_of_applets:
+                    strictness = apart = _ASK
+                    entry, reason = None, _BLIND
+                if part.too_deep and strictness < _ASK:
+                    strictness = apart = _ASK
+                    entry, reason = None, _TOO_DEEP
+                if part.has_operators and not self.policy.allow_operators and strictness < _DENY:
+                    strictness = apart = _DENY
+                    entry, reason = None, _OPERATORS
+        finally:
+            steps.end()
         level, why = risk.assess(parts) if whole or strictness >= _ASK else ("low", "")
         rule = entry.rule if entry is not None else None
         return Verdict(
@@ -116,17 +140,53 @@ class Compiled:
             risk=level,
             risk_reason=why,
             read_as=tuple([part.argv for part in parts]),
+            isolates=isolates,
+            of_script=apart < strictness,
+            at_once=at_once,
+            is_cut=any(part.is_cut or part.known == CUT for part in parts),
         )
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether it asks about or denies anything at all, in a world."""
+        return (
+            STRICTNESS[self.policy.default_action] >= _ASK
+            or not self.policy.allow_operators
+            or any(entry.wide for entry in self.rules)
+        )
+
+    @property
+    def denies(self) -> bool:
+        """Whether anything at all is denied."""
+        return (
+            STRICTNESS[self.policy.default_action] == _DENY
+            or not self.policy.allow_operators
+            or any(entry.strictness == _DENY for entry in self.rules)
+        )
+
+    @property
+    def speaks_of_applets(self) -> bool:
+        """Whether a rule that holds back could meet what busybox does itself."""
+        if self._applets is None:
+            self._applets = any(
+                entry.wide and not (entry.is_nameless and entry.is_narrow)
+                for name in APPLETS
+                for entry in self.entries_of(name)
+            )
+        return self._applets
 
     def gate_table(self) -> tuple[dict[bytes, int], int]:
         """What a gate may answer by itself: telemetry.capture.gate.pack_table takes the first."""
         return make_table(self)
 
-    def _judge(self, part: Part, question: _Question, default: int) -> tuple[int, Entry | None]:
-        """Strictness, and the rule that it is from; -1 where nothing is said."""
+    def _judge(
+        self, part: Part, question: _Question, default: int
+    ) -> tuple[int, Entry | None, bool]:
+        """Strictness, and the rule that it is from; -1 where nothing is said. Whether what it changes is dropped
+        in any case."""
         main = part.main
         found = self._of_bucket(self.bucket(main), part, question)
-        strictness, entry = _combine(found, default)
+        strictness, entry, drops = _combine(found, default)
         if entry is None:
             strictness = default if part.has_default else -1
         # what else it goes by can lie, so that it only makes it stricter; a rule for any name says
@@ -139,20 +199,24 @@ class Compiled:
         for name in names:
             if name and name != main:
                 found = self._of_bucket(self.bucket(name), part, question)
-                other, which = _combine(found, default)
+                other, which, too = _combine(found, default)
+                drops = drops or too
                 if which is not None and other > strictness and not which.is_nameless:
                     strictness, entry = other, which
-        return strictness, entry
+        return strictness, entry, drops
 
     def entries_of(self, name: bytes) -> list[Entry]:
         """Those that can meet a program of this name, in the order of the layers."""
         names = names_of(name)
         found = [entry for one in names for entry in self.named.get(one, ())]
-        found += [
-            entry
-            for entry in self.globbed
-            if any(globs.meets(entry.name, one) for one in names)  # type: ignore[arg-type]
-        ]
+        if len(name) > _LONGEST_NAME:
+            found += [entry for entry in self.globbed if entry.wide]
+        else:
+            found += [
+                entry
+                for entry in self.globbed
+                if any(globs.meets(entry.name, one) for one in names)  # type: ignore[arg-type]
+            ]
         return sorted((*found, *self.nameless), key=_number)
 
     def bucket(self, name: bytes) -> Bucket:
@@ -178,16 +242,26 @@ class Compiled:
         if flags is not None and reading is not None and reading.other is not None:
             flags = None
         for entry, pattern in bucket.candidates(part, reading):
-            if pattern is not None:
-                if flags is not None and pattern.a_flag is not None and pattern.a_flag not in flags:
-                    continue
-                if reading is not None:
-                    if not pattern.meets_reading(reading, part.known, part.cwd):
+            if entry.is_for_any and part.how == SCRIPT:
+                continue  # it says nothing of a name
+            try:
+                if pattern is not None:
+                    if (
+                        flags is not None
+                        and pattern.a_flag is not None
+                        and pattern.a_flag not in flags
+                    ):
                         continue
-                elif not pattern.meets_words(part.argv[1:], part.known):
+                    if reading is not None:
+                        if not pattern.meets_reading(reading, part.known, part.cwd):
+                            continue
+                    elif not pattern.meets_words(part.argv[1:], part.known):
+                        continue
+                if entry.is_narrow and not entry.meets_file(part, question):
                     continue
-            if entry.is_narrow and not entry.meets_file(part, question):
-                continue
+            except steps.Spent:
+                if not entry.wide:
+                    continue
             found.append(entry)
         return found
 
@@ -200,6 +274,7 @@ class Entry:
         *(
             "is_final",
             "is_for_all",
+            "is_for_any",
             "is_nameless",
             "is_narrow",
             "layer",
@@ -246,6 +321,8 @@ class Entry:
         self.meets_any = not match or match == (b"**",) or match[1:] == (b"**",)
         #: it says the same of all programs
         self.is_for_all = self.is_nameless and not self.is_narrow and self.meets_any
+        #: it names no program by anything
+        self.is_for_any = self.is_nameless and not self.is_narrow
         #: by the table that they were compiled for
         self.patterns: dict[int, Pattern] = {}
 
@@ -314,7 +391,10 @@ class Bucket:
         else:
             found = self._of_row(tuple(reading.operands))
             if self.has_paths:
-                plain = plain_operands(reading, part.cwd)
+                try:
+                    plain = plain_operands(reading, part.cwd)
+                except steps.Spent:
+                    return self.any
                 if plain != reading.operands:
                     found += self._of_row(tuple(plain))
             if reading.other is not None:
@@ -355,6 +435,13 @@ class _Question:
         return self.digests[program]
 
 
+_TOO_DEEP: Final = "commands in commands, too deep to be read"
+_OPERATORS: Final = "[shell] allow_operators = false"
+_BLIND: Final = (
+    "a shell of busybox does what rules speak of by itself, and what it is told to do is not known"
+)
+
+
 def _number(entry: Entry) -> int:
     return entry.number
 
@@ -363,10 +450,12 @@ def _number_of(candidate: Candidate) -> int:
     return candidate[0].number
 
 
-def _combine(found: Iterable[Entry], default: int) -> tuple[int, Entry | None]:
+def _combine(found: Iterable[Entry], default: int) -> tuple[int, Entry | None, bool]:
     """What holds of rules that all meet: the strictest of a layer, a later layer's before an
-    earlier one's, and never less than what is final."""
+    earlier one's, and never less than what is final. And whether what it changes is to be dropped also where
+    the answer to a question is yes: who may only tighten cannot put a question in place of that."""
     holds: Entry | None = None
+    drops = False
     floor: Entry | None = None
     here: Entry | None = None  # the strictest of the layer that is looked at
     for entry in found:
@@ -377,15 +466,22 @@ def _combine(found: Iterable[Entry], default: int) -> tuple[int, Entry | None]:
         ):
             floor = entry
         if here is not None and entry.layer != here.layer:
+            drops = (drops or _is_isolate(holds, default)) if here.tightens else False
             holds = _later(holds, here, default)
             here = None
         if here is None or entry.strictness > here.strictness:
             here = entry
     if here is not None:
+        drops = (drops or _is_isolate(holds, default)) if here.tightens else False
         holds = _later(holds, here, default)
     if floor is not None and (holds is None or floor.strictness > holds.strictness):
         holds = floor
-    return (holds.strictness, holds) if holds is not None else (default, None)
+    drops = drops or (floor is not None and floor.strictness == _ISOLATE)
+    return (holds.strictness, holds, drops) if holds is not None else (default, None, drops)
+
+
+def _is_isolate(entry: Entry | None, default: int) -> bool:
+    return (default if entry is None else entry.strictness) == _ISOLATE
 
 
 def _later(holds: Entry | None, entry: Entry, default: int) -> Entry | None:

@@ -54,6 +54,11 @@ class FsPaths:
             else:
                 self._literals.append(literal)
 
+    @property
+    def is_literal(self) -> bool:
+        """Whether nothing has to be looked for to know what shall not be read."""
+        return not self._globs
+
     def may_apply(self, path: bytes) -> bool:
         """Whether a change there may reach the host; where nothing is said, everywhere."""
         return self._write is None or any(_meets(row, path) for row in self._write)

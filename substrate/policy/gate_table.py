@@ -12,7 +12,7 @@ from substrate.policy.globs import has_glob
 from substrate.policy.names import BY_NAME, MULTI_CALL, also_called
 from substrate.policy.programs import TABLE_OF
 from substrate.policy.rules import ACTIONS, ALLOW, AUDIT, DENY
-from substrate.policy.wrappers import SHELLS, UNSEEN
+from substrate.policy.wrappers import OF_TEXT, READERS, SHELLS, UNSEEN
 from substrate.telemetry.capture import gate
 
 TYPE_CHECKING = False
@@ -170,6 +170,12 @@ def make_table(compiled: Compiled) -> tuple[dict[bytes, int], int]:
     for name in asks:
         if table.get(name) != gate.DENY:
             table[name] = gate.ASK
+    # what an interpreter is given to read may be what a rule is for
+    if any(entry.wide and not entry.is_for_any for entry in compiled.rules):
+        for reader in READERS:
+            for name in (reader, *also_called(reader)):
+                if table.get(name, otherwise) == gate.ALLOW:
+                    table[name] = gate.ASK_FILE if reader in OF_TEXT else gate.ASK
     for path in _paths(compiled):
         if _answer(_outcomes(_for_path(compiled, path), default)) == gate.DENY:
             table[path] = gate.DENY

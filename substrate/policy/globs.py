@@ -1,11 +1,13 @@
 """Globs of a word: `*`, `?`, `[a-z]`, `[!a]`, byte by byte; and rows of them, `**` for any rest.
 
 Not paths: a `*` passes over slashes. No regular expressions, so that no rule and no word costs more
-than (word × pattern) steps. Invariant: a compiled glob says the same of a word each time, and never
-raises. Spec: policy.md §1.
+than (word × pattern) steps, which `steps` bounds in a decision. Invariant: a compiled glob says the same of a
+word each time, and raises nothing but steps.Spent. Spec: policy.md §1.
 """
 
 from __future__ import annotations
+
+from substrate.policy import steps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,6 +94,7 @@ def meets_row(patterns: Sequence[Word], words: Sequence[bytes], more: bool = Fal
                 place += 1
                 continue
         if star >= 0:
+            steps.take(at - star)
             at, again = star + 1, again + 1
             place = again
         else:
@@ -165,6 +168,8 @@ def _stands(part: bytes | tuple[Element, ...], word: bytes, at: int) -> bool:
 def _find(part: bytes | tuple[Element, ...], word: bytes, at: int, end: int) -> int:
     if isinstance(part, bytes):
         return word.find(part, at, end)
+    if end - len(part) >= at:
+        steps.take((end - len(part) + 1 - at) * len(part))
     for place in range(at, end - len(part) + 1):
         if _stands(part, word, place):
             return place

@@ -9,6 +9,7 @@ Spec: policy.md §2.
 
 from __future__ import annotations
 
+from substrate.policy import steps
 from substrate.policy.argv import Reading, read_pattern
 from substrate.policy.globs import REST, Glob, compile_word, has_glob, meets, meets_row
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 #: how much of an argv is known: all; not the operands that follow (xargs); not even all flags
 WHOLE, MORE_OPERANDS, CUT = range(3)
 _ANY: Final = Glob(b"*")
+#: bytes of the operands of one argv, made plain
+_MOST_PLAIN: Final = 8 << 20
 
 
 class Pattern:
@@ -137,15 +140,18 @@ class Pattern:
         if not self.flags <= flags.keys():
             return False
         for flag, pattern in self.values:
+            steps.take(len(flags[flag]))
             if not any(meets(pattern, value) for value in flags[flag]):
                 return False
         if self.spelled and not (flags and self._are_spelled(reading)):
             return False
         if self.wide or self.has_rest or len(self.flags) == len(flags):
             return True
+        steps.take(len(self.spelled) * len(flags))
         return all(flag in self.flags or self._is_spelled(reading, flag) for flag in flags)
 
     def _are_spelled(self, reading: Reading) -> bool:
+        steps.take(len(self.spelled) * len(reading.flags))
         return all(
             any(
                 meets(pattern, spelling)
@@ -165,13 +171,18 @@ def _is_path(word: bytes | Glob) -> bool:
 
 
 def plain_operands(reading: Reading, cwd: bytes) -> list[bytes]:
+    """Raises steps.Spent where they would take too much memory: a long directory for each of many words."""
     if reading.plain is None:
         base = _plain_path(b"/" + cwd, b"/")
         # the same word has one result: an argv of a thousand dots costs no thousand directories
         made: dict[bytes, bytes] = {}
+        room = _MOST_PLAIN
         for word in reading.operands:
             if word not in made:
-                made[word] = _plain_path(word, base)
+                found = made[word] = _plain_path(word, base)
+                room -= len(found)
+                if room < 0:
+                    raise steps.Spent
         reading.plain = [made[word] for word in reading.operands]
     return reading.plain
 

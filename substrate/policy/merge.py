@@ -16,6 +16,7 @@ from substrate.policy.rules import (
     AUDIT,
     DENY,
     PROJECT,
+    WAIT,
     ApprovalRules,
     FsRules,
     Layer,
@@ -29,8 +30,10 @@ from substrate.values import as_dict, replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Any
+    from typing import Any, Final
 
+#: of `without_terminal`, from the laxest to the strictest
+_STRICT: Final = (ALLOW, WAIT, DENY)
 TRUST_HINT = "until it is trusted (`substrate policy trust`)"
 
 
@@ -147,10 +150,11 @@ class _Force:
                 self.approval = replace(self.approval, timeout_s=given.timeout_s)
             else:
                 leave_out("approval.timeout")
-        if given.without_terminal == DENY:
-            self.approval = replace(self.approval, without_terminal=DENY)
-        elif given.without_terminal is not None and now.without_terminal != given.without_terminal:
-            leave_out("approval.without_terminal")
+        if given.without_terminal is not None:
+            if _STRICT.index(given.without_terminal) >= _STRICT.index(now.without_terminal or DENY):
+                self.approval = replace(self.approval, without_terminal=given.without_terminal)
+            else:
+                leave_out("approval.without_terminal")
         if given.webhook is not None and given.webhook != now.webhook:
             leave_out("approval.webhook")
 

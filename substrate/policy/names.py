@@ -14,6 +14,26 @@ if TYPE_CHECKING:
 MULTI_CALL: Final = frozenset(
     (b"busybox", b"toybox", b"coreutils", b"busybox.static", b"busybox-static")
 )
+#: what busybox and its like do themselves, as far as a rule would speak of it
+APPLETS: Final = frozenset(
+    b"""
+[ [[ ar arch arp arping ash awk base64 basename bc blkdiscard bunzip2 bzcat bzip2 cat chgrp chmod
+chown chroot chvt cmp cp cpio crond crontab cut date dc dd deallocvt devmem df diff dirname dmesg
+dos2unix dpkg dpkg-deb du echo ed egrep env expand expr factor fallocate false fdisk fgrep find
+flock fold free fsfreeze fstrim ftpget ftpput getopt getty grep groups gunzip gzip halt head hexdump
+hostid hostname httpd hwclock id ifconfig ifdown ifup init insmod install ionice ip ipcalc kill
+killall killall5 last less link ln logger login losetup ls lsmod lzcat lzma md5sum mdev mkdir
+mkdosfs mke2fs mkfifo mknod mkpasswd mkswap mktemp modinfo modprobe more mount mt mv nameif nc
+netstat nice nl nohup nproc nsenter nslookup nuke od openvt passwd paste patch pgrep pidof ping
+ping6 pivot_root pkill poweroff printenv printf ps pwd rdate readlink realpath reboot renice reset
+resume rev rm rmdir rmmod route rpm run-init run-parts sed seq setpriv setsid sh sha1sum sha256sum
+sha512sum shred shuf sleep sort split ssl_client start-stop-daemon stat strings stty su sulogin
+swapoff swapon switch_root sync sysctl tac tail tar taskset tee telnet telnetd test tftp time
+timeout top touch tr traceroute true truncate tty ts umount uname unexpand uniq unix2dos unlink
+unlzma unshare unxz unzip uptime usleep vi w watch wc wget which who whoami xargs xxd xz xzcat yes
+zcat useradd userdel adduser deluser addgroup delgroup chpasswd
+""".split()
+)
 #: programs that are run by links of other names to them, and do what that name says
 BY_NAME: Final = frozenset(
     (

@@ -42,6 +42,7 @@ _TOP = (
     *("id", "extends", "default_action", "require", "final"),
     *("command", "net", "fs", "limits", "shell", "approval"),
 )
+_LIMITS = ("runtime", "memory", "pids", "disk", "egress", "execs")
 _COMMAND = ("match", "program", "sha256", "action", "reason", "final", "test")
 
 
@@ -244,11 +245,12 @@ class _Reading:
         )
 
     def limits(self, document: dict[str, Any]) -> LimitRules:
-        inside = self.table(document, "limits", ("runtime", "memory", "pids", "egress", "execs"))
+        inside = self.table(document, "limits", _LIMITS)
         return LimitRules(
             runtime_s=self.get(inside, ("limits", "runtime"), values.seconds, None),
             memory_bytes=self.get(inside, ("limits", "memory"), values.size, None),
             pids=self.get(inside, ("limits", "pids"), values.count, None),
+            disk_bytes=self.get(inside, ("limits", "disk"), values.size, None),
             egress_bytes=self.get(inside, ("limits", "egress"), values.size, None),
             execs=self.get(inside, ("limits", "execs"), values.count, None),
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 from substrate import quantities
 from substrate.policy.groups import GROUPS
-from substrate.policy.rules import ACTIONS, ALLOW, ASK, DENY
+from substrate.policy.rules import ACTIONS, ALLOW, ASK, DENY, WAIT
 from substrate.suggestion import did_you_mean
 
 _MAX_WORDS = 64
@@ -212,7 +212,7 @@ def count(raw: object) -> int:
 
 
 def without_terminal(raw: object) -> str:
-    return _word(raw, (DENY, ALLOW))
+    return _word(raw, (DENY, WAIT, ALLOW))
 
 
 def webhook(raw: object) -> str:

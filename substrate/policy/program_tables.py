@@ -373,6 +373,16 @@ TABLES: Final[dict[str, object]] = {
         "syslog noout ssh= namespace= transient-store",
         _DOCKER,
     ),
+    "helm": "@flat @whole @rename:del>uninstall,delete>uninstall,un>uninstall n/namespace= kube-context= "
+    "kubeconfig= kube-apiserver= kube-as-user= kube-as-group= kube-token= kube-ca-file= "
+    "kube-tls-server-name= registry-config= repository-cache= repository-config= burst-limit= qps= "
+    "debug f/values= set= set-string= set-file= set-json= version= timeout= wait atomic dry-run? "
+    "i/install create-namespace g/generate-name repo= username= password= ca-file= cert-file= "
+    "key-file= o/output= description= reuse-values reset-values force" + _HELP,
+    "gcloud": "@flat @rename:alpha>,beta>,preview> project= account= configuration= format= verbosity= "
+    "q/quiet impersonate-service-account= billing-project= access-token-file= flags-file= flatten= "
+    "trace-token= log-http user-output-enabled? region= zone= version= v= image= source= promote "
+    "no-promote" + _HELP,
     "kubectl": "@flat @whole n/namespace= context= cluster= user= kubeconfig= s/server= token= as= as-group= "
     "as-uid= certificate-authority= client-certificate= client-key= cache-dir= request-timeout= "
     "tls-server-name= username= password= insecure-skip-tls-verify f/filename= k/kustomize= o/output= "

@@ -25,13 +25,17 @@ MOST_PARTS: Final = 256
 MOST_WORDS: Final = 128 << 10
 
 #: how a part came about
-GIVEN, INTERPRETER, EXEC, IN_PROCESS, BUILTIN = (
+GIVEN, INTERPRETER, EXEC, IN_PROCESS, BUILTIN, SCRIPT = (
     "given",
     "interpreter",
     "exec",
     "in process",
     "builtin",
+    "script",
 )
+
+#: where a system has its own shell. One that is busybox usually execs what it runs, as any other shell
+_SYSTEM_SHELLS: Final = (b"/bin/sh", b"/usr/bin/sh", b"/bin/ash", b"/usr/bin/ash")
 
 #: what a shell does itself; a rule may speak of it, the default action does not
 BUILTINS: Final = frozenset(
@@ -120,7 +124,8 @@ class Part:
     that is not known. `name`: the path that it is run by. `known`: how much of argv that is.
     `has_default`: where no rule meets the default action holds. `unclear`: there is more in it than could
     be read. `text`: of a shell's text that was read. `is_multi_call`: what it runs may be in the same
-    program, which need not exec itself."""
+    program, which need not exec itself. `is_blind`: that, and which commands it runs is not known. `is_cut`: there
+    is more in it than is read of anything."""
 
     __slots__ = (
         *(
@@ -131,6 +136,8 @@ class Part:
             "has_default",
             "has_operators",
             "how",
+            "is_blind",
+            "is_cut",
             "is_multi_call",
             "known",
             "main",
@@ -155,6 +162,7 @@ class Part:
         self.readings: dict[int, Reading] = {}
         self.has_default = True
         self.has_operators = self.too_deep = self.unclear = self.is_multi_call = False
+        self.is_blind = self.is_cut = False
 
     def settle(self) -> None:
         """Names it, once its fields are set."""
@@ -194,11 +202,21 @@ def _interpreters(subject: Subject) -> list[Part]:
     return found
 
 
+def _is_blind(part: Part) -> bool:
+    """Whether it does by itself what nobody has read."""
+    if part.how == BUILTIN:
+        return part.unclear or part.main in (b".", b"source")
+    if part.main not in SHELLS:
+        return False
+    is_system = part.how in (GIVEN, INTERPRETER) and (part.name or part.argv[0]) in _SYSTEM_SHELLS
+    return not is_system and (part.unclear or part.text is None)
+
+
 class _Reader:
     def __init__(self, subject: Subject, whole: bool) -> None:
         self.parts: list[Part] = []
         self.in_world = subject.in_world
-        self.mapped = subject.mapped
+        self.mapped, self.script = subject.mapped, subject.script
         self.whole = whole
 
     def take(self, part: Part) -> None:
@@ -212,13 +230,18 @@ class _Reader:
             inners += unwrap(called, argv, part.readings)
         for inner in inners:
             self._enter(part, inner)
+        if part.is_multi_call:
+            part.is_blind = _is_blind(part)
 
     def _enter(self, part: Part, inner: Inner) -> None:
         if inner.text is not None:
             self._read(part, inner)
-        elif self.whole or inner.in_process or part.is_multi_call:
-            how = IN_PROCESS if inner.in_process else EXEC
-            self._add(part, inner.argv, how, inner.has_more, not inner.is_other_name)
+        elif self.whole or inner.in_process or inner.is_script or part.is_multi_call:
+            how = SCRIPT if inner.is_script else IN_PROCESS if inner.in_process else EXEC
+            has_default = not inner.is_other_name
+            if part.how == BUILTIN and inner.argv[0] in BUILTINS:  # `builtin source x`
+                how, has_default = BUILTIN, False
+            self._add(part, inner.argv, how, inner.has_more, has_default)
 
     def _add(
         self,
@@ -230,7 +253,7 @@ class _Reader:
         piped_from: bytes = b"",
     ) -> Part | None:
         if outer.depth >= MOST_DEPTH or len(self.parts) >= MOST_PARTS:
-            outer.unclear = True
+            outer.unclear = outer.is_cut = True
             outer.too_deep = outer.too_deep or outer.depth >= MOST_DEPTH
             return None
         part = Part(tuple(argv), outer.cwd, how, outer.depth + 1)
@@ -239,6 +262,8 @@ class _Reader:
         part.is_multi_call = outer.is_multi_call
         if self.mapped and outer.main in LOADERS:
             part.program, part.name, self.mapped = self.mapped, argv[0], b""
+        elif how == SCRIPT and self.script:
+            part.program, part.name, self.script = self.script, argv[0], b""
         elif argv and argv[0][:1] == b"/":
             part.program = argv[0]
         if has_more or outer.known != WHOLE:
@@ -254,6 +279,7 @@ class _Reader:
         if self.whole or inner.in_process:
             outer.has_operators = outer.has_operators or found.has_operators
         outer.unclear = outer.unclear or found.unclear
+        outer.is_cut = outer.is_cut or found.is_cut
         if not (self.whole or outer.is_multi_call):
             return
         for simple in found.commands:

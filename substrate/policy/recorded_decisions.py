@@ -10,10 +10,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from substrate.policy import recorded_net
 from substrate.policy.allowing import GOES, Allowing, what_allows
 from substrate.policy.broker import Broker
 from substrate.policy.rules import CommandRule, Subject
 from substrate.telemetry.trace.octets import bytes_of
+
+#: what rules are called that are none of a command
+_TABLES = ("fs.", "limits.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,15 +47,21 @@ def explain(
 ) -> list[RecordedDecision]:
     """All decisions of those events for which `has` holds; `events`: all of a trace, in its order."""
     digest = ""
+    scopes: dict[str, Any] = {}
     found = []
     for event in events:
         body = event["body"]
         kind = event["event_type"]
+        mine = has(event)  # of every line, in their order: it follows who forked whom
         if kind == "policy_loaded" and any(layer["name"] != "net" for layer in body["layers"]):
             digest = body["digest"]
-        elif kind == "policy_decision" and has(event):
+        elif kind == "world_start":
+            scopes = body.get("scopes") or {}
+        elif recorded_net.is_refusal(event) and mine:
+            found.append(_refusal(event, body, scopes, digest, broker))
+        elif kind == "policy_decision" and mine:
             found.append(_decision(event, body, broker))
-        elif kind == "command_start" and has(event):
+        elif kind == "command_start" and mine:
             found.append(_command(event, body, broker, digest))
     return found
 
@@ -75,6 +85,35 @@ def _decision(
         approved_by=body.get("approved_by"),
         digest=body.get("policy_digest") or "",
         ran=ran,
+    )
+
+
+def _refusal(
+    event: Mapping[str, Any],
+    body: Mapping[str, Any],
+    scopes: Mapping[str, Any],
+    digest: str,
+    broker: Broker,
+) -> RecordedDecision:
+    """Of the network."""
+    rule, layer = body.get("rule"), None
+    if rule is not None:
+        rule, layer = recorded_net.layer_in(scopes, rule)
+    return RecordedDecision(
+        seq=event["seq"],
+        ts=event["ts"],
+        kind="net",
+        argv=(),
+        subject=recorded_net.subject_of(body).encode(),
+        decision="deny",
+        action="deny",
+        rule=rule,
+        layer=layer,
+        place=None,
+        reason=body.get("reason") or "",
+        approved_by=None,
+        same_policy=digest == broker.digest if digest else None,
+        allowing=recorded_net.what_allows(body, rule, layer or ""),
     )
 
 
@@ -124,6 +163,8 @@ def _explained(
     found = rule_named(broker, rule)
     if found is not None:
         layer, place = found[0], found[1].place
+    elif rule is not None and rule.startswith(_TABLES):
+        layer = rule.partition(" of ")[2]
     allowing = None
     if not ran and argv and kind in ("exec", "command"):
         program = subject if subject.startswith(b"/") else b""

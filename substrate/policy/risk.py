@@ -7,6 +7,7 @@ side of a warning; `low` says that nothing here knew it, not that it is safe.
 
 from __future__ import annotations
 
+from substrate.policy import steps
 from substrate.policy.argv import read
 from substrate.policy.globs import Glob
 from substrate.policy.matching import Pattern, plain_operands
@@ -349,7 +350,7 @@ def _candidates(rows: Rows, part: Part) -> list[_Row]:
             if reading.other is not None:
                 words = (*words, *reading.other.operands)
             if any(b"/" in word for word in words):
-                words = (*words, *plain_operands(reading, part.cwd))
+                words = (*words, *_plain(reading, part))
         keys: dict[bytes, None] = {}
         for word in words:
             if word in rows.by_operand:
@@ -361,10 +362,20 @@ def _candidates(rows: Rows, part: Part) -> list[_Row]:
     return found
 
 
+def _plain(reading: Reading, part: Part) -> list[bytes]:
+    try:
+        return plain_operands(reading, part.cwd)
+    except steps.Spent:
+        return []  # too many: by their text alone
+
+
 def _meets(part: Part, rows: Rows, pattern: Pattern) -> bool:
     if rows.table is None:
         return pattern.meets_words(part.argv[1:], part.known)
-    return pattern.meets_reading(_read(part, rows.table), part.known, part.cwd)
+    try:
+        return pattern.meets_reading(_read(part, rows.table), part.known, part.cwd)
+    except steps.Spent:
+        return True
 
 
 def _read(part: Part, table: Table) -> Reading:

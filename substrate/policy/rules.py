@@ -16,6 +16,9 @@ ALLOW, AUDIT, ISOLATE, ASK, DENY = "allow", "audit", "isolate", "ask", "deny"
 #: from the laxest to the strictest; `audit` lets through as `allow` does, and is always on the record
 ACTIONS: Final = (ALLOW, AUDIT, ISOLATE, ASK, DENY)
 
+#: of `without_terminal`, besides `deny` and `allow`: somebody may come who answers
+WAIT = "wait"
+
 #: the layers, in their order: a later one's rule wins over an earlier one, but for what is locked
 BUILTIN, SYSTEM, USER, PROJECT, GIVEN = "builtin", "system", "user", "project", "given"
 
@@ -69,13 +72,15 @@ class LimitRules:
     runtime_s: float | None = None
     memory_bytes: int | None = None
     pids: int | None = None
+    disk_bytes: int | None = None
     egress_bytes: int | None = None
     execs: int | None = None
 
 
 @value
 class ApprovalRules:
-    """`[approval]`: how long a question waits, and what is answered where nobody can be asked.
+    """`[approval]`: how long a question waits, and what is answered where nobody can be asked: `deny`,
+    `allow`, or `wait`: the question waits as long as that, for who comes to `substrate approvals`.
     `webhook`: a URL that is asked where there is no terminal."""
 
     timeout_s: float | None = None
@@ -139,6 +144,8 @@ class Subject:
     cwd: bytes = b"/"
     #: of a dynamic loader: the kernel's path of what it is told to map, b"" where nobody has looked
     mapped: bytes = b""
+    #: of an interpreter that is given a file: the kernel's path of that, b"" where nobody has looked
+    script: bytes = b""
     sha256: str | None = None
     #: argv is longer than what is here
     cut: bool = False
@@ -149,7 +156,10 @@ class Subject:
 class Verdict:
     """What was decided, and why. `rule`: the name of the rule, None for the default action. `layer`: the
     layer's name. `risk`: low, medium, high or critical, with `risk_reason`; it decides nothing.
-    `read_as`: the command lines that were matched: as given, then what wrappers in it run."""
+    `read_as`: the command lines that were matched: as given, then what wrappers in it run. `isolates`: what it
+    changes is to be dropped, also where the answer is yes. `of_script`: it is said of the script that an
+    interpreter is given, and not of the interpreter. `at_once`: it is asked for what a shell does itself, so
+    that no exec would meet it. `is_cut`: there is more in it than was read."""
 
     action: str
     rule: str | None
@@ -159,3 +169,7 @@ class Verdict:
     risk: str = "low"
     risk_reason: str = ""
     read_as: tuple[tuple[bytes, ...], ...] = ()
+    isolates: bool = False
+    of_script: bool = False
+    at_once: bool = False
+    is_cut: bool = False

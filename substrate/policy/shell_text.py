@@ -69,22 +69,22 @@ class Simple:
 
 
 class ShellText:
-    """What was found. `functions`: names that the text defines."""
+    """What was found. `functions`: names that the text defines. `is_cut`: there is more of it than is read."""
 
-    __slots__ = ("commands", "functions", "has_operators", "unclear")
+    __slots__ = ("commands", "functions", "has_operators", "is_cut", "unclear")
 
     def __init__(self) -> None:
         self.commands: list[Simple] = []
         self.functions: set[bytes] = set()
         self.has_operators = False
-        self.unclear = False
+        self.is_cut = self.unclear = False
 
 
 def read_text(text: bytes) -> ShellText:
     found = ShellText()
     _Scan(text[:MOST_TEXT].replace(b"\0", b""), found, 0).run(0, False)
     if len(text) > MOST_TEXT:
-        found.unclear = found.has_operators = True
+        found.is_cut = found.unclear = found.has_operators = True
     if any(simple.words[0] == b"alias" for simple in found.commands):
         found.unclear = True
     return found
@@ -103,14 +103,14 @@ class _Scan:
     def run(self, at: int, in_parentheses: bool) -> int:
         """Reads commands up to the end, or up to the `)` that closes; gives the place behind."""
         if self.depth > _MOST_DEPTH:
-            self.found.unclear = True
+            self.found.is_cut = self.found.unclear = True
             return len(self.text)
         one = _Command(self.found)
         text, marks, end = self.text, self.marks, len(self.text)
         open_here = 0
         while at < end:
             if len(self.found.commands) >= MOST_COMMANDS:
-                self.found.unclear = True
+                self.found.is_cut = self.found.unclear = True
                 return end
             stop = marks.find(1, at)
             if stop != at:

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 class Inner:
     """What is run: `argv`, or `text` for a shell. `in_process`: by the same process, without an exec that a
     gate could see. `is_other_name`: it is the same program by another name, so that what no rule is met by
-    was judged already. `has_more`: operands follow that are not known."""
+    was judged already. `is_script`: that name is of the file that an interpreter reads. `has_more`: operands
+    follow that are not known."""
 
-    __slots__ = ("argv", "has_more", "in_process", "is_other_name", "text")
+    __slots__ = ("argv", "has_more", "in_process", "is_other_name", "is_script", "text")
 
     def __init__(
         self,
@@ -39,12 +40,14 @@ class Inner:
         *,
         in_process: bool = False,
         is_other_name: bool = False,
+        is_script: bool = False,
         has_more: bool = False,
     ) -> None:
         self.argv = argv
         self.text = text
         self.in_process = in_process
         self.is_other_name = is_other_name
+        self.is_script = is_script
         self.has_more = has_more
 
 
@@ -319,8 +322,11 @@ def _trap(argv: Words, known: Known) -> list[Inner]:
 
 
 def _applet(argv: Words, known: Known) -> list[Inner]:
-    """`busybox rm -rf x`."""
+    """`busybox rm -rf x`, `coreutils --coreutils-prog=rm -rf x`; a first line has the script's name as well."""
     words = argv[1:]
+    for mark, skipped in ((b"--coreutils-prog=", 1), (b"--coreutils-prog-shebang=", 2)):
+        if words and words[0].startswith(mark):
+            return [Inner((words[0][len(mark) :], *words[skipped:]), in_process=True)]
     return [Inner(words, in_process=True)] if words and words[0][:1] != b"-" else []
 
 
@@ -333,7 +339,17 @@ def _loader(argv: Words, known: Known) -> list[Inner]:
 
 def _of_file(reading: Reading) -> list[Inner]:
     """`node /usr/bin/npm publish`: the script that an interpreter is given, as if it was exec'd."""
-    return [Inner(tuple(reading.operands), is_other_name=True)]
+    ways = (reading,) if reading.other is None else (reading, reading.other)
+    return [Inner(tuple(way.operands), is_other_name=True, is_script=True) for way in ways]
+
+
+def script_in(name: bytes, argv: Words) -> bytes:
+    """The word that names the file that an interpreter of this last name is given; b"" where there is none."""
+    if not READERS.isdisjoint(names_of(name)):
+        for inner in unwrap(name, argv, {}):
+            if inner.is_script:
+                return inner.argv[0]
+    return b""
 
 
 def _script_of(name: bytes, *without: bytes) -> Find:
@@ -656,6 +672,10 @@ _FIND: Final[dict[bytes, Find]] = {
     b"bundle": _runner(b"bundle", b"exec"),
     b"uv": _uv,
 }
+
+#: those whose `-c TEXT` is no file, and all that read one that they are given
+OF_TEXT: Final = frozenset((*SHELLS, b"python", b"python2", b"python3", b"pypy", b"pypy3"))
+READERS: Final = frozenset((*OF_TEXT, b"node", b"nodejs", b"perl", b"ruby"))
 
 #: what runs others without an exec that a gate sees, to their names; None: any
 UNSEEN: Final[dict[bytes, frozenset[bytes] | None]] = {

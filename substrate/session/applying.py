@@ -11,13 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from substrate.session import host_change
+from substrate.session import fs_write, host_change
+from substrate.session.fs_write import Forbidden, WriteDenied
 from substrate.session.pending import Held
 from substrate.session.recorded import check_layers, load_recorded, plain_states
 from substrate.session.stack_file import next_apply
 from substrate.session.world_file import APPLIED
 from substrate.telemetry.trace.digests import Digester
 from substrate.telemetry.trace.events import changes as events
+from substrate.telemetry.trace.events.policy import PolicyDecision
 from substrate.telemetry.trace.octets import text_or_b64
 from substrate.telemetry.trace.rfc8785 import encode
 from substrate.values import as_dict, replace
@@ -48,6 +50,8 @@ class Review:
     left_out: tuple[bytes, ...] = ()
     #: files of the host whose other names, by hard links, keep what they hold
     hard_linked: tuple[bytes, ...] = ()
+    #: what the policy has stay in the world: nothing passes that
+    forbidden: tuple[Forbidden, ...] = ()
 
     @property
     def standing(self) -> tuple[Conflict, ...]:
@@ -108,6 +112,7 @@ def review(
         on_conflict=on_conflict,
         left_out=found.left_out,
         hard_linked=hard_linked(planned),
+        forbidden=fs_write.forbidden(held, planned.changes),
     )
     return review, planned
 
@@ -147,7 +152,7 @@ def apply(
     the stack depends on and which leave it then, but for those that hold changes in
     scratch directories too: these are not applied and stay for the commands to come.
 
-    Raises ApplyConflict, DangerRefused, StateError; nothing is applied then, and the
+    Raises ApplyConflict, DangerRefused, WriteDenied, StateError; nothing is applied then, and the
     attempt is in the trace."""
     found, planned = reviewed or review(held, select, numbers)
     stack = _part(held, numbers)
@@ -166,6 +171,7 @@ def apply(
         found.conflicts,
         _outcomes(held, planned, stack) if stays else [],
     )
+    _refuse_forbidden(held, told, found)
     ending = APPLIED if _takes_all(held, found, select, numbers, rest) else ""
     applied: Applied | None = None
     if planned.changes:
@@ -221,6 +227,7 @@ def apply_part(
     """Applies a plan that was made of another `stack` than the world's, of parts of `layers` which
     stay. `may_end`: the world is over where nothing is left. As `apply`."""
     told = _Asked((), spans, layers)
+    _refuse_forbidden(held, told, found)
     states = _outcomes(held, planned, stack)
     event = _apply_event(held, told, found, "applied", found.conflicts, states)
     event = replace(event, extra=(*event.extra, *extra))
@@ -262,6 +269,26 @@ def apply_part(
     )
 
 
+def _refuse_forbidden(held: Held, told: _Asked, found: Review) -> None:
+    """Raises WriteDenied where the policy has some of it stay in the world."""
+    if not found.forbidden:
+        return
+    first = found.forbidden[0]
+    listed = [text_or_b64(each.path) for each in found.forbidden[: events.MAX_ENTRIES]]
+    decision = PolicyDecision(
+        kind="fs",
+        subject=first.path,
+        decision="deny",
+        action="denied",
+        rule=first.rule,
+        policy_digest=first.policy_digest,
+        reason="it may not be applied",
+        extra=(("count", len(found.forbidden)), ("paths", _listed(held, listed))),
+    )
+    _refuse(held, told, found, "denied", (), (decision,))
+    raise WriteDenied(found.forbidden)
+
+
 def _holds_scratch(held: Held, number: int) -> bool:
     whole = diff_layer(held.stack, number, include_scratch=True)
     return len(whole) > len(diff_layer(held.stack, number))
@@ -287,10 +314,16 @@ def _takes_all(
 
 
 def _refuse(
-    held: Held, told: _Asked, review: Review, outcome: str, conflicts: Sequence[Conflict]
+    held: Held,
+    told: _Asked,
+    review: Review,
+    outcome: str,
+    conflicts: Sequence[Conflict],
+    before: Sequence[PolicyDecision] = (),
 ) -> None:
     event = _apply_event(held, told, review, outcome, conflicts)
-    held.opened.writer.append([event.event("world")])
+    decided = [each.event("broker") for each in before]
+    held.opened.writer.append([*decided, event.event("world")])
 
 
 def _apply_event(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         """What answers (approving.Approving)."""
 
         state: Approvals
+        notes: list[str]
 
         def decide(self, number: int, choice: str, by: str, rule: str = "") -> None: ...
         def forget_approval(self, number: int) -> bool: ...
@@ -116,6 +117,7 @@ class Desk:
                 }
                 for a in state.kept.approvals
             ],
+            "notes": [text.show_text(note) for note in self._decider.notes],
         }  # fmt: skip
 
     def _approve(self, given: dict[str, Any], peer: Peer) -> dict[str, Any]:
@@ -169,6 +171,7 @@ def _shown(question: Question, exact: bool, now: float) -> dict[str, Any]:
     verdict = asked.verdict
     return {
         "number": question.number,
+        "kind": asked.kind,
         "command": text.cut_middle(text.show_argv(asked.held.argv, cut=asked.held.cut), 4000),
         "argv": [text.cut_middle(text.show_word(w), 200) for w in asked.held.argv[:_MOST_ARGV]],
         "exact": exact,
@@ -176,6 +179,9 @@ def _shown(question: Question, exact: bool, now: float) -> dict[str, Any]:
         "sha256": list(asked.held.digests),
         "interpreters": [text.show_path(path) for path in asked.held.interpreters],
         "cwd": text.show_path(asked.held.cwd),
+        "variables": [
+            text.show_redacted_line(v) for v in text.shown_variables(asked.held.variables)
+        ],
         "parents": [text.show_redacted_line(line) for line in asked.chain[:8]],
         "rule": verdict.rule,
         "reason": verdict.reason,

@@ -226,8 +226,9 @@ def is_watched(directory_fd: int) -> bool:
     return False
 
 
-#: of a daemon, then of a run; both speak the same packets
-SOCKETS: Final = (b"control", NAME)
+_CONTROL: Final = b"control"
+#: what is there once there was a question; then that of a daemon, which speaks the same packets
+SOCKETS: Final = (NAME, _CONTROL)
 
 
 def call(directory_fd: int, name: str, arguments: str, timeout_s: float | None) -> str | None:
@@ -252,7 +253,7 @@ def call(directory_fd: int, name: str, arguments: str, timeout_s: float | None) 
             os.close(fd)
         if message.kind == JSON:
             return message.text(0)
-        if message.kind == FAILED:
+        if message.kind == FAILED and socket != _CONTROL:  # a daemon has no question yet
             raise StateError(message.text(1), hint=message.text(2))
     return None
 

@@ -374,12 +374,16 @@ def _rule(asked: Asked) -> str:
 
 def _runs_inside(asked: Asked, allowed: Asked) -> bool:
     """Whether it is what an allowed wrapper runs: shown with the question, below its process, in its
-    directory, under the rule that was asked about."""
+    directory, under the rule that was asked about, and the program that its words led to."""
     if not allowed.procs or allowed.procs[0] not in asked.procs or asked.held.cut:
         return False
     if asked.held.cwd != allowed.held.cwd or asked.verdict.rule != allowed.verdict.rule:
         return False
-    return any(_same_line(asked.held.argv, line) for line in allowed.verdict.read_as[1:])
+    lines = list(zip(allowed.verdict.read_as, allowed.leads, strict=False))
+    return any(
+        asked.held.program in leads and _same_line(asked.held.argv, line)
+        for line, leads in lines[1:]
+    )
 
 
 def _same_line(argv: tuple[bytes, ...], line: tuple[bytes, ...]) -> bool:

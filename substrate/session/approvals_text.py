@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import unicodedata
 
+from substrate.session.gating_environ import USUAL
 from substrate.values import value
 
 TYPE_CHECKING = False
@@ -26,6 +27,7 @@ _NAMES: Final = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\x1b": "\\e", "'": "\\'
 #: of one line: `approvals.json`, denials
 _LINE: Final = 200
 _CHAIN: Final = 6
+_MOST_VARIABLES: Final = 100
 _LEAST_COMMAND: Final = 3
 _LABEL: Final = 10
 
@@ -178,10 +180,16 @@ def render_question(
     else:
         page = 0
     where = f"page {page} of {pages - 1} of it: " if page else ""
-    lines = [f"{where}May this command run? It waits."[:columns], ""]
+    lines = [f"{where}{_OPENING[asked.kind]}"[:columns], ""]
     lines += ["  " + line for line in command]
     lines += ["", *told]
     return Page(lines=tuple(lines), pages=pages)
+
+
+_OPENING: Final = {
+    "exec": "May this command run? It waits.",
+    "scope": "A program of this world asks to go beyond it, as long as the session lasts. May it?",
+}
 
 
 def _pair(label: str, text: str, columns: int, most: int) -> list[str]:
@@ -208,12 +216,18 @@ def _facts(question: Question, until: str, others: int, exact: bool) -> list[tup
         ("rule", show_text(rule + reason + (f" ({verdict.place})" * bool(verdict.place)))),
         ("risk", show_text(risk)),
     ]
-    if not exact:
+    if not exact and asked.kind == "exec":
         facts.append(("exact", "no: what would run cannot be recognised again, so once or not"))
     odd = sorted({c for c in show_argv(asked.held.argv) if not c.isascii()} - {"…"})
     if odd:
         named = ", ".join(f"{char} U+{ord(char):04X}" for char in odd[:8])
         facts.append(("letters", f"not all are ASCII: {named}"))
+    variables = shown_variables(asked.held.variables)
+    for variable in variables[:_CHAIN]:
+        facts.append(("with", show_redacted_line(variable)))
+    if len(variables) > _CHAIN:  # a program may set a hundred to hide one
+        more = f"{len(variables) - _CHAIN} more variables that may change what it does"
+        facts.append(("with", more))
     for interpreter in asked.held.interpreters:
         facts.append(("run with", show_path(interpreter)))
     if len(verdict.read_as) > 1:
@@ -224,6 +238,11 @@ def _facts(question: Question, until: str, others: int, exact: bool) -> list[tup
     if asked.touches:
         facts.append(("touches", show_text(", ".join(asked.touches))))
     return facts
+
+
+def shown_variables(variables: Sequence[bytes] | None) -> list[bytes]:
+    """What is bound and not in every environment; the rest is bound as well."""
+    return [v for v in variables or () if v.partition(b"=")[0] not in USUAL][:_MOST_VARIABLES]
 
 
 def show_redacted_line(line: bytes) -> str:

@@ -36,7 +36,8 @@ class Held:
 
     `program`: the kernel's path of the file, `interpreters`: of a script, the outermost last.
     `digests`: hex SHA-256 of the content of the program and of each interpreter, in that order, ""
-    where it could not be read. `cut`: argv is longer than what is here."""
+    where it could not be read. `cut`: argv is longer than what is here. `variables`: `NAME=value` of those that
+    change what it does (gating_environ.py), None where they could not be read."""
 
     argv: tuple[bytes, ...]
     program: bytes
@@ -44,6 +45,7 @@ class Held:
     interpreters: tuple[bytes, ...] = ()
     digests: tuple[str, ...] = ()
     cut: bool = False
+    variables: tuple[bytes, ...] | None = ()
 
     @property
     def is_exact(self) -> bool:
@@ -54,20 +56,28 @@ class Held:
             and bool(self.program)
             and len(self.digests) == 1 + len(self.interpreters)
             and all(self.digests)
+            and self.variables is not None
         )
 
     def packed(self) -> bytes:
         """Bytes that are equal where two of these are, and only there."""
         fields = [b"%d" % len(self.argv), *self.argv, self.program, self.cwd]
         fields += [*self.interpreters, *(digest.encode() for digest in self.digests)]
+        variables = self.variables or ()
+        fields += [b"%d" % len(variables), *variables]
         return b"".join(b"%d:%s" % (len(field), field) for field in fields)
+
+
+#: kinds of questions: whether a program may run; whether a world may have what goes beyond it
+EXEC, SCOPE = "exec", "scope"
 
 
 @value
 class Asked:
     """`ticket`: of whoever asks, unique among those that wait. `action`: the span of the command that a
     user gave. `span`: of the process. `procs`: its number in the trace, then its parents'. `chain`: the
-    parents' command lines, nearest first. `touches`: hosts and paths, as far as known."""
+    parents' command lines, nearest first. `touches`: hosts and paths, as far as known. `kind`: EXEC, SCOPE. `leads`:
+    which programs each line of `verdict.read_as` may run, by the kernel's paths."""
 
     ticket: object
     action: str
@@ -78,6 +88,8 @@ class Asked:
     procs: tuple[int, ...] = ()
     chain: tuple[bytes, ...] = ()
     touches: tuple[str, ...] = ()
+    kind: str = EXEC
+    leads: tuple[frozenset[bytes], ...] = ()
 
 
 @value

@@ -87,6 +87,9 @@ def message(question: Question, session_id: str, nonce: str, now: float) -> dict
         "program": text.show_path(asked.held.program),
         "sha256": asked.held.digests[0] if asked.held.digests else None,
         "cwd": text.show_path(asked.held.cwd),
+        "variables": [
+            text.show_redacted_line(v) for v in text.shown_variables(asked.held.variables)
+        ],
         "parents": [text.show_redacted_line(line) for line in asked.chain[:8]],
         "rule": verdict.rule,
         "reason": verdict.reason,

@@ -17,6 +17,7 @@ import select
 import time
 
 from substrate.errors import ConfigError, SubstrateError
+from substrate.policy.rules import ALLOW, WAIT
 from substrate.session import approvals_state as states
 from substrate.session import approvals_values as values
 from substrate.session.approvals_values import Answer, Peer
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
     from substrate.session.store import SessionFiles
 
 TIMEOUT_S: Final = 60.0
-_WAIT, _ALLOW = "wait", "allow"
 _MOST_WEBHOOKS: Final = 4
+#: in what a policy says of itself that does not count (merge.py)
+_OF_APPROVAL: Final = ": approval."
 
 
 def open_approving(
@@ -95,8 +97,9 @@ class Approving:
         #: for a control socket
         self._told: list[tuple[object, str]] = []
         self._closed = False
-        #: for the user, besides the answers: what could not be stored
-        self.notes: list[str] = []
+        #: for whoever is asked, besides the question: what of [approval] does not count, what could not be stored
+        self.notes = [text for text in policy.ignored if _OF_APPROVAL in text]
+        self._noted = 0  # how many of them stood on the terminal
         if door:
             from substrate.session.approvals_door import Door
 
@@ -110,7 +113,9 @@ class Approving:
         known = [effect for effect in effects if isinstance(effect, states.Told)]
         if known:
             answer = known[0].answer
-            if answer.how == values.NOBODY and self._allows_without():
+            # what goes beyond a world is given by a person alone
+            is_exec = asked.kind == values.EXEC
+            if answer.how == values.NOBODY and is_exec and self._allows_without():
                 return _unasked(answer)
             return answer
         self._do(effects, now)
@@ -307,7 +312,7 @@ class Approving:
     def _is_reachable(self, asked: Asked) -> bool:
         if self._has_terminal() or self.policy.approval.webhook is not None:
             return True
-        return self._is_watched() or self.policy.approval.without_terminal == _WAIT
+        return self._is_watched() or self.policy.approval.without_terminal == WAIT
 
     def _is_watched(self) -> bool:
         """Whether somebody waits at the socket, or for it to be there."""
@@ -319,7 +324,7 @@ class Approving:
 
     def _allows_without(self) -> bool:
         """What the user's own policy says of a question that nobody can be asked."""
-        return self.policy.approval.without_terminal == _ALLOW
+        return self.policy.approval.without_terminal == ALLOW
 
     def _has_terminal(self) -> bool:
         if self._terminal is not None:
@@ -347,6 +352,9 @@ class Approving:
                 first, now, exact=self.state.is_exact(first.number), others=len(self._queue) - 1,
                 line=lambda: self._line_of(first),
             )  # fmt: skip
+            if len(self.notes) > self._noted:
+                terminal.say("; ".join(self.notes[self._noted :]))
+                self._noted = len(self.notes)
         else:
             terminal.count(len(self._queue) - 1)
 

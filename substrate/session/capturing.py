@@ -498,7 +498,11 @@ class Capturing:
             chain.append(above.program)
             above = above.parent
         who = Process(
-            span=process.span, cwd=place.cwd or b"/", procs=tuple(procs), chain=tuple(chain)
+            span=process.span,
+            cwd=place.cwd or b"/",
+            procs=tuple(procs),
+            chain=tuple(chain),
+            is_first=not process.program,
         )
         self.gating.hear(hold, who)
 

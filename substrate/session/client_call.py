@@ -14,6 +14,7 @@ import os
 import struct
 from typing import Any
 
+from substrate.errors import StateError
 from substrate.session.signals import FORWARDED
 from substrate.telemetry.trace.ids import is_span_id
 from substrate.values import value
@@ -38,6 +39,14 @@ _MOST_EXTRA = 4
 
 class BadCall(Exception):
     """What a client sent is not what the protocol says; the text says how."""
+
+
+#: what to do instead
+OWN_WORLD = "run it in a world of its own: substrate --fresh -c …"
+
+
+class Widens(StateError):
+    """A setting that a session which runs already does not take: it could widen what holds there."""
 
 
 @value
@@ -165,9 +174,10 @@ def parse_flags(given: bytes) -> Flags:
     known = {"closed", "ignored", "terminal", "timeout", "cmd", "bypass", "extra", "mine", "text"}
     strange = sorted(found.keys() - known)
     if strange:
-        raise BadCall(
-            f"the flag {strange[0][:40]!r} cannot be given to a session that runs already"
-        )
+        name = strange[0][:40]
+        if not name.startswith("--"):  # no word of a person
+            raise BadCall(f"the flag {name!r} is not known here")
+        raise Widens(f"{name} cannot be given to a session that runs already", hint=OWN_WORLD)
     closed = _numbers(found.get("closed", []), "closed", 0, 2)
     ignored = _numbers(found.get("ignored", []), "ignored", 1, 64)
     terminal = found.get("terminal")

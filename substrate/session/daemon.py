@@ -40,6 +40,7 @@ from substrate.session.live_world import LiveWorld
 from substrate.session.loop import Loop, Waiting
 from substrate.session.one_command import OneCommand
 from substrate.session.request import RUN, TEXT, RunRequest
+from substrate.session.scopes import key_of, what_differs
 from substrate.session.sharing import Sharing, now_ns
 from substrate.session.shell_words import text_of
 from substrate.session.summary import clean, outcome_object
@@ -54,6 +55,8 @@ from substrate.world.layers import is_frozen
 if TYPE_CHECKING:
     import _socket
 
+    from substrate.session.egressing import Egressing
+    from substrate.session.scope_requests import ScopeRequests
     from substrate.session.settings import Settings
     from substrate.session.signals import SignalPipe
     from substrate.session.streams import Streams
@@ -64,6 +67,8 @@ LOG = b"log"
 _MOST_LOG = 1 << 20
 #: changes that are listed for a world's own question
 _MOST_LISTED = 500
+#: refusals at the doors that the trace tells of
+_MOST_REFUSED = 1000
 #: commands that are asked to end get this long in all
 _END_S = 5.0
 
@@ -96,9 +101,12 @@ class Daemon:
         self._beside: OneCommand | None = None  # the first command, which somebody else runs
         #: what else can be asked at `control`: each answers its client, now or later
         self.verbs: dict[str, Callable[[Client, dict[str, Any]], None]] = {}
+        #: what processes of its worlds have asked for beyond them
+        self.requests: ScopeRequests | None = None
         self._next: LiveWorld | None = None  # begun with, for the next command
         self._has_terminals = False  # the last one that began a world had one: so may the next
         self._worlds = 0
+        self._refused = 0
         self._running: list[Executing] = []
         self._left: list[Executing] = []  # answered; what they left goes on
         self._clients: list[Client] = []
@@ -195,6 +203,8 @@ class Daemon:
                 client.answer(doors.plain(ended))
 
     def _close_clients(self) -> None:
+        if self.requests is not None:
+            self.requests.close()
         for door in self._doors:
             door.close()
         self._close_inside()
@@ -238,6 +248,8 @@ class Daemon:
             self._world.wait_for(waiting)
         if self._inside is not None:
             self._inside.wait_for(waiting)
+        if self.requests is not None:
+            self.requests.wait_for(waiting)
         for each in tuple(self._running):
             each.wait_for(waiting)
         for each in self._left:
@@ -325,7 +337,7 @@ class Daemon:
         why = doors.why_not_control(peer, self._zygote.pid)
         client = Client(socket, peer, inside=False, until=time.monotonic() + doors.FIRST_S)
         if why:
-            self._tell_of_refusal(client, why)
+            self.tell_of_refusal("control", why)
             client.fail(f"this is not for you: {why}", "ask from outside of worlds", 126)
         elif self._served(inside=False) >= doors.MOST_CLIENTS:
             client.fail(
@@ -337,21 +349,27 @@ class Daemon:
             client.on_packet, client.on_bug = self._hear, self.log
             self._clients.append(client)
 
-    def _tell_of_refusal(self, client: Client, why: str) -> None:
-        """On the record: an attempt at what is not a world's to have."""
-        if not self.session.started:
-            self.log(f"refused at control: {why}")
+    def tell_of_refusal(self, door: str, why: str, span: str | None = None) -> None:
+        """On the record: an attempt at what is not a world's to have. What is tried without an end is told
+        for a while only, and that it is."""
+        self._refused += 1
+        if self._refused > _MOST_REFUSED:
             return
+        if not self.session.started:
+            self.log(f"refused at {door}: {why}")
+            return
+        if self._refused == _MOST_REFUSED:
+            why += f"; {_MOST_REFUSED} attempts are told of, and no more of them"
         told = PolicyDecision(
             kind="api",
-            subject="control",
+            subject=door,
             decision="deny",
             action="refused",
             rule=None,
             policy_digest="",
             reason=why,
         )
-        self.session.writer.append([told.event("shell")])
+        self.session.writer.append([told.event("shell", parent_span_id=span)])
 
     def _hear(self, client: Client, message: wire.Message) -> None:
         """The first packet of a client."""
@@ -546,7 +564,11 @@ class Daemon:
         request = RunRequest(
             kind=kind, file=call.file, argv=call.argv, cmd_text=text, extra=each.extra
         )
-        settings = _narrowed(self._settings, call)
+        settings = _narrowed(self._granted(self._settings), call)
+        if self._world is not None:  # whose limits are those of its own policy, at its begin
+            settings = _narrowed(
+                replace(self._world.settings, timeout_s=self._settings.timeout_s), call
+            )
         one = OneCommand(
             request,
             settings,
@@ -569,7 +591,7 @@ class Daemon:
             isolation = self._isolation
             world = self._world
             assert world is not None
-            each.prepare_run(one, settings.background_s, settings.timeout_s)
+            each.prepare_run(one, settings.background_s, one.settings.timeout_s)
             one.begun_ns = now_ns()
             starting.write_first(self.session, world, one, isolation, each.parent)
             self._sharing.begin(one)
@@ -580,6 +602,7 @@ class Daemon:
         else:
             world = self._world
             self._govern(one, in_observed=world.frame.observed)
+            self._hold_to(one, world, each.client)
             world_setup.refuse_hidden_cwd(one.cwd, world.spec)
             if world.frame.backend == "guard":
                 from substrate.session import guarding
@@ -587,7 +610,7 @@ class Daemon:
                 one.cwd = guarding.inside(self.session.files, self.session.stack, one.cwd)
             one.captures = self._captures
             one.begin(self.session, world)
-            each.prepare_run(one, settings.background_s, settings.timeout_s)
+            each.prepare_run(one, settings.background_s, one.settings.timeout_s)
             one.make_spec()
             starting.refuse_weak(world, one)
             one.begun_ns = now_ns()
@@ -617,12 +640,30 @@ class Daemon:
     def _govern(self, one: OneCommand, *, in_observed: bool = True) -> None:
         """How it is captured, and what the policy says of it."""
         one.choose(self.session, in_observed=in_observed)
+        one.load_policy(self.session)
         one.govern(self.session)
-        one.top = gated_command.leave_to_gate(one.gate, one.top)
+        one.top = gated_command.leave_to_gate(one.gate, one.top, one.request)
         if one.top.isolated:
             verdict = one.top.verdict
             reason = f"{verdict.reason or 'isolate'}; this world is the session's: substrate --fresh -c …"
             one.top = replace(one.top, verdict=replace(verdict, action=DENY, reason=reason))
+
+    def _hold_to(self, one: OneCommand, world: LiveWorld, client: Client) -> None:
+        """What of the policy holds a command in a world that lives: its own time and its count of programs. What
+        else was changed since the world began waits for the next one, and is told."""
+        policy = one.gate.broker.policy
+        runtime_s = policy.limits.runtime_s
+        if runtime_s is not None and (one.settings.timeout_s or runtime_s) >= runtime_s:
+            one.settings = replace(one.settings, timeout_s=runtime_s)
+        if world.scopes is None or world.scopes.digest == one.gate.broker.digest:
+            return
+        changed = what_differs(world.scopes.policy, policy)
+        if changed:
+            line = (
+                f"substrate: the policy was changed: what it says in {', '.join(changed)} holds from the next world "
+                "on, its rules for commands now"
+            )
+            client.send(client_call.TEXT, line)
 
     def _decide_inside(self, call: Call, parent: str | None) -> Decided:
         """For a shim in the world. What the gate stops and asks for is left to it: it looks at what
@@ -677,15 +718,23 @@ class Daemon:
         """A new world, on a new layer, for its first command."""
         session = self.session
         session.host = world_setup.look_at_host()
+        scopes = one.scopes(session)
+        one.settings = scopes.settings
         terminal = one.terminal is not None
         world, self._next = self._next, None
-        begun_right = self._has_terminals == terminal
+        will_do = self._has_terminals == terminal
         self._has_terminals = terminal
-        if world is None or not begun_right or world.frame.observed != one.choice.observed:
+        if world is not None:
+            will_do = will_do and world.frame.observed == one.choice.observed
+            will_do = will_do and key_of(world.settings) == key_of(scopes.settings)
+        if world is None or not will_do:
             if world is not None:
                 world.release()
             world = self._make_world()
+            world.hold_to(scopes)
             world.prepare(one.choice, terminal=terminal)
+        else:
+            world.hold_to(scopes)
         self._world, self._network_began = world, False
         self._sharing = Sharing(session, world)
         self._captures = one.captures = Captures(session.number)
@@ -715,6 +764,32 @@ class Daemon:
     def _served(self, *, inside: bool) -> int:
         """Clients of one door: a world cannot take the places of those outside."""
         return sum(each.inside is inside and not each.is_gone for each in self._clients)
+
+    def live_world(self) -> LiveWorld | None:
+        return self._world
+
+    def network(self) -> Egressing | None:
+        """Of the world that lives."""
+        return None if self._world is None else self._world.network
+
+    def request_scopes(self, client: Client, given: dict[str, Any], span: str | None) -> None:
+        """A process of the world that lives wants more than it has."""
+        assert self._world is not None
+        if self.requests is None:
+            from substrate.session.scope_requests import ScopeRequests
+
+            self.requests = ScopeRequests(self, self._paused, terminal=self._is_beside)
+        self.requests.take(client, given, span, self._world)
+
+    def _granted(self, settings: Settings) -> Settings:
+        """With what was asked for and granted in earlier worlds of the session."""
+        if self.requests is None:
+            return settings
+        return replace(
+            settings,
+            net_allow=(*settings.net_allow, *self.requests.hosts),
+            show=(*settings.show, *self.requests.paths),
+        )
 
     def expect(self, host_pid: int, span: str) -> None:
         """The next program of a process is this span."""
@@ -757,13 +832,16 @@ class Daemon:
             return
         terminal = ClientTerminal(-1) if self._has_terminals else None
         one = OneCommand(
-            *(self._request, self._settings, self.session.cwd, terminal, frozenset()),
+            *(self._request, self._granted(self._settings), self.session.cwd, terminal),
+            frozenset(),
             environ={},
             umask=0,
         )
         try:
             one.choose(self.session)
+            one.load_policy(self.session)
             world = self._make_world()
+            world.hold_to(one.scopes(self.session, walk=False))
             world.prepare(one.choice, terminal=self._has_terminals)
         except (SubstrateError, OSError) as error:
             self.log(f"no world was prepared: {error!r}")  # the next command says it to somebody

@@ -56,6 +56,7 @@ class Seen:
     hidden: tuple[bytes, ...] = ()
     read_only: tuple[bytes, ...] = ()  # mounts shown read-only
     asked: tuple[bytes, ...] = ()  # of these two, what `hide` and `ro` name
+    unreadable: tuple[bytes, ...] = ()  # of the first, what a policy says
     state: bytes = b""  # where substrate keeps its own
     withheld: tuple[bytes, ...] = ()  # names of variables that did not go in
     memory_kills: int = 0  # counters of the world's control groups
@@ -702,6 +703,8 @@ def _names(line: bytes, path: bytes) -> bool:
 
 
 def _hidden(seen: Seen, path: bytes) -> str:
+    if path in seen.unreadable:
+        return f"{os.fsdecode(path)} is hidden from worlds by fs.read_deny of the policy"
     if path in seen.asked:
         return f"{os.fsdecode(path)} is hidden from worlds by the setting `hide`"
     if path == seen.state:

@@ -30,6 +30,7 @@ def look(
     state: bytes,
     withheld: tuple[bytes, ...],
     groups: CgroupSet | None,
+    unreadable: tuple[bytes, ...] = (),
 ) -> tuple[Denial, ...]:
     """What was denied; `status` is the one that is handed back. Standard output is looked at only
     where the complaint of a failed command may stand there."""
@@ -51,6 +52,7 @@ def look(
             hidden=(*spec.hidden_directories, *spec.hidden_files),
             read_only=(*spec.bound, *spec.read_only),
             asked=tuple(os.path.realpath(p) for p in (*settings.hide, *settings.ro)),
+            unreadable=unreadable,
             state=state,
             withheld=withheld,
             memory_kills=(used and used.memory_kills) or 0,

@@ -99,9 +99,12 @@ class Egressing:
         capture: Owners | None,
         *,
         told_pids: bool = False,
+        eager: bool = True,
+        locked: str = "",
     ) -> None:
         """`rules`: see egress.engine. `capture`: who knows whose a port is; None where nobody does.
-        `told_pids`: whoever connects for a command without namespaces says which process that is."""
+        `told_pids`: whoever connects for a command without namespaces says which process that is. `eager`: rules are served before a first packet comes. `locked`: what of the policy lets nobody allow more, "" for nothing."""
+        self._eager, self._locked = eager, locked
         self._zygote, self._world, self._rules, self._capture = zygote, world, rules, capture
         #: the serving process finds the owners, where capture cannot
         self._told_pids = told_pids
@@ -176,7 +179,8 @@ class Egressing:
         published = {f"publish{i}": fd for i, fd in enumerate(self._listeners)}
         self._listeners = []
         self._network.update(published)
-        if self._network and (self._rules["allow"] or self._rules["host_ports"] or published):
+        asked = self._rules["allow"] and self._eager
+        if self._network and (asked or self._rules["host_ports"] or published):
             self._serve()  # while the command starts: it is there for its first packet
 
     def fds(self) -> tuple[int, ...]:
@@ -208,6 +212,12 @@ class Egressing:
         try:
             if message.kind == net_control.CHANGE:
                 action, rules = net_control.rules_of(message)
+                if action == "allow" and self._locked:
+                    raise net_rules.NotServed(
+                        f"nothing was changed: {self._locked} of the policy is final, and what comes behind it "
+                        "may only tighten",
+                        "`substrate policy show` says what holds",
+                    )
                 if self._linked is not None:
                     from substrate.session.net_routed import refuse_change
 
@@ -240,6 +250,14 @@ class Egressing:
             if not self._waiting or time.monotonic() >= until:
                 return
             select.poll().poll(_PAUSE_S * 200)
+
+    def rules_in_force(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """(allow, deny)."""
+        return tuple(self._rules["allow"]), tuple(self._rules["deny"])
+
+    def allow(self, rules: list[str]) -> None:
+        """More is reached from now on, as somebody has said. Raises NotServed, WireError."""
+        self._change("allow", rules)
 
     def _change(self, action: str, rules: list[str]) -> None:
         """Other rules from now on; the record says which."""

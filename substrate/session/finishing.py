@@ -13,7 +13,7 @@ import os
 from substrate.session import gated_command
 from substrate.session.scaffolding import note_of
 from substrate.session.signals import RecordInterrupted
-from substrate.values import value
+from substrate.values import replace, value
 from substrate.world import layers
 
 TYPE_CHECKING = False
@@ -71,7 +71,7 @@ def finish(
         denied = (*refused, *denied)
     if command.top.isolated:
         gated_command.tell_isolated(command.gate, command.top, command.request)
-    denied = (*command.gate.denials(), *denied)
+    denied = command.told(ended, denied)
     if not ended.quiet:
         wait_gone()  # until then its processes may write
     for dropped in world.harvest():
@@ -118,7 +118,19 @@ def _pass_through(session: LiveSession, command: OneCommand, number: int) -> lis
         return []
     from substrate.session.pass_through import pass_through
 
-    return _passed(session, command, number, pass_through(session.stack, number, patterns))
+    may = None
+    if command.gate.broker.policy.fs.write is not None:
+        from substrate.session.fs_write import may_write
+
+        may = may_write(session.files, session.workspace.path, session.world.name)
+    passed = pass_through(session.stack, number, command.settings.pass_through, may)
+    noted = pass_through(session.stack, number, note_of(command.request.cmd_text))
+    both = replace(
+        passed,
+        copied=(*passed.copied, *noted.copied),
+        refused=(*passed.refused, *noted.refused),
+    )
+    return _passed(session, command, number, both)
 
 
 def pass_note(session: LiveSession, world: LiveWorld, command: OneCommand) -> list[Event]:

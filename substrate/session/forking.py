@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 
 from substrate.errors import StateError
-from substrate.session import capturing, layer_place, opening, store
+from substrate.session import capturing, given_policies, layer_place, opening, store
 from substrate.session.pending import Held, user_settings
 from substrate.session.record import Recorder, isolation_of
 from substrate.session.restack import RecordLater
@@ -51,6 +51,8 @@ def fork(held: Held, numbers: Sequence[int]) -> tuple[str, str]:
             extra=(("from_session", origin.session_id), ("session", files.session_id)),
         )
         _save_stack(held, files, numbers)
+        for given in given_policies.given_in(origin):  # what may be applied is what it was
+            given_policies.remember(files, given)
         writer = opening.open_trace(home, claimed, durability="command").writer
         _begin_trace(writer, held, event)
         held.announce(event)

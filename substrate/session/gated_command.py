@@ -14,7 +14,7 @@ from substrate.session.gating import Gating
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Final
 
     from substrate.session.approving import Approving
@@ -71,21 +71,24 @@ def ask(
     request: RunRequest,
     span: str,
     cwd: bytes,
+    environ: Mapping[bytes, bytes],
     *,
     watch: int,
     gone: Callable[[], bool],
 ) -> Top:
     """Puts the question about the command itself, where there is one."""
-    return gating_top.ask(gating, top, request, span, cwd, watch=watch, gone=gone)
+    return gating_top.ask(gating, top, request, span, cwd, environ, watch=watch, gone=gone)
 
 
-def leave_to_gate(gating: Gating, top: Top) -> Top:
+def leave_to_gate(gating: Gating, top: Top, request: RunRequest) -> Top:
     """Where nobody can be waited for before it starts."""
-    return gating_top.leave_to_gate(gating, top)
+    return gating_top.leave_to_gate(gating, top, request)
 
 
 def tell_isolated(gating: Gating, top: Top, request: RunRequest) -> None:
-    """What became of what it changed."""
+    """What became of what it changed, if it ran."""
+    if top.denied:
+        return
     gating_top.tell_isolated(gating, top, request)
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import time
 
 from substrate.policy import rules
-from substrate.policy.names import LOADERS
+from substrate.policy.names import LOADERS, last_name
 from substrate.telemetry.capture import gate
 from substrate.values import replace, value
 
@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from substrate.session.approving import Approving
     from substrate.session.approving_shared import View
     from substrate.session.denials import Denial
+    from substrate.session.gating_allowed import Allowed
     from substrate.session.gating_lines import Refusals
+    from substrate.session.gating_looks import Looks
+    from substrate.session.gating_plumbing import Plumbing
     from substrate.telemetry.capture.backends import AnyBackend
     from substrate.telemetry.capture.holds import Gated, Hold
     from substrate.telemetry.trace.events.policy import PolicyDecision
@@ -52,8 +55,15 @@ _AGAIN_S: Final = 0.01
 _DELETED: Final = b" (deleted)"
 _UNTOLD: Final = "a dynamic loader is to map what cannot be told: give it the path of a file"
 _CHANGED: Final = "its program was changed while it was asked about"
-#: with these a command says that it goes elsewhere
-_GOES: Final = ((b"cd",), (b"pushd",), (b"popd",), (b"env",), (b"sudo",))
+_PART: Final = "a part of the git command that was let through"
+_DROPS: Final = "{}; what it changes is to be dropped, whatever is answered"
+#: a decision may take so long without being counted
+_FREE_S: Final = 0.005
+#: beyond that so much in all, for one command; then no more of an argv is read than its beginning
+_MOST_S: Final = 5.0
+_BEGINNING: Final = 16 << 10
+#: scripts that were asked about, and whose interpreters may come yet
+_MOST_SCRIPTS: Final = 256
 #: answers that let an exec through
 _LETS: Final = (rules.ALLOW, rules.AUDIT)
 
@@ -61,12 +71,13 @@ _LETS: Final = (rules.ALLOW, rules.AUDIT)
 @value
 class Process:
     """Who wants to exec. `procs`: its number in the session, then those of its parents; `chain`: the names
-    of their programs."""
+    of their programs. `is_first`: it is the command itself, which a program of ours execs."""
 
     span: str
     cwd: bytes
     procs: tuple[int, ...] = ()
     chain: tuple[bytes, ...] = ()
+    is_first: bool = False
 
 
 @value
@@ -78,15 +89,31 @@ class _Judged:
     answer: Answer | None = None
     #: "" where it was, else why nobody was asked
     how: str = ""
-    #: of its programs, when it was asked about
+    #: of its programs, when it was asked about, and its variables
     digests: tuple[str, ...] = ()
+    variables: tuple[bytes, ...] | None = ()
+    cwd: bytes = b""
+    procs: tuple[int, ...] = ()
+
+
+@value
+class _Script:
+    """One that was allowed by an answer: `#!/usr/bin/env node` execs `node SCRIPT` in its place."""
+
+    program: bytes
+    words: tuple[bytes, ...]
+    cwd: bytes
+    rule: str | None
+    answer: Answer
 
 
 class Gating:
     """See the module. Made for every command, also where nothing has to be held."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, looks: Looks | None = None) -> None:
         self.broker = broker
+        #: what the command is run with
+        self.environ: tuple[tuple[bytes, bytes], ...] = ()
         #: what is in force: strict, racy or off (capturing.Choice)
         self.force = "off"
         #: whether all that the command changes is dropped anyway
@@ -100,33 +127,59 @@ class Gating:
         self._digest: Callable[[Hold, bytes], str | None] = lambda hold, path: None
         self._action = ""
         self._judged: dict[int, _Judged] = {}
-        #: argv that somebody has allowed together with the whole command
-        self._allowed: dict[tuple[bytes, ...], Answer] = {}
-        #: where that counts; None where the command itself goes elsewhere
-        self._allowed_in: bytes | None = None
+        self._looks = looks
+        #: what our own program execs the command with, by its task: nobody may look into that one
+        self._own: dict[int, tuple[tuple[bytes, bytes], ...]] = {}
+        self._plumbing: Plumbing | None = None
+        #: what somebody has allowed together with the whole command, and what that comes to
+        self._given: tuple[Verdict, Answer, bytes] | None = None
+        self._allowed: Allowed | None = None
+        #: the command itself, where it is asked about when it is exec'd
+        self._first: tuple[tuple[bytes, ...], Verdict] | None = None
+        self._scripts: dict[int, _Script] = {}
+        #: seconds that its decisions have taken, beyond what each may
+        self._spent_s = 0.0
         self._unsent: list[tuple[int, int]] = []
         self._unsent_since = 0.0
         #: who was refused last, and what
         self._refused: tuple[int | None, tuple[bytes, ...]] | None = None
         self._over = False
+        #: how many programs it may run, and did; None: as many as it likes
+        self.most_execs = broker.policy.limits.execs
+        self.execs = 0
+        #: called once, when one more is wanted
+        self.on_spent: Callable[[], None] | None = None
+        self._was_spent = False
 
     # --- before it starts
 
     @property
     def needed(self) -> bool:
         """Whether any exec could come out otherwise than allowed."""
+        if self.most_execs is not None:
+            return True
         table, otherwise = self._gate_table()
         return otherwise != gate.ALLOW or any(said != gate.ALLOW for said in table.values())
 
     def _gate_table(self) -> tuple[dict[bytes, int], int]:
         if self._table is None:
-            self._table = self.broker.gate_table()
+            table, otherwise = self.broker.gate_table()
+            if self._first is not None:
+                table = {**table, last_name(self._first[0][0]): gate.ASK}
+            self._table = table, otherwise
         return self._table
+
+    def ask_first(self, argv: tuple[bytes, ...], verdict: Verdict) -> None:
+        """The command is asked about as a whole, when it is exec'd. Before `arm`."""
+        if argv and last_name(argv[0]):
+            self._first, self._table = (argv, verdict), None
 
     def arm(self, backend: AnyBackend) -> None:
         """Before the backend is attached. Raises CaptureError."""
         table, otherwise = self._gate_table()
         told = {path: _held(said) for path, said in table.items()}
+        if self.most_execs is not None:  # each is to be counted
+            told, otherwise = {}, gate.ASK
         wait_s = self.broker.policy.approval.timeout_s
         hold_ms = int(((_ASK_S if wait_s is None else wait_s) + _LONGER_S) * 1000)
         backend.arm(gate.pack_table(told), _held(otherwise), hold_ms)  # type: ignore[union-attr]
@@ -144,69 +197,176 @@ class Gating:
         return self.approver
 
     def allow_with(self, verdict: Verdict, answer: Answer, cwd: bytes) -> None:
-        """Somebody has allowed the whole command: what it was read as needs no second question, in its
-        directory. Elsewhere the same words are another thing, unless the command says that it goes there."""
-        goes = any(_plain(argv)[:1] in _GOES for argv in verdict.read_as)
-        self._allowed_in = None if goes else cwd
-        for argv in verdict.read_as:
-            self._allowed[_plain(argv)] = answer
+        """Somebody has allowed the whole command: what it was read as needs no second question, where it is
+        that (gating_allowed.py)."""
+        self._given, self._allowed = (verdict, answer, cwd), None
 
     # --- while it runs
 
     def hear(self, hold: Hold, who: Process) -> None:
         """Decides an exec that is held."""
         programs = tuple(path.removesuffix(_DELETED) for path in hold.programs)
+        self._own.pop(hold.tid, None)
+        if who.is_first:
+            self._own[hold.tid] = self.environ
         mapped: bytes | None = b""
-        if programs and programs[0][programs[0].rfind(b"/") + 1 :] in LOADERS:
+        if programs and last_name(programs[0]) in LOADERS:
             from substrate.session.gating_loader import mapped_by
 
             mapped = mapped_by(hold)
+        script = b""
+        if len(programs) == 1 and (word := _script_in(hold)):
+            script = self.looks.path_of(hold.tid, word) or b""
+        argv, cut = hold.argv, hold.cut
+        if self._spent_s > _MOST_S:
+            argv, cut = _beginning(argv, cut=cut)
         subject = rules.Subject(
-            argv=hold.argv,
+            argv=argv,
             program=programs[0] if programs else b"",
             name=hold.path,
             interpreters=programs[1:],
             before=hold.before,
             cwd=who.cwd,
             mapped=mapped or b"",
-            cut=hold.cut,
+            script=script,
+            cut=cut,
         )
+        elsewhere_s = 0.0
 
         def digest(path: bytes) -> str | None:
             """Of a file as the kernel named it, where it has no name any more."""
+            nonlocal elsewhere_s
             named = hold.programs[programs.index(path)] if path in programs else path
-            return self._digest(hold, named)
+            at_s = time.perf_counter()
+            found = self._digest(hold, named)
+            elsewhere_s += time.perf_counter() - at_s
+            return found
 
+        began_s = time.perf_counter()
         # what it runs in turn by an exec meets the gate by itself
         verdict = self.broker.compiled.decide(subject, digest, whole=False)
+        self._spent_s += max(0.0, time.perf_counter() - began_s - elsewhere_s - _FREE_S)
+        if self._first is not None and hold.argv == self._first[0]:
+            if verdict.action not in (rules.DENY, rules.ISOLATE):
+                verdict = self._first[1]
+            self._first = None
         if mapped is None:
             verdict = replace(verdict, action=rules.DENY, reason=_UNTOLD)
+        held_back = verdict.action in (rules.ASK, rules.DENY)
+        if held_back and _is_git(programs) and self.plumbing.is_part(hold, who, verdict):
+            verdict = replace(verdict, action=rules.ALLOW, reason=_PART)
+        if verdict.action == rules.ASK and verdict.isolates and not self.isolated:
+            reason = _DROPS.format(verdict.reason or "isolate")
+            verdict = replace(verdict, action=rules.ISOLATE, reason=reason)
+        if self._is_spent:
+            verdict = self._spent(verdict)
         if verdict.action == rules.ASK:
             self._ask(hold, who, verdict)
             return
         self._judged[hold.number] = _Judged(hold=hold, verdict=verdict)
         lets = verdict.action in _LETS or (self.isolated and verdict.action == rules.ISOLATE)
+        if lets and _is_git(programs):
+            self.plumbing.note(hold, who.procs)
         self._answer(hold.number, lets)
 
     def _ask(self, hold: Hold, who: Process, verdict: Verdict) -> None:
-        known = self._allowed.get(_plain(hold.argv))
-        if hold.cut or self._allowed_in not in (None, who.cwd):
-            known = None
+        known = self._known(hold, who, verdict)
         if known is None and (approver := self.asking()) is not None and not self._over:
             from substrate.session.gating_ask import asked_of
 
-            asked = asked_of(self._action, self.broker.digest, hold, who, verdict, self._digest)
+            asked = asked_of(
+                self._action, self.broker.digest, hold, who, verdict, self._digest, self.looks
+            )
             self._judged[hold.number] = _Judged(
-                hold=hold, verdict=verdict, digests=asked.held.digests
+                hold=hold,
+                verdict=verdict,
+                digests=asked.held.digests,
+                variables=asked.held.variables,
+                cwd=who.cwd,
+                procs=who.procs,
             )
             known = approver.ask(asked, time.monotonic())
             if known is None:
                 return  # it comes by `tick`
         how = "" if known is not None else "nobody"
-        self._judged[hold.number] = _Judged(hold=hold, verdict=verdict, answer=known, how=how)
-        self._answer(hold.number, known is not None and known.allowed)
+        held = _Judged(
+            hold=hold, verdict=verdict, answer=known, how=how, cwd=who.cwd, procs=who.procs
+        )
+        self._settle(held)
+
+    def _known(self, hold: Hold, who: Process, verdict: Verdict) -> Answer | None:
+        """What was answered already."""
+        script = self._scripts.get(hold.tid)
+        if script is not None and verdict.of_script and not hold.cut:
+            word = _script_in(hold)
+            if (
+                (script.cwd, script.rule) == (who.cwd, verdict.rule)
+                and hold.argv[hold.argv.index(word) + 1 :] == script.words
+                and self.looks.path_of(hold.tid, word) == script.program
+            ):
+                return script.answer
+        if self._given is None:
+            return None
+        if who.is_first and hold.argv == self._given[0].read_as[0]:
+            return self._given[1]  # the very command, as we exec it
+        if self._allowed is None:
+            from substrate.session.gating_allowed import Allowed
+
+            self._allowed = Allowed(*self._given, self.environ, self.looks)
+        return self._allowed.take(hold, who.cwd)
+
+    def _settle(self, held: _Judged) -> None:
+        """An exec that was asked about has its answer, or nobody had one."""
+        hold, answer = held.hold, held.answer
+        self._judged[hold.number] = held
+        if answer is not None and answer.allowed:
+            if _is_git(hold.programs):
+                self.plumbing.note(hold, held.procs)
+            if held.verdict.at_once and len(held.verdict.read_as) > 1:
+                self.allow_with(held.verdict, answer, held.cwd)
+            if len(hold.programs) > 1 and not hold.cut:
+                if len(self._scripts) >= _MOST_SCRIPTS:
+                    self._scripts.clear()
+                self._scripts[hold.tid] = _Script(
+                    program=hold.programs[0],
+                    words=hold.argv[1:],
+                    cwd=held.cwd,
+                    rule=held.verdict.rule,
+                    answer=answer,
+                )
+        self._answer(hold.number, answer is not None and answer.allowed)
+
+    @property
+    def plumbing(self) -> Plumbing:
+        if self._plumbing is None:
+            from substrate.session.gating_plumbing import Plumbing
+
+            self._plumbing = Plumbing()
+        return self._plumbing
+
+    @property
+    def looks(self) -> Looks:
+        if self._looks is None:
+            from substrate.session.gating_looks import Looks
+
+            self._looks = Looks(self._own)
+        return self._looks
+
+    @property
+    def _is_spent(self) -> bool:
+        return self.most_execs is not None and self.execs >= self.most_execs
+
+    def _spent(self, verdict: Verdict) -> Verdict:
+        """One more program than it may run: it is denied, and whoever runs the command ends it."""
+        from substrate.session.gating_budget import denied
+
+        was_spent, self._was_spent = self._was_spent, True
+        if self.on_spent is not None and not was_spent:
+            self.on_spent()
+        return denied(verdict, self.broker.policy)
 
     def _answer(self, number: int, allowed: bool) -> None:
+        self.execs += allowed
         self._unsent.append((number, gate.ALLOW if allowed else gate.DENY))
         self._send()
 
@@ -241,17 +401,21 @@ class Gating:
                 number = answer.ticket
                 held = self._judged.get(number) if isinstance(number, int) else None
                 if held is not None and held.answer is None:
-                    hold, verdict = held.hold, held.verdict
-                    if answer.allowed and self._digests_of(hold) != held.digests:
-                        line = f"denied: {in_words(hold.argv)}: {_CHANGED}"
+                    if answer.allowed and self._is_spent:
+                        held = replace(held, verdict=self._spent(held.verdict))
+                        answer = replace(answer, allowed=False, line="", hint="")
+                    elif answer.allowed and not self._is_same(held):
+                        line = f"denied: {in_words(held.hold.argv)}: {_CHANGED}"
                         answer = replace(answer, allowed=False, line=line, hint="")
-                    self._judged[hold.number] = _Judged(hold=hold, verdict=verdict, answer=answer)
-                    self._answer(hold.number, answer.allowed)
+                    self._settle(replace(held, answer=answer))
         if self._unsent:
             self._send()
 
-    def _digests_of(self, hold: Hold) -> tuple[str, ...]:
-        return tuple(self._digest(hold, path) or "" for path in hold.programs)
+    def _is_same(self, held: _Judged) -> bool:
+        """Whether it still is what was asked about."""
+        hold = held.hold
+        digests = tuple(self._digest(hold, path) or "" for path in hold.programs)
+        return digests == held.digests and self.looks.variables_of(hold.tid) == held.variables
 
     # --- what came of it
 
@@ -298,14 +462,35 @@ class Gating:
 
     def denials(self) -> tuple[Denial, ...]:
         """What to tell the user: a line for each thing that was denied."""
-        return () if self._refusals is None else self._refusals.lines()
+        found = () if self._refusals is None else self._refusals.lines()
+        if self._was_spent:
+            from substrate.session.gating_budget import told
+
+            return (told(self.broker.policy), *found)
+        return found
 
 
 def _held(said: int) -> int:
     """What the engine is told: a denial is ours to give, since it names the rule."""
-    return gate.ALLOW if said == gate.ALLOW else gate.ASK
+    return said if said in (gate.ALLOW, gate.ASK_FILE) else gate.ASK
 
 
-def _plain(argv: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """An argv whose program goes by its last name: the shell looks the path up."""
-    return (argv[0][argv[0].rfind(b"/") + 1 :], *argv[1:]) if argv else argv
+def _is_git(programs: tuple[bytes, ...]) -> bool:
+    return bool(programs) and last_name(programs[0])[:3] == b"git"
+
+
+def _script_in(hold: Hold) -> bytes:
+    """The word that names what an interpreter is to read; b"" where it is none, or is given none."""
+    from substrate.policy.wrappers import script_in
+
+    return script_in(last_name(hold.programs[0]), hold.argv)
+
+
+def _beginning(argv: tuple[bytes, ...], *, cut: bool) -> tuple[tuple[bytes, ...], bool]:
+    """As many words as have room, and whether that is not all: what rules hold back may be behind."""
+    room = _BEGINNING
+    for number, word in enumerate(argv):
+        room -= len(word) + 1
+        if room < 0:
+            return argv[:number], True
+    return argv, cut

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from substrate.policy.rules import Verdict
     from substrate.session.gating import Process
+    from substrate.session.gating_looks import Looks
     from substrate.telemetry.capture.holds import Hold
 
 
@@ -23,8 +24,11 @@ def asked_of(
     who: Process,
     verdict: Verdict,
     digest: Callable[[Hold, bytes], str | None],
+    looks: Looks,
 ) -> Asked:
     """`digest`: hex SHA-256 of a program of what is held, None where it cannot be had."""
+    variables = looks.variables_of(hold.tid)
+    path = next((word[5:] for word in variables or () if word[:5] == b"PATH="), b"")
     return Asked(
         ticket=hold.number,
         action=action,
@@ -35,6 +39,11 @@ def asked_of(
             interpreters=hold.programs[1:],
             digests=tuple(digest(hold, path) or "" for path in hold.programs),
             cut=hold.cut,
+            variables=variables,
+        ),
+        leads=tuple(
+            looks.leads_to(hold.tid, line[0], path) if line and path else frozenset()
+            for line in verdict.read_as
         ),
         verdict=verdict,
         policy_digest=policy_digest,

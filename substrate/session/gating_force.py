@@ -42,6 +42,16 @@ def refuse_weak(choice: Choice, *, needed: bool) -> None:
     )
 
 
+def refuse_uncounted(choice: Choice) -> None:
+    """Where `limits` are required, and the policy has one of programs. Raises HostUnsupported."""
+    if choice.gate == "off":
+        raise HostUnsupported(
+            f"limits is required and would be missing: execs: {_why_off(choice)}",
+            hint="take it out of `require`, or capture with a backend that can stop an exec "
+            "(`substrate doctor`)",
+        )
+
+
 def _why_off(choice: Choice) -> str:
     if choice.backend == "off":
         return "nothing is captured, and capture carries the gate"

@@ -19,7 +19,7 @@ from substrate.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any, Final
 
     from substrate.policy.rules import Verdict
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from substrate.telemetry.trace.events.command import Decision
 
 _MOST_SHOWN: Final = 200
+#: of a program that is digested before it starts
+_MOST_BYTES: Final = 1 << 30
+_CUT: Final = "there is more in it than could be read, and no gate that looks at what it runs"
 
 
 @value
@@ -50,8 +53,10 @@ class Top:
 
     @property
     def isolated(self) -> bool:
-        """Whether what it changes is dropped."""
-        return self.verdict.action == rules.ISOLATE
+        """Whether what it changes is dropped: also of what is asked, where a layer may not put a question in
+        place of that."""
+        action = self.verdict.action
+        return action == rules.ISOLATE or (action == rules.ASK and self.verdict.isolates)
 
     def decision(self) -> Decision:
         """As `command_start` has it."""
@@ -87,7 +92,12 @@ def decide(gating: Gating, request: RunRequest, cwd: bytes, *, in_world: bool) -
     program = b"" if gating.force == "strict" else look_up(request.file, cwd)
     subject = rules.Subject(argv=request.argv, program=program, name=request.file, cwd=cwd)
     verdict = gating.broker.compiled.decide(subject, _digest)
-    if verdict.action == rules.ISOLATE and not in_world:
+    lets = verdict.action in (rules.ALLOW, rules.AUDIT)
+    if lets and verdict.is_cut and gating.force != "strict" and gating.broker.compiled.holds_back:
+        # no exec of it meets a rule later
+        verdict = replace(verdict, action=rules.ASK, rule=None, reason=_CUT)
+    drops = verdict.action == rules.ASK and verdict.isolates
+    if (verdict.action == rules.ISOLATE or drops) and not in_world:
         verdict = replace(
             verdict,
             action=rules.DENY,
@@ -102,6 +112,7 @@ def ask(
     request: RunRequest,
     span: str,
     cwd: bytes,
+    environ: Mapping[bytes, bytes],
     *,
     watch: int,
     gone: Callable[[], bool],
@@ -114,9 +125,16 @@ def ask(
         return replace(top, how="nobody")
     from substrate.session.approvals_values import Asked, Held
     from substrate.session.approving import ask_now
+    from substrate.session.gating_environ import listed
 
     program = look_up(request.file, cwd)
-    held = Held(argv=request.argv, program=program, cwd=cwd, digests=(_digest(program) or "",))
+    held = Held(
+        argv=request.argv,
+        program=program,
+        cwd=cwd,
+        digests=(_digest(program) or "",),
+        variables=listed(b"%s=%s" % pair for pair in environ.items()),
+    )
     asked = Asked(
         ticket=span,
         action=span,
@@ -131,11 +149,14 @@ def ask(
     return replace(top, answer=answer)
 
 
-def leave_to_gate(gating: Gating, top: Top) -> Top:
+def leave_to_gate(gating: Gating, top: Top, request: RunRequest) -> Top:
     """Of a command that comes to a supervisor which others wait for, too: nobody is asked before it starts.
-    A strict gate asks for what it runs, exec by exec, while the others go on; without one it is denied."""
+    A strict gate asks for what it runs, exec by exec, while the others go on; for all of it at its own exec, where
+    what is to be asked is no exec (a builtin). Without one it is denied."""
     if top.verdict.action != rules.ASK:
         return top
+    if gating.force == "strict" and top.verdict.at_once:
+        gating.ask_first(request.argv, top.verdict)
     return replace(top, how="gate" if gating.force == "strict" else "nobody")
 
 
@@ -190,6 +211,8 @@ def _digest(path: bytes) -> str | None:
     except OSError:
         return None  # it can be run and not read: no rule of a digest meets it
     try:
+        if os.fstat(fd).st_size > _MOST_BYTES:
+            return None  # nobody waits for it: a rule that holds back does
         return sha256_fd(fd)[0]
     finally:
         os.close(fd)

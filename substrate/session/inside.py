@@ -117,8 +117,14 @@ class Inside:
             return
         if message.kind != client_call.EXECUTE:
             raise BadCall(f"nobody begins with {message.kind!r}")
-        call = client_call.parse_execute(message)
         parent = self._span_of(client)
+        try:
+            call = client_call.parse_execute(message)
+            if call.mode == client_call.COMMAND:
+                other_settings.refuse(call)
+        except client_call.Widens as wide:
+            self._refuse(client, str(wide), parent)
+            return
         if call.mode == client_call.COMMAND:
             self._run_beside(client, call, message, parent)
             return
@@ -140,7 +146,6 @@ class Inside:
     def _run_beside(
         self, client: Client, call: Call, message: wire.Message, parent: str | None
     ) -> None:
-        other_settings.refuse(call)
         given = message.fds[1:]
         if len(given) != 3 - len(call.flags.closed):
             raise BadCall("there is not one fd for each stream that is open")
@@ -156,12 +161,18 @@ class Inside:
             client.answer(doors.plain(self._daemon.status()))
         elif verb.name == "diff":
             client.answer(doors.plain(self._daemon.pending()))
+        elif verb.name == "request_scopes":
+            self._daemon.request_scopes(client, verb.arguments, self._span_of(client))
         elif verb.name == "event":
             self._take_event(client, verb.arguments)
         else:
-            client.fail(
-                f"{verb.name} cannot be asked for in a world", "ask the user, who can outside of it"
-            )
+            why = f"{verb.name!r} cannot be asked for in a world"
+            self._refuse(client, why, self._span_of(client))
+
+    def _refuse(self, client: Client, why: str, span: str | None) -> None:
+        """What is the user's alone to do or to widen: an attempt at it is on the record."""
+        self._daemon.tell_of_refusal("inside", why, span)
+        client.fail(why, "ask the user, who can outside of it", 126)
 
     def _take_event(self, client: Client, given: dict[str, Any]) -> None:
         """What a process says of itself. The connection stays, for the next one."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from substrate.session.live_session import LiveSession
     from substrate.session.loop import Waiting
     from substrate.session.request import RunRequest
+    from substrate.session.scopes import Scopes
     from substrate.telemetry.trace.events.session import Isolation
     from substrate.world.egress.ports import Ports
     from substrate.world.handle import World
@@ -45,6 +46,7 @@ class LiveWorld:
         """`inside`: its processes can come to us by a door in it."""
         self.session, self.number, self._inside = session, number, inside
         self.settings = session.settings
+        self.scopes: Scopes | None = None
         self.layer: int | None = None
         self.groups: cgroup.CgroupSet | None = None
         self.started: World | None = None
@@ -63,6 +65,11 @@ class LiveWorld:
 
     # --- it begins
 
+    def hold_to(self, scopes: Scopes) -> None:
+        """What the policy leaves of its settings. Before anything is begun with."""
+        self.scopes, self.settings = scopes, scopes.settings
+        self.notes = scopes.notes
+
     def prepare(self, choice: Choice, *, terminal: bool) -> None:
         """Has the zygote begin with it, while we find out what its files are. `terminal`: its first
         command gets one."""
@@ -79,10 +86,15 @@ class LiveWorld:
             self.frame = replace(self.frame, inside=True)
             self.has_door = True
         session.zygote.prepare(self.frame)
-        if self.is_filtered and (settings.net_allow or settings.host_ports):
+        if self.is_filtered and ((settings.net_allow and self._is_eager) or settings.host_ports):
             session.zygote.load_network()
         elif self.is_routed:
             session.zygote.load_network("veth")
+
+    @property
+    def _is_eager(self) -> bool:
+        """Whether somebody serves its network before a first packet comes."""
+        return self.scopes is None or self.scopes.eager
 
     @property
     def is_filtered(self) -> bool:
@@ -171,6 +183,8 @@ class LiveWorld:
             engine_rules(self.settings),
             owners,
             told_pids=self.frame.backend == "guard",
+            eager=self._is_eager,
+            locked="" if self.scopes is None else self.scopes.locked,
         )
 
     def wait_network(self) -> None:
@@ -211,9 +225,10 @@ class LiveWorld:
         only where one was made: the default list is for what the host fails to give. `also`: what the
         policy requires; the gate is each command's (starting.py)."""
         settings, backend = self.settings, self.frame.backend
-        if backend == "none" and settings.require == DEFAULT_REQUIRE:
-            return
-        for name in dict.fromkeys((*settings.require, *also)):
+        wanted = settings.require
+        if backend == "none" and wanted == DEFAULT_REQUIRE:
+            wanted = ()
+        for name in dict.fromkeys((*wanted, *also)):
             if name == "gate":
                 continue
             if name == "nf_tables":
@@ -223,12 +238,13 @@ class LiveWorld:
 
                     raise without_filter()
                 continue
-            if (name, backend, settings.require) == ("pid", "guard", DEFAULT_REQUIRE):
+            asked = settings.require != DEFAULT_REQUIRE or name in also
+            if (name, backend) == ("pid", "guard") and not asked:
                 continue  # a note says so (guarding.py); who must have it names it
-            if name == "net" and settings.net == "host" and settings.require == DEFAULT_REQUIRE:
+            if name == "net" and settings.net == "host" and not asked:
                 continue
             if name == "limits":
-                missing = next((h.why or h.by for h in self.held if h.soft), None)
+                missing = next((f"{h.limit}: {h.why or h.by}" for h in self.held if h.soft), None)
             else:
                 layer = isolation.layers[name]
                 missing = None if layer.on else layer.why or "it is not there"

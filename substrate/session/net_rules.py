@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 
 from substrate.errors import UsageError
+from substrate.session.scopes import plain_port
 from substrate.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any, Final
 
     from substrate.session.settings import Settings
@@ -22,6 +24,9 @@ _RESOLVER: Final = "/etc/resolv.conf"
 #: where libc asks when the file names nobody (resolv.conf(5))
 _LOCALHOST: Final = b"\x7f\0\0\1"
 _MOST_TOLD: Final = 8
+#: of a rule that names none (egress.ports), and how many may be listened at without counting them
+_WEB: Final = (80, 443)
+_FEW: Final = 30
 
 
 class NotServed(Exception):
@@ -67,6 +72,10 @@ def net_plan(settings: Settings, backend: str) -> NetPlan:
     if not settings.net_allow:
         ports = tuple(sorted(settings.host_ports))
         return NetPlan(dns_loopback=servers, host_ports=settings.host_ports, ports=ports)
+    plain = plain_ports(settings.net_allow)
+    if plain is not None:
+        ports = tuple(sorted({*plain, *settings.host_ports}))
+        return NetPlan(dns_loopback=servers, host_ports=settings.host_ports, ports=ports)
     from substrate.world.egress.ports import ports_of
     from substrate.world.egress.rules import Rules, parse_rule
 
@@ -77,6 +86,18 @@ def net_plan(settings: Settings, backend: str) -> NetPlan:
         host_ports=settings.host_ports,
         ports=ports_of(allow, settings.host_ports).numbers,
     )
+
+
+def plain_ports(rules: Iterable[str]) -> tuple[int, ...] | None:
+    """The ports of rules for plain names, as ports.ports_of has them, without loading what reads rules; None
+    where one is of another kind, or there are more than can be listened at."""
+    found: set[int] = set()
+    for rule in rules:
+        port = plain_port(rule)
+        if port is None:
+            return None
+        found.update((port,) if port else _WEB)
+    return tuple(sorted(found)) if len(found) <= _FEW else None
 
 
 def listened(rules: dict[str, Any]) -> Ports:

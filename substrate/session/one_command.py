@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
+from substrate.policy.rules import LimitRules
 from substrate.session import capturing, gated_command, world_setup
 from substrate.session.scaffolding import command_in
+from substrate.session.scopes import scopes_of
 from substrate.values import replace
 from substrate.world import limits
 from substrate.world.spec import CommandSpec
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from substrate.session.live_world import LiveWorld
     from substrate.session.record import Recorder
     from substrate.session.request import RunRequest
+    from substrate.session.scopes import Scopes
     from substrate.session.settings import Settings
     from substrate.session.streams import Streams
     from substrate.session.terminal import HostTerminal
@@ -93,16 +97,27 @@ class OneCommand:
             answered=backend == "guard",
         )
 
-    def govern(self, session: LiveSession) -> None:
-        """What the policy says of it. Raises ConfigError: what cannot be read runs nothing."""
+    def load_policy(self, session: LiveSession) -> None:
+        """Which policy holds. Raises ConfigError: what cannot be read runs nothing."""
         self.gating = gated_command.load(self.settings, self.cwd, session.workspace)
+
+    def scopes(self, session: LiveSession, *, walk: bool = True) -> Scopes:
+        """What of a world's settings the policy leaves. Raises ConfigError, PolicyDenied."""
+        in_world = session.world.backend != "none"
+        return scopes_of(
+            self.gate.broker, self.settings, session.workspace, in_world=in_world, walk=walk
+        )
+
+    def govern(self, session: LiveSession) -> None:
+        """What the policy says of it."""
+        assert self.gating is not None
         if self.gating.needed:
             self.choice = capturing.with_gate(session.home, self.choice)
         self.top = gated_command.decide(
             *(self.gate, self.request, self.cwd, self.choice),
             in_world=session.world.backend != "none",
         )
-        if self.top.isolated and not self.top.denied:
+        if self.top.isolated:
             self.request = replace(self.request, throw_away=True)
 
     @property
@@ -133,6 +148,8 @@ class OneCommand:
         self.extra = tuple(
             (number, self.streams.pass_on(os.dup(fd))) for number, fd in self.request.extra
         )
+        if self.gating is not None and self.gating.most_execs is not None:
+            self.gating.on_spent = self._end_spent
         if self.choice.level != "off":
             self.capture = capturing.Capturing(
                 *(self.choice, settings, session.home, world.frame, self.gating)
@@ -168,6 +185,13 @@ class OneCommand:
         )
         self.session.writer.append([told.event("shell", span_id=self.recorder.span)])
 
+    def _end_spent(self) -> None:
+        """It has run as many programs as the policy lets it."""
+        from substrate.session.gating_budget import spent
+
+        self.session.writer.append([spent(self.gate.broker.policy, self.recorder.span)])
+        self.run.end("limit", time.monotonic())
+
     def make_spec(self) -> CommandSpec:
         """What it is run with, in its world."""
         from substrate.world import environment
@@ -185,13 +209,14 @@ class OneCommand:
             self.withheld: tuple[bytes, ...] = ()
         else:
             passed, self.withheld = selected.passed, selected.withheld
+        self.gate.environ = passed
         self.spec = CommandSpec(
             file=self.request.file,
             argv=self.request.argv,
             environ=passed,
             cwd=self.cwd,
             umask=self.umask,
-            rlimits=limits.rlimits(settings.limits, self.world.held),
+            rlimits=limits.rlimits(self.world.settings.limits, self.world.held),
             terminal=None if self.terminal is None else self.terminal.size(),
             stdio=self.streams.stdio,
             extra=self.extra,
@@ -304,7 +329,22 @@ class OneCommand:
             self.session.home.path,
             self.withheld,
             self.world.groups if alone else None,
+            () if self.world.scopes is None else self.world.scopes.hidden,
         )
+
+    def told(self, ended: Ended, denials: tuple[Denial, ...]) -> tuple[Denial, ...]:
+        """What it was denied, for its user: what the gate says first, and limits by the policy's name."""
+        found = (*self.gate.denials(), *denials)
+        policy = self.gate.broker.policy
+        locked = "" if self.world.scopes is None else self.world.scopes.locked
+        if policy.limits == LimitRules() and not locked:
+            return found
+        from substrate.session.limit_lines import by_policy, without_flags
+
+        found = without_flags(found, locked) if locked else found
+
+        settings = replace(self.world.settings, timeout_s=self.settings.timeout_s)
+        return by_policy(found, ended, policy, settings)
 
     def end_event(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from substrate.errors import StateError
+from substrate.session.client_call import OWN_WORLD, Widens
 from substrate.session.settings_table import SETTINGS
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _AS_EVER = ((b"SUBSTRATE_AT_END", b"keep"), (b"SUBSTRATE_AT_END", b"ask"))
 
 
 def refuse(call: Call) -> None:
-    """Raises StateError for a call with such a variable."""
+    """Raises Widens for a call with such a variable."""
     for name in _VARIABLES:
         given = call.environ.get(name)
         if not given or given == os.environb.get(name) or (name, given) in _AS_EVER:
@@ -35,7 +35,7 @@ def refuse(call: Call) -> None:
         if name == b"SUBSTRATE_TIMEOUT" and call.flags.timeout_s is not None:
             continue
         shown = os.fsdecode(name)
-        raise StateError(
+        raise Widens(
             f"{shown} is set, and cannot be given to a session that runs already",
-            hint=f"`unset {shown}`, or run it in a world of its own: substrate --fresh -c …",
+            hint=f"`unset {shown}`, or {OWN_WORLD}",
         )

@@ -22,7 +22,7 @@ from substrate.world.upper import open_layer_directory, open_layer_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from substrate.world.layers import OverlayMount
 
@@ -38,9 +38,14 @@ class PassedThrough:
     refused: tuple[tuple[bytes, str], ...]
 
 
-def pass_through(stack: LayerStack, number: int, patterns: tuple[bytes, ...]) -> PassedThrough:
-    """Copies what layer `number`, in which nobody writes any more, holds of these patterns.
-    Raises OSError."""
+def pass_through(
+    stack: LayerStack,
+    number: int,
+    patterns: tuple[bytes, ...],
+    may: Callable[[bytes], bool] | None = None,
+) -> PassedThrough:
+    """Copies what layer `number`, in which nobody writes any more, holds of these patterns. `may`: whether a
+    path may be written on the host. Raises OSError."""
     copied: list[bytes] = []
     refused: list[tuple[bytes, str]] = []
     for pattern in patterns:
@@ -52,6 +57,8 @@ def pass_through(stack: LayerStack, number: int, patterns: tuple[bytes, ...]) ->
             for found, content, mode in _files(stack, number, mount, relative, name):
                 path = directory + b"/" + found
                 why = "it is too large" if content is None else ""
+                if may is not None and not may(path):
+                    why = "fs.write of the policy does not name it"
                 why = why or _put(directory, found, content or b"", mode)
                 if why:
                     refused.append((path, why))

@@ -259,8 +259,15 @@ class Recorder:
         ).event("shell")
 
     def world_start(
-        self, world: WorldFile, layers: int, notes: tuple[str, ...], *, continued: bool
+        self,
+        world: WorldFile,
+        layers: int,
+        notes: tuple[str, ...],
+        *,
+        continued: bool,
+        scopes: Sequence[tuple[str, Any]] = (),
     ) -> Event:
+        """`scopes`: what the policy's [net], [fs] and [limits] came to for it."""
         return WorldStart(
             world=world.name,
             backend=world.backend,
@@ -269,6 +276,7 @@ class Recorder:
             continued=continued,
             network=self.settings.net,
             notes=notes or None,
+            extra=(("scopes", dict(scopes)),) if scopes else (),
         ).event("world")
 
     # --- the command

@@ -73,7 +73,7 @@ class Sharing:
             scopes, refused = world.network.end_of(command.recorder.span)
             summary = world.network.by_name(summary)
             denied = (*refused, *denied)
-        denied = (*command.gate.denials(), *denied)
+        denied = command.told(ended, denied)
         events, counts, changes = self._cut(command)
         events += pass_note(session, world, command)
         events.append(command.end_event(ended, counts, denied, summary, scopes))

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from substrate.errors import StateError, UsageError
-from substrate.session import applying
+from substrate.session import applying, fs_write
 from substrate.session.history import History, Span
 from substrate.session.layer_record import FileDigests, layer_events
 from substrate.session.pending import Held, user_settings
@@ -320,6 +320,7 @@ def review_apply(
         on_conflict=on_conflict,
         left_out=found.left_out,
         hard_linked=hard_linked(found.plan),
+        forbidden=fs_write.forbidden(held, found.plan.changes),
     )
     return SoftReview(review=review, plan=found.plan, stack=stack, refused=refused)
 

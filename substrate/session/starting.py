@@ -6,7 +6,7 @@ anything runs. Spec: trace.md §4, world.md §1.
 
 from __future__ import annotations
 
-from substrate.session import gated_command
+from substrate.session import gated_command, given_policies
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ def isolation_in_force(world: LiveWorld, command: OneCommand) -> Isolation:
     from substrate.session.record import isolation_of
 
     gating = command.gate
-
+    if world.scopes is not None:
+        in_world = world.frame.backend != "none"
+        world.held = (*world.held, *world.scopes.holds(command.choice.gate, in_world=in_world))
     found = isolation_of(
         *(world.frame.backend, world.settings, world.held, world.covers),
         listened=world.listened,
@@ -38,8 +40,11 @@ def refuse_weak(world: LiveWorld, command: OneCommand) -> None:
     """Each command has its own gate. Raises HostUnsupported where it has to be stronger than it can be."""
     from substrate.session import gating_force
 
-    if "gate" in (*world.settings.require, *command.gate.broker.policy.require):
+    required = (*world.settings.require, *command.gate.broker.policy.require)
+    if "gate" in required:
         gating_force.refuse_weak(command.choice, needed=command.gate.needed)
+    if "limits" in required and command.gate.most_execs is not None:
+        gating_force.refuse_uncounted(command.choice)
 
 
 def write_first(
@@ -59,7 +64,11 @@ def write_first(
     session.tell_of_stack()
     events += gated_command.policy_events(command.gate, session.files, continued=session.started)
     notes = (*session.notes, *world.notes)
-    events.append(recorder.world_start(session.world, below, notes, continued=session.continued))
+    given_policies.remember(session.files, world.settings.policy)
+    told = () if world.scopes is None else world.scopes.told
+    events.append(
+        recorder.world_start(session.world, below, notes, continued=session.continued, scopes=told)
+    )
     events += session.left_events(recorder)
     command.write_start(isolation, parent, events)
     session.recorded = session.started = True

@@ -134,9 +134,17 @@ class _OneShot:
 
     def _prepare(self) -> None:
         """Has the zygote begin with the world, while we find out what its files are."""
-        self.one.choose(self.session)
-        self.world.prepare(self.one.choice, terminal=self.terminal is not None)
-        self.one.govern(self.session)
+        one, session = self.one, self.session
+        one.choose(session)
+        one.load_policy(session)
+        scopes = one.scopes(session)
+        self.settings = one.settings = session.settings = scopes.settings
+        if self.warn is not None:
+            for text in scopes.left_out:
+                self.warn(f"substrate: {text}")
+        self.world.hold_to(scopes)
+        self.world.prepare(one.choice, terminal=self.terminal is not None)
+        one.govern(session)
         self.serves = self.serves and not self.one.request.throw_away  # the policy may want that
 
     def start(self) -> None:
@@ -213,6 +221,7 @@ class _OneShot:
             one.request,
             one.recorder.span,
             one.cwd,
+            one.environ,
             watch=self.arriving.fileno(),
             gone=lambda: self.arriving.ends_within(0),
         )

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 #: what may happen to an exec; KILL is no answer, but what the second look does to one that is
 #: not what was allowed
 ALLOW, DENY, KILL, ASK = 1, 2, 3, 4
+#: stands in a table only: ASK of an interpreter, where its words may name a file that it reads
+ASK_FILE = 5
 DECISIONS: Final = ("", "allow", "deny", "kill", "ask")
 
 (
@@ -29,15 +31,23 @@ HOLD_MS: Final = 60_000
 
 
 def pack_table(table: Mapping[bytes, int]) -> bytes:
-    """A table for the engine: path, or name without a slash, to ALLOW, DENY or ASK.
+    """A table for the engine: path, or name without a slash, to ALLOW, DENY, ASK or ASK_FILE.
 
     Of what is said of a program's resolved path and of its last name the stricter one holds; else the
     answer for all others. What is said of the last names that it is called by (the path that is exec'd,
     argv[0], an interpreter as the script has it) can only make that stricter; where the table has none of
-    them, nothing is said, but ASK where that is the answer for all others. Raises ValueError."""
+    them, nothing is said, but ASK where that is the answer for all others.
+
+    ASK_FILE comes to ALLOW where no word follows the name, or the first one is `-c`, and for the interpreter of
+    a script, unless its first line has an argument; else to ASK. Raises ValueError."""
     out = []
     for path, decision in table.items():
-        if decision not in (ALLOW, DENY, ASK) or not path or len(path) > 4096 or b"\0" in path:
+        if (
+            decision not in (ALLOW, DENY, ASK, ASK_FILE)
+            or not path
+            or len(path) > 4096
+            or b"\0" in path
+        ):
             raise ValueError(f"{path!r:.80} cannot stand in a gate's table with {decision!r}")
         out.append(struct.pack("=BBH", decision, 0, len(path)) + path)
     return b"".join(out)

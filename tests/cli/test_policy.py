@@ -204,7 +204,7 @@ def test_trust_where_there_is_nothing(place):
 
 
 def test_test_runs_the_tests_beside_the_rules(place):
-    assert b"186 passed, 0 failed" in place.run("policy", "test").stderr
+    assert b"194 passed, 0 failed" in place.run("policy", "test").stderr
     path = user_file(
         place, '[[command]]\nmatch = ["rm", "-rf"]\naction = "deny"\ntest = { match = ["rm x"] }\n'
     )

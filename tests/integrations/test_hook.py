@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -198,6 +199,50 @@ def test_what_is_not_understood_is_told_and_the_agent_goes_on(place, given, said
     done = call(place, "claude", "PreToolUse", given)
     assert said in done.stderr and b"nothing is recorded" in done.stderr
     assert done.stderr.count(b"\n") == 1 and done.stdout == b""
+
+
+UNREAD = {
+    "too large": b'{"tool_name": "Bash", "x": "' + b"a" * (9 << 20) + b'"}',
+    "no JSON": b"{",
+    "too deep": b"[" * 100000,
+}
+UNREAD_TEXTS = {
+    "in substitutions": "$(" * 3000 + "rm -rf x" + ")" * 3000,
+    "behind many commands": 'echo "a" ; ' * 300 + "rm -rf x",
+    "behind much text": "echo " + "a" * (70 << 10) + "; rm -rf x",
+    "in shells": "rm -rf x",
+}
+
+
+def _nested(text, depth):
+    for _ in range(depth):
+        text = "bash -c " + shlex.quote(text)
+    return text
+
+
+@pytest.mark.parametrize("agent", ["claude", "cursor"])
+@pytest.mark.parametrize("why", UNREAD)
+def test_a_call_that_cannot_be_read_is_refused_where_something_is_denied(place, agent, why):
+    event = {"claude": "PreToolUse", "cursor": "preToolUse"}[agent]
+    call(place, agent, event, UNREAD[why])
+    write_policy(place, DENY_PUSH)
+    done = call(place, agent, event, UNREAD[why], status=2)
+    assert b"cannot be read" in done.stderr
+    if agent == "cursor":
+        assert json.loads(done.stdout)["permission"] == "deny"
+    after = {"claude": "PostToolUse", "cursor": "postToolUse"}[agent]
+    call(place, agent, after, UNREAD[why])
+
+
+@pytest.mark.parametrize("why", UNREAD_TEXTS)
+def test_a_command_that_is_not_read_whole_is_refused_where_something_is_denied(place, why):
+    text = UNREAD_TEXTS[why] if why != "in shells" else _nested("rm -rf x", 10)
+    given = claude(place, tool_input={"command": text.replace("rm -rf x", "true")})
+    call(place, "claude", "PreToolUse", given)
+    write_policy(place, DENY_PUSH)
+    done = call(place, "claude", "PreToolUse", given, status=2)
+    assert b"in parts" in done.stderr
+    call(place, "claude", "PreToolUse", claude(place, tool_input={"command": "echo $(date) $x"}))
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,9 @@ def table_of(broker: Compiled) -> Table:
 
 def answer(table: Table, one: Subject) -> int:
     """As c/gate.c and reference/loop.py ask it of an exec."""
-    called = (one.name, one.argv[0] if one.argv else b"", *one.before[:1])
-    return table.decide((one.program, *one.interpreters), called)
+    called = (one.name, one.argv[0] if one.argv else b"")
+    lines = [(one.before[0], len(one.before) > 1)] if one.before else []
+    return table.decide((one.program, *one.interpreters), called, one.argv, lines)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,11 @@ def answer(table: Table, one: Subject) -> int:
         ([("deny", "git push **")], "allow", "ls", ALLOW),
         ([("deny", "git push **")], "allow", "sudo", ALLOW),
         ([("deny", "git push **")], "allow", "bash", ALLOW),
+        ([("deny", "git push **")], "allow", "bash -c x", ALLOW),
+        ([("deny", "git push **")], "allow", "bash x", ASK),
+        ([("audit", "git push **")], "allow", "bash x", ALLOW),
+        ([("deny", "** --yolo **")], "ask", "ls", ASK),
+        ([("deny", "git push **")], "allow", "perl", ASK),
         ([("deny", "git push **")], "allow", "busybox", ASK),
         ([("deny", "git push **")], "allow", "ld-linux-x86-64.so.2", ASK),
         ([("deny", "git push **")], "allow", "systemd-run", ASK),
@@ -68,7 +74,9 @@ def answer(table: Table, one: Subject) -> int:
 def test_answers(rules, default, program, expected):
     broker = compiled(*(rule(*one) for one in rules), default=default)
     one = Subject(
-        argv=(program.encode(),), program=f"/usr/bin/{program}".encode(), name=program.encode()
+        argv=tuple(program.encode().split()),
+        program=f"/usr/bin/{program.split()[0]}".encode(),
+        name=program.split()[0].encode(),
     )
     assert answer(table_of(broker), one) == expected
 

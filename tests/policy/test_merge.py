@@ -159,13 +159,15 @@ MAYBE = st.one_of(st.none(), st.integers(1, 5))
 PATTERNS = st.lists(
     st.sampled_from([b"**", b"/a/**", b"/a/b/**", b"/a/b", b"/c/*"]), max_size=3, unique=True
 ).map(tuple)
+#: from the laxest to the strictest
+TERMINAL = ("allow", "wait", "deny")
 LAYERS = st.builds(
     lambda action, limit, seconds, write, deny, terminal, operators: layer(
         PROJECT,
         "p",
         trusted=False,
         default_action=action,
-        limits=LimitRules(pids=limit),
+        limits=LimitRules(pids=limit, disk_bytes=limit, execs=limit),
         approval=ApprovalRules(timeout_s=seconds, without_terminal=terminal),
         fs=FsRules(write=write),
         net=NetRules(allow=deny, deny=deny),
@@ -176,7 +178,7 @@ LAYERS = st.builds(
     MAYBE,
     st.one_of(st.none(), PATTERNS),
     st.lists(st.sampled_from(["a.example", "z.example"]), max_size=2, unique=True).map(tuple),
-    st.sampled_from([None, "allow", "deny"]),
+    st.sampled_from([None, *TERMINAL]),
     st.sampled_from([None, True, False]),
 )
 
@@ -196,8 +198,11 @@ def test_no_untrusted_layer_loosens(first, second, third):
         old, new = merge(before), merge([*before, more])
         assert ACTIONS.index(new.default_action) >= ACTIONS.index(old.default_action)
         assert at_most(new.limits.pids, old.limits.pids)
+        assert at_most(new.limits.disk_bytes, old.limits.disk_bytes)
+        assert at_most(new.limits.execs, old.limits.execs)
         assert at_most(new.approval.timeout_s, old.approval.timeout_s)
-        assert old.approval.without_terminal != "deny" or new.approval.without_terminal == "deny"
+        said = (old.approval.without_terminal, new.approval.without_terminal)
+        assert TERMINAL.index(said[1]) >= TERMINAL.index(said[0])
         assert new.allow_operators <= old.allow_operators
         assert new.net.allow == old.net.allow and set(new.net.deny) >= set(old.net.deny)
         if old.fs.write is not None:

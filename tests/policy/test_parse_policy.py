@@ -114,7 +114,7 @@ RULE = '[[command]]\nmatch = ["x"]\naction = "ask"\n'
         ('[limits]\nruntime = "10 parsecs"', "limits.runtime is '10 parsecs', expected a time", ""),
         ('[limits]\nmemory = "-1"', "limits.memory is '-1', expected a size", ""),
         ("[shell]\nallow_operators = 1", "shell.allow_operators is 1, expected true or false", ""),
-        ('[approval]\nwithout_terminal = "ask"', "expected one of deny, allow", ""),
+        ('[approval]\nwithout_terminal = "ask"', "expected one of deny, wait, allow", ""),
         ('[approval]\nwebhook = "http://example.com/"', "expected a URL", ""),
         ('[approval]\nwebhook = "https://u@/x"', "expected a URL", ""),
         ('require = ["gates"]', "require is 'gates', expected one of fs, net", "did you mean gate?"),

@@ -187,7 +187,8 @@ def test_what_a_wrapper_runs_is_not_asked_again():
     state = make()
     verdict = with_read_as("env A=1 git push", "git push")
     outer = held("env", "A=1", "git", "push", program=b"/usr/bin/env")
-    ask(state, asked("t1", given=outer, verdict=verdict, procs=(7, 1)))
+    leads = (frozenset({b"/usr/bin/env"}), frozenset({b"/usr/bin/git"}))
+    ask(state, asked("t1", given=outer, verdict=verdict, procs=(7, 1), leads=leads))
     state.answer(1, "once", BY, at_us=7)
     inner = held("/usr/bin/git", "push")
     (told,) = answers(ask(state, asked("t2", given=inner, procs=(8, 7, 1))))
@@ -197,6 +198,7 @@ def test_what_a_wrapper_runs_is_not_asked_again():
         asked("t4", given=held("git", "push", "-f"), procs=(8, 7, 1)),
         asked("t5", given=held("git", "push", cwd=b"/etc"), procs=(8, 7, 1)),
         asked("t6", given=held("git", "push", cut=True), procs=(8, 7, 1)),
+        asked("t7", given=held("git", "push", program=b"/tmp/git"), procs=(8, 7, 1)),
     ):
         assert puts(ask(state, other)), other
         state.withdraw(other.ticket)

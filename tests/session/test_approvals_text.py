@@ -84,6 +84,16 @@ def test_all_that_is_known_is_on_it():
         assert part in text, part
 
 
+def test_variables_that_change_what_it_does_are_on_it_and_counted():
+    some = (b"GIT_DIR=/other", b"PATH=/bin", b"HOME=/root")
+    text = "\n".join(render(question(given=held("git", "push", variables=some))).lines)
+    assert "with      GIT_DIR=/other" in text and "PATH=" not in text
+    many = tuple(b"GIT_%d=\x1b[2J" % number for number in range(50))
+    lines = render(question(given=held("git", "push", variables=many)), rows=60).lines
+    assert all(line.isprintable() for line in lines)
+    assert any("44 more variables" in line for line in lines)
+
+
 def test_a_long_command_is_cut_in_the_middle_and_can_be_read_page_by_page():
     words = [f"word{number}" for number in range(2000)]
     what = question(*words)

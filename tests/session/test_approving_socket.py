@@ -134,6 +134,7 @@ def test_no_words_break_the_desk(name, text):
 
             self.state = Approvals(Kept(), timeout_s=9.0, digest=digest, show=lambda _: "x")
             self.state.ask(asked("t"), 0.0, reachable=lambda: True)
+            self.notes = []
 
         def decide(self, number, choice, by, rule=""):
             self.state.answer(number, choice, by, at_us=1)

@@ -64,6 +64,7 @@ def test_it_is_asked_and_allows(place, hook):
     assert (question["command"], question["argv"]) == ("git push", ["git", "push"])
     assert (question["cwd"], question["program"]) == ("/work", "/usr/bin/git")
     assert (question["rule"], question["risk"]) == ("builtin command[1]", "high")
+    assert question["variables"] == []
     assert question["parents"] == ["bash x.sh"] and question["touches"] == ["h:1"]
     assert 0 < question["expires_at"] - question["asked_at"] <= 20
 

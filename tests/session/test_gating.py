@@ -1,5 +1,7 @@
 """What a supervisor answers for the gate, without a world: decisions, order, what is told."""
 
+import time
+
 import pytest
 
 from substrate.errors import HostUnsupported
@@ -11,11 +13,12 @@ from substrate.session.gating import Gating, Process
 from substrate.session.gating_digest import digest_of_nameless
 from substrate.session.gating_force import layer_of, refuse_weak
 from substrate.session.gating_lines import in_words
-from substrate.session.gating_top import decide
+from substrate.session.gating_top import decide, leave_to_gate
 from substrate.session.request import TEXT, RunRequest
 from substrate.telemetry.capture import gate
 from substrate.telemetry.capture.holds import Gated, Hold
 from substrate.telemetry.capture.reference.table import parse_table
+from substrate.values import replace
 
 WHO = Process(span="spn_1", cwd=b"/w", procs=(2, 1), chain=(b"sh",))
 
@@ -87,8 +90,25 @@ class Approver:
         self.ended.append(action)
 
 
+class Looks:
+    """A world where each name is one program of /usr/bin, but what `files` says."""
+
+    def __init__(self):
+        self.files, self.variables = {}, {7: (b"PATH=/usr/bin",)}
+
+    def path_of(self, tid, word):
+        return self.files.get(word, b"/usr/bin/" + word.rpartition(b"/")[2])
+
+    def leads_to(self, tid, word, path):
+        return frozenset({self.path_of(tid, word)})
+
+    def variables_of(self, tid):
+        return self.variables.get(tid, ())
+
+
 def armed(*commands, **more):
-    gating, engine = Gating(Broker(*commands, **more)), Engine()
+    gating, engine = Gating(Broker(*commands, **more), Looks()), Engine()
+    gating.environ = ((b"PATH", b"/usr/bin"),)
     gating.arm(engine)
     gating.begin("spn_0", lambda hold, path: "d" * 64)
     return gating, engine
@@ -222,6 +242,204 @@ def test_what_was_allowed_with_the_command_is_not_asked_again():
     gating.hear(hold(1, "git", "push"), WHO)
     gating.hear(hold(2, "git", "push", "other"), WHO)
     assert engine.answers == [(1, gate.ALLOW), (2, gate.ALLOW)]
+
+
+def allowed(text, *rules):
+    """A command that somebody has allowed as a whole, and who is asked after that."""
+    gating, engine = armed(*rules)
+    approver = Approver()
+    gating.opens = lambda: approver
+    request = RunRequest(kind=TEXT, file=b"bash", argv=(b"bash", b"-c", text), cmd_text=text)
+    top = decide(gating, request, b"/w", in_world=True)
+    gating.allow_with(top.verdict, Answer(ticket=0, allowed=True, how="person"), b"/w")
+    return gating, engine, approver
+
+
+def test_a_line_of_an_allowed_text_counts_as_often_as_it_stands_there():
+    gating, engine, approver = allowed(b"./gen; git push; git push", rule("ask", "git", "push"))
+    for number in (1, 2, 3):
+        gating.hear(hold(number, "git", "push", tid=number), WHO)
+    assert engine.answers == [(1, gate.ALLOW), (2, gate.ALLOW)]
+    assert [asked.ticket for asked in approver.asked] == [3]
+
+
+def test_another_program_of_that_name_was_not_allowed_with_it():
+    gating, engine, approver = allowed(b"./gen && git push", rule("ask", "git", "push"))
+    evil = replace(hold(1, "/tmp/evil/git", "push"), programs=(b"/tmp/evil/git",))
+    gating.hear(evil, WHO)
+    assert engine.answers == [] and len(approver.asked) == 1
+    gating.hear(hold(2, "git", "push"), WHO)
+    assert engine.answers == [(2, gate.ALLOW)]
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"), [(b"./gen; git push", 1), (b"GIT_DIR=/other git push", 0)]
+)
+def test_nor_was_what_its_variables_make_of_it(text, asked):
+    gating, _, approver = allowed(text, rule("ask", "git", "push"))
+    gating.looks.variables[7] = (b"GIT_DIR=/other", b"PATH=/other:/usr/bin")
+    gating.hear(hold(1, "git", "push"), WHO)
+    assert len(approver.asked) == asked
+
+
+def test_what_a_shim_execs_in_its_own_place_is_the_same_one():
+    gating, engine, _ = allowed(b"git push", rule("ask", "git", "push"))
+    gating.hear(hold(1, "git", "push"), WHO)
+    gating.hear(hold(2, "git", "push"), WHO)
+    gating.hear(hold(3, "git", "push", tid=8), WHO)
+    assert engine.answers == [(1, gate.ALLOW), (2, gate.ALLOW)]
+
+
+def test_the_command_itself_is_what_was_allowed():
+    """Its program of ours may not be looked into by a user: neither its root nor its words."""
+    gating, engine, _ = allowed(b"ls", rule("ask", "bash", "-c", "ls"))
+    gating.looks.variables[7] = None
+    first = Process(span="spn_1", cwd=b"/w", procs=(1,), is_first=True)
+    gating.hear(hold(1, "bash", "-c", "ls"), first)
+    assert engine.answers == [(1, gate.ALLOW)]
+
+
+def test_variables_are_what_an_approval_is_for():
+    gating, engine = armed(rule("ask", "git", "push"))
+    approver = Approver()
+    gating.opens = lambda: approver
+    gating.looks.variables[7] = (b"GIT_DIR=/other",)
+    gating.hear(hold(1, "git", "push"), WHO)
+    (asked,) = approver.asked
+    assert asked.held.variables == (b"GIT_DIR=/other",)
+    assert asked.held.packed() != replace(asked.held, variables=()).packed()
+    gating.looks.variables[7] = (b"GIT_DIR=/elsewhere",)
+    approver.ready = [Answer(ticket=1, allowed=True, how="person")]
+    gating.tick(0.0)
+    assert engine.answers == [(1, gate.DENY)]
+    gating.looks.variables[7] = None
+    gating.hear(hold(2, "git", "push"), WHO)
+    assert not approver.asked[1].held.is_exact
+
+
+def script(number, *argv, tid=7):
+    """As the kernel runs `#!/usr/bin/env node`."""
+    return replace(
+        hold(number, *argv, path=b"/usr/bin/" + argv[0].encode(), tid=tid),
+        programs=(b"/usr/bin/" + argv[0].encode(), b"/usr/bin/env"),
+        before=(b"/usr/bin/env", b"node"),
+    )
+
+
+def test_what_a_scripts_first_line_leads_to_is_not_asked_again():
+    gating, engine = armed(rule("ask", "npm", "publish", "**"))
+    approver = Approver()
+    gating.opens = lambda: approver
+    gating.hear(script(1, "npm", "publish"), WHO)
+    approver.ready = [Answer(ticket=1, allowed=True, how="person")]
+    gating.tick(0.0)
+    gating.hear(hold(2, "node", "/usr/bin/npm", "publish"), WHO)
+    assert engine.answers == [(1, gate.ALLOW), (2, gate.ALLOW)] and len(approver.asked) == 1
+    for number, (words, tid) in enumerate(
+        [(("/usr/bin/npm", "publish", "x"), 7), (("/usr/bin/npm", "publish"), 8)], 3
+    ):
+        gating.hear(hold(number, "node", *words, tid=tid), WHO)
+    gating.looks.files[b"/usr/bin/npm"] = b"/tmp/npm"
+    gating.hear(hold(5, "node", "/usr/bin/npm", "publish"), WHO)
+    assert [asked.ticket for asked in approver.asked] == [1, 3, 4, 5]
+
+
+def test_a_script_is_known_by_where_it_really_is():
+    gating, engine = armed(rule("deny", "deploy", "**"))
+    gating.looks.files[b"./x"] = b"/w/deploy"
+    gating.hear(hold(1, "sh", "./x"), WHO)
+    gating.hear(hold(2, "sh", "./y"), WHO)
+    assert engine.answers == [(1, gate.DENY), (2, gate.ALLOW)]
+    table, otherwise, _ = engine.armed
+    assert parse_table(table, otherwise).entries[b"sh"] == gate.ASK_FILE
+
+
+def test_what_no_exec_would_ask_is_asked_when_the_command_itself_is_execed():
+    gating = Gating(Broker(rule("ask", "source", "**"), rule("ask", "git", "**")), Looks())
+    gating.environ, gating.force = ((b"PATH", b"/usr/bin"),), "strict"
+    approver, engine = Approver(), Engine()
+    gating.opens = lambda: approver
+    text = b"source x; git push"
+    request = RunRequest(kind=TEXT, file=b"bash", argv=(b"bash", b"-c", text), cmd_text=text)
+    top = leave_to_gate(gating, decide(gating, request, b"/w", in_world=True), request)
+    assert top.how == "gate" and not top.denied
+    gating.arm(engine)
+    gating.begin("spn_0", lambda hold, path: "d" * 64)
+    table, otherwise, _ = engine.armed
+    assert parse_table(table, otherwise).entries[b"bash"] == gate.ASK
+    gating.hear(hold(1, "bash", "-c", text.decode()), WHO)
+    assert engine.answers == [] and len(approver.asked) == 1
+    approver.ready = [Answer(ticket=1, allowed=True, how="person")]
+    gating.tick(0.0)
+    gating.hear(hold(2, "git", "push"), WHO)  # it was shown with it
+    gating.hear(hold(3, "bash", "-c", text.decode()), WHO)
+    assert engine.answers == [(1, gate.ALLOW), (2, gate.ALLOW), (3, gate.ALLOW)]
+
+
+@pytest.mark.parametrize(
+    ("words", "chain", "procs", "let"),
+    [
+        (("git", "send-pack", "x"), (b"/usr/lib/git-core/git-remote-http", b"/usr/bin/git"), (5, 4, 2), 1),
+        (("git", "send-pack", "x"), (b"/usr/bin/git",), (5, 2), 1),
+        (("git", "send-pack", "x"), (b"/bin/sh", b"/usr/bin/git"), (5, 4, 2), 0),
+        (("git", "send-pack", "x"), (b"/usr/bin/git",), (5, 9), 0),
+        (("git", "send-pack", "x"), (), (5,), 0),
+        (("git", "remote-https", "o"), (b"/usr/bin/git",), (5, 9), 1),
+        (("git-remote-https", "o"), (b"/bin/sh",), (5, 9), 0),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("layer", ["builtin:x", "user"])
+def test_what_git_runs_for_a_push_is_no_second_question(words, chain, procs, let, layer):
+    gating, engine = armed(
+        *(rule("ask", "git", each, "**") for each in ("send-pack", "remote-https"))
+    )
+    policy = gating.broker.policy
+    gating.broker.compiled = compile_policy(
+        replace(policy, layers=(replace(policy.layers[0], name=layer),))
+    )
+    gating.hear(hold(1, "git", "-C", "x", "push", "o"), WHO)
+    gating.hear(hold(2, *words), Process(span="spn_1", cwd=b"/w", procs=procs, chain=chain))
+    lets = gate.ALLOW if let and layer == "builtin:x" else gate.DENY
+    assert engine.answers == [(1, gate.ALLOW), (2, lets)]
+
+
+def test_a_project_that_asks_where_another_layer_drops_keeps_nothing():
+    gating, engine = armed(rule("isolate", "make"))
+    project = rules.Layer(
+        kind=rules.PROJECT, name="project", digest="2" * 64, trusted=False,
+        commands=(rule("ask", "make", number=2),),
+    )  # fmt: skip
+    broker = gating.broker
+    broker.policy = replace(broker.policy, layers=(*broker.policy.layers, project))
+    broker.compiled = compile_policy(broker.policy)
+    request = RunRequest(kind=TEXT, file=b"make", argv=(b"make",))
+    top = decide(gating, request, b"/w", in_world=True)
+    assert top.isolated and top.verdict.action == "ask"
+    assert decide(gating, request, b"/w", in_world=False).verdict.action == "deny"
+    approver = Approver()
+    gating.opens = lambda: approver
+    gating.hear(hold(1, "make"), WHO)
+    assert engine.answers == [(1, gate.DENY)] and approver.asked == []
+    gating.isolated = True
+    gating.hear(hold(2, "make"), WHO)
+    assert len(approver.asked) == 1
+
+
+def test_a_command_has_so_much_time_of_ours():
+    """Long argv cost up to a second each; nothing bounds how many a process execs."""
+    gating, engine = armed(rule("deny", "git", "push", "**"))
+    words = ("git", *(f"--{number}" for number in range(20_000)))
+    for number in range(1, 400):
+        began = time.process_time()
+        gating.hear(hold(number, *words), WHO)
+        last = time.process_time() - began
+        if engine.answers[-1][1] == gate.DENY:
+            break
+    assert last < 0.05
+    assert engine.answers[0][1] == gate.ALLOW  # by all of its words
+    assert engine.answers[-1][1] == gate.DENY  # by those that are read, where more may stand
+    gating.hear(hold(number + 1, "git", "status"), WHO)
+    assert engine.answers[-1][1] == gate.ALLOW
 
 
 @pytest.mark.parametrize(("text", "asked"), [(b"./make; git push", 1), (b"cd x && git push", 0)])

@@ -137,7 +137,8 @@ def load_everything():
     import substrate
 
     for found in pkgutil.walk_packages(substrate.__path__, "substrate."):
-        if not found.name.endswith(("import_bundle", "__main__")):
+        # shim.building is what a build of the package imports, with setuptools
+        if not found.name.endswith(("import_bundle", "__main__", "shim.building")):
             importlib.import_module(found.name)
 
 

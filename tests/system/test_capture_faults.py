@@ -78,7 +78,7 @@ def test_time_that_is_up_ends_what_ignores_it(caller, backend):
         "trap '' TERM; (setsid sh -c 'trap \"\" TERM; while :; do /bin/true; done' &);"
         " while :; do /bin/true; done"
     )
-    options = ("--capture-backend", backend, "--timeout", "200ms")
+    options = ("--capture-backend", backend, "--timeout", "1s")
     _, seen = run(caller, text, *options, status=124)
     assert seen.of("command_end")[0]["ended_by"] == "timeout"
     if backend != "notify":

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable
 
-MARK = "GIT_SUBSTRATE_MARK"  # GIT_* is passed into worlds, so commands carry it too
+MARK = "LC_SUBSTRATE_MARK"  # LC_* is passed into worlds, so commands carry it too; no approval is for it
 BOUND_S = 10.0
 
 

@@ -234,7 +234,8 @@ bool runs_script(pid_t tid, struct record *record, const struct image *image);
 
 /* --- the gate */
 
-enum decision { ALLOW = 1, DENY, KILL, ASK };
+/* ASK_FILE stands in a table only: of an interpreter that is asked about where its words may name a file */
+enum decision { ALLOW = 1, DENY, KILL, ASK, ASK_FILE };
 enum reason {
     BY_TABLE = 1, BY_CALLBACK, IS_UNREADABLE, HAS_RACED, IS_UNAPPROVED, TIME_OUT, CLIENT_GONE,
     IS_DYING,
@@ -253,6 +254,7 @@ struct approval {
     size_t name_length, argv_length;
     bool argv_cut, is_script;
     struct file_id image; /* of what runs in the end: the last interpreter, or the file itself */
+    struct file_id file;  /* of what was named: the script itself, where it is one */
     /* of a script: the words that the kernel puts before its name, each with a NUL behind */
     unsigned char *before;
     size_t before_length;

@@ -27,12 +27,37 @@ static uint32_t hash_of(const unsigned char *path, size_t length)
 /* What may be said of a program before it runs, from the laxest on; KILL comes after it only. */
 static int strictness(enum decision decision)
 {
-    return decision == ALLOW ? 1 : decision == ASK ? 2 : decision == DENY ? 3 : 0;
+    switch (decision) {
+    case ALLOW: return 1;
+    case ASK_FILE: return 2;
+    case ASK: return 3;
+    case DENY: return 4;
+    default: return 0;
+    }
 }
 
 static bool is_answer(int decision)
 {
     return strictness(decision) > 0;
+}
+
+/* What ASK_FILE comes to. Behind the name stands nothing, or text that is run instead of a file: then
+ * there is none. */
+static enum decision of_words(enum decision decision, const unsigned char *argv, size_t length)
+{
+    if (decision != ASK_FILE)
+        return decision;
+    size_t first = strnlen((const char *)argv, length) + 1;
+    if (first >= length || (length - first >= 3 && !memcmp(argv + first, "-c", 3)))
+        return ALLOW;
+    return ASK;
+}
+
+/* The same for the interpreter of a script, which is asked about as itself: only an argument in its first
+ * line can name another file. */
+static enum decision of_line(enum decision decision, bool has_argument)
+{
+    return decision != ASK_FILE ? decision : has_argument ? ASK : ALLOW;
 }
 
 int gate_load(struct gate *gate, const unsigned char *bytes, size_t length, enum decision otherwise)
@@ -53,7 +78,7 @@ int gate_load(struct gate *gate, const unsigned char *bytes, size_t length, enum
     size_t places = 16;
     while (places < 2 * count)
         places *= 2;
-    if (!is_answer(otherwise))
+    if (!is_answer(otherwise) || otherwise == ASK_FILE)
         return EINVAL;
     gate->bytes = malloc(length + 1);
     gate->entries = calloc(places, sizeof *gate->entries);
@@ -188,10 +213,10 @@ static bool read_request(struct gate *gate, struct record *record, const struct 
     return true;
 }
 
-/* Asks the table of one file. Takes `target`; fills `line` where it is a script. False where
- * nothing further is to be looked at: then `decision` is the last word. */
+/* Asks the table of one file. Takes `target`; fills `line` where it is a script. `has_argument`: the
+ * line that names it has one. False where nothing further is to be looked at: then `decision` is the last word. */
 static bool look_at_file(struct gate *gate, struct record *record, int target, int depth,
-                         struct approval *approval, struct first_line *line,
+                         bool has_argument, struct approval *approval, struct first_line *line,
                          enum decision *decision, enum reason *reason)
 {
     struct file_status status;
@@ -219,9 +244,12 @@ static bool look_at_file(struct gate *gate, struct record *record, int target, i
     }
     record_item(record, depth ? OPENED : EXE, 0, found, size);
     enum decision said = ask_table(gate, found, size);
+    said = depth ? of_line(said, has_argument) : of_words(said, approval->argv, approval->argv_length);
     if (strictness(said) > strictness(*decision))
         *decision = said;
     approval->image = (struct file_id){status.dev, status.ino};
+    if (!depth)
+        approval->file = approval->image;
     return *decision != DENY && script && depth < MOST_INTERPRETERS;
 }
 
@@ -238,7 +266,9 @@ enum decision gate_look(struct gate *gate, struct record *record, const struct c
     size_t first = strnlen((char *)approval->argv, approval->argv_length);
     enum decision decision = ask_called(gate, approval->name, approval->name_length, ALLOW);
     decision = ask_called(gate, approval->argv, first, decision);
+    decision = of_words(decision, approval->argv, approval->argv_length);
     int target = open_target(call->tid, dir, approval->name, approval->name_length, true);
+    bool has_argument = false;
     for (int depth = 0;; depth++) {
         struct first_line line;
         if (target < 0) {
@@ -247,7 +277,8 @@ enum decision gate_look(struct gate *gate, struct record *record, const struct c
             *reason = approval->left ? BY_TABLE : IS_UNREADABLE;
             return approval->left ? ALLOW : DENY;
         }
-        if (!look_at_file(gate, record, target, depth, approval, &line, &decision, reason))
+        if (!look_at_file(gate, record, target, depth, has_argument, approval, &line, &decision,
+                          reason))
             return decision;
         approval->is_script = true;
         if (!put_before(approval, &line)) {
@@ -256,6 +287,8 @@ enum decision gate_look(struct gate *gate, struct record *record, const struct c
         }
         size_t length = strlen(line.interpreter);
         decision = ask_called(gate, (const unsigned char *)line.interpreter, length, decision);
+        has_argument = line.argument != NULL;
+        decision = of_line(decision, has_argument);
         target = open_target(call->tid, AT_THE_CWD, (const unsigned char *)line.interpreter, length,
                              true);
     }
@@ -297,6 +330,21 @@ static bool same_words(const unsigned char *now, size_t length, bool cut,
                      approval->argv_cut);
 }
 
+/* Whether a script's name still leads to the file that was looked at. The interpreter opens it by that name
+ * once more, later, so this is no proof of what it reads; what is seen to be another one does not run. */
+static bool same_script(pid_t tid, const struct approval *approval, const unsigned char *name,
+                        size_t length)
+{
+    struct file_status now;
+    int file = open_target(tid, AT_THE_CWD, name, length, true);
+    if (file < 0)
+        return false;
+    bool same = read_file_status(file, "", &now) && now.dev == approval->file.dev &&
+                now.ino == approval->file.ino;
+    close(file);
+    return same;
+}
+
 bool gate_matches(pid_t tid, const struct approval *approval, const struct record *record,
                   const struct image *image)
 {
@@ -322,6 +370,8 @@ bool gate_matches(pid_t tid, const struct approval *approval, const struct recor
             at++;
     }
     if (length - at != approval->name_length || memcmp(name + at, approval->name, length - at))
+        return false;
+    if (approval->is_script && !same_script(tid, approval, name, length))
         return false;
     return same_words(words, image->argv_length, image->argv_cut, approval, name, length);
 }

@@ -74,7 +74,7 @@ class NotFound(Exception):
 @value
 class Approval:
     """What may run. `identity`: (device, inode) of what the kernel loads, the last interpreter
-    where the file is a script."""
+    where the file is a script; `file`: of the script itself, None where it is none."""
 
     #: AT_EXECFN, the name that the kernel keeps
     name: bytes
@@ -87,8 +87,11 @@ class Approval:
     programs: tuple[bytes, ...]
     #: of a script: the words that the kernel puts before its name, each with a NUL behind it
     before: bytes
-    #: what the file and its interpreters are called by
+    #: what the file is called by
     called: tuple[bytes, ...]
+    #: of a script: its interpreters as the lines have them, and whether there is an argument
+    lines: tuple[tuple[bytes, bool], ...] = ()
+    file: tuple[int, int] | None = None
 
 
 def find(call: Call) -> Approval:
@@ -138,7 +141,22 @@ def differs(tid: int, approval: Approval) -> str:
         return "name"
     if cut or name != approval.name:
         return "name"
-    return "" if proc.command_line(tid) == approval.command_line else "argv"
+    if proc.command_line(tid) != approval.command_line:
+        return "argv"
+    return "" if approval.file in (None, _file_of(tid, name)) else "script"
+
+
+def _file_of(tid: int, name: bytes) -> tuple[int, int]:
+    """What a script's name leads to now: its interpreter opens it by that once more."""
+    try:
+        fd = _resolve(tid, name, proc.AT_FDCWD, 0)
+    except OSError:
+        return -1, -1
+    try:
+        now = os.fstat(fd)
+        return now.st_dev, now.st_ino
+    finally:
+        os.close(fd)
 
 
 def find_script(tid: int, name: bytes, command_line: bytes) -> tuple[bool, os.stat_result | None]:
@@ -185,6 +203,8 @@ def _follow(tid: int, target: int, path: bytes, name: bytes, argv: bytes) -> App
     words = argv or b"\0"  # the kernel gives a program one empty word where it was given none
     programs = []
     before = b""
+    lines: list[tuple[bytes, bool]] = []
+    file: tuple[int, int] | None = None
     called = [path, words.partition(b"\0")[0]]
     fd, script = os.dup(target), name
     try:
@@ -203,12 +223,16 @@ def _follow(tid: int, target: int, path: bytes, name: bytes, argv: bytes) -> App
                     programs=tuple(programs),
                     before=before,
                     called=tuple(called),
+                    lines=tuple(lines),
+                    file=file,
                 )
             interpreter, option = line
+            if file is None:
+                file = now.st_dev, now.st_ino
             front = [interpreter, script] if option is None else [interpreter, option, script]
             words = b"".join([word + b"\0" for word in front]) + words.partition(b"\0")[2]
             before = b"".join([word + b"\0" for word in front[:-1]]) + before
-            called.append(interpreter)
+            lines.append((interpreter, option is not None))
             script = interpreter
             following = _open(tid, interpreter, proc.AT_FDCWD, 0)
             os.close(fd)

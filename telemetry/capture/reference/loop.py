@@ -411,7 +411,9 @@ class Loop:
         call.add_argv(found.argv)
         call.items.append((records.EXE, found.programs[0]))
         call.items += [(records.OPENED, program) for program in found.programs[1:]]
-        decision = table.decide(found.programs, found.called)
+        decision = table.decide(
+            found.programs, found.called, found.argv.split(b"\0")[:-1], found.lines
+        )
         if decision == gate.ASK:
             if found.before:
                 call.items.append((records.DATA, found.before))

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import struct
 
-from substrate.telemetry.capture.gate import ALLOW, ASK, DENY
+from substrate.telemetry.capture.gate import ALLOW, ASK, ASK_FILE, DENY
 from substrate.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Final
 
 _ENTRY: Final = struct.Struct("=BBH")
 #: behind the last name of a file that has none any more (proc(5), /proc/pid/exe)
 _DELETED: Final = b" (deleted)"
-_STRICTNESS: Final = (DENY, ASK, ALLOW)
+_STRICTNESS: Final = (DENY, ASK, ASK_FILE, ALLOW)
 
 
 @value
@@ -29,12 +29,24 @@ class Table:
     #: of what the entries do not name
     otherwise: int
 
-    def decide(self, programs: Iterable[bytes], called: Iterable[bytes] = ()) -> int:
-        """`called`: paths and an argv[0] that name them."""
-        said = {self._of(program) for program in programs}
-        if said:
-            said.update(self._of_called(name) for name in called)
-        return next((decision for decision in _STRICTNESS if decision in said), DENY)
+    def decide(
+        self,
+        programs: Sequence[bytes],
+        called: Iterable[bytes] = (),
+        argv: Sequence[bytes] = (),
+        lines: Sequence[tuple[bytes, bool]] = (),
+    ) -> int:
+        """`called`: paths and an argv[0] that name the first program. `lines`: of a script, its interpreters as
+        the lines have them, and whether there is an argument."""
+        if not programs:
+            return DENY
+        own = {self._of(programs[0]), *map(self._of_called, called)}
+        said = {_of_words(one, argv) for one in own}
+        for number, program in enumerate(programs[1:]):
+            name, has_argument = lines[number] if number < len(lines) else (b"", True)
+            for one in (self._of(program), self._of_called(name)):
+                said.add(one if one != ASK_FILE else ASK if has_argument else ALLOW)
+        return next(decision for decision in _STRICTNESS if decision in said)
 
     def _of(self, program: bytes) -> int:
         """Of a file that has lost its name the kernel says the last one, and that it is deleted: that is
@@ -56,6 +68,13 @@ class Table:
         return self.entries.get(name, unknown)
 
 
+def _of_words(decision: int, argv: Sequence[bytes]) -> int:
+    """What ASK_FILE comes to: behind the name stands nothing, or text that is run instead of a file."""
+    if decision != ASK_FILE:
+        return decision
+    return ALLOW if len(argv) < 2 or argv[1] == b"-c" else ASK
+
+
 def parse_table(packed: bytes, otherwise: int) -> Table:
     """Raises ValueError for what is no table, and for a decision that cannot stand in one."""
     entries: dict[bytes, int] = {}
@@ -69,8 +88,8 @@ def parse_table(packed: bytes, otherwise: int) -> Table:
             raise ValueError(f"an entry says decision {decision}, {length} bytes")
         path = packed[at : at + length]
         at += length
-        if path not in entries or decision != ALLOW:
-            entries[path] = decision
-    if otherwise not in _STRICTNESS:
+        before = entries.get(path, ALLOW)
+        entries[path] = next(one for one in _STRICTNESS if one in (before, decision))
+    if otherwise not in (DENY, ASK, ALLOW):
         raise ValueError(f"{otherwise} is no decision of a table")
     return Table(entries=entries, otherwise=otherwise)

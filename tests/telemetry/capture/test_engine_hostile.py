@@ -133,6 +133,53 @@ def test_a_script_cannot_become_another_one_while_it_is_asked_about(tmp_path):
     assert (gate.KILL, gate.HAS_RACED) in [(r.result, r.args[1]) for r in found.of("gate")]
 
 
+def test_a_script_of_another_name_is_not_put_in_its_place(tmp_path):
+    """The same interpreter, the same words: only the file that the name leads to is another one."""
+    script(tmp_path / "deploy", "#!/bin/sh\necho denied ran\n")
+    script(tmp_path / "ok", "#!/bin/sh\necho asked ran\n")
+    link = tmp_path / "x"
+    link.symlink_to("ok")
+    table = {b"deploy": gate.DENY, b"ok": gate.ASK}
+    with Running(["/bin/sh", "-c", "./x; ./ok"], arm=armed(table), cwd=tmp_path) as running:
+        running.go()
+        while running.status is None:
+            for record in parse(running.step()):
+                if record.kind == "hold":
+                    link.unlink()
+                    link.symlink_to("deploy")
+                    assert running.backend.answer(record.args[0], gate.ALLOW, gate.BY_CALLBACK)
+        found = running.wait()
+    assert found.stdout == b"asked ran\n"
+    assert [(r.result, r.args[1]) for r in found.of("gate")] == [
+        (gate.ALLOW, gate.BY_CALLBACK), (gate.KILL, gate.HAS_RACED), (gate.ALLOW, gate.BY_CALLBACK),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "asked"),
+    [
+        ("/bin/dash -c :", 0), ("/bin/dash < /dev/null", 0), ("/bin/dash s", 1), ("./s", 0),
+        ("/bin/dash -ec :", 1), ("./l", 0), ("./argued", 1), ("./below", 0),
+    ],
+)  # fmt: skip
+def test_an_interpreter_is_asked_about_where_its_words_may_name_a_file(tmp_path, line, asked):
+    dash = os.path.realpath("/bin/dash")
+    script(tmp_path / "s", f"#!{dash}\n:\n")
+    script(tmp_path / "argued", f"#!{dash} s\n:\n")
+    script(tmp_path / "below", "#!./s\n:\n")
+    (tmp_path / "l").symlink_to("s")
+    table = {os.path.basename(dash).encode(): gate.ASK_FILE}
+    with Running(["/bin/bash", "-c", line], arm=armed(table), cwd=tmp_path) as running:
+        running.go()
+        while running.status is None:
+            for record in parse(running.step()):
+                if record.kind == "hold":
+                    assert running.backend.answer(record.args[0], gate.ALLOW, gate.BY_CALLBACK)
+        found = running.wait()
+    assert found.status == 0
+    assert len(found.of("hold")) == asked
+
+
 @pytest.mark.parametrize(
     "line",
     ["#!{echo}", "#! {echo}\n", "#!{echo} word\n", "#!\t{echo} \t two words \t\n", "#!{echo} \n",

@@ -456,6 +456,39 @@ def test_a_denied_program_never_runs_whatever_races(tmp_path, what):
         assert killed + told["deny", "callback"] > 0
 
 
+def test_a_script_of_another_name_is_not_put_in_its_place(tmp_path):
+    script_file(tmp_path / "deploy", "#!/bin/sh\necho denied ran\n")
+    script_file(tmp_path / "ok", "#!/bin/sh\necho asked ran\n")
+    link = tmp_path / "x"
+    link.symlink_to("ok")
+
+    def ask(hold):
+        if hold.path == b"./x":
+            link.unlink()
+            link.symlink_to("deploy")
+        return gate.ALLOW
+
+    found = gated(["/bin/sh", "-c", "./x; ./ok"], ask, cwd=tmp_path)
+    assert b"denied ran" not in found.out and found.out.endswith(b"asked ran\n")
+    assert ("kill", "raced") in decisions(found)
+
+
+def test_an_interpreter_is_asked_about_where_its_words_may_name_a_file(tmp_path):
+    dash = os.path.realpath("/bin/dash")
+    script_file(tmp_path / "s", f"#!{dash}\n:\n")
+    script_file(tmp_path / "argued", f"#!{dash} s\n:\n")
+    backend = PythonBackend()
+    backend.arm(
+        gate.pack_table({os.path.basename(dash).encode(): gate.ASK_FILE}), gate.ALLOW, 60_000
+    )
+    line = f"{dash} -c : && {dash} < /dev/null && ./s && echo a; {dash} s; ./argued"
+    traced = Traced(["/bin/bash", "-c", line], backend, cwd=tmp_path)
+    for number in (1, 2):
+        traced.until(lambda t, n=number: len([r for r in t.seen() if r.kind == records.HOLD]) == n)
+        backend.answer(number, gate.ALLOW)
+    assert traced.finish().out == b"a\n"
+
+
 def test_python_threads_that_exec_at_once(tmp_path):
     """Every thread of a process execs something else; one wins, and only what was allowed runs."""
     script = (

@@ -21,6 +21,9 @@ RUN_UNASKED = {
         HOME + b"/.config/substrate/policy.toml",
         b"/etc/substrate/policy.toml",
         REPO + b"/.substrate/policy.toml",
+        REPO + b"/.substrate/config.toml",
+        b"/srv/settings/substrate/policy.toml",
+        b"/srv/settings/substrate/config.toml",
     ),
     DangerReason.ENVIRONMENT: (REPO + b"/.envrc", REPO + b"/deep/.envrc"),
     DangerReason.TOOL: (
@@ -84,6 +87,7 @@ def test_a_link_is_judged_by_where_it_leads(link, out):
         "mkdir -p .git/hooks; echo 'touch pwned' > .git/hooks/pre-commit",
         "echo 'touch pwned' > .envrc",
         "mkdir .substrate; echo 'id = 1' > .substrate/policy.toml",
+        "mkdir .substrate; echo 'timeout = 1' > .substrate/config.toml",
         "mkdir .vscode; echo '{}' > .vscode/tasks.json",
         "ln -s /etc/shadow notes",
         "ln -s ../user/.bashrc notes",
