@@ -149,6 +149,8 @@ class Client:
         self._cooked: list[Any] | None = None
         self._read_end, self._write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.ignored: list[int] = []
+        #: more fds that go with the call, as its flags say
+        self.beside: tuple[int, ...] = ()
         self._before: dict[int, Any] = {}
         for number in _FORWARDED:
             handler = _signal.getsignal(number)
@@ -166,8 +168,10 @@ class Client:
         environ: Sequence[bytes],
         parent: bytes,
         narrowing: str = "",
+        sent: Callable[[], None] | None = None,
     ) -> Ending:
-        """Runs it. `narrowing`: more of the flags, JSON without its braces. Raises StateError,
+        """Runs it. `narrowing`: more of the flags, JSON without its braces; `sent`: called when it is asked
+        for. Raises StateError,
         OSError for a call that is too large."""
         try:
             cwd = os.getcwdb()
@@ -187,7 +191,7 @@ class Client:
                 packets.COMMAND,
                 parent,
                 self._flags(narrowing),
-                fds=(call, *standard),
+                fds=(call, *standard, *self.beside),
             )
         except (OSError, packets.BadPacket) as error:
             raise StateError(
@@ -195,6 +199,8 @@ class Client:
             ) from None
         finally:
             os.close(call)
+        if sent is not None:
+            sent()
         try:
             return self._wait()
         finally:

@@ -595,6 +595,7 @@ KNOWN_TYPES = frozenset(
         *("policy_decision", "fs_diff", "fs_apply", "fs_discard", "input_manifest", "coverage"),
         *("budget", "bypass", "tool_call", "tool_result", "llm_call", "llm_response"),
         *("agent_decision", "annotation", "error", "replay_start", "replay_result"),
+        "terminal_recording",
         *("log_drop", "gap", "recovery", "key_epoch", "redaction", "chain_seal"),
     )
 )

@@ -69,6 +69,7 @@ class WorldSpec:
     hidden_directories: tuple[bytes, ...]
     hidden_files: tuple[bytes, ...]
     bound: tuple[bytes, ...] = ()  # bound read-only among the overlays, outermost first
+    written: tuple[bytes, ...] = ()  # the host's own, to be changed there at once
     read_only: tuple[bytes, ...]  # bound read-only over everything
     viewed: tuple[bytes, ...]  # directories below these, shown through a read-only overlay
     cgroup_dirs: tuple[bytes, ...]  # to remove when the world is gone

@@ -174,7 +174,11 @@ def detached_parts(
             linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_IDMAP, userns_fd=userns_fd)
             lowest = below.attach(fd, b"low-%d" % number)
         yield overlay.target, below.mount(overlay, lowest, number)
-    for path in (*bound, *spec.read_only):
+    for path in bound:
+        yield path, _read_only_bind(path, userns_fd)
+    for path in spec.written:
+        yield path, _bind(path, userns_fd)
+    for path in spec.read_only:
         yield path, _read_only_bind(path, userns_fd)
 
 
@@ -195,7 +199,11 @@ def attach_parts(spec: WorldSpec, root_fd: int) -> None:
             _bind_below(root_fd, bound.pop(0))
         fd = below.mount(overlay, overlay.lowest or overlay.target, number)
         attach_at(root_fd, fd, overlay.target)
-    for path in (*bound, *spec.read_only):
+    for path in bound:
+        _bind_below(root_fd, path)
+    for path in spec.written:
+        attach_at(root_fd, _bind(path, None), path)
+    for path in spec.read_only:
         _bind_below(root_fd, path)
 
 
@@ -205,11 +213,16 @@ def _bind_below(root_fd: int, path: bytes) -> None:
 
 
 def _read_only_bind(path: bytes, userns_fd: int | None) -> int:
-    """A detached read-only bind of one of the host's own mounts with all below it.
+    """A detached read-only bind of one of the host's own mounts with all below it."""
+    return _bind(path, userns_fd, linux.MOUNT_ATTR_RDONLY)
+
+
+def _bind(path: bytes, userns_fd: int | None, attributes: int = 0) -> int:
+    """A detached bind of a directory of the host with all below it.
 
     A filesystem that cannot be id-mapped shows its owners as nobody (mount_setattr(2))."""
     fd = linux.open_tree(path, recursive=True)
-    linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_RDONLY | NOSUID_NODEV, recursive=True)
+    linux.mount_setattr(fd, set_flags=attributes | NOSUID_NODEV, recursive=True)
     if userns_fd is not None:
         try:
             linux.mount_setattr(fd, set_flags=linux.MOUNT_ATTR_IDMAP, userns_fd=userns_fd)

@@ -22,7 +22,7 @@ Usage:
   substrate [OPTIONS] -c TEXT [ARG0 ARGS...]     a command text
   substrate [OPTIONS] -f FILE [ARGS...]          a script
   substrate [OPTIONS] < SCRIPT                   a script on standard input
-  substrate [OPTIONS]                            on a terminal: a shell in a world
+  substrate [OPTIONS]                            on a terminal: a shell in a world (`:help` there)
   substrate run [OPTIONS] -- CMD ARGS...         a program
   substrate VERB ...                             see below
 

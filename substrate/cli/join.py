@@ -10,7 +10,7 @@ import os
 
 from substrate.errors import PolicyDenied, SubstrateError, UsageError
 from substrate.session.join_client import join
-from substrate.session.request import RUN, TEXT, RunRequest
+from substrate.session.request import LINES, RUN, TEXT, RunRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def join_form(words: Sequence[bytes], closed: frozenset[int]) -> int | None:
             if read is None:
                 return None
             request, timeout_s = read
+            if request.kind == LINES and _is_ours(closed):
+                return None  # the line editor's shell joins line by line (repl.py)
             if request.json_status is not None:
                 from substrate.cli.run import open_sink
 
@@ -119,6 +121,12 @@ def _read_request(
 
     settings = load_for(request, closed).settings
     return with_shell(request, settings.shell), settings.timeout_s if timed else None
+
+
+def _is_ours(closed: frozenset[int]) -> bool:
+    from substrate.shim.finding import is_inside
+
+    return not is_inside() and not closed & {0, 1, 2} and os.isatty(0) and os.isatty(1)
 
 
 def _say(text: str) -> None:

@@ -7,26 +7,29 @@ output is no terminal, the plain shell runs in a world instead (run.py). Spec: s
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 
 from substrate.cli import messages
-from substrate.cli.run import SAYS, load_for, say_how_it_failed
+from substrate.cli.options import BY_NAME
+from substrate.cli.run import ENDINGS, SAYS, load_for
 from substrate.errors import SubstrateError
 from substrate.session.request import INTERACTIVE, RunRequest
-from substrate.session.settings import Settings
-from substrate.session.supervisor import Outcome, run_one_shot
 from substrate.values import replace
 from substrate.world.change import Change
 from substrate.world.handle import Zygote
 
 _OPEN: frozenset[int] = frozenset()
-#: verbs behind `:`, besides `why`, `help` and `quit`
+#: verbs behind `:`, besides `why`, `history`, `help` and `quit`
 _VERBS = (
     "status", "log", "show", "diff", "apply", "discard", "undo", "snapshot", "rollback", "net", "trace",
     "config", "doctor",
 )  # fmt: skip
+#: those that want the session alone: no job may run
+_ALONE = ("apply", "discard", "undo", "snapshot", "rollback")
+_OWN = ("why", "history", "help", "quit")
 _STARTS = ("/etc/bash.bashrc", "~/.bashrc")
 
 
@@ -48,84 +51,91 @@ def run(request: RunRequest, zygote: Zygote) -> int:
     from substrate.session import home as homes
     from substrate.session.workspace import find_workspace
     from substrate.shell.repl import Services, Shell
+    from substrate.shell.sitting import Sitting
 
     home = homes.open_home(homes.default_path(os.environb))
     workspace = find_workspace(os.getcwdb())
-    runner = _Runner(zygote, request)
-    try:
-        services = Services(
-            run=runner.run,
-            tell=runner.tell,
-            fail=_fail,
-            say=messages.say,
-            pending=_pending,
-            verb=_verb,
-            verbs=(*_VERBS, "why", "help", "quit"),
-            options=_options,
-        )
-        return Shell(
-            replace(request, file=shell),
-            services,
-            history=home.path + b"/history/" + workspace.key,
-            net=loaded.settings.net,
-            start=_start_line(),
-            colour=messages.has_colour(1),
-        ).run()
-    finally:
-        runner.close()
+    zygote.socket.close()  # the session's supervisor has one of its own
+    first = [request]
+
+    def begin() -> None:
+        asked, first[0] = first[0], replace(request, fresh=False)
+        _begin(asked)
+
+    sitting = Sitting(begin, _named(request), fresh=request.fresh)
+    told: set[str] = set()
+    services = Services(
+        tell=lambda outcome: _tell(outcome, told),
+        fail=_fail,
+        say=messages.say,
+        pending=_pending,
+        verb=_verb,
+        verbs=(*_VERBS, *_OWN),
+        alone=_ALONE,
+        options=_options,
+    )
+    return Shell(
+        shell,
+        sitting,
+        services,
+        history=home.path + b"/history/" + workspace.key,
+        net=loaded.settings.net,
+        shell_only=loaded.settings.shell_only,
+        start=_start_line(),
+        colour=messages.has_colour(1),
+    ).run()
 
 
-class _Runner:
-    """Runs lines, one after the other, by one zygote that is kept."""
+def _named(request: RunRequest) -> bytes:
+    """What SUBSTRATE_SESSION would say. Raises UsageError for a session that is none."""
+    from substrate.session import join_client
 
-    def __init__(self, zygote: Zygote, request: RunRequest) -> None:
-        zygote.keep()
-        self._zygote = zygote
-        self._first: Zygote | None = zygote  # whose end is its maker's
-        self._fresh = request.fresh
-        self._notes: set[str] = set()
+    return join_client.named(request, os.environb)
 
-    def run(self, request: RunRequest) -> Outcome:
-        settings: Settings = load_for(request, _OPEN).settings
-        try:
-            outcome = run_one_shot(
-                replace(request, fresh=self._fresh),
-                settings,
-                self._zygote,
-                _OPEN,
-                None,
-                messages.say,
-            )
-        except BaseException:
-            self._renew()
-            raise
-        self._fresh = False
-        return outcome
 
-    def _renew(self) -> None:
-        """After a failure nobody knows what the zygote still has to say."""
-        self.close()
-        self._zygote = Zygote()
-        self._zygote.keep()
+def _begin(request: RunRequest) -> None:
+    """Begins the session as the flags say; --fresh holds for the first time."""
+    from substrate.cli.serve_session import launch
 
-    def close(self) -> None:
-        """Ends the zygote, but for the first one, which is not ours."""
-        if self._zygote is self._first:
-            self._zygote.socket.close()
-        else:
-            self._zygote.close()
+    launch([b"run", *_flag_words(request), b"--", b"true"])
 
-    def tell(self, outcome: Outcome) -> None:
-        """What a line came to, besides its output."""
-        say_how_it_failed(outcome)
-        for denial in outcome.denials:
-            if denial.code in SAYS:  # which is said already
-                continue
-            messages.say(f"substrate: {denial.text}")
-        for note in outcome.notes:
-            if note not in self._notes:
-                self._notes.add(note)
-                messages.say(f"substrate: note: {note}")
+
+def _flag_words(request: RunRequest) -> list[bytes]:
+    """The flags of the call, as words."""
+    words = []
+    for flag in request.flags:
+        option = BY_NAME[flag.name]
+        text = flag.text
+        if flag.name == "--limit":
+            text = f"{flag.key.removeprefix('limits.')}={text}"
+        bare = not option.metavar and text == option.sets
+        words.append(os.fsencode(flag.name if bare else f"{flag.name}={text}"))
+    if request.config is not None:
+        words.append(b"--config=" + request.config)
+    if request.fresh:
+        words.append(b"--fresh")
+    elif request.world is not None:
+        words.append(b"--world=" + os.fsencode(request.world))
+    return words
+
+
+def _tell(outcome: Mapping[str, Any], told: set[str]) -> None:
+    """What a line came to, besides its output."""
+    how = outcome.get("ended_by")
+    denials = outcome.get("denials", ())
+    is_said = any(isinstance(each, dict) and each.get("code") in SAYS for each in denials)
+    if how in ENDINGS and not is_said:
+        messages.say(ENDINGS[how])
+    elif not is_said and isinstance(outcome.get("error"), str):
+        messages.say(f"substrate: {_clean(outcome['error'])}")
+    for note in outcome.get("notes", ()):
+        if isinstance(note, str) and note not in told:
+            told.add(note)
+            messages.say(f"substrate: note: {_clean(note)}")
+
+
+def _clean(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _fail(error: Exception) -> int:
@@ -147,11 +157,13 @@ def _start_line() -> bytes:
 
 
 def _pending() -> Sequence[Change]:
+    """Also what the newest layer holds while jobs live in it, as it is in this moment."""
     from substrate.cli.target import NothingFound, pending_target
     from substrate.world.diff import diff_pending
 
     try:
-        stack, _ = pending_target(None).frozen_stack()
+        target = pending_target(None)
+        stack = target.world.stack(target.files)
     except NothingFound:
         return ()
     return diff_pending(stack, skip_gone=True)
@@ -161,14 +173,15 @@ def _verb(name: str, words: Sequence[str], cwd: bytes) -> int:
     from substrate.cli.verbs import run_verb
 
     if name == "help":
-        messages.say(_HELP)
+        for line in _HELP:
+            messages.say(line)
         return 0
     if name == "why":
         return _why(words, cwd)
     if name not in _VERBS:
         from substrate.suggestion import nearest
 
-        found = nearest(name, (*_VERBS, "why", "help", "quit"))
+        found = nearest(name, (*_VERBS, *_OWN))
         messages.say(
             f"substrate: :{name} is no command here"
             + (f"; did you mean :{found}?" if found else "")
@@ -230,5 +243,7 @@ def _options(verb: str) -> Sequence[str]:
 _HELP = (
     "lines run in the world, each as a command of its own; behind `:` stand "
     + ", ".join(_VERBS)
-    + ", why PATH, quit. For example: :diff  :undo  :apply  :log"
+    + ", why PATH, history [N], quit. For example: :diff  :undo  :apply  :log",
+    "jobs live on between lines (sleep 60 &, Ctrl-Z, jobs, fg, bg, wait, disown, kill %1) and end with this "
+    "shell; !!, !$, !n and ^a^b mean what they mean in bash",
 )

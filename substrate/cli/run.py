@@ -27,6 +27,16 @@ if TYPE_CHECKING:
     from substrate.world.handle import Zygote
 
 
+#: what is said of a command that somebody else ended
+ENDINGS = {
+    "timeout": "substrate: the command was ended: its time was up (124): --timeout TIME gives it more",
+    "limit": "substrate: the command was ended: its layer reached the disk limit (124): "
+    "--limit disk=SIZE raises it",
+    "halt": "substrate: the command was ended: it did more than could be written down (--overflow halt)",
+    "supervisor": "substrate: the world ended under the command: its first process was killed",
+}
+
+
 def run_request(request: RunRequest, closed: frozenset[int], zygote: Zygote) -> int:
     """Runs what was asked for; returns the exit status. Raises SubstrateError, OSError."""
     if request.kind == LINES:
@@ -134,21 +144,8 @@ def say_how_it_failed(outcome: Outcome) -> None:
     if said:
         messages.say(f"substrate: {said[0]}")
         return
-    if ended.ended_by == "timeout":
-        messages.say(
-            "substrate: the command was ended: its time was up (124): --timeout TIME gives it more"
-        )
-    elif ended.ended_by == "limit":
-        messages.say(
-            "substrate: the command was ended: its layer reached the disk limit (124): "
-            "--limit disk=SIZE raises it"
-        )
-    elif ended.ended_by == "halt":
-        messages.say(
-            "substrate: the command was ended: it did more than could be written down (--overflow halt)"
-        )
-    elif ended.ended_by == "supervisor":
-        messages.say("substrate: the world ended under the command: its first process was killed")
+    if ended.ended_by in ENDINGS:
+        messages.say(ENDINGS[ended.ended_by])
     elif ended.failed is not None:
         messages.say(f"substrate: {ended.failed[0]}: {ended.failed[2]}")
     elif ended.background_ended:

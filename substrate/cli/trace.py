@@ -1,4 +1,4 @@
-"""`substrate trace ls|show|tree|tail|verify|scan`: the record itself."""
+"""`substrate trace ls|show|cast|tree|tail|verify|scan`: the record itself."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from substrate.cli.session import as_object as session_object
 from substrate.cli.session import run as run_sessions
 from substrate.cli.status import writer_state
 from substrate.cli.target import open_existing_home
+from substrate.cli.trace_cast import cast_command
 from substrate.cli.trace_scan import scan_command
 from substrate.cli.trace_show import show_command
 from substrate.cli.trace_tail import tail_command
@@ -64,6 +65,7 @@ def list_command(form: str) -> int:
 
 
 command.add_command(show_command)
+command.add_command(cast_command)
 command.add_command(tree_command)
 command.add_command(tail_command)
 command.add_command(verify_command)

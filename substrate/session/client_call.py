@@ -35,6 +35,8 @@ _HEAD = struct.Struct("=4I")
 #: <linux/fcntl.h>; Python names them only where its own headers did
 _GET_SEALS, _SEALED = 1034, 0x2 | 0x4 | 0x8
 _MOST_FLAGS = 16384
+#: fds of a command besides its streams
+_MOST_EXTRA = 4
 
 
 class BadCall(Exception):
@@ -53,7 +55,9 @@ class Widens(StateError):
 class Flags:
     """Settings of one call, which narrow those of the session. `terminal`: columns and rows of the
     caller's; `timeout_s`: None is the session's; `cmd`: the text of `-c`; `bypass`: SUBSTRATE_BYPASS=1 was
-    set, which is a wish; `asks`: the caller has a terminal on which a person can be asked."""
+    set, which is a wish; `asks`: the caller has a terminal on which a person can be asked. Of a shell's line (shell/joined.py): `extra`: which fds it inherits besides its
+    streams; `mine`: the one of them whose first byte says that keys are the caller's own; `has_text`: the
+    text of `-c` comes in a memfd behind them."""
 
     closed: frozenset[int] = frozenset()
     ignored: tuple[int, ...] = ()
@@ -62,6 +66,14 @@ class Flags:
     cmd: bytes | None = None
     bypass: bool = False
     asks: bool = False
+    extra: tuple[int, ...] = ()
+    mine: int | None = None
+    has_text: bool = False
+
+    @property
+    def fds(self) -> int:
+        """How many come beside the call."""
+        return 3 - len(self.closed) + len(self.extra) + self.has_text
 
 
 @value
@@ -94,7 +106,7 @@ def parse_execute(message: wire.Message) -> Call:
     if not message.fds:
         raise BadCall("the call itself is missing: a memfd")
     flags = parse_flags(given)
-    file, cwd, argv, environ, umask = parse_packed(_read_sealed(message.fds[0]))
+    file, cwd, argv, environ, umask = parse_packed(read_sealed(message.fds[0]))
     return Call(
         mode=mode,
         parent=parent or None,
@@ -107,8 +119,8 @@ def parse_execute(message: wire.Message) -> Call:
     )
 
 
-def _read_sealed(fd: int) -> bytes:
-    """Raises BadCall for what is no memfd, or could still be changed."""
+def read_sealed(fd: int) -> bytes:
+    """What is in a memfd that nobody can change any more. Raises BadCall for what is no memfd, or could still be changed."""
     try:
         seals = fcntl.fcntl(fd, _GET_SEALS)
     except OSError:
@@ -163,6 +175,7 @@ def parse_flags(given: bytes) -> Flags:
         return Flags()
     found = parse_object(given, "the flags")
     known = {"closed", "ignored", "terminal", "timeout", "cmd", "bypass", "asks"}
+    known |= {"extra", "mine", "text"}
     strange = sorted(found.keys() - known)
     if strange:
         name = strange[0][:40]
@@ -189,6 +202,10 @@ def parse_flags(given: bytes) -> Flags:
     if cmd is not None and not isinstance(cmd, str):
         raise BadCall("the text of -c is no text")
     watched = {int(number) for number in FORWARDED}
+    extra = _numbers(found.get("extra", []), "extra", 3, 255)
+    mine = found.get("mine")
+    if len(extra) > _MOST_EXTRA or len(set(extra)) != len(extra) or mine not in (None, *extra):
+        raise BadCall("the fds besides the streams make no sense")
     return Flags(
         closed=frozenset(closed),
         ignored=tuple(n for n in ignored if n in watched),
@@ -196,6 +213,9 @@ def parse_flags(given: bytes) -> Flags:
         timeout_s=timeout,
         bypass=found.get("bypass") is True,
         asks=found.get("asks") is True,
+        extra=tuple(extra),
+        mine=mine,
+        has_text=found.get("text") is True,
         cmd=None if cmd is None else cmd.encode("utf-8", "surrogateescape"),
     )
 

@@ -128,8 +128,6 @@ class CommandRun:
         self._deadline: float | None = None
         self._until: float | None = None
         self._master = -1
-        #: takes what is typed, where it is not for the command any more
-        self.ahead: Callable[[bytes], bool] | None = None
         self.go_socket: Go | None = None
         self._file = b""
         self._started = 0.0
@@ -454,6 +452,8 @@ class CommandRun:
         if number == _signal.SIGWINCH:
             if self.terminal is not None and self._master >= 0:
                 self.terminal.copy_size_to(self._master)
+                if self.streams.resized is not None:
+                    self.streams.resized(self.terminal.size())
         elif number == _signal.SIGTSTP:
             self._stop()
         elif self._quiet or self._dead:
@@ -471,8 +471,6 @@ class CommandRun:
         shell inside that runs jobs in groups of their own gets the key."""
         from substrate.session.terminal import key_of_stop
 
-        if self.ahead is not None and self.ahead(typed):
-            return b""
         at = key_of_stop(self._master, typed, self.pid)
         if at < 0:
             return typed

@@ -35,7 +35,12 @@ from substrate.session.client_fds import ClientFds
 from substrate.session.clients_asked import ClientsAsked
 from substrate.session.command_run import Ended
 from substrate.session.doors import Client, Door, Peer
-from substrate.session.executing import Executing, Guarded, is_in_foreground, status_of
+from substrate.session.executing import (
+    ClientTerminal,
+    Executing,
+    Guarded,
+    status_of,
+)
 from substrate.session.finishing import Finished, finish
 from substrate.session.inside import Decided, DecideExec, Inside, PassedFds, PassedStreams
 from substrate.session.live_session import LiveSession
@@ -122,6 +127,7 @@ class Daemon:
         self._seat_at: float | None = None  # when a seat is asked for in the world that lives
         #: what the end of the last world has left to do
         self._rest: tuple[LiveWorld, Callable[[], None]] | None = None
+        self._has_terminals = False  # the last one that began a world had one: so may the next
         self._worlds = 0
         self._refused = 0
         self._running: list[Executing] = []
@@ -132,6 +138,8 @@ class Daemon:
         self._end_by = 0.0
         self._enders: list[Client] = []
         self.reports: Reports
+        self._attending: list[Client] = []
+        self._ends_alone = False  # when nobody attends any more
         self._log_fd = -1
         self._loop = Loop(self)
         self.asked = ClientsAsked(self)
@@ -391,6 +399,7 @@ class Daemon:
             self._end_world()
 
     def _end_world(self) -> None:
+        self._kill_what_is_left()
         try:
             with self.recording.of(None):
                 self._sharing.end_world(lambda: self._arriving.ends_within(0))
@@ -399,6 +408,16 @@ class Daemon:
             assert self._world is not None
             self._leave_layer(self._world)
         self._world_is_gone()
+
+    def _kill_what_is_left(self) -> None:
+        """Else the end of what capture knows of it would be waited for."""
+        world = self._world
+        assert world is not None
+        if not (world.quiet or world.dead):
+            try:
+                world.world.signal(_signal.SIGKILL, "all")
+            except BrokenPipeError:
+                return  # it has died in this moment
 
     def _leave_layer(self, world: LiveWorld) -> None:
         """What its layer holds could not be recorded now: the next command tells of it first, as of one
@@ -484,6 +503,8 @@ class Daemon:
     def _answer(self, client: Client, verb: client_call.Verb) -> None:
         if verb.name == "status":
             client.answer(doors.plain(self.status()))
+        elif verb.name == "attend":
+            self._attend(client, own=verb.arguments.get("own") is True)
         elif verb.name == "end" and self.is_beside:
             client.answer(doors.plain({"ended": "", "world": self.session.world.name}))
             os.kill(os.getpid(), _signal.SIGTERM)  # as if its user ended the agent
@@ -499,6 +520,34 @@ class Daemon:
                 f"a session that runs cannot be asked to {verb.name}",
                 f"end it first: `substrate session end {self.session.world.name}`",
             )
+
+    # --- shells that stay (shell/joined.py)
+
+    def _attend(self, client: Client, *, own: bool) -> None:
+        """Somebody sits here, as long as the connection is there. `own`: he began the session, which
+        ends with the last who does."""
+        self._ends_alone = self._ends_alone or own
+        client.busy, client.on_packet = True, self._hear_leaving
+        client.on_gone = lambda: self._stops_attending(client)
+        self._attending.append(client)
+        client.send(client_call.JSON, "{}")
+
+    def _hear_leaving(self, client: Client, message: wire.Message) -> None:
+        if message.kind != client_call.VERB or client_call.parse_verb(message).name != "leave":
+            raise client_call.BadCall("who attends can only leave")
+        client.on_gone = _nothing
+        if self._ends_alone and self._attending == [client]:
+            self._clients.remove(client)
+            self._enders.append(client)
+            self._stops_attending(client)
+        else:
+            self._stops_attending(client)
+            client.answer(doors.plain({"ended": "", "world": self.session.world.name}))
+
+    def _stops_attending(self, client: Client) -> None:
+        self._attending.remove(client)
+        if self._ends_alone and not self._attending:
+            self.end()
 
     def status(self) -> dict[str, Any]:
         """The answer to `status` (schema substrate.session.status/1)."""
@@ -538,8 +587,13 @@ class Daemon:
             self.recording.held.hold(client, message)  # until that is over
             return
         given = message.fds[1:]
-        if len(given) != 3 - len(call.flags.closed):
+        if len(given) != call.flags.fds:
             raise client_call.BadCall("there is not one fd for each stream that is open")
+        if call.flags.has_text:
+            text = client_call.read_sealed(given[-1])
+            call = replace(call, flags=replace(call.flags, cmd=text))
+            os.close(given.pop())
+            del message.fds[-1:]
         del message.fds[1:]
         left = iter(given)
         streams = tuple(-1 if n in call.flags.closed else next(left) for n in range(3))
@@ -547,7 +601,11 @@ class Daemon:
         try:
             fds = ClientFds((streams[0], streams[1], streams[2]))
             each = Executing(self, client, call, fds, call.parent)
-            self._begin(each)
+            each.take_extra(list(left))
+            try:
+                self._begin(each)
+            finally:
+                each.drop_extra()
         except Exception as error:  # noqa: BLE001 - an edge: half a command must not be left
             self._could_not_begin(client, each, error)
 
@@ -576,6 +634,7 @@ class Daemon:
             if hasattr(each, "one"):
                 self._drop(each, text)
             each.fds.close()
+            each.drop_mine()
         if self._world is not None and not self._sharing.spans:
             self._drop_world()
 
@@ -630,7 +689,9 @@ class Daemon:
         text = call.flags.cmd
         if text is None:
             text = text_of(call.file, call.argv)
-        request = RunRequest(kind=kind, file=call.file, argv=call.argv, cmd_text=text)
+        request = RunRequest(
+            kind=kind, file=call.file, argv=call.argv, cmd_text=text, extra=each.extra
+        )
         settings = _narrowed(self._granted(self.settings), call)
         if self._world is not None:  # whose limits are those of its own policy, at its begin
             settings = _narrowed(
@@ -647,7 +708,7 @@ class Daemon:
             ignored=call.flags.ignored,
             fds=each.fds.fds,
             sockets=each.fds.sockets,
-            foreground=lambda: is_in_foreground(each.client.peer.pid),
+            foreground=each.has_keys,
         )
         one.written = WrittenPaths()
         one.given_streams = streams
@@ -772,6 +833,7 @@ class Daemon:
         )
         client.close()
         each.fds.close()
+        each.drop_mine()
         if not (self._sharing.is_shared or self._sharing.live or self._sharing.left):
             self._drop_world()
 
@@ -788,9 +850,11 @@ class Daemon:
         scopes = one.scopes(session)
         one.settings = scopes.settings
         terminal = one.terminal is not None
+        is_for_it = self._has_terminals == terminal
+        self._has_terminals = terminal
         world = self._next
         if world is not None and (
-            terminal
+            not is_for_it
             or world.frame.observed != one.choice.observed
             or key_of(world.settings) != key_of(scopes.settings)
         ):
@@ -945,8 +1009,10 @@ class Daemon:
         so it is not begun with for later."""
         if self.session.world.backend not in ("ns-root-idmap", "ns-root") or self._next is not None:
             return
+        terminal = ClientTerminal(-1) if self._has_terminals else None
         one = OneCommand(
-            *(self._request, self._granted(self.settings), self.session.cwd, None, frozenset()),
+            *(self._request, self._granted(self.settings), self.session.cwd, terminal),
+            frozenset(),
             environ={},
             umask=0,
         )
@@ -954,11 +1020,12 @@ class Daemon:
         try:
             one.choose(session)
             one.load_policy(session)
-            scopes = one.scopes(session, walk=self._may_stand)
+            may_stand = self._may_stand and terminal is None
+            scopes = one.scopes(session, walk=may_stand)
             world = self._next = self._make_world()
             world.hold_to(scopes)
-            world.prepare(one.choice, terminal=False)
-            if session.left or not self._may_stand:
+            world.prepare(one.choice, terminal=terminal is not None)
+            if session.left or not may_stand:
                 return  # of what is left the next command tells first
             session.host = world_setup.look_at_host()
             world.layer = session.cut()

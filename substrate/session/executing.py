@@ -159,6 +159,9 @@ class Executing:
         self.answered = False
         self._began = False
         self._parting: tuple[bytes, tuple[bytes | int | str, ...]] | None = None
+        #: fds that it inherits besides its streams, as (its number there, ours)
+        self.extra: tuple[tuple[int, int], ...] = ()
+        self._mine = -1
         client.busy = True
         client.on_packet = self._hear
         client.on_gone = self._client_gone
@@ -171,6 +174,26 @@ class Executing:
     @property
     def fds(self) -> ClientFds | PassedFds:
         return self._fds
+
+    def take_extra(self, fds: list[int]) -> None:
+        """Takes over what its call says it inherits."""
+        self.extra = tuple(zip(self.call.flags.extra, fds, strict=True))
+        for number, fd in self.extra:
+            if number == self.call.flags.mine:
+                self._mine = os.dup(fd)
+
+    def drop_extra(self) -> None:
+        """The command has its own copies, or never will."""
+        for _, fd in self.extra:
+            os.close(fd)
+        self.extra = ()
+
+    def has_keys(self) -> bool:
+        """Whether what is typed at its terminal is for it: its client is in the foreground there, and does
+        not say that it reads them itself."""
+        if self._mine >= 0 and os.pread(self._mine, 1, 0) not in (b"", b"\0"):
+            return False
+        return is_in_foreground(self.client.peer.pid)
 
     def prepare_run(self, one: OneCommand, background_s: float, timeout_s: float | None) -> None:
         """Its command is known, and the world in which it runs."""
@@ -200,6 +223,8 @@ class Executing:
         elif message.kind == client_call.REPLY:
             self._daemon.asked.hear(client, message)
         elif message.kind == client_call.CONTINUE:
+            if self._mine >= 0:
+                self.one.streams.resume()
             self.run.signal(_signal.SIGCONT, "group")
         else:
             raise client_call.BadCall(f"{message.kind!r} is not said while a command runs")
@@ -298,6 +323,8 @@ class Executing:
         if run.may_go:
             one.begun_ns = now_ns()
             run.go()
+            if self._mine >= 0:
+                one.streams.pause()  # until its client's terminal is raw, as it says
             one.begin_capture(self._daemon.log)
             self._daemon.begin_network(one)
             told = '{"terminal":true}' if one.terminal is not None else "{}"
@@ -338,6 +365,7 @@ class Executing:
         self.client.send(kind, *fields)
         self.client.close()
         self.answered = True
+        self.drop_mine()
 
     def _wait_for_relays(self, waiting: Waiting) -> None:
         assert self._parting is not None
@@ -355,6 +383,13 @@ class Executing:
             self.one.capture.close()
         self.one.streams.abandon()
         self._fds.close()
+        self.drop_mine()
+
+    def drop_mine(self) -> None:
+        """Nothing is typed for it any more."""
+        if self._mine >= 0:
+            os.close(self._mine)
+            self._mine = -1
 
     @property
     def trouble(self) -> str:

@@ -44,6 +44,7 @@ def refuse_settings(settings: Settings, host: HostView, workspace: bytes) -> Non
         ("--publish", bool(settings.publish)),
         ("--userns", settings.userns),
         ("--rw", bool(settings.rw)),
+        ("--shell-only", settings.shell_only),
         ("--ro", bool(settings.ro)),
     ):
         if wanted:

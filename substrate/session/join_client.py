@@ -71,7 +71,7 @@ def join(
     from substrate.shim import finding, joining, packets
 
     try:
-        found = finding.find(environ, _named(request, environ))
+        found = finding.find(environ, named(request, environ))
     except finding.NoSession:
         return None
     client = joining.Client(found.socket, closed, say, None if found.inside else _asks)
@@ -100,7 +100,7 @@ def _asks() -> joining.Asker:
     return AskedHere()
 
 
-def _named(request: RunRequest, environ: Mapping[bytes, bytes]) -> bytes:
+def named(request: RunRequest, environ: Mapping[bytes, bytes]) -> bytes:
     """What SUBSTRATE_SESSION would say: an id, a world, or nothing for the directory's own. The end of
     an id is a person's shorthand. Raises UsageError."""
     from substrate.shim import finding, packets

@@ -14,7 +14,7 @@ import errno
 import os
 import time
 
-from substrate.errors import HostUnsupported
+from substrate.errors import HostUnsupported, UsageError
 from substrate.session import running, standing_world, world_setup
 from substrate.session.command_run import failure_of
 from substrate.session.covers import covers_of
@@ -122,14 +122,13 @@ class LiveWorld:
     def start(self, request: RunRequest, cwd: bytes) -> bytes:
         """Asks the zygote for it; it starts while we open the trace. Returns where its first command begins:
         `cwd` as it is there."""
-        session, settings = self.session, self.settings
+        session = self.session
         self.spec = self._plan(request)
         world_setup.refuse_hidden_cwd(cwd, self.spec)
         if session.world.backend == "guard":
             cwd = self._copy_workspace(cwd)
         self._launch()
-        shown = (f"{os.fsdecode(path)} was shown on request" for path in settings.show)
-        self.notes = (*self.notes, *shown)
+        self._note_shown()
         return cwd
 
     def stand(self, request: RunRequest) -> None:
@@ -153,14 +152,28 @@ class LiveWorld:
         world_setup.refuse_hidden_cwd(cwd, spec)
         self.seen = None
         self._note_limits()
+        self._note_shown()
+        return True
+
+    def _note_shown(self) -> None:
+        if self._is_shell_only:
+            self.notes = (*self.notes, _shell_only(self.session.world.workspace))
         shown = (f"{os.fsdecode(path)} was shown on request" for path in self.settings.show)
         self.notes = (*self.notes, *shown)
-        return True
+
+    @property
+    def _is_shell_only(self) -> bool:
+        return self.settings.shell_only and self.session.world.backend != "none"
 
     def _plan(self, request: RunRequest) -> WorldSpec:
         """What it is to be now. Raises SubstrateError, OSError."""
         assert self.groups is not None
         session, settings = self.session, self.settings
+        if self._is_shell_only and session.world.workspace == b"/":
+            raise UsageError(
+                "--shell-only: the workspace is /, so nothing would be copy-on-write",
+                hint="change to the directory that you work in",
+            )
         ready = world_setup.make_ready(
             session.world, session.files, session.home, session.stack, session.host
         )
@@ -436,6 +449,13 @@ class LiveWorld:
             self.started.close()
         elif self.groups is not None:
             self.groups.remove()
+
+
+def _shell_only(workspace: bytes) -> str:
+    return (
+        f"shell-only mode: what is changed in {os.fsdecode(workspace)} is changed on the host at once: it is "
+        "recorded, and cannot be undone"
+    )
 
 
 def _limit_plan(wanted: limits.Limits) -> cgroup_plan.Plan:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from substrate.session.captures import Captures
     from substrate.session.capturing import Capturing
+    from substrate.session.casting import Cast
     from substrate.session.command_run import CommandRun, Ended
     from substrate.session.denials import Denial
     from substrate.session.gating import Gating
@@ -81,6 +82,7 @@ class OneCommand:
         self.takes_reports = self.waits_for_reports = True
         self.is_uncut = False  # no soft layer of it could be cut
         self.summary: dict[str, Any] = {}
+        self.cast: Cast | None = None  # what is shown on its terminal, where that is recorded
         self.run: CommandRun
         self.recorder: Recorder
         self.gating: Gating | None = None  # None: it is not known what the policy is
@@ -145,6 +147,8 @@ class OneCommand:
             sockets=self._sockets,
             foreground=self._foreground,
         )
+        if self.terminal is not None and settings.record_terminal_bytes:
+            self._record_terminal(self.terminal, settings.record_terminal_bytes)
         self.extra = tuple(
             (number, self.streams.pass_on(os.dup(fd))) for number, fd in self.request.extra
         )
@@ -154,6 +158,36 @@ class OneCommand:
             self.capture = capturing.Capturing(
                 *(self.choice, settings, session.home, world.frame, self.gating)
             )
+
+    def _record_terminal(self, terminal: HostTerminal, limit: int) -> None:
+        from substrate.session.casting import Cast
+        from substrate.telemetry.trace.redact import redact_text
+
+        text = self.request.cmd_text or b" ".join(self.request.argv)
+        title = redact_text(text.decode("utf-8", "replace"))[:200]
+        self.cast = Cast(limit, terminal.size(), title)
+        self.streams.stdout.shown = self.cast.show
+        self.streams.resized = self.cast.resize
+
+    def _tell_of_terminal(self) -> None:
+        """What was shown is on the record, before its end."""
+        cast, self.cast = self.cast, None
+        if cast is None or not cast.size:
+            return
+        from substrate.session.casting import FORMAT, MEDIA_TYPE
+        from substrate.telemetry.trace.events.command import TerminalRecording
+
+        blob = self.session.writer.blobs.put(cast.render(), MEDIA_TYPE)
+        told = TerminalRecording(
+            format=FORMAT,
+            columns=cast.columns,
+            rows=cast.rows,
+            size=cast.size,
+            recorded=cast.complete,
+            covered=cast.covered,
+            blob=blob,
+        )
+        self.session.writer.append([told.event("shell", span_id=self.recorder.span)])
 
     def _end_spent(self) -> None:
         """It has run as many programs as the policy lets it."""
@@ -327,6 +361,7 @@ class OneCommand:
         summary: dict[str, Any] | None = None,
         scopes: tuple[Scope, ...] = (),
     ) -> Event:
+        self._tell_of_terminal()
         return self.recorder.command_end(ended, self.streams, diff, denied, summary, scopes)
 
 

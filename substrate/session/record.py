@@ -67,6 +67,11 @@ _ROUTED = (
     "--net veth: packets leave by the host's routes to what rules of addresses let through; names are not "
     "checked, and nothing that is said is looked at"
 )
+#: said of a world whose workspace is the host's own (shell.md §3)
+SHELL_ONLY = (
+    "--shell-only: the workspace is the host's own: what is changed there is changed at once and for good; "
+    "the rest is copy-on-write"
+)
 _OCTETS = "application/octet-stream"
 _OWN_SPAN = b"SUBSTRATE_PARENT_SPAN"
 _JSON = "application/json"
@@ -97,6 +102,8 @@ def isolation_of(
         for name in ("fs", "pid", "ipc", "uts", "cgroup_ns", "hidden", "seccomp", "no_new_privs")
     }
     layers["capabilities"] = IsolationLayer(on=in_world, why=off)
+    if in_world and settings.shell_only:
+        layers["fs"] = IsolationLayer(on=True, why=SHELL_ONLY)
     layers["net"] = (
         IsolationLayer(on=True, why=None if listened is None else by_listeners(listened))
         if in_world and settings.net != "host"

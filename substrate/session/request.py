@@ -10,8 +10,6 @@ from substrate.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from substrate.session.settings import FlagUse
 
 #: kinds: a command text, a file, a script on standard input, a program, a shell at a terminal, and ours
@@ -27,8 +25,7 @@ class RunRequest:
     first. `cmd_text`: the text of `-c`. `world`: whose session is continued (an id, the end of
     one, a world's name); None for the directory's current one. `json_status`: an fd or a path
     that is told how it ended. `extra`: fds that it inherits
-    besides its streams, as (its number there, ours). `ahead`: is given
-    what is typed at its terminal, and says whether it took that. `throw_away`: what it changes is dropped; `at`: in that case, the
+    besides its streams, as (its number there, ours). `throw_away`: what it changes is dropped; `at`: in that case, the
     state that it sees (a span or a snapshot), None for the present one."""
 
     kind: str
@@ -44,6 +41,5 @@ class RunRequest:
     json_status: int | bytes | None = None
     quiet: bool = False
     extra: tuple[tuple[int, int], ...] = ()
-    ahead: Callable[[bytes], bool] | None = None
     throw_away: bool = False
     at: str | None = None

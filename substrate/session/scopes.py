@@ -5,7 +5,7 @@ The policy is joined with the settings here and nowhere else; whatever holds a w
 groups, clocks) goes by settings alone and knows of no policy. Invariants: a deny of the policy is lifted by no flag, and
 the smaller of two limits counts; flags allow more than the policy unless one of its layers is `final`, then they are left out and told,
 or refused where they would take the network away from it; what cannot be held to is never told as held. Hot path:
-without such rules, and with names alone, nothing is parsed here. Spec: policy.md §1; docs/adr/0029.
+without such rules, and with names alone, nothing is parsed here. Spec: policy.md §1; docs/adr/0028.
 """
 
 from __future__ import annotations

@@ -59,6 +59,7 @@ class Settings:
     show: tuple[bytes, ...]
     ro: tuple[bytes, ...]
     rw: tuple[bytes, ...]
+    shell_only: bool
     pass_through: tuple[bytes, ...]
     env_pass: tuple[bytes, ...]
     env_drop: tuple[bytes, ...]
@@ -71,6 +72,7 @@ class Settings:
     exact_reads: bool
     lookups: bool
     record_max_bytes: int
+    record_terminal_bytes: int  # 0: none
     durability: str
     layer_sync: bool
     soft_max_bytes: int
@@ -205,6 +207,7 @@ def _settings(values: dict[str, Any]) -> Settings:
         show=values["show"],
         ro=values["ro"],
         rw=values["rw"],
+        shell_only=values["shell_only"],
         pass_through=values["pass_through"],
         env_pass=values["env.pass"],
         env_drop=values["env.drop"],
@@ -225,6 +228,7 @@ def _settings(values: dict[str, Any]) -> Settings:
         exact_reads=values["exact_reads"],
         lookups=values["lookups"],
         record_max_bytes=values["record_max"],
+        record_terminal_bytes=values["record_terminal"],
         durability=values["durability"],
         layer_sync=values["layer_sync"],
         soft_max_bytes=values["soft_max"],

@@ -315,6 +315,15 @@ SETTINGS: tuple[Setting, ...] = (
         text="a path that a rootless world may change too, copy-on-write as everything else",
     ),
     Setting(
+        key="shell_only",
+        kind=SWITCH,
+        default=False,
+        variable="SUBSTRATE_SHELL_ONLY",
+        flags=(Flag(name="--shell-only", sets="true"),),
+        text="the workspace is the host's own, for whoever edits it by other tools at the same time: nothing of it "
+        "can be undone; the rest is copy-on-write",
+    ),
+    Setting(
         key="pass_through",
         kind=PATHS,
         default=(),
@@ -408,6 +417,22 @@ SETTINGS: tuple[Setting, ...] = (
         flags=_one("--record-max"),
         metavar="SIZE",
         text="bytes that are recorded of a stream; what comes after is counted and digested",
+    ),
+    Setting(
+        key="record_terminal",
+        kind=SIZE,
+        default=0,
+        variable="SUBSTRATE_RECORD_TERMINAL",
+        flags=(
+            Flag(
+                name="--record-terminal",
+                sets="8m",
+                attached="SIZE",
+                text="record what a command shows on its terminal, as asciicast, so many bytes (8m)",
+            ),
+        ),
+        metavar="SIZE",
+        text="bytes that are recorded of what a command shows on its terminal, as asciicast; 0: none",
     ),
     Setting(
         key="durability",

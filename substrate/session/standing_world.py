@@ -1,7 +1,7 @@
 """A world that is started before its command comes, and whether it is still what would be started now.
 
 Half of a join would be the start of its world. So a session that lives starts the next one, on a layer of its
-own, when the last one is gone (docs/adr/0033). What a world shows was looked up when it was started; a host
+own, when the last one is gone (docs/adr/0030). What a world shows was looked up when it was started; a host
 goes on meanwhile. So before a command gets it, everything is decided once more, as for a new one: it has to come to the
 same spec, on the same mounts, and every place that was mounted or covered has to be the file that it was, with the
 owner and mode that it had, and so has every directory above it. Else it is thrown away. Not its start (live_world.py). Only of root

@@ -42,11 +42,15 @@ class Recording:
         self._last = b""  # of what is not kept
         self.withheld = 0
         self._new_digest = new_digest
+        #: is given all that passes, too
+        self.shown: Callable[[bytes], None] | None = None
         self._digest: Digest | None = None
 
     def add(self, data: bytes, *, withhold: bool = False) -> None:
         """Takes the next bytes; withheld ones (a password being typed) are only counted."""
         self.size += len(data)
+        if self.shown is not None:
+            self.shown(data)
         if withhold:
             self.withheld += len(data)
             return
@@ -223,6 +227,11 @@ class InputPump(Pump):
             return None  # a read would stop us by SIGTTIN, as it would the command
         return self.source, select.POLLIN
 
+    def _read(self) -> None:
+        if self._tty and self._foreground is not None and not self._foreground():
+            return  # it is somebody else's since the wait began
+        super()._read()
+
     def take(self, data: bytes) -> None:
         self.recording.add(data, withhold=self._secret is not None and self._secret())
         self.pending = memoryview(self._keys(data))
@@ -285,6 +294,8 @@ class Streams:
         self.pumps: list[Pump] = []
         self.input: InputPump | None = None
         self.passed: list[int] = []
+        #: told when the terminal has another size
+        self.resized: Callable[[tuple[int, int]], None] | None = None
         self.terminal = terminal
         self.joined = False
         self._owner = owner

@@ -171,7 +171,6 @@ class _OneShot:
             timeout_s=settings.timeout_s,
             background_s=settings.background_s,
         )
-        run.ahead = self.request.ahead
         world.runs.append(run)
         loop = Loop(world, run)
         spec = one.make_spec()

@@ -260,6 +260,7 @@ def spec_of(
         hidden_files=covers.files,
         viewed=covers.viewed,
         bound=tuple(sorted(filter(_exists, {*world.read_only, *ready.bound} - orphans))),
+        written=(world.workspace,) if settings.shell_only else (),
         read_only=tuple(filter(_exists, _to_bind(settings.ro))),
         cgroup_dirs=cgroups.directories,
     )

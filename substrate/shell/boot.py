@@ -18,7 +18,19 @@ takes its place. Spec: world.md §4; bash(1) "INVOCATION", "SIGNALS".
 
 from __future__ import annotations
 
-from substrate.shell.saver import FORGET, IN_FD, OUT_FD, SAVE_AT_END, SAVE_AT_EXIT, TOKEN
+import re
+
+from substrate.shell.holding import AGAIN, HELD, HOLD
+from substrate.shell.saver import (
+    FORGET,
+    IN_FD,
+    ORDERS_FD,
+    OUT_FD,
+    REPORTS_FD,
+    SAVE_AT_END,
+    SAVE_AT_EXIT,
+    TOKEN,
+)
 from substrate.shell.state import State
 
 #: where a line's shell finds its text
@@ -35,21 +47,36 @@ _OWN = (b"history", b"histexpand", b"monitor", b"restricted", b"privileged")
 #: that are on in a new shell
 _ON = (b"braceexpand", b"hashall", b"interactive-comments")
 _OWN_SHOPT = (b"login_shell", b"restricted_shell")
+#: a line that leaves, whatever it leaves with: behind one that Ctrl-C ended that is 130, too
+_EXIT = re.compile(rb"\s*(?:exit|logout)(?:\s+\d+)?\s*;?\s*")
+_MAYBE_INTERRUPTED = b"[[ $__substrate_status != 130 ]] || __substrate_how=interrupt\n"
 _MARK = b"{ " + _AT_EXIT + b"; } >/dev/null 2>&1"
 _QUIET = b" >/dev/null 2>&1"
-
-_AT_STOP = rb"""
-while [[ $- == *m* ]] && \builtin kill -0 %% 2>/dev/null && [[ -n $(\builtin jobs -s) ]]; do
-\builtin read -rep 'stopped: fg, bg, kill, or another command> ' __substrate_line || break
-\builtin eval "$__substrate_line
-"'__substrate_end=("$?" "$_" "${PIPESTATUS[@]}")'
-done"""
+#: how often Ctrl-C and Ctrl-Z may meet a shell that only has jobs yet
+_MOST_INTERRUPTS = 100
+#: behind the compound command: where Ctrl-C has thrown a shell out of its line, and there may be jobs
+_TAIL = (
+    b"{\n"
+    + _AT_EXIT
+    + b"\n{\n__substrate_status=${__substrate_fell:-${__substrate_end[0]}} __substrate_fell= __substrate_how=interrupt\n[[ ${" + HELD + b"-} ]] || {\n"
+    + SAVE_AT_EXIT.encode()
+    + b"\n\\trap - EXIT\n\\set +o history\n}\n} >/dev/null 2>&1\n"
+    + HOLD
+    + b"\n}"
+)  # fmt: skip
+_TAIL_HELD = b"{\n" + AGAIN + b"\n" + HOLD + b"\n}"
+_CLOSED = b" %d>&- %d<&- %d>&-" % (OUT_FD, ORDERS_FD, REPORTS_FD)
 
 
 def command_words(shell: bytes) -> tuple[bytes, ...]:
     """argv of a line's shell."""
     name = shell.rpartition(b"/")[2]
     return (name, b"--noprofile", b"--norc", b"-i", TEXT_PATH)
+
+
+def is_exit(line: bytes) -> bool:
+    """Whether a line only leaves the shell."""
+    return _EXIT.fullmatch(line) is not None
 
 
 def quote(text: bytes) -> bytes:
@@ -82,39 +109,42 @@ def compose(
         rb"\builtin trap "
         + quote(_AT_EXIT + b" __substrate_kept=")
         + b'"$__substrate_kept"'
-        + quote(_exit_trap(user_exit))
+        + quote(_exit_trap(user_exit, exits=is_exit(line)))
         + b" EXIT",
         rb"\builtin unset -v __substrate_kept",
-        rb"\builtin eval " + quote(before + line + mark) + b" %d>&-" % OUT_FD,
+        rb"\builtin eval " + quote(before + line + mark) + _CLOSED,
         b'{ __substrate_end=("${__substrate_end[@]-$?}"); } >/dev/null 2>&1',
-        _AT_STOP,
         b"{",
         b"__substrate_status=${__substrate_end[0]}",
         SAVE_AT_END.encode(),
         rb"\builtin trap - EXIT",
-        rb'\builtin exit "$__substrate_status"',
-        rb'\builtin exit "$__substrate_status"',
+        rb"\builtin set +o history",  # or it would be saved
         b"} >/dev/null 2>&1",
+        HOLD,
         b"}",
+        _TAIL,
+        *(_TAIL_HELD,) * _MOST_INTERRUPTS,
     )
     return b"\n".join(parts)
 
 
-def _exit_trap(user: bytes) -> bytes:
-    """`user`: a trap of the user's on EXIT, as `trap -p` printed it."""
+def _exit_trap(user: bytes, *, exits: bool) -> bytes:
+    """`user`: a trap of the user's on EXIT, as `trap -p` printed it; `exits`: the line is an `exit`."""
     run_it = b""
     if user:
         run_it = (
-            b"if [[ $__substrate_status != 130 ]]; then\n"
+            b"if [[ $__substrate_how == exit ]]; then\n"
             b'function trap { \\builtin eval "$2"; }\n'
             b"(\\exit $__substrate_status)\n\\" + user.rstrip(b"\n") + b"\nfi\n"
         )
     return (
-        b"\n{ __substrate_status=${__substrate_end[0]}\n"
+        b"\n{ __substrate_status=${__substrate_end[0]} __substrate_how=exit\n"
+        + (b"" if exits else _MAYBE_INTERRUPTED)
         + SAVE_AT_EXIT.encode()
         + b"} >/dev/null 2>&1\n"
         + run_it
-        + b"# " + TOKEN
+        + b"\\builtin set +o history\n"
+        + b"if [[ $__substrate_how == interrupt ]]; then\n" + HOLD + b"\nfi\n# " + TOKEN
     )  # fmt: skip
 
 
@@ -129,7 +159,7 @@ def _restore(state: State, size: tuple[int, int]) -> bytes:
             b"cd -- " + quote(state.cwd) + b" || __substrate_gone=" + quote(state.cwd),
             b"unset -v OLDPWD",
             state.variables,
-            b"unset -v POSIXLY_CORRECT __substrate_status __substrate_line",
+            b"unset -v POSIXLY_CORRECT __substrate_status __substrate_line __substrate_how",
             b"shopt -u ${BASHOPTS//:/ }",
             b"shopt -s " + b" ".join(shopts),
             b"[[ -v __substrate_gone ]] && cd -P .",
@@ -138,6 +168,7 @@ def _restore(state: State, size: tuple[int, int]) -> bytes:
             b"trap - DEBUG ERR RETURN EXIT",
             *(b"set +o " + name for name in _ON if name not in state.options),
             *(b"set -o " + name for name in early if name not in _ON),
+            *(() if b"histexpand" in state.options else (b"set +o histexpand",)),
         )
     )
 

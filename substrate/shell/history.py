@@ -33,9 +33,19 @@ class FileHistory(History):
         return reversed(_parse(self._read())[-_MOST:])
 
     def append_string(self, string: str) -> None:
+        """What the editor was given is kept when it is known what it means (`keep`)."""
+
+    def keep(self, string: str) -> None:
         if string[:1] in (" ", "\t") or not string.strip():
             return  # not even in memory, as HISTCONTROL=ignorespace
         super().append_string(string)
+
+    def known(self) -> list[str]:
+        """Oldest first: by their places here `!n` names them."""
+        if not self._loaded:
+            self._loaded_strings = list(self.load_history_strings())
+            self._loaded = True
+        return list(reversed(self._loaded_strings))
 
     def store_string(self, string: str) -> None:
         line = json.dumps(redact_text(string)).encode() + b"\n"

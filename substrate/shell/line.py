@@ -1,96 +1,147 @@
 """One line of the shell as a command: its text goes in by a memory file, its state comes out by one.
 
-Not how a command runs (session/supervisor.py). Invariants: what the world writes its state to
-cannot grow, and nobody else reads it; a line that leaves none costs what it set, not the shell.
+Not how a command runs (session/daemon.py), nor how it is waited for (joined.py). Invariants: what the world writes its
+state to cannot grow, and nobody else reads it; a line that leaves none costs what it set, not the shell.
 Spec: shell.md §2, memfd_create(2), fcntl(2) "File Sealing".
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from substrate.session.request import TEXT, RunRequest
-from substrate.session.supervisor import Outcome
 from substrate.shell import boot, saver, state
+from substrate.shell.holding import Report
+from substrate.shell.joined import Held, Line, Stays
 from substrate.shell.reader import what_is_open
 from substrate.shell.state import State
-from substrate.values import replace
+from substrate.shim import packets
 
-#: a status of a shell that Ctrl-C ended
-_INTERRUPTED = 130
-#: runs a request as a command in the world
-Run = Callable[[RunRequest], Outcome]
+if TYPE_CHECKING:
+    import _socket
+
+    from substrate.shim.joining import Ending
+
+_NUMBERS = (saver.IN_FD, saver.OUT_FD, saver.ORDERS_FD, saver.REPORTS_FD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
-    """`state`: None where the line left none. `leaves`: it ended the shell, by `exit` or `set -e`."""
+    """`state`: None where the line left none. `leaves`: it ended the shell, by `exit` or `set -e`. `held`:
+    its shell stays for its jobs, and `ending` is not known yet. `outcome`: as of `--json-status`."""
 
-    outcome: Outcome
+    ending: Ending | None
+    outcome: dict[str, Any]
     state: State | None
     status: int
     leaves: bool
-
-
-class TypedAhead:
-    """What is typed while a line's shell leaves its state: no program of it reads that any more.
-    `sink`: where the state goes; its first byte says that it has begun."""
-
-    def __init__(self) -> None:
-        self.text = b""
-        self.sink = -1
-
-    def take(self, typed: bytes) -> bool:
-        """Whether it is ours."""
-        if os.pread(self.sink, 1, 0) in (b"", b"\0"):
-            return False
-        self.text += typed.replace(b"\r", b"\n")
-        return True
+    held: Held | None
+    report: Report | None
 
 
 def run_line(
     line: bytes,
     before: State | None,
-    template: RunRequest,
-    run: Run,
+    shell: bytes,
+    connect: Callable[[], _socket.socket],
+    say: Callable[[str], None],
+    *,
+    number: int,
     size: tuple[int, int],
-    typed: TypedAhead,
 ) -> Ran:
-    """Runs a line in the state that was left. `template`: what is asked for besides; `typed` gets
-    what was typed when the line was over."""
+    """Runs a line in the state that was left. `number`: of its shell, should it stay. Raises StateError, OSError."""
     finished = not what_is_open(os.fsdecode(line))
-    text = _sealed(boot.compose(line, before, finished=finished, size=size))
-    sink = os.memfd_create("substrate-state", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    opened: list[int] = []
     try:
-        os.ftruncate(sink, state.MAX_BYTES)
-        fcntl.fcntl(sink, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
-        request = replace(
-            template,
-            kind=TEXT,
-            argv=boot.command_words(template.file),
-            cmd_text=line,
-            ahead=typed.take,
-            extra=((saver.IN_FD, text), (saver.OUT_FD, sink)),
-        )
-        typed.sink = sink
-        outcome = run(request)
+        text = _sealed(boot.compose(line, before, finished=finished, size=size), opened)
+        plain = _sealed(line, opened)
+        sink = _sink(opened)
+        orders_in, orders = _pipe(opened)
+        reports, reports_out = _pipe(opened)
+        turn = Line(connect(), reports, say)
+        turn.beside = (text, sink, orders_in, reports_out, plain)
+        ending: Ending | None = None
+        kept = False
+        try:
+            ending = turn.run(
+                shell,
+                boot.command_words(shell),
+                [name + b"=" + content for name, content in os.environb.items()],
+                b"",
+                f'"extra":[{",".join(map(str, _NUMBERS))}],"mine":{saver.OUT_FD},"text":true',
+                sent=lambda: _close(opened, (text, plain, orders_in, reports_out)),
+            )
+        except Stays:
+            kept = True
+        finally:
+            if kept:
+                turn.release()
+            else:
+                turn.close()
         left = state.parse_state(_read(sink), before)
-        if left is not None:
-            typed.text = left.typed_ahead + typed.text
+        held = None
+        if kept:
+            held = Held(number, turn.socket, orders, reports, sink, turn.span)
+            opened.clear()
     finally:
-        os.close(text)
-        os.close(sink)
+        for fd in opened:
+            os.close(fd)
+    outcome = {} if ending is None or ending.kind != packets.ENDED else _outcome(ending.outcome)
     if left is None:
-        return Ran(outcome=outcome, state=None, status=outcome.exit_status, leaves=False)
-    leaves = left.how == "exit" and left.status != _INTERRUPTED
-    return Ran(outcome=outcome, state=left, status=left.status, leaves=leaves)
+        status = 0 if ending is None else ending.status
+        if held is not None and turn.report is not None:
+            status = turn.report.status
+        leaves = False
+    else:
+        status = left.status
+        leaves = left.how == "exit"
+    return Ran(
+        ending=ending,
+        outcome=outcome,
+        state=left,
+        status=status,
+        leaves=leaves,
+        held=held,
+        report=turn.report,
+    )
 
 
-def _sealed(text: bytes) -> int:
+def _outcome(text: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _close(opened: list[int], fds: tuple[int, ...]) -> None:
+    """What the command has now."""
+    for fd in fds:
+        opened.remove(fd)
+        os.close(fd)
+
+
+def _pipe(opened: list[int]) -> tuple[int, int]:
+    ends = os.pipe2(os.O_CLOEXEC)
+    opened += ends
+    return ends
+
+
+def _sink(opened: list[int]) -> int:
+    fd = os.memfd_create("substrate-state", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    opened.append(fd)
+    os.ftruncate(fd, state.MAX_BYTES)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    return fd
+
+
+def _sealed(text: bytes, opened: list[int]) -> int:
     fd = os.memfd_create("substrate-line", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    opened.append(fd)
     view = memoryview(text)
     while view:
         view = view[os.write(fd, view) :]

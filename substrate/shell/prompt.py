@@ -22,6 +22,8 @@ class Standing:
     home: bytes
     status: int
     root: bool = False
+    shell_only: bool = False  # the workspace is the host's own
+    jobs: tuple[int, int] = (0, 0)  # that run, that are stopped
 
 
 def parts(standing: Standing) -> list[tuple[str, str]]:
@@ -34,6 +36,13 @@ def parts(standing: Standing) -> list[tuple[str, str]]:
         shown.append(
             (_STYLES["none" if standing.net == "host" else "world"], f" net:{standing.net}")
         )
+    if standing.shell_only and standing.world:
+        shown.append((_STYLES["none"], " shell-only"))
+    running, stopped = standing.jobs
+    if running:
+        shown.append((_STYLES["world"], f" &{running}"))
+    if stopped:
+        shown.append((_STYLES["bad"], f" ^Z{stopped}"))
     shown.append((_STYLES["world" if standing.world else "none"], "] "))
     shown.append((_STYLES["where"], _shorten(standing.cwd, standing.home)))
     if standing.status:

@@ -17,6 +17,8 @@ import string
 
 #: where the text to run comes in, and where the state goes out, in the line's shell
 IN_FD, OUT_FD = 250, 251
+#: by which a shell that has jobs is asked for them, and answers (holding.py)
+ORDERS_FD, REPORTS_FD = 252, 253
 #: how a saved state begins and ends
 MAGIC, END = b"substrate-state-1", b"substrate-state-end"
 #: how our trap on EXIT is known among the user's
@@ -24,7 +26,7 @@ TOKEN = b"substrate: saves the state of this shell"
 #: functions of these names are set aside first, and come back last
 SHADOWS = (
     "builtin declare enable set unset trap shopt printf eval exec exit umask pushd compgen kill "
-    "jobs read"
+    "jobs read fg bg wait disown"
 )
 #: of every name that a variable may have, by its first letter
 _ALL_NAMES = " ".join(f'"${{!{letter}@}}"' for letter in string.ascii_letters + "_")
@@ -104,9 +106,10 @@ def _fill(text: str, how: str) -> str:
     return text
 
 
-#: behind a line that came to its end, and in the trap of a shell that ends before
+#: behind a line that came to its end, and in the trap of a shell that ends before: __substrate_how says
+#: whether by `exit` and the like, or by Ctrl-C ("interrupt")
 SAVE_AT_END = _fill(_SAVE, "end")
-SAVE_AT_EXIT = _fill(_SAVE, "exit")
+SAVE_AT_EXIT = _fill(_SAVE, '"$__substrate_how"')
 #: for boot.py: unsets what is in the environment and was no more when the state was saved
 FORGET = f"""
 __substrate_all=({_ALL_NAMES})

@@ -24,7 +24,7 @@ _OPTION = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """`how`: "end", or "exit" where the line ended its shell. `variables` and the like: text for
+    """`how`: "end", "exit" where the line ended its shell, "interrupt" where Ctrl-C did. `variables` and the like: text for
     a bash, as the shell printed it. `shadows`: functions that have the name of a builtin."""
 
     how: str
@@ -60,7 +60,7 @@ def parse_state(data: bytes, before: State | None = None) -> State | None:
     fields = rest.split(b"\0")
     if not sign or len(fields) <= _FIELDS or fields[_FIELDS] != END:
         return None
-    if fields[0] not in (b"end", b"exit") or b"\0" in head:
+    if fields[0] not in (b"end", b"exit", b"interrupt") or b"\0" in head:
         return None
     trap_debug, head = _split_debug(head)
     shadows, disabled = _split_disabled(head)

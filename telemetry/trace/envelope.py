@@ -38,6 +38,7 @@ EVENT_TYPES = RESERVED_TYPES | frozenset(
         *("session_start", "session_end"),
         *("world_start", "layer_cut", "squash", "snapshot", "rollback", "undo", "fork", "gc"),
         *("policy_loaded", "policy_decision", "command_start", "command_end"),
+        "terminal_recording",
         *("process_fork", "process_start", "process_exit", "file_batch", "syscall_batch"),
         *("net_connect", "net_listen", "net_accept", "dns_query", "net_close"),
         *("fs_diff", "fs_apply", "fs_discard", "input_manifest", "coverage", "budget", "bypass"),

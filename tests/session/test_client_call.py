@@ -100,3 +100,22 @@ def test_a_call_that_is_too_large_is_refused_unread(size):
 
 def test_a_time_that_no_float_holds_is_a_long_time():
     assert parse_flags(b'{"timeout":1' + b"0" * 400 + b"}").timeout_s == 1e9
+
+
+def test_fds_besides_the_streams_are_counted():
+    found = parse_flags(b'{"closed":[2],"extra":[250,251],"mine":251,"text":true}')
+    assert (found.extra, found.mine, found.has_text, found.fds) == ((250, 251), 251, True, 5)
+    assert parse_flags(b"{}").fds == 3
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        '{"extra":[1]}', '{"extra":[250,250]}', '{"extra":[10,11,12,13,14]}', '{"extra":[256]}',
+        '{"extra":[250],"mine":251}', '{"mine":250}', '{"extra":"250"}', '{"extra":[true]}',
+        '{"extra":[250],"mine":[250]}',
+    ],
+)  # fmt: skip
+def test_fds_that_make_no_sense_are_refused(given):
+    with pytest.raises(BadCall):
+        parse_flags(given.encode())

@@ -88,7 +88,7 @@ def run_lines(lines: list[str], env: dict[bytes, bytes], cwd: str) -> tuple[byte
         status = ran.status
         if ran.state is not None:
             carried, status = ran.state, ran.state.status
-            if ran.state.how == "exit" and status != 130:
+            if ran.state.how == "exit":
                 return written, status
     if carried is not None and carried.trap_exit:
         written += run_line(b"exit", carried, env, cwd).stdout

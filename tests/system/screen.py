@@ -23,6 +23,7 @@ class Screen:
         self.resize(100, 30)
         self.before = termios.tcgetattr(self.slave)
         self.seen = b""
+        self.mark = ""  # in its environment, by which its processes are found
         self.process = subprocess.Popen(
             [os.fspath(word) for word in words],  # type: ignore[call-overload]
             stdin=self.slave,

@@ -28,6 +28,7 @@ FAMILIES = {
     "policy_decision": ("policy", "PolicyDecision"),
     "command_start": ("command", "CommandStart"),
     "command_end": ("command", "CommandEnd"),
+    "terminal_recording": ("command", "TerminalRecording"),
     "process_fork": ("process", "ProcessFork"),
     "process_start": ("process", "ProcessStart"),
     "process_exit": ("process", "ProcessExit"),

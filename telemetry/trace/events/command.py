@@ -105,6 +105,22 @@ class Stream(Body):
 
 
 @body
+class TerminalRecording(Body):
+    """What a command showed on its terminal, as a recording in a blob. `columns`, `rows`: at its start; `size`: all
+    that was shown, in bytes; `recorded`: whether the blob has all of it; `covered`: lines with secrets, covered in it."""
+
+    event_type = "terminal_recording"
+    format: str
+    columns: int
+    rows: int
+    size: int
+    recorded: bool
+    covered: int
+    blob: BlobRef | None
+    extra: Extra = ()
+
+
+@body
 class DiffCounts(Body):
     """Entries of an fs_diff by kind, and its digest: hex SHA-256 of its canonical body."""
 

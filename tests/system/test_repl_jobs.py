@@ -1,0 +1,165 @@
+"""Jobs of the interactive shell: they live on between lines, and end with it (shell.md §2)."""
+
+import json
+import signal
+
+from tests.system import traces_left
+from tests.system.shell_scene import shell as shell
+
+#: says when it is there, so that no key reaches its shell instead
+_SLEEPER = b"sh -c 'echo u''p; exec sleep 1000'"
+
+
+def test_jobs_live_on_and_are_told(shell, caller):
+    there = shell()
+    assert b"[1] " in there.line(b"sleep 1000 &")
+    shown = there.line(b"echo one > a; x=5")
+    assert b" +1 &1]" in shown
+    shown = there.line(b"(sleep 999; exit 3) & sh -c 'sleep 998 | cat' &")
+    assert b"[2] " in shown
+    assert b"[3] " in shown
+    assert b"&3]" in shown
+    shown = there.line(b"jobs")
+    assert b"[1]   Running                 sleep 1000 &\r\n" in shown
+    assert b"[2]-  Running" in shown
+    assert b"[3]+  Running" in shown
+    assert b"[1]   Terminated              sleep 1000\r\n" in there.line(b"kill %1")
+    assert b"Killed" in there.line(b"kill -KILL $!")
+    assert b"[2]+" in there.line(b"jobs -l")
+    assert b"Terminated" in there.line(b"kill %?999")
+    shown = there.line(b"jobs; echo <$x>".replace(b"<$x>", b'"<$x>"'))
+    assert b"\n<5>\r\n" in shown
+    assert b"&" not in shown.rpartition(b"[w")[2]
+    assert b"no such job" in there.line(b"fg %1")
+    there.type(b"exit 4\r")
+    assert there.wait() == 4
+    starts = [e for e in caller.events() if e["event_type"] == "command_start"]
+    ends = {e["span_id"] for e in caller.events() if e["event_type"] == "command_end"}
+    assert len({e["span_id"] for e in starts}) == len(starts)
+    assert {e["span_id"] for e in starts} == ends
+    caller.verify()
+
+
+def test_stop_list_bg_fg_and_the_end(shell):
+    there = shell()
+    there.type(_SLEEPER + b"\r")
+    there.expect(b"up\r\n")
+    there.type(b"\x1a")
+    shown = there.prompt()
+    assert b"[1]+  Stopped                 sh -c" in shown
+    assert b" ^Z1]" in shown
+    assert b" 148 " in shown
+    assert b"\n148\r\n" in there.line(b"echo $?")
+    assert b" &1]" in there.line(b"bg")
+    assert b"Running" in there.line(b"jobs")
+    there.type(b"fg\r")
+    there.expect(b"exec sleep 1000'\r\n")
+    shown = there.press_until_prompt(b"\x03")
+    assert b" 130 " in shown
+    assert b"&1" not in shown
+    there.type(b"echo status-$?\r")  # a key too many may have met the prompt
+    there.expect(b"status-130\r\n")
+
+
+def test_wait_disown_and_what_a_job_ended_with(shell):
+    there = shell()
+    there.line(b"(read <go; exit 7) 2>/dev/null & mkfifo go 2>/dev/null; true")
+    there.line(b"mkfifo go; (read x <go; exit 7) &")
+    there.line(b"(echo >go)")
+    there.line(b"wait %2")
+    there.line(b"sleep 1000 & disown")
+    assert b"&" not in there.line(b"true").rpartition(b"[w")[2]
+    there.line(_SLEEPER.replace(b"u''p", b"") + b" &")
+    there.type(b"wait\r")
+    there.expect(b"[?2004l")
+    shown = there.press_until_prompt(b"\x03")
+    assert b" 130 " in shown
+    assert b"&1]" in shown
+
+
+def test_leaving_with_jobs_is_asked_for_twice(shell):
+    there = shell()
+    there.line(b"sleep 1000 &")
+    assert b"leave again to leave" in there.line(b"exit 5")
+    there.type(b"exit 6\r")
+    assert there.wait() == 6
+
+
+def test_a_killed_shell_takes_its_jobs_along(shell, caller):
+    there = shell()
+    there.line(b"sleep 1000 & sleep 1000 &")
+    there.process.send_signal(signal.SIGKILL)
+    there.process.wait()
+    assert not traces_left.gone(lambda: traces_left.processes(there.mark))
+    assert caller.substrate("-c", "echo next").stdout == b"next\n"
+
+
+def test_verbs_that_change_layers_wait_for_jobs(shell):
+    there = shell()
+    there.line(b"echo one > a")
+    there.line(b"sleep 1000 &")
+    assert b"wait until no job runs" in there.line(b":undo --yes")
+    there.line(b"kill %1")
+    assert b"undone" in there.line(b":undo --yes")
+    assert b"\nnone\r\n" in there.line(b"ls a 2>/dev/null || echo none")
+
+
+def test_lines_beside_a_job_have_spans_and_changes_of_their_own(shell, caller):
+    there = shell()
+    there.line(b"sleep 1000 &")
+    there.line(b"echo two > second")
+    there.line(b"echo three > third")
+    log = caller.substrate("log", "--format", "json")
+    rows = json.loads(log.stdout)["commands"]
+    changed = {row["display"]: row["changes"] for row in rows if "echo" in row["display"]}
+    assert [counts["added"] for counts in changed.values()] == [1, 1]
+
+
+def test_the_session_may_be_ended_by_somebody_else(shell, caller):
+    there = shell()
+    there.line(b"x=5")
+    there.line(b"sleep 1000 &")
+    assert caller.substrate("world", "stop").returncode == 0
+    assert b"\n<5>\r\n" in there.line(b'echo "<$x>"')
+
+
+def test_history_expansion_is_shown_before_it_runs(shell):
+    there = shell()
+    there.line(b"echo one two")
+    assert b"echo one two\r\none two\r\n" in there.line(b"!!")
+    assert b"echo two\r\ntwo\r\n" in there.line(b"echo !$")
+    assert b"history expansion failed" in there.line(b"!nothing")
+    assert b"\r\na!!\r\n" in there.line(b"echo 'a!!'")
+    there.line(b"set +H")
+    assert b"\r\na!!\r\n" in there.line(b'echo "a!!"')
+
+
+def test_the_state_of_an_own_shell_stays_right_beside_jobs(shell):
+    there = shell()
+    there.line(b"sleep 1000 &")
+    there.line(b"cd /tmp; umask 027; f() { echo f-$1; }; alias g='f aliased'; set -o noclobber")
+    there.line(b"trap 'echo trapped' USR1; declare -A m=([k]=v); shopt -s nullglob")
+    shown = there.line(
+        b"g; f ${m[k]}; umask; pwd; set -o | grep noclobber; kill -USR1 $$; echo *none*"
+    )
+    for text in (b"f-aliased", b"f-v", b"0027", b"/tmp", b"noclobber      \ton", b"trapped"):
+        assert text in shown
+
+
+def test_what_somebody_types_meanwhile_is_the_next_lines(shell):
+    there = shell()
+    there.line(b"sleep 1000 &")
+    for number in range(5):
+        there.type(b"echo n%d-$((%d+1))\r" % (number, number))
+    there.expect(b"n4-5\r\n")
+
+
+def test_without_a_name_nobody_is_left(shell):
+    """A job that hides from SIGHUP ends with the session all the same."""
+    there = shell()
+    there.line(b"(trap '' HUP TERM; sleep 1000) & nohup sleep 1000 >/dev/null 2>&1 & true")
+    there.type(b"exit\r")
+    there.prompt()
+    there.type(b"exit\r")
+    assert there.wait() == 0
+    assert not traces_left.gone(lambda: traces_left.processes(there.mark))
