@@ -77,8 +77,8 @@ def wrapper(base: Path, environ: dict[str, str]) -> Iterator[str]:
     directory = base / "bin"
     directory.mkdir(exist_ok=True)
     program = directory / "bash"
-    # without words it would be the line editor for people
-    words = "[ $# -gt 0 ] || set -- -i\n"
+    # on a terminal, without words, it would be the line editor for people
+    words = "[ $# -gt 0 ] || [ ! -t 0 ] || set -- -i\n"
     program.write_text(f'#!/bin/sh\n{words}exec {PROGRAM} --quiet --keep "$@"\n')
     program.chmod(0o755)
     yield str(program)

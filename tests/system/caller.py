@@ -109,6 +109,13 @@ class Caller:
         }
         return subprocess.Popen([self.command, *words], **given)
 
+    def without_rules(self) -> Path:
+        """A policy file by which no exec is looked at."""
+        path = self.base / "without-rules.toml"
+        path.write_text('extends = "builtin:observe"\n')
+        self.own(path)
+        return path
+
     # --- what is kept
 
     def sessions(self) -> list[Path]:

@@ -352,7 +352,11 @@ def test_a_program_that_may_be_run_and_not_read_has_no_digest(user):
     user.forget()
     shutil.copyfile("/bin/true", user.work / "closed")
     (user.work / "closed").chmod(0o111)
-    _, seen = run(user, "./closed", "--no-world")
+    done, seen = run(user, "./closed", "--no-world", status=137)
+    assert b"killed: ./closed: its path, its arguments or its file could not be read" in done.stderr
+    (end,) = [b for b in seen.of("policy_decision") if b["action"] == "killed"]
+    assert end["reason"] in done.stderr.decode()
+    _, seen = run(user, "./closed", "--no-world", "--policy", user.without_rules())
     (start,) = [b for b in seen.of("process_start") if os.path.basename(b["exe"]) == "closed"]
     assert start["exe_digest"] is None
     assert "digests of 1 programs (EACCES)" in seen.of("coverage")[0]["blind_spots"]

@@ -79,7 +79,15 @@ def test_programs_that_could_mind(caller, programs, name):
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_programs_that_could_mind_without_a_world(idmap, user, programs, name):
     which = user if list(PROGRAMS).index(name) % 2 else idmap
-    _compare(which, f"exec {PYTHON} {programs}/{name.replace(' ', '-')}", "--no-world")
+    text = f"exec {PYTHON} {programs}/{name.replace(' ', '-')}"
+    if name != "not dumpable":
+        _compare(which, text, "--no-world")
+        return
+    # a user may not look into it, so that what it wants to run is not known: rules deny it
+    assert which is user
+    _compare(which, text, "--no-world", "--policy", user.without_rules())
+    _, _, err = _outcome(user, text, "--no-world", "--capture-backend", "hybrid")
+    assert b"denied" in err and b"could not be read" in err, err
 
 
 LINES = {

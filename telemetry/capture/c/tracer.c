@@ -225,6 +225,15 @@ static void put_unfinished(struct tracer *tracer, struct task *task)
     ring_put(&tracer->engine->ring, &task->record);
 }
 
+/* Why what was loaded does not run. A program that nobody may look into (its file cannot be read by its caller, or the
+ * caller is not dumpable) tells nothing of itself where we have no rights over it. */
+static enum reason why_not(const struct approval *approval, const struct image *image)
+{
+    if (!approval->there || approval->left)
+        return IS_UNAPPROVED;
+    return image->name_known && image->argv_known ? HAS_RACED : IS_UNREADABLE;
+}
+
 static void on_exec(struct tracer *tracer, struct task *task, pid_t tid)
 {
     struct engine *engine = tracer->engine;
@@ -276,7 +285,7 @@ static void on_exec(struct tracer *tracer, struct task *task, pid_t tid)
     ring_put(&engine->ring, &task->record);
     if (engine->gate.armed && !gate_matches(tid, &task->approval, &task->record, &image)) {
         gate_tell(engine, &tracer->scratch, &task->call, &task->approval, 0, KILL,
-                  !task->approval.there || task->approval.left ? IS_UNAPPROVED : HAS_RACED);
+                  why_not(&task->approval, &image));
         approval_clear(&task->approval);
         record_rest(&task->record);
         kill(tid, SIGKILL); /* before it has run one instruction */

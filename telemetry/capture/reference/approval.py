@@ -20,6 +20,7 @@ import os
 import re
 import stat
 import struct
+from typing import Final
 
 from substrate.telemetry.capture import calls
 from substrate.telemetry.capture.reference import memory, proc
@@ -126,19 +127,25 @@ def exec_name(path: bytes, folder: int) -> bytes:
     return b"/dev/fd/%d/%s" % (folder, path) if path else b"/dev/fd/%d" % folder
 
 
+#: nothing of it can be read, so nothing is known to be as it was
+UNREAD: Final = "unread"
+
+
 def differs(tid: int, approval: Approval) -> str:
     """What of the program that the kernel has loaded was not approved, in a word; "" for nothing.
 
-    `tid` is stopped at PTRACE_EVENT_EXEC: its memory is new and no other thread is left. What
-    cannot be read differs."""
+    `tid` is stopped at PTRACE_EVENT_EXEC: its memory is new and no other thread is left. UNREAD for
+    one that nobody may look into."""
     runs = proc.program_file(tid)
-    if runs is None or (runs.st_dev, runs.st_ino) != approval.identity:
+    if runs is None:
+        return UNREAD
+    if (runs.st_dev, runs.st_ino) != approval.identity:
         return "file"
     at = proc.exec_name_at(proc.auxiliary(tid))
     try:
         name, cut = memory.read_text(tid, at)
     except Unreadable:
-        return "name"
+        return UNREAD
     if cut or name != approval.name:
         return "name"
     if proc.command_line(tid) != approval.command_line:

@@ -449,8 +449,9 @@ class Loop:
         self._write(self._exec_record(now, former, call))
         if self._table is not None:
             reason = gate.IS_UNAPPROVED if approved is None else 0
-            if approved is not None and approval.differs(tgid, approved):
-                reason = gate.HAS_RACED
+            what = "" if approved is None else approval.differs(tgid, approved)
+            if what:
+                reason = gate.IS_UNREADABLE if what == approval.UNREAD else gate.HAS_RACED
             if reason:
                 self._decided(now, 0, gate.KILL, reason)
                 now.call = now.approval = None
