@@ -372,3 +372,33 @@ def test_a_world_that_writes_the_workspace_does_not_say_what_holds_the_next_one(
     assert any("@git-remotes" in note for note in found.notes)
     assert any("fs.write" in note and "--shell-only" in note for note in found.notes)
     assert not dict(found.told)["net"]["allow"][-1].get("hosts")
+
+
+def test_a_pattern_through_a_link_covers_what_it_leads_to(ground, monkeypatch):
+    """A home is often a link (/home to /var/home); the walk of the workspace meets real paths alone."""
+    work = ground.work
+    (work / "real").mkdir()
+    for name in (".env", "real/.env"):
+        (work / name).write_text("secret")
+    (work / "link").symlink_to("real")
+    home = work.parent / "link-to-home"
+    home.symlink_to(work.parent)
+    monkeypatch.setenv("HOME", str(home))
+    for pattern, covered in (
+        (f"~/{work.name}/.en?", ".env"),
+        (f"{home}/{work.name}/.en?", ".env"),
+        ("$PWD/link/.en?", "real/.env"),
+    ):
+        ground.user_file(f'[fs]\nread_deny = ["{pattern}"]\n')
+        hiding = fs_scopes.unreadable(ground.policy(), os.fsencode(work))
+        assert hiding.hidden == (os.fsencode(work / covered),), pattern
+        assert not hiding.notes
+
+
+def test_a_pattern_of_another_place_is_told_as_not_held(ground):
+    ground.user_file('[fs]\nread_deny = ["/opt/*/token"]\n')
+    hiding = fs_scopes.unreadable(ground.policy(), os.fsencode(ground.work))
+    assert hiding.hidden == ()
+    (left,) = hiding.told["left_open"]
+    assert left["path"] == "/opt/*/token" and "workspace alone" in left["why"]
+    assert "does not cover /opt/*/token" in hiding.notes[0]
