@@ -377,6 +377,14 @@ def test_the_disk_of_a_policy(policed):
     assert b"limits.disk of ~/.config/substrate/policy.toml" in done.stderr
 
 
+def test_what_goes_on_in_the_background_has_no_time_of_its_own(policed):
+    policed.user('[limits]\nruntime = "2s"\n')
+    begun = time.monotonic()
+    done = policed.run("--background", "60", "-c", "sleep 50 & echo go")
+    assert (done.returncode, done.stdout) == (0, b"go\n"), done.stderr
+    assert time.monotonic() - begun < 30
+
+
 def test_the_programs_of_a_policy_are_counted(policed):
     policed.user("[limits]\nexecs = 6\n")
     ok = policed.run("-c", "for i in 1 2 3 4 5; do /bin/true; done; echo five")
