@@ -116,6 +116,15 @@ class Broker:
             allow=expansion.rules(rules.allow), deny=expansion.rules(rules.deny, whole_hosts=True)
         )
 
+    def directories_in(self, workspace: bytes) -> tuple[bytes, ...]:
+        """Of projects' policy files in a workspace, where there are such."""
+        below = workspace.rstrip(b"/") + b"/"
+        return tuple(
+            os.path.dirname(path)
+            for kind, path in self._places.candidates
+            if kind == PROJECT and path.startswith(below) and os.path.lexists(path)
+        )
+
     def is_current(self) -> bool:
         """Whether every file is as it was, and no further one is there: for the reload on a change.
         Raises ConfigError where that cannot be told."""

@@ -37,7 +37,7 @@ class Unreadable:
 class FsPaths:
     """The patterns of a policy, ready to be asked."""
 
-    __slots__ = ("_globs", "_literals", "_workspace", "_write")
+    __slots__ = ("_globs", "_literals", "_workspace", "_write", "elsewhere")
 
     def __init__(self, rules: FsRules, workspace: bytes, user_home: bytes) -> None:
         self._workspace = workspace
@@ -46,11 +46,16 @@ class FsPaths:
             self._write = [_row(_placed(p, workspace, user_home)) for p in rules.write]
         self._literals: list[bytes] = []
         self._globs: list[list[Word]] = []
+        #: patterns about other places than the workspace, in which nothing is looked for
+        self.elsewhere: list[bytes] = []
         for pattern in rules.read_deny:
             placed = _placed(pattern, workspace, user_home)
             literal = placed.removesuffix(b"/**") or b"/"
             if has_glob(literal):
-                self._globs.append(_row(placed))
+                here = _resolved(placed)
+                self._globs += [_row(each) for each in dict.fromkeys((placed, here))]
+                if not _meets_place(here, workspace):
+                    self.elsewhere.append(pattern)
             else:
                 self._literals.append(literal)
 
@@ -102,6 +107,34 @@ def _placed(pattern: bytes, workspace: bytes, user_home: bytes) -> bytes:
     if pattern.startswith(b"**/"):
         return escape(workspace.rstrip(b"/")) + b"/" + pattern
     return pattern
+
+
+def _fixed(pattern: bytes) -> tuple[list[bytes], list[bytes]]:
+    """The names before the first one with a wildcard, and the parts behind."""
+    parts = pattern.strip(b"/").split(b"/")
+    names: list[bytes] = []
+    for part in parts:
+        word = None if part == _REST else compile_word(part)
+        if not isinstance(word, bytes):
+            break
+        names.append(word)
+    return names, parts[len(names) :]
+
+
+def _resolved(pattern: bytes) -> bytes:
+    """The same with the place that it begins with as it really is: the walk names paths so, and a home, or what
+    a pattern names in it, may be a link."""
+    names, rest = _fixed(pattern)
+    place = os.path.realpath(b"/" + b"/".join(names))
+    return b"/".join((escape(place.rstrip(b"/")), *rest))
+
+
+def _meets_place(pattern: bytes, workspace: bytes) -> bool:
+    """Whether something in the workspace could be meant."""
+    names = _fixed(pattern)[0]
+    inside = [part for part in workspace.split(b"/") if part]
+    least = min(len(names), len(inside))
+    return names[:least] == inside[:least]
 
 
 def _row(pattern: bytes) -> list[Word]:

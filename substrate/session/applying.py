@@ -102,7 +102,7 @@ def review(
         on_conflict,
         kept_texts(held),
     )
-    planned = found.plan
+    planned = fs_write.with_given(held, found.plan)
     check_layers(planned.changes, recorded.digests, stack)
     review = Review(
         changes=planned.changes,

@@ -115,6 +115,13 @@ class Approving:
 
             self._door = Door(files.fd)
 
+    def hold_to(self, policy: Policy) -> None:
+        """By which policy the next question is asked: that of its command, which may be a newer one."""
+        if policy is self.policy:
+            return
+        self.policy = policy
+        self.timeout_s = self.state.timeout_s = policy.approval.timeout_s or TIMEOUT_S
+
     # --- for the gate
 
     def ask(self, asked: Asked, now: float) -> Answer | None:

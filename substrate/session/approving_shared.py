@@ -2,7 +2,8 @@
 
 A session has one file of approvals, one terminal and one door, so there is one `Approving`; tickets
 are numbered by each command's engine, so the same number can be two questions'. A view puts the command's span before
-it. Not the questions themselves (approving.py). Invariant: an answer goes to the command that asked. Spec: policy.md §3.
+it. Not the questions themselves (approving.py). Invariants: an answer goes to the command that asked; a question is asked by
+the policy of its command. Spec: policy.md §3.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from substrate.policy.rules import Policy
     from substrate.session.approvals_values import Answer, Asked
     from substrate.session.approving import Approving
 
@@ -25,11 +27,12 @@ class SharedApproving:
         self.one: Approving | None = None
         self._answers: dict[str, list[Answer]] = {}
 
-    def view(self, action: str) -> View:
-        """Of the command whose span this is. Raises what opening raises."""
+    def view(self, action: str, policy: Policy | None = None) -> View:
+        """Of the command whose span this is. `policy`: by which it is asked, that of the first one where there is
+        none. Raises what opening raises."""
         if self.one is None:
             self.one = self._opens()
-        return View(self, self.one, action)
+        return View(self, self.one, action, policy or self.one.policy)
 
     def collect(self) -> None:
         """Sorts what was answered by who asked."""
@@ -52,8 +55,10 @@ class SharedApproving:
 class View:
     """An approver as one command's gate has it."""
 
-    def __init__(self, shared: SharedApproving, one: Approving, action: str) -> None:
-        self._shared, self._one, self._action = shared, one, action
+    def __init__(
+        self, shared: SharedApproving, one: Approving, action: str, policy: Policy
+    ) -> None:
+        self._shared, self._one, self._action, self._policy = shared, one, action, policy
         self._open: set[object] = set()
 
     @property
@@ -61,6 +66,7 @@ class View:
         return self._one.is_asking
 
     def ask(self, asked: Asked, now: float) -> Answer | None:
+        self._one.hold_to(self._policy)
         known = self._one.ask(replace(asked, ticket=(self._action, asked.ticket)), now)
         if known is None:
             self._open.add(asked.ticket)

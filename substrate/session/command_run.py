@@ -347,7 +347,7 @@ class CommandRun:
             return True  # of one that is alone the quiet moment is told next
         if self._stage != _RUNNING or now < self._ended_at + LINGER_S:
             return False
-        return self.streams.drained() or now >= self._ended_at + self._background_s
+        return self.streams.drained() or now >= self._background_until(self._ended_at)
 
     def _has_lost(self) -> bool:
         """Whether a record was lost, where that ends the command (overflow = halt)."""
@@ -355,8 +355,13 @@ class CommandRun:
 
     def _limit(self) -> float | None:
         if self._stage == _RUNNING and self._ended_at:
-            return self._ended_at + self._background_s
+            return self._background_until(self._ended_at)
         return self._deadline
+
+    def _background_until(self, ended_at: float) -> float:
+        """How long what it left may go on: its own time is also theirs, or `&` would be a way past it."""
+        until = ended_at + self._background_s
+        return until if self._deadline is None else max(ended_at, min(until, self._deadline))
 
     def end(self, why: str, now: float) -> None:
         """It has to end, but for the first reason only."""

@@ -783,6 +783,11 @@ class Daemon:
         """What of the policy holds a command in a world that lives: its own time and its count of programs. What
         else was changed since the world began waits for the next one, and is told."""
         policy = one.gate.broker.policy
+        if client.inside:
+            span = self.command_of(client.peer.pid)
+            for other in self._sharing.all:
+                if other.recorder.span == span and other.gating is not None:
+                    one.gate.count_with(other.gating)
         runtime_s = policy.limits.runtime_s
         if runtime_s is not None and (one.settings.timeout_s or runtime_s) >= runtime_s:
             one.settings = replace(one.settings, timeout_s=runtime_s)

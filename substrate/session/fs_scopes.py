@@ -68,6 +68,8 @@ def unreadable(policy: Policy, workspace: bytes, *, walk: bool = True) -> Hiding
             left.append((path, why))
         else:
             hidden[real] = None
+    for pattern in paths.elsewhere:
+        left.append((pattern, "a pattern is looked for in the workspace alone"))
     many = sum(_has_other_names(path) for path in hidden)
     told: dict[str, Any] = {
         "patterns": [text_or_b64(pattern) for pattern in policy.fs.read_deny],

@@ -9,13 +9,14 @@ applied"), world.md §5.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from substrate.errors import ConfigError, StateError
 from substrate.home_path import user_home
 from substrate.policy import broker
 from substrate.session.fs_scopes import write_rule, writes_of
 from substrate.session.given_policies import given_in
+from substrate.world.danger import Danger, DangerReason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from substrate.session.pending import Held
     from substrate.session.store import SessionFiles
     from substrate.world.change import Change
+    from substrate.world.plan import Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,20 @@ def by_files(
                     found.append(Forbidden(path=path, rule=rule, policy_digest=digest))
                     break
     return tuple(found)
+
+
+def with_given(held: Held, plan: Plan) -> Plan:
+    """The plan, with its changes of policy files that were given to the world's commands (`--policy`) among its
+    dangers: they have no name by which world/danger.py would know them."""
+    given = set(given_in(held.opened.files))
+    given |= set(map(os.path.realpath, given))
+    known = {danger.path for danger in plan.dangers if danger.reason is DangerReason.POLICY}
+    found = [
+        Danger(path=change.path, reason=DangerReason.POLICY)
+        for change in plan.changes
+        if change.path in given and change.path not in known
+    ]
+    return replace(plan, dangers=(*plan.dangers, *found)) if found else plan
 
 
 def may_write(files: SessionFiles, workspace: bytes, world: str) -> Callable[[bytes], bool]:

@@ -157,7 +157,7 @@ def may_ask(
 
         if session.approving is None:
             session.approving = SharedApproving(opens)
-        return session.approving.view(span)
+        return session.approving.view(span, gating.broker.policy)
 
     gating.opens = view
 

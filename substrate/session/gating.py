@@ -145,7 +145,7 @@ class Gating:
         self._over = False
         #: how many programs it may run, and did; None: as many as it likes
         self.most_execs = broker.policy.limits.execs
-        self.execs = 0
+        self._count = [0]
         #: called once, when one more is wanted
         self.on_spent: Callable[[], None] | None = None
         self._was_spent = False
@@ -346,6 +346,16 @@ class Gating:
         return self._looks
 
     @property
+    def execs(self) -> int:
+        """How many programs it has run, with all that count with it."""
+        return self._count[0]
+
+    def count_with(self, other: Gating) -> None:
+        """What a process of a command has run beside it is of that command: a budget that each could have
+        anew would be none. Before it starts."""
+        self._count = other._count
+
+    @property
     def _is_spent(self) -> bool:
         return self.most_execs is not None and self.execs >= self.most_execs
 
@@ -359,7 +369,7 @@ class Gating:
         return denied(verdict, self.broker.policy)
 
     def _answer(self, number: int, allowed: bool) -> None:
-        self.execs += allowed
+        self._count[0] += allowed
         self._unsent.append((number, gate.ALLOW if allowed else gate.DENY))
         self._send()
 

@@ -36,6 +36,7 @@ _LIMITS: Final = (
     *(("disk", "disk_bytes", "disk_bytes"), ("runtime", "runtime_s", "wall_s")),
 )
 _MOST_NOTES: Final = 20
+_REMOTES: Final = "@git-remotes"
 
 
 @value
@@ -87,6 +88,7 @@ def scopes_of(
     Raises ConfigError, PolicyDenied."""
     policy = broker.policy
     joined = _Joined(broker, settings, workspace, in_world=in_world)
+    joined.lock()
     joined.limits()
     joined.net()
     hidden: tuple[bytes, ...] = ()
@@ -162,6 +164,43 @@ class _Joined:
     def put(self, **fields: Any) -> None:
         self.settings = replace(self.settings, **fields)
 
+    # --- what a final layer does not let anybody open
+
+    def lock(self) -> None:
+        """Refuses what takes away from a final layer what holds its rules: the gate, the world's own workspace; leaves
+        out what uncovers, or has a larger surface."""
+        settings = self.settings
+        if self.settings.shell_only and not self.locked and self.policy.fs.write is not None:
+            self.notes.append(
+                "fs.write of the policy does not hold in the workspace: it is the host's own (--shell-only)"
+            )
+        if settings.shell_only and self.in_world:  # else it would take away what holds the next one
+            own = self.broker.directories_in(self.workspace.path)
+            self.put(ro=tuple(dict.fromkeys((*settings.ro, *own))))
+        if not self.locked:
+            return
+        if settings.capture == "off" and (self.policy.limits.execs or self.broker.armed[2]):
+            self._beyond("--capture off")
+        if settings.shell_only and self.in_world:
+            self._beyond("--shell-only")
+        shown = b", ".join(settings.show)
+        self._leave(f"--show {os.fsdecode(shown)}" if shown else "", show=())
+        self._leave("--userns" if settings.userns else "", userns=False)
+        self._leave("--ptrace" if settings.ptrace else "", ptrace=False)
+
+    def _beyond(self, given: str) -> None:
+        raise PolicyDenied(
+            f"{given} goes beyond the policy: {self.locked} is final, and what comes behind it may "
+            "only tighten",
+            hint="leave it out; `substrate policy show` says what holds here",
+        )
+
+    def _leave(self, what: str, **fields: Any) -> None:
+        if what:
+            self.put(**fields)
+            self.left_out.append(f"{what} is left out: {self.locked} of the policy is final")
+            self.notes.append(self.left_out[-1])
+
     # --- limits
 
     def limits(self) -> None:
@@ -223,12 +262,7 @@ class _Joined:
         settings, rules = self.settings, self.policy.net
         is_open = not self.in_world or settings.net in ("host", "veth")
         if self.locked and is_open:
-            given = "--no-world" if settings.world == "disabled" else f"--net {settings.net}"
-            raise PolicyDenied(
-                f"{given} goes beyond the policy: {self.locked} is final, and what comes behind it may "
-                "only tighten",
-                hint="leave it out; `substrate policy show` says what holds here",
-            )
+            self._beyond("--no-world" if settings.world == "disabled" else f"--net {settings.net}")
         if settings.net == "none":
             return
         if not self.in_world or settings.net == "host":
@@ -242,7 +276,7 @@ class _Joined:
             return
         expansion = self._expand()
         deny = expansion.rules(rules.deny, whole_hosts=True)
-        allow = expansion.rules(rules.allow) if settings.net == "filtered" else ()
+        allow = expansion.rules(self._counting()) if settings.net == "filtered" else ()
         self.told.append(("net", _told_net(self.policy, expansion)))
         if settings.net == "veth" and rules.allow and own == ():
             self.notes.append("--net veth reaches more than [net] allow of the policy names")
@@ -256,20 +290,26 @@ class _Joined:
         """What settings would open behind a final layer."""
         beyond = [rule for rule in self.settings.net_allow if rule not in self.policy.net.allow]
         self.put(net_allow=())
-        for what, fields in (
-            (f"--allow {', '.join(beyond)}" if beyond else "", {}),
-            ("--host-port" if self.settings.host_ports else "", {"host_ports": ()}),
-            ("--private" if self.settings.net_private else "", {"net_private": ()}),
-        ):
-            if what:
-                self.put(**fields)
-                self.left_out.append(f"{what} is left out: {self.locked} of the policy is final")
-        self.notes += self.left_out
+        self._leave(f"--allow {', '.join(beyond)}" if beyond else "")
+        self._leave("--host-port" if self.settings.host_ports else "", host_ports=())
+        self._leave("--private" if self.settings.net_private else "", net_private=())
+
+    def _counting(self) -> tuple[str, ...]:
+        """Of `allow`, without what a world that writes the workspace's own git configuration would say itself."""
+        allow = self.policy.net.allow
+        if not (self.in_world and self.settings.shell_only) or _REMOTES not in allow:
+            return allow
+        if os.path.lexists(self.workspace.path + b"/.git"):
+            note = f"{_REMOTES} of the policy is left out, since a world can write .git/config (--shell-only)"
+            note += ": name the hosts by --allow"
+            if note not in self.notes:
+                self.notes.append(note)
+        return tuple(rule for rule in allow if rule != _REMOTES)
 
     def _expand(self) -> Expansion:
-        names = groups_in((*self.policy.net.allow, *self.policy.net.deny))
+        names = groups_in((*self._counting(), *self.policy.net.deny))
         repository = None
-        if "@git-remotes" in names and os.path.isfile(self.workspace.path + b"/.git"):
+        if _REMOTES in names and os.path.isfile(self.workspace.path + b"/.git"):
             from substrate.session.repository import repository_elsewhere
 
             repository = repository_elsewhere(self.workspace.path)

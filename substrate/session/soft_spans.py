@@ -311,18 +311,19 @@ def review_apply(
         on_conflict,
         applying.kept_texts(held),
     )
-    check_layers(found.plan.changes, recorded.digests, stack)
+    planned = fs_write.with_given(held, found.plan)
+    check_layers(planned.changes, recorded.digests, stack)
     review = applying.Review(
-        changes=found.plan.changes,
-        counts=summary(found.plan.changes),
+        changes=planned.changes,
+        counts=summary(planned.changes),
         conflicts=found.conflicts,
-        dangers=found.plan.dangers,
+        dangers=planned.dangers,
         on_conflict=on_conflict,
         left_out=found.left_out,
-        hard_linked=hard_linked(found.plan),
-        forbidden=fs_write.forbidden(held, found.plan.changes),
+        hard_linked=hard_linked(planned),
+        forbidden=fs_write.forbidden(held, planned.changes),
     )
-    return SoftReview(review=review, plan=found.plan, stack=stack, refused=refused)
+    return SoftReview(review=review, plan=planned, stack=stack, refused=refused)
 
 
 def _leads_to(change: Change, wanted: Iterable[bytes]) -> bool:

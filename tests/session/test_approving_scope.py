@@ -9,9 +9,10 @@ from substrate.policy.merge import merge
 from substrate.policy.rules import ApprovalRules
 from substrate.session.approvals_text import render_question
 from substrate.session.approvals_values import SCOPE, Peer, Question
+from substrate.session.approving_shared import SharedApproving
 from substrate.values import replace
 from tests.policy.rule_sets import layer
-from tests.session.approvals_scene import Place, asked
+from tests.session.approvals_scene import Place, asked, policy, rule
 
 
 @pytest.fixture
@@ -65,6 +66,20 @@ def test_what_does_not_count_of_the_policy_stands_beside_the_question(place):
 def test_waiting_lies_between_allowing_and_denying(before, given, comes_to, told):
     user = layer(kind="user", approval=ApprovalRules(without_terminal=before))
     project = layer(kind="project", trusted=False, approval=ApprovalRules(without_terminal=given))
-    policy = merge([user, project])
-    assert policy.approval.without_terminal == comes_to
-    assert any("approval.without_terminal" in text for text in policy.ignored) is told
+    found = merge([user, project])
+    assert found.approval.without_terminal == comes_to
+    assert any("approval.without_terminal" in text for text in found.ignored) is told
+
+
+def test_a_command_is_asked_about_by_the_policy_that_it_runs_under(place):
+    """One approver lives as long as the session: the first command's policy must not answer for a later one."""
+    lax = place.approving(without_terminal="allow")
+    shared = SharedApproving(lambda: lax)
+    strict = policy([rule()], without_terminal="deny", timeout_s=5.0)
+    first = shared.view("spn_1", lax.policy)
+    second = shared.view("spn_2", strict)
+    now = time.monotonic()
+    assert first.ask(asked(1), now).allowed
+    assert not second.ask(asked(1, action="spn_2"), now).allowed
+    assert first.ask(asked(2, "git", "push", "again"), now).allowed
+    shared.close()

@@ -332,3 +332,73 @@ def test_a_link_in_a_project_does_not_lead_its_rule_elsewhere(ground):
     (row,) = fs_scopes.writes_of(policy, os.fsencode(ground.work), os.fsencode(ground.user))
     assert not row.may_apply(b"/etc/passwd")
     assert fs_scopes.write_rule(policy).endswith("work/.substrate/policy.toml")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [flag("--capture", "capture", "off"), flag("--shell-only", "shell_only", "true")],
+    ids=lambda use: use.key,
+)
+def test_a_final_layer_keeps_what_holds_its_rules(ground, given):
+    """Without capture there is no gate; in a workspace that is the host's own nothing waits for an apply."""
+    ground.system(FINAL + '[[command]]\nmatch = ["rm", "**"]\naction = "deny"\n')
+    with pytest.raises(PolicyDenied, match="is final"):
+        come_to(ground, given)
+
+
+def test_a_final_layer_leaves_nothing_uncovered_by_a_flag(ground):
+    ground.system(FINAL)
+    found = come_to(
+        ground,
+        flag("--show", "show", str(ground.work)),
+        flag("--userns", "userns", "true"),
+        flag("--ptrace", "ptrace", "true"),
+    )
+    settings = found.settings
+    assert (settings.show, settings.userns, settings.ptrace) == ((), False, False)
+    assert len(found.left_out) == 3 and all("is final" in text for text in found.left_out)
+
+
+def test_a_world_that_writes_the_workspace_does_not_say_what_holds_the_next_one(ground):
+    """Its git configuration would name hosts, and its policy would be gone."""
+    ground.user_file('extends = "builtin:coding-agent"\n[fs]\nwrite = ["$PWD/src/**"]\n')
+    ground.project('[net]\ndeny = ["x.example"]\n')
+    (ground.work / ".git").mkdir(exist_ok=True)
+    (ground.work / ".git/config").write_text('[remote "x"]\nurl = https://evil.example/x\n')
+    assert "evil.example:443" in come_to(ground).settings.net_allow
+    found = come_to(ground, flag("--shell-only", "shell_only", "true"))
+    assert "evil.example:443" not in found.settings.net_allow
+    assert found.settings.ro == (os.fsencode(ground.work / ".substrate"),)
+    assert any("@git-remotes" in note for note in found.notes)
+    assert any("fs.write" in note and "--shell-only" in note for note in found.notes)
+    assert not dict(found.told)["net"]["allow"][-1].get("hosts")
+
+
+def test_a_pattern_through_a_link_covers_what_it_leads_to(ground, monkeypatch):
+    """A home is often a link (/home to /var/home); the walk of the workspace meets real paths alone."""
+    work = ground.work
+    (work / "real").mkdir()
+    for name in (".env", "real/.env"):
+        (work / name).write_text("secret")
+    (work / "link").symlink_to("real")
+    home = work.parent / "link-to-home"
+    home.symlink_to(work.parent)
+    monkeypatch.setenv("HOME", str(home))
+    for pattern, covered in (
+        (f"~/{work.name}/.en?", ".env"),
+        (f"{home}/{work.name}/.en?", ".env"),
+        ("$PWD/link/.en?", "real/.env"),
+    ):
+        ground.user_file(f'[fs]\nread_deny = ["{pattern}"]\n')
+        hiding = fs_scopes.unreadable(ground.policy(), os.fsencode(work))
+        assert hiding.hidden == (os.fsencode(work / covered),), pattern
+        assert not hiding.notes
+
+
+def test_a_pattern_of_another_place_is_told_as_not_held(ground):
+    ground.user_file('[fs]\nread_deny = ["/opt/*/token"]\n')
+    hiding = fs_scopes.unreadable(ground.policy(), os.fsencode(ground.work))
+    assert hiding.hidden == ()
+    (left,) = hiding.told["left_open"]
+    assert left["path"] == "/opt/*/token" and "workspace alone" in left["why"]
+    assert "does not cover /opt/*/token" in hiding.notes[0]

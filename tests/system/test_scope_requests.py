@@ -238,3 +238,15 @@ def test_a_changed_policy_gives_a_live_world_its_rules_for_commands(live, home):
     assert done.stdout == b"yes\n" and b"was changed" not in done.stderr
     loaded = [e["body"] for e in caller.events(found.session) if e["event_type"] == "policy_loaded"]
     assert len({body["digest"] for body in loaded if "net" not in body}) == 2
+
+
+def test_what_a_command_has_run_beside_it_counts_as_its_own(live, home):
+    """Each program that asks at the door for another command would else have the whole count anew."""
+    home(WAITS + "[limits]\nexecs = 12\n")
+    found = live()
+    inner = "for i in 1 2 3 4 5 6; do /bin/true; done; echo through"
+    words = f'{sys.executable} inside_client.py command /bin/sh -c "{inner}"'
+    done = found.caller.substrate("-c", f"for i in 1 2 3 4; do {words}; done")
+    assert done.returncode == 124, done
+    assert done.stdout.count(b"through\n") == 1 and b"limits.execs" in done.stderr
+    home(WAITS)

@@ -297,6 +297,20 @@ def test_a_rename_out_of_it_and_a_deletion_outside_are_refused(at_home):
     assert (project / "mine").exists()
 
 
+def test_a_given_policy_is_not_replaced_without_a_question(policed):
+    """It lies anywhere and has any name, and the next command goes by what it says."""
+    given = policed.write(policed.work / "rules.toml", f'{BASE}[fs]\nwrite = ["$PWD/**"]\n')
+    before = given.read_text()
+    policed.run("--policy", "rules.toml", "-c", "echo > rules.toml; echo > other")
+    done = policed.run("apply")
+    assert done.returncode == 1 and b"some of it is dangerous" in done.stderr
+    assert b"danger " in done.stdout and b"rules.toml" in done.stdout
+    assert given.read_text() == before
+    assert policed.run("apply", "other").returncode == 0
+    assert policed.run("apply", "--allow-special").returncode == 0
+    assert given.read_text() == "\n"
+
+
 def test_an_untrusted_project_can_keep_more_in_the_world_and_no_less(policed):
     policed.user('[fs]\nwrite = ["$PWD/**"]\n')
     policed.project('[fs]\nwrite = ["$PWD/src/**", "/**"]\n')
@@ -361,6 +375,14 @@ def test_the_disk_of_a_policy(policed):
     )
     assert done.returncode == 124
     assert b"limits.disk of ~/.config/substrate/policy.toml" in done.stderr
+
+
+def test_what_goes_on_in_the_background_has_no_time_of_its_own(policed):
+    policed.user('[limits]\nruntime = "2s"\n')
+    begun = time.monotonic()
+    done = policed.run("--background", "60", "-c", "sleep 50 & echo go")
+    assert (done.returncode, done.stdout) == (0, b"go\n"), done.stderr
+    assert time.monotonic() - begun < 30
 
 
 def test_the_programs_of_a_policy_are_counted(policed):
