@@ -165,6 +165,9 @@ class Executing:
         #: fds that it inherits besides its streams, as (its number there, ours)
         self.extra: tuple[tuple[int, int], ...] = ()
         self._mine = -1
+        self._has_said_mine = (
+            False  # its client reads what is typed, until it lets the command go on
+        )
         client.busy = True
         client.on_packet = self._hear
         client.on_gone = self._client_gone
@@ -194,6 +197,8 @@ class Executing:
     def has_keys(self) -> bool:
         """Whether what is typed at its terminal is for it: its client is in the foreground there, and does
         not say that it reads them itself."""
+        if self._has_said_mine:
+            return False
         if self._mine >= 0 and os.pread(self._mine, 1, 0) not in (b"", b"\0"):
             return False
         return is_in_foreground(self.client.peer.pid)
@@ -219,6 +224,9 @@ class Executing:
             return  # it has ended: its answer waits for the last of its bytes
         if message.kind == client_call.SIGNAL:
             number = message.number(0)
+            if number == 0:
+                self._has_said_mine = True
+                return
             if self._daemon.recording.is_on and number in ENDING:
                 self.told_to_end = number
             if not self._can_be_told:
@@ -230,6 +238,7 @@ class Executing:
         elif message.kind == client_call.CONTINUE:
             if not self._can_be_told:
                 raise client_call.BadCall("it has not begun")
+            self._has_said_mine = False
             if self._mine >= 0:
                 self.one.streams.resume()
             self.run.signal(_signal.SIGCONT, "group")
