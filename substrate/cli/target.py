@@ -43,11 +43,21 @@ class Target:
     world: WorldFile
 
     def frozen_stack(self) -> tuple[LayerStack, bool]:
-        """The layers that can be read, and whether one more is in use: a command runs, or was
-        killed and its layer waits for the next one to settle it."""
+        """The layers that can be read, and whether one more holds something: a command runs, or was
+        killed and its layer waits for the next one to settle it. One that is empty may be that of a world
+        that waits for its command."""
         stack = self.world.stack(self.files)
         frozen = tuple(layer for layer in stack.layers if is_frozen(stack, layer.number))
-        return replace(stack, layers=frozen), len(frozen) != len(stack.layers)
+        others = [layer.number for layer in stack.layers if layer not in frozen]
+        return replace(stack, layers=frozen), any(_holds(stack, number) for number in others)
+
+
+def _holds(stack: LayerStack, number: int) -> bool:
+    """Whether something is in a layer."""
+    try:
+        return not all(stack.is_empty(number, mount.index) for mount in stack.mounts)
+    except FileNotFoundError:  # it was dropped meanwhile
+        return False
 
 
 def has_home() -> bool:

@@ -722,6 +722,8 @@ class Daemon:
             world = self._world
             assert world is not None
             each.prepare_run(one, settings.background_s, one.settings.timeout_s)
+            if self._ending or each.client.is_gone:  # others were served while the last world ended
+                raise StateError("the session is ending", hint="try again for a new one")
             one.begun_ns = now_ns()
             with self.recording.of(each):  # of layers that were left
                 starting.write_first(self.session, world, one, isolation, each.parent)
@@ -1066,7 +1068,7 @@ class Daemon:
                 act()
         except RecordInterrupted:
             self.end()  # whoever opens the session next waits for its processes (running.py)
-        except (SubstrateError, OSError, wire.WireError) as error:
+        except Exception as error:  # noqa: BLE001 - an edge: whose layer it is has its answer
             self.log(f"the end of a layer: {error!r}")
             self._leave_layer(world)
 

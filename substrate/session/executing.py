@@ -37,6 +37,7 @@ _SETTLE_S = 0.5
 _GIVE_UP_S = 5.0
 _LOOK_S = 0.02
 _SLICE_S = 0.01
+_MOST_EARLY = 16
 
 
 class ClientTerminal(HostTerminal):
@@ -155,6 +156,8 @@ class Executing:
         self._trouble = ""
         #: the signal by which its client is to end, told while its layer is recorded
         self.told_to_end = 0
+        #: signals that came before it could be sent any
+        self._early: list[int] = []
         self._give_up_at: float | None = None
         self.answered = False
         self._began = False
@@ -162,6 +165,9 @@ class Executing:
         #: fds that it inherits besides its streams, as (its number there, ours)
         self.extra: tuple[tuple[int, int], ...] = ()
         self._mine = -1
+        self._has_said_mine = (
+            False  # its client reads what is typed, until it lets the command go on
+        )
         client.busy = True
         client.on_packet = self._hear
         client.on_gone = self._client_gone
@@ -191,6 +197,8 @@ class Executing:
     def has_keys(self) -> bool:
         """Whether what is typed at its terminal is for it: its client is in the foreground there, and does
         not say that it reads them itself."""
+        if self._has_said_mine:
+            return False
         if self._mine >= 0 and os.pread(self._mine, 1, 0) not in (b"", b"\0"):
             return False
         return is_in_foreground(self.client.peer.pid)
@@ -216,23 +224,36 @@ class Executing:
             return  # it has ended: its answer waits for the last of its bytes
         if message.kind == client_call.SIGNAL:
             number = message.number(0)
+            if number == 0:
+                self._has_said_mine = True
+                return
             if self._daemon.recording.is_on and number in ENDING:
                 self.told_to_end = number
-            if number in FORWARDED or number in (_signal.SIGWINCH, _signal.SIGTSTP):
+            if not self._can_be_told:
+                self._early = [*self._early, number][-_MOST_EARLY:]
+            elif number in FORWARDED or number in (_signal.SIGWINCH, _signal.SIGTSTP):
                 self.run.take_signal(number)
         elif message.kind == client_call.REPLY:
             self._daemon.asked.hear(client, message)
         elif message.kind == client_call.CONTINUE:
+            if not self._can_be_told:
+                raise client_call.BadCall("it has not begun")
+            self._has_said_mine = False
             if self._mine >= 0:
                 self.one.streams.resume()
             self.run.signal(_signal.SIGCONT, "group")
         else:
             raise client_call.BadCall(f"{message.kind!r} is not said while a command runs")
 
+    @property
+    def _can_be_told(self) -> bool:
+        """Others are served while it waits for its world (daemon.py): it may have no process yet."""
+        return hasattr(self, "run") and self.run.go_socket is not None
+
     def _client_gone(self) -> None:
         """Its command ends with it."""
         self._daemon.asked.lost(self.client)
-        if self._ended is None:
+        if self._ended is None and hasattr(self, "run"):  # else whoever begins it looks
             self.run.signal(_signal.SIGHUP, "tree")
             self.run.signal(_signal.SIGCONT, "tree")
             self.run.end("client", time.monotonic())
@@ -329,6 +350,9 @@ class Executing:
             self._daemon.begin_network(one)
             told = '{"terminal":true}' if one.terminal is not None else "{}"
             self.client.send(client_call.ACCEPTED, one.recorder.span, self.parent or "", told)
+            for number in self._early:
+                if number in FORWARDED:
+                    run.take_signal(number)
         else:
             run.wait_for_end()
         if self.client.is_gone:

@@ -92,11 +92,19 @@ class Line(joining.Client):
                 elif holding.is_whole(self._said):
                     self.report, self._said = holding.parse_report(self._said), b""
                     if self.report.stays:
+                        self._take_keys()
                         return None
             if self._socket.fileno() in ready:
                 ending = self._hear()
                 if ending is not None:
                     return ending
+
+    def _take_keys(self) -> None:
+        """What is typed is ours again, whatever the state's memfd says, which the world can write to."""
+        try:
+            packets.send(self._socket, packets.SIGNAL, b"0")
+        except OSError:
+            return  # it has ended meanwhile, as is seen when its jobs are asked for
 
     def _hear(self) -> Ending | None:
         kind, fields = joining.receive(self._socket)

@@ -38,6 +38,8 @@ from substrate.shim import packets
 from substrate.values import replace
 from substrate.world.change import Change
 
+#: of a verb that is told of
+_MOST_VERB = 40
 _INTERRUPTED = 130
 #: what keys send us while the terminal is not raw, between a line's end and the prompt: to nobody. Not
 #: ignored, or lines would inherit that.
@@ -142,7 +144,7 @@ class Shell:
             return self._may_leave() and self._leave()
         if not text.strip():
             return False
-        if text.startswith(":") and text[1:2].isalpha():
+        if _is_verb(text):
             self._history.keep(text)
             words = text[1:].split()
             if words[0] in ("quit", "q", "exit"):
@@ -198,12 +200,12 @@ class Shell:
         """What is typed, up to the end of a command."""
         self._begin_line()
         default = ""
-        begun, self._begun = self._begun, ""
         while self._ahead:
             default = f"{default}\n{self._ahead.pop(0)}" if default else self._ahead.pop(0)
             if not what_is_open(default):
                 print_formatted_text(self._prompt(), default, output=self._session.output)
                 return default
+        begun, self._begun = self._begun, ""
         self._session.editing_mode = (
             EditingMode.VI
             if self._state is not None and b"vi" in self._state.options
@@ -228,11 +230,17 @@ class Shell:
 
     def _take_ahead(self, typed: bytes) -> None:
         """What was typed for us while a line ran, up to the last whole line; control keys of an
-        editor had no editor."""
+        editor had no editor. A world says what that was: it can have its lines run in the world again,
+        and no verb, which acts on the host."""
         text = typed.rpartition(b"\x03")[2].decode("utf-8", "replace")
         lines_typed = ["".join(c for c in part if c.isprintable()) for part in text.split("\n")]
-        self._begun = lines_typed.pop()
-        self._ahead += lines_typed
+        lines_typed[0] = self._begun + lines_typed[0]
+        verbs = [line.split()[0] for line in lines_typed if _is_verb(line)]
+        if verbs:
+            shown = verbs[0][:_MOST_VERB]
+            self._services.say(f"substrate: {shown} came while a line ran: type it at the prompt")
+        *whole, self._begun = ["" if _is_verb(line) else line for line in lines_typed]
+        self._ahead += whole
 
     def _prompt(self) -> FormattedText:
         standing = prompt.Standing(
@@ -356,6 +364,11 @@ class Shell:
         if text not in self._told:
             self._told.add(text)
             self._services.say(text)
+
+
+def _is_verb(text: str) -> bool:
+    """Whether a line is for us, and not for the world."""
+    return text.startswith(":") and text[1:2].isalpha()
 
 
 def _nothing(_number: int, _frame: object) -> None:

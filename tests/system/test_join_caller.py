@@ -112,3 +112,21 @@ def test_an_isolated_run_has_nobody_at_its_door(idmap):
         *(Path("/usr/bin/python3"), "inside_client.py", "verb", "status", "{}"),
     )
     assert b"ConnectionRefusedError" in done.stderr, (done.stdout, done.stderr)
+
+
+def test_how_a_command_failed_is_said_as_by_a_run_of_its_own(idmap):
+    idmap.forget()
+    live = Live(idmap)
+    calls = (
+        ("run", "--", "/nonexistent"),
+        ("run", "--", "/etc/passwd"),
+        ("--timeout=1", "-c", "sleep 60"),
+    )
+    for words in calls:
+        joined = idmap.substrate(*words)
+        if words[0] == "run":
+            joined = idmap.substrate("world", "exec", live.status["world"], *words[1:])
+        own = idmap.substrate(*words[:1], "--fresh", *words[1:])
+        assert own.stderr.startswith(b"substrate: ")
+        assert (joined.returncode, joined.stderr) == (own.returncode, own.stderr)
+    live.end()

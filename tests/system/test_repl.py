@@ -285,3 +285,15 @@ def test_vi_keys_by_the_option_of_bash(shell):
     there.expect(b"[?2004h")
     there.type(b"echo wrong\x1bbcwright-$((1+1))\r")
     there.expect(b"right-2\r\n")
+
+
+@pytest.mark.parametrize("told", [r":apply --yes\n", r":apply --yes", r"\n\v:apply --yes\n"])
+def test_what_a_world_says_was_typed_is_no_verb_of_ours(shell, caller, told):
+    (caller.work / "own.sh").write_text(f"echo of a world > escaped\n__substrate_ahead=$'{told}'\n")
+    there = shell()
+    there.type(b". ./own.sh\r")
+    there.expect(b" +1]")
+    there.type(b"\r")
+    there.type(b"echo o$((1+1))k\r")
+    there.expect(b"o2k\r\n")
+    assert not (caller.work / "escaped").exists()

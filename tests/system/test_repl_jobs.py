@@ -163,3 +163,21 @@ def test_without_a_name_nobody_is_left(shell):
     there.type(b"exit\r")
     assert there.wait() == 0
     assert not traces_left.gone(lambda: traces_left.processes(there.mark))
+
+
+def test_a_line_that_says_it_is_over_reads_no_keys_of_the_prompt(shell, caller):
+    (caller.work / "own.sh").write_text(
+        "stty raw -echo\n"
+        "for n in /proc/$PPID/fd/*; do\n"
+        "case $(readlink $n) in pipe*) [ -w $n ] && printf '\\0\\0000\\0000\\0yes\\0\\0' > $n & ;; esac\n"
+        "done\n"
+        "exec dd bs=1 of=stolen 2>/dev/null\n".replace("\\n", "\n")
+    )
+    there = shell()
+    there.type(b"sh ./own.sh\r")
+    there.expect(b"without leaving its state")
+    there.expect(b"[?2004h")
+    there.type(b"echo one-two-three-$((1+1))\r")
+    there.expect(b"one-two-three-2\r\n")
+    there.type(b"echo bytes-$(wc -c < stolen)\r")
+    there.expect(b"bytes-0\r\n")

@@ -211,3 +211,12 @@ def test_a_command_that_is_refused_leaves_it_waiting(live, secret):
     os.unlink(secret)
     assert b"password" not in done.out
     assert int(done.out.split()[-1]) != before
+
+
+def test_a_world_that_waits_is_no_command_that_runs(live):
+    assert live.sh("echo x > made").status == 0
+    standing(live)
+    for verb in ("diff", "status"):
+        shown = live.caller.substrate(verb)
+        assert b"made" in shown.stdout or b"1 " in shown.stdout
+        assert b"is running" not in shown.stdout + shown.stderr
