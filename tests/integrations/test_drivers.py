@@ -160,23 +160,8 @@ def _fits(name: str, command: str) -> bool:
     return not (command.startswith("read ") and ("terminal" in name or name in PERSISTENT))
 
 
-#: SIGTERM to the group of a client reaches the command's first process, not its children; with a session that
-#: lives they go on, and hold the agent's pipe. SIGKILL at once, as others do it, ends all.
-LEFT_BEHIND = pytest.mark.xfail(
-    reason="a signal of a client is handed to the command, not to its group",
-    raises=subprocess.TimeoutExpired,
-)
-ENDS = [
-    pytest.param(
-        *(name, shell),
-        marks=[LEFT_BEHIND] if (name, shell) == ("claude-code", "joined shim") else [],
-    )
-    for name in DRIVERS
-    for shell in SHELLS
-]
-
-
-@pytest.mark.parametrize(("name", "shell"), ENDS)
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("name", DRIVERS)
 def test_an_agent_ends_what_takes_too_long(name: str, shell: str, base: Path) -> None:
     marker = f"271.{os.getpid()}"
     commands = [(f"echo begun; sleep {marker}", 3.0), ("echo still there", 60.0)]
