@@ -7,7 +7,7 @@ The hosts are those of tests/nethosts, whose test_clients.py has the same client
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -366,8 +366,9 @@ CLIENTS = {
 
 
 @pytest.fixture
-def place(hosts: Hosts, any_caller) -> Place:
-    return Place(hosts=hosts, caller=any_caller)
+def place(hosts: Hosts, any_caller) -> Iterator[Place]:
+    with any_caller.names_alone():
+        yield Place(hosts=hosts, caller=any_caller)
 
 
 def check_allowed(place: Place, client: Client) -> Ran:

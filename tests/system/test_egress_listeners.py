@@ -100,7 +100,8 @@ def without(launcher):
 def caller(request, without):
     found = request.getfixturevalue({"ns-root-idmap": "idmap", "ns-user": "user"}[request.param])
     found.forget()
-    return replace(found, command=without(found.command, EPROTONOSUPPORT))
+    with found.names_alone():
+        yield replace(found, command=without(found.command, EPROTONOSUPPORT))
 
 
 @pytest.fixture(params=["ns-root-idmap", "ns-root", "ns-user"])
