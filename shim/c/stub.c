@@ -90,6 +90,8 @@ static bool take_directory(struct caller *caller, const char *file) {
     return stat(caller->directory, &caller->directory_stat) == 0;
 }
 
+enum { PLACES = 5 };
+
 /* This program, its directory, and what is written there. While another directory is put in its place
  * ours is taken apart: then it is the one by whose name we were started. */
 static bool find_directory(struct caller *caller, struct trouble *trouble) {
@@ -99,8 +101,9 @@ static bool find_directory(struct caller *caller, struct trouble *trouble) {
     caller->exe[size] = '\0';
     if (take_directory(caller, caller->exe) && read_marker(caller))
         return true;
-    if (take_directory(caller, (const char *)getauxval(AT_EXECFN)) && read_marker(caller))
-        return true;
+    for (int tries = 0; tries < PLACES; tries++) /* which may be put in place of another in just this moment, too */
+        if (take_directory(caller, (const char *)getauxval(AT_EXECFN)) && read_marker(caller))
+            return true;
     return take_directory(caller, caller->exe) || trouble_errno(trouble, DEPLOY, caller->directory);
 }
 
