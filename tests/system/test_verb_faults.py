@@ -88,13 +88,14 @@ SCENES = (
     Scene(name="apply-span", host=HOST, before=COMMANDS, verb=("apply", "2"), keeps=True),
     Scene(name="apply-path", host=HOST, before=COMMANDS, verb=("apply", "n4", "a"), keeps=True),
 )
-#: the run of a command is a change too: it begins a world, it merges layers
+#: The run of a command is a change too: it begins a world, it merges layers. The command itself may
+#: be killed half done: what these do is one call.
 RUNS = (
     Scene(
         name="fresh",
         host=HOST,
         before=COMMANDS[:1],
-        verb=("--fresh", "-c", "echo new > new"),
+        verb=("--fresh", "-c", "mkdir new"),
         runs=True,
     ),
     Scene(
@@ -102,7 +103,7 @@ RUNS = (
         host=HOST,
         runs=True,
         before=tuple(("-c", f"echo {n} > n{n % 7}; rm -f n{(n + 3) % 7}") for n in range(31)),
-        verb=("-c", "echo last > last"),
+        verb=("-c", "mkdir last"),
     ),
 )
 #: an apply is taken back: of a world that goes on, of one that is over. (A copy of what it displaced
