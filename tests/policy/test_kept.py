@@ -17,7 +17,10 @@ from substrate.policy.rules import Test as InlineTest
 from substrate.values import replace
 from tests.policy.test_parse_policy import WHOLE
 
-LATER = time.time_ns() + 10**12
+
+def later() -> int:
+    """A time at which nothing that was written until now is young, in ns."""
+    return time.time_ns() + 10**12
 
 
 def without_tests(policy: Policy) -> Policy:
@@ -53,7 +56,8 @@ def test_the_profiles_are_generated():
 @pytest.fixture
 def aged(monkeypatch):
     """As if the files had been written long ago: their ctime cannot be set."""
-    monkeypatch.setattr(broker.time, "time_ns", lambda: LATER)
+    at = later()
+    monkeypatch.setattr(broker.time, "time_ns", lambda: at)
 
 
 @pytest.fixture
@@ -152,7 +156,7 @@ def test_a_missing_home_is_not_made(ground, aged):
 def test_entries_are_bounded(ground):
     home = os.fsencode(ground.home)
     for number in range(80):
-        assert kept.keep(home, b"%d" % number, SHAPE, (), number, LATER)
+        assert kept.keep(home, b"%d" % number, SHAPE, (), number, later())
     assert len(os.listdir(ground.home / "cache")) <= 64
     assert kept.fetch(home, b"79", SHAPE) == 79
 
@@ -164,7 +168,7 @@ def test_a_load_imports_nothing_heavy(ground):
 import sys
 sys.path[:0] = {[p for p in sys.path if p]!r}
 import time
-time.time_ns = lambda: {LATER}
+time.time_ns = lambda: {later()}
 before = set(sys.modules)
 from substrate.policy import broker
 def load():
