@@ -195,8 +195,8 @@ def test_a_terminal_gets_a_world_of_its_own(live):
     )
     assert done.returncode == 0, done.stdout
     assert str(before).encode() not in done.stdout.split()
+    assert live.sh("exit 5").status == 5  # after a terminal's a next terminal's is begun with
     standing(live)
-    assert live.sh("exit 5").status == 5
 
 
 def test_a_command_that_is_refused_leaves_it_waiting(live, secret):
