@@ -126,6 +126,14 @@ class Pump:
         idle = not self.done and not self.paused and not self.pending
         return self.sink if self._has_reader and idle else -1
 
+    def look_for_reader(self) -> None:
+        """One that has gone before the command begins is gone for its first byte too."""
+        if self._has_reader:
+            poll = select.poll()
+            poll.register(self.sink, 0)
+            if poll.poll(0):
+                self.broken()
+
     def step_if_open(self) -> None:
         """As `step`, when its end may have come in this round."""
         if not self.done:
@@ -314,7 +322,9 @@ class Streams:
         reading, writing = os.pipe2(os.O_CLOEXEC)
         recording = self.stdout if fd == 1 else self.stderr
         sink = self._fds[fd]
-        self.pumps.append(Pump(reading, sink, recording, self._calls(writes=sink)))
+        pump = Pump(reading, sink, recording, self._calls(writes=sink))
+        pump.look_for_reader()
+        self.pumps.append(pump)
         return self.pass_on(writing)
 
     def _plan_input(self) -> int:
