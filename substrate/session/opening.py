@@ -12,6 +12,7 @@ import os
 
 from substrate.errors import SessionBusy, StateError
 from substrate.session import running, store
+from substrate.session.stack_file import load_stack_file
 from substrate.session.world_file import OPEN, load_world
 from substrate.telemetry.trace.ids import new_session_id
 from substrate.telemetry.trace.lock import SessionLock
@@ -132,6 +133,9 @@ def claim_for_run(
     if session_id is None or not os.path.isdir(home.path + b"/sessions/" + session_id.encode()):
         return claim_new(home)
     claimed = claim(home, session_id, pause)
+    if wanted is None and claimed.world is not None and _never_began(claimed.files, claimed.world):
+        claimed.lock.drop()
+        return claim_new(home)  # what is left of it goes with `world gc`
     if claimed.world is not None and claimed.world.state == OPEN:
         if wanted is not None or claimed.world.workspace == workspace.path:
             return claimed
@@ -147,6 +151,20 @@ def claim_for_run(
             hint="run without --world for a new one",
         )
     return claim_new(home)
+
+
+def _never_began(files: SessionFiles, world: WorldFile) -> bool:
+    """Whether its supervisor was killed before there was a command: nothing is on the record, and
+    nothing pending."""
+    try:
+        if os.stat(files.path + b"/trace.jsonl").st_size:
+            return False  # so it is with nearly all of them
+    except FileNotFoundError:
+        pass  # killed even earlier
+    stack = world.stack(files)
+    return not load_stack_file(files).elsewhere and all(
+        layers.layer_is_empty(stack, number) for number in stack.numbers
+    )
 
 
 def _refuse_moved(world: WorldFile, files: SessionFiles, workspace: Workspace) -> None:

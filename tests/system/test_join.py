@@ -407,6 +407,16 @@ def test_a_supervisor_that_is_killed_ends_everything_and_the_trace_recovers(live
     live.caller.verify()
 
 
+def test_a_supervisor_that_is_killed_before_a_command_is_in_nobodys_way(live):
+    os.kill(live.pid, signal.SIGKILL)
+    until(lambda: not os.path.exists(f"/proc/{live.pid}"))
+    done = live.caller.substrate("-c", "echo hi")
+    assert (done.returncode, done.stdout) == (0, b"hi\n"), done.stderr
+    live.caller.verify()
+    live.caller.substrate("world", "gc")
+    assert not live.session.exists()
+
+
 def test_a_holder_that_is_killed_ends_its_commands_and_not_the_session(live):
     client = live.client()
     null = os.open("/dev/null", os.O_RDWR)
