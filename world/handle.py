@@ -393,7 +393,6 @@ class Zygote:
     def __init__(self) -> None:
         self.socket, theirs = wire.pair()
         self._prepared: tuple[Frame, _socket.socket] | None = None
-        self._kept = False
         self.pid = os.fork()
         if self.pid == 0:
             try:
@@ -483,14 +482,9 @@ class Zygote:
             if message.kind == wire.GONE and message.number(0) == number:
                 return True
 
-    def keep(self) -> None:
-        """Further worlds will follow: `dismiss` does nothing any more."""
-        self._kept = True
-
     def dismiss(self) -> None:
         """Ends the zygote and every world of it, without waiting for that."""
-        if not self._kept:
-            self.socket.close()
+        self.socket.close()
 
     def close(self) -> None:
         """Ends the zygote and every world of it, and waits for that."""
