@@ -112,7 +112,7 @@ def _serve(words: Sequence[bytes], zygote: Any, told: int) -> int:
             hint = error.hint if isinstance(error, SubstrateError) else ""
             os.write(told, json.dumps({"error": text, "hint": hint}).encode() + b"\n")
             return 125
-        os.write(told, json.dumps(daemon.status()).encode() + b"\n")
+        os.write(told, json.dumps(daemon.reception.status()).encode() + b"\n")
         os.close(told)
         gc.enable()
         gc.freeze()

@@ -1,7 +1,7 @@
 """The sockets of a session: who comes to them, and what is said to whom.
 
 `control` is for the session's user outside of worlds, `inside` for processes of its own world. Here connections are accepted,
-looked at and kept apart; what is asked is carried out elsewhere (daemon.py). Everything that comes
+looked at and kept apart; what is asked is carried out elsewhere (reception.py, inside.py). Everything that comes
 is hostile: a client that is slow, silent, too many, or says what is not the protocol's loses its connection, and nobody
 waits for it. Invariants: a connection is used only when its process is known to be allowed at that door; a packet's
 descriptors are closed by whoever does not take them; sending never waits. Sources: unix(7) (SO_PEERCRED, SO_PEERPIDFD).

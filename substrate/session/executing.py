@@ -1,7 +1,7 @@
 """A command that a client has asked for, from its call to the answer.
 
 Its streams are the client's fds, its signals come as packets, and it ends when its client goes. It begins
-in the world that lives, or in a new one; which, and how it ends, the session knows (daemon.py). Stages: starting (it
+in the world that lives, or in a new one (command_begin.py); what is told at its end, command_end.py knows. Stages: starting (it
 says HELLO), running, settling (what is told of it comes in), answered. Invariant: whatever fails of one command is told to its
 client and ends nothing else. Spec: shell.md §2.
 """
@@ -20,7 +20,7 @@ from substrate.session.client_call import Call
 from substrate.session.command_run import HELLO_TIMEOUT_S, CommandRun, Ended
 from substrate.session.doors import Client
 from substrate.session.loop import Waiting
-from substrate.session.one_command import OneCommand, exit_status
+from substrate.session.one_command import OneCommand
 from substrate.session.sharing import now_ns
 from substrate.session.signals import ENDING, FORWARDED, TO_GROUP
 from substrate.session.terminal import HostTerminal
@@ -247,7 +247,7 @@ class Executing:
 
     @property
     def _can_be_told(self) -> bool:
-        """Others are served while it waits for its world (daemon.py): it may have no process yet."""
+        """Others are served while it waits for its world (recording.py): it may have no process yet."""
         return hasattr(self, "run") and self.run.go_socket is not None
 
     def _client_gone(self) -> None:
@@ -347,7 +347,7 @@ class Executing:
             if self._mine >= 0:
                 one.streams.pause()  # until its client's terminal is raw, as it says
             one.begin_capture(self._daemon.log)
-            self._daemon.begin_network(one)
+            self._daemon.worlds.begin_network(one)
             told = '{"terminal":true}' if one.terminal is not None else "{}"
             self.client.send(client_call.ACCEPTED, one.recorder.span, self.parent or "", told)
             for number in self._early:
@@ -418,10 +418,6 @@ class Executing:
     @property
     def trouble(self) -> str:
         return self._trouble
-
-
-def status_of(ended: Ended, trouble: str) -> int:
-    return 125 if trouble else exit_status(ended)
 
 
 def is_in_foreground(pid: int) -> bool:

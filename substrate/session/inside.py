@@ -27,6 +27,7 @@ from substrate.world.spec import CLOSED
 
 if TYPE_CHECKING:
     from substrate.session.daemon import Daemon
+    from substrate.session.living import Living
     from substrate.session.loop import Waiting
 
 #: what a process may say of itself
@@ -49,10 +50,6 @@ class Decided:
     line: str = ""
     rule: str = ""
     digest: str = ""  # of the policy
-
-
-#: the broker's place: the call, the pid of who asks, and its span
-DecideExec = Callable[[Call, int, str | None], Decided]
 
 
 class PassedStreams(Streams):
@@ -91,9 +88,10 @@ class PassedFds:
 class Inside:
     """The door of one world. `fd`: its listening socket, which is ours from here on."""
 
-    def __init__(self, daemon: Daemon, fd: int, holder_pid: int, decide: DecideExec) -> None:
-        self._daemon, self._holder, self._decide = daemon, holder_pid, decide
-        self._root = doors.uid_of(holder_pid)
+    def __init__(self, daemon: Daemon, living: Living, fd: int) -> None:
+        self._daemon, self._living = daemon, living
+        self._holder = living.world.world.holder_pid
+        self._root = doors.uid_of(self._holder)
         self._bypasses = 0
         self._socket = _socket.socket(fileno=fd)
         self._socket.setblocking(False)
@@ -116,7 +114,7 @@ class Inside:
             raise
         if not is_ours:
             client.fail("this door is of another world", "ask at your own", 126)
-        elif not self._daemon.takes(client):
+        elif not self._daemon.reception.takes(client):
             return
         else:
             client.on_packet = self._hear
@@ -146,20 +144,20 @@ class Inside:
         if call.mode == client_call.COMMAND:
             self._run_beside(client, call, message, parent)
             return
-        decided = self._decide(call, client.peer.pid, parent)
+        decided = self._daemon.beginning.decide_inside(self._living, call, client.peer.pid, parent)
         if not decided.allowed:
             client.send(client_call.DENIED, 126, decided.line, decided.rule)
             client.close()
             return
         span = new_span_id()
         if call.mode == client_call.SHIM:
-            self._daemon.expect(client.peer.pid, span)
+            self._living.expect(client.peer.pid, span)
         client.send(client_call.ACCEPTED, span, parent or "", "{}")
         client.close()
 
     def _span_of(self, client: Client) -> str | None:
         """The span of the process that asks, as capture has it."""
-        return self._daemon.span_of(client.peer.pid)
+        return self._living.span_of(client.peer.pid)
 
     def _run_beside(
         self, client: Client, call: Call, message: wire.Message, parent: str | None
@@ -177,17 +175,20 @@ class Inside:
         del message.fds[1:]
         left = iter(given)
         fds = [-1 if n in call.flags.closed else next(left) for n in range(3)]
-        self._daemon.run_inside(client, call, PassedFds((fds[0], fds[1], fds[2])), parent)
+        passed = PassedFds((fds[0], fds[1], fds[2]))
+        self._daemon.beginning.run_inside(client, call, passed, parent)
 
     # --- verbs
 
     def _answer(self, client: Client, verb: client_call.Verb) -> None:
         if verb.name == "status":
-            client.answer(doors.plain(self._daemon.own_status(client.peer.pid)))
+            own = self._living.command_of(client.peer.pid)
+            client.answer(doors.plain(self._daemon.reception.own_status(own)))
         elif verb.name == "diff":
             self._daemon.pending.ask(client)
         elif verb.name == "request_scopes":
-            self._daemon.request_scopes(client, verb.arguments, self._span_of(client))
+            span, world = self._span_of(client), self._living.world
+            self._daemon.request_scopes(client, verb.arguments, span, world)
         elif verb.name == "event":
             self._take_event(client, verb.arguments)
         else:
@@ -196,7 +197,7 @@ class Inside:
 
     def _refuse(self, client: Client, why: str, span: str | None) -> None:
         """What is the user's alone to do or to widen: an attempt at it is on the record."""
-        self._daemon.tell_of_refusal("inside", why, span)
+        self._daemon.reception.tell_of_refusal("inside", why, span)
         client.fail(why, "ask the user, who can outside of it", 126)
 
     def _take_event(self, client: Client, given: dict[str, Any]) -> None:
@@ -218,7 +219,7 @@ class Inside:
                 span_id=self._span_of(client),
                 body=body,
             )
-            command = self._daemon.command_of(client.peer.pid)
+            command = self._living.command_of(client.peer.pid)
             taken = self._daemon.reports.take(client, event, producer, number, command)
         except reports.NoPlace:
             raise BadCall(

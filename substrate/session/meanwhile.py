@@ -1,7 +1,7 @@
 """Serving the doors while it is recorded what a layer holds, which can take hours.
 
 A layer is digested in the loop's own thread, step by step; between two steps whoever holds the loop lets it
-look at the doors (daemon.py). What may end the record is looked at there as well. Commands that come meanwhile wait:
+look at the doors (reception.py). What may end the record is looked at there as well. Commands that come meanwhile wait:
 `Held` is one of them. Not a second loop: nothing of a command is done here. Invariants: nothing is served inside of what
 is being served; a step that is due looks before it goes on; a client that goes, or is told to end, waits no longer.
 Spec: shell.md §2, docs/adr/0020.

@@ -56,7 +56,7 @@ class Recording:
                 yield
         finally:
             self._who = None
-            for client in daemon.clients:
+            for client in daemon.reception.clients:
                 client.be_patient(time.monotonic() + doors.FIRST_S)
 
     def _ends(self) -> int:

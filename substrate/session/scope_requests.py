@@ -194,9 +194,9 @@ class ScopeRequests:
         if wanted.what == READ:
             self.paths = (*self.paths, os.fsencode(wanted.text))
             return
-        network = self._daemon.network()
-        if network is not None:
-            network.allow([wanted.text])
+        living = self._daemon.worlds.living
+        if living is not None and living.world.network is not None:
+            living.world.network.allow([wanted.text])
         self.hosts = (*self.hosts, wanted.text)
 
     def close(self) -> None:
@@ -242,8 +242,9 @@ class ScopeRequests:
         session.writer.append([told.event("broker", span_id=span)])
 
     def _digest(self) -> str:
-        world = self._daemon.live_world()
-        return "" if world is None or world.scopes is None else world.scopes.digest
+        living = self._daemon.worlds.living
+        scopes = None if living is None else living.world.scopes
+        return "" if scopes is None else scopes.digest
 
 
 def parse(given: dict[str, Any]) -> Wanted:
