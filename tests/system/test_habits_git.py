@@ -219,7 +219,12 @@ def test_hooks_and_a_lock_that_is_left_behind(caller):
 
 def test_a_clone_from_the_world_is_the_hosts_after_it(caller):
     """A bare repository on the host that a world clones, pushes to, and that only the apply
-    changes."""
+    changes. (`git push` is asked about without a policy that allows it.)"""
+    with caller.names_alone():
+        _check_clone(caller)
+
+
+def _check_clone(caller):
     place = _place(
         caller,
         setup="git init -q --bare origin.git; git clone -q origin.git first 2>/dev/null; cd first\n"

@@ -5,6 +5,7 @@
  * Links in /proc are the kernel's own names, seen from our root: of a process in another mount
  * namespace or root they begin at the root of its tree. */
 #include "engine.h"
+#include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
@@ -148,12 +149,26 @@ void describe_cwd(struct record *record, pid_t tid)
 #define MOUNT 0
 #endif
 
+/* Where a filter or an old kernel has no statx(2); EINVAL is what glibc's stand-in for it says of the flag. */
+static bool read_older_status(int dir, const char *name, struct file_status *status)
+{
+    struct stat found;
+    if (fstatat(dir, name, &found, AT_EMPTY_PATH | AT_NO_AUTOMOUNT))
+        return false;
+    status->dev = found.st_dev;
+    status->ino = found.st_ino;
+    status->changed_ns = (uint64_t)found.st_ctim.tv_sec * 1000000000u + found.st_ctim.tv_nsec;
+    status->mode = found.st_mode;
+    status->mount = 0;
+    return true;
+}
+
 bool read_file_status(int dir, const char *name, struct file_status *status)
 {
     struct statx found;
     if (statx(dir, name, AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_MODE | STATX_INO | STATX_CTIME | MOUNT,
               &found))
-        return false;
+        return (errno == ENOSYS || errno == EPERM || errno == EINVAL) && read_older_status(dir, name, status);
     status->dev = makedev(found.stx_dev_major, found.stx_dev_minor);
     status->ino = found.stx_ino;
     status->changed_ns = (uint64_t)found.stx_ctime.tv_sec * 1000000000u + found.stx_ctime.tv_nsec;
