@@ -119,10 +119,15 @@ class Beginning:
         settings = _narrowed(self._settings_in(living), each.call)
         one = _command_of(each, settings)
         one.given_streams = streams
-        if living is None:
-            living = self._begin_first(each, one, settings)
-        else:
-            self._begin_beside(each, one, settings, living)
+        try:
+            if living is None:
+                living = self._begin_first(each, one, settings)
+            else:
+                self._begin_beside(each, one, settings, living)
+        except BaseException:
+            if not hasattr(each, "one"):  # else `_drop` does
+                let_go(one)
+            raise
         if one.top.denied:
             self._deny(each, living)
             return
@@ -156,17 +161,21 @@ class Beginning:
         living = daemon.worlds.begin(one)
         world = living.world
         each.prepare_run(one, settings.background_s, one.settings.timeout_s)
-        if daemon.is_ending or each.client.is_gone:  # others were served while the last world ended
-            raise StateError("the session is ending", hint="try again for a new one")
+        self._refuse_late(each)  # others were served while the last world ended
         one.begun_ns = now_ns()
         with daemon.recording.of(each):  # of layers that were left
             starting.write_first(self._session, world, one, living.isolation, each.parent)
         living.sharing.begin(one)
+        self._refuse_late(each)  # and meanwhile
         world.world.wait_ready()
         living.open_door(daemon)
         if world.network is not None and world.is_routed:
             world.network.connect()
         return living
+
+    def _refuse_late(self, each: Executing) -> None:
+        if self._daemon.is_ending or each.client.is_gone:
+            raise StateError("the session is ending", hint="try again for a new one")
 
     def _begin_beside(
         self, each: Executing, one: OneCommand, settings: Settings, living: Living

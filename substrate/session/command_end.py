@@ -52,12 +52,14 @@ def finish(daemon: Daemon, each: Executing, ended: Ended) -> None:
             session.writer.sync()
     except Exception as error:  # noqa: BLE001 - an edge: one command's end is not the session's
         daemon.log(f"the end of {one.recorder.span}: {error!r}")
-        trouble = trouble or str(error)
+        trouble = trouble or str(error) or type(error).__name__
         each.run.signal(_signal.SIGKILL, "tree")
         if one.capture is not None:
             one.capture.close()
         if one in sharing.live:
             sharing.live.remove(one)
+        if each.run in world.runs:
+            world.runs.remove(each.run)
         if worlds.living is living and alone and not daemon.is_beside:
             worlds.leave_layer(world)
             worlds.let_go()

@@ -126,6 +126,7 @@ class Daemon:
     def close_beside(self) -> None:
         """Shuts the doors; the session is somebody else's."""
         self._close_clients()
+        self._log.close()
 
     def serve(self) -> None:
         """Until it is to end. Raises OSError, StateError where the trace takes nothing any more."""
@@ -173,6 +174,7 @@ class Daemon:
             session.abandon(self.worlds.wait_ended)
         finally:
             self.reception.answer_enders()
+            self._log.close()
 
     def _close_clients(self) -> None:
         if self._requests is not None:
@@ -185,7 +187,6 @@ class Daemon:
         self.pending.stop()
         self.outside.close()
         self.reception.close_clients()
-        self._log.close()
 
     def log(self, text: str) -> None:
         """A line for whoever looks for what went wrong."""

@@ -112,9 +112,13 @@ class Worlds:
                 world = None
         if world is None:
             self._drop_next()
-            world = self._make()
-            world.hold_to(scopes)
-            world.prepare(one.choice, terminal=terminal)
+            world = self._next = self._make()
+            try:
+                world.hold_to(scopes)
+                world.prepare(one.choice, terminal=terminal)
+            except BaseException:
+                self._drop_next()
+                raise
         self._next = None
         captures = one.captures = Captures(session.number)
         living = self.living = Living(session, world, captures, self._daemon.log)
