@@ -26,6 +26,8 @@ from harness import Context, Result, Sample, by_round, interleave, spawn
 _ROW = 5
 _PAUSE_S = 0.1
 _IDLE_S = 5.0
+#: what the built-in one has no rule for is asked about where no world contains it, as behind a shim
+_POLICY = 'extends = "builtin:coding-agent"\n[[command]]\nmatch = ["true"]\naction = "allow"\n'
 
 
 def _packet(kind: bytes, *fields: bytes) -> bytes:
@@ -39,7 +41,15 @@ class _Session:
     def __init__(self, scratch: str) -> None:
         self.work = os.path.join(scratch, "work")
         os.mkdir(self.work)
-        self.environ = {**os.environ, "SUBSTRATE_HOME": os.path.join(scratch, "state")}
+        config = os.path.join(scratch, "config")
+        os.makedirs(os.path.join(config, "substrate"))
+        with open(os.path.join(config, "substrate", "policy.toml"), "w") as file:
+            file.write(_POLICY)
+        self.environ = {
+            **os.environ,
+            "SUBSTRATE_HOME": os.path.join(scratch, "state"),
+            "XDG_CONFIG_HOME": config,
+        }
         self.program = os.path.join(os.path.dirname(sys.executable), "substrate")
         subprocess.run(
             [self.program, "world", "start", "--fresh"],
