@@ -138,6 +138,14 @@ def _timed(act: object, count: int = 1) -> Sample:
 def bench(context: Context) -> list[Result]:
     session = _Session(context.scratch)
     os.chdir(session.work)
+    try:
+        return _measured(context, session)
+    finally:
+        session.verb(b"end")
+        os.chdir("/")
+
+
+def _measured(context: Context, session: _Session) -> list[Result]:
     environ, bash = session.environ, "bash -c true"
     stub = {name: os.path.join(session.shims, name) for name in ("bash", "true")}
     cases = {
@@ -176,10 +184,7 @@ def bench(context: Context) -> list[Result]:
     )
     results += [r for r in context.results("join", beside, bash) if r.case != bash]
     held.close()
-    results += _idle(context, session.wait_idle())
-    session.verb(b"end")
-    os.chdir("/")
-    return results
+    return results + _idle(context, session.wait_idle())
 
 
 def _over(taken: dict[str, list[Sample]], bare: str) -> dict[str, list[Sample]]:
