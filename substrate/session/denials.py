@@ -583,6 +583,17 @@ _RULES: Final = (
         tell=_foreign_directory,
     ),
     _Rule(
+        code="descriptors",
+        patterns=_patterns(b"""
+            /dev/fd/ .. no such file or directory
+            /proc/self/fd/ .. no such file or directory
+            """),
+        tell=_always(
+            "only the standard streams reach a command, no other descriptor of its caller: "
+            "open it in the command itself (<( ), 9>file), or hand the bytes over on standard input"
+        ),
+    ),
+    _Rule(
         code="git_hard_links",
         patterns=(b"fatal: hardlink different from source at",),
         tell=_always(

@@ -70,6 +70,7 @@ TRUE = [
         "'c3/.git/objects/1c/99002b20b3c0e11a95c8423601a38fff9b3675'",
         "git_hard_links",
     ),
+    ("cat: /dev/fd/63: No such file or directory", "descriptors"),
     ("Password: su: Authentication failure", "no_new_privs"),
     ("su: Authentication failure", "no_new_privs"),
     ("pkexec must be setuid root", "no_new_privs"),
