@@ -44,11 +44,13 @@ _SHEBANG_MOST = 127  # <linux/binfmts.h> before 5.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """`commands`: those that get a shim; `left_out`: those of the list that are not installed."""
+    """`commands`: those that get a shim; `left_out`: those of the list that are not installed; `absent`: those that
+    were named and are not."""
 
     directory: bytes
     commands: tuple[str, ...]
     left_out: tuple[str, ...]
+    absent: tuple[str, ...]
     fail_open: bool
     substrate: bytes
     stub: str  # "c" | "python"
@@ -60,7 +62,7 @@ def plan(
     """`names`: what was asked for, empty for the default list; then only what is installed, or with
     `every` all. `python`: the stub in Python, also where the other one was built. Raises UsageError."""
     for name in names:
-        if not name or name.startswith((".", "-")) or "/" in name or name == "substrate":
+        if not name.isprintable() or name in ("", "substrate") or name[0] in ".-" or "/" in name:
             raise UsageError(
                 f"{name!r} cannot be a shim",
                 hint="names of commands, as --commands git,curl; not substrate itself",
@@ -71,6 +73,7 @@ def plan(
         directory=directory,
         commands=there,
         left_out=tuple(n for n in wanted if n not in there),
+        absent=tuple(n for n in names if not _is_installed(n, directory)),
         fail_open=fail_open,
         substrate=own_command(),
         stub="python" if python or built_stub() is None else "c",

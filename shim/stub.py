@@ -290,7 +290,13 @@ class _Shim:
         for fd in self.closed:
             os.close(fd)
         _default_pipes()
-        command = written.substrate or b"substrate"
+        command = written.substrate
+        if not command:
+            raise StateError(
+                ".substrate-shims beside the shim, which says where substrate is, is not there, or not yours "
+                "alone to change",
+                hint="make shims of your own: `substrate shim deploy`",
+            )
         words = [b"substrate", b"--as-shell", shell, *self.argv]
         try:
             os.execve(command, words, self.environ)

@@ -194,7 +194,11 @@ static int become_substrate(const struct caller *caller, const char *shell) {
     errno = ENOENT;
     if (caller->substrate[0] != '\0')
         execve(caller->substrate, words, caller->envp);
-    trouble_errno(&trouble, DEPLOY, caller->substrate[0] == '\0' ? "the command substrate" : caller->substrate);
+    if (caller->substrate[0] == '\0')
+        trouble_say(&trouble, "make shims of your own: `substrate shim deploy`",
+                    MARKER " beside the shim, which says where substrate is, is not there, or not yours alone to change");
+    else
+        trouble_errno(&trouble, DEPLOY, caller->substrate);
     say_trouble(caller->name, &trouble);
     return STATUS_FAILED;
 }

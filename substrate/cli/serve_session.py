@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from substrate.errors import StateError, SubstrateError
+from substrate.errors import SessionBusy, StateError, SubstrateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _MOST_ANSWER = 65536
 
 def launch(words: Sequence[bytes]) -> dict[str, Any]:
     """Starts it with the flags of a run (`words`), and gives what it says of itself: session, world, pid.
-    Raises StateError with what it failed by."""
+    Raises StateError with what it failed by, SessionBusy where somebody holds the session."""
     import json
 
     reading, writing = os.pipe()
@@ -59,7 +59,8 @@ def launch(words: Sequence[bytes]) -> dict[str, Any]:
         json.loads(answer) if answer else {"error": "it ended early", "hint": ""}
     )
     if "error" in found:
-        raise StateError(found["error"], hint=found["hint"] or "look at the log of the session")
+        kind = SessionBusy if found.get("busy") else StateError
+        raise kind(found["error"], hint=found["hint"] or "look at the log of the session")
     return found
 
 
@@ -110,7 +111,9 @@ def _serve(words: Sequence[bytes], zygote: Any, told: int) -> int:
         except (SubstrateError, OSError) as error:
             text = (error.strerror if isinstance(error, OSError) else "") or str(error)
             hint = error.hint if isinstance(error, SubstrateError) else ""
-            os.write(told, json.dumps({"error": text, "hint": hint}).encode() + b"\n")
+            busy = isinstance(error, SessionBusy)
+            said = json.dumps({"error": text, "hint": hint, "busy": busy})
+            os.write(told, said.encode() + b"\n")
             return 125
         os.write(told, json.dumps(daemon.reception.status()).encode() + b"\n")
         os.close(told)

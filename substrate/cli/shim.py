@@ -89,6 +89,10 @@ def deploy_command(
     )
     if planned.left_out:
         say(f"substrate: not installed, and left out: {', '.join(planned.left_out)} (--all)")
+    if planned.absent:
+        say(
+            f"substrate: not installed, so that their shims find nothing: {', '.join(planned.absent)}"
+        )
     if planned.stub == "python":
         warn("the stub is Python's: each command costs some 20 ms more (`substrate doctor`)")
     output.put(path_line(planned.directory))

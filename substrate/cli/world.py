@@ -15,7 +15,7 @@ from substrate.cli.progress import working
 from substrate.cli.retention import retention_of
 from substrate.cli.target import here, open_existing_home, pending_target
 from substrate.cli.verb import VerbGroup
-from substrate.errors import StateError, SubstrateError, UsageError
+from substrate.errors import SessionBusy, StateError, SubstrateError, UsageError
 from substrate.session import store
 from substrate.session.collect import Collected, Retention, collect, disk_bytes, forget_apply
 from substrate.session.forking import fork, switch_to
@@ -158,7 +158,14 @@ def start_command(flags: tuple[str, ...]) -> int:
     of `substrate run`. It ends by `substrate world stop`."""
     from substrate.cli.serve_session import launch
 
-    found = launch([b"run", *(os.fsencode(word) for word in flags), b"--", b"true"])
+    try:
+        found = launch([b"run", *(os.fsencode(word) for word in flags), b"--", b"true"])
+    except SessionBusy as busy:
+        raise SessionBusy(
+            str(busy),
+            hint="where it was started already, `substrate -c` joins it and `substrate world stop` ends it; "
+            "`world start --fresh` starts another one",
+        ) from None
     say(f"substrate: world {found['world']} is started (pid {found['pid']})")
     return 0
 

@@ -81,6 +81,27 @@ def test_status_says_what_goes_past(call, shims, tmp_path):
     assert "absolute path" in call("status").stdout
 
 
+def test_a_command_that_is_not_installed_is_named(call, shims):
+    done = call("deploy", "--commands", "git,nosuchcommand")
+    assert done.returncode == 0
+    assert "not installed, so that their shims find nothing: nosuchcommand\n" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["c", "python"])
+def test_a_shell_says_whose_the_shims_have_to_be(call, shims, kind):
+    call("deploy", "--commands", "bash", *(["--python"] if kind == "python" else []))
+    (shims / ".substrate-shims").chmod(0o666)
+    done = subprocess.run(
+        [shims / "bash", "-c", "true"],
+        env={"PATH": "/usr/bin:/bin", "HOME": str(shims)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 125
+    assert "which says where substrate is, is not there, or not yours alone" in done.stderr
+    assert "hint: make shims of your own: `substrate shim deploy`\n" in done.stderr
+
+
 def test_status_knows_a_stale_stub(call, shims):
     call("deploy", "--commands", "git")
     with (shims / ".stub").open("ab") as file:
@@ -100,7 +121,7 @@ def test_dry_runs_change_nothing(call, shims, tmp_path):
     assert shims.exists()
 
 
-@pytest.mark.parametrize("names", ["git,", "../x", "a/b", ".hidden", "-x", "substrate"])
+@pytest.mark.parametrize("names", ["git,", "../x", "a/b", "a\nb", ".hidden", "-x", "substrate"])
 def test_names_are_names(call, names):
     assert call("deploy", "--commands", names).returncode == 2
 

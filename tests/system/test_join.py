@@ -407,6 +407,12 @@ def test_a_supervisor_that_is_killed_ends_everything_and_the_trace_recovers(live
     live.caller.verify()
 
 
+def test_a_second_start_says_that_the_first_one_lives(live):
+    done = live.caller.substrate("world", "start")
+    assert done.returncode == 3
+    assert b"is in use" in done.stderr and b"`substrate -c` joins it" in done.stderr
+
+
 def test_a_supervisor_that_is_killed_before_a_command_is_in_nobodys_way(live):
     os.kill(live.pid, signal.SIGKILL)
     until(lambda: not os.path.exists(f"/proc/{live.pid}"))
