@@ -13,6 +13,8 @@ import stat
 from substrate.shim.original import MARKER
 
 _HEAD = b"substrate-shims 1\n"
+#: the directory may be put in place of another one in just this moment, whose files go (place.py)
+_LOOKS = 5
 
 
 class Written:
@@ -26,7 +28,11 @@ class Written:
 
 def load_written(directory: bytes) -> Written:
     """Never raises: what cannot be read is what fails closed."""
-    content = read_marker(directory)
+    content = None
+    for _ in range(_LOOKS):
+        content = read_marker(directory)
+        if content is not None:
+            break
     written = Written(fail_open=False, substrate=b"")
     if content is None:
         return written
