@@ -124,8 +124,8 @@ def test_node(user):
     fs.writeFileSync("n", "x");
     console.log(fs.readFileSync("n", "utf8"), cp.execSync("echo sub").toString());
     const s = net.createServer(c => { c.end("hi"); s.close(); }).listen(0, "127.0.0.1", () =>
-      net.connect(s.address().port, "127.0.0.1").on("data", d => console.log("" + d)));
-    new (require("worker_threads").Worker)("1 + 1", {eval: true}).on("exit", c => console.log(c));
+      net.connect(s.address().port, "127.0.0.1").on("data", d => { console.log("" + d);
+        new (require("worker_threads").Worker)("1 + 1", {eval: true}).on("exit", c => console.log(c)); }));
     """
     (user.base / "n.js").write_text(text)
     status, out, err = _compare(user, f"node {user.base}/n.js")
