@@ -52,13 +52,14 @@ def _substrate(hosts, caller, line):
 #: sends requests in one packet, reads slowly, and says what came: for each answer its status and body
 _PIPELINED = r"""
 import hashlib, json, socket, sys, time
-name, paths, pause = sys.argv[1], sys.argv[2:-1], float(sys.argv[-1])
+name, paths, before, pause = sys.argv[1], sys.argv[2:-2], float(sys.argv[-2]), float(sys.argv[-1])
 heads = [p.split(":") for p in paths]
 other = "neighbour.example.net"
 text = "".join(f"{m} {p} HTTP/1.1\r\nHost: {name}\r\n\r\n" for m, p in heads)
 text += f"GET / HTTP/1.1\r\nHost: {other}\r\n\r\n"
 sock = socket.create_connection((name, 80), 30)
 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+time.sleep(before)
 sock.sendall(text.encode())
 time.sleep(pause)
 heard = b""
@@ -84,25 +85,27 @@ print(json.dumps([told, len(heard)]))
 
 
 @pytest.mark.parametrize(
-    ("paths", "pause_s"),
+    ("paths", "before_s", "pause_s"),
     [
-        (["GET:/bytes/20000000"], 1.0),
-        (["GET:/bytes/100"], 0.0),
-        (["GET:/chunked/5000000"], 1.0),
-        (["GET:/slow/3500"], 0.0),  # longer than any wait for what is on its way
-        (["GET:/drip/3000"], 0.0),
-        (["HEAD:/", "GET:/bytes/3000000", "GET:/chunked/70000", "GET:/slow/500"], 0.5),
+        (["GET:/bytes/20000000"], 0.0, 1.0),
+        (["GET:/bytes/100"], 0.0, 0.0),
+        (["GET:/bytes/100"], 1.0, 0.0),
+        (["GET:/chunked/5000000"], 0.0, 1.0),
+        (["GET:/slow/3500"], 0.0, 0.0),  # longer than any wait for what is on its way
+        (["GET:/drip/3000"], 0.0, 0.0),
+        (["HEAD:/", "GET:/bytes/3000000", "GET:/chunked/70000", "GET:/slow/500"], 0.0, 0.5),
+        (["HEAD:/", "GET:/bytes/3000000"], 1.0, 0.5),
     ],
 )
-def test_answers_before_a_refused_request_are_whole(hosts, caller, paths, pause_s):
-    """All in one packet, before the server was even connected to; the client reads slowly."""
+def test_answers_before_a_refused_request_are_whole(hosts, caller, paths, before_s, pause_s):
+    """All in one packet, before the server was even connected to, or `before_s` later; the client reads slowly."""
     name = hosts.plain.name
     program = caller.work / "pipelined.py"
     program.write_text(_PIPELINED)
     caller.own(program)
     words = " ".join(paths)
     done = _substrate(
-        hosts, caller, f"/usr/bin/python3 -I -S pipelined.py {name} {words} {pause_s}"
+        hosts, caller, f"/usr/bin/python3 -I -S pipelined.py {name} {words} {before_s} {pause_s}"
     )
     told, _ = json.loads(done.stdout)
     assert [status for status, _, _ in told] == ["200"] * len(paths) + ["403"]

@@ -396,6 +396,8 @@ class Connection:
             self._passed += count
         if inspector.refused:
             assert self._decision is not None
+            if self._address and self._passed:
+                self._tell_made()  # of what went out before
             self._refuse_speech(inspector.refused, self._decision)
             return
         waits = inspector.needs_upstream_head
