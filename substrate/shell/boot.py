@@ -1,7 +1,7 @@
 """The text that a line's shell runs: what was left is restored, the line runs, its state is saved.
 
 Pure: bytes in, bytes out; nothing of it is ever run on the host. Theory of operation. The text
-comes in on an fd and is one compound command, parsed whole before anything of the user's is there:
+comes in on an fd and is, behind a command that has bash remember nothing, one compound command, parsed whole before anything of the user's is there:
 no alias reaches it. Restoring goes in this order, since each step could stand in the way of the
 next: options that reading needs, variables, settings; then, in one `eval` with the line, functions
 (no alias yet, or their bodies would be expanded again), aliases by assignment (no builtin is
@@ -65,6 +65,8 @@ _TAIL = (
     + b"\n}"
 )  # fmt: skip
 _TAIL_HELD = b"{\n" + AGAIN + b"\n" + HOLD + b"\n}"
+#: a command of its own, since bash remembers what it reads before it runs it; `exec` would save the rest
+_NO_HISTORY = rb"\builtin set +o history; \builtin history -d -1"
 _CLOSED = b" %d>&- %d<&- %d>&-" % (OUT_FD, ORDERS_FD, REPORTS_FD)
 
 
@@ -95,6 +97,7 @@ def compose(
         user_exit = state.trap_exit
     mark = b"\n" + _MARK if finished else b""
     parts = (
+        _NO_HISTORY,
         b"{",
         rb"BASH_ARGV0=bash",
         rb"\exec %d<&-" % IN_FD,
