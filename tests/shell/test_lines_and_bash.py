@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.shell.sequences import blocks, pairs
-from tests.shell.shells import environment, lines_of, run_bash, run_line, run_lines
+from tests.shell.shells import (
+    environment,
+    lines_of,
+    run_bash,
+    run_line,
+    run_line_at_terminal,
+    run_lines,
+)
 
 #: what says which process this is, or how it was started
 _PROCESS = re.compile(
@@ -85,3 +92,68 @@ def test_a_history_of_the_users_own_is_written_as_they_say(tmp_path: Path) -> No
     line = b"HISTFILE=$HOME/mine; history -s one; exec true"
     run_line(line, None, environ, str(tmp_path))
     assert (tmp_path / "mine").read_text() == "one\n"
+
+
+_FAILED = (
+    *(
+        "false x",
+        "sh -c 'exit 7' x",
+        "sh -c 'kill -9 $$'",
+        ": x; (exit 3) | true | (exit 4)",
+        ": x; false | true",
+    ),
+    *(
+        "trap : DEBUG; false | false",
+        "trap : ERR; false",
+        "set -T; false",
+        "set -u; false",
+    ),
+    *(
+        ": x; jobs() { echo mine; }; (exit 3) | (exit 4)",
+        "return() { echo mine; }; false",
+        "enable -n kill; false",
+    ),
+    "set -x; false 2>&1 | false",
+)
+_LOOKS = (
+    "printf '<%s>\\n' $? ${PIPESTATUS[@]} \"$_\"",
+    "declare -F",
+    "trap -p DEBUG",
+    "(exit 5)\necho $?",
+    "{ echo $?; }",
+)
+
+
+@pytest.mark.parametrize("look", _LOOKS)
+@pytest.mark.parametrize("failed", _FAILED)
+def test_what_a_line_failed_with_is_what_the_next_one_finds(
+    failed: str, look: str, tmp_path: Path
+) -> None:
+    _both(f"{failed}\n{look}", tmp_path)
+
+
+_NO_JOBS = (
+    "jobs",
+    "jobs -p",
+    "echo $(jobs -p)",
+    "if jobs; then :; fi",
+    "{ jobs; }",
+    "kill %1; wait %1; jobs",
+)
+
+
+@pytest.mark.parametrize("look", _NO_JOBS)
+@pytest.mark.parametrize(
+    "failed", ["false", "(exit 3) | (exit 4)", "false | true", "sh -c 'exit 7'"]
+)
+def test_a_line_that_failed_is_no_job_of_the_next_one(
+    failed: str, look: str, tmp_path: Path
+) -> None:
+    environ = environment(str(tmp_path))
+    before = run_line_at_terminal(os.fsencode(failed), None, environ, str(tmp_path))
+    assert before.state is not None
+    assert any(before.state.pipe_statuses)
+    shown = run_line_at_terminal(os.fsencode(look), before.state, environ, str(tmp_path))
+    told = [line for line in shown.stdout.splitlines() if line and b"no such job" not in line]
+    assert told == []
+    assert shown.stdout.count(b"no such job") == (2 if "kill" in look else 0)

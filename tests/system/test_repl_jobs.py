@@ -181,3 +181,23 @@ def test_a_line_that_says_it_is_over_reads_no_keys_of_the_prompt(shell, caller):
     there.expect(b"one-two-three-2\r\n")
     there.type(b"echo bytes-$(wc -c < stolen)\r")
     there.expect(b"bytes-0\r\n")
+
+
+def test_a_line_that_failed_is_no_job(shell):
+    there = shell()
+    for failed in (b"false", b"(exit 3) | (exit 4)"):
+        there.line(failed)
+        shown = there.line(b"echo jobs-$(jobs -p)-$((1+1)); jobs; kill %1; wait %1")
+        assert b"\njobs--2\r\n" in shown
+        assert b"exit" not in shown.partition(b"\njobs--2")[2]
+        assert shown.count(b"no such job") == 2
+    there.line(b"(exit 3) | (exit 4)")
+    assert b"\n4-3 4\r\n" in there.line(b'echo "$?-${PIPESTATUS[*]}"')
+    there.type(_SLEEPER + b" | cat\r")
+    there.expect(b"up\r\n")
+    there.type(b"\x1a")
+    assert b"[1]+  Stopped" in there.prompt()
+    shown = there.line(b"kill %1; jobs")  # within a longer line: of that line alone
+    assert b"no such job" in shown
+    assert b"exit" not in shown.partition(b"no such job")[2]
+    assert b"Terminated" in there.line(b"kill %1") + there.line(b"jobs")
