@@ -184,7 +184,7 @@ def _verb(name: str, words: Sequence[str], cwd: bytes) -> int:
         found = nearest(name, (*_VERBS, *_OWN))
         messages.say(
             f"substrate: :{name} is no command here"
-            + (f"; did you mean :{found}?" if found else "")
+            + (f"; did you mean :{found}?" if found else ": :help lists what is")
         )
         return 2
     if name == "net" and words[:1] == ["allow"]:

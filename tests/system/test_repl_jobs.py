@@ -201,3 +201,12 @@ def test_a_line_that_failed_is_no_job(shell):
     assert b"no such job" in shown
     assert b"exit" not in shown.partition(b"no such job")[2]
     assert b"Terminated" in there.line(b"kill %1") + there.line(b"jobs")
+
+
+def test_a_word_behind_a_colon_that_is_none(shell):
+    there = shell()
+    assert b":nope is no command here: :help lists what is\r\n" in there.line(b":nope")
+    assert b"did you mean :status?" in there.line(b":stauts")
+    shown = there.line(b":help")
+    for part in (b":undo", b"history [N]", b"quit"):
+        assert part in shown
