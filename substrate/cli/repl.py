@@ -55,7 +55,7 @@ def run(request: RunRequest, zygote: Zygote) -> int:
 
     home = homes.open_home(homes.default_path(os.environb))
     workspace = find_workspace(os.getcwdb())
-    zygote.socket.close()  # the session's supervisor has one of its own
+    zygote.close()  # the session's supervisor has one of its own
     first = [request]
 
     def begin() -> None:

@@ -210,3 +210,18 @@ def test_a_word_behind_a_colon_that_is_none(shell):
     shown = there.line(b":help")
     for part in (b":undo", b"history [N]", b"quit"):
         assert part in shown
+
+
+def test_no_child_of_the_shell_is_left_a_zombie(shell):
+    there = shell()
+    there.line(b"echo a > file")
+    there.line(b":discard --yes")  # its session ends with that, and another one begins
+    assert b"\no2k\r\n" in there.line(b"echo o$((1+1))k")
+    children = f"/proc/{there.process.pid}/task/{there.process.pid}/children"
+    states = []
+    with open(children) as file:
+        pids = file.read().split()
+    for pid in pids:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            states.append(file.read().rpartition(b")")[2].split()[0])
+    assert b"Z" not in states
