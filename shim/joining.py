@@ -68,6 +68,11 @@ class Questions:
     def can_ask(self) -> bool:
         return self._opens is not None and has_person()
 
+    @property
+    def stand(self) -> bool:
+        """Whether the screen is theirs."""
+        return self._asker is not None and self._asker.is_asking
+
     def takes(self, kind: bytes, fields: list[bytes]) -> bool:
         """Whether a packet was about a question."""
         if kind not in (packets.QUESTION, packets.OVER, packets.WRONG):
@@ -147,6 +152,7 @@ class Client:
         self._questions = Questions(socket, asks)
         self._socket, self._closed, self._say = socket, closed, say
         self._cooked: list[Any] | None = None
+        self._unsaid: list[str] = []  # while the screen is a question's
         self._read_end, self._write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.ignored: list[int] = []
         #: more fds that go with the call, as its flags say
@@ -204,7 +210,7 @@ class Client:
         try:
             return self._wait()
         finally:
-            self._questions.close()
+            self._end_questions()
             self._restore()
 
     def close(self) -> None:
@@ -236,7 +242,7 @@ class Client:
         poll.register(self._read_end, select.POLLIN)
         span = ""
         while True:
-            ready = self._questions.wait(poll)
+            ready = self._ready(poll)
             if self._read_end in ready:
                 self._forward()
             if self._socket.fileno() not in ready:
@@ -247,13 +253,34 @@ class Client:
                 if self._has_terminal() and _gives_terminal(_field(fields, 2)):
                     self._make_raw()
             elif kind == packets.TEXT:
-                self._say(_text(fields, 0))
+                self._take_text(fields)
             elif kind == packets.STOPPED:
                 self._stop()
             elif self._questions.takes(kind, fields):
                 continue
             else:
                 return ending_of(kind, fields, span)
+
+    def _ready(self, poll: select.poll) -> set[int]:
+        ready = self._questions.wait(poll)
+        if not self._questions.stand:
+            self._say_unsaid()
+        return ready
+
+    def _take_text(self, fields: list[bytes]) -> None:
+        """A question's screen is taken away again, and what is said on it with it: that waits."""
+        self._unsaid.append(_text(fields, 0))
+        if not self._questions.stand:
+            self._say_unsaid()
+
+    def _say_unsaid(self) -> None:
+        unsaid, self._unsaid = self._unsaid, []
+        for text in unsaid:
+            self._say(text)
+
+    def _end_questions(self) -> None:
+        self._questions.close()
+        self._say_unsaid()
 
     def _forward(self) -> None:
         for number in os.read(self._read_end, 4096):

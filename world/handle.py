@@ -487,9 +487,11 @@ class Zygote:
         self.socket.close()
 
     def close(self) -> None:
-        """Ends the zygote and every world of it, and waits for that."""
+        """Ends the zygote and every world of it, and waits for that. May be called twice."""
         self.socket.close()
-        os.waitpid(self.pid, 0)
+        pid, self.pid = self.pid, 0
+        if pid:
+            os.waitpid(pid, 0)
 
 
 def _zygote_is_gone() -> HostUnsupported:

@@ -55,7 +55,7 @@ def run(request: RunRequest, zygote: Zygote) -> int:
 
     home = homes.open_home(homes.default_path(os.environb))
     workspace = find_workspace(os.getcwdb())
-    zygote.socket.close()  # the session's supervisor has one of its own
+    zygote.close()  # the session's supervisor has one of its own
     first = [request]
 
     def begin() -> None:
@@ -184,7 +184,7 @@ def _verb(name: str, words: Sequence[str], cwd: bytes) -> int:
         found = nearest(name, (*_VERBS, *_OWN))
         messages.say(
             f"substrate: :{name} is no command here"
-            + (f"; did you mean :{found}?" if found else "")
+            + (f"; did you mean :{found}?" if found else ": :help lists what is")
         )
         return 2
     if name == "net" and words[:1] == ["allow"]:

@@ -27,14 +27,14 @@ def launch(words: Sequence[bytes]) -> dict[str, Any]:
     import json
 
     reading, writing = os.pipe()
-    null = os.open("/dev/null", os.O_RDWR)
+    null, pid = os.open("/dev/null", os.O_RDWR), 0
     try:
         argv = [
             *(sys.executable, "-P", "-c", _CODE, str(writing)),
             *(os.fsdecode(word) for word in words),
         ]
         os.set_inheritable(writing, True)
-        os.posix_spawn(
+        pid = os.posix_spawn(
             sys.executable,
             argv,
             os.environb,
@@ -55,6 +55,8 @@ def launch(words: Sequence[bytes]) -> dict[str, Any]:
         os.close(reading)
         if writing >= 0:
             os.close(writing)
+        if pid:
+            os.waitpid(pid, 0)  # only begins it
     found: dict[str, Any] = (
         json.loads(answer) if answer else {"error": "it ended early", "hint": ""}
     )
@@ -67,6 +69,10 @@ def launch(words: Sequence[bytes]) -> dict[str, Any]:
 def main() -> None:
     """The life of the process. Never returns."""
     import gc
+
+    if os.fork():  # else whoever began it would have it as a zombie when it has ended
+        os._exit(0)
+    os.setsid()
 
     from substrate.world import linux
 

@@ -29,7 +29,7 @@ class ClientsAsked:
         """The terminal of who called it. A world's own process is never asked: it would answer for itself."""
         client, paused = self._daemon.outside.client_of(asked.action), None
         for each in self._daemon.running:
-            if each.one.recorder.span == asked.action and each.call.flags.asks:
+            if each.one.recorder.span == asked.action and each.can_be_asked:
                 client, paused = each.client, each.one.streams
         if client is None or client.inside or client.is_gone:
             return None
@@ -52,6 +52,10 @@ class ClientsAsked:
             approving.replied(client, message.number(0), choice, message.text(2))
         else:
             raise client_call.BadCall("there is no such answer")
+
+    def asks_at(self, client: Client) -> bool:
+        """Whether a question stands on its terminal."""
+        return self._approving is not None and self._approving.asks_at(client)
 
     def lost(self, client: Client) -> None:
         """A client that may have been asked has gone."""

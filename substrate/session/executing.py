@@ -168,9 +168,15 @@ class Executing:
         self._has_said_mine = (
             False  # its client reads what is typed, until it lets the command go on
         )
+        self._waits_for_raw = False
         client.busy = True
         client.on_packet = self._hear
         client.on_gone = self._client_gone
+
+    @property
+    def can_be_asked(self) -> bool:
+        """Whether its client shows questions now: a shell at its own prompt does not."""
+        return self.call.flags.asks and not self._has_said_mine
 
     @property
     def terminal(self) -> HostTerminal | None:
@@ -226,6 +232,9 @@ class Executing:
             number = message.number(0)
             if number == 0:
                 self._has_said_mine = True
+                if self._can_be_told:
+                    self._daemon.asked.lost(self.client)  # nobody reads there what is asked
+                    self.one.streams.resume()
                 return
             if self._daemon.recording.is_on and number in ENDING:
                 self.told_to_end = number
@@ -239,8 +248,10 @@ class Executing:
             if not self._can_be_told:
                 raise client_call.BadCall("it has not begun")
             self._has_said_mine = False
-            if self._mine >= 0:
-                self.one.streams.resume()
+            if self._waits_for_raw:
+                self._waits_for_raw = False
+                if not self._daemon.asked.asks_at(self.client):  # else when that is over
+                    self.one.streams.resume()
             self.run.signal(_signal.SIGCONT, "group")
         else:
             raise client_call.BadCall(f"{message.kind!r} is not said while a command runs")
@@ -346,6 +357,7 @@ class Executing:
             run.go()
             if self._mine >= 0:
                 one.streams.pause()  # until its client's terminal is raw, as it says
+                self._waits_for_raw = True
             one.begin_capture(self._daemon.log)
             self._daemon.worlds.begin_network(one)
             told = '{"terminal":true}' if one.terminal is not None else "{}"

@@ -1,7 +1,7 @@
 """The text that a line's shell runs: what was left is restored, the line runs, its state is saved.
 
 Pure: bytes in, bytes out; nothing of it is ever run on the host. Theory of operation. The text
-comes in on an fd and is one compound command, parsed whole before anything of the user's is there:
+comes in on an fd and is, behind a command that has bash remember nothing, one compound command, parsed whole before anything of the user's is there:
 no alias reaches it. Restoring goes in this order, since each step could stand in the way of the
 next: options that reading needs, variables, settings; then, in one `eval` with the line, functions
 (no alias yet, or their bodies would be expanded again), aliases by assignment (no builtin is
@@ -65,6 +65,17 @@ _TAIL = (
     + b"\n}"
 )  # fmt: skip
 _TAIL_HELD = b"{\n" + AGAIN + b"\n" + HOLD + b"\n}"
+#: those that are over are there until they are listed once more
+_FORGET_JOB = (
+    rb"{ \builtin jobs; \builtin jobs; \builtin trap - DEBUG; \builtin : %s; } >/dev/null 2>&1"
+)
+_RETURN = b"""__substrate_was() {
+\\builtin unset -f __substrate_was
+\\builtin return %d
+}
+__substrate_was %s"""
+#: a command of its own, since bash remembers what it reads before it runs it; `exec` would save the rest
+_NO_HISTORY = rb"\builtin set +o history; \builtin history -d -1"
 _CLOSED = b" %d>&- %d<&- %d>&-" % (OUT_FD, ORDERS_FD, REPORTS_FD)
 
 
@@ -95,6 +106,7 @@ def compose(
         user_exit = state.trap_exit
     mark = b"\n" + _MARK if finished else b""
     parts = (
+        _NO_HISTORY,
         b"{",
         rb"BASH_ARGV0=bash",
         rb"\exec %d<&-" % IN_FD,
@@ -197,8 +209,20 @@ def _before(state: State) -> bytes:
 
 
 def _statuses(state: State) -> bytes:
-    """Gives $? and PIPESTATUS what they were. A fork each, and so none where all went well."""
+    """Gives $? and PIPESTATUS what they were; nothing where all went well. One status comes of a function that
+    takes itself away, since a fork would be a job of the line's. PIPESTATUS has no other way: that job is taken off
+    the list before the first command, by a trap, which leaves both as they are. Neither where it would meet
+    something of the user's."""
     pipe = state.pipe_statuses
+    plain = not (state.trap_debug or state.trap_return or state.shadows or state.disabled)
     if len(pipe) > 1 and pipe[-1] == state.status:
-        return b"|".join(rb"(\exit %d)" % status for status in pipe)
-    return rb"(\exit %d)" % state.status if state.status else b""
+        forks = b"|".join(rb"(\exit %d)" % status for status in pipe)
+        forget = (
+            rb"\builtin trap -- " + quote(_FORGET_JOB % quote(state.last_argument)) + b" DEBUG\n"
+        )
+        return forget + forks if plain else forks
+    if not state.status:
+        return b""
+    if plain:
+        return _RETURN % (state.status, quote(state.last_argument))
+    return rb"(\exit %d)" % state.status

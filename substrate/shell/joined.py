@@ -2,7 +2,8 @@
 
 The session's supervisor runs it (session/daemon.py); we sit at the terminal. While a line runs the terminal is raw (nothing of it is shown before), and
 what is typed is the line's; from the first byte of its state on it is ours, which the supervisor sees
-in the memfd that the state goes to. Then the line's shell either ends or reports that it has jobs and stays (holding.py):
+in the memfd that the state goes to. A question of the policy stands on this terminal while a line has it, and at no
+other time: a job in the background has nobody to ask. Then the line's shell either ends or reports that it has jobs and stays (holding.py):
 its connection is kept (`Held`), and it is asked for its jobs by it. Invariants: the terminal is as it was whenever we
 come back; who does not answer is not waited for longer than _ANSWER_S. Spec: shell.md §2, docs/adr/0029.
 """
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from substrate.errors import StateError
+from substrate.session.asked_here import AskedHere
 from substrate.shell import holding
 from substrate.shell.holding import Report
 from substrate.shim import joining, packets
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 #: for a shell that was asked for its jobs; it only has to print them
 _ANSWER_S = 5.0
 _READ_SIZE = 1 << 16
+#: what means nothing any more when it is read late
+_OLD = (packets.ACCEPTED, packets.STOPPED, packets.QUESTION, packets.OVER, packets.WRONG)
 
 
 class Line(joining.Client):
@@ -37,7 +41,7 @@ class Line(joining.Client):
     def __init__(
         self, socket: _socket.socket, reports: int, say: Callable[[str], None], seen: str = ""
     ) -> None:
-        super().__init__(socket, frozenset(), self._say_cooked)
+        super().__init__(socket, frozenset(), self._say_cooked, AskedHere)
         self._tell, self._reports, self._span = say, reports, seen
         self._said = b""
         self.report: Report | None = None
@@ -60,6 +64,9 @@ class Line(joining.Client):
     def take_up(self, order: bytes, orders: int) -> Ending | None:
         """Has a shell that stayed carry out an order with the terminal; None where it stays again."""
         try:
+            ending = self._hear_old()
+            if ending is not None:
+                return ending
             self._make_raw()
             packets.send(self._socket, packets.CONTINUE)
             packets.send(self._socket, packets.SIGNAL, b"28")  # SIGWINCH: its size may be another
@@ -68,7 +75,18 @@ class Line(joining.Client):
         except BrokenPipeError:
             return self._wait_held()  # it has ended meanwhile, as the socket says next
         finally:
+            self._end_questions()
             self._restore()
+
+    def _hear_old(self) -> Ending | None:
+        """What came while nobody listened; questions of then are over."""
+        while select.select([self._socket], [], [], 0)[0]:
+            kind, fields = joining.receive(self._socket)
+            if kind == packets.TEXT:
+                self._take_text(fields)
+            elif kind not in _OLD:
+                return joining.ending_of(kind, fields, self._span)
+        return None
 
     def _wait(self) -> Ending:
         ending = self._wait_held()
@@ -81,7 +99,7 @@ class Line(joining.Client):
         for fd in (self._socket.fileno(), self._read_end, self._reports):
             poll.register(fd, select.POLLIN)
         while True:
-            ready = {fd for fd, _ in poll.poll()}
+            ready = self._ready(poll)
             if self._read_end in ready:
                 self._forward()
             if self._reports in ready:
@@ -114,10 +132,10 @@ class Line(joining.Client):
                 self._make_raw()
             packets.send(self._socket, packets.CONTINUE)  # nothing is shown before
         elif kind == packets.TEXT:
-            self._say(fields[0].decode("utf-8", "surrogateescape") if fields else "")
+            self._take_text(fields)
         elif kind == packets.STOPPED:  # a shell at its prompt does not stop either
             packets.send(self._socket, packets.CONTINUE)
-        else:
+        elif not self._questions.takes(kind, fields):
             return joining.ending_of(kind, fields, self._span)
         return None
 
@@ -188,7 +206,7 @@ class Held:
         try:
             while self.ending is None:
                 kind, fields = joining.receive(self._socket)
-                if kind not in (packets.ACCEPTED, packets.TEXT, packets.STOPPED):
+                if kind != packets.TEXT and kind not in _OLD:
                     self.ending = joining.ending_of(kind, fields, self.span)
         except StateError:
             self.ending = joining.Ending(packets.FAILED, 125, self.span)

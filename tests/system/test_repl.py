@@ -232,6 +232,16 @@ def test_a_line_that_kills_its_shell_costs_what_it_set(shell):
     there.expect(b"<before>\r\n")
 
 
+def test_a_line_that_execs_writes_no_history(shell, caller):
+    there = shell()
+    there.type(b"exec true\r")
+    there.expect(b"exec, a signal")
+    there.type(b"history; ls -A ~ | grep -c hist\r")
+    there.expect(b"[?2004l0\r\n")
+    there.type(b"exit\r")
+    there.wait()
+
+
 def test_the_terminal_has_its_settings_back(shell):
     there = shell()
     there.type(b"stty -echo\r")

@@ -181,3 +181,47 @@ def test_a_line_that_says_it_is_over_reads_no_keys_of_the_prompt(shell, caller):
     there.expect(b"one-two-three-2\r\n")
     there.type(b"echo bytes-$(wc -c < stolen)\r")
     there.expect(b"bytes-0\r\n")
+
+
+def test_a_line_that_failed_is_no_job(shell):
+    there = shell()
+    for failed in (b"false", b"(exit 3) | (exit 4)"):
+        there.line(failed)
+        shown = there.line(b"echo jobs-$(jobs -p)-$((1+1)); jobs; kill %1; wait %1")
+        assert b"\njobs--2\r\n" in shown
+        assert b"exit" not in shown.partition(b"\njobs--2")[2]
+        assert shown.count(b"no such job") == 2
+    there.line(b"(exit 3) | (exit 4)")
+    assert b"\n4-3 4\r\n" in there.line(b'echo "$?-${PIPESTATUS[*]}"')
+    there.type(_SLEEPER + b" | cat\r")
+    there.expect(b"up\r\n")
+    there.type(b"\x1a")
+    assert b"[1]+  Stopped" in there.prompt()
+    shown = there.line(b"kill %1; jobs")  # within a longer line: of that line alone
+    assert b"no such job" in shown
+    assert b"exit" not in shown.partition(b"no such job")[2]
+    assert b"Terminated" in there.line(b"kill %1") + there.line(b"jobs")
+
+
+def test_a_word_behind_a_colon_that_is_none(shell):
+    there = shell()
+    assert b":nope is no command here: :help lists what is\r\n" in there.line(b":nope")
+    assert b"did you mean :status?" in there.line(b":stauts")
+    shown = there.line(b":help")
+    for part in (b":undo", b"history [N]", b"quit"):
+        assert part in shown
+
+
+def test_no_child_of_the_shell_is_left_a_zombie(shell):
+    there = shell()
+    there.line(b"echo a > file")
+    there.line(b":discard --yes")  # its session ends with that, and another one begins
+    assert b"\no2k\r\n" in there.line(b"echo o$((1+1))k")
+    children = f"/proc/{there.process.pid}/task/{there.process.pid}/children"
+    states = []
+    with open(children) as file:
+        pids = file.read().split()
+    for pid in pids:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            states.append(file.read().rpartition(b")")[2].split()[0])
+    assert b"Z" not in states
