@@ -462,6 +462,22 @@ def test_what_the_policy_denies_is_denied_with_its_reason(place, agent):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "arr=($(git push))", "a=(1 `git push`)", "cat <<E\n$(git push)\nE", "echo ${x:-$(git push)}",
+        'echo "${x:-$(git push)}"', "echo $((`git push`))", "echo $(( $(git push) + 1 ))", "(( $(git push) ))",
+        "echo ${a[$(git push)]}", 'printf %s "${y/$(git push)/}"', "echo ${ git push; }",
+    ],
+)  # fmt: skip
+def test_what_is_denied_is_found_in_substitutions_of_every_kind(place, text):
+    write_policy(place, DENY_PUSH)
+    call(place, "claude", "PreToolUse", claude(place, tool_input={"command": text}), status=2)
+    if "${ " not in text:
+        other = claude(place, tool_input={"command": text.replace("push", "fetch")})
+        assert call(place, "claude", "PreToolUse", other).stderr == b""
+
+
+@pytest.mark.parametrize(
     "words",
     [
         ["git", "push", "origin"],
