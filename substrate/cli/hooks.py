@@ -19,7 +19,7 @@ import click
 from substrate.cli import output
 from substrate.cli.messages import say
 from substrate.cli.verb import VerbGroup
-from substrate.errors import ConfigError, UsageError
+from substrate.errors import ConfigError, StateError, UsageError
 from substrate.integrations import edit, install
 from substrate.integrations.agents import AGENTS, Agent, find_agent
 from substrate.integrations.install import Plan
@@ -74,7 +74,7 @@ def look(agent: Agent, scope: str) -> Found:
         file = locate(agent, project=project)
         if file.text is not None:
             events = edit.installed(agent, file.text)
-    except ConfigError as error:
+    except (ConfigError, StateError) as error:
         problem = str(error)
     return Found(agent=agent, scope=scope, path=path, events=events, problem=problem)
 
