@@ -159,6 +159,8 @@ class _Scan:
                 else:
                     close = text.find(b"\n", at)
                     at = end if close < 0 else close
+            elif one.is_test and one.word == b"]]" and char in b";&|)":
+                one.end_word()  # the test ends; the same place again
             elif one.is_test and not (char in b"<>" and text[at + 1 : at + 2] == b"("):
                 one.add(char)
                 at += 1
@@ -320,19 +322,29 @@ class _Scan:
     def _apostrophe(self, at: int, in_quotes: bool) -> int:
         """In `${…}`, from behind the first one. In double quotes it depends on operator and shell whether
         it quotes: bash looks for the second one in any case, and may still expand what is between."""
-        text = self.text
-        close = text.find(b"'", at)
-        if close < 0:
-            if in_quotes:
-                return at
-            self.found.unclear = True
-            return len(text)
-        if in_quotes:
-            between = text[at:close]
-            if b"}" in between and b'"' in between:
-                self.found.cut()  # for another shell all of this may have ended before
-            self._other(between)
-        return close + 1
+        text, end = self.text, len(self.text)
+        first = text.find(b"'", at)
+        if first < 0 and in_quotes:
+            return at
+        if not in_quotes:
+            self.found.unclear = self.found.unclear or first < 0
+            return end if first < 0 else first + 1
+        aside = _Command(self.found)
+        has_brace = has_quote = False
+        while at < end:
+            char = text[at : at + 1]
+            if char == b"'":
+                if has_brace and has_quote:
+                    self.found.cut()  # for another shell all of this may have ended before
+                return at + 1
+            if char == b"$" or char == b"`":
+                at = self._expansion(aside, at, True)
+                continue
+            has_brace = has_brace or char == b"}"
+            has_quote = has_quote or char == b'"'
+            at += 1
+        self.found.cut()  # what is between was no substitution
+        return end
 
     def _other(self, text: bytes) -> None:
         """What is expanded as in double quotes, and has none of its own."""
