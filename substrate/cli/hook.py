@@ -3,8 +3,9 @@
 Reads the agent's JSON on standard input, leaves a report for the record (session/reported.py), and asks
 the policy about a shell's command. Not through click: it runs twice a tool call. Invariants: nothing is
 ever allowed by it, it can only deny; whatever goes wrong with recording ends with status 0 and a line on
-standard error, so that the agent goes on; standard output stays empty but for a denial in the agent's
-own form. Spec: shell.md §4.
+standard error, so that the agent goes on; whatever goes wrong before the policy has spoken ends as a
+denial where the policy denies anything: agents take any other status than 2 for "go on". Standard
+output stays empty but for a denial in the agent's own form. Spec: shell.md §4.
 """
 
 from __future__ import annotations
@@ -66,14 +67,18 @@ def run_hook(words: Sequence[bytes]) -> int:
         say(f"substrate: hook: {problem}; nothing is recorded")
         return 0
     try:
-        given = parse_object(_read_input())
-        report, cwd = understand(agent, event, given)
-    except Unusable as problem:
-        said = _unread(agent, str(problem)) if event in _CALLS[agent] else None
-        if said is not None:
-            return _refuse(agent, said)
-        say(f"substrate: hook: {problem}; nothing is recorded")
-        return 0
+        reason = _take(agent, event)
+    except (Exception, KeyboardInterrupt) as problem:  # noqa: BLE001 - the edge of the process
+        told = str(problem) if isinstance(problem, Unusable) else _named(problem)
+        reason = _unread(told) if event in _CALLS[agent] else None
+        if reason is None:
+            say(f"substrate: hook: {told}; nothing is recorded")
+    return 0 if reason is None else _refuse(agent, reason)
+
+
+def _take(agent: str, event: str) -> str | None:
+    """Records what the agent says; gives why the call is refused, None where it is not."""
+    report, cwd = understand(agent, event, parse_object(_read_input()))
     denied = _decide(report, cwd) if report.kind == CALL and report.command else None
     if denied is not None:
         from substrate.values import replace
@@ -85,11 +90,13 @@ def run_hook(words: Sequence[bytes]) -> int:
         say_error(error)
     except OSError as error:
         say(f"substrate: hook: {error.strerror}; nothing is recorded")
-    except Exception as bug:  # noqa: BLE001 - the edge of the process: an agent never breaks by its recorder
-        say(f"substrate: hook: {type(bug).__name__}: {bug}; nothing is recorded")
-    if denied is None or not denied.refuses:
-        return 0
-    return _refuse(agent, denied.reason)
+    except Exception as bug:  # noqa: BLE001 - an agent never breaks by its recorder
+        say(f"substrate: hook: {_named(bug)}; nothing is recorded")
+    return denied.reason if denied is not None and denied.refuses else None
+
+
+def _named(problem: BaseException) -> str:
+    return f"{type(problem).__name__}: {problem}".removesuffix(": ")
 
 
 def _refuse(agent: str, reason: str) -> int:
@@ -139,7 +146,7 @@ def understand(agent: str, event: str, given: Given) -> tuple[Report, bytes]:
     if type(body) is str:  # Cursor: JSON in a string
         body = _inner(body)
     command = ""
-    if tool in _SHELLS and type(body) is dict:
+    if tool in _SHELLS and kind == CALL:
         command = _command_of(body)
     session = given.string("session_id", "conversation_id")
     call_id = given.string("tool_use_id", "tool_call_id", "call_id")
@@ -171,14 +178,23 @@ def _inner(text: str) -> Any:
         return text
 
 
-def _command_of(body: Mapping[str, Any]) -> str:
-    found = body.get("command", body.get("cmd"))
-    if type(found) is list and found and all(type(word) is str for word in found):
-        # Codex: ["bash", "-lc", TEXT], or any program's words
-        if len(found) == 3 and found[1] in ("-c", "-lc"):
-            return str(found[-1])
-        return " ".join("'" + word.replace("'", "'\\''") + "'" for word in found)
-    return found if type(found) is str else ""
+def _command_of(body: Any) -> str:
+    """Raises Unusable: a shell that is given something else may still run it."""
+    found = body.get("command", body.get("cmd")) if type(body) is dict else None
+    if type(found) is str:
+        return found
+    if type(found) is not list or not found or any(type(word) is not str for word in found):
+        raise Unusable("the call of a shell has no command that can be read")
+    # Codex: ["bash", "-lc", TEXT], or any program's words
+    if len(found) == 3 and found[1] in ("-c", "-lc") and _is_shell(found[0]):
+        return str(found[-1])
+    return " ".join("'" + word.replace("'", "'\\''") + "'" for word in found)
+
+
+def _is_shell(word: str) -> bool:
+    from substrate.policy.wrappers import SHELLS
+
+    return to_bytes(word.rpartition("/")[2]) in SHELLS
 
 
 def _made_id(agent: str, session: str, tool: str, raw: bytes) -> str:
@@ -219,7 +235,18 @@ def _directory(given: Given) -> bytes:
         path = to_bytes(text)
         if path.startswith(b"/") and b"\0" not in path and os.path.isdir(path):
             return os.path.realpath(path)
-    return os.getcwdb()
+    return _here()
+
+
+def _here() -> bytes:
+    """Where we are; what is left above it where that was removed."""
+    try:
+        return os.getcwdb()
+    except FileNotFoundError:
+        path = os.path.dirname(os.readlink(b"/proc/self/cwd"))
+        while not os.path.isdir(path):
+            path = os.path.dirname(path)
+        return path
 
 
 def _now_us() -> int:
@@ -263,16 +290,20 @@ def _decide(report: Report, cwd: bytes) -> Decided:
 _CUT = "denied: there is more in this command than is read, and the policy denies some: run it in parts"
 
 
-def _unread(agent: str, problem: str) -> str | None:
+def _unread(problem: str) -> str | None:
     """Why a call that cannot be read is refused; None where the policy denies nothing that it could be."""
-    from substrate.policy import broker
-    from substrate.session.workspace import find_workspace
-
-    cwd = os.getcwdb()
     try:
+        from substrate.policy import broker
+        from substrate.session.workspace import find_workspace
+
+        cwd = _here()
         denies = broker.load(os.environb, cwd, find_workspace(cwd).path).compiled.denies
     except SubstrateError as error:
         return f"{error}; {error.hint}"
+    except (Exception, KeyboardInterrupt) as bug:  # noqa: BLE001 - the edge of the process
+        return (
+            f"denied: the policy cannot be asked ({_named(bug)}) about a call that cannot be read"
+        )
     return (
         f"denied: the call cannot be read ({problem}), and the policy denies some"
         if denies

@@ -15,7 +15,7 @@ def command(agent: str, event: str) -> int:
       substrate hook claude PreToolUse < call.json
 
     What an installed hook calls (`substrate hooks install`): records the call of a tool, or its
-    result, from the JSON on standard input. Status 0, whatever happens; 2 where the policy denies
-    the command.
+    result, from the JSON on standard input. Status 2 where the policy denies the command, or denies
+    anything and cannot be asked about this call; else 0, whatever happens.
     """
     raise AssertionError((agent, event))  # main.py has it before

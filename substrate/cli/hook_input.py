@@ -61,7 +61,9 @@ def parse_object(raw: bytes) -> Given:
     try:
         text = raw.decode("utf-8-sig")
         return _members(text)
-    except (ValueError, StopIteration, RecursionError, IndexError) as error:
+    except (ValueError, StopIteration, RecursionError, IndexError, SystemError) as error:
+        # SystemError: the scanner raises json.decoder's error, which it looks for among the modules that
+        # are imported and does not import itself (CPython up to 3.11)
         raise Unusable(f"the input is not a JSON object ({type(error).__name__})") from None
 
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import click
 
-from substrate.cli import output
+from substrate.cli import in_world, output
 from substrate.cli.messages import say
 from substrate.cli.verb import VerbGroup
-from substrate.errors import ConfigError, UsageError
+from substrate.errors import ConfigError, StateError, UsageError
 from substrate.integrations import edit, install
 from substrate.integrations.agents import AGENTS, Agent, find_agent
 from substrate.integrations.install import Plan
@@ -74,7 +74,7 @@ def look(agent: Agent, scope: str) -> Found:
         file = locate(agent, project=project)
         if file.text is not None:
             events = edit.installed(agent, file.text)
-    except ConfigError as error:
+    except (ConfigError, StateError) as error:
         problem = str(error)
     return Found(agent=agent, scope=scope, path=path, events=events, problem=problem)
 
@@ -138,6 +138,7 @@ def install_command(agent: str, scope: str, dry_run: bool) -> int:
     Adds a hook for each event of the agent's tools to its settings; all else in the file stays as it
     is, comments too. The edit is shown; what was there is kept.
     """
+    in_world.refuse_here()
     found = find_agent(agent)
     plan = install.plan_install(found, locate(found, project=scope == "project"), program_name())
     if not plan.changes:
@@ -166,6 +167,7 @@ def uninstall_command(agent: str, scope: str, dry_run: bool) -> int:
     Takes our hooks out. A file that was not edited since becomes what it was before; from another one
     only our part goes.
     """
+    in_world.refuse_here()
     found = find_agent(agent)
     home = _home()
     plan = install.plan_uninstall(home, found, locate(found, project=scope == "project"))

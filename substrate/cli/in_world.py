@@ -1,7 +1,7 @@
 """Verbs that are called in a world: its supervisor is asked at the world's own door.
 
 A world does not see $SUBSTRATE_HOME, so nothing can be read there: what is its own to know (`status`, `diff`) its
-supervisor answers, and what is its user's alone to do (`apply`, `undo`, `session end` …) it refuses and records. Not here:
+supervisor answers, and what is its user's alone to do (`apply`, `undo`, `session end`, `hooks install` …) it refuses and records. Not here:
 commands (join.py). A home that a world made of its own, with worlds in worlds, is read as any. Spec: shell.md §2.
 """
 
@@ -17,7 +17,7 @@ from substrate.cli.target import NothingFound, has_home
 from substrate.errors import StateError
 from substrate.shim import finding
 
-__all__ = ["answer", "is_here"]
+__all__ = ["answer", "is_here", "refuse_here"]
 
 
 def is_here() -> bool:
@@ -68,6 +68,13 @@ def refuse() -> None:
         "the supervisor of this world granted what is not a world's to have",
         hint="client and supervisor may be of different versions: end the session",
     )
+
+
+def refuse_here() -> None:
+    """For a verb that makes something of the host's own, before it does any of it: a world's would be left
+    behind with it, or wait in `apply` for what its user can have at once."""
+    if is_here():
+        refuse()
 
 
 def _silent(why: str) -> StateError:

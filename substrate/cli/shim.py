@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from substrate.cli import output
+from substrate.cli import in_world, output
 from substrate.cli.messages import say, warn
 from substrate.cli.verb import Verb, VerbGroup
 from substrate.shim import deploying, place, standing
@@ -68,6 +68,7 @@ def deploy_command(
 
     Makes the directory of shims, or a new one in place of the older, at once. Prints the line that
     puts it first in PATH."""
+    in_world.refuse_here()
     planned = deploying.plan(
         _directory(directory),
         [name.strip() for name in commands.split(",")] if commands else [],
@@ -201,6 +202,7 @@ def remove_command(directory: str | None, dry_run: bool, form: str) -> int:
       substrate shim remove --dir ~/shims --dry-run
 
     Takes the directory of shims away. Exit status 1 where there was none."""
+    in_world.refuse_here()
     path = _directory(directory)
     names = deploying.remove(path, dry_run=dry_run)
     if form != "table":

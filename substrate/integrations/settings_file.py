@@ -56,10 +56,13 @@ def read(path: str, *, within: str | None = None) -> SettingsFile:
         return SettingsFile(path=path, real=real, content=None)
     except OSError as error:
         raise StateError(f"{path} cannot be read: {error.strerror}", hint="look at it") from error
+    status = os.fstat(fd)
+    if not stat.S_ISREG(
+        status.st_mode
+    ):  # of a directory open() makes no file, and leaves the fd to us
+        os.close(fd)
+        raise ConfigError(f"{path} is not a regular file", hint="move it away")
     with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"{path} is not a regular file", hint="move it away")
         content = file.read(MAX_SIZE + 1)
     if len(content) > MAX_SIZE:
         raise ConfigError(f"{path} is larger than {MAX_SIZE >> 20} MiB", hint="look at it")

@@ -86,7 +86,12 @@ def _notes(part: Part) -> list[str]:
         )
     if part.too_deep:
         notes.append("commands in commands, too deep to be read")
-    if part.unclear:
+    if part.is_cut:
+        notes.append(
+            "there is more in it than is read: where no gate sees what it runs it is asked about, and an agent's"
+            " hook denies it, if anything is held back at all"
+        )
+    elif part.unclear:
         notes.append(
             "not all of it could be read for sure; what really runs is decided when it does"
         )

@@ -1,8 +1,10 @@
 """Reads a shell's text as the simple commands in it, as far as that can be told without running it.
 
-Not a shell: nothing is expanded, functions are not followed, aliases not known. Where text cannot be
-read for sure it says so (`unclear`); what really runs is seen by the gate. Invariants: it never
-raises, takes steps in proportion to the text, and finds at most MOST_COMMANDS commands. Spec: policy.md §2;
+Not a shell: nothing is expanded, functions are not followed, aliases not known. Substitutions are read wherever
+bash makes them: in words, arrays, `${…}`, arithmetic, here-documents. Where text cannot be read for sure it says so
+(`unclear`), where a command may hide in what is not read, too (`is_cut`); what really runs is seen by the gate.
+Where shells differ it is read as bash's. Invariants: it never raises, takes steps in proportion to the text,
+and finds at most MOST_COMMANDS commands. Spec: policy.md §2;
 POSIX.1-2017, XCU 2 (Shell Command Language); bash(1).
 """
 
@@ -24,6 +26,10 @@ _BEFORE: Final = frozenset(
 )
 #: behind one
 _BEHIND: Final = frozenset((b"fi", b"done", b"esac", b"}"))
+#: their words may be assignments
+_DECLARING: Final = frozenset((b"declare", b"typeset", b"local", b"export", b"readonly"))
+#: bytes that are looked ahead over in all, to tell arithmetic from a subshell in a subshell
+_MOST_AHEAD: Final = 2 * MOST_TEXT
 #: what follows, up to the next separator, is no command
 _NO_COMMAND: Final = frozenset((b"for", b"select", b"case", b"in"))
 
@@ -71,13 +77,18 @@ class Simple:
 class ShellText:
     """What was found. `functions`: names that the text defines. `is_cut`: there is more of it than is read."""
 
-    __slots__ = ("commands", "functions", "has_operators", "is_cut", "unclear")
+    __slots__ = ("commands", "functions", "has_operators", "is_cut", "looked_ahead", "unclear")
 
     def __init__(self) -> None:
         self.commands: list[Simple] = []
         self.functions: set[bytes] = set()
         self.has_operators = False
         self.is_cut = self.unclear = False
+        self.looked_ahead = 0
+
+    def cut(self) -> None:
+        """There may be a command in what is not read."""
+        self.is_cut = self.unclear = True
 
 
 def read_text(text: bytes) -> ShellText:
@@ -103,14 +114,14 @@ class _Scan:
     def run(self, at: int, in_parentheses: bool) -> int:
         """Reads commands up to the end, or up to the `)` that closes; gives the place behind."""
         if self.depth > _MOST_DEPTH:
-            self.found.is_cut = self.found.unclear = True
+            self.found.cut()
             return len(self.text)
         one = _Command(self.found)
         text, marks, end = self.text, self.marks, len(self.text)
         open_here = 0
         while at < end:
             if len(self.found.commands) >= MOST_COMMANDS:
-                self.found.is_cut = self.found.unclear = True
+                self.found.cut()
                 return end
             stop = marks.find(1, at)
             if stop != at:
@@ -148,7 +159,9 @@ class _Scan:
                 else:
                     close = text.find(b"\n", at)
                     at = end if close < 0 else close
-            elif one.is_test:
+            elif one.is_test and one.word == b"]]" and char in b";&|)":
+                one.end_word()  # the test ends; the same place again
+            elif one.is_test and not (char in b"<>" and text[at + 1 : at + 2] == b"("):
                 one.add(char)
                 at += 1
             elif char in b"<>":
@@ -162,10 +175,13 @@ class _Scan:
                 one.add(b"=")
                 at += 1
                 if text[at : at + 1] == b"(" and one.is_assigning():
-                    at = self._skip_list(at + 1)
+                    at = self._list(at + 1)
             elif char == b"(":
+                behind = 0
                 if text[at + 1 : at + 2] == b"(" and one.may_be_arithmetic():
-                    at = self._skip_arithmetic(at + 2)
+                    behind = self._arithmetic(at + 2)
+                if behind:
+                    at = behind
                     one.add(b"((")
                     one.end_word()
                     continue
@@ -209,11 +225,10 @@ class _Scan:
     def _quoted(self, one: _Command, at: int) -> int:
         """In double quotes, from behind the first one."""
         text, end = self.text, len(self.text)
-        if self.quoted_marks is None:
-            self.quoted_marks = text.translate(_QUOTED)
+        marks = self._marks_in_quotes()
         one.add(b"", quoted=True)
         while True:
-            stop = self.quoted_marks.find(1, at)
+            stop = marks.find(1, at)
             if stop < 0:
                 self.found.unclear = True
                 one.add(text[at:], quoted=True)
@@ -234,34 +249,20 @@ class _Scan:
         """`$…` and backquotes; gives the place behind."""
         text, end = self.text, len(self.text)
         if text[at : at + 1] == b"`":
-            return self._backquoted(one, at)
+            return self._backquoted(one, at, in_quotes)
         following = text[at + 1 : at + 2]
         if following == b"(":
             one.add(b"$()", unsure=True)
-            if text[at + 2 : at + 3] == b"(":
-                return self._skip_arithmetic(at + 3)
+            behind = self._arithmetic(at + 3) if text[at + 2 : at + 3] == b"(" else 0
+            if behind:
+                return behind
             self.found.has_operators = True
             self.depth += 1
             stop = self.run(at + 2, True)
             self.depth -= 1
             return stop
         if following == b"{":
-            close = at + 2
-            depth = 1
-            while close < end and depth:
-                char = text[close]
-                if char == 123:
-                    depth += 1
-                elif char == 125:
-                    depth -= 1
-                elif char == 96 or text.startswith(b"$(", close):
-                    self.found.unclear = True  # a command in a default value
-                    self.found.has_operators = True
-                elif char == 92:
-                    close += 1
-                close += 1
-            one.add(text[at:close], unsure=True)
-            return close
+            return self._braced(one, at, in_quotes)
         if following == b"'" and not in_quotes:
             return self._escaped(one, at + 2)
         if following == b'"' and not in_quotes:
@@ -270,15 +271,112 @@ class _Scan:
         while close < end and (text[close] == 95 or text[close : close + 1].isalnum()):
             close += 1
         if close == at + 1:
-            if following not in (b"", b" ", b"\t", b"\n", b'"', b"'", b"/", b")", b";", b"|", b"&"):
-                one.add(text[at : at + 2], unsure=True)  # $? $@ $# $1 …
+            if following and following in b"?@#*!-$[":
+                one.add(text[at : at + 2], unsure=True)
                 return at + 2
             one.add(b"$", quoted=True)
             return at + 1
         one.add(text[at:close], unsure=True)
         return close
 
-    def _backquoted(self, one: _Command, at: int) -> int:
+    def _braced(self, one: _Command, at: int, in_quotes: bool) -> int:
+        """`${…}`, up to the first `}` that is not quoted; gives the place behind."""
+        text, end = self.text, len(self.text)
+        if self.depth >= _MOST_DEPTH or text[at + 2 : at + 3] in (b" ", b"\t", b"\n", b"|"):
+            self.found.cut()  # the latter is a command (bash 5.3, ksh)
+            self.found.has_operators = True
+            if self.depth >= _MOST_DEPTH:
+                return end
+        aside = _Command(self.found)
+        self.depth += 1
+        place = at + 2
+        while text[place : place + 1] in (b"!", b"#"):
+            place += 1
+        if text[place : place + 1] == b"$" and text[place + 1 : place + 2] not in (b"(", b"{"):
+            place += 1  # the shell's pid
+        while place < end:
+            char = text[place : place + 1]
+            following = text[place + 1 : place + 2]
+            if char == b"}":
+                break
+            if char == b"\\":
+                place += 2
+            elif char == b"$" and following == b"'":
+                place = self._escaped(aside, place + 2)
+            elif char == b"$" or char == b"`":
+                place = self._expansion(aside, place, in_quotes)
+            elif char == b'"':
+                place = self._quoted(aside, place + 1)
+            elif char == b"'":
+                place = self._apostrophe(place + 1, in_quotes)
+            elif char in b"<>" and following == b"(" and not in_quotes:
+                place = self._redirection(aside, place)
+            else:
+                place += 1
+        else:
+            self.found.unclear = True
+        self.depth -= 1
+        one.add(text[at : place + 1], unsure=True)
+        return place + 1
+
+    def _apostrophe(self, at: int, in_quotes: bool) -> int:
+        """In `${…}`, from behind the first one. In double quotes it depends on operator and shell whether
+        it quotes: bash looks for the second one in any case, and may still expand what is between."""
+        text, end = self.text, len(self.text)
+        first = text.find(b"'", at)
+        if first < 0 and in_quotes:
+            return at
+        if not in_quotes:
+            self.found.unclear = self.found.unclear or first < 0
+            return end if first < 0 else first + 1
+        aside = _Command(self.found)
+        has_brace = has_quote = False
+        while at < end:
+            char = text[at : at + 1]
+            if char == b"'":
+                if has_brace and has_quote:
+                    self.found.cut()  # for another shell all of this may have ended before
+                return at + 1
+            if char == b"$" or char == b"`":
+                at = self._expansion(aside, at, True)
+                continue
+            has_brace = has_brace or char == b"}"
+            has_quote = has_quote or char == b'"'
+            at += 1
+        self.found.cut()  # what is between was no substitution
+        return end
+
+    def _other(self, text: bytes) -> None:
+        """What is expanded as in double quotes, and has none of its own."""
+        if b"$" in text or b"`" in text:
+            _Scan(text, self.found, self.depth + 1)._substitutions(0, len(text))
+
+    def _substitutions(self, at: int, stop: int) -> None:
+        """What is expanded as in double quotes, up to `stop`."""
+        if self.depth >= _MOST_DEPTH:
+            self.found.cut()
+            return
+        aside = _Command(self.found)
+        marks = self._marks_in_quotes()
+        self.depth += 1
+        at = marks.find(1, at, stop)
+        while at >= 0:
+            char = self.text[at : at + 1]
+            if char == b'"':
+                at += 1
+            elif char == b"\\":
+                at += 2
+            else:
+                at = self._expansion(aside, at, True)
+            at = marks.find(1, at, stop)
+        self.depth -= 1
+
+    def _marks_in_quotes(self) -> bytes:
+        if self.quoted_marks is None:
+            self.quoted_marks = self.text.translate(_QUOTED)
+        return self.quoted_marks
+
+    def _backquoted(self, one: _Command, at: int, in_quotes: bool) -> int:
         text, end = self.text, len(self.text)
         inside = bytearray()
         at += 1
@@ -286,7 +384,10 @@ class _Scan:
             char = text[at : at + 1]
             if char == b"`":
                 break
-            if char == b"\\" and text[at + 1 : at + 2] in (b"`", b"\\", b"$"):
+            if char == b"\\" and (
+                text[at + 1 : at + 2] in (b"`", b"\\", b"$")
+                or (in_quotes and text[at + 1 : at + 2] == b'"')
+            ):
                 at += 1
                 char = text[at : at + 1]
             inside += char
@@ -353,8 +454,9 @@ class _Scan:
             return at + 3
         if text.startswith(b"<<", at):
             one.begins_document = True
+            one.strips_tabs = text[at + 2 : at + 3] == b"-"
             one.skips = True
-            return at + (3 if text[at + 2 : at + 3] == b"-" else 2)
+            return at + (3 if one.strips_tabs else 2)
         length = 1
         if text[at + 1 : at + 2] in (b">", b"|", b"&", b"<"):
             length = 2
@@ -364,8 +466,9 @@ class _Scan:
     def _skip_documents(self, one: _Command, at: int) -> int:
         """Here-documents begin behind the line's end."""
         text = self.text
-        for ends, is_quoted, simple in one.documents:
+        for ends, is_quoted, strips_tabs, simple in one.documents:
             start = at
+            is_joined = False  # to the line before, which ends in a backslash
             while True:
                 if at >= len(text):
                     body = text[start:]
@@ -373,53 +476,85 @@ class _Scan:
                 stop = text.find(b"\n", at)
                 line = text[at:] if stop < 0 else text[at:stop]
                 following = len(text) if stop < 0 else stop + 1
-                if line.lstrip(b"\t") == ends:
+                if (line.lstrip(b"\t") if strips_tabs else line) == ends and not is_joined:
                     body = text[start:at]
                     at = following
                     break
+                is_joined = not is_quoted and (len(line) - len(line.rstrip(b"\\"))) % 2 == 1
                 at = following
-            if not is_quoted and (b"$(" in body or b"`" in body):
-                self.found.unclear = True
+            if not is_quoted:
+                self._other(body)
             if simple is not None:
                 simple.stdin_text = body
         one.documents.clear()
         return at
 
-    def _skip_arithmetic(self, at: int) -> int:
-        """Behind the `))` that closes."""
-        text, end = self.text, len(self.text)
-        depth = 2
-        while at < end and depth:
-            char = text[at]
-            if char == 40:
-                depth += 1
-            elif char == 41:
-                depth -= 1
-            elif char == 96 or (char == 36 and text[at + 1 : at + 2] == b"("):
-                self.found.unclear = self.found.has_operators = True
-            at += 1
-        return at
+    def _arithmetic(self, at: int) -> int:
+        """From behind `((`: the place behind the `))` that closes, what is in between read; 0 where there is none:
+        then it is a subshell in another, or in a substitution."""
+        stop = self._end_of_arithmetic(at)
+        if stop:
+            self._substitutions(at, stop - 2)
+        return stop
 
-    def _skip_list(self, at: int) -> int:
-        """The words of an array."""
-        text, end = self.text, len(self.text)
-        depth = 1
-        while at < end and depth:
+    def _end_of_arithmetic(self, at: int) -> int:
+        text, end, start = self.text, len(self.text), at
+        if self.found.looked_ahead > _MOST_AHEAD:
+            self.found.cut()
+            return 0
+        stop, depth = 0, 2
+        while at < end:
             char = text[at]
             if char == 40:
                 depth += 1
             elif char == 41:
                 depth -= 1
-            elif char == 96 or (char == 36 and text[at + 1 : at + 2] == b"("):
-                self.found.unclear = self.found.has_operators = True
-            elif char in (34, 39):
-                close = text.find(text[at : at + 1], at + 1)
-                if close >= 0:
-                    if b"$(" in text[at:close]:
-                        self.found.unclear = True
-                    at = close
+                if depth == 1:
+                    stop = at + 2 if text[at + 1 : at + 2] == b")" else 0
+                    break
+            elif char == 92:
+                at += 1
+            elif char in (34, 39, 96):
+                at = text.find(text[at : at + 1], at + 1)
+                if at < 0:
+                    at = end
             at += 1
-        return at
+        self.found.looked_ahead += at - start
+        return stop
+
+    def _list(self, at: int) -> int:
+        """The words of an array, from behind its `(`: no commands, but for the substitutions in them."""
+        text, end = self.text, len(self.text)
+        aside = _Command(self.found)
+        depth = 1
+        while at < end:
+            char = text[at : at + 1]
+            if char == b")":
+                depth -= 1
+                at += 1
+                if not depth:
+                    return at
+            elif char == b"(":
+                depth += 1
+                at += 1
+            elif char == b"\\":
+                at += 2
+            elif char == b"'":
+                close = text.find(b"'", at + 1)
+                at = end if close < 0 else close + 1
+            elif char == b'"':
+                at = self._quoted(aside, at + 1)
+            elif char == b"$" or char == b"`":
+                at = self._expansion(aside, at, False)
+            elif char in b"<>" and text[at + 1 : at + 2] == b"(":
+                at = self._redirection(aside, at)
+            elif char == b"#" and text[at - 1 : at] in (b"(", b" ", b"\t", b"\n"):
+                close = text.find(b"\n", at)
+                at = end if close < 0 else close
+            else:
+                at += 1
+        self.found.unclear = True  # nothing closed it
+        return end
 
 
 class _Command:
@@ -433,14 +568,15 @@ class _Command:
         self.is_quoted = self.is_unsure = self.has_brace = False
         self.first_is_unsure = False
         #: the next word is no word of the command
-        self.skips = self.begins_document = False
+        self.skips = self.begins_document = self.strips_tabs = False
         self.is_no_command = self.is_test = False
         self.is_behind_newline = False
         self.piped_from = b""
         #: how many `case` are open
         self.cases = 0
-        self.documents: list[tuple[bytes, bool, Simple | None]] = []
-        self.own_documents: list[tuple[bytes, bool]] = []
+        #: what ends each, whether nothing in it is expanded, whether tabs before its lines count for nothing
+        self.documents: list[tuple[bytes, bool, bool, Simple | None]] = []
+        self.own_documents: list[tuple[bytes, bool, bool]] = []
 
     def add(self, piece: bytes, *, quoted: bool = False, unsure: bool = False) -> None:
         self.word += piece
@@ -467,7 +603,9 @@ class _Command:
             self.found.unclear = True
         if self.skips:
             if self.begins_document:
-                self.own_documents.append((word, quoted))
+                self.own_documents.append((word, quoted, self.strips_tabs))
+                if unsure:  # taken by the shell as it is written, and here not
+                    self.found.cut()
             self.skips = self.begins_document = False
             return
         if not self.words and not quoted and not self.is_no_command:
@@ -506,7 +644,7 @@ class _Command:
             if self.is_behind_newline and self.found.commands:
                 self.found.has_operators = True
             self.found.commands.append(simple)
-        self.documents += [(ends, quoted, simple) for ends, quoted in self.own_documents]
+        self.documents += [(*document, simple) for document in self.own_documents]
         self.own_documents.clear()
         self.piped_from = words[0] if pipes and words else b""
         self.words = []
@@ -519,7 +657,8 @@ class _Command:
         self.first_is_unsure = self.is_no_command = False
 
     def is_assigning(self) -> bool:
-        return not self.words and not self.is_quoted and _is_assignment(bytes(self.word))
+        declares = not self.words or self.words[0] in _DECLARING
+        return declares and not self.is_quoted and _is_assignment(bytes(self.word))
 
     def may_be_arithmetic(self) -> bool:
         return not self.has_word and not self.words

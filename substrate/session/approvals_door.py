@@ -253,7 +253,8 @@ def call(directory_fd: int, name: str, arguments: str, timeout_s: float | None) 
             os.close(fd)
         if message.kind == JSON:
             return message.text(0)
-        if message.kind == FAILED and socket != _CONTROL:  # a daemon has no question yet
+        # a session that lives has no question yet, but knows which answers are to none
+        if message.kind == FAILED and (socket != _CONTROL or name == "approve"):
             raise StateError(message.text(1), hint=message.text(2))
     return None
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from substrate.policy.rules import Policy
     from substrate.session.approvals_values import Answer, Asked
     from substrate.session.approving import Approving
+    from substrate.session.loop import Waiting
 
 
 class SharedApproving:
@@ -34,14 +35,28 @@ class SharedApproving:
             self.one = self._opens()
         return View(self, self.one, action, policy or self.one.policy)
 
-    def collect(self) -> None:
-        """Sorts what was answered by who asked."""
+    def wait_for(self, waiting: Waiting) -> None:
+        """A part of the loop of a session that lives: whoever comes to the door is answered also while no
+        command is there that has asked, and told that nothing is open."""
+        if self.one is None:
+            return
+        self.one.pump(waiting.now)
+        if self.collect():
+            waiting.changed = True  # whoever asked may have looked for it before
+        for fd, events in self.one.fds():
+            waiting.on(fd, events, _nothing)  # the next turn looks
+        waiting.until(self.one.next_look())
+
+    def collect(self) -> bool:
+        """Sorts what was answered by who asked; whether there was anything."""
         assert self.one is not None
-        for answer in self.one.answers():
+        answers = self.one.answers()
+        for answer in answers:
             ticket = answer.ticket
             if isinstance(ticket, tuple):
                 action, own = ticket
                 self._answers.setdefault(action, []).append(replace(answer, ticket=own))
+        return bool(answers)
 
     def take(self, action: str) -> list[Answer]:
         self.collect()
@@ -98,3 +113,7 @@ class View:
         """The others go on asking."""
         for ticket in tuple(self._open):
             self.withdraw(ticket)
+
+
+def _nothing() -> None:
+    """It is looked at in the next turn."""

@@ -1,14 +1,16 @@
-"""Which client is asked on its terminal, and what it says: the supervisor's part of asked_client.py.
+"""Which client is asked on its terminal, and what it says: the supervisor's part of asked_client.py. And
+who comes with an answer where nothing has asked.
 
 Spec: policy.md §3, shell.md §2.
 """
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
-from substrate.session import client_call
-from substrate.session.approvals_values import CHOICES
+from substrate.session import client_call, gated_command
+from substrate.session.approvals_values import CHOICES, Peer
 from substrate.session.asked_client import BACK, Remote
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from substrate.session.approving import Approving
     from substrate.session.daemon import Daemon
     from substrate.session.doors import Client
+    from substrate.session.loop import Waiting
     from substrate.world import wire
 
 
@@ -61,6 +64,28 @@ class ClientsAsked:
         """A client that may have been asked has gone."""
         if self._approving is not None:
             self._approving.lost(client)
+
+    def wait_for(self, waiting: Waiting) -> None:
+        """A part of the loop."""
+        if self._daemon.session.approving is not None:
+            self._daemon.session.approving.wait_for(waiting)
+
+    def answer_none(self, client: Client, verb: client_call.Verb) -> None:
+        """An answer (`approve`) before the first question of this supervisor: none is open, but of what was
+        answered to an earlier one something may be taken back. From the first question on, those who answer come to
+        a door of their own (approvals_door.py), and are looked at more closely there."""
+        if self._approving is not None:
+            raise client_call.BadCall("questions are answered at the session's door for them")
+        daemon, session = self._daemon, self._daemon.session
+        workspace = session.workspace
+        gating = gated_command.load(daemon.settings, workspace.path, workspace, session.standing)
+        gated_command.may_ask(gating, session, "", daemon.paused, terminal=daemon.is_beside)
+        gating.asking()
+        assert self._approving is not None
+        peer = Peer(uid=client.peer.uid, pid=client.peer.pid)
+        told = self._approving.verb(verb.name, json.dumps(verb.arguments), peer, client)
+        assert told is not None  # only who waits is told later
+        client.answer(told)
 
     @property
     def _approving(self) -> Approving | None:

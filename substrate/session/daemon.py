@@ -199,6 +199,7 @@ class Daemon:
             waiting.read(self._arriving.fileno(), self._take_signals)
             if not self._is_ending:
                 waiting.on(self._zygote.socket.fileno(), 0, self._lose_zygote)
+        self.asked.wait_for(waiting)
         self.reception.wait_for(waiting)
         self.worlds.wait_for(waiting)
         if self._requests is not None:
@@ -217,6 +218,7 @@ class Daemon:
         """What is served while it is recorded what a layer holds: those outside of worlds."""
         if not self.is_beside:
             waiting.read(self._arriving.fileno(), self._take_signals)
+        self.asked.wait_for(waiting)
         self.reception.wait_for_outside(waiting)
 
     def _take_signals(self) -> None:

@@ -151,6 +151,8 @@ class Reception:
         elif verb.name == "end":
             self._keep_ender(client)
             self._daemon.end()
+        elif verb.name == "approve":
+            self._daemon.asked.answer_none(client, verb)
         else:
             client.fail(
                 f"a session that runs cannot be asked to {verb.name}",

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 
@@ -461,13 +462,190 @@ def test_what_the_policy_denies_is_denied_with_its_reason(place, agent):
 
 
 @pytest.mark.parametrize(
-    "words", [["git", "push", "origin"], ["bash", "-l", "-c", "git push"], ["sh", "-c", "git push"]]
+    "text",
+    [
+        "arr=($(git push))", "a=(1 `git push`)", "cat <<E\n$(git push)\nE", "echo ${x:-$(git push)}",
+        'echo "${x:-$(git push)}"', "echo $((`git push`))", "echo $(( $(git push) + 1 ))", "(( $(git push) ))",
+        "echo ${a[$(git push)]}", 'printf %s "${y/$(git push)/}"', "echo ${ git push; }",
+    ],
+)  # fmt: skip
+def test_what_is_denied_is_found_in_substitutions_of_every_kind(place, text):
+    write_policy(place, DENY_PUSH)
+    call(place, "claude", "PreToolUse", claude(place, tool_input={"command": text}), status=2)
+    if "${ " not in text:
+        other = claude(place, tool_input={"command": text.replace("push", "fetch")})
+        assert call(place, "claude", "PreToolUse", other).stderr == b""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["git", "push", "origin"],
+        ["bash", "-l", "-c", "git push"],
+        ["/bin/sh", "-c", "git push"],
+        ["git", "push", "-c"],
+    ],
 )
 def test_words_of_a_call_are_denied_as_its_text_is(place, words):
     write_policy(place, DENY_PUSH)
     event, given = said_by(place, "codex", 0)
     given["tool_name"], given["tool_input"] = "shell", {"command": words}
     call(place, "codex", event, given, status=2)
+
+
+#: forks one hook for each text: whole processes, but for the start of Python. It must not import json, nor may
+#: what it imports: without it the scanner of the interpreter fails in another way
+HOOKS = """
+import os, sys
+import substrate.cli.main as main, substrate.cli.hook, substrate.policy.broker, substrate.session.workspace
+import substrate.session.home
+agent, event = sys.argv[1:]
+raw, size = sys.stdin.buffer, lambda: int.from_bytes(raw.read(4), "little")
+for _ in range(size()):
+    text = raw.read(size())
+    pid = os.fork()
+    if not pid:
+        fd = os.memfd_create("call")
+        os.write(fd, text)
+        os.lseek(fd, 0, 0)
+        os.dup2(fd, 0)
+        os.dup2(os.open("/dev/null", os.O_WRONLY), 2)
+        os.dup2(2, 1)
+        sys.argv = ["substrate", "hook", agent, event]
+        assert not {"json", "json.decoder"} & set(sys.modules)
+        main.leave(main.main())
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+def statuses(place, agent, event, texts):
+    """Of a hook for each of these texts."""
+    raw = [len(texts).to_bytes(4, "little")]
+    for text in texts:
+        raw += [len(text).to_bytes(4, "little"), text]
+    done = subprocess.run(
+        [sys.executable, "-c", HOOKS, agent, event],
+        cwd=place.work,
+        env=place.environ,
+        input=b"".join(raw),
+        capture_output=True,
+        check=True,
+    )
+    found = [int(line) for line in done.stdout.split()]
+    assert len(found) == len(texts), done.stderr
+    return found
+
+
+def is_object(text):
+    try:
+        return type(json.loads(text, strict=False)) is dict
+    except ValueError:
+        return False
+
+
+@pytest.mark.parametrize("agent", SAID)
+def test_no_part_of_a_call_that_is_denied_passes(place, agent):
+    event, given = said_by(place, agent, 0)
+    given["tool_input"] = {
+        "command": "git push origin",
+        "more": [{"n": [1.5, None, True]}, "\u00e9\n"],
+    }
+    whole = json.dumps(given).encode()
+    broken = [whole[:length] for length in range(len(whole))]
+    broken += [whole[:at] + bytes([byte]) + whole[at + 1 :] for at in range(0, len(whole), 16)
+               for byte in b'x\\"{\0\xff']  # fmt: skip
+    broken = [text for text in broken if not is_object(text)]
+    assert statuses(place, agent, event, [whole, *broken[::40]]) == [0] * (1 + len(broken[::40]))
+    write_policy(place, DENY_PUSH)
+    found = statuses(place, agent, event, [whole, *broken])
+    passed = [text for status, text in zip(found, [whole, *broken], strict=True) if status != 2]
+    assert passed == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        ["git push"], "git push", None, 5, {}, {"command": None}, {"command": {"text": "git push"}}, {"command": 5},
+        {"command": []}, {"command": ["git", 5]}, '{"command": "git push"', '{"command": "git push"}x',
+    ],
+    ids=repr,
+)  # fmt: skip
+@pytest.mark.parametrize("agent", ["claude", "cursor"])
+def test_a_shell_s_call_without_a_command_that_can_be_read_is_refused_too(place, agent, body):
+    event, given = said_by(place, agent, 0)
+    given["tool_input"] = body
+    done = call(place, agent, event, given)
+    assert b"no command that can be read" in done.stderr
+    write_policy(place, DENY_PUSH)
+    done = call(place, agent, event, given, status=2)
+    assert b"no command that can be read" in done.stderr
+    call(place, agent, event, {**given, "tool_name": "Read"})
+    call(place, agent, said_by(place, agent, 1)[0], given)
+
+
+def test_a_call_to_wait_for_a_shell_has_an_empty_command(place):
+    write_policy(place, DENY_PUSH)
+    event, given = said_by(place, "openhands", 0)
+    given["tool_input"] = {"command": "", "is_input": True}
+    assert call(place, "openhands", event, given).stderr == b""
+
+
+def test_where_the_directory_was_removed_what_is_above_it_counts(place):
+    """An agent that removed its own directory goes on; what is denied stays denied."""
+    gone = place.work / "gone"
+    run = f"mkdir {gone}; cd {gone}; rmdir {gone}; {PROGRAM} hook claude PreToolUse"
+
+    def hook(given, status):
+        raw = (
+            given if isinstance(given, bytes) else json.dumps({**given, "cwd": str(gone)}).encode()
+        )
+        done = subprocess.run(["sh", "-c", run], env=place.environ, input=raw, capture_output=True)
+        assert done.returncode == status, done.stderr
+
+    push = claude(place, tool_input={"command": "git push"})
+    hook(claude(place), 0)
+    hook(push, 0)
+    hook(b"{", 0)
+    (place.work / ".substrate").mkdir()
+    (place.work / ".substrate/policy.toml").write_text(DENY_PUSH)
+    hook(claude(place), 0)
+    hook(push, 2)
+    hook(b"{", 2)
+
+
+@pytest.mark.parametrize(
+    "redirection",
+    ["0<&-", "0>/dev/null", "0</proc/self/mem", "1>&-", "2>&-", "1>/dev/full", "2>/dev/full"],
+)
+@pytest.mark.parametrize("agent", ["claude", "cursor"])
+def test_no_stream_that_fails_lets_a_call_pass(place, agent, redirection):
+    event, given = said_by(place, agent, 0)
+    given["tool_input"] = {"command": "git push"}
+
+    def hook():
+        return subprocess.run(
+            ["sh", "-c", f"exec {PROGRAM} hook {agent} {event} {redirection}"],
+            cwd=place.work, env=place.environ, input=json.dumps(given).encode(), capture_output=True,
+        ).returncode  # fmt: skip
+
+    assert hook() == 0
+    write_policy(place, DENY_PUSH)
+    assert hook() == 2
+
+
+@pytest.mark.parametrize("agent", SAID)
+def test_a_hook_that_is_interrupted_lets_no_call_pass(place, agent):
+    event, _ = said_by(place, agent, 0)
+    for expected in (0, 2):
+        with subprocess.Popen([PROGRAM, "hook", agent, event], cwd=place.work, env=place.environ,
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE) as hook:  # fmt: skip
+            hook.stdin.write(b"{" + b" " * (1 << 20))  # more than a pipe holds: it reads
+            hook.stdin.flush()
+            hook.send_signal(signal.SIGINT)
+            assert hook.wait(30) == expected
+            hook.stdin.close()
+        write_policy(place, DENY_PUSH)
 
 
 def test_nothing_but_a_denial_is_ever_said(place):

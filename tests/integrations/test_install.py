@@ -244,6 +244,26 @@ def test_bytes_that_are_no_text(desk):
     assert "larger than" in desk.run("install", "claude", status=2).stderr
 
 
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_directory_in_place_of_the_file(desk, agent):
+    path = desk.file(agent)
+    path.mkdir(parents=True)
+    for verb in ("install", "uninstall"):
+        for more in ((), ("--dry-run",)):
+            assert "not a regular file" in desk.run(verb, agent, *more, status=2).stderr
+    done = desk.run("status", status=1)
+    assert "unreadable" in done.stdout and f"{path} is not a regular file" in done.stderr
+    assert os.listdir(path) == []
+
+
+def test_a_file_in_place_of_the_directory_is_told_by_status_beside_the_others(desk):
+    (desk.home / ".claude").write_text("")
+    assert "Not a directory" in desk.run("install", "claude", status=3).stderr
+    desk.run("install", "codex")
+    done = desk.run("status")
+    assert "unreadable" in done.stdout and "Not a directory" in done.stderr
+
+
 def test_an_empty_file_is_one_without_settings(desk):
     path = desk.file("codex", "")
     desk.run("install", "codex")

@@ -34,8 +34,9 @@ def test_a_program_without_a_table_is_read_word_by_word():
 def test_what_could_not_be_read_is_said():
     (one,) = explain_reading(words("git --new thing push"))
     assert "--new" in one.notes[0] and "either" in one.notes[1]
-    shell = explain_reading(words("bash -c 'echo ${x:-$(y)}'"))[0]
-    assert "for sure" in shell.notes[0]
+    shell = explain_reading(words("bash -c '$x ${x:-$(y)}'"))
+    assert "for sure" in shell[0].notes[0] and shell[1].argv == (b"y",)
+    assert "hook" in explain_reading(words("bash -c 'echo ${ y; }'"))[0].notes[0]
     assert "further operands" in explain_reading(words("xargs rm"))[1].notes[0]
     assert "too deep" in explain_reading(words("env " * 9 + "ls"))[-1].notes[0]
     assert "goes on" in explain_subject(Subject(argv=(b"rm",), cut=True))[0].notes[0]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +16,7 @@ from substrate.policy.rules import Subject
 from substrate.policy.shell_text import MOST_TEXT, read_text
 from substrate.policy.wrappers import split_words, unwrap
 from tests.policy.rule_sets import action, compiled, decide, rule, subject, words
+from tests.system.gate_ordinary import GROUPS
 
 BROKER = compiled(rule("deny", "rm -rf **"), rule("ask", "git push **"))
 
@@ -161,6 +165,134 @@ def test_the_rule_for_what_is_run_is_met(line):
 def test_a_shells_text(text):
     found = BROKER.decide(Subject(argv=(b"bash", b"-c", text.encode())))
     assert found.rule == "deny rm -rf **"
+
+
+#: real bash runs `rm` for each of them (a test below has it do so)
+SUBSTITUTIONS = [
+    "arr=($(rm -rf x))",
+    "a=(1 `rm -rf x`)",
+    'a=(1 "$(rm -rf x)")',
+    "a+=(\\) ')' \"$(rm -rf x)\")",
+    "a=(1 # it's\n $(rm -rf x))",
+    "a=(<(rm -rf x)); wait",
+    "a=([0]=$(rm -rf x))",
+    "f() { local b=($(rm -rf x)); }; f",
+    "declare -a a=(1 $(rm -rf x))",
+    "cat <<E\n$(rm -rf x)\nE",
+    "cat <<-E\n\t`rm -rf x`\n\tE",
+    "cat <<E\n\tE\n'\nE\nrm -rf x #'",
+    "cat <<E\na\\\nE\n$(rm -rf x)\nE",
+    "cat <<E\nit's \"${b:-$(rm -rf x)}\nE",
+    "cat <<E; cat <<'F'\n$(rm -rf x)\nE\n$(ls)\nF",
+    "cat <<E\n$(cat <<F\n$(rm -rf x)\nF\n)\nE",
+    "bash <<E\necho $(rm -rf x)\nE",
+    "echo ${b:-$(rm -rf x)}",
+    'echo "${b:-$(rm -rf x)}"',
+    "echo ${b:-`rm -rf x`}",
+    "echo ${b:-<(rm -rf x)}; wait",
+    'echo ${b:-${c:-"$(rm -rf x)"}}',
+    "echo \"${b:-'$(rm -rf x)'}\"",
+    "b=a; echo ${b:-{}; rm -rf x",
+    'b=y; printf %s "${b/$(rm -rf x)/}"',
+    'b=y; printf %s "${b//\'"\'/}" $(rm -rf x)',
+    "b=y; printf %s \"${b//$'\\''/}\"; rm -rf x #'",
+    "b=y; echo ${b%$}; rm -rf x",
+    "echo ${$}; rm -rf x",
+    "b=y; echo ${b:$(rm -rf x)0:1}",
+    "echo $((`rm -rf x` 1))",
+    "echo $(( $(rm -rf x) + 1 ))",
+    'echo "$(( $(rm -rf x) + 1 ))"',
+    "echo $(( 1 + $(( $(rm -rf x) 2 )) ))",
+    "echo $(( ${b:-$(rm -rf x)} + 1 ))",
+    "echo $[ $(rm -rf x) + 1 ]",
+    "(( $(rm -rf x) 1 ))",
+    "for ((i = 0$(rm -rf x); i < 1; i++)); do ls; done",
+    "((rm -rf x) ; ls)",
+    "echo $((rm -rf x); ls)",
+    "echo ${a[$(rm -rf x)0]}",
+    "a[$(rm -rf x)0]=1",
+    "(( a[$(rm -rf x)0] ))",
+    "[[ -e <(rm -rf x) ]]; wait",
+    "if [[ a < b ]]; then rm -rf x; fi",
+    "([[ a && b ]]) && [[ a ]]&& rm -rf x",
+    "[[ b ]]|rm -rf x",
+    "echo \"${b:-'$(echo 'a'; rm -rf x)'}\"",
+    'echo "$`rm -rf x`"',
+    'echo "$\\"; ls"; rm -rf x',
+    'echo "`\\"rm\\" -rf x`"',
+]
+
+
+@pytest.mark.parametrize("text", SUBSTITUTIONS)
+def test_substitutions_are_read_wherever_they_are_made(text, tmp_path):
+    found = BROKER.decide(Subject(argv=(b"bash", b"-c", text.encode())))
+    assert (found.rule, found.is_cut) == ("deny rm -rf **", False)
+    tool = tmp_path / "bin/rm"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/ran\n')
+    tool.chmod(0o755)
+    subprocess.run(
+        ["bash", "-c", text],
+        env={"PATH": f"{tool.parent}:{os.environ['PATH']}"},
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    assert (tmp_path / "ran").read_text() == "-rf x\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cat <<'E'\n$(rm -rf x)\nE",
+        "cat <<\\E\n`rm -rf x`\nE",
+        "cat <<E\n\\$(rm -rf x) \\`rm -rf x\\`\nE",
+        "a=(rm -rf x)",
+        "local a=(rm -rf x)",
+        "a=('$(rm -rf x)' \\$\\(rm -rf x\\))",
+        "a=(1 # $(rm -rf x)\n2)",
+        "echo ${b:-'$(rm -rf x)'}",
+        'echo "${b:-\\$(rm -rf x)}"',
+        "echo $(( rm + (2 * rf) - x ))",
+        "((rm - rf - x))",
+        "(( (a + b) * c ))",
+        "echo ${#b} ${b##*/} ${b%%.*} ${b//a/b} ${b:-c} ${b:0:2} ${!b} ${b^^} ${a[@]} $$ $? $#",
+        "echo \"${b//\\'/}\" \"${b//$'\\n'/ }\" \"${b//'\"'/}\" '${'",
+        "cat > f <<E\nit's \"a $b ${c}\nE",
+        'git commit -m "$(cat <<\'E\'\nIt\'s (so) "good" `x` ${y\nE\n)"',
+        "[[ $a < $b && $c =~ ^(x|y)$ ]]",
+        "sed 's/a$/b/' f | grep \"^$b$\" | awk '{ print $1 }'",
+        'for f in *.c; do gcc -c "${f%.c}.o" & done; wait',
+    ],
+)
+def test_what_is_no_substitution_is_not_read_as_one(text):
+    found = BROKER.decide(Subject(argv=(b"bash", b"-c", text.encode())))
+    assert (found.action, found.is_cut) == ("allow", False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "echo ${ rm -rf x; }",
+        "echo ${| rm -rf x; }",
+        "cat <<$(x)\nls\n$(x)\nrm -rf x",
+        "echo \"${b:-it's}\"; rm -rf x; echo 'a'",
+        "b=y; echo \"${b//'$('/}\"; rm -rf x; echo '",
+        "${a:-" * 40 + "$(rm -rf x)" + "}" * 40,
+        "echo $((" * 40 + "$(rm -rf x)" + "))" * 40,
+        "((" * 3000 + " `x`",
+    ],
+    ids=lambda text: text[:16],
+)
+def test_where_a_command_may_hide_it_is_said(text):
+    found = BROKER.decide(Subject(argv=(b"bash", b"-c", text.encode())))
+    assert found.is_cut or found.rule == "deny rm -rf **"
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group[0])
+def test_ordinary_lines_are_read_whole(group):
+    for line in group[2]:
+        assert not read_text(line.encode()).is_cut
 
 
 @pytest.mark.parametrize(
@@ -320,7 +452,7 @@ def test_splitting_as_env_does():
 PIECES = st.sampled_from(
     [b"rm -rf x", b"ls", b"$(", b")", b"`", b"'", b'"', b";", b"&&", b"|", b"\n", b"<<E", b"E", b"case x in",
      b"esac", b"{", b"}", b"((", b"))", b"$((", b"${", b"\\", b"$'", b"f()", b"if", b"fi", b"[[", b"]]", b"a=(",
-     b">", b"<(", b"#", b" ", b"for i in", b"do", b"done", b"sudo ", b"sh -c ", b"env -S "]
+     b">", b"<(", b"#", b"}", b"${x:-", b"<<-E\n", b"\n\tE\n", b"a[", b" ", b"for i in", b"do", b"done", b"sudo ", b"sh -c ", b"env -S "]
 )  # fmt: skip
 HOSTILE = st.one_of(
     st.lists(PIECES, max_size=30).map(b" ".join),
@@ -385,6 +517,16 @@ def test_no_argv_raises_and_the_whole_is_as_strict_as_each_part(argv):
         b"f() { ",
         b"\\",
         b"( ",
+        b"$((",
+        b"${x:-'",
+        b'"${x:-\'"',
+        b"${",
+        b"$((1))",
+        b"a=($(",
+        b"<<E\n$(",
+        b"<<E\n${x\nE\n",
+        b'"`',
+        b"(( (",
     ],
 )
 def test_steps_grow_with_the_text_and_no_faster(piece):

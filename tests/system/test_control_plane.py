@@ -24,6 +24,10 @@ TRIED = (
     (("net", "allow", "example.com"), "'net allow'"),
     (("approvals", "allow", "1"), "'approvals allow'"),
     (("trace", "show"), "'trace show'"),
+    (("hooks", "install", "claude", "--project"), "'hooks install'"),
+    (("hooks", "uninstall", "claude", "--project"), "'hooks uninstall'"),
+    (("shim", "deploy", "--dir", "shims"), "'shim deploy'"),
+    (("shim", "remove", "--dir", "shims"), "'shim remove'"),
     (("-c", "--no-world", "touch ran"), "--no-world"),
     (("-c", "--net", "host", "touch ran"), "--net"),
     (("-c", "--allow", "example.com", "touch ran"), "--allow"),
@@ -76,6 +80,7 @@ def test_what_is_the_users_alone_is_refused_in_a_world_and_told(caller):
     assert not (caller.work / "ran").exists()
     names = caller.substrate("diff", "--name-only").stdout
     assert b"ran" not in names.split(), names
+    assert b"shims" not in names and b".claude" not in names, names
     caller.verify()
 
 
