@@ -1,7 +1,8 @@
 """Where policy files are looked for, and what they are right now: a stamp each.
 
 Not what is in them (load_policy.py). Hot path. Invariants: of what a stamp holds, nothing can change in a
-file without its ctime; what cannot be looked at is an error and never "absent". A project's files are
+file without its ctime; what cannot be looked at, and a symlink that leads nowhere, is an error and never
+"absent": the rules of dotfiles that were moved or are not mounted would be gone without a word. A project's files are
 those in the directory and above it, at most ten, not above $HOME nor above the parent of the git root.
 Spec: policy.md §1.
 """
@@ -117,7 +118,7 @@ def find_files(places: Places) -> list[Found]:
     found = []
     for kind, path in places.candidates:
         try:
-            stamp = stamp_of(path)
+            stamp = stamp_of_policy(path, kind)
         except ConfigError:
             if kind != PROJECT or stranger_of(path, places) is None:
                 raise
@@ -147,6 +148,43 @@ def stranger_of(path: bytes, places: Places) -> int | None:
     return None
 
 
+def stamp_of_policy(path: bytes, kind: str) -> Stamp:
+    """As `stamp_of`, of a policy file: neither it nor a directory of the user's on the way to it may be a
+    symlink that leads nowhere. Raises ConfigError."""
+    directory = os.path.dirname(path)
+    # the usual case is that there is no directory: then that is all that is asked
+    if _look(path, directory) is None:
+        while kind == USER and directory != b"/":
+            directory = os.path.dirname(directory)
+            if _look(path, directory) is not None:
+                break
+        return None
+    status = _look(path, path)
+    return None if status is None else stamp_from(status)
+
+
+def _look(path: bytes, at: bytes) -> os.stat_result | None:
+    """What is at `at`, or where a symlink there leads to; None where nothing is."""
+    try:
+        status = os.lstat(at)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _not_seen(path, error) from error
+    if not stat.S_ISLNK(status.st_mode):
+        return status
+    try:
+        return os.stat(at)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        of = "" if at == path else f", and the policy file {os.fsdecode(path)} would be in it"
+        raise ConfigError(
+            f"{os.fsdecode(at)} is a link to {os.fsdecode(os.readlink(at))}, which is not there{of}",
+            hint="put back (or mount) what it leads to, or remove the link: then no policy file is there",
+        ) from error
+    except OSError as error:
+        raise _not_seen(path, error) from error
+
+
 def stamp_of(path: bytes) -> Stamp:
     """What tells that a file is the same; of a symlink's target. Raises ConfigError."""
     try:
@@ -154,10 +192,14 @@ def stamp_of(path: bytes) -> Stamp:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise ConfigError(
-            f"the policy file {os.fsdecode(path)} cannot be looked at: {error.strerror}",
-            hint="make its directory readable, or move it away: without it nothing is decided",
-        ) from error
+        raise _not_seen(path, error) from error
+
+
+def _not_seen(path: bytes, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"the policy file {os.fsdecode(path)} cannot be looked at: {error.strerror}",
+        hint="make its directory readable, or move it away: without it nothing is decided",
+    )
 
 
 def stamp_from(status: os.stat_result) -> Stamp:
