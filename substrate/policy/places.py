@@ -10,6 +10,7 @@ Spec: policy.md §1.
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 
 from substrate.errors import ConfigError
@@ -120,6 +121,8 @@ def find_files(places: Places) -> list[Found]:
         try:
             stamp = stamp_of_policy(path, kind)
         except ConfigError:
+            if kind == PROJECT and _is_kept_by_owner(os.path.dirname(path), places):
+                continue
             if kind != PROJECT or stranger_of(path, places) is None:
                 raise
             stamp = stamp_from(
@@ -133,6 +136,23 @@ def find_files(places: Places) -> list[Found]:
                 hint="--policy and SUBSTRATE_POLICY name a file that exists",
             )
     return found
+
+
+def _is_kept_by_owner(directory: bytes, places: Places) -> bool:
+    """Whether that is where the owner of the current directory has what substrate keeps, which is no
+    project's: in the home of another user, closed to all others, as it has to be."""
+    if places.owner in (os.geteuid(), 0):
+        return False
+    try:
+        status = os.lstat(directory)
+        home = os.fsencode(pwd.getpwuid(places.owner).pw_dir)
+    except (OSError, KeyError):
+        return False  # then it is a project's, as far as can be told
+    closed = stat.S_IFDIR | stat.S_IRWXU
+    return (status.st_uid, status.st_mode) == (
+        places.owner,
+        closed,
+    ) and directory == os.path.realpath(home) + b"/.substrate"
 
 
 def stranger_of(path: bytes, places: Places) -> int | None:
@@ -196,9 +216,18 @@ def stamp_of(path: bytes) -> Stamp:
 
 
 def _not_seen(path: bytes, error: OSError) -> ConfigError:
+    hint = "make its directory readable, or move it away: without it nothing is decided"
+    try:
+        uid = os.lstat(os.path.dirname(path)).st_uid
+    except OSError:
+        uid = os.geteuid()  # it cannot be told whose it is
+    if uid != os.geteuid():
+        hint = (
+            f"its directory belongs to uid {uid}, who can let you read what may run here; or work in"
+            " a directory of your own"
+        )
     return ConfigError(
-        f"the policy file {os.fsdecode(path)} cannot be looked at: {error.strerror}",
-        hint="make its directory readable, or move it away: without it nothing is decided",
+        f"the policy file {os.fsdecode(path)} cannot be looked at: {error.strerror}", hint=hint
     )
 
 
