@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from substrate.policy.armed import Armed
 
-CODE: str = '1f75c51d36b0759d266eab5e0883d185a8c0a57771d756fd78cc8a4c92e62f37'
+CODE: str = 'c84181530c1e21c6efdbbb6640c78f8e3b27eb39da3bafd594382155dd5ea199'
 GATES: dict[str, Armed] = {
     'observe': (
         b''
