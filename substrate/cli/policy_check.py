@@ -19,11 +19,13 @@ from substrate.cli.policy_here import (
     put_layers,
     tell_ignored,
 )
+from substrate.cli.target import here
 from substrate.cli.verb import Verb
 from substrate.policy.allowing import GOES, Allowing, what_allows
 from substrate.policy.broker import Broker
 from substrate.policy.explain import Explained, explain_subject
 from substrate.policy.rules import ALLOW, ASK, AUDIT, DENY, ISOLATE, Subject, Verdict
+from substrate.session.fs_scopes import refuse_whole
 from substrate.session.workspace import current_directory
 
 _WORDS = {
@@ -161,6 +163,7 @@ def shown(argv: tuple[bytes, ...]) -> str:
 
 
 def _check_files(found: Broker, form: str) -> int:
+    refuse_whole(found.policy, here().path)
     if form == "table":
         put_layers(found.policy.layers)
         for text in found.policy.ignored:

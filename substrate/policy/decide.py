@@ -67,6 +67,9 @@ class Compiled:
         self._buckets: dict[bytes, Bucket] = {}
         self._applets: bool | None = None
         self._layers = tuple(layer.name for layer in policy.layers)
+        #: whose default action is in force: of the last that says the same, as any other is left out
+        says = (x.name for x in policy.layers[::-1] if x.default_action == policy.default_action)
+        self._default_layer = next(says, "")
         locked = False  # by a final layer, as in merge.py
         for number, layer in enumerate(policy.layers):
             tightens = locked or (layer.kind == PROJECT and layer.trusted is not True)
@@ -133,7 +136,7 @@ class Compiled:
         return Verdict(
             action=ACTIONS[max(strictness, 0)],
             rule=rule.name if rule is not None else None,
-            layer=self._layers[entry.layer] if entry is not None else "",
+            layer=self._layer_of(entry, reason, subject),
             reason=rule.reason if rule is not None else reason,
             place=rule.place if rule is not None else "",
             risk=level,
@@ -144,6 +147,12 @@ class Compiled:
             at_once=at_once,
             is_cut=any(part.is_cut or part.known == CUT for part in parts),
         )
+
+    def _layer_of(self, entry: Entry | None, reason: str, subject: Subject) -> str:
+        if entry is not None:
+            return self._layers[entry.layer]
+        raised = self.default_of(subject.in_world) != STRICTNESS[self.policy.default_action]
+        return "" if reason or raised else self._default_layer
 
     @property
     def holds_back(self) -> bool:

@@ -35,7 +35,9 @@ from substrate.toml_places import TomlPlaces
 MAX_RULES = 10_000
 MAX_PROJECT_RULES = 1_000
 _MAX_WARNINGS = 20
-#: a key of many parts takes tomllib quadratic time, and cannot be longer than a line
+#: a key of many parts takes tomllib quadratic time, and cannot be longer than a line; a rule that was written for
+#: an answer has a command line of its user's in one
+_MAX_LINE = 16_384
 _MAX_PROJECT_LINE = 2048
 
 _TOP = (
@@ -90,15 +92,23 @@ def _decoded(content: bytes, kind: str, shown: str) -> str:
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{shown} is not UTF-8 (byte {error.start})", hint="correct it") from None
-    if kind == PROJECT:
-        for number, line in enumerate(text.split("\n"), 1):
-            if len(line) > _MAX_PROJECT_LINE:
-                raise ConfigError(
-                    f"{shown}, line {number}: a line of {len(line)} characters, expected at most "
-                    f"{_MAX_PROJECT_LINE} in a project's file",
-                    hint="break it: arrays may go over several lines",
-                )
+        raise ConfigError(
+            f"{shown} is not UTF-8 (byte {error.start})", hint="save it as UTF-8"
+        ) from None
+    if text.startswith("\ufeff"):
+        raise ConfigError(
+            f"{shown} begins with a byte order mark (U+FEFF, which editors do not show): TOML has none",
+            hint="save it as UTF-8 without BOM: `sed -i '1s/^\\xef\\xbb\\xbf//' FILE`",
+        )
+    most, whose = (
+        (_MAX_PROJECT_LINE, "a project's file") if kind == PROJECT else (_MAX_LINE, "a policy")
+    )
+    for number, line in enumerate(text.split("\n"), 1):
+        if len(line) > most:
+            raise ConfigError(
+                f"{shown}, line {number}: a line of {len(line)} characters, expected at most {most} in {whose}",
+                hint="break it: arrays may go over several lines",
+            )
     return text
 
 
@@ -120,11 +130,14 @@ class _Reading:
         try:
             return tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{self.shown} is not TOML: {error}", hint="correct it") from None
+            raise ConfigError(
+                f"{self.shown} is not TOML: {error}",
+                hint="look at the line that it names: a text needs its quotes, a list its brackets",
+            ) from None
         except (ValueError, RecursionError):  # a number of too many digits; arrays in arrays
             raise ConfigError(
                 f"{self.shown} has a number that is too long, or is nested too deeply",
-                hint="correct it",
+                hint="write a smaller number, or fewer brackets in brackets",
             ) from None
 
     # --- messages
@@ -138,7 +151,8 @@ class _Reading:
     def wrong(self, key: tuple[str | int, ...], wrong: Wrong) -> NoReturn:
         raise ConfigError(
             f"{self.place(*key)}: {key_text(key)} is {wrong.got}, expected {wrong.expected}",
-            hint=wrong.hint or "correct it",
+            hint=wrong.hint
+            or "write it as expected; `substrate policy check` then reads the file again",
         ) from None
 
     def known(

@@ -1,7 +1,8 @@
 """Where policy files are looked for, and what they are right now: a stamp each.
 
 Not what is in them (load_policy.py). Hot path. Invariants: of what a stamp holds, nothing can change in a
-file without its ctime; what cannot be looked at is an error and never "absent". A project's files are
+file without its ctime; what cannot be looked at, and a symlink that leads nowhere, is an error and never
+"absent": the rules of dotfiles that were moved or are not mounted would be gone without a word. A project's files are
 those in the directory and above it, at most ten, not above $HOME nor above the parent of the git root.
 Spec: policy.md §1.
 """
@@ -9,6 +10,7 @@ Spec: policy.md §1.
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 
 from substrate.errors import ConfigError
@@ -117,8 +119,10 @@ def find_files(places: Places) -> list[Found]:
     found = []
     for kind, path in places.candidates:
         try:
-            stamp = stamp_of(path)
+            stamp = stamp_of_policy(path, kind)
         except ConfigError:
+            if kind == PROJECT and _is_kept_by_owner(os.path.dirname(path), places):
+                continue
             if kind != PROJECT or stranger_of(path, places) is None:
                 raise
             stamp = stamp_from(
@@ -134,6 +138,23 @@ def find_files(places: Places) -> list[Found]:
     return found
 
 
+def _is_kept_by_owner(directory: bytes, places: Places) -> bool:
+    """Whether that is where the owner of the current directory has what substrate keeps, which is no
+    project's: in the home of another user, closed to all others, as it has to be."""
+    if places.owner in (os.geteuid(), 0):
+        return False
+    try:
+        status = os.lstat(directory)
+        home = os.fsencode(pwd.getpwuid(places.owner).pw_dir)
+    except (OSError, KeyError):
+        return False  # then it is a project's, as far as can be told
+    closed = stat.S_IFDIR | stat.S_IRWXU
+    return (status.st_uid, status.st_mode) == (
+        places.owner,
+        closed,
+    ) and directory == os.path.realpath(home) + b"/.substrate"
+
+
 def stranger_of(path: bytes, places: Places) -> int | None:
     """The uid of whoever a project's file or its directory belongs to, if that is none of those whose word
     counts there: in a directory that all may write to, nobody stops the others by what he puts in it."""
@@ -147,6 +168,43 @@ def stranger_of(path: bytes, places: Places) -> int | None:
     return None
 
 
+def stamp_of_policy(path: bytes, kind: str) -> Stamp:
+    """As `stamp_of`, of a policy file: neither it nor a directory of the user's on the way to it may be a
+    symlink that leads nowhere. Raises ConfigError."""
+    directory = os.path.dirname(path)
+    # the usual case is that there is no directory: then that is all that is asked
+    if _look(path, directory) is None:
+        while kind == USER and directory != b"/":
+            directory = os.path.dirname(directory)
+            if _look(path, directory) is not None:
+                break
+        return None
+    status = _look(path, path)
+    return None if status is None else stamp_from(status)
+
+
+def _look(path: bytes, at: bytes) -> os.stat_result | None:
+    """What is at `at`, or where a symlink there leads to; None where nothing is."""
+    try:
+        status = os.lstat(at)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _not_seen(path, error) from error
+    if not stat.S_ISLNK(status.st_mode):
+        return status
+    try:
+        return os.stat(at)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        of = "" if at == path else f", and the policy file {os.fsdecode(path)} would be in it"
+        raise ConfigError(
+            f"{os.fsdecode(at)} is a link to {os.fsdecode(os.readlink(at))}, which is not there{of}",
+            hint="put back (or mount) what it leads to, or remove the link: then no policy file is there",
+        ) from error
+    except OSError as error:
+        raise _not_seen(path, error) from error
+
+
 def stamp_of(path: bytes) -> Stamp:
     """What tells that a file is the same; of a symlink's target. Raises ConfigError."""
     try:
@@ -154,10 +212,23 @@ def stamp_of(path: bytes) -> Stamp:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise ConfigError(
-            f"the policy file {os.fsdecode(path)} cannot be looked at: {error.strerror}",
-            hint="make its directory readable, or move it away: without it nothing is decided",
-        ) from error
+        raise _not_seen(path, error) from error
+
+
+def _not_seen(path: bytes, error: OSError) -> ConfigError:
+    hint = "make its directory readable, or move it away: without it nothing is decided"
+    try:
+        uid = os.lstat(os.path.dirname(path)).st_uid
+    except OSError:
+        uid = os.geteuid()  # it cannot be told whose it is
+    if uid != os.geteuid():
+        hint = (
+            f"its directory belongs to uid {uid}, who can let you read what may run here; or work in"
+            " a directory of your own"
+        )
+    return ConfigError(
+        f"the policy file {os.fsdecode(path)} cannot be looked at: {error.strerror}", hint=hint
+    )
 
 
 def stamp_from(status: os.stat_result) -> Stamp:

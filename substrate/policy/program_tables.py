@@ -333,7 +333,7 @@ TABLES: Final[dict[str, object]] = {
     "manifest-path= message-format= color= config= Z= C= registry= index= token= git= branch= tag= "
     "rev= path= version=/vers= root= r/release v/verbose q/quiet all-features no-default-features "
     "workspace/all exclude= allow-dirty n/dry-run no-verify frozen locked offline f/force lib bins "
-    "tests examples all-targets fix edition= name= rename= optional dev build undo no-run no-fail-fast",
+    "tests examples all-targets fix edition= x/execute name= rename= optional dev build undo no-run no-fail-fast",
     "go": "@flat @single @whole C= tags= ldflags= gcflags= asmflags= gccgoflags= o= mod= modfile= overlay= "
     "run= bench= count= timeout= cpu= parallel= p= coverprofile= covermode= coverpkg= exec= toolexec= "
     "pkgdir= buildmode= compiler= installsuffix= vet= fuzz= fuzztime= benchtime= blockprofile= "
@@ -345,6 +345,28 @@ TABLES: Final[dict[str, object]] = {
     "R/no-builtin-variables s/silent/quiet S/no-keep-going/stop t/touch w/print-directory "
     "no-print-directory O output-sync? d debug? trace warn-undefined-variables shuffle? b m L "
     "no-silent jobserver-style=" + _HELP,
+    "mvn|mvnw|mvnd": "@single @whole f/.--file= pl/.--projects= am/.--also-make amd/.--also-make-dependents "
+    "T/.--threads= P/.--activate-profiles= s/.--settings= gs/.--global-settings= t/.--toolchains= "
+    "gt/.--global-toolchains= D/.--define= l/.--log-file= rf/.--resume-from= b/.--builder= "
+    "color= .--color= o/.--offline q/.--quiet X/.--debug e/.--errors U/.--update-snapshots "
+    "B/.--batch-mode N/.--non-recursive V/.--show-version v/.--version h/.--help ff/.--fail-fast "
+    "fae/.--fail-at-end fn/.--fail-never C/.--strict-checksums c/.--lax-checksums nsu/.--no-snapshot-updates "
+    "ntp/.--no-transfer-progress emp/.--encrypt-master-password= ep/.--encrypt-password= "
+    "llr/.--legacy-local-repository itr/.--ignore-transitive-repositories",
+    "gradle|gradlew": "@whole p/project-dir= b/build-file= c/settings-file= I/init-script= x/exclude-task= "
+    "g/gradle-user-home= P/project-prop= D/system-prop= F/dependency-verification= M/write-verification-metadata= "
+    "include-build= console= max-workers= warning-mode= priority= project-cache-dir= tests= t/continuous "
+    "a/no-rebuild continue daemon no-daemon foreground status stop m/dry-run U/refresh-dependencies "
+    "refresh-keys export-keys rerun-tasks offline q/quiet w/warn i/info d/debug s/stacktrace "
+    "S/full-stacktrace scan no-scan build-cache no-build-cache parallel no-parallel configure-on-demand "
+    "no-configure-on-demand configuration-cache no-configuration-cache profile update-locks= write-locks "
+    "no-watch-fs watch-fs configuration= dependency= args= v/version V/show-version h/help",
+    "hg": "@flat R/repository= cwd= y/noninteractive q/quiet v/verbose color= config= debug debugger encoding= "
+    "encodingmode= traceback time profile version hidden pager= r/rev= b/branch= B/bookmark= f/force "
+    "e/ssh= remotecmd= m/message= u/user= d/date= I/include= X/exclude= new-branch insecure h/help",
+    "jj": "@flat R/repository= at-operation/at-op= config= config-file= color= quiet no-pager "
+    "ignore-working-copy ignore-immutable debug b/bookmark= remote= r/revisions/revision= c/change= "
+    "m/message= all tracked deleted dry-run N/allow-new h/help",
     "twine": "@flat r/repository= repository-url= s/sign sign-with= i/identity= u/username= p/password= "
     "c/comment= config-file= skip-existing cert= client-cert= verbose non-interactive "
     "disable-progress-bar attestations strict no-color",
@@ -390,6 +412,13 @@ TABLES: Final[dict[str, object]] = {
     "i/stdin t/tty R/recursive field-selector= sort-by= template= v= L/label-columns= w/watch "
     "show-labels p/patch= type= replicas= image= env= labels= port= target-port= tail= since= "
     "previous overwrite record field-manager= server-side cascade? restart= rm command q/quiet address=",
+    "terraform|tofu": "@flat @single @whole chdir= version help v h var= var-file= out= target= replace= state= state-out= "
+    "backup= parallelism= lock= lock-timeout= input= refresh= refresh-only destroy auto-approve no-color "
+    "compact-warnings detailed-exitcode json backend-config= backend= from-module= plugin-dir= upgrade "
+    "reconfigure migrate-state force-copy get= lockfile= generate-config-out= exclude=",
+    "vercel": "@flat @whole prod y/yes t/token= S/scope= T/team= cwd= A/local-config= Q/global-config= e/env= b/build-env= "
+    "m/meta= f/force d/debug prebuilt public no-wait n/name= target= archive= logs no-color skip-domain "
+    "v/version h/help",
     "systemctl": "t/type= p/property= H/host= M/machine= user system now f/force q/quiet no-block "
     "no-pager root= a/all l/full r/recursive s/signal= kill-whom= kill-who= n/lines= o/output= state= "
     "runtime job-mode= preset-mode= no-ask-password no-wall no-reload global show-types value P= what= "

@@ -155,7 +155,7 @@ class Subject:
 @value
 class Verdict:
     """What was decided, and why. `rule`: the name of the rule, None for the default action. `layer`: the
-    layer's name. `risk`: low, medium, high or critical, with `risk_reason`; it decides nothing.
+    name of its layer, or of the one whose default action it is; "" where it is neither. `risk`: low, medium, high or critical, with `risk_reason`; it decides nothing.
     `read_as`: the command lines that were matched: as given, then what wrappers in it run. `isolates`: what it
     changes is to be dropped, also where the answer is yes. `of_script`: it is said of the script that an
     interpreter is given, and not of the interpreter. `at_once`: it is asked for what a shell does itself, so

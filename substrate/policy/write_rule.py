@@ -10,7 +10,7 @@ import os
 
 from substrate.errors import ConfigError
 from substrate.policy.parse_policy import parse_policy
-from substrate.policy.places import Found, Places, stamp_of
+from substrate.policy.places import Found, Places, stamp_of_policy
 from substrate.policy.rules import USER
 from substrate.policy.source import read_source
 
@@ -35,7 +35,7 @@ def add_rule(places: Places, argv: Sequence[bytes], action: str, reason: str) ->
 
 def add_text(places: Places, text: str) -> Layer:
     path = user_file(places)
-    stamp = stamp_of(path)
+    stamp = stamp_of_policy(path, USER)
     before = b""
     if stamp is not None:
         before = read_source(Found(kind=USER, path=path, stamp=stamp), places)

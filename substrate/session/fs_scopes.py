@@ -43,8 +43,24 @@ class Hiding:
     notes: tuple[str, ...] = ()
 
 
+def refuse_whole(policy: Policy, workspace: bytes) -> None:
+    """Raises ConfigError for a rule by which no command could start here: it covers the root, or the workspace."""
+    home = user_home(os.environb)
+    for layer in policy.layers:
+        for pattern in layer.fs.read_deny:
+            paths = FsPaths(FsRules(read_deny=(pattern,)), workspace, home)
+            for path in map(os.path.realpath, paths.look(0).paths):
+                if path == b"/" or (workspace + b"/").startswith(path + b"/"):
+                    raise ConfigError(
+                        f"{layer.name}: fs.read_deny has {os.fsdecode(pattern)!r}, which covers "
+                        f"{os.fsdecode(workspace)}: no command could start there",
+                        hint="name what is not to be read in it (`~/.ssh/**`, `**/.env`), or work in another directory",
+                    )
+
+
 def unreadable(policy: Policy, workspace: bytes, *, walk: bool = True) -> Hiding:
     """What `read_deny` comes to now. Raises ConfigError for more than can be covered."""
+    refuse_whole(policy, workspace)
     home = user_home(os.environb)
     paths = FsPaths(FsRules(read_deny=policy.fs.read_deny), workspace, home)
     looked = paths.look() if walk else paths.look(0)

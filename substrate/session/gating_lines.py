@@ -80,9 +80,12 @@ def _line(text: str, hint: str, count: int) -> str:
 
 
 def ruled(verdict: Verdict) -> str:
-    """Which rule, and its reason."""
-    rule = f"rule {verdict.rule}" if verdict.rule else f"no rule allows it, {verdict.layer}"
-    return f"({rule}: {verdict.reason})" if verdict.reason else f"({rule})"
+    """Which rule, and its reason; else why without one."""
+    if verdict.rule:
+        return f"(rule {verdict.rule}{verdict.reason and f': {verdict.reason}'})"
+    if verdict.reason or not verdict.layer:
+        return f"({verdict.reason or 'no rule allows it'})"
+    return f'(no rule allows it, and default_action = "{verdict.action}" in {verdict.layer})'
 
 
 def hint_of(verdict: Verdict, how: str) -> str:

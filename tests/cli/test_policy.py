@@ -57,6 +57,27 @@ def test_check_shows_what_would_allow_it(place):
     assert "verdict: ask" in place.out("policy", "check", "--", "git", "push", "other", status=1)
 
 
+def test_a_denial_by_the_default_action_names_its_layer(place):
+    user_file(
+        place, 'default_action = "deny"\n[[command]]\nmatch = ["bash", "**"]\naction = "allow"\n'
+    )
+    done = place.run("--keep", "-c", "git --version", status=126)
+    assert (
+        b'denied: git --version (no rule allows it, and default_action = "deny" in '
+        b"~/.config/substrate/policy.toml); `substrate policy explain last`" in done.stderr
+    ), done.stderr
+
+
+@pytest.mark.parametrize("pattern", ["/", "/**", "$PWD/**", "~/../**"])
+def test_what_covers_the_whole_workspace_is_refused_by_its_name(place, pattern):
+    user_file(place, f'[fs]\nread_deny = ["{pattern}"]\n'.replace("~/..", str(place.base)))
+    for words in (("policy", "check"), ("--keep", "-c", "true")):
+        done = place.run(*words, status=None)
+        assert done.returncode in (2, 125), done.stderr
+        assert b"policy.toml: fs.read_deny has" in done.stderr
+        assert b"no command could start there" in done.stderr and b"hide`" not in done.stderr
+
+
 def test_check_with_another_profile_file_and_without_a_world(place):
     args = ("policy", "check", "--format", "json")
     assert place.json(*args, "--profile", "ci", "--", "git", "push", status=1)["action"] == "deny"

@@ -350,3 +350,18 @@ def test_behind_a_final_layer_rules_only_tighten():
     assert broker.decide(subject("ls x")).action == "allow"
     assert broker.decide(subject("ls -R x")).action == "deny"
     assert broker.gate_table()[1] != gate.ALLOW
+
+
+def test_the_default_action_names_the_layer_that_says_it():
+    first = layer(kind=BUILTIN, default_action="ask")
+    second = layer(kind=USER, default_action="deny")
+    lax = layer(kind=PROJECT, default_action="allow", trusted=False)
+
+    def named(*layers, default):
+        return compile_policy(policy(*layers, default=default)).decide(subject("tool")).layer
+
+    assert named(first, lax, default="ask") == BUILTIN
+    assert named(first, second, lax, default="deny") == USER
+    assert named(layer(rule("allow", "ls")), default="allow") == ""
+    outside = compile_policy(policy(lax, default="allow")).decide(subject("x", in_world=False))
+    assert (outside.action, outside.layer) == ("ask", "")

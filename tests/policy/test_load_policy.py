@@ -164,12 +164,12 @@ def test_a_projects_file_of_somebody_else_is_left_out_and_told(ground):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes another user's place, which only root can")
-@pytest.mark.parametrize("kind", ["closed", "loop", "fifo", "secret"])
+@pytest.mark.parametrize("kind", ["closed", "loop", "dangling", "fifo", "secret"])
 def test_nobody_stops_the_others_by_what_he_puts_into_a_shared_directory(ground, kind):
     shared = ground.work.parent
     place = shared / ".substrate"
-    if kind == "loop":
-        place.symlink_to(".substrate")
+    if kind in ("loop", "dangling"):
+        place.symlink_to(".substrate" if kind == "loop" else "nowhere")
     else:
         place.mkdir(mode=0o700 if kind == "closed" else 0o755)
         if kind == "fifo":
@@ -177,7 +177,7 @@ def test_nobody_stops_the_others_by_what_he_puts_into_a_shared_directory(ground,
         else:
             (place / "policy.toml").write_text("")
             (place / "policy.toml").chmod(0o600)
-    for path in (place, *([] if kind == "loop" else place.iterdir())):
+    for path in (place, *(place.iterdir() if place.is_dir() else [])):
         os.chown(path, 1, 1, follow_symlinks=False)
     at = ground.work / "mine"
     at.mkdir()
@@ -201,6 +201,63 @@ def test_what_is_no_file_is_refused(ground):
     (ground.user / ".config/substrate/policy.toml").mkdir(parents=True)
     with pytest.raises(ConfigError, match="is not a regular file"):
         ground.load()
+
+
+@pytest.mark.parametrize("at", [".config", ".config/substrate", ".config/substrate/policy.toml"])
+@pytest.mark.parametrize("to", ["nowhere", "a-file/below", "other-link"])
+def test_a_users_file_behind_a_link_that_leads_nowhere_is_an_error(ground, at, to):
+    """The rules of dotfiles that were moved, or are not mounted yet, would be gone without a word."""
+    (ground.user / "a-file").touch()
+    (ground.user / "other-link").symlink_to("/nonexistent")
+    link = ground.user / at
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(ground.user / to)
+    with pytest.raises(ConfigError, match="which is not there") as told:
+        ground.load()
+    assert str(link) in str(told.value) and str(ground.user / to) in str(told.value)
+    assert "policy.toml" in str(told.value)
+
+
+@pytest.mark.parametrize("link", ["policy.toml", "the directory"])
+@pytest.mark.parametrize("whose", ["the system's", "a project's"])
+def test_no_other_policy_file_is_behind_a_link_that_leads_nowhere(ground, whose, link):
+    """A project's may tighten, and was perhaps trusted: without it other things are allowed."""
+    path = ground.system_file if whose == "the system's" else ground.work / ".substrate/policy.toml"
+    if link == "the directory":
+        path = path.parent
+    if path == ground.system_file.parent:
+        path.rmdir()
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to("nowhere")
+    with pytest.raises(ConfigError, match=f"{path} is a link to nowhere, which is not there"):
+        ground.load()
+
+
+def test_links_that_lead_somewhere_are_followed_to_what_is_the_users(ground):
+    dotfiles = ground.user / "dotfiles"
+    dotfiles.mkdir()
+    (ground.user / ".config").mkdir()
+    (ground.user / ".config/substrate").symlink_to(dotfiles)
+    assert kinds(ground.policy()) == ["builtin"]  # there is none: that is no error
+    (ground.user / "mine.toml").write_text('id = "u"')
+    (dotfiles / "policy.toml").symlink_to("../mine.toml")
+    assert ground.policy().layers[-1].id == "u"
+    (ground.user / "mine.toml").write_text('id = "other"')
+    assert ground.policy().layers[-1].id == "other"
+    (ground.user / "mine.toml").unlink()
+    with pytest.raises(ConfigError, match="which is not there"):
+        ground.load()
+
+
+def test_a_link_that_comes_to_lead_nowhere_is_a_change(ground):
+    target = ground.write(ground.user / "mine.toml", 'id = "u"')
+    path = ground.user / ".config/substrate/policy.toml"
+    path.parent.mkdir(parents=True)
+    path.symlink_to(target)
+    broker = ground.load()
+    target.unlink()
+    with pytest.raises(ConfigError, match="which is not there"):
+        broker.is_current()
 
 
 def test_a_fifo_does_not_hang(ground):

@@ -72,6 +72,11 @@ DAILY = (
     "apt-get install -y gcc", "sudo apt-get update", "ssh host", "rsync -a a b", "kill 1", "mvn package",
     "./gradlew build", "gradle test", "bundle install", "gem install x", "dotnet build", "bash -c 'ls | wc -l'",
     "python setup.py develop", "twine check dist/x", "npm pack", "npm version patch", "cargo package",
+    "terraform -chdir=x plan", "terraform -chdir=x plan -out apply", "tofu validate", "mvn -pl deploy -am test", "mvn -DskipTests -T 4 install",
+    "./mvnw -B -ntp verify", "gradle :publisher:test", "gradle build -x publish", "./gradlew :app:test --tests publishes",
+    "docker buildx build --load -t push .", "docker manifest inspect x", "yarn workspace a run publish-docs", "heroku logs",
+    "vercel build --prod", "vercel dev", "gh api -X GET search/issues -f q=x", "gh api graphql -f query=x", "hg commit -m push",
+    "hg pull", "jj git fetch", "jj commit -m push", "cargo release patch", "nuget restore", "cargo add release",
 )  # fmt: skip
 #: what others see, or what cannot be taken back
 ASKED = (
@@ -79,7 +84,11 @@ ASKED = (
     "cargo publish", "twine upload dist/x", "python3 -m twine upload dist/x", "gem push x.gem", "docker push x",
     "uv publish", "gh pr create --fill", "gh release create v1", "terraform apply -auto-approve",
     "kubectl delete pod x", "./gradlew publish", "npm unpublish x", "env X=1 git push",
-    "bash -c 'git push'", "timeout 5 npm publish",
+    "bash -c 'git push'", "timeout 5 npm publish", "terraform -chdir=x apply", "terraform -chdir=x destroy", "tofu -chdir=x apply",
+    "mvn -q deploy", "mvn clean deploy", "./mvnw deploy", "mvn -B release:perform", "gradle :a:publish", "./gradlew clean publish",
+    "docker build --push .", "docker buildx build -t x --push .", "docker manifest push x", "yarn workspace a publish",
+    "yarn workspace a npm publish", "heroku container:push web", "vercel", "vercel -y --prod", "nuget push x.nupkg",
+    "gh api -X POST repos/x/y/issues", "gh api repos/x/y --method=DELETE", "hg -R x push", "jj git push", "cargo release -x patch",
 )  # fmt: skip
 
 

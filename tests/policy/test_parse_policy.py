@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from substrate.errors import ConfigError
 from substrate.policy import rules
 from substrate.policy.parse_policy import Parsed, parse_policy
-from substrate.policy.rules import PROJECT, USER
+from substrate.policy.rules import GIVEN, PROJECT, SYSTEM, USER
 
 #: the machine that runs this has other work, too
 slow = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -208,3 +208,18 @@ def test_any_bytes_are_a_layer_or_an_error(content, kind):
         parse(content, kind)
     except ConfigError as error:
         assert "/p.toml" in str(error)
+
+
+def test_a_byte_order_mark_is_said_to_be_one():
+    with pytest.raises(ConfigError, match="begins with a byte order mark") as told:
+        parse_policy(b"\xef\xbb\xbfid = 'x'", kind=USER, name="p", label="user", shown="/p.toml")
+    assert "without BOM" in told.value.hint
+
+
+@pytest.mark.parametrize("kind", [USER, SYSTEM, GIVEN])
+def test_a_key_of_many_parts_costs_nothing_whoever_wrote_it(kind):
+    text = ".".join(["a"] * 50_000) + " = 1\n"
+    with pytest.raises(ConfigError, match="line 1: a line of 100003 characters"):
+        parse_policy(text.encode(), kind=kind, name="p", label=kind, shown="/p.toml")
+    long = "[[command]]\nmatch = ['" + "', '".join(["x" * 100] * 50) + "']\naction = 'allow'\n"
+    assert parse_policy(long.encode(), kind=kind, name="p", label=kind, shown="/p").layer.commands
