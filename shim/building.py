@@ -1,18 +1,25 @@
-"""How the stub is built: by setuptools' own `build_ext`, as a program instead of a library.
+"""How the stub is built, and installed as the command `substrate`: setuptools' `build_ext` and `build_scripts`.
 
-Named in pyproject.toml (cmdclass) and used by nothing else. Statically linked where the C library
+Named in pyproject.toml (cmdclass) and used by nothing else. The stub is a program instead of a library. Statically linked where the C library
 can be, since a dynamic one costs a shim half of its time; else as the compiler likes. Like any other
 extension here it is optional: without a compiler the install goes on, and shims are Python's
-(stub.py). Source: setuptools.command.build_ext.
+(stub.py), and `substrate` is the script that is `substrate-python` otherwise.
+Source: setuptools.command.build_ext, build_scripts.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
+
+try:
+    from setuptools.command.build_scripts import build_scripts
+except ImportError:  # older ones leave it to distutils
+    from distutils.command.build_scripts import build_scripts
 
 if TYPE_CHECKING:
     from setuptools import Extension
@@ -55,3 +62,16 @@ class BuildStub(build_ext):  # type: ignore[misc, unused-ignore]
             except (LinkError, CompileError):
                 if number == len(_WAYS):
                     raise
+
+
+class BuildScripts(build_scripts):  # type: ignore[misc, unused-ignore]
+    """`build_scripts`, with the script under a second name, and the program in its place."""
+
+    def run(self) -> None:
+        """After build_ext, as in every build."""
+        super().run()
+        script = os.path.join(self.build_dir, "substrate")
+        shutil.copy2(script, script + "-python")
+        program = self.get_finalized_command("build_ext").get_ext_fullpath(NAME)
+        if os.path.isfile(program):
+            shutil.copyfile(program, script)

@@ -45,8 +45,8 @@ _VERSIONS = "the client and the supervisor may be of different versions: end the
 
 
 class Ending:
-    """How it ended. `kind`: packets.ENDED, DENIED or FAILED; `outcome`: JSON of ENDED; `text`, `hint`:
-    of the others; `span`: of the command, where it was accepted."""
+    """How it ended. `kind`: packets.ENDED, DENIED or FAILED; `outcome`: JSON of ENDED; `text`: what is to be said
+    of it, of ENDED only where it did not end by itself; `hint`: of the others; `span`: of the command, where it was accepted."""
 
     __slots__ = ("hint", "kind", "outcome", "span", "status", "text")
 
@@ -397,7 +397,7 @@ def ending_of(kind: bytes, fields: list[bytes], span: str = "") -> Ending:
     known = text.isascii() and text.isdigit() and int(text) <= 255
     if kind == packets.ENDED:
         ending = Ending(kind, int(text) if known else 125, span)
-        ending.outcome = _field(fields, 1)
+        ending.outcome, ending.text = _field(fields, 1), _text(fields, 2)
         return ending
     if kind not in (packets.DENIED, packets.FAILED):
         raise StateError("the session's supervisor answered out of turn", hint=_VERSIONS)

@@ -247,6 +247,8 @@ class _Shim:
         ending = client.run(path, self.argv, self.entries, self._parent())
         if ending.kind != packets.ENDED:
             return self._refused(ending)
+        if ending.text:
+            self.say(ending.text)
         joining.die_as(ending.status, ending.outcome)
         return ending.status
 

@@ -371,6 +371,14 @@ BARS: tuple[Bar, ...] = (
         what="joining a session: `substrate -c true` (a world, capture, durable trace)",
         text="≤ 12 ms",
         bench="join",
+        case="joined by substrate -c true",
+        at_most=12,
+        peers=("joined by substrate -c true: over bare",),
+    ),
+    Bar(
+        what="the same by the client in Python alone",
+        text="≤ 12 ms",
+        bench="join",
         case="joined by Python: substrate -c true",
         at_most=12,
         peers=(

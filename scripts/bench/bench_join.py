@@ -2,7 +2,8 @@
 
 "join" is a client that is there already: from its connection to the answer, streams on /dev/null; each command
 alone, so with a world and a layer of its own. "join, beside another" comes into a world that lives. "joined by the stub" is
-the C stub deployed as `bash`, "joined by Python" `substrate -c`: processes of their own, from their start to their end. "over
+the C stub deployed as `bash`, "joined by substrate" the command that is installed (the stub as well, where there is a
+compiler), "joined by Python" its `substrate-python`: processes of their own, from their start to their end. "over
 bare" is the same less `bash -c true` of the round. "ask" is a shim's question to the session, which a policy decides. Before each sample the session is
 left alone for a moment, as by an agent that reads what came of its last command: its next world waits by then. A row
 of joins without that is "join, one after the other".
@@ -158,8 +159,9 @@ def _measured(context: Context, session: _Session) -> list[Result]:
         "joined by the stub: bash -c true": lambda: spawn(
             (stub["bash"], "-c", "true"), env=environ
         ),
+        "joined by substrate -c true": lambda: spawn((session.program, "-c", "true"), env=environ),
         "joined by Python: substrate -c true": lambda: spawn(
-            (session.program, "-c", "true"), env=environ
+            (session.program + "-python", "-c", "true"), env=environ
         ),
         "ask": lambda: _timed(session.ask, _ROW),
         "stub: true, asked of the session": lambda: spawn((stub["true"],), env=environ),

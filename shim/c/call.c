@@ -123,7 +123,7 @@ static bool transmit(int socket, const struct packing *packing, const int *fds, 
 
 bool call_send(const struct caller *caller, int socket, const char *mode, const char *file,
                const char *flags, bool standard, struct trouble *trouble) {
-    unsigned char room[1024];
+    unsigned char room[1024 + 2 * TEXT_MOST];
     struct packing packing;
     const char *parent = variable(caller, "SUBSTRATE_PARENT_SPAN");
     int fds[4];

@@ -45,8 +45,21 @@ static void restore(void) {
     is_raw = false;
 }
 
+/* `"cmd"` with the text: one byte of it needs two at most. */
+static size_t add_text(char *flags, const char *text) {
+    char *at = flags;
+    at = stpcpy(at, ",\"cmd\":\"");
+    for (; *text != '\0'; text++) {
+        if (*text == '"' || *text == '\\' || *text == '\n' || *text == '\t')
+            *at++ = '\\';
+        *at++ = *text == '\n' ? 'n' : *text == '\t' ? 't' : *text;
+    }
+    *at++ = '"';
+    return (size_t)(at - flags);
+}
+
 /* Of whom to hear by `signals`: what is ignored (nohup) stays so, for the command as well. */
-static int hear(sigset_t *signals, char *flags, size_t room, const struct caller *caller) {
+static int hear(sigset_t *signals, char *flags, size_t room, const struct caller *caller, const char *text) {
     size_t used;
     const char *between = "";
     used = (size_t)snprintf(flags, room, "{\"closed\":[");
@@ -75,6 +88,8 @@ static int hear(sigset_t *signals, char *flags, size_t room, const struct caller
         used += (size_t)snprintf(flags + used, room - used, ",\"terminal\":[%u,%u]",
                                  size.ws_col ? size.ws_col : 80u, size.ws_row ? size.ws_row : 24u);
     }
+    if (text != NULL)
+        used += add_text(flags + used, text);
     snprintf(flags + used, room - used, "}");
     sigprocmask(SIG_BLOCK, signals, NULL);
     return signalfd(-1, signals, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -107,6 +122,8 @@ static int end(const struct packet *packet) {
     long status = field_number(packet_field(packet, 0), 255);
     long number = json_number(packet_field(packet, 1), "signal", 64);
     restore();
+    if (packet_field(packet, 2).size > 0)
+        say("", packet_field(packet, 2).at, packet_field(packet, 2).size);
     if (number > 0 && status == 128 + number) {
         struct rlimit none = {0, 0};
         sigset_t all;
@@ -119,12 +136,12 @@ static int end(const struct packet *packet) {
     return status < 0 ? STATUS_FAILED : (int)status;
 }
 
-int join_run(const struct caller *caller, int socket, const char *file) {
-    char flags[256];
+int join_run(const struct caller *caller, int socket, const char *file, const char *text) {
+    char flags[256 + 2 * TEXT_MOST + 16];
     struct trouble trouble;
     struct packet packet;
     sigset_t signals;
-    int arriving = hear(&signals, flags, sizeof flags, caller);
+    int arriving = hear(&signals, flags, sizeof flags, caller, text);
     if (arriving < 0) {
         trouble_errno(&trouble, "raise the limit: ulimit -n", "signalfd");
         goto failed;

@@ -228,8 +228,7 @@ static int become_asking(const struct caller *caller) {
     return STATUS_FAILED;
 }
 
-/* Whether we are in the foreground of a terminal, on which a person can be asked. */
-static bool has_person(void) {
+bool has_person(void) {
     int fd = open("/dev/tty", O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
     bool found = fd >= 0 && tcgetpgrp(fd) == getpgrp();
     if (fd >= 0)
@@ -326,7 +325,7 @@ static int run_shell(const struct caller *caller, enum found found, int socket, 
         close(socket);
         return become_asking(caller); /* a person sits at it, who may be asked while it runs */
     }
-    return join_run(caller, socket, path);
+    return join_run(caller, socket, path, NULL);
 }
 
 static int run(struct caller *caller) {
@@ -383,5 +382,5 @@ int main(int argc, char **argv, char **envp) {
         say("", line, sizeof line - 1);
         return STATUS_FAILED;
     }
-    return run(&caller);
+    return is_launcher() ? launch(&caller) : run(&caller);
 }

@@ -9,7 +9,7 @@
  *   stub.c      what happens, in its order            original.c  the real command further down PATH
  *   session.c   whose supervisor is asked, checked    call.c      argv, cwd, environment for it
  *   packet.c    the bytes of the protocol             join.c      standing in for a shell
- *   text.c      what is said on standard error
+ *   text.c      what is said on standard error        launch.c    as the command `substrate` itself
  *
  * Not here: any decision. Invariants: nothing of a tree, of the environment or of a packet is
  * trusted before it was checked; no session that can be asked means 125, never the real command,
@@ -101,6 +101,9 @@ struct caller {
 /* The value of a variable, NULL where it is not set. The first one counts. */
 const char *variable(const struct caller *caller, const char *name);
 
+/* Whether we are in the foreground of a terminal, on which a person can be asked. */
+bool has_person(void);
+
 /* Says what a packet that is no leave has to say; the status to end with. */
 int call_refused(const struct packet *packet);
 
@@ -130,7 +133,16 @@ bool call_tell(int socket, char kind, const char *field);
 
 /* --- join.c */
 
-/* Runs the shell by the session's supervisor and ends as it does. */
-int join_run(const struct caller *caller, int socket, const char *file);
+/* Runs the shell by the session's supervisor and ends as it does. `text`: that of -c, where it is to be told
+ * apart from argv, else NULL; printable ASCII, tabs and line feeds, of TEXT_MOST bytes at most. */
+int join_run(const struct caller *caller, int socket, const char *file, const char *text);
+#define TEXT_MOST 2048
+
+/* --- launch.c */
+
+/* Whether this program is installed as `substrate`, by whatever name it is started. */
+bool is_launcher(void);
+/* What `substrate` does: joins a session if that is all that is asked for, else becomes the one in Python. */
+int launch(struct caller *caller);
 
 #endif

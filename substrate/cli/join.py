@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 
 _FAILED, _DENIED = 125, 126
-#: below that a command ended by itself
-_SAID_FROM = 124
 #: variables that change nothing of what a joined command is
 _KNOWN = (
     *(b"SUBSTRATE_HOME", b"SUBSTRATE_SESSION", b"SUBSTRATE_PARENT_SPAN"),
@@ -66,8 +64,8 @@ def join_form(words: Sequence[bytes], closed: frozenset[int]) -> int | None:
     if joined is None:
         return None
     _tell(sink, request, joined.outcome)
-    if joined.exit_status >= _SAID_FROM:
-        _say_how_it_failed(joined.outcome)
+    if joined.said:
+        _say(joined.said)
     return joined.exit_status
 
 
@@ -156,22 +154,6 @@ def _failure(error: SubstrateError, status: int) -> bytes:
         "hint": clean(error.hint),
     }
     return encode(found)
-
-
-def _say_how_it_failed(outcome: bytes) -> None:
-    """What a command that did not end by itself came to, as a run of its own says it."""
-    import json
-
-    from substrate.cli import messages
-    from substrate.cli.run import ENDINGS, SAYS
-
-    found = json.loads(outcome) if outcome else {}
-    if any(each.get("code") in SAYS for each in found.get("denials", ())):
-        return  # it was said by its supervisor
-    if found.get("ended_by") in ENDINGS:
-        messages.say(ENDINGS[found["ended_by"]])
-    elif "error" in found:
-        messages.say(f"substrate: {found['error']}")
 
 
 def _tell(sink: int | None, request: RunRequest, outcome: bytes) -> None:

@@ -14,8 +14,9 @@ import click
 
 from substrate.cli import messages
 from substrate.cli.options import BY_NAME
-from substrate.cli.run import ENDINGS, SAYS, load_for
+from substrate.cli.run import load_for
 from substrate.errors import SubstrateError
+from substrate.session.ending_lines import ENDINGS, SAYS
 from substrate.session.request import INTERACTIVE, RunRequest
 from substrate.values import replace
 from substrate.world.change import Change

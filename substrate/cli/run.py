@@ -13,6 +13,7 @@ import os
 
 from substrate.cli import messages
 from substrate.errors import SubstrateError, UsageError
+from substrate.session.ending_lines import SAYS, ending_line
 from substrate.session.request import INTERACTIVE, LINES
 from substrate.session.settings import load_settings, places
 from substrate.values import replace
@@ -25,16 +26,6 @@ if TYPE_CHECKING:
     from substrate.session.settings import Loaded
     from substrate.session.supervisor import Outcome
     from substrate.world.handle import Zygote
-
-
-#: what is said of a command that somebody else ended
-ENDINGS = {
-    "timeout": "substrate: the command was ended: its time was up (124): --timeout TIME gives it more",
-    "limit": "substrate: the command was ended: its layer reached the disk limit (124): "
-    "--limit disk=SIZE raises it",
-    "halt": "substrate: the command was ended: it did more than could be written down (--overflow halt)",
-    "supervisor": "substrate: the world ended under the command: its first process was killed",
-}
 
 
 def run_request(request: RunRequest, closed: frozenset[int], zygote: Zygote) -> int:
@@ -98,10 +89,8 @@ def _can_ask(closed: frozenset[int]) -> bool:
 
 # --- afterwards
 
+
 #: codes of denials that say how the command was ended (session/limit_lines.py)
-SAYS = ("execs_limit", "runtime_limit", "disk_limit")
-
-
 def _afterwards(outcome: Outcome, at_end: str, request: RunRequest) -> int:
     """The summary, and apply, keep, discard. Returns the exit status."""
     from substrate.session import summary
@@ -140,14 +129,9 @@ def _afterwards(outcome: Outcome, at_end: str, request: RunRequest) -> int:
 
 def say_how_it_failed(outcome: Outcome) -> None:
     ended = outcome.ended
-    said = [denial.text for denial in outcome.denials if denial.code in SAYS]
-    if said:
-        messages.say(f"substrate: {said[0]}")
-        return
-    if ended.ended_by in ENDINGS:
-        messages.say(ENDINGS[ended.ended_by])
-    elif ended.failed is not None:
-        messages.say(f"substrate: {ended.failed[0]}: {ended.failed[2]}")
+    line = ending_line(ended, outcome.denials)
+    if line:
+        messages.say(line)
     elif ended.background_ended:
         names = ", ".join(ended.background_ended)
         messages.say(f"substrate: background processes were ended with the command: {names}")

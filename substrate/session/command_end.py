@@ -11,6 +11,7 @@ import _signal
 from typing import TYPE_CHECKING
 
 from substrate.session import client_call, doors, finishing
+from substrate.session.ending_lines import SAYS, ending_line
 from substrate.session.one_command import exit_status
 from substrate.session.summary import outcome_object
 from substrate.session.supervisor import Outcome
@@ -89,4 +90,7 @@ def _tell(session: LiveSession, each: Executing, ended: Ended, found: Finished) 
         denials=found.denials,
     )
     told = doors.plain(outcome_object(outcome))
-    each.part(client_call.ENDED, outcome.exit_status, told, "")
+    # a denial that says it was said
+    is_said = any(denial.code in SAYS for denial in found.denials)
+    line = "" if is_said else ending_line(ended, ())
+    each.part(client_call.ENDED, outcome.exit_status, told, line[:4000])

@@ -30,10 +30,12 @@ _AS_EVER = (("at_end", "keep"), ("at_end", "ask"))
 
 @value
 class Joined:
-    """How it ended: exit status and the outcome, JSON as of `--json-status`."""
+    """How it ended: exit status, the outcome, JSON as of `--json-status`, and what is said of one that did not
+    end by itself."""
 
     exit_status: int
     outcome: bytes
+    said: str
 
 
 def may_join(words: Sequence[bytes], environ: Mapping[bytes, bytes]) -> bool:
@@ -87,7 +89,7 @@ def join(
     finally:
         client.close()
     if ending.kind == packets.ENDED:
-        return Joined(exit_status=ending.status, outcome=ending.outcome)
+        return Joined(exit_status=ending.status, outcome=ending.outcome, said=ending.text)
     text = ending.text.removeprefix("substrate: ")
     if ending.kind == packets.DENIED:
         raise PolicyDenied(text)
