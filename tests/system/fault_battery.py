@@ -299,10 +299,12 @@ class Battery:
     def strike(self, fault: str, at: int) -> str:
         """One fault; `old` or `new`, as the state is afterwards."""
         self.restore()
-        status, _, err, _ = self.server.run(*self.scene.verb, fault=fault, at=at)
+        status, _, err, calls = self.server.run(*self.scene.verb, fault=fault, at=at)
         where = f"{' '.join(self.scene.verb)}: {fault} at call {at} of {len(self.calls)}: "
         where += f"{self.calls[at - 1]}: {err.decode()}"
-        assert (status == -9) == (fault == "kill"), f"{where}\nstatus {status}"
+        # in how many pieces a command's record is written depends on when what came of it comes
+        missed = self.scene.runs and status == 0 and len(calls) < at
+        assert (status == -9) == (fault == "kill") or missed, f"{where}\nstatus {status}"
         return self._judge(status, err, where)
 
     def strike_on(self, full: "FullDisk", blocks: int) -> tuple[str, bytes]:
