@@ -133,6 +133,10 @@ def test_a_world_ends_once(world, verb):
     words = (verb, "--yes")
     found = _at_once(world, words, words, ("snapshot", "late"), words)
     ends = [found[0], found[1], found[3]]
+    if not any(status == 0 for status, _ in ends):
+        assert found[2][0] == 0, found  # the snapshot was in the way of all of them
+        _must(world, *words)
+        ends.append((0, b""))
     assert sum(status == 0 for status, _ in ends) == 1, ends
     for status, err in ends:
         over = b"is over" in err or b"nothing is pending here" in err
