@@ -398,4 +398,4 @@ def test_a_flood_of_output_costs_little():
 
     began = time.monotonic()
     denials(seen(b"localhost " * 100_000 + b"\n" * 5000))
-    assert time.monotonic() - began < 5  # not the minutes of looking again from each word
+    assert time.monotonic() - began < 1

@@ -19,8 +19,6 @@ from tests.system.caller import Caller
 _REFUSED = re.compile(
     r"substrate: (?:the network|(.+?) \(pid \d+\)(?: and .+?)? (?:was|were)) refused (.*)"
 )
-#: a refusal that a program hears, and does not wait for: the shortest of its own time-outs is 5 s
-AT_ONCE_S = 4
 #: a connection's number is the egress engine's, not one of capture's
 _EGRESS = 1 << 52
 

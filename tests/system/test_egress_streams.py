@@ -510,7 +510,7 @@ sys.exit(7)
         time.sleep(4.0)
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=10)
     assert process.returncode == 7, err
     found = _bodies(place)
     assert len(found) == 20
