@@ -177,6 +177,11 @@ def _missing_call(facts: HostFacts) -> tuple[str, str]:
 
 def _no_namespace(failed: StartFailed, facts: HostFacts) -> tuple[str, str]:
     number, sysctls = failed.errno, facts.sysctls
+    if number in (errno.EAGAIN, errno.ENOMEM):
+        return "", (
+            "all processes or all memory that this user or this container may have is in use: see "
+            "`ulimit -u` and pids.max and memory.max of the cgroup"
+        )
     if number in (errno.ENOSPC, errno.EUSERS):
         none = [n for n in _LIMITED if sysctls.get(f"user/max_{n}_namespaces") == "0"]
         which = " ".join(f"user.max_{n}_namespaces=65536" for n in none or ("user",))

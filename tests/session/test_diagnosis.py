@@ -70,6 +70,13 @@ def test_debians_sysctl():
     assert (code, remedy) == ("E-USERNS-SECCOMP", "`sysctl kernel.unprivileged_userns_clone=1`")
 
 
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM])
+def test_too_many_processes_are_not_said_to_be_the_container_s_fault(number):
+    code, remedy = told(USER, "fork", number, container="docker")
+    assert code == ""
+    assert "pids.max" in remedy and "docker run" not in remedy
+
+
 @pytest.mark.parametrize("name", ["user", "net", "mnt"])
 def test_a_limit_of_namespaces_is_named(name):
     sysctls = {f"user/max_{n}_namespaces": "96365" for n in ("user", "net", "mnt")}

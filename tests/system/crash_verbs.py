@@ -142,14 +142,17 @@ class CrashedVerbs:
 
     # --- one kill
 
-    def strike(self) -> None:
-        """Some verb that makes sense now is killed, and the world opened again."""
-        while len(self.model.stack) < 2 or self.random.random() < 0.3:
+    def strike(self, kind: str = "") -> None:
+        """A verb is killed, and the world opened again: `kind`, or some one that makes sense now."""
+        if kind:
+            self._make_able(kind)
+        while len(self.model.stack) < 2 or (not kind and self.random.random() < 0.3):
             self.add_command()
         able = {kind: found for kind in TOLD_BY if (found := self._choose(kind)) is not None}
-        kinds = sorted(able)
-        weights = [1 / (1 + self.killed[kind]) ** 2 for kind in kinds]
-        (kind,) = self.random.choices(kinds, weights)
+        if not kind:
+            kinds = sorted(able)
+            weights = [1 / (1 + self.killed[kind]) ** 2 for kind in kinds]
+            (kind,) = self.random.choices(kinds, weights)
         words, new = able[kind]
         session = self._session()
         told, worlds = self._told(session), self._worlds()
@@ -162,6 +165,16 @@ class CrashedVerbs:
             self._look(kind, new, session, told, worlds, edit, killed)
         except AssertionError as error:
             raise AssertionError(f"{where}\n{error}") from error
+
+    def _make_able(self, kind: str) -> None:
+        """A new world in which the verb has something to do, since what it takes was done."""
+        before = {"undo-apply": "apply-span", "gc": "undo", "rollback": "snapshot"}.get(kind)
+        self.begin()
+        while (chosen := self._choose(before or kind)) is None:
+            self.begin()
+        if before is not None:
+            words, self.model = chosen
+            self._run(*words)
 
     def _kill(self, kind: str, words: tuple[str, ...], session: Path) -> bool:
         self.count += 1

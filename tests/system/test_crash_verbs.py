@@ -21,11 +21,13 @@ def server(caller):
 
 def test_a_killed_verb_is_done_or_not_done(caller, server):
     crashes = CrashedVerbs(caller, server, seed=11)
-    while sum(crashes.killed.values()) < _VERBS or not all(
-        crashes.killed[kind] for kind in TOLD_BY
-    ):
+    while sum(crashes.killed.values()) < _VERBS:
         crashes.strike()
-        assert crashes.count < 4 * _VERBS, (crashes.killed, crashes.outcomes)
+        assert crashes.count < 3 * _VERBS, (crashes.killed, crashes.outcomes)
+    for kind in TOLD_BY:  # chance leaves out what few worlds are ready for
+        while not crashes.killed[kind]:
+            crashes.strike(kind)
+            assert crashes.count < 4 * _VERBS, (crashes.killed, crashes.outcomes)
     assert len(crashes.outcomes) > len(TOLD_BY), crashes.outcomes
 
 

@@ -82,7 +82,7 @@ def test_the_remedy_for_that_works(user):
     script = 'echo 0 > $1; echo 65536 > $1; shift; exec "$@"'
     words = ("unshare", "--user", "--map-root-user", "/bin/sh", "-euc", script, "sh")
     done = user.call(*words, "/proc/sys/user/max_user_namespaces", user.command, "-c", "echo ran")
-    assert (done.returncode, done.stdout) == (0, b"ran\n"), done
+    assert (done.returncode, done.stdout) == (0, b"ran\n"), done.stderr.decode()
 
 
 needs_root = pytest.mark.skipif(not AS_ROOT, reason="making another host needs root")
