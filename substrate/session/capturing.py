@@ -16,15 +16,14 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import select
 import time
 
 from substrate.errors import HostUnsupported
 from substrate.session import capture_probe, reserve
+from substrate.session.seen_files import SeenFiles
 from substrate.telemetry.capture import backends, engine
 from substrate.telemetry.capture.backend import CaptureError
-from substrate.values import replace, value
 from substrate.world import linux, seccomp
 
 TYPE_CHECKING = False
@@ -32,11 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
 
-    from substrate.session.digest_cache import DigestCache, NoCache
+    from substrate.session.capture_choice import Choice
     from substrate.session.gating import Gating, Watched
     from substrate.session.home import Home
     from substrate.session.inputs import Inputs
-    from substrate.session.links import Follower
     from substrate.session.net_record import Owner
     from substrate.session.settings import Settings
     from substrate.session.standard_input import Source
@@ -44,7 +42,6 @@ if TYPE_CHECKING:
     from substrate.telemetry.capture.decode import Decoder
     from substrate.telemetry.capture.holds import Hold
     from substrate.telemetry.capture.ports import Ports
-    from substrate.telemetry.capture.programs import Program
     from substrate.telemetry.capture.written import WrittenPaths
     from substrate.telemetry.trace.digests import Digester
     from substrate.telemetry.trace.envelope import Event
@@ -64,169 +61,6 @@ _SLICE_S: Final = 0.02
 _END_S: Final = 10.0
 #: so many parents of a process that wants to exec are told of
 _MOST_PARENTS: Final = 64
-#: the largest program that is digested
-_MOST_DIGESTED: Final = 512 << 20
-
-#: what a trace may need
-_LEAST_ROOM: Final = 64 << 20
-_NO_ROOM: Final = "the caller's limit of file sizes leaves no room to write it down"
-
-_NO_READS: Final = (
-    "whether an open that only reads went well, and opens of FIFOs that a signal ended at once "
-    "(--exact-reads)"
-)
-_NO_LOOKUPS: Final = "what is looked up by stat(2), access(2), readlink(2), getdents(2) (--lookups)"
-_NO_RESULTS: Final = "the results of calls"
-_NO_ENDS: Final = (
-    "how processes end, what they inherit, those that make no call, whose child one is whose parent "
-    "has ended, and where absolute paths begin after chroot(2)"
-)
-_NO_EVIDENCE: Final = "attempts at what the world denies (mount, setns, ptrace, bpf ...)"
-_BPF: Final = (
-    "the digest of a script (that of what runs it is told)",
-    "the port that a socket listens on "
-    "where bind(2) did not name it; socketcall(2) of i386; messages of sendmmsg(2) behind the eighth",
-    "calls that end their process or are cut short by its end; which descriptor a program was run by",
-)
-_NO_END: Final = (
-    "what goes on when the supervisor is killed: nothing ends it where there is no world"
-)
-_NO_BLOCK: Final = (
-    "what comes faster than it is read: it is lost and counted, as nothing waits for bpf (overflow "
-    "`block` is not kept)"
-)
-_NO_GO: Final = "questions to name servers, but for those sent by sendto(2) with an address or MSG_NOSIGNAL, or by sendmsg(2) in one piece"
-
-
-_ANSWERED: Final = (
-    "calls that a world without namespaces makes for the command, as calls of its: socket, connect, bind, "
-    "listen, and changes of modes, owners, times and attributes (connections are told by the network)"
-)
-_NO_LOADER: Final = "what the kernel reads by itself to run a program: its loader (ld.so)"
-_NO_MOUNTS: Final = "mounts, namespaces and roots that a command makes (mount, pivot_root, setns, unshare): paths are told as they are named there"
-
-
-_NO_GATE: Final = "programs that the policy would deny below the command: there is no exec gate"
-_RACY_GATE: Final = (
-    "a program that another thread puts in the place of an allowed one: the exec gate is racy"
-)
-
-
-@value
-class Choice:
-    """What is in force. `backend` and `level` are `off` where nothing is captured."""
-
-    backend: str
-    level: str
-    blind_spots: tuple[str, ...]
-    missing_kinds: tuple[str, ...] = ()  # what an input manifest lacks
-    observed: bool  # denials of the world are left to the answerer
-    witnessed: bool = False  # they are seen where the world itself answers
-    gate: str = "off"  # what it can be, where the policy needs one: strict, racy or off
-
-
-OFF = Choice(
-    backend="off",
-    level="off",
-    blind_spots=("processes, files and connections below a command are not observed",),
-    observed=False,
-)
-
-
-def choose(
-    home: Home,
-    settings: Settings,
-    *,
-    in_world: bool,
-    terminal: bool,
-    answered: bool = False,
-) -> Choice:
-    """What this command is captured with. `answered`: the world has a listener of its own, beside which
-    there is no other (seccomp(2), EBUSY). Raises HostUnsupported for a backend that was asked for
-    and cannot be had."""
-    if settings.capture == "off":
-        return OFF
-    if _files_are_small():
-        return replace(OFF, blind_spots=(*OFF.blind_spots, _NO_ROOM))
-    asked = settings.capture_backend
-    if answered and asked in backends.ANSWER:
-        raise HostUnsupported(
-            f"capture backend {asked} needs a seccomp listener, of which `guard` has one already",
-            hint="leave --capture-backend out: ptrace takes its place",
-        )
-    if asked == "auto" and answered:
-        backend = capture_probe.choose_without_listener(home)
-        if backend is None or settings.ptrace:
-            return replace(OFF, blind_spots=(*OFF.blind_spots, _why_none()))
-    elif asked == "auto":
-        backend = capture_probe.choose(home, debuggers=settings.ptrace)
-        if backend is None:
-            return replace(OFF, blind_spots=(*OFF.blind_spots, _why_none()))
-    else:
-        found = capture_probe.check(home, asked)
-        if not found.works:
-            raise HostUnsupported(
-                f"capture backend {asked} does not work here: {found.step}: {found.why}",
-                hint="leave --capture-backend out, or see `substrate doctor`",
-            )
-        backend = asked
-    observed = in_world and backend in backends.ANSWER and not terminal
-    spots = []
-    if backend == "notify":
-        spots += [_NO_RESULTS, _NO_ENDS]
-    elif backend == "bpf":
-        spots += _BPF
-        if settings.overflow == "block":
-            spots.append(_NO_BLOCK)
-        if not in_world:
-            spots.append(_NO_END)
-    elif backend == "hybrid" and settings.capture == "files" and not settings.exact_reads:
-        spots.append(_NO_READS)
-    missing: tuple[str, ...] = ()
-    if settings.capture != "exec" and not settings.lookups and settings.capture != "all":
-        spots.append(_NO_LOOKUPS)
-        missing = ("stat", "access", "readlink", "getdents")
-    witnessed = in_world and backend in backends.WITNESS
-    if in_world and not observed and not witnessed:
-        spots.append(_NO_EVIDENCE)
-    if answered:
-        spots.append(_ANSWERED)
-    if settings.capture != "exec":
-        spots += [_NO_GO, _NO_LOADER]
-        if not in_world or settings.userns:
-            spots.append(_NO_MOUNTS)
-    return Choice(
-        backend=backend,
-        level=settings.capture,
-        blind_spots=tuple(spots),
-        missing_kinds=missing,
-        observed=observed,
-        witnessed=witnessed,
-    )
-
-
-def with_gate(home: Home, choice: Choice) -> Choice:
-    """The same for a policy that needs the exec gate: how its backend holds execs. `bpf` needs the engine
-    beside it, to stop them."""
-    backend = choice.backend
-    force, spots = "strict", choice.blind_spots
-    if backend == "off" or (backend == "bpf" and not capture_probe.check(home, "ptrace").works):
-        force, spots = "off", (*spots, _NO_GATE)
-    elif backend not in backends.STRICT:
-        force, spots = "racy", (*spots, _RACY_GATE)
-    return replace(choice, gate=force, blind_spots=spots)
-
-
-def _files_are_small() -> bool:
-    """Whether the caller's own limit (ulimit -f) would end the trace in the middle."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    return soft != resource.RLIM_INFINITY and soft < _LEAST_ROOM
-
-
-def _why_none() -> str:
-    if not engine.is_built():
-        return "the capture engine was not built when substrate was installed"
-    return "no capture backend works on this host (`substrate doctor`)"
 
 
 def _cannot(error: CaptureError, home: Home) -> HostUnsupported:
@@ -301,17 +135,12 @@ class Capturing:
         self._next_look = 0.0
         self._told_us = 0
         self._rows_due: float | None = None  # when rows have waited long enough
-        self._root = -1
+        self._files = SeenFiles(frame, self._backend.identity, home.path)
         self._pid = 0
         self._closed = False
         self._attached = False
-        self._home_path = home.path
-        self._cache: DigestCache | NoCache | None = None
         self._inputs: Inputs | None = None
-        self._follower: Follower | None = None  # made when there is something to follow
         self._source: Source | None = None  # of standard input
-        self._no_cache = ""  # why there is none
-        self._undigested: dict[str, int] = {}  # why → how many programs
         self._began = 0.0
         self._began_ns = 0
 
@@ -325,8 +154,7 @@ class Capturing:
         try:
             self._backend.attach(pid, listener)
             self._attached = True
-            # its root, for the digests of programs; kept only while it runs
-            self._root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._files.enter(pid)
         except (FileNotFoundError, ProcessLookupError):
             return False
         except CaptureError as error:
@@ -355,15 +183,11 @@ class Capturing:
         directory, where room is kept. `say`: tells whoever waits that there is none. `has_input`:
         standard input, which is `input_fd` of ours, is not closed. `ports`, `written`,
         `expected`: see decode.Scope."""
-        from substrate.session.digest_cache import NoCache, open_cache
-        from substrate.session.inputs import FAILURES, Inputs, reason_of
+        from substrate.session.inputs import Inputs
         from substrate.telemetry.capture.decode import Decoder, Scope
 
         self._began = time.monotonic()
-        try:
-            self._cache = open_cache(self._home_path)
-        except FAILURES as failure:
-            self._cache, self._no_cache = NoCache(), reason_of(failure)
+        cache = self._files.remember()
         self._writer = writer
         self._span = span
         self._say = say
@@ -376,7 +200,7 @@ class Capturing:
                 span=span,
                 cwd=cwd,
                 number=number,
-                program=self._program,
+                program=self._files.program,
                 follow=self._follow,
                 level=self.choice.level,
                 backend=self.choice.backend,
@@ -388,13 +212,12 @@ class Capturing:
             )
         )
         if self.gating is not None:
-            self.gating.begin(span, self._digest_of)
-
-        if self.choice.level != "exec" and self._root >= 0:
+            self.gating.begin(span, self._files.digest_of)
+        if self.choice.level != "exec" and self._files.root >= 0:
             if has_input:
                 self._look_at_input(input_fd)
             self._inputs = Inputs(
-                self._decoder.summary, self._root, self._cache, digester, self._began_ns
+                self._decoder.summary, self._files.root, cache, digester, self._began_ns
             )
 
     def _look_at_input(self, fd: int) -> None:
@@ -476,8 +299,7 @@ class Capturing:
         holds = self._decoder.feed(data)
         for hold in holds:
             self._hear(hold)
-        if self._follower is not None:
-            self._follower.forget()
+        self._files.forget_links()
         events = self._decoder.take()
         if events:
             self._write(events)
@@ -529,7 +351,7 @@ class Capturing:
             if self._full is None and self._say is not None:
                 self._say(
                     "substrate: no room to write down what the command does: it waits "
-                    f"for some below {os.fsdecode(self._home_path)}"
+                    f"for some below {os.fsdecode(self._home.path)}"
                 )
             self._held, self._full = events, error
         else:
@@ -651,7 +473,7 @@ class Capturing:
             if self.can_kill:
                 self._backend.kill()
             else:
-                self._leave_root()  # the world is gone, and its files are no inputs any more
+                self._files.leave()  # the world is gone, and its files are no inputs any more
         if self._attached:  # else it was killed before we had it
             self._wait_finished()
         if self._decoder is None:
@@ -670,16 +492,11 @@ class Capturing:
         spots = list(self.choice.blind_spots)
         if self._no_manifest:
             spots.append("the input manifest: the disk was full")
-        if self._no_cache:
-            spots.append(
-                f"digests that there was no time for, as none was remembered ({self._no_cache})"
-            )
+        of_cache, of_programs = self._files.blind_spots()
+        spots += of_cache
         if self._inputs is not None:
             spots += self._inputs.missing_digests()
-        spots += [
-            f"digests of {count} programs ({why})"
-            for why, count in sorted(self._undigested.items())
-        ]
+        spots += of_programs
         if decoder.unreadable:
             spots.append(f"{decoder.unreadable} arguments that could not be read")
         if decoder.steps.unfollowed:
@@ -709,7 +526,7 @@ class Capturing:
         return events, decoder.summary.body()
 
     def _manifest(self, took_s: float, moved: Recording | None) -> list[Event]:
-        if self._inputs is None or self._root < 0:
+        if self._inputs is None or self._files.root < 0:
             return []
         missing = self.choice.missing_kinds
         try:
@@ -752,11 +569,6 @@ class Capturing:
         """Whether the backend knows the processes, to kill them; else the world's end does."""
         return self.choice.backend != "notify"
 
-    def _leave_root(self) -> None:
-        if self._root >= 0:
-            os.close(self._root)
-            self._root = -1
-
     def _give_room(self) -> None:
         if self._room_at >= 0:
             reserve.give_up(self._room_at)
@@ -765,96 +577,11 @@ class Capturing:
     def close(self) -> None:
         """Ends what is still captured."""
         self._give_room()
-        self._leave_root()
-        if self._cache is not None:
-            self._cache.close()
-            self._cache = None
+        self._files.close()
         if not self._closed:
             self._closed = True
             self._backend.close()
 
-    # --- paths and programs
-
     def _follow(self, path: bytes, called_us: int) -> bytes | None:
-        if self._root < 0:
-            return None
-        if self._follower is None:
-            from substrate.session.links import Follower
-
-            assert self._decoder is not None
-            self._follower = Follower(self._root, self._decoder.summary.had_another)
-        return self._follower.follow(path, called_us)
-
-    def _program(self, path: bytes) -> Program:
-        """What a program's file is, as the world has it now."""
-        from substrate.session.inputs import FAILURES, reason_of
-        from substrate.telemetry.capture.programs import Program
-
-        if self._root < 0 or not path.startswith(b"/"):
-            return self._unknown("unnamed" if self._root >= 0 else "the world has ended")
-        try:
-            fd = linux.openat2(
-                self._root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY, linux.RESOLVE_IN_ROOT
-            )
-            try:
-                status = os.fstat(fd)
-                return Program(
-                    digest=self._digest(path, fd, status),
-                    mode=status.st_mode,
-                    uid=self._inside(status.st_uid),
-                    gid=self._inside(status.st_gid),
-                    file=self._backend.identity(fd),
-                )
-            finally:
-                os.close(fd)
-        except FAILURES as failure:
-            return self._unknown(reason_of(failure))
-        except CaptureError as error:
-            return self._unknown(errno.errorcode.get(error.errno, error.text))
-
-    def _digest_of(self, hold: Hold, path: bytes) -> str | None:
-        """For a rule that names one: of the file that a held exec would run. What has no name is reached
-        by the descriptors of who holds it; of several that are called the same no digest is told."""
-        if not path.endswith(b" (deleted)"):
-            return self._program(path).digest
-        from substrate.session.gating_digest import digest_of_nameless
-
-        return digest_of_nameless(hold.tid, path)
-
-    def _unknown(self, why: str) -> Program:
-        from substrate.telemetry.capture.programs import Program
-
-        self._count_undigested(why)
-        return Program(digest=None)
-
-    def _count_undigested(self, why: str) -> None:
-        self._undigested[why] = self._undigested.get(why, 0) + 1
-
-    def _inside(self, number: int) -> int:
-        """An id of the host as the world has it."""
-        if self._frame.backend == "ns-root-idmap":
-            for inside, host, count in self._frame.id_extents:
-                if host <= number < host + count:
-                    return inside + number - host
-        return number
-
-    def _digest(self, path: bytes, fd: int, before: os.stat_result) -> str | None:
-        """None where it has been changed while it was read, and for what is too large."""
-        from substrate.session.digest_cache import is_settled, key_of
-        from substrate.telemetry.trace.digests import sha256_fd
-
-        assert self._cache is not None
-        if before.st_mode & 0o170000 != 0o100000 or before.st_size > _MOST_DIGESTED:
-            self._count_undigested("no regular file, or too large")
-            return None
-        key = key_of("plain", path, before)
-        found = self._cache.find(key)
-        if found is not None:
-            return found
-        found, size = sha256_fd(fd)
-        if size != before.st_size or key_of("plain", path, os.fstat(fd)) != key:
-            self._count_undigested("changed")
-            return None
-        if is_settled(before, time.time_ns()):
-            self._cache.keep(key, found)
-        return found
+        assert self._decoder is not None
+        return self._files.follow(path, called_us, self._decoder.summary.had_another)

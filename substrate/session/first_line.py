@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from substrate.session import capturing, command_begin, gated_command
+from substrate.session import capture_choice, command_begin, gated_command
 from substrate.session.one_command import OneCommand
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def write_session_start(daemon: Daemon) -> None:
     one.choose(session)
     one.load_policy(session)
     if one.gate.needed:
-        one.choice = capturing.with_gate(session.home, one.choice)
+        one.choice = capture_choice.with_gate(session.home, one.choice)
     one.fds, one.closed = (-1, -1, -1), frozenset((0, 1, 2))
     try:
         living = worlds.begin(one)

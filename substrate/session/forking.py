@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 
 from substrate.errors import StateError
-from substrate.session import capturing, given_policies, layer_place, opening, store
+from substrate.session import capture_choice, given_policies, layer_place, opening, store
 from substrate.session.pending import Held, user_settings
 from substrate.session.record import Recorder, isolation_of
 from substrate.session.restack import RecordLater
@@ -92,7 +92,7 @@ def _begin_trace(writer: TraceWriter, held: Held, event: Fork) -> None:
     settings = user_settings()
     isolation = isolation_of(held.world.backend, settings)
     # a command of the fork says in its `coverage` what captures it
-    start = Recorder(writer, settings).session_start(isolation, capturing.OFF)
+    start = Recorder(writer, settings).session_start(isolation, capture_choice.OFF)
     writer.append([start, event.event("world")])
     writer.sync()
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from substrate.policy.standing import Standing
     from substrate.session.approving import Approving
     from substrate.session.approving_shared import View
-    from substrate.session.capturing import Choice
+    from substrate.session.capture_choice import Choice
     from substrate.session.command_run import Ended
     from substrate.session.gating_top import Top
     from substrate.session.live_session import LiveSession

@@ -114,7 +114,7 @@ class Gating:
         self.broker = broker
         #: what the command is run with
         self.environ: tuple[tuple[bytes, bytes], ...] = ()
-        #: what is in force: strict, racy or off (capturing.Choice)
+        #: what is in force: strict, racy or off (capture_choice.Choice)
         self.force = "off"
         #: whether all that the command changes is dropped anyway
         self.isolated = False

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from substrate.session.capturing import Choice
+    from substrate.session.capture_choice import Choice
 
 _UNNEEDED: Final = "the policy lets every program run: none has to be held"
 _RACY: Final = "racy: {} cannot look again at what really runs, so a program that changes what it named is not stopped"

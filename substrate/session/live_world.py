@@ -27,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from substrate.session.capturing import Choice
+    from substrate.session.capture_choice import Choice
     from substrate.session.command_run import CommandRun
     from substrate.session.disk_watch import DiskWatch
     from substrate.session.egressing import Egressing, Owners

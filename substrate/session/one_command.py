@@ -14,7 +14,7 @@ import os
 import time
 
 from substrate.policy.rules import LimitRules
-from substrate.session import capturing, gated_command, world_setup
+from substrate.session import capture_choice, capturing, gated_command, world_setup
 from substrate.session.scaffolding import command_in
 from substrate.session.scopes import scopes_of
 from substrate.values import replace
@@ -91,7 +91,7 @@ class OneCommand:
     def choose(self, session: LiveSession, *, in_observed: bool = True) -> None:
         """How it is captured. `in_observed`: its world leaves to capture what is evidence, or may yet."""
         backend = session.world.backend
-        self.choice = capturing.choose(
+        self.choice = capture_choice.choose(
             session.home,
             self.settings,
             in_world=backend != "none",
@@ -116,7 +116,7 @@ class OneCommand:
         """What the policy says of it."""
         assert self.gating is not None
         if self.gating.needed:
-            self.choice = capturing.with_gate(session.home, self.choice)
+            self.choice = capture_choice.with_gate(session.home, self.choice)
         self.top = gated_command.decide(
             *(self.gate, self.request, self.cwd, self.choice),
             in_world=session.world.backend != "none",

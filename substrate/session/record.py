@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from substrate.session.capturing import Choice
+    from substrate.session.capture_choice import Choice
     from substrate.session.command_run import Ended
     from substrate.session.covers import Covers
     from substrate.session.denials import Denial

@@ -9,7 +9,7 @@ from substrate.policy import rules
 from substrate.policy.armed import armed_of
 from substrate.policy.decide import compile_policy
 from substrate.session.approvals_values import Answer
-from substrate.session.capturing import Choice
+from substrate.session.capture_choice import Choice
 from substrate.session.gating import Gating, Process
 from substrate.session.gating_digest import digest_of_nameless
 from substrate.session.gating_force import layer_of, refuse_weak
