@@ -117,14 +117,15 @@ static void stop(void) {
         make_raw();
 }
 
-/* Ends as the command did: by the same signal, where it was one, without a second core file. */
-static int end(const struct packet *packet) {
+/* Ends as the command did: a shim by the same signal, where it was one, without a second core file, as the
+ * shell would that it stands for; the command `substrate` by a number (shell.md). */
+static int end(const struct packet *packet, bool is_shim) {
     long status = field_number(packet_field(packet, 0), 255);
     long number = json_number(packet_field(packet, 1), "signal", 64);
     restore();
     if (packet_field(packet, 2).size > 0)
         say("", packet_field(packet, 2).at, packet_field(packet, 2).size);
-    if (number > 0 && status == 128 + number) {
+    if (is_shim && number > 0 && status == 128 + number) {
         struct rlimit none = {0, 0};
         sigset_t all;
         setrlimit(RLIMIT_CORE, &none);
@@ -174,7 +175,7 @@ int join_run(const struct caller *caller, int socket, const char *file, const ch
             stop();
             break;
         case 'E':
-            return end(&packet);
+            return end(&packet, text == NULL);
         default:
             restore();
             return call_refused(&packet);

@@ -92,6 +92,14 @@ static bool take_directory(struct caller *caller, const char *file) {
 
 enum { PLACES = 5 };
 
+/* Whether the path of this program still leads to it. If so, what was just read beside it was written before it could be
+ * run. Else it may be of a directory that is being made under the name that ours had when it was taken apart. */
+static bool is_in_place(const struct caller *caller) {
+    struct stat found;
+    return stat(caller->exe, &found) == 0 && found.st_dev == caller->exe_stat.st_dev &&
+           found.st_ino == caller->exe_stat.st_ino;
+}
+
 /* This program, its directory, and what is written there. While another directory is put in its place
  * ours is taken apart: then it is the one by whose name we were started. */
 static bool find_directory(struct caller *caller, struct trouble *trouble) {
@@ -99,8 +107,9 @@ static bool find_directory(struct caller *caller, struct trouble *trouble) {
     if (size <= 0 || (size_t)size >= sizeof caller->exe - 1 || stat("/proc/self/exe", &caller->exe_stat) != 0)
         return trouble_errno(trouble, "mount /proc", "this program cannot find itself by /proc/self/exe");
     caller->exe[size] = '\0';
-    if (take_directory(caller, caller->exe) && read_marker(caller))
+    if (take_directory(caller, caller->exe) && read_marker(caller) && is_in_place(caller))
         return true;
+    caller->fail_open = false;
     for (int tries = 0; tries < PLACES; tries++) /* which may be put in place of another in just this moment, too */
         if (take_directory(caller, (const char *)getauxval(AT_EXECFN)) && read_marker(caller))
             return true;

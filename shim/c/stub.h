@@ -133,8 +133,9 @@ bool call_tell(int socket, char kind, const char *field);
 
 /* --- join.c */
 
-/* Runs the shell by the session's supervisor and ends as it does. `text`: that of -c, where it is to be told
- * apart from argv, else NULL; printable ASCII, tabs and line feeds, of TEXT_MOST bytes at most. */
+/* Runs the shell by the session's supervisor and ends as it does. `text`: that of -c where we are `substrate`, which
+ * tells it apart from argv and says a signal by a number; printable ASCII, tabs and line feeds, of TEXT_MOST
+ * bytes at most. NULL: we are a shim. */
 int join_run(const struct caller *caller, int socket, const char *file, const char *text);
 #define TEXT_MOST 2048
 

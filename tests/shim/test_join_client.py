@@ -26,7 +26,7 @@ def work(tmp_path):
 
 @pytest.fixture
 def run(supervisor, work):
-    def call(*words, extra=(), **options):
+    def call(*words, extra=(), program=SUBSTRATE, **options):
         environ = {
             "PATH": "/usr/bin:/bin",
             "HOME": str(work.parent),
@@ -37,7 +37,7 @@ def run(supervisor, work):
         }
         options.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.run(
-            [SUBSTRATE, *words],
+            [program, *words],
             **{"env": environ, "cwd": work, "capture_output": True, "timeout": 60, **options},
         )
 
@@ -135,7 +135,8 @@ def test_the_parent_span_is_told(run, supervisor):
 
 def test_joining_loads_nothing_heavy(run, supervisor):
     run("-c", "true")
-    done = run("-c", "true", extra={"PYTHONPROFILEIMPORTTIME": "1"})
+    extra = {"PYTHONPROFILEIMPORTTIME": "1"}
+    done = run("-c", "true", extra=extra, program=f"{SUBSTRATE}-python")
     lines = [line.split(b"|")[-1].strip() for line in done.stderr.splitlines() if b"|" in line]
     names = {name.decode() for name in lines[lines.index(b"substrate.import_cache") + 1 :]}
     assert "substrate.shim.joining" in names

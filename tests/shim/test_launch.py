@@ -120,7 +120,7 @@ def test_a_configuration_is_read_by_python(call, place, supervisor, where):
 def test_it_ends_as_the_command_does(call, supervisor):
     done = call("-c", "cat; echo err >&2; exit 7", stdin=None, input=b"given")
     assert (done.returncode, done.stdout, done.stderr) == (7, b"given", b"err\n")
-    assert call("-c", "kill -TERM $$").returncode == -signal.SIGTERM
+    assert call("-c", "kill -TERM $$").returncode == 128 + signal.SIGTERM
     assert len(supervisor.asked) == 2
 
 
