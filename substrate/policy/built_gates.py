@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from substrate.policy.armed import Armed
 
-CODE: str = '08eaf307c034eaf7bcf4e7ba3b34047b769cf3378f74636f4f9d934816a763ef'
+CODE: str = '9b6920b4e9924c47204de8b84114a76c1b42d2ed074fd40854d76d55f9d41d3a'
 GATES: dict[str, Armed] = {
     'observe': (
         b''

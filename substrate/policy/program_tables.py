@@ -24,7 +24,7 @@ _HELP = " help version"
 _DOCKER_RUN = (
     "@stop:1 @whole d/detach i/interactive t/tty e/env= v/volume= p/publish= P/publish-all "
     "w/workdir= u/user= l/label= m/memory= c/cpu-shares= a/attach= h/hostname= q/quiet rm privileged "
-    "name= network=/net= network-alias=/net-alias= entrypoint= env-file= mount= cap-add= cap-drop= "
+    "name= network/net= network-alias/net-alias= entrypoint= env-file= mount= cap-add= cap-drop= "
     "device= device-cgroup-rule= device-read-bps= device-write-bps= pid= ipc= uts= userns= cgroupns= "
     "security-opt= restart= add-host= cpus= cpuset-cpus= cpuset-mems= cpu-period= cpu-quota= gpus= "
     "group-add= init ip= ip6= link= log-driver= log-opt= platform= pull= read-only runtime= shm-size= "
@@ -64,7 +64,7 @@ _DOCKER: dict[str, object] = {
 
 _GIT: dict[str, object] = {
     "push": "f/force force-with-lease? force-if-includes n/dry-run d/delete all/branches mirror tags "
-    "follow-tags u/set-upstream o/push-option= repo= receive-pack=/exec= q/quiet v/verbose progress "
+    "follow-tags u/set-upstream o/push-option= repo= receive-pack/exec= q/quiet v/verbose progress "
     "prune atomic signed? no-verify verify recurse-submodules= no-recurse-submodules thin no-thin "
     "4/ipv4 6/ipv6 porcelain",
     "commit": "a/all p/patch C/reuse-message= c/reedit-message= fixup= squash= reset-author short "
@@ -86,7 +86,7 @@ _GIT: dict[str, object] = {
     "e/edit cleanup= sort= contains? points-at= merged? format= create-reflog column? i/ignore-case",
     "clone": "l/local s/shared n/no-checkout q/quiet v/verbose b/branch= o/origin= u/upload-pack= "
     "reference= reference-if-able= depth= shallow-since= shallow-exclude= c/config= j/jobs= "
-    "separate-git-dir= recurse-submodules?/recursive? single-branch no-single-branch mirror bare "
+    "separate-git-dir= recurse-submodules/recursive? single-branch no-single-branch mirror bare "
     "filter= template= no-tags tags dissociate no-hardlinks progress server-option= bundle-uri= "
     "shallow-submodules sparse 4/ipv4 6/ipv6 ref-format= revision=",
     "fetch|pull": "all a/append atomic depth= deepen= shallow-since= unshallow dry-run f/force k/keep "
@@ -102,7 +102,7 @@ _GIT: dict[str, object] = {
     "merge": "m/message= F/file= s/strategy= X/strategy-option= ff ff-only no-ff squash commit "
     "no-commit e/edit no-edit abort continue quit q/quiet v/verbose S/gpg-sign? into-name= cleanup= "
     "autostash allow-unrelated-histories stat n/no-stat log? no-verify signoff",
-    "log|show|diff|shortlog": "n/max-count= skip= since=/after= until=/before= author= committer= grep= "
+    "log|show|diff|shortlog": "n/max-count= skip= since/after= until/before= author= committer= grep= "
     "S= G= L= output= format? pretty? p/u/patch s/no-patch stat? shortstat numstat name-only name-status "
     "oneline graph all branches? tags? remotes? date= U/unified? w/ignore-all-space diff-filter= O= "
     "color? word-diff? M/find-renames? C/find-copies? follow reverse cached/staged no-index ext-diff "
@@ -139,7 +139,7 @@ _SHELL = (
 )
 _APT = (
     "y/yes/assume-yes assume-no q/quiet s/simulate/just-print/dry-run/recon/no-act d/download-only "
-    "f/fix-broken m/ignore-missing/fix-missing t/target-release=/default-release= o/option= "
+    "f/fix-broken m/ignore-missing/fix-missing t/target-release/default-release= o/option= "
     "c/config-file= a/host-architecture= P/build-profiles= purge reinstall allow-unauthenticated "
     "no-install-recommends install-recommends allow-downgrades allow-remove-essential "
     "allow-change-held-packages force-yes u/show-upgraded V/verbose-versions b/compile/build "
@@ -216,9 +216,9 @@ TABLES: Final[dict[str, object]] = {
     "x/extract/get f/file= C/directory= z/gzip/gunzip/ungzip j/bzip2 J/xz Z/compress/uncompress "
     "a/auto-compress v/verbose p/preserve-permissions/same-permissions k/keep-old-files O/to-stdout "
     "I/use-compress-program= T/files-from= X/exclude-from= exclude= strip-components= to-command= "
-    "checkpoint? checkpoint-action= F/info-script=/new-volume-script= rsh-command= "
-    "transform=/xform= owner= group= mode= P/absolute-names h/dereference b/blocking-factor= "
-    "g/listed-incremental= N/newer=/after-date= V/label= K/starting-file= L/tape-length= H/format= "
+    "checkpoint? checkpoint-action= F/info-script/new-volume-script= rsh-command= "
+    "transform/xform= owner= group= mode= P/absolute-names h/dereference b/blocking-factor= "
+    "g/listed-incremental= N/newer/after-date= V/label= K/starting-file= L/tape-length= H/format= "
     "W/verify m/touch w/interactive/confirmation o/old-archive numeric-owner same-owner no-same-owner "
     "overwrite wildcards no-recursion remove-files totals? sort= mtime= delete one-file-system zstd lzma "
     "warning= anchored ignore-failed-read S/sparse M/multi-volume l/check-links B R s U G i n"
@@ -232,7 +232,7 @@ TABLES: Final[dict[str, object]] = {
     "depth d mount xdev follow daystart empty executable readable writable nouser nogroup true false "
     "exec execdir ok okdir o or a and not O",
     # network
-    "curl": "a/append A/user-agent= b/cookie= c/cookie-jar= C/continue-at= d/data=/data-ascii= "
+    "curl": "a/append A/user-agent= b/cookie= c/cookie-jar= C/continue-at= d/data/data-ascii= "
     "data-binary= data-raw= data-urlencode= json= D/dump-header= e/referer= E/cert= cert-type= key= "
     "cacert= capath= f/fail fail-with-body F/form= form-string= g/globoff G/get h H/header= i/include "
     "I/head j/junk-session-cookies J/remote-header-name k/insecure K/config= l/list-only L/location "
@@ -300,20 +300,20 @@ TABLES: Final[dict[str, object]] = {
     "D/dev P/peer O/optional E/exact T/tilde tag= otp= access= new-version= non-interactive "
     "use-yarnrc= mutex= production? frozen-lockfile offline silent s verbose json no-progress "
     "ignore-scripts immutable mode= A/all R/recursive p/package= c/caret",
-    "pip": "@flat isolated require-virtualenv python= v/verbose q/quiet log=/log-file= no-input "
+    "pip": "@flat isolated require-virtualenv python= v/verbose q/quiet log/log-file= no-input "
     "keyring-provider= proxy= retries= timeout= exists-action= trusted-host= cert= client-cert= "
     "cache-dir= no-cache-dir disable-pip-version-check no-color use-feature= use-deprecated= debug "
     "r/requirement= c/constraint= no-deps pre e/editable= dry-run t/target= platform= python-version= "
     "implementation= abi= user root= prefix= src= U/upgrade upgrade-strategy= force-reinstall "
     "I/ignore-installed no-build-isolation use-pep517 config-settings= C= global-option= "
     "no-compile compile no-binary= only-binary= prefer-binary require-hashes "
-    "progress-bar= root-user-action= report= no-clean i/index-url=/pypi-url= extra-index-url= no-index "
-    "f/find-links= d/dest=/dest-dir= w/wheel-dir= y/yes group= format= o/outdated l/local "
+    "progress-bar= root-user-action= report= no-clean i/index-url/pypi-url= extra-index-url= no-index "
+    "f/find-links= d/dest/dest-dir= w/wheel-dir= y/yes group= format= o/outdated l/local "
     "path= exclude= break-system-packages build-constraint=" + _HELP,
     "uv": (
         "@flat directory= project= cache-dir= p/python= config-file= color= i/index-url= "
-        "extra-index-url= default-index= index= f/find-links= r/requirements=/requirement= "
-        "c/constraints=/constraint= with= with-editable= with-requirements= extra= group= "
+        "extra-index-url= default-index= index= f/find-links= r/requirements/requirement= "
+        "c/constraints/constraint= with= with-editable= with-requirements= extra= group= "
         "only-group= no-group= e/editable= t/token= publish-url= check-url= u/username= password= "
         "P/upgrade-package= U/upgrade q/quiet v/verbose n/no-cache o/output-file= resolution= prerelease= "
         "exclude-newer= link-mode= refresh-package= reinstall-package= no-binary= no-build-package= "
@@ -331,7 +331,7 @@ TABLES: Final[dict[str, object]] = {
     "cargo": "@flat @toolchain @whole @rename:b>build,c>check,d>doc,t>test,r>run,rm>remove "
     "p/package= bin= example= test= bench= F/features= j/jobs= profile= target= target-dir= "
     "manifest-path= message-format= color= config= Z= C= registry= index= token= git= branch= tag= "
-    "rev= path= version=/vers= root= r/release v/verbose q/quiet all-features no-default-features "
+    "rev= path= version/vers= root= r/release v/verbose q/quiet all-features no-default-features "
     "workspace/all exclude= allow-dirty n/dry-run no-verify frozen locked offline f/force lib bins "
     "tests examples all-targets fix edition= x/execute name= rename= optional dev build undo no-run no-fail-fast",
     "go": "@flat @single @whole C= tags= ldflags= gcflags= asmflags= gccgoflags= o= mod= modfile= overlay= "
@@ -339,8 +339,8 @@ TABLES: Final[dict[str, object]] = {
     "pkgdir= buildmode= compiler= installsuffix= vet= fuzz= fuzztime= benchtime= blockprofile= "
     "cpuprofile= memprofile= outputdir= list= skip= shuffle= f= go= json v x n a race msan asan work "
     "trimpath i u t d m e c short failfast cover w",
-    "make": "C/directory= f/file=/makefile= I/include-dir= j/jobs#? k/keep-going n/just-print/dry-run/recon "
-    "o/old-file=/assume-old= W/what-if=/new-file=/assume-new= B/always-make e/environment-overrides "
+    "make": "C/directory= f/file/makefile= I/include-dir= j/jobs#? k/keep-going n/just-print/dry-run/recon "
+    "o/old-file/assume-old= W/what-if/new-file/assume-new= B/always-make e/environment-overrides "
     "E/eval= i/ignore-errors l/load-average/max-load#? p/print-data-base q/question r/no-builtin-rules "
     "R/no-builtin-variables s/silent/quiet S/no-keep-going/stop t/touch w/print-directory "
     "no-print-directory O output-sync? d debug? trace warn-undefined-variables shuffle? b m L "
@@ -427,7 +427,7 @@ TABLES: Final[dict[str, object]] = {
     "dry-run" + _HELP,
     # interpreters
     "python": "@stop:1 @whole c=! m=! b B d E h i I O q s S u v V W= X= x P .--check-hash-based-pycs=",
-    "node": "@stop:1 @whole e/eval= p/print= pe= r/require= import= loader=/experimental-loader= c/check "
+    "node": "@stop:1 @whole e/eval= p/print= pe= r/require= import= loader/experimental-loader= c/check "
     "i/interactive inspect? inspect-brk? input-type= env-file= C/conditions= v/version h/help test watch "
     "watch-path= title= test-name-pattern= max-old-space-size=",
     "perl": "@stop:1 @whole e= E= n p i? I= M= m= w W T t U u v V x? F? l a c C? d? D? s S X h",
@@ -464,13 +464,13 @@ TABLES: Final[dict[str, object]] = {
     "time": "@stop:1 a/append f/format= o/output= p/portability v/verbose q/quiet" + _HELP,
     "watch": "@stop:1 b/beep c/color C/no-color d/differences? e/errexit g/chgexit n/interval= "
     "p/precise q/equexit= r/no-rerun s/shotsdir= t/no-title w/no-wrap x/exec f/follow" + _HELP,
-    "parallel": "@stop:1 j/jobs=/P= a/arg-file= I= N/max-replace-args= n/max-args= L= X m k/keep-order "
+    "parallel": "@stop:1 j/jobs/P= a/arg-file= I= N/max-replace-args= n/max-args= L= X m k/keep-order "
     "q/quote d/delimiter= C/colsep= E= 0/null t/verbose v u/ungroup S/sshlogin= slf= joblog= "
     "results= tmpdir= delay= timeout= retries= halt= load= nice= tag tagstring= bar progress eta "
-    "dry-run dryrun pipe block= recstart= recend= env= workdir=/wd= shuf will-cite max-lines? "
+    "dry-run dryrun pipe block= recstart= recend= env= workdir/wd= shuf will-cite max-lines? "
     "r/no-run-if-empty x/exit s/max-chars= l? i? linebuffer/lb line-buffer colour",
     "flock": "@stop:1 c/command= E/conflict-exit-code= F/no-fork e/x/exclusive n/nb/nonblock o/close "
-    "s/shared u/unlock w/wait=/timeout= verbose fcntl" + _HELP,
+    "s/shared u/unlock w/wait/timeout= verbose fcntl" + _HELP,
     "script": "a/append c/command= E/echo= e/return f/flush force B/log-io= I/log-in= O/log-out= "
     "T/log-timing= m/logging-format= o/output-limit= q/quiet t? timing?" + _HELP,
     "chroot": "@stop:1 groups= userspec= skip-chdir" + _HELP,

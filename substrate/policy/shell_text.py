@@ -30,6 +30,10 @@ _BEHIND: Final = frozenset((b"fi", b"done", b"esac", b"}"))
 _DECLARING: Final = frozenset((b"declare", b"typeset", b"local", b"export", b"readonly"))
 #: bytes that are looked ahead over in all, to tell arithmetic from a subshell in a subshell
 _MOST_AHEAD: Final = 2 * MOST_TEXT
+#: behind the name of a coprocess, that of a function: begins what it runs
+_COMPOUND: Final = frozenset(
+    (b"{", b"if", b"while", b"until", b"for", b"select", b"case", b"[[", b"((")
+)
 #: what follows, up to the next separator, is no command
 _NO_COMMAND: Final = frozenset((b"for", b"select", b"case", b"in"))
 
@@ -569,7 +573,7 @@ class _Command:
         self.first_is_unsure = False
         #: the next word is no word of the command
         self.skips = self.begins_document = self.strips_tabs = False
-        self.is_no_command = self.is_test = False
+        self.is_no_command = self.is_test = self.is_coprocess = False
         self.is_behind_newline = False
         self.piped_from = b""
         #: how many `case` are open
@@ -608,8 +612,11 @@ class _Command:
                     self.found.cut()
             self.skips = self.begins_document = False
             return
+        if self.is_coprocess and len(self.words) == 1 and not quoted and word in _COMPOUND:
+            self.words.clear()
         if not self.words and not quoted and not self.is_no_command:
             if word in _BEFORE or word in _BEHIND:
+                self.is_coprocess = word == b"coproc"
                 if word == b"esac" and self.cases:
                     self.cases -= 1
                 return
@@ -648,13 +655,13 @@ class _Command:
         self.own_documents.clear()
         self.piped_from = words[0] if pipes and words else b""
         self.words = []
-        self.first_is_unsure = self.is_no_command = self.is_test = False
+        self.first_is_unsure = self.is_no_command = self.is_test = self.is_coprocess = False
         self.skips = self.begins_document = False
 
     def drop(self) -> None:
         self._clear_word()
         self.words = []
-        self.first_is_unsure = self.is_no_command = False
+        self.first_is_unsure = self.is_no_command = self.is_coprocess = False
 
     def is_assigning(self) -> bool:
         declares = not self.words or self.words[0] in _DECLARING

@@ -111,6 +111,11 @@ def test_one_set_of_flags_however_it_is_spelled(line):
         ("gh -R a/b pr create -t x", {"-R": ["a/b"], "-t": ["x"]}, ["pr", "create"]),
         ("twine upload -r x d", {"-r": ["x"]}, ["upload", "d"]),
         ("gem pus x.gem --host y", {"--host": ["y"]}, ["push", "x.gem"]),
+        ("docker run --network host x", {"^--network": ["host"]}, ["run", "x"]),
+        ("docker run --net host x", {"^--network": ["host"]}, ["run", "x"]),
+        ("curl --data-ascii a --data b u", {"-d": ["a", "b"]}, ["u"]),
+        ("make --makefile a --file b x", {"-f": ["a", "b"]}, ["x"]),
+        ("pip install --pypi-url a --index-url b x", {"-i": ["a", "b"]}, ["install", "x"]),
         ("find . -name x -delete", {"-name": ["x"], "-delete": []}, ["."]),
         ("dd if=a of=b", {}, ["if=a", "of=b"]),
         ("tee -a f", {"-a": []}, ["f"]),
@@ -151,6 +156,9 @@ def test_every_table_can_be_made():
             assert table is not None
             assert table.valued <= set(table.spellings)
             assert not table.valued & table.optional, name
+            tables = [table, *(table.commands or {}).values()]
+            odd = [spelling for one in tables for spelling in one.flags if spelling[-1:] in b"=?"]
+            assert not odd, (name, odd)
 
 
 def test_the_docs_name_every_table():

@@ -159,6 +159,11 @@ def test_the_rule_for_what_is_run_is_met(line):
         "echo ${a:-b} $((1+2)) && rm -rf x",
         "time rm -rf x",
         "coproc rm -rf x",
+        "coproc { rm -rf x; }",
+        "coproc NAME { rm -rf x; }",
+        "coproc NAME while true; do rm -rf x; done",
+        "coproc NAME for f in x; do rm -rf $f; done",
+        "coproc NAME ( rm -rf x )",
         'find . | while read f; do rm -rf "$f"; done',
     ],
 )
