@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     class Paused(Protocol):
         """What of the command meets the terminal (streams.Streams)."""
 
+        def catch_up(self) -> None: ...
         def pause(self) -> None: ...
         def resume(self) -> None: ...
         def shown(self) -> bytes: ...
@@ -260,6 +261,7 @@ class TerminalAsking:
         self._taken, self._drawn = True, False
         self._modes = Modes()
         if self._paused is not None:
+            self._paused.catch_up()
             self._paused.pause()
             if self._escapes:
                 self._modes = approvals_modes.modes_of(self._paused.shown())

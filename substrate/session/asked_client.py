@@ -39,6 +39,7 @@ class Remote:
     def put(self, question: Question, *, exact: bool, line: str) -> None:
         """Asks there."""
         if self._paused is not None:
+            self._paused.catch_up()
             self._paused.pause()
         self.client.send(client_call.QUESTION, question.number, packed(question, exact, line))
 

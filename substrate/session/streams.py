@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 PIPE_BUF = select.PIPE_BUF
 _READ_SIZE = 65536
 _TTY_WRITE = 1024
+#: before a question takes the screen, so much at most is moved on of a command that goes on writing
+_MOST_CAUGHT_UP = 64
 _LAST = 16384
 _FIONREAD = 0x541B  # <asm-generic/ioctls.h>
 
@@ -135,8 +137,20 @@ class Pump:
                 self.broken()
 
     def step_if_open(self) -> None:
-        """As `step`, when its end may have come in this round."""
-        if not self.done:
+        """As `step`, when its end or a question may have come in this round."""
+        if not self.done and not self.paused:
+            self.step()
+
+    def catch_up(self) -> None:
+        """Moves on what is there, as far as nobody has to be waited for."""
+        for _ in range(_MOST_CAUGHT_UP):
+            wanted = self.wants()
+            if wanted is None:
+                return
+            poll = select.poll()
+            poll.register(*wanted)
+            if not poll.poll(0):
+                return
             self.step()
 
     def step(self) -> None:
@@ -383,6 +397,12 @@ class Streams:
         self.pumps.append(Pump(os.dup(master), self._fds[1], self.stdout))
 
     # --- while a question is on the terminal (approvals_terminal.py)
+
+    def catch_up(self) -> None:
+        """What the command wrote before it asked is on the terminal before the question is."""
+        for pump in self.pumps:
+            if pump is not self.input:
+                pump.catch_up()
 
     def pause(self) -> None:
         """Nothing more is written to the host's terminal, and nothing read from it."""

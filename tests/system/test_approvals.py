@@ -179,8 +179,10 @@ def test_always_is_for_a_rule_of_the_profile(screen, asking):
 def test_a_program_that_draws_keeps_its_screen(screen, asking):
     """A full-screen program in the foreground, and what asks in its background."""
     text = (
-        "trap 'echo again $(stty size)' WINCH; printf '\\033[?1049hdrawn';"
-        "(sh -c 'id -u' >out; touch over) & while [ ! -e over ]; do sleep 0.05; done; sleep 0.5;"
+        'trap \'size=$(stty size); echo again $size; [ "$size" != "30 100" ] || touch seen\' WINCH;'
+        "printf '\\033[?1049hdrawn'; (sh -c 'id -u' >out; touch over) &"
+        # it draws for as long as it takes until it has been asked to do so once more
+        "n=0; until [ -e over ] && [ -e seen ] || [ $n -ge 600 ]; do sleep 0.05; n=$((n + 1)); done;"
         "printf '\\033[?1049l'; cat out"
     )
     there = screen(*script(asking[0], text))
@@ -189,6 +191,17 @@ def test_a_program_that_draws_keeps_its_screen(screen, asking):
     there.type(b"y")
     there.expect(b"again 30 100")
     there.expect(str(asking[0].uid).encode())
+    assert there.wait() == 0
+
+
+def test_what_was_written_is_seen_before_the_question(screen, asking):
+    text = "n=0; for what in -u -g -un -gn -G; do echo written $((n += 1)); id $what; sleep 1; done"
+    there = screen(*script(asking[0], text))
+    for number in range(1, 6):
+        before = there.expect(KEYS)
+        assert b"written %d\r\n" % number in before, before
+        there.type(b"y")
+        there.expect(ALT_OFF)
     assert there.wait() == 0
 
 
