@@ -22,7 +22,7 @@ class Installation:
         self.python = command.with_name("python")
         self.site = base / "site"
         shutil.copytree(installed / "substrate", self.site / "substrate")
-        shutil.copy(command, base / "substrate")
+        shutil.copy(command.with_name("substrate-python"), base / "substrate")
         self.script = base / "substrate"
         self.home = base / "home"
         for old in self.bundles():
