@@ -3,6 +3,8 @@ tested to be refused something, the same has been seen to work here."""
 
 import hashlib
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -140,14 +142,14 @@ def test_git_over_https(hosts, folder):
 
 @pytest.mark.parametrize("place", ["git@git.example.net:", "ssh://git@git.example.net:2222/~/"])
 @pytest.mark.parametrize("uid", [0, 65534])
-def test_git_over_ssh(hosts, folder, place, uid):
-    folder.chmod(0o777)
-    for parent in folder.parents[:3]:
-        parent.chmod(0o755)
+def test_git_over_ssh(hosts, place, uid):
     server = hosts.git_ssh
     words = ["git", "clone", "-q", f"{place}project.git", "project"]
-    hosts.run(words, cwd=folder, uid=uid, env=hosts.ssh_environment)
-    assert (folder / "project" / "big").read_bytes() == content.content(300_000)
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        folder = Path(directory)
+        folder.chmod(0o777)  # for another user, too
+        hosts.run(words, cwd=folder, uid=uid, env=hosts.ssh_environment)
+        assert (folder / "project" / "big").read_bytes() == content.content(300_000)
     (seen,) = server.wait_closed()
     assert seen.head.startswith(b"SSH-2.0-OpenSSH")
     assert seen.sent > 300_000
