@@ -39,6 +39,10 @@ class Screen:
     def type(self, text: bytes) -> None:
         os.write(self.master, text)
 
+    def is_raw(self) -> bool:
+        """Whether somebody has the keys one by one, and unseen."""
+        return not termios.tcgetattr(self.slave)[3] & (termios.ICANON | termios.ECHO)
+
     def expect(self, text: bytes) -> bytes:
         """Reads until `text` has appeared; returns what came up to its end."""
         deadline = time.monotonic() + _BOUND_S

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from tests.system.shell_scene import shell as shell
+from tests.system.test_join import until
 
 WAYS = ("lines", "one-shot", "joined")
 
@@ -130,6 +131,7 @@ def test_stop_and_go_on_in_a_shell_of_the_host(shell, caller, kind):
     there.expect(b"prompt: ")
     there.type(b"fg\r")
     there.expect(b"cat'\r\n")
+    until(there.is_raw)  # else the terminal of the host shows the keys, too
     there.type(b"typed\r")
     there.expect(b"typed\r\ntyped\r\n")
     there.type(b"\x04")

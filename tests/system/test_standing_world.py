@@ -31,7 +31,8 @@ def standing(live):
         words = (live.session / "world/running").read_bytes().split()
         return int(words[0]) if words and linux.start_ticks(int(words[0])) else 0
 
-    until(lambda: pid() and live.verb("status")["lives"] is False)
+    # in this order: the one before has ended when its session says that none lives
+    until(lambda: live.verb("status")["lives"] is False and pid())
     found = pid()
     return found, linux.start_ticks(found)
 
