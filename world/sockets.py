@@ -86,7 +86,7 @@ def socket_masks(
         found = files.find(wanted)
         if found is not None and found[1] and not any(is_below(k, found[0]) for k in keep):
             directories.add(found[0])
-    for path in paths:
+    for path in dict.fromkeys(paths):  # each connection to a socket has its name, too
         if not path.startswith(b"/"):
             unplaced.add(path)
             continue
