@@ -274,7 +274,13 @@ def _no_overlay(failed: StartFailed, facts: HostFacts) -> tuple[str, str]:
             "of the inner container, or as a user whose home, workspace, /tmp and /var/tmp are "
             "volumes (`docker run -v home:/home/me -v work:/work --tmpfs /tmp --tmpfs /var/tmp`)",
         )
-    return "", "see the kernel's log (`dmesg`) for what overlayfs says"
+    log = "see the kernel's log (`dmesg`) for what overlayfs says"
+    if failed.backend == "ns-user" and number == errno.EINVAL:
+        return (
+            "",
+            f"run it again, if something was mounted meanwhile below its directories; else {log}",
+        )
+    return "", log
 
 
 # --- looking
