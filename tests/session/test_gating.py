@@ -10,6 +10,7 @@ from substrate.policy.armed import armed_of
 from substrate.policy.decide import compile_policy
 from substrate.session.approvals_values import Answer
 from substrate.session.capture_choice import Choice
+from substrate.session.gated_command import note_recorded, policy_events
 from substrate.session.gating import Gating, Process
 from substrate.session.gating_digest import digest_of_nameless
 from substrate.session.gating_force import layer_of, refuse_weak
@@ -430,6 +431,7 @@ def test_a_project_that_asks_where_another_layer_drops_keeps_nothing():
 def test_a_command_has_so_much_time_of_ours():
     """Long argv cost up to a second each; nothing bounds how many a process execs."""
     gating, engine = armed(rule("deny", "git", "push", "**"))
+    engine.room = 10_000
     words = ("git", *(f"--{number}" for number in range(20_000)))
     for number in range(1, 4000):
         began = time.process_time()
@@ -537,3 +539,16 @@ def test_a_file_without_a_name_is_read_once_however_often_it_is_open():
     finally:
         for fd in (mem, *copies):
             os.close(fd)
+
+
+def test_a_policy_is_told_of_until_that_is_on_the_record(tmp_path):
+    class Files:
+        path = bytes(tmp_path)
+
+    gating = Gating(Broker(rule("deny", "forbidden")))
+    for _ in range(2):  # the first was never written
+        (event,) = policy_events(gating, Files, continued=True)
+        assert event.event_type == "policy_loaded"
+    note_recorded(gating, Files)
+    assert policy_events(gating, Files, continued=True) == []
+    assert len(policy_events(gating, Files, continued=False)) == 1
