@@ -197,6 +197,8 @@ class Beginning:
         one.begun_ns = now_ns()
         events = gated_command.policy_events(one.gate, session.files, continued=True)
         one.write_start(living.isolation, each.parent, events)
+        if events:
+            gated_command.note_recorded(one.gate, session.files)
         living.sharing.begin(one)
         if world.network is not None:
             world.network.share()

@@ -33,6 +33,7 @@ def write_session_start(daemon: Daemon) -> None:
         events = [one.recorder.session_start(living.isolation, one.choice, digest)]
         events += gated_command.policy_events(one.gate, session.files, continued=False)
         session.writer.append(events)
+        gated_command.note_recorded(one.gate, session.files)
         session.recorded = session.started = True
     finally:
         command_begin.let_go(one)

@@ -163,11 +163,17 @@ def may_ask(
 
 
 def policy_events(gating: Gating, files: SessionFiles, *, continued: bool) -> list[Event]:
-    """That the policy is in force: at the session's start, and when it is another one."""
+    """That the policy is in force: at the session's start, and when it is another one. Once it is on the record,
+    `note_recorded`."""
     if continued and _last(files) == gating.broker.digest:
         return []
     from substrate.session.gating_record import loaded
 
+    return [loaded(gating.broker.policy)]
+
+
+def note_recorded(gating: Gating, files: SessionFiles) -> None:
+    """The policy is on the record: later commands need not tell of it."""
     temporary = files.path + _LOADED + b".new"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
@@ -175,7 +181,6 @@ def policy_events(gating: Gating, files: SessionFiles, *, continued: bool) -> li
     finally:
         os.close(fd)
     os.rename(temporary, files.path + _LOADED)
-    return [loaded(gating.broker.policy)]
 
 
 def _last(files: SessionFiles) -> str:

@@ -62,7 +62,8 @@ def write_first(
         events.append(recorder.session_start(isolation, command.choice, digest))
     below = max(0, len(session.stack.layers) - 1)
     session.tell_of_stack()
-    events += gated_command.policy_events(command.gate, session.files, continued=session.started)
+    policy = gated_command.policy_events(command.gate, session.files, continued=session.started)
+    events += policy
     notes = (*session.notes, *world.notes)
     given_policies.remember(session.files, world.settings.policy)
     told = () if world.scopes is None else world.scopes.told
@@ -71,5 +72,7 @@ def write_first(
     )
     events += session.left_events(recorder)
     command.write_start(isolation, parent, events)
+    if policy:
+        gated_command.note_recorded(command.gate, session.files)
     session.recorded = session.started = True
     session.freeze_left()
