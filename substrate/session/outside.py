@@ -139,7 +139,11 @@ class Outside:
         waits.client.on_gone = _nothing
         act = self._let if answer.allowed else self._deny
         waits.view.end_action(span)
-        act(waits.client, waits.call, waits.gating, waits.verdict, answer, span)
+        try:
+            act(waits.client, waits.call, waits.gating, waits.verdict, answer, span)
+        except Exception as error:  # noqa: BLE001 - an edge: it is not run, and ends nobody else
+            self._daemon.log(f"a shim could not be answered: {error!r}")
+            waits.client.fail(f"its answer could not be recorded: {error}", "run it again")
         waits.view.close()
 
     def wait_for(self, waiting: Waiting) -> None:

@@ -48,7 +48,12 @@ class _Walk:
         self._is_unwanted = False
         self.done, self._told = os.pipe2(os.O_CLOEXEC)
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # there may be no thread more
+            os.close(self.done)
+            os.close(self._told)
+            raise
 
     def _run(self) -> None:
         from substrate.world.change import summary
@@ -105,11 +110,20 @@ class PendingDiff:
     def wait_for(self, waiting: Waiting) -> None:
         self._clients = [client for client in self._clients if not client.is_gone]
         if self._walk is None and self._clients:
-            stack = self._frozen()
-            self._numbers = stack.numbers
-            self._walk = _Walk(stack)
+            self._begin()
         if self._walk is not None:
             waiting.read(self._walk.done, self._take)
+
+    def _begin(self) -> None:
+        """Where there is no room for it who asked is told so, and nobody else."""
+        stack = self._frozen()
+        self._numbers = stack.numbers
+        try:
+            self._walk = _Walk(stack)
+        except (OSError, RuntimeError) as error:
+            clients, self._clients = self._clients, []
+            for client in clients:
+                client.fail(str(error), "ask again when less is going on")
 
     def _take(self) -> None:
         walk = self._walk

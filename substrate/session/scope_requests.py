@@ -13,12 +13,10 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from substrate.errors import SubstrateError
 from substrate.policy import rules
 from substrate.session import doors, gated_command
 from substrate.session.approvals_values import NO_END_US, SCOPE, Answer, Asked, Held
 from substrate.session.client_call import BadCall
-from substrate.session.net_rules import NotServed
 from substrate.telemetry.trace.events.policy import PolicyDecision
 from substrate.values import replace, value
 from substrate.world.egress.rules import BadRule, Rules, parse_rule
@@ -176,14 +174,18 @@ class ScopeRequests:
         allowed, why = answer.allowed, ""
         if answer.approved_by is not None:  # a person has said so, and not the time
             self._known[wanted] = allowed
-        try:
-            if allowed:
-                self._grant(wanted)
-        except (SubstrateError, NotServed, ValueError) as failed:
-            allowed, why = False, str(failed)
-            self._known.pop(wanted, None)
-        done = "allowed" if allowed else "denied"
-        self._tell(wanted, None, done, why or answer.line or None, by=answer)
+        if allowed:
+            try:
+                self._tell(wanted, None, "allowed", answer.line or None, by=answer)
+                self._grant(wanted)  # after what says so
+            except Exception as failed:  # noqa: BLE001 - an edge: it is denied, and ends nobody else
+                allowed, why = False, str(failed)
+                self._known.pop(wanted, None)
+        if not allowed:
+            try:
+                self._tell(wanted, None, "denied", why or answer.line or None, by=answer)
+            except Exception as failed:  # noqa: BLE001 - as above
+                self._daemon.log(f"that {wanted.text} was denied is not on the record: {failed!r}")
         how = "for this session" if allowed else why or answer.line or "nobody allowed it"
         if allowed and wanted.what == READ:
             how += ", from its next world on"
