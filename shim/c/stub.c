@@ -140,6 +140,16 @@ static bool sets(const char *entry, const char *name) {
     return strncmp(entry, name, size) == 0 && entry[size] == '=';
 }
 
+/* Whether an entry of the same name stands before it: getenv(3) finds that one, some shells the other. What was
+ * asked about is what is run with. */
+static bool is_hidden(char **envp, size_t at) {
+    size_t name = strcspn(envp[at], "=");
+    for (size_t before = 0; before < at; before++)
+        if (strncmp(envp[before], envp[at], name + 1) == 0)
+            return true;
+    return false;
+}
+
 /* Python finds its modules, and a virtual environment, by argv[0], where that is a name by the first
  * file of PATH, which would be the shim. */
 static bool looks_for_itself(const char *name) { return strncmp(name, "python", 6) == 0; }
@@ -159,7 +169,8 @@ static int become(const struct caller *caller, const char *path, const char *spa
         return STATUS_FAILED;
     }
     for (size_t at = 0; at < entries; at++)
-        if (!(sets(caller->envp[at], DEPTH) || (span[0] != '\0' && sets(caller->envp[at], PARENT))))
+        if (!(sets(caller->envp[at], DEPTH) || (span[0] != '\0' && sets(caller->envp[at], PARENT)) ||
+              is_hidden(caller->envp, at)))
             environment[used++] = caller->envp[at];
     environment[used++] = depth;
     if (span[0] != '\0') {
@@ -214,7 +225,7 @@ static int become_substrate(const struct caller *caller, const char *shell) {
 
 /* `substrate` can show a question on our terminal, which is more than a stub carries; it asks anew. */
 static int become_asking(const struct caller *caller) {
-    char **words = malloc(((size_t)caller->argc + 4) * sizeof *words);
+    char **words = malloc(((size_t)caller->argc + 5) * sizeof *words); /* argc may be 0 */
     char shim[PATH_ROOM * 2];
     struct trouble trouble;
     int at = 0;

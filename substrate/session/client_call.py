@@ -165,7 +165,7 @@ def parse_packed(
     for entry in words[2 + argc :]:
         name, equals, text = entry.partition(b"=")
         if equals and name:  # others are nobody's variable (environ(7))
-            environ[name] = text
+            environ.setdefault(name, text)  # of two the first counts (getenv(3))
     return file, cwd, argv, environ, umask
 
 

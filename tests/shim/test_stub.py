@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -49,6 +50,22 @@ def test_the_parent_span_is_handed_on_only_if_it_is_one(place, supervisor):
     place.extra["SUBSTRATE_PARENT_SPAN"] = "spn_../../etc/passwd"
     place.call("tool")
     assert [asked.parent for asked in supervisor.asked] == [SPAN.encode(), b""]
+
+
+_TWICE = """
+import ctypes, os, sys
+words, entries = ([os.fsencode(word) for word in sys.argv[1:2]], os.environb)
+envp = [b"TWICE=first", *(name + b"=" + text for name, text in entries.items()), b"TWICE=second"]
+def array(values):
+    return (ctypes.c_char_p * (len(values) + 1))(*values, None)
+ctypes.CDLL(None).execve(words[0], array(words), array(envp))
+"""
+
+
+def test_of_two_variables_of_a_name_the_first_is_asked_about_and_run_with(place, supervisor):
+    place.script("tool", "#!/bin/sh\necho $TWICE\n")
+    done = place.call(sys.executable, "-c", _TWICE, place.shims / "tool")
+    assert (done.stdout, done.stderr) == (b"first\n", b"")
 
 
 def test_the_umask_is_told(place, supervisor):
