@@ -268,7 +268,7 @@ class Beginning:
             text, hint = "it could not begin: a fault of substrate", "look at the session's log"
         self._daemon.log(f"a command could not begin: {error!r}")
         client.on_gone = _nothing
-        client.fail(text, hint, 2 if getattr(error, "status", 0) == 2 else 125)
+        client.fail(text, hint)
         if each is not None:
             self._daemon.remove(each)
             if hasattr(each, "one"):

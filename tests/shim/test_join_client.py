@@ -107,6 +107,14 @@ def test_a_failure_is_125_with_its_hint(run, supervisor):
     assert (done.returncode, done.stderr) == (125, b"substrate: no room\nhint: make some\n")
 
 
+@pytest.mark.parametrize("program", [SUBSTRATE, f"{SUBSTRATE}-python"])
+def test_what_is_not_for_the_caller_is_126_by_either_program(run, supervisor, program):
+    supervisor.answers["bash"] = [encode(b"F", b"126", b"this is not for you", b"go elsewhere")]
+    done = run("-c", "true", program=program)
+    assert done.returncode == 126
+    assert done.stderr == b"substrate: this is not for you\nhint: go elsewhere\n"
+
+
 def test_what_is_told_on_the_way_is_said(run, supervisor):
     told = encode(b"T", b"substrate: no network")
     supervisor.answers["bash"] = [supervisor.accepted, told, encode(b"E", b"1", b"{}")]
