@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,11 @@ def test_descriptors_of_what_never_ran_are_let_go(inside):
         done = ask(inside, "calls", "3", place, "/bin/true")
         assert done.out.split() == [kind] * 3, done.err  # and its own streams came to their end
     until(lambda: held() <= before)
+
+
+def test_a_directory_without_an_end_keeps_nobody_waiting(inside):
+    began = time.monotonic()
+    refused, served = map(json.loads, ask(inside, "deep").out.splitlines())
+    assert (refused[0], "4096 are the most" in refused[1][1]) == ("F", True)
+    assert served[0] == "A"
+    assert time.monotonic() - began < 10
