@@ -105,7 +105,7 @@ def decide_shim(
     from substrate.telemetry.trace.events.policy import PolicyDecision
 
     subject = rules.Subject(argv=argv, name=file, cwd=cwd)
-    verdict = gating.broker.decide(subject)
+    verdict = gating.patience.decide(gating.broker.compiled, subject)
     asks = verdict.action in (rules.ASK, rules.ISOLATE)
     if not (verdict.action == rules.DENY or (asks and gating.force != "strict")):
         return None

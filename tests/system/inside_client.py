@@ -49,6 +49,12 @@ def main():
             client.execute("/bin/true", cwd=path, fds=(), mode="shim", closed=[0, 1, 2])
             print(json.dumps(shown(*client.receive())), flush=True)
             client = Client(DOOR, "inside", timeout=20)
+    elif what == "slow":
+        words = b"-S", b"a '" + b"b " * 2_000_000 + b"'"
+        for _ in range(60):
+            client.execute("env", *words, cwd="/", fds=(), mode="shim", closed=[0, 1, 2])
+            print(json.dumps(shown(*client.receive())), flush=True)
+            client = Client(DOOR, "inside")
     elif what == "producers":
         for number in range(int(words[0])):
             event = {"type": "annotation", "body": {"text": "said", "labels": {}}}

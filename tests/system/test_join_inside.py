@@ -157,3 +157,14 @@ def test_a_directory_without_an_end_keeps_nobody_waiting(inside):
     assert (refused[0], "4096 are the most" in refused[1][1]) == ("F", True)
     assert served[0] == "A"
     assert time.monotonic() - began < 10
+
+
+def test_words_without_an_end_are_read_for_a_while_only(inside):
+    def used_s():
+        words = Path(f"/proc/{inside.pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+    before = used_s()
+    told = [json.loads(line) for line in ask(inside, "slow").out.splitlines()]
+    assert [each[0] for each in told] == ["A"] * 60
+    assert used_s() - before < 20
