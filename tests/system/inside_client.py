@@ -55,6 +55,11 @@ def main():
             client.execute("env", *words, cwd="/", fds=(), mode="shim", closed=[0, 1, 2])
             print(json.dumps(shown(*client.receive())), flush=True)
             client = Client(DOOR, "inside")
+    elif what == "denied":
+        for _ in range(int(words[0])):
+            client.execute(*words[1:], cwd="/", fds=(), mode="shim", closed=[0, 1, 2], environ={})
+            print(client.answer()[0].decode(), flush=True)
+            client = Client(DOOR, "inside")
     elif what == "producers":
         for number in range(int(words[0])):
             event = {"type": "annotation", "body": {"text": "said", "labels": {}}}

@@ -168,3 +168,21 @@ def test_words_without_an_end_are_read_for_a_while_only(inside):
     told = [json.loads(line) for line in ask(inside, "slow").out.splitlines()]
     assert [each[0] for each in told] == ["A"] * 60
     assert used_s() - before < 20
+
+
+def test_denied_shims_have_a_bound_on_the_record_and_it_is_told(inside):
+    project = inside.caller.work / ".substrate"
+    project.mkdir(exist_ok=True)
+    (project / "policy.toml").write_text(
+        '[[command]]\nmatch = ["truncate", "**"]\naction = "deny"\nreason = "kept"\n'
+    )
+    done = ask(inside, "denied", "1005", "/" * 3000 + "truncate", "x")
+    assert done.out.split() == [b"D"] * 1005, done.err
+    inside.end()
+    bodies = [line["body"] for line in inside.lines("policy_decision")]
+    told = [body for body in bodies if body.get("asked_by") == "shim"]
+    assert len(told) == 1000
+    assert {len(body["subject"]) for body in told} == {1000}
+    assert {body["reason"] for body in told[:-1]} == {"kept"}
+    assert told[-1]["reason"] == "kept; 1000 denied shims are told of, and no more of them"
+    inside.caller.verify()
