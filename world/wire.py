@@ -170,7 +170,12 @@ def receive(socket: _socket.socket) -> Message | None:
         if not flags & 0x20:  # no room for all descriptors: in this process, as there is in `room`
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         raise WireError("a packet was cut")
-    name, fields = decode(packet)
+    try:
+        name, fields = decode(packet)
+    except WireError:
+        for fd in fds:  # whoever sent them could else use up ours
+            os.close(fd)
+        raise
     return Message(name, fields, fds, pid)
 
 

@@ -30,6 +30,8 @@ QUESTION, OVER, WRONG = b"Q", b"O", b"W"
 VERSION = "1"
 COMMAND, SHIM, ASK = "command", "shim", "ask"
 MOST_BYTES = 4 << 20
+#: PATH_MAX: whoever walks up a path pays for each of its directories
+MOST_PATH = 4096
 _MOST_WORDS = 1 << 17
 _HEAD = struct.Struct("=4I")
 #: <linux/fcntl.h>; Python names them only where its own headers did
@@ -158,6 +160,10 @@ def parse_packed(
         raise BadCall("there is no program to run")
     if not cwd.startswith(b"/"):
         raise BadCall("the directory is not absolute")
+    if len(file) > MOST_PATH:
+        raise BadCall(f"a program's path of {len(file)} bytes: {MOST_PATH} are the most")
+    if len(cwd) > MOST_PATH:
+        raise BadCall(f"a directory's path of {len(cwd)} bytes: {MOST_PATH} are the most")
     argv = tuple(words[2 : 2 + argc])
     if not argv:
         raise BadCall("a program has a name: argv is empty")

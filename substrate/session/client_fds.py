@@ -37,17 +37,29 @@ class Relay:
     `done`: readable when everything was copied."""
 
     def __init__(self, theirs: int, *, writes: bool) -> None:
+        """`theirs` stays the caller's. Raises OSError, SessionBusy; nothing is left of it then."""
         if not _relays.acquire(blocking=False):
             raise SessionBusy(
                 f"{_MOST_RELAYS} streams of other commands wait for files that do not answer",
                 hint="redirect to a file of a local disk, or to a pipe",
             )
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        self.done, self._told = os.pipe2(os.O_CLOEXEC)
-        self.ours, inner = (writing, reading) if writes else (reading, writing)
-        os.set_blocking(self.ours, False)
-        way = (inner, theirs) if writes else (theirs, inner)
-        threading.Thread(target=self._copy, args=way, daemon=True).start()
+        made: list[int] = []
+        try:
+            made.append(os.dup(theirs))
+            made += os.pipe2(os.O_CLOEXEC)
+            made += os.pipe2(os.O_CLOEXEC)
+            own, reading, writing, self.done, self._told = made
+            self.ours, inner = (writing, reading) if writes else (reading, writing)
+            os.set_blocking(self.ours, False)
+            way = (inner, own) if writes else (own, inner)
+            threading.Thread(target=self._copy, args=way, daemon=True).start()
+        except (OSError, RuntimeError) as error:
+            for fd in made:
+                os.close(fd)
+            _relays.release()
+            if isinstance(error, RuntimeError):  # no thread can be started
+                raise SessionBusy(str(error), hint="try again when others have ended") from error
+            raise
 
     def _copy(self, source: int, sink: int) -> None:
         try:
@@ -124,7 +136,7 @@ class ClientFds:
         return fd
 
     def _relay(self, fd: int, *, writes: bool) -> int:
-        relay = Relay(os.dup(fd), writes=writes)
+        relay = Relay(fd, writes=writes)
         self._relays.append(relay)
         return self._keep(relay.ours)
 

@@ -37,9 +37,13 @@ from substrate.world.handle import StartFailed
 
 if TYPE_CHECKING:
     from substrate.session.daemon import Daemon
+    from substrate.session.gating import Gating
     from substrate.session.living import Living
     from substrate.session.settings import Settings
     from substrate.world import wire
+
+#: shims of worlds that were denied, of which the trace tells
+_MOST_DENIED = 1000
 
 
 class Beginning:
@@ -47,6 +51,7 @@ class Beginning:
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon, self._session = daemon, daemon.session
+        self._denied_shims = 0
 
     # --- who asks
 
@@ -99,17 +104,21 @@ class Beginning:
     def decide_inside(self, living: Living, call: Call, pid: int, parent: str | None) -> Decided:
         """For a shim in the world: whether its program may run. What the gate stops and asks for is left to it: it
         looks at what really runs."""
-        span = living.command_of(pid)
-        one = next((each for each in living.sharing.all if each.recorder.span == span), None)
         gating = gated_command.load(
             self._daemon.settings, call.cwd, self._session.workspace, self._session.standing
         )
-        gating.force = "off" if one is None else one.gate.force
-        told = gated_command.decide_shim(gating, call.argv, call.file, call.cwd, parent)
+        asker = _gating_of(living, pid)
+        gating.force = "off" if asker is None else asker.force
+        gating.patience = living.patience if asker is None else asker.patience
+        is_last = self._denied_shims == _MOST_DENIED - 1
+        note = f"{_MOST_DENIED} denied shims are told of, and no more of them" if is_last else ""
+        told = gated_command.decide_shim(gating, call.argv, call.file, call.cwd, parent, note)
         if told is None:
             return Decided(allowed=True, digest=gating.broker.digest)
         event, line, rule = told
-        self._session.writer.append([event])
+        self._denied_shims += 1
+        if self._denied_shims <= _MOST_DENIED:  # who asks without an end is answered all the same
+            self._session.writer.append([event])
         return Decided(allowed=False, line=line, rule=rule)
 
     # --- it begins
@@ -182,7 +191,8 @@ class Beginning:
     ) -> None:
         """In the world that lives, beside others or what they left."""
         session, world = self._session, living.world
-        self._govern(one, in_observed=world.frame.observed)
+        under = _gating_of(living, each.client.peer.pid) if each.client.inside else None
+        self._govern(one, in_observed=world.frame.observed, under=under)
         self._hold_to(one, living, each.client)
         world_setup.refuse_hidden_cwd(one.cwd, world.spec)
         if world.frame.backend == "guard":
@@ -205,10 +215,14 @@ class Beginning:
 
     # --- the policy
 
-    def _govern(self, one: OneCommand, *, in_observed: bool = True) -> None:
-        """How it is captured, and what the policy says of it."""
+    def _govern(
+        self, one: OneCommand, *, in_observed: bool = True, under: Gating | None = None
+    ) -> None:
+        """How it is captured, and what the policy says of it. `under`: of the command that has it run."""
         one.choose(self._session, in_observed=in_observed)
         one.load_policy(self._session)
+        if under is not None:
+            one.gate.count_with(under)
         one.govern(self._session)
         one.top = gated_command.leave_to_gate(one.gate, one.top, one.request)
         if one.top.isolated:
@@ -220,11 +234,6 @@ class Beginning:
         """What of the policy holds a command in a world that lives: its own time and its count of programs. What
         else was changed since the world began waits for the next one, and is told."""
         policy, scopes = one.gate.broker.policy, living.world.scopes
-        if client.inside:
-            span = living.command_of(client.peer.pid)
-            for other in living.sharing.all:
-                if other.recorder.span == span and other.gating is not None:
-                    one.gate.count_with(other.gating)
         runtime_s = policy.limits.runtime_s
         if runtime_s is not None and (one.settings.timeout_s or runtime_s) >= runtime_s:
             one.settings = replace(one.settings, timeout_s=runtime_s)
@@ -298,6 +307,13 @@ class Beginning:
             quiet=True,
         )
         self._session.writer.append([one.end_event(failed, None)])
+
+
+def _gating_of(living: Living, pid: int) -> Gating | None:
+    """Of the command that a process of the world came of, as far as that is known."""
+    span = living.command_of(pid)
+    ones = (each for each in living.sharing.all if each.recorder.span == span)
+    return next((each.gating for each in ones if each.gating is not None), None)
 
 
 def let_go(one: OneCommand) -> None:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: in the session's directory: the digest of the policy that was written down last
 _LOADED: Final = b"/policy"
+#: of a caller's text, on the record
+_MOST_SUBJECT: Final = 1000
 
 
 def load(
@@ -96,16 +98,21 @@ def tell_isolated(gating: Gating, top: Top, request: RunRequest) -> None:
 
 
 def decide_shim(
-    gating: Gating, argv: tuple[bytes, ...], file: bytes, cwd: bytes, parent: str | None
+    gating: Gating,
+    argv: tuple[bytes, ...],
+    file: bytes,
+    cwd: bytes,
+    parent: str | None,
+    note: str = "",
 ) -> tuple[Event, str, str] | None:
     """What a shim asks about: None where it may run, as far as can be said before; else the event, the line
-    for its user, and the rule."""
+    for its user, and the rule. `note`: for whoever reads the record."""
     from substrate.policy import rules
     from substrate.session import gating_lines
     from substrate.telemetry.trace.events.policy import PolicyDecision
 
     subject = rules.Subject(argv=argv, name=file, cwd=cwd)
-    verdict = gating.broker.decide(subject)
+    verdict = gating.patience.decide(gating.broker.compiled, subject)
     asks = verdict.action in (rules.ASK, rules.ISOLATE)
     if not (verdict.action == rules.DENY or (asks and gating.force != "strict")):
         return None
@@ -116,14 +123,14 @@ def decide_shim(
         line = f"{line}; {hint}"
     event = PolicyDecision(
         kind="exec",
-        subject=file,
+        subject=file[:_MOST_SUBJECT],
         decision=verdict.action,
         action="deny",
         rule=verdict.rule,
         policy_digest=gating.broker.digest,
-        reason=verdict.reason or None,
+        reason="; ".join(filter(None, (verdict.reason, note))) or None,
         extra=(("asked_by", "shim"),),
-    ).event("policy", span_id=parent)
+    ).event("shim", span_id=parent)
     return event, f"substrate: {line}", verdict.rule or ""
 
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from typing import Final
 
     from substrate.policy.broker import Broker
-    from substrate.policy.rules import Verdict
+    from substrate.policy.decide import Compiled, Digest
+    from substrate.policy.rules import Subject, Verdict
     from substrate.session.approvals_values import Answer
     from substrate.session.approving import Approving
     from substrate.session.approving_shared import View
@@ -107,6 +108,45 @@ class _Script:
     answer: Answer
 
 
+class Patience:
+    """How much the decisions about one command may read. Whoever makes them reads as fast as he does: what takes
+    longest is bounded by time, which many decisions share."""
+
+    __slots__ = ("spent_s",)
+
+    def __init__(self) -> None:
+        #: that they have taken, beyond what each may
+        self.spent_s = 0.0
+
+    def decide(
+        self,
+        compiled: Compiled,
+        subject: Subject,
+        digest: Digest | None = None,
+        *,
+        whole: bool = True,
+    ) -> Verdict:
+        """As Compiled.decide; of the beginning of an argv, where much time has gone already. The time of
+        `digest` is not counted."""
+        if self.spent_s > _MOST_S:
+            argv, cut = _beginning(subject.argv, cut=subject.cut)
+            subject = replace(subject, argv=argv, cut=cut)
+        elsewhere_s = 0.0
+
+        def apart(path: bytes) -> str | None:
+            nonlocal elsewhere_s
+            assert digest is not None
+            at_s = time.thread_time()
+            found = digest(path)
+            elsewhere_s += time.thread_time() - at_s
+            return found
+
+        began_s = time.thread_time()
+        verdict = compiled.decide(subject, None if digest is None else apart, whole=whole)
+        self.spent_s += max(0.0, time.thread_time() - began_s - elsewhere_s - _FREE_S)
+        return verdict
+
+
 class Gating:
     """See the module. Made for every command, also where nothing has to be held."""
 
@@ -136,8 +176,8 @@ class Gating:
         #: the command itself, where it is asked about when it is exec'd
         self._first: tuple[tuple[bytes, ...], Verdict] | None = None
         self._scripts: dict[int, _Script] = {}
-        #: seconds that its decisions have taken, beyond what each may
-        self._spent_s = 0.0
+        #: shared with what its processes have run beside it, and with their shims
+        self.patience = Patience()
         self._unsent: list[tuple[int, int]] = []
         self._unsent_since = 0.0
         #: who was refused last, and what
@@ -210,11 +250,8 @@ class Gating:
         script = b""
         if len(programs) == 1 and (word := _script_in(hold)):
             script = self.looks.path_of(hold.tid, word) or b""
-        argv, cut = hold.argv, hold.cut
-        if self._spent_s > _MOST_S:
-            argv, cut = _beginning(argv, cut=cut)
         subject = rules.Subject(
-            argv=argv,
+            argv=hold.argv,
             program=programs[0] if programs else b"",
             name=hold.path,
             interpreters=programs[1:],
@@ -222,23 +259,16 @@ class Gating:
             cwd=who.cwd,
             mapped=mapped or b"",
             script=script,
-            cut=cut,
+            cut=hold.cut,
         )
-        elsewhere_s = 0.0
 
         def digest(path: bytes) -> str | None:
             """Of a file as the kernel named it, where it has no name any more."""
-            nonlocal elsewhere_s
             named = hold.programs[programs.index(path)] if path in programs else path
-            at_s = time.thread_time()
-            found = self._digest(hold, named)
-            elsewhere_s += time.thread_time() - at_s
-            return found
+            return self._digest(hold, named)
 
-        began_s = time.thread_time()
         # what it runs in turn by an exec meets the gate by itself
-        verdict = self.broker.compiled.decide(subject, digest, whole=False)
-        self._spent_s += max(0.0, time.thread_time() - began_s - elsewhere_s - _FREE_S)
+        verdict = self.patience.decide(self.broker.compiled, subject, digest, whole=False)
         if self._first is not None and hold.argv == self._first[0]:
             if verdict.action not in (rules.DENY, rules.ISOLATE):
                 verdict = self._first[1]
@@ -352,8 +382,8 @@ class Gating:
 
     def count_with(self, other: Gating) -> None:
         """What a process of a command has run beside it is of that command: a budget that each could have
-        anew would be none. Before it starts."""
-        self._count = other._count
+        anew would be none; nor would a bound for how long is read. Before it is decided."""
+        self._count, self.patience = other._count, other.patience
 
     @property
     def _is_spent(self) -> bool:

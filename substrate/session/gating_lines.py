@@ -97,11 +97,19 @@ def hint_of(verdict: Verdict, how: str) -> str:
 
 def in_words(argv: tuple[bytes, ...]) -> str:
     """A command line, quoted, and cut in the middle where it is long."""
-    text = " ".join(_quoted(os.fsdecode(word)) for word in argv)
+    if len(argv) > 2 * _MOST_SHOWN:  # each is one letter at least: the middle is not shown
+        argv = (*argv[:_MOST_SHOWN], *argv[-_MOST_SHOWN:])
+    text = " ".join(_quoted(os.fsdecode(_ends(word))) for word in argv)
     if len(text) <= _MOST_SHOWN:
         return text
     half = _MOST_SHOWN // 2
     return f"{text[:half]} … {text[-half:]}"
+
+
+def _ends(word: bytes) -> bytes:
+    """As much of a long word as can be shown of it; a letter has four bytes at most."""
+    most = 4 * _MOST_SHOWN
+    return word if len(word) <= 2 * most else word[:most] + word[-most:]
 
 
 def _quoted(word: str) -> str:

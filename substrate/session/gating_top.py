@@ -91,7 +91,7 @@ def decide(gating: Gating, request: RunRequest, cwd: bytes, *, in_world: bool) -
     """Before anything of it is there. Where a strict gate follows, files are its to look at."""
     program = b"" if gating.force == "strict" else look_up(request.file, cwd)
     subject = rules.Subject(argv=request.argv, program=program, name=request.file, cwd=cwd)
-    verdict = gating.broker.compiled.decide(subject, digest_of)
+    verdict = gating.patience.decide(gating.broker.compiled, subject, digest_of)
     lets = verdict.action in (rules.ALLOW, rules.AUDIT)
     if lets and verdict.is_cut and gating.force != "strict" and gating.broker.compiled.holds_back:
         # no exec of it meets a rule later

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from substrate.session.gating import Patience
 from substrate.session.inside import Inside
 from substrate.session.sharing import Sharing, now_ns
 
@@ -48,6 +49,8 @@ class Living:
         self.sharing.warn = warn
         #: commands that have their answer; what they left goes on
         self.left: list[Executing] = []
+        #: for shims of processes whose command is not known
+        self.patience = Patience()
         self._network_began = network_began
         self._inside: Inside | None = None
         self._seat_at: float | None = None  # when a seat is asked for

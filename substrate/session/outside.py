@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from substrate.policy import rules
 from substrate.session import client_call, gated_command, gating_lines, gating_top
+from substrate.session.gating import Patience
 from substrate.telemetry.trace.events.notice import Bypass
 from substrate.telemetry.trace.events.policy import PolicyDecision
 from substrate.telemetry.trace.ids import new_span_id
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 _MOST_SUBJECT: Final = 1000
 _MOST_WORDS: Final = 64
+#: so long for one bound of what is read
+_PATIENT_S: Final = 600.0
 #: profiles under which SUBSTRATE_BYPASS is ignored (shell.md §3)
 _HELD: Final = frozenset(("builtin:coding-agent", "builtin:locked-down"))
 _OBSERVES: Final = "builtin:observe"
@@ -58,6 +61,7 @@ class Outside:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self._waits: dict[str, Waits] = {}  # by their spans
+        self._patience, self._patient_until = Patience(), 0.0
 
     def answer(self, client: Client, call: Call) -> None:
         """Answers an EXECUTE of mode `shim` or `ask`, now or later. `ask` alone runs nothing: it wants to know
@@ -67,6 +71,7 @@ class Outside:
         gating = gated_command.load(
             daemon.settings, call.cwd, daemon.session.workspace, daemon.session.standing
         )
+        gating.patience = self._patience_now()
         span = new_span_id()
         if call.flags.bypass:
             granted = self._tell_bypass(gating.broker.policy, call, span)
@@ -85,6 +90,14 @@ class Outside:
             self._ask(client, call, gating, verdict, span)
         else:
             self._deny(client, call, gating, verdict, None, span)
+
+    def _patience_now(self) -> Patience:
+        """Of all that ask here, for a while: who asks for too much must not keep the others waiting for ever,
+        nor have them asked about for ever."""
+        now = time.monotonic()
+        if now >= self._patient_until:
+            self._patience, self._patient_until = Patience(), now + _PATIENT_S
+        return self._patience
 
     # --- people
 
@@ -244,7 +257,7 @@ def decide(gating: Gating, call: Call) -> Verdict:
     subject = rules.Subject(
         argv=call.argv, program=program, name=call.file, cwd=call.cwd, in_world=False
     )
-    verdict = gating.broker.compiled.decide(subject, gating_top.digest_of)
+    verdict = gating.patience.decide(gating.broker.compiled, subject, gating_top.digest_of)
     lets = verdict.action in (rules.ALLOW, rules.AUDIT)
     if lets and verdict.is_cut and gating.broker.compiled.holds_back:
         reason = "there is more in it than could be read"  # and no exec of it meets a rule later
@@ -254,8 +267,8 @@ def decide(gating: Gating, call: Call) -> Verdict:
         return replace(verdict, action=rules.DENY, reason=reason)
     if verdict.action == rules.ASK and verdict.rule is None and observes(gating.broker.policy):
         # only what no rule names, and nothing else would ask about
-        contained = gating.broker.compiled.decide(
-            replace(subject, in_world=True), gating_top.digest_of
+        contained = gating.patience.decide(
+            gating.broker.compiled, replace(subject, in_world=True), gating_top.digest_of
         )
         if contained.action in (rules.ALLOW, rules.AUDIT):
             return replace(contained, action=rules.AUDIT)

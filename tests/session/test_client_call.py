@@ -99,6 +99,19 @@ def test_a_call_that_is_too_large_is_refused_unread(size):
     os.close(fd)
 
 
+@pytest.mark.parametrize("which", ["file", "cwd"])
+def test_a_path_that_the_kernel_would_not_take_is_refused(which):
+    def parsed(length):
+        path = b"/" + b"a" * (length - 1)
+        given = {"file": b"/bin/true", "cwd": b"/tmp", which: path}
+        data = struct.pack("=4I", 1, 0, 0o22, 0)
+        return parse_packed(data + b"".join(w + b"\0" for w in (given["file"], given["cwd"], b"x")))
+
+    assert len(parsed(4096)[which == "cwd"]) == 4096
+    with pytest.raises(BadCall, match="4097 bytes: 4096 are the most"):
+        parsed(4097)
+
+
 def test_a_time_that_no_float_holds_is_a_long_time():
     assert parse_flags(b'{"timeout":1' + b"0" * 400 + b"}").timeout_s == 1e9
 

@@ -44,6 +44,22 @@ def main():
             client.execute(*words[2:], cwd=words[1], fds=(0, 1, 2))
             print(client.answer()[0].decode(), flush=True)
             client = Client(DOOR, "inside")
+    elif what == "deep":
+        for path in (os.getcwd() + "/a" * 2_000_000, os.getcwd()):
+            client.execute("/bin/true", cwd=path, fds=(), mode="shim", closed=[0, 1, 2])
+            print(json.dumps(shown(*client.receive())), flush=True)
+            client = Client(DOOR, "inside", timeout=20)
+    elif what == "slow":
+        words = b"-S", b"a '" + b"b " * 2_000_000 + b"'"
+        for _ in range(60):
+            client.execute("env", *words, cwd="/", fds=(), mode="shim", closed=[0, 1, 2])
+            print(json.dumps(shown(*client.receive())), flush=True)
+            client = Client(DOOR, "inside")
+    elif what == "denied":
+        for _ in range(int(words[0])):
+            client.execute(*words[1:], cwd="/", fds=(), mode="shim", closed=[0, 1, 2], environ={})
+            print(client.answer()[0].decode(), flush=True)
+            client = Client(DOOR, "inside")
     elif what == "producers":
         for number in range(int(words[0])):
             event = {"type": "annotation", "body": {"text": "said", "labels": {}}}

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,40 @@ def test_descriptors_of_what_never_ran_are_let_go(inside):
         done = ask(inside, "calls", "3", place, "/bin/true")
         assert done.out.split() == [kind] * 3, done.err  # and its own streams came to their end
     until(lambda: held() <= before)
+
+
+def test_a_directory_without_an_end_keeps_nobody_waiting(inside):
+    began = time.monotonic()
+    refused, served = map(json.loads, ask(inside, "deep").out.splitlines())
+    assert (refused[0], "4096 are the most" in refused[1][1]) == ("F", True)
+    assert served[0] == "A"
+    assert time.monotonic() - began < 10
+
+
+def test_words_without_an_end_are_read_for_a_while_only(inside):
+    def used_s():
+        words = Path(f"/proc/{inside.pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+    before = used_s()
+    told = [json.loads(line) for line in ask(inside, "slow").out.splitlines()]
+    assert [each[0] for each in told] == ["A"] * 60
+    assert used_s() - before < 20
+
+
+def test_denied_shims_have_a_bound_on_the_record_and_it_is_told(inside):
+    project = inside.caller.work / ".substrate"
+    project.mkdir(exist_ok=True)
+    (project / "policy.toml").write_text(
+        '[[command]]\nmatch = ["truncate", "**"]\naction = "deny"\nreason = "kept"\n'
+    )
+    done = ask(inside, "denied", "1005", "/" * 3000 + "truncate", "x")
+    assert done.out.split() == [b"D"] * 1005, done.err
+    inside.end()
+    bodies = [line["body"] for line in inside.lines("policy_decision")]
+    told = [body for body in bodies if body.get("asked_by") == "shim"]
+    assert len(told) == 1000
+    assert {len(body["subject"]) for body in told} == {1000}
+    assert {body["reason"] for body in told[:-1]} == {"kept"}
+    assert told[-1]["reason"] == "kept; 1000 denied shims are told of, and no more of them"
+    inside.caller.verify()
