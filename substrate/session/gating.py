@@ -94,6 +94,8 @@ class _Judged:
     variables: tuple[bytes, ...] | None = ()
     cwd: bytes = b""
     procs: tuple[int, ...] = ()
+    #: the command itself, which was asked about as a whole
+    of_first: bool = False
 
 
 @value
@@ -133,8 +135,10 @@ class Gating:
         #: what somebody has allowed together with the whole command, and what that comes to
         self._given: tuple[Verdict, Answer, bytes] | None = None
         self._allowed: Allowed | None = None
-        #: the command itself, where it is asked about when it is exec'd
+        #: the command itself, where it is asked about when it is exec'd: until it runs
         self._first: tuple[tuple[bytes, ...], Verdict] | None = None
+        #: that it was denied: whoever execs it tries the next directory of PATH
+        self._first_denied: _Judged | None = None
         self._scripts: dict[int, _Script] = {}
         #: seconds that its decisions have taken, beyond what each may
         self._spent_s = 0.0
@@ -202,6 +206,11 @@ class Gating:
         self._own.pop(hold.tid, None)
         if who.is_first:
             self._own[hold.tid] = self.environ
+            if (denied := self._first_denied) is not None:
+                self._settle(replace(denied, hold=hold))
+                return
+        else:
+            self._first = None  # it runs, and so does this one
         mapped: bytes | None = b""
         if programs and last_name(programs[0]) in LOADERS:
             from substrate.session.gating_loader import mapped_by
@@ -239,10 +248,8 @@ class Gating:
         # what it runs in turn by an exec meets the gate by itself
         verdict = self.broker.compiled.decide(subject, digest, whole=False)
         self._spent_s += max(0.0, time.thread_time() - began_s - elsewhere_s - _FREE_S)
-        if self._first is not None and hold.argv == self._first[0]:
-            if verdict.action not in (rules.DENY, rules.ISOLATE):
-                verdict = self._first[1]
-            self._first = None
+        if self._first is not None and verdict.action not in (rules.DENY, rules.ISOLATE):
+            verdict = self._first[1]
         if mapped is None:
             verdict = replace(verdict, action=rules.DENY, reason=_UNTOLD)
         held_back = verdict.action in (rules.ASK, rules.DENY)
@@ -264,6 +271,7 @@ class Gating:
 
     def _ask(self, hold: Hold, who: Process, verdict: Verdict) -> None:
         known = self._known(hold, who, verdict)
+        of_first = self._first is not None
         if known is None and (approver := self.asking()) is not None and not self._over:
             from substrate.session.gating_ask import asked_of
 
@@ -277,14 +285,16 @@ class Gating:
                 variables=asked.held.variables,
                 cwd=who.cwd,
                 procs=who.procs,
+                of_first=of_first,
             )
             known = approver.ask(asked, time.monotonic())
             if known is None:
                 return  # it comes by `tick`
         how = "" if known is not None else "nobody"
         held = _Judged(
-            hold=hold, verdict=verdict, answer=known, how=how, cwd=who.cwd, procs=who.procs
-        )
+            hold=hold, verdict=verdict, answer=known, how=how, cwd=who.cwd, procs=who.procs,
+            of_first=of_first,
+        )  # fmt: skip
         self._settle(held)
 
     def _known(self, hold: Hold, who: Process, verdict: Verdict) -> Answer | None:
@@ -312,6 +322,8 @@ class Gating:
         """An exec that was asked about has its answer, or nobody had one."""
         hold, answer = held.hold, held.answer
         self._judged[hold.number] = held
+        if held.of_first and (answer is None or not answer.allowed):
+            self._first_denied = held
         if answer is not None and answer.allowed:
             if _is_git(hold.programs):
                 self.plumbing.note(hold, held.procs)

@@ -15,6 +15,7 @@ import pytest
 SUBSTRATE = Path(sys.prefix) / "bin" / "substrate"
 START = "import sys; from substrate.cli.serve_session import launch; print(launch([])['session'])"
 ALLOWED = '[[command]]\nmatch = ["tool", "**"]\naction = "%s"\n'
+SOURCED = '[[command]]\nmatch = ["source", "**"]\naction = "%s"\n'
 ASKED = '[[command]]\nmatch = ["tool", "**"]\naction = "ask"\nreason = "why not"\n'
 
 
@@ -185,3 +186,29 @@ def test_a_joined_command_is_asked_about_on_its_callers_terminal(beside):
         assert b"why not" in seen
         assert b"ended with 7" in seen
         assert os.waitstatus_to_exitcode(ended) == 0
+
+
+@pytest.mark.parametrize("action", ["ask", "deny"])
+def test_a_command_that_is_denied_does_not_run_from_the_next_directory_of_path(beside, action):
+    """/bin is /usr/bin on many hosts, so that a command's program is there twice."""
+    live = beside(SOURCED % action)
+    live.place.script("x", "echo sourced\n", live.place.work)
+    done = live.call(SUBSTRATE, "run", "--", "bash", "-c", "source ./x")
+    assert (done.returncode, done.stdout) == (126, b"")
+    assert b"source ./x" in done.stderr
+    assert {line["body"]["action"] for line in live.lines("policy_decision")} <= {"denied"}
+
+
+def test_what_is_denied_on_its_callers_terminal_is_asked_once(beside):
+    live = beside(SOURCED % "ask")
+    live.place.script("x", "echo sour''ced\n", live.place.work)
+    for key, shown, status in ((b"n", b"no, said", 126), (b"y", b"sourced", 0)):
+        pid, master = live.on_terminal(SUBSTRATE, "run", "--", "bash", "-c", "source ./x")
+        seen = live.press(master, key, shown)
+        seen += live.press(master, b"", b"never said")
+        _, ended = os.waitpid(pid, 0)
+        os.close(master)
+        assert os.waitstatus_to_exitcode(ended) == status, seen
+        assert (b"sourced" in seen) == (status == 0)
+    asked = {line["body"]["approval"] for line in live.lines("policy_decision")}
+    assert len(asked) == 2
