@@ -347,6 +347,42 @@ def test_what_a_scripts_first_line_leads_to_is_not_asked_again():
     assert [asked.ticket for asked in approver.asked] == [1, 3, 4, 5]
 
 
+def test_what_a_scripts_first_line_leads_to_reads_what_was_asked_about():
+    gating, engine = armed(rule("ask", "npm", "publish", "**"))
+    approver, content = Approver(), ["1" * 64]
+    gating.opens = lambda: approver
+    gating.begin("spn_0", lambda hold, path: content[0])
+    gating.hear(script(1, "npm", "publish"), WHO)
+    approver.ready = [Answer(ticket=1, allowed=True, how="person")]
+    gating.tick(0.0)
+    content[0] = "2" * 64
+    gating.hear(hold(2, "node", "/usr/bin/npm", "publish"), WHO)
+    assert engine.answers == [(1, gate.ALLOW)] and [a.ticket for a in approver.asked] == [1, 2]
+
+
+def test_what_an_interpreter_reads_is_held_with_it():
+    gating, engine = armed(rule("ask", "deploy", "**"))
+    approver, content = Approver(), {b"/w/deploy": "1" * 64}
+    gating.opens = lambda: approver
+    gating.looks.files = {b"./deploy": b"/w/deploy", b"./gone/deploy": None}
+    gating.begin("spn_0", lambda hold, path: content.get(path, "d" * 64))
+    for number, words in enumerate(
+        [("./deploy",), ("./gone/deploy",), ("--unknown", "./deploy", "./other")], 1
+    ):
+        gating.hear(hold(number, "bash", *words), WHO)
+    held = [asked.held for asked in approver.asked]
+    assert [(h.script, h.script_digest) for h in held] == [
+        (b"/w/deploy", "1" * 64), (b"./gone/deploy", ""), (b"./deploy", ""),
+    ]  # fmt: skip
+    assert [h.is_exact for h in held] == [True, False, False]
+    other = replace(held[0], script_digest="2" * 64)
+    assert other.packed() != held[0].packed()
+    content[b"/w/deploy"] = "2" * 64
+    approver.ready = [Answer(ticket=1, allowed=True, how="person")]
+    gating.tick(0.0)
+    assert engine.answers == [(1, gate.DENY)]
+
+
 def test_a_script_is_known_by_where_it_really_is():
     gating, engine = armed(rule("deny", "deploy", "**"))
     gating.looks.files[b"./x"] = b"/w/deploy"
