@@ -64,7 +64,7 @@ class Beside:
         while until not in seen:
             assert time.monotonic() < end, seen
             if not select.select([master], [], [], 1)[0]:
-                if b"never allow" in seen:  # the line of keys: they count
+                if b"deny all of this command" in seen:  # the line of keys: they count
                     os.write(master, key)
                 continue
             try:
@@ -163,6 +163,20 @@ def test_who_called_is_asked_on_the_own_terminal(beside):
     assert yes["body"]["approved_by"].startswith("terminal of pid=")
 
 
+def test_a_question_has_room_in_its_packet(beside):
+    """A caller's variables are as many and as long as it likes."""
+    live = beside(ASKED)
+    live.place.extra.update({f"GIT_{number:03}": "é" * 200 for number in range(200)})
+    pid, master = live.on_terminal("tool", "ü" * 30_000)
+    seen = live.press(master, b"y", b"tool|")
+    live.press(master, b"", b"never said")
+    _, ended = os.waitpid(pid, 0)
+    os.close(master)
+    assert os.waitstatus_to_exitcode(ended) == 7, seen
+    for part in (b"GIT_000", b"94 more variables", b"ld be read)", b"once or not"):
+        assert part in seen, part
+
+
 def test_a_question_ends_with_who_called(beside):
     live = beside(ASKED)
     pid, master = live.on_terminal("tool", "x")
@@ -210,5 +224,6 @@ def test_what_is_denied_on_its_callers_terminal_is_asked_once(beside):
         os.close(master)
         assert os.waitstatus_to_exitcode(ended) == status, seen
         assert (b"sourced" in seen) == (status == 0)
+        assert b"read as   source ./x" in seen
     asked = {line["body"]["approval"] for line in live.lines("policy_decision")}
     assert len(asked) == 2
