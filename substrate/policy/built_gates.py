@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from substrate.policy.armed import Armed
 
-CODE: str = '9b6920b4e9924c47204de8b84114a76c1b42d2ed074fd40854d76d55f9d41d3a'
+CODE: str = '1a2029da6bd99eb8f54e737629131a85b4cf0e6d6d1b40045cc82448163029c3'
 GATES: dict[str, Armed] = {
     'observe': (
         b''

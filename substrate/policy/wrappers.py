@@ -343,13 +343,18 @@ def _of_file(reading: Reading) -> list[Inner]:
     return [Inner(tuple(way.operands), is_other_name=True, is_script=True) for way in ways]
 
 
+def scripts_in(name: bytes, argv: Words) -> Words:
+    """The word that names the file that an interpreter of this last name is given; several where its options can be
+    read in more than one way."""
+    if READERS.isdisjoint(names_of(name)):
+        return ()
+    found = [inner.argv[0] for inner in unwrap(name, argv, {}) if inner.is_script]
+    return tuple(dict.fromkeys(found))
+
+
 def script_in(name: bytes, argv: Words) -> bytes:
-    """The word that names the file that an interpreter of this last name is given; b"" where there is none."""
-    if not READERS.isdisjoint(names_of(name)):
-        for inner in unwrap(name, argv, {}):
-            if inner.is_script:
-                return inner.argv[0]
-    return b""
+    """The first of these; b"" where there is none."""
+    return next(iter(scripts_in(name, argv)), b"")
 
 
 def _script_of(name: bytes, *without: bytes) -> Find:

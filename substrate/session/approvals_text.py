@@ -26,8 +26,9 @@ _PLAIN: Final = frozenset(
 _NAMES: Final = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\x1b": "\\e", "'": "\\'", "\\": "\\\\"}
 #: of one line: `approvals.json`, denials
 _LINE: Final = 200
-_CHAIN: Final = 6
-_MOST_VARIABLES: Final = 100
+#: of variables and of parents so many are shown, and so many counted
+CHAIN: Final = 6
+MOST_VARIABLES: Final = 100
 _LEAST_COMMAND: Final = 3
 _LABEL: Final = 10
 
@@ -223,16 +224,16 @@ def _facts(question: Question, until: str, others: int, exact: bool) -> list[tup
         named = ", ".join(f"{char} U+{ord(char):04X}" for char in odd[:8])
         facts.append(("letters", f"not all are ASCII: {named}"))
     variables = shown_variables(asked.held.variables)
-    for variable in variables[:_CHAIN]:
+    for variable in variables[:CHAIN]:
         facts.append(("with", show_redacted_line(variable)))
-    if len(variables) > _CHAIN:  # a program may set a hundred to hide one
-        more = f"{len(variables) - _CHAIN} more variables that may change what it does"
+    if len(variables) > CHAIN:  # a program may set a hundred to hide one
+        more = f"{len(variables) - CHAIN} more variables that may change what it does"
         facts.append(("with", more))
     for interpreter in asked.held.interpreters:
         facts.append(("run with", show_path(interpreter)))
     if len(verdict.read_as) > 1:
         facts.append(("read as", "; ".join(map(show_argv, verdict.read_as[1:]))))
-    chain = [show_redacted_line(line) for line in asked.chain[:_CHAIN]]
+    chain = [show_redacted_line(line) for line in asked.chain[:CHAIN]]
     if chain:
         facts.append(("run by", " ← ".join(chain)))
     if asked.touches:
@@ -242,7 +243,7 @@ def _facts(question: Question, until: str, others: int, exact: bool) -> list[tup
 
 def shown_variables(variables: Sequence[bytes] | None) -> list[bytes]:
     """What is bound and not in every environment; the rest is bound as well."""
-    return [v for v in variables or () if v.partition(b"=")[0] not in USUAL][:_MOST_VARIABLES]
+    return [v for v in variables or () if v.partition(b"=")[0] not in USUAL][:MOST_VARIABLES]
 
 
 def show_redacted_line(line: bytes) -> str:

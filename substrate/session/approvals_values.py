@@ -36,7 +36,8 @@ class Held:
 
     `program`: the kernel's path of the file, `interpreters`: of a script, the outermost last.
     `digests`: hex SHA-256 of the content of the program and of each interpreter, in that order, ""
-    where it could not be read. `cut`: argv is longer than what is here. `variables`: `NAME=value` of those that
+    where it could not be read. `script`: the file that an interpreter is given as a word, which is what runs;
+    `script_digest`: of its content, as those. `cut`: argv is longer than what is here. `variables`: `NAME=value` of those that
     change what it does (gating_environ.py), None where they could not be read."""
 
     argv: tuple[bytes, ...]
@@ -46,6 +47,8 @@ class Held:
     digests: tuple[str, ...] = ()
     cut: bool = False
     variables: tuple[bytes, ...] | None = ()
+    script: bytes = b""
+    script_digest: str = ""
 
     @property
     def is_exact(self) -> bool:
@@ -56,6 +59,7 @@ class Held:
             and bool(self.program)
             and len(self.digests) == 1 + len(self.interpreters)
             and all(self.digests)
+            and bool(self.script) == bool(self.script_digest)
             and self.variables is not None
         )
 
@@ -65,6 +69,8 @@ class Held:
         fields += [*self.interpreters, *(digest.encode() for digest in self.digests)]
         variables = self.variables or ()
         fields += [b"%d" % len(variables), *variables]
+        if self.script:
+            fields += [self.script, self.script_digest.encode()]
         return b"".join(b"%d:%s" % (len(field), field) for field in fields)
 
 

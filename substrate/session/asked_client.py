@@ -13,6 +13,7 @@ import json
 from typing import TYPE_CHECKING
 
 from substrate.policy.rules import Verdict
+from substrate.session import approvals_text as text
 from substrate.session import client_call
 from substrate.session.approvals_values import Asked, Held, Question
 
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
     from substrate.session.approvals_terminal import Paused
     from substrate.session.doors import Client
 
-#: of what is asked about: what is longer is shown cut
-_MOST_WORDS, _MOST_WORD = 200, 2000
+#: of one thing that is asked about, to begin with: what is longer is shown cut
+_MOST_TEXT: Final = 16_000
 _MOST_CHAIN: Final = 8
-_MOST_TEXT: Final = 40_000
+#: of a rule that is proposed
+_MOST_LINE: Final = 1000
+#: a packet holds 64 KiB, with what is around it
+_MOST_PACKET: Final = 60_000
 #: said in place of an answer: the terminal is the command's again
 BACK: Final = "back"
 
@@ -43,9 +47,9 @@ class Remote:
             self._paused.pause()
         self.client.send(client_call.QUESTION, question.number, packed(question, exact, line))
 
-    def say(self, number: int, text: str) -> None:
+    def say(self, number: int, words: str) -> None:
         """What is wrong with the answer that was given."""
-        self.client.send(client_call.WRONG, number, text[:1000])
+        self.client.send(client_call.WRONG, number, words[:1000])
 
     def over(self, number: int, line: str) -> None:
         """It is answered, or not asked any more."""
@@ -63,41 +67,91 @@ class Remote:
 
 
 def packed(question: Question, exact: bool, line: str) -> str:
-    """A question as it travels; bytes as the characters of the same numbers."""
-    asked, held = question.asked, question.asked.held
-    argv = [word[:_MOST_WORD] for word in held.argv[:_MOST_WORDS]]
-    while len(argv) > 1 and sum(map(len, argv)) > _MOST_TEXT // 4:
-        argv = argv[: len(argv) // 2]
-    cut = held.cut or tuple(argv) != held.argv
-    verdict = asked.verdict
-    return json.dumps(
-        {
-            "put_at": question.put_at,
-            "deadline": question.deadline,
-            "exact": exact and not cut,
-            "line": line[:1000],
-            "argv": [_text(word) for word in argv],
-            "cut": cut,
-            "program": _text(held.program),
-            "cwd": _text(held.cwd),
-            "interpreters": [_text(each) for each in held.interpreters[:_MOST_CHAIN]],
-            "kind": asked.kind,
-            "variables": None
-            if held.variables is None
-            else [_text(each[:100]) for each in held.variables[:_MOST_WORDS]],
-            "chain": [_text(each[:_MOST_WORD]) for each in asked.chain[:_MOST_CHAIN]],
-            "touches": [each[:200] for each in asked.touches[:_MOST_CHAIN]],
-            "verdict": [
-                *(verdict.action, verdict.rule, verdict.layer, verdict.reason[:1000]),
-                *(verdict.place, verdict.risk, verdict.risk_reason[:1000]),
-            ],
-        }
-    )
+    """A question as it travels, in one packet; bytes as the characters of the same numbers, which JSON writes
+    as six each. What is cut says so."""
+    most = _MOST_TEXT
+    while True:
+        packet = json.dumps(_fields(question, exact, line, most))
+        if len(packet) <= _MOST_PACKET:
+            return packet
+        most //= 2
 
 
-def unpacked(number: int, text: str) -> tuple[Question, bool, str]:
+def _fields(question: Question, exact: bool, line: str, most: int) -> dict[str, Any]:
+    """`most`: of any of it, in characters."""
+    asked, held, verdict = question.asked, question.asked.held, question.asked.verdict
+    argv = _front(held.argv, most)
+    cut = held.cut or argv != held.argv
+    read_as = _lines(verdict.read_as[1:], most)
+    with_ = text.shown_variables(held.variables)
+    touches = [text.cut_middle(each, most) for each in asked.touches[:_MOST_CHAIN]]
+    if len(asked.touches) > _MOST_CHAIN:
+        touches.append(f"{len(asked.touches) - _MOST_CHAIN} more")
+    return {
+        "put_at": question.put_at,
+        "deadline": question.deadline,
+        "exact": exact and not cut,
+        # a part of a rule is none: then it is typed
+        "line": line if len(line) <= min(most, _MOST_LINE) else "",
+        "argv": [_text(word) for word in argv],
+        "cut": cut,
+        "program": _text(_middle(held.program, most)),
+        "cwd": _text(_middle(held.cwd, most)),
+        "interpreters": [_text(_middle(each, most)) for each in held.interpreters[:_MOST_CHAIN]],
+        "kind": asked.kind,
+        # as they are shown there: so many of them, and the number of the others
+        "variables": [text.show_redacted_line(each) for each in with_[: text.CHAIN]],
+        "more_variables": len(with_[text.CHAIN :]),
+        "chain": [text.show_redacted_line(each) for each in asked.chain[: text.CHAIN]],
+        "touches": touches,
+        "read_as": [[_text(word) for word in each] for each in read_as],
+        "verdict": [
+            verdict.action,
+            verdict.rule and text.cut_middle(verdict.rule, most),
+            *(text.cut_middle(each, most) for each in (verdict.layer, verdict.reason)),
+            text.cut_middle(verdict.place, most),
+            verdict.risk,
+            text.cut_middle(verdict.risk_reason, most),
+        ],
+    }
+
+
+def _front(argv: tuple[bytes, ...], most: int) -> tuple[bytes, ...]:
+    """Words of it, as far as they have room."""
+    found = []
+    for word in argv:
+        found.append(word[: max(0, most)])
+        most -= len(word) + 1
+        if most <= 0:
+            break
+    return tuple(found)
+
+
+def _lines(lines: tuple[tuple[bytes, ...], ...], most: int) -> list[tuple[bytes, ...]]:
+    """Command lines, as far as they have room, and what says that there are more of them."""
+    found: list[tuple[bytes, ...]] = []
+    for number, line in enumerate(lines):
+        words = _front(line, most)
+        if words != line:
+            left = len(lines) - number - 1
+            more = f" and {left} more command lines" if left else ""
+            return [*found, (*words, f"[… cut{more}]".encode())]
+        found.append(words)
+        most -= sum(map(len, words)) + len(words)
+    return found
+
+
+def _middle(raw: bytes, most: int) -> bytes:
+    """At most so much of it, from both ends."""
+    if len(raw) <= most:
+        return raw
+    half = most // 2
+    return raw[:half] + b" ...[%d more]... " % (len(raw) - 2 * half) + raw[len(raw) - half :]
+
+
+def unpacked(number: int, packet: str) -> tuple[Question, bool, str]:
     """(question, exact, line) of what `packed` made. Raises ValueError, KeyError, TypeError."""
-    given: dict[str, Any] = json.loads(text)
+    given: dict[str, Any] = json.loads(packet)
     action, rule, layer, reason, place, risk, risk_reason = given["verdict"]
     asked = Asked(
         ticket=number,
@@ -109,9 +163,10 @@ def unpacked(number: int, text: str) -> tuple[Question, bool, str]:
             cwd=_bytes(given["cwd"]),
             interpreters=tuple(map(_bytes, given["interpreters"])),
             cut=bool(given["cut"]),
-            variables=None
-            if given["variables"] is None
-            else tuple(map(_bytes, given["variables"])),
+            variables=(
+                *(each.encode() for each in given["variables"]),
+                *[b"\xe2\x80\xa6"] * min(int(given["more_variables"]), text.MOST_VARIABLES),
+            ),
         ),
         verdict=Verdict(
             action=action,
@@ -121,9 +176,10 @@ def unpacked(number: int, text: str) -> tuple[Question, bool, str]:
             place=place,
             risk=risk,
             risk_reason=risk_reason,
+            read_as=((), *(tuple(map(_bytes, each)) for each in given["read_as"])),
         ),
         policy_digest="",
-        chain=tuple(map(_bytes, given["chain"])),
+        chain=tuple(each.encode() for each in given["chain"]),
         touches=tuple(given["touches"]),
     )
     question = Question(
@@ -139,5 +195,5 @@ def _text(raw: bytes) -> str:
     return raw.decode("latin-1")
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode("latin-1")
+def _bytes(sent: str) -> bytes:
+    return sent.encode("latin-1")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from substrate.policy.broker import Broker
     from substrate.policy.decide import Compiled, Digest
     from substrate.policy.rules import Subject, Verdict
-    from substrate.session.approvals_values import Answer
+    from substrate.session.approvals_values import Answer, Held
     from substrate.session.approving import Approving
     from substrate.session.approving_shared import View
     from substrate.session.denials import Denial
@@ -55,7 +55,7 @@ _AGAIN_S: Final = 0.01
 #: behind the last name of a file that has none any more (proc(5))
 _DELETED: Final = b" (deleted)"
 _UNTOLD: Final = "a dynamic loader is to map what cannot be told: give it the path of a file"
-_CHANGED: Final = "its program was changed while it was asked about"
+CHANGED: Final = "its program or script was changed while it was asked about"
 _PART: Final = "a part of the git command that was let through"
 _DROPS: Final = "{}; what it changes is to be dropped, whatever is answered"
 #: a decision may take so long without being counted
@@ -90,11 +90,11 @@ class _Judged:
     answer: Answer | None = None
     #: "" where it was, else why nobody was asked
     how: str = ""
-    #: of its programs, when it was asked about, and its variables
-    digests: tuple[str, ...] = ()
-    variables: tuple[bytes, ...] | None = ()
-    cwd: bytes = b""
-    procs: tuple[int, ...] = ()
+    who: Process | None = None
+    #: what it was when it was asked about
+    held: Held | None = None
+    #: the command itself, which was asked about as a whole
+    of_first: bool = False
 
 
 @value
@@ -102,6 +102,7 @@ class _Script:
     """One that was allowed by an answer: `#!/usr/bin/env node` execs `node SCRIPT` in its place."""
 
     program: bytes
+    digest: str
     words: tuple[bytes, ...]
     cwd: bytes
     rule: str | None
@@ -172,9 +173,12 @@ class Gating:
         self._plumbing: Plumbing | None = None
         #: what somebody has allowed together with the whole command, and what that comes to
         self._given: tuple[Verdict, Answer, bytes] | None = None
+        self._given_held: Held | None = None
         self._allowed: Allowed | None = None
-        #: the command itself, where it is asked about when it is exec'd
+        #: the command itself, where it is asked about when it is exec'd: until it runs
         self._first: tuple[tuple[bytes, ...], Verdict] | None = None
+        #: that it was denied: whoever execs it tries the next directory of PATH
+        self._first_denied: _Judged | None = None
         self._scripts: dict[int, _Script] = {}
         #: shared with what its processes have run beside it, and with their shims
         self.patience = Patience()
@@ -229,10 +233,12 @@ class Gating:
             self.approver = self.opens()
         return self.approver
 
-    def allow_with(self, verdict: Verdict, answer: Answer, cwd: bytes) -> None:
+    def allow_with(
+        self, verdict: Verdict, answer: Answer, cwd: bytes, held: Held | None = None
+    ) -> None:
         """Somebody has allowed the whole command: what it was read as needs no second question, where it is
-        that (gating_allowed.py)."""
-        self._given, self._allowed = (verdict, answer, cwd), None
+        that (gating_allowed.py). `held`: as it was on the host, before there was a world to look at."""
+        self._given, self._allowed, self._given_held = (verdict, answer, cwd), None, held
 
     # --- while it runs
 
@@ -242,6 +248,11 @@ class Gating:
         self._own.pop(hold.tid, None)
         if who.is_first:
             self._own[hold.tid] = self.environ
+            if (denied := self._first_denied) is not None:
+                self._settle(replace(denied, hold=hold))
+                return
+        else:
+            self._first = None  # it runs, and so does this one
         mapped: bytes | None = b""
         if programs and last_name(programs[0]) in LOADERS:
             from substrate.session.gating_loader import mapped_by
@@ -269,10 +280,8 @@ class Gating:
 
         # what it runs in turn by an exec meets the gate by itself
         verdict = self.patience.decide(self.broker.compiled, subject, digest, whole=False)
-        if self._first is not None and hold.argv == self._first[0]:
-            if verdict.action not in (rules.DENY, rules.ISOLATE):
-                verdict = self._first[1]
-            self._first = None
+        if self._first is not None and verdict.action not in (rules.DENY, rules.ISOLATE):
+            verdict = self._first[1]
         if mapped is None:
             verdict = replace(verdict, action=rules.DENY, reason=_UNTOLD)
         held_back = verdict.action in (rules.ASK, rules.DENY)
@@ -294,28 +303,19 @@ class Gating:
 
     def _ask(self, hold: Hold, who: Process, verdict: Verdict) -> None:
         known = self._known(hold, who, verdict)
+        judged = _Judged(hold=hold, verdict=verdict, who=who, of_first=self._first is not None)
         if known is None and (approver := self.asking()) is not None and not self._over:
             from substrate.session.gating_ask import asked_of
 
             asked = asked_of(
                 self._action, self.broker.digest, hold, who, verdict, self._digest, self.looks
             )
-            self._judged[hold.number] = _Judged(
-                hold=hold,
-                verdict=verdict,
-                digests=asked.held.digests,
-                variables=asked.held.variables,
-                cwd=who.cwd,
-                procs=who.procs,
-            )
+            judged = replace(judged, held=asked.held)
+            self._judged[hold.number] = judged
             known = approver.ask(asked, time.monotonic())
             if known is None:
                 return  # it comes by `tick`
-        how = "" if known is not None else "nobody"
-        held = _Judged(
-            hold=hold, verdict=verdict, answer=known, how=how, cwd=who.cwd, procs=who.procs
-        )
-        self._settle(held)
+        self._settle(replace(judged, answer=known, how="" if known is not None else "nobody"))
 
     def _known(self, hold: Hold, who: Process, verdict: Verdict) -> Answer | None:
         """What was answered already."""
@@ -326,11 +326,12 @@ class Gating:
                 (script.cwd, script.rule) == (who.cwd, verdict.rule)
                 and hold.argv[hold.argv.index(word) + 1 :] == script.words
                 and self.looks.path_of(hold.tid, word) == script.program
+                and self._digest(hold, script.program) == script.digest
             ):
                 return script.answer
         if self._given is None:
             return None
-        if who.is_first and hold.argv == self._given[0].read_as[0]:
+        if who.is_first and hold.argv == self._given[0].read_as[0] and self._is_given(hold, who):
             return self._given[1]  # the very command, as we exec it
         if self._allowed is None:
             from substrate.session.gating_allowed import Allowed
@@ -338,22 +339,38 @@ class Gating:
             self._allowed = Allowed(*self._given, self.environ, self.looks)
         return self._allowed.take(hold, who.cwd)
 
+    def _is_given(self, hold: Hold, who: Process) -> bool:
+        """Whether the world has the files that the host had, as far as that could be told."""
+        given = self._given_held
+        if given is None:
+            return True
+        from substrate.session.gating_ask import held_of
+
+        now = held_of(hold, who, self._digest, self.looks)
+        pairs = ((given.digests[0], now.digests[:1]), (given.script_digest, (now.script_digest,)))
+        return all(not was or is_now == (was,) for was, is_now in pairs)
+
     def _settle(self, held: _Judged) -> None:
         """An exec that was asked about has its answer, or nobody had one."""
-        hold, answer = held.hold, held.answer
+        hold, answer, who = held.hold, held.answer, held.who
+        assert who is not None
         self._judged[hold.number] = held
+        if held.of_first and (answer is None or not answer.allowed):
+            self._first_denied = held
         if answer is not None and answer.allowed:
             if _is_git(hold.programs):
-                self.plumbing.note(hold, held.procs)
+                self.plumbing.note(hold, who.procs)
             if held.verdict.at_once and len(held.verdict.read_as) > 1:
-                self.allow_with(held.verdict, answer, held.cwd)
-            if len(hold.programs) > 1 and not hold.cut:
+                self.allow_with(held.verdict, answer, who.cwd)
+            digest = self._digest(hold, hold.programs[0]) if len(hold.programs) > 1 else None
+            if digest is not None and not hold.cut:
                 if len(self._scripts) >= _MOST_SCRIPTS:
                     self._scripts.clear()
                 self._scripts[hold.tid] = _Script(
                     program=hold.programs[0],
+                    digest=digest,
                     words=hold.argv[1:],
-                    cwd=held.cwd,
+                    cwd=who.cwd,
                     rule=held.verdict.rule,
                     answer=answer,
                 )
@@ -438,7 +455,7 @@ class Gating:
                         held = replace(held, verdict=self._spent(held.verdict))
                         answer = replace(answer, allowed=False, line="", hint="")
                     elif answer.allowed and not self._is_same(held):
-                        line = f"denied: {in_words(held.hold.argv)}: {_CHANGED}"
+                        line = f"denied: {in_words(held.hold.argv)}: {CHANGED}"
                         answer = replace(answer, allowed=False, line=line, hint="")
                     self._settle(replace(held, answer=answer))
         if self._unsent:
@@ -446,9 +463,10 @@ class Gating:
 
     def _is_same(self, held: _Judged) -> bool:
         """Whether it still is what was asked about."""
-        hold = held.hold
-        digests = tuple(self._digest(hold, path) or "" for path in hold.programs)
-        return digests == held.digests and self.looks.variables_of(hold.tid) == held.variables
+        from substrate.session.gating_ask import held_of
+
+        assert held.who is not None
+        return held_of(held.hold, held.who, self._digest, self.looks) == held.held
 
     # --- what came of it
 
@@ -511,7 +529,7 @@ def _script_in(hold: Hold) -> bytes:
     """The word that names what an interpreter is to read; b"" where it is none, or is given none."""
     from substrate.policy.wrappers import script_in
 
-    return script_in(last_name(hold.programs[0]), hold.argv)
+    return script_in(last_name(hold.programs[0].removesuffix(_DELETED)), hold.argv)
 
 
 def _beginning(argv: tuple[bytes, ...], *, cut: bool) -> tuple[tuple[bytes, ...], bool]:

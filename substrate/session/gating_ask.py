@@ -5,6 +5,10 @@ Spec: policy.md §3: command, cwd, parent chain, risk, rule.
 
 from __future__ import annotations
 
+import os
+
+from substrate.policy.names import last_name
+from substrate.policy.wrappers import scripts_in
 from substrate.session.approvals_values import Asked, Held
 
 TYPE_CHECKING = False
@@ -27,20 +31,12 @@ def asked_of(
     looks: Looks,
 ) -> Asked:
     """`digest`: hex SHA-256 of a program of what is held, None where it cannot be had."""
-    variables = looks.variables_of(hold.tid)
-    path = next((word[5:] for word in variables or () if word[:5] == b"PATH="), b"")
+    held = held_of(hold, who, digest, looks)
+    path = next((word[5:] for word in held.variables or () if word[:5] == b"PATH="), b"")
     return Asked(
         ticket=hold.number,
         action=action,
-        held=Held(
-            argv=hold.argv,
-            program=hold.programs[0] if hold.programs else b"",
-            cwd=who.cwd,
-            interpreters=hold.programs[1:],
-            digests=tuple(digest(hold, path) or "" for path in hold.programs),
-            cut=hold.cut,
-            variables=variables,
-        ),
+        held=held,
         leads=tuple(
             looks.leads_to(hold.tid, line[0], path) if line and path else frozenset()
             for line in verdict.read_as
@@ -51,3 +47,41 @@ def asked_of(
         procs=who.procs,
         chain=who.chain,
     )
+
+
+def held_of(
+    hold: Hold, who: Process, digest: Callable[[Hold, bytes], str | None], looks: Looks
+) -> Held:
+    """What is held, as it is at the moment; what is equal later is the same still."""
+    script, script_digest = _script_of(hold, who, digest, looks)
+    return Held(
+        argv=hold.argv,
+        program=hold.programs[0] if hold.programs else b"",
+        cwd=who.cwd,
+        interpreters=hold.programs[1:],
+        digests=tuple(digest(hold, path) or "" for path in hold.programs),
+        cut=hold.cut,
+        variables=looks.variables_of(hold.tid),
+        script=script,
+        script_digest=script_digest,
+    )
+
+
+def _script_of(
+    hold: Hold, who: Process, digest: Callable[[Hold, bytes], str | None], looks: Looks
+) -> tuple[bytes, str]:
+    """What the words give an interpreter to read, and its digest: "" where it cannot be told. A script that is
+    exec'd is a program of the hold itself."""
+    if len(hold.programs) != 1:
+        return b"", ""
+    words = scripts_in(last_name(hold.programs[0].removesuffix(b" (deleted)")), hold.argv)
+    if not words:
+        return b"", ""
+    path = looks.path_of(hold.tid, words[0])
+    if (
+        path is None and who.is_first
+    ):  # nobody may look into our own program: it stands where it was put
+        path = os.path.normpath(os.path.join(who.cwd, words[0]))
+    if path is None or len(words) > 1:  # its words can be read in several ways
+        return words[0], ""
+    return path, digest(hold, path) or ""

@@ -12,6 +12,7 @@ hold as everywhere. Spec: policy.md §1, §4; shell.md §1 (126).
 from __future__ import annotations
 
 import os
+import stat
 
 from substrate.policy import rules
 from substrate.session import request as requests
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from substrate.policy.rules import Verdict
-    from substrate.session.approvals_values import Answer
+    from substrate.session.approvals_values import Answer, Held
     from substrate.session.gating import Gating
     from substrate.session.request import RunRequest
     from substrate.telemetry.trace.events.command import Decision
@@ -123,18 +124,10 @@ def ask(
     approver = gating.asking()
     if approver is None:
         return replace(top, how="nobody")
-    from substrate.session.approvals_values import Asked, Held
+    from substrate.session.approvals_values import Asked
     from substrate.session.approving import ask_now
-    from substrate.session.gating_environ import listed
 
-    program = look_up(request.file, cwd)
-    held = Held(
-        argv=request.argv,
-        program=program,
-        cwd=cwd,
-        digests=(digest_of(program) or "",),
-        variables=listed(b"%s=%s" % pair for pair in environ.items()),
-    )
+    held = held_of(request.file, request.argv, cwd, environ)
     asked = Asked(
         ticket=span,
         action=span,
@@ -145,7 +138,9 @@ def ask(
     )
     answer = ask_now(approver, asked, watch=watch, gone=gone)
     if answer.allowed:
-        gating.allow_with(top.verdict, answer, cwd)
+        answer = if_same(answer, held, request.file, environ)
+    if answer.allowed:
+        gating.allow_with(top.verdict, answer, cwd, held)
     return replace(top, answer=answer)
 
 
@@ -191,6 +186,41 @@ def _shown(request: RunRequest) -> str:
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]} …"
 
 
+def held_of(
+    file: bytes, argv: tuple[bytes, ...], cwd: bytes, environ: Mapping[bytes, bytes]
+) -> Held:
+    """What an approval of it is for, as the host has it."""
+    from substrate.policy.names import last_name
+    from substrate.policy.wrappers import scripts_in
+    from substrate.session.approvals_values import Held
+    from substrate.session.gating_environ import listed
+
+    program = look_up(file, cwd)
+    words = scripts_in(last_name(program), argv)
+    script = os.path.realpath(os.path.join(cwd, words[0])) if words else b""
+    return Held(
+        argv=argv,
+        program=program,
+        cwd=cwd,
+        digests=(digest_of(program) or "",),
+        variables=listed(b"%s=%s" % pair for pair in environ.items()),
+        script=script,
+        # which one it reads cannot be told where there are several
+        script_digest=digest_of(script) or "" if len(words) == 1 else "",
+    )
+
+
+def if_same(answer: Answer, held: Held, file: bytes, environ: Mapping[bytes, bytes]) -> Answer:
+    """A yes, if it still is what was asked about; else a no."""
+    if held_of(file, held.argv, held.cwd, environ) == held:
+        return answer
+    from substrate.session.gating import CHANGED
+    from substrate.session.gating_lines import in_words
+
+    line = f"denied: {in_words(held.argv)}: {CHANGED}"
+    return replace(answer, allowed=False, line=line, hint="")
+
+
 def look_up(file: bytes, cwd: bytes) -> bytes:
     """The file that a name leads to on the host, without links; b"" where there is none."""
     places = [b""] if b"/" in file else os.environb.get(b"PATH", b"/usr/bin:/bin").split(b":")
@@ -211,7 +241,8 @@ def digest_of(path: bytes) -> str | None:
     except OSError:
         return None  # it can be run and not read: no rule of a digest meets it
     try:
-        if os.fstat(fd).st_size > _MOST_BYTES:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
             return None  # nobody waits for it: a rule that holds back does
         return sha256_fd(fd)[0]
     finally:

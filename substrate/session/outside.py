@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from substrate.policy.rules import Policy, Verdict
-    from substrate.session.approvals_values import Answer
+    from substrate.session.approvals_values import Answer, Held
     from substrate.session.approving_shared import View
     from substrate.session.client_call import Call
     from substrate.session.daemon import Daemon
@@ -49,10 +49,10 @@ class Waits:
     """A shim whose question somebody was asked."""
 
     def __init__(
-        self, client: Client, call: Call, gating: Gating, verdict: Verdict, view: View
+        self, client: Client, call: Call, gating: Gating, verdict: Verdict, view: View, held: Held
     ) -> None:
         self.client, self.call, self.gating, self.verdict = client, call, gating, verdict
-        self.view = view
+        self.view, self.held = view, held
 
 
 class Outside:
@@ -102,31 +102,23 @@ class Outside:
     # --- people
 
     def _ask(self, client: Client, call: Call, gating: Gating, verdict: Verdict, span: str) -> None:
-        from substrate.session.approvals_values import Asked, Held
-        from substrate.session.gating_environ import listed
+        from substrate.session.approvals_values import Asked
 
         session = self._daemon.session
         gated_command.may_ask(
             *(gating, session, span, self._daemon.paused), terminal=self._daemon.is_beside
         )
         view = view_of(gating)
-        program = gating_top.look_up(call.file, call.cwd)
-        digest = gating_top.digest_of(program) or ""
+        held = gating_top.held_of(call.file, call.argv, call.cwd, call.environ)
         asked = Asked(
             ticket=span,
             action=span,
-            held=Held(
-                argv=call.argv,
-                program=program,
-                cwd=call.cwd,
-                digests=(digest,),
-                variables=listed(b"%s=%s" % pair for pair in call.environ.items()),
-            ),
+            held=held,
             verdict=verdict,
             policy_digest=gating.broker.digest,
             span=span,
         )
-        waits = self._waits[span] = Waits(client, call, gating, verdict, view)
+        waits = self._waits[span] = Waits(client, call, gating, verdict, view, held)
         client.busy = True
         client.on_packet = self._daemon.asked.hear
         client.on_gone = lambda: self._withdraw(span)
@@ -150,6 +142,8 @@ class Outside:
     def _told(self, span: str, waits: Waits, answer: Answer) -> None:
         del self._waits[span]
         waits.client.on_gone = _nothing
+        if answer.allowed:
+            answer = gating_top.if_same(answer, waits.held, waits.call.file, waits.call.environ)
         act = self._let if answer.allowed else self._deny
         waits.view.end_action(span)
         try:

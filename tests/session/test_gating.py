@@ -17,13 +17,15 @@ from substrate.session.gating_digest import digest_of_nameless
 from substrate.session.gating_force import layer_of, refuse_weak
 from substrate.session.gating_lines import in_words
 from substrate.session.gating_top import decide, leave_to_gate
-from substrate.session.request import TEXT, RunRequest
+from substrate.session.request import RUN, TEXT, RunRequest
 from substrate.telemetry.capture import gate
 from substrate.telemetry.capture.holds import Gated, Hold
 from substrate.telemetry.capture.reference.table import parse_table
 from substrate.values import replace
 
 WHO = Process(span="spn_1", cwd=b"/w", procs=(2, 1), chain=(b"sh",))
+
+FIRST = replace(WHO, is_first=True)
 
 
 class Broker:
@@ -298,8 +300,7 @@ def test_the_command_itself_is_what_was_allowed():
     """Its program of ours may not be looked into by a user: neither its root nor its words."""
     gating, engine, _ = allowed(b"ls", rule("ask", "bash", "-c", "ls"))
     gating.looks.variables[7] = None
-    first = Process(span="spn_1", cwd=b"/w", procs=(1,), is_first=True)
-    gating.hear(hold(1, "bash", "-c", "ls"), first)
+    gating.hear(hold(1, "bash", "-c", "ls"), FIRST)
     assert engine.answers == [(1, gate.ALLOW)]
 
 
@@ -348,6 +349,42 @@ def test_what_a_scripts_first_line_leads_to_is_not_asked_again():
     assert [asked.ticket for asked in approver.asked] == [1, 3, 4, 5]
 
 
+def test_what_a_scripts_first_line_leads_to_reads_what_was_asked_about():
+    gating, engine = armed(rule("ask", "npm", "publish", "**"))
+    approver, content = Approver(), ["1" * 64]
+    gating.opens = lambda: approver
+    gating.begin("spn_0", lambda hold, path: content[0])
+    gating.hear(script(1, "npm", "publish"), WHO)
+    approver.ready = [Answer(ticket=1, allowed=True, how="person")]
+    gating.tick(0.0)
+    content[0] = "2" * 64
+    gating.hear(hold(2, "node", "/usr/bin/npm", "publish"), WHO)
+    assert engine.answers == [(1, gate.ALLOW)] and [a.ticket for a in approver.asked] == [1, 2]
+
+
+def test_what_an_interpreter_reads_is_held_with_it():
+    gating, engine = armed(rule("ask", "deploy", "**"))
+    approver, content = Approver(), {b"/w/deploy": "1" * 64}
+    gating.opens = lambda: approver
+    gating.looks.files = {b"./deploy": b"/w/deploy", b"./gone/deploy": None}
+    gating.begin("spn_0", lambda hold, path: content.get(path, "d" * 64))
+    for number, words in enumerate(
+        [("./deploy",), ("./gone/deploy",), ("--unknown", "./deploy", "./other")], 1
+    ):
+        gating.hear(hold(number, "bash", *words), WHO)
+    held = [asked.held for asked in approver.asked]
+    assert [(h.script, h.script_digest) for h in held] == [
+        (b"/w/deploy", "1" * 64), (b"./gone/deploy", ""), (b"./deploy", ""),
+    ]  # fmt: skip
+    assert [h.is_exact for h in held] == [True, False, False]
+    other = replace(held[0], script_digest="2" * 64)
+    assert other.packed() != held[0].packed()
+    content[b"/w/deploy"] = "2" * 64
+    approver.ready = [Answer(ticket=1, allowed=True, how="person")]
+    gating.tick(0.0)
+    assert engine.answers == [(1, gate.DENY)]
+
+
 def test_a_script_is_known_by_where_it_really_is():
     gating, engine = armed(rule("deny", "deploy", "**"))
     gating.looks.files[b"./x"] = b"/w/deploy"
@@ -371,13 +408,38 @@ def test_what_no_exec_would_ask_is_asked_when_the_command_itself_is_execed():
     gating.begin("spn_0", lambda hold, path: "d" * 64)
     table, otherwise, _ = engine.armed
     assert parse_table(table, otherwise).entries[b"bash"] == gate.ASK
-    gating.hear(hold(1, "bash", "-c", text.decode()), WHO)
+    gating.hear(hold(1, "bash", "-c", text.decode()), FIRST)
     assert engine.answers == [] and len(approver.asked) == 1
     approver.ready = [Answer(ticket=1, allowed=True, how="person")]
     gating.tick(0.0)
     gating.hear(hold(2, "git", "push"), WHO)  # it was shown with it
     gating.hear(hold(3, "bash", "-c", text.decode()), WHO)
     assert engine.answers == [(1, gate.ALLOW), (2, gate.ALLOW), (3, gate.ALLOW)]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_no_to_the_command_itself_is_for_each_directory_of_its_path(cut):
+    gating = Gating(Broker(rule("ask", "source", "**")), Looks())
+    gating.environ, gating.force = ((b"PATH", b"/usr/bin"),), "strict"
+    approver, engine = Approver(), Engine()
+    gating.opens = lambda: approver
+    words = ("bash", "-c", "source x", "more")
+    argv = tuple(map(str.encode, words))
+    request = RunRequest(kind=RUN, file=b"bash", argv=argv)
+    leave_to_gate(gating, decide(gating, request, b"/w", in_world=True), request)
+    gating.arm(engine)
+    gating.begin("spn_0", lambda hold, path: "d" * 64)
+    held = hold(1, *words[:3]) if cut else hold(1, *words)  # no more of it was read
+    gating.hear(replace(held, cut=cut), FIRST)
+    approver.ready = [Answer(ticket=1, allowed=False, how="person", line="denied: no")]
+    gating.tick(0.0)
+    other = replace(held, number=2, cut=cut, programs=(b"/opt/bin/bash",))
+    gating.hear(other, FIRST)
+    assert engine.answers == [(1, gate.DENY), (2, gate.DENY)] and len(approver.asked) == 1
+    for number in (1, 2):
+        body = gating.judged(told(number, argv=held.argv))
+        assert (body.decision, body.action) == ("ask", "denied")
+    assert [line.text for line in gating.denials()] == ["denied: no"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 SUBSTRATE = Path(sys.prefix) / "bin" / "substrate"
 START = "import sys; from substrate.cli.serve_session import launch; print(launch([])['session'])"
 ALLOWED = '[[command]]\nmatch = ["tool", "**"]\naction = "%s"\n'
+SOURCED = '[[command]]\nmatch = ["source", "**"]\naction = "%s"\n'
 ASKED = '[[command]]\nmatch = ["tool", "**"]\naction = "ask"\nreason = "why not"\n'
 
 
@@ -63,7 +64,7 @@ class Beside:
         while until not in seen:
             assert time.monotonic() < end, seen
             if not select.select([master], [], [], 1)[0]:
-                if b"never allow" in seen:  # the line of keys: they count
+                if b"deny all of this command" in seen:  # the line of keys: they count
                     os.write(master, key)
                 continue
             try:
@@ -162,6 +163,20 @@ def test_who_called_is_asked_on_the_own_terminal(beside):
     assert yes["body"]["approved_by"].startswith("terminal of pid=")
 
 
+def test_a_question_has_room_in_its_packet(beside):
+    """A caller's variables are as many and as long as it likes."""
+    live = beside(ASKED)
+    live.place.extra.update({f"GIT_{number:03}": "é" * 200 for number in range(200)})
+    pid, master = live.on_terminal("tool", "ü" * 30_000)
+    seen = live.press(master, b"y", b"tool|")
+    live.press(master, b"", b"never said")
+    _, ended = os.waitpid(pid, 0)
+    os.close(master)
+    assert os.waitstatus_to_exitcode(ended) == 7, seen
+    for part in (b"GIT_000", b"94 more variables", b"ld be read)", b"once or not"):
+        assert part in seen, part
+
+
 def test_a_question_ends_with_who_called(beside):
     live = beside(ASKED)
     pid, master = live.on_terminal("tool", "x")
@@ -185,3 +200,30 @@ def test_a_joined_command_is_asked_about_on_its_callers_terminal(beside):
         assert b"why not" in seen
         assert b"ended with 7" in seen
         assert os.waitstatus_to_exitcode(ended) == 0
+
+
+@pytest.mark.parametrize("action", ["ask", "deny"])
+def test_a_command_that_is_denied_does_not_run_from_the_next_directory_of_path(beside, action):
+    """/bin is /usr/bin on many hosts, so that a command's program is there twice."""
+    live = beside(SOURCED % action)
+    live.place.script("x", "echo sourced\n", live.place.work)
+    done = live.call(SUBSTRATE, "run", "--", "bash", "-c", "source ./x")
+    assert (done.returncode, done.stdout) == (126, b"")
+    assert b"source ./x" in done.stderr
+    assert {line["body"]["action"] for line in live.lines("policy_decision")} <= {"denied"}
+
+
+def test_what_is_denied_on_its_callers_terminal_is_asked_once(beside):
+    live = beside(SOURCED % "ask")
+    live.place.script("x", "echo sour''ced\n", live.place.work)
+    for key, shown, status in ((b"n", b"no, said", 126), (b"y", b"sourced", 0)):
+        pid, master = live.on_terminal(SUBSTRATE, "run", "--", "bash", "-c", "source ./x")
+        seen = live.press(master, key, shown)
+        seen += live.press(master, b"", b"never said")
+        _, ended = os.waitpid(pid, 0)
+        os.close(master)
+        assert os.waitstatus_to_exitcode(ended) == status, seen
+        assert (b"sourced" in seen) == (status == 0)
+        assert b"read as   source ./x" in seen
+    asked = {line["body"]["approval"] for line in live.lines("policy_decision")}
+    assert len(asked) == 2

@@ -147,6 +147,41 @@ def test_for_the_session_holds_for_the_next_command(screen, asking):
     assert caller.substrate("approvals", "forget", "1").returncode == 2
 
 
+def deploy(caller, text):
+    path = caller.work / "deploy.sh"
+    path.write_text(text)
+    caller.own(path)
+
+
+@pytest.mark.parametrize(
+    "words", [("--keep", "-c", "bash run.sh"), ("run", "--", "bash", "./deploy.sh")]
+)
+def test_what_an_interpreter_is_given_is_a_part_of_the_answer(screen, asking, words):
+    """The program is bash, whatever it reads."""
+    caller, write = asking
+    write(ASK.replace('"id"', '"deploy.sh"'))
+    script(caller, "bash ./deploy.sh; exit $?")
+    deploy(caller, "echo f''irst")
+    there = screen(*words)
+    there.expect(KEYS)
+    there.type(b"s")
+    there.expect(ALT_OFF)
+    assert there.wait() == 0
+    done = caller.substrate(*words)
+    assert (done.returncode, done.stdout) == (0, b"first\n"), done.stderr
+    deploy(caller, "echo sec''ond")
+    done = caller.substrate(*words, start_new_session=True)
+    assert (done.returncode, done.stdout) == (126, b""), done.stderr
+    there = screen(*words)
+    there.expect(KEYS)
+    deploy(caller, "echo th''ird")
+    there.type(b"y")
+    there.expect(ALT_OFF)
+    assert there.wait() == 126
+    assert b"was changed while it was asked about" in there.seen
+    assert b"third" not in there.seen
+
+
 def test_always_is_for_a_rule_of_the_profile(screen, asking):
     """In one's own file the stricter rule wins, so it says so and asks on."""
     caller, write = asking
