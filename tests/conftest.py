@@ -13,8 +13,9 @@ import signal
 import pytest
 from hypothesis import settings
 
-settings.register_profile("repeatable", derandomize=True)
-settings.register_profile("explore", derandomize=False, print_blob=True)
+# How long one example takes says something of the machine; where time matters a test bounds it itself.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("explore", derandomize=False, print_blob=True, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
