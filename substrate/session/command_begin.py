@@ -24,7 +24,7 @@ from substrate.session.client_call import Call
 from substrate.session.client_fds import ClientFds
 from substrate.session.command_run import Ended
 from substrate.session.doors import Client
-from substrate.session.executing import Executing
+from substrate.session.executing import Executing, close_all
 from substrate.session.inside import Decided, PassedFds, PassedStreams
 from substrate.session.one_command import OneCommand
 from substrate.session.request import RUN, TEXT, RunRequest
@@ -78,15 +78,16 @@ class Beginning:
         del message.fds[1:]
         left = iter(given)
         streams = tuple(-1 if n in call.flags.closed else next(left) for n in range(3))
+        extra = list(left)
         each: Executing | None = None
         try:
-            fds = ClientFds((streams[0], streams[1], streams[2]))
-            each = Executing(daemon, client, call, fds, call.parent)
-            each.take_extra(list(left))
             try:
+                fds = ClientFds((streams[0], streams[1], streams[2]))
+                each = Executing(daemon, client, call, fds, call.parent)
+                each.take_extra(extra)
                 self._begin(each)
             finally:
-                each.drop_extra()
+                close_all(extra)  # the command has its own copies, or never will
         except Exception as error:  # noqa: BLE001 - an edge: half a command must not be left
             self._could_not_begin(client, each, error)
 

@@ -188,17 +188,11 @@ class Executing:
         return self._fds
 
     def take_extra(self, fds: list[int]) -> None:
-        """Takes over what its call says it inherits."""
+        """What its call says it inherits: whoever begins it closes these when it has begun."""
         self.extra = tuple(zip(self.call.flags.extra, fds, strict=True))
         for number, fd in self.extra:
             if number == self.call.flags.mine:
                 self._mine = os.dup(fd)
-
-    def drop_extra(self) -> None:
-        """The command has its own copies, or never will."""
-        for _, fd in self.extra:
-            os.close(fd)
-        self.extra = ()
 
     def has_keys(self) -> bool:
         """Whether what is typed at its terminal is for it: its client is in the foreground there, and does
