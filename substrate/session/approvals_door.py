@@ -17,6 +17,7 @@ import stat
 import struct
 
 from substrate.errors import StateError
+from substrate.session.ancestry import is_below
 from substrate.session.approvals_values import Peer
 from substrate.world import wire
 
@@ -32,7 +33,6 @@ JSON: Final = b"J"
 FAILED: Final = b"F"  # status, the line, hint
 _MOST_CLIENTS: Final = 32
 _UCRED: Final = struct.Struct("iII")
-_DEEPEST: Final = 64
 
 
 class Request:
@@ -190,16 +190,8 @@ def _confinement(pid: int) -> int:
 
 
 def _is_below_us(pid: int) -> bool:
-    """Whether it descends from this process: everything of a world does (proc_pid_stat(5))."""
-    own = os.getpid()
-    for _ in range(_DEEPEST):
-        if pid == own:
-            return True
-        if pid <= 1:
-            return False
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            pid = int(file.read().rpartition(b")")[2].split()[1])
-    raise ValueError("too deep to tell")
+    """Whether it descends from this process: everything of a world does."""
+    return is_below(pid, os.getpid())
 
 
 def watch(directory_fd: int) -> int:

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from substrate.errors import SubstrateError
 from substrate.session import client_call
+from substrate.session.ancestry import is_below
 from substrate.session.loop import Waiting
 from substrate.world import wire
 
@@ -35,8 +36,6 @@ _PAUSE_S: Final = 0.1
 _UCRED: Final = struct.Struct("=iII")
 _SO_PEERPIDFD: Final = 77
 _FULL: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
-#: parents that are looked at
-_MOST_ABOVE: Final = 4096
 
 
 class Peer:
@@ -287,32 +286,15 @@ def why_not_control(peer: Peer, zygote_pid: int) -> str:
         return f"process {peer.pid} cannot be looked at: {error.strerror}"
     if theirs != os.readlink("/proc/self/ns/pid"):
         return f"process {peer.pid} is in another pid namespace, as those of worlds are"
-    if is_below(peer.pid, zygote_pid):
+    try:
+        is_ours = is_below(peer.pid, zygote_pid)
+    except OSError as error:
+        return f"process {peer.pid} cannot be looked at: {error.strerror}"
+    if is_ours:
         return f"process {peer.pid} is one of the session's own world"
     if not peer.lives:
         return "it has gone"
     return ""
-
-
-def is_below(pid: int, above: int) -> bool:
-    """Whether a process came of another one, as far as its parents tell."""
-    for _ in range(_MOST_ABOVE):
-        if pid == above:
-            return True
-        if pid <= 1:
-            return False
-        pid = parent_of(pid)
-    return False
-
-
-def parent_of(pid: int) -> int:
-    """0 of one that has gone (proc_pid_stat(5)). Raises OSError where that cannot be told: who has no
-    parents passes for one of the host's."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[1])
-    except (FileNotFoundError, ProcessLookupError, IndexError, ValueError):
-        return 0
 
 
 def uid_of(pid: int) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from substrate.errors import SubstrateError
 from substrate.session import client_call, doors, other_settings, outside, reports
+from substrate.session.ancestry import is_below
 from substrate.session.client_call import BadCall, Call
 from substrate.session.doors import Client, Peer
 from substrate.session.streams import Recording, Streams
@@ -108,7 +109,7 @@ class Inside:
         socket.setsockopt(_socket.SOL_SOCKET, wire.SO_PASSCRED, 1)  # who says each packet
         client = Client(socket, peer, inside=True, until=time.monotonic() + doors.FIRST_S)
         try:
-            is_ours = peer.pid > 0 and doors.is_below(peer.pid, self._holder) and peer.lives
+            is_ours = peer.pid > 0 and is_below(peer.pid, self._holder) and peer.lives
         except OSError:
             peer.close()
             raise
