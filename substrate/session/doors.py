@@ -102,10 +102,10 @@ class Client:
         except BlockingIOError:
             return
         except wire.WireError as wrong:
-            self.fail(str(wrong), "speak as the protocol says")
+            self._drop(str(wrong), "speak as the protocol says")
             return
         except OSError as error:
-            self.fail(error.strerror or "it cannot be read", "ask again")
+            self._drop(error.strerror or "it cannot be read", "ask again")
             return
         if message is None:
             self.gone()
@@ -117,16 +117,24 @@ class Client:
         try:
             self.on_packet(self, message)
         except (client_call.BadCall, wire.WireError, ValueError) as wrong:
-            self.fail(str(wrong), "ask by the same version of substrate")
+            self._drop(str(wrong), "ask by the same version of substrate")
         except (SubstrateError, OSError) as error:
             text = (error.strerror if isinstance(error, OSError) else "") or str(error)
-            self.fail(text, getattr(error, "hint", "") or "`substrate doctor`")
+            self._drop(text, getattr(error, "hint", "") or "`substrate doctor`")
         except Exception as bug:  # noqa: BLE001 - an edge: what one says never ends the others
             self.on_bug(f"a client's {message.kind!r}: {bug!r}")
-            self.fail("this cannot be answered: a fault of substrate", "look at the session's log")
+            self._drop("this cannot be answered: a fault of substrate", "look at the session's log")
         finally:
             for fd in message.fds:
                 os.close(fd)
+
+    def _drop(self, text: str, hint: str) -> None:
+        """What it said cannot be served: whoever serves it hears that it has gone."""
+        if self.is_gone:
+            return
+        gone, self.on_gone = self.on_gone, _nothing
+        self.fail(text, hint)
+        gone()
 
     def be_patient(self, until: float) -> None:
         """Nobody looked at what it said: it has until then."""
