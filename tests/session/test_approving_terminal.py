@@ -145,7 +145,7 @@ def test_a_look_alike_gets_the_keys_and_answers_nothing(start):
 def test_a_command_that_draws_all_the_time_is_not_mixed_in(start):
     draws = (
         "printf 'ask\\033[3;5r\\033[?25l\\033]11;#000000\\007';"
-        "for i in $(seq 300); do printf '\\033[31mdrawn %d\\033[0m\\r\\n' $i; done; echo over"
+        "for i in $(seq 20000); do printf '\\033[31mdrawn %d\\033[0m\\r\\n' $i; done; echo over"
     )
     there = ask(start, command=draws)
     there.expect(ALT_ON)
@@ -155,7 +155,7 @@ def test_a_command_that_draws_all_the_time_is_not_mixed_in(start):
     there.type(b"y")
     back = there.expect(ALT_OFF)
     assert b"\x1b[3;5r" in back and b"\x1b[?25l" in back and b"drawn" not in back
-    there.expect(b"drawn 300")
+    there.expect(b"drawn 20000")
     there.expect(b"over")
     assert there.screen.wait() == 0
 
