@@ -20,15 +20,17 @@ from substrate.session.summary import clean
 from substrate.values import as_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Final
+    from collections.abc import Callable, Sequence
+    from typing import Any, Final
 
     from substrate.session.doors import Client
     from substrate.session.loop import Waiting
+    from substrate.world.change import Change
     from substrate.world.layers import LayerStack
 
-#: changes that are listed
+#: changes that are listed, and how much text of them an answer has room for
 _MOST_LISTED: Final = 500
+_MOST_TEXT: Final = 48_000
 #: an answer is good for so long, or for so many times as it took
 _LEAST_S, _TIMES = 1.0, 10.0
 
@@ -61,14 +63,15 @@ class _Walk:
 
         try:
             changes = diff_pending(self._stack, skip_gone=True, step=self._step)
-            listed = [[c.kind, clean(os.fsdecode(c.path))] for c in changes[:_MOST_LISTED]]
-            self.text = doors.plain(
-                {
-                    "schema": "substrate.session.diff/1",
-                    "counts": as_dict(summary(changes)),
-                    "changes": listed,
-                }
-            )
+            listed = _first_of(changes)
+            found: dict[str, Any] = {
+                "schema": "substrate.session.diff/1",
+                "counts": as_dict(summary(changes)),
+                "changes": listed,
+            }
+            if len(listed) < len(changes):
+                found["cut"] = True
+            self.text = doors.plain(found)
         except _Stopped:
             pass
         except (SubstrateError, OSError) as error:
@@ -85,6 +88,20 @@ class _Walk:
         self._is_unwanted = True
         self._thread.join()
         os.close(self.done)
+
+
+def _first_of(changes: Sequence[Change]) -> list[list[str]]:
+    """Kind and path of as many as there is room for."""
+    import json
+
+    listed, room = [], _MOST_TEXT
+    for change in changes[:_MOST_LISTED]:
+        row = [change.kind, clean(os.fsdecode(change.path))]
+        room -= len(json.dumps(row)) + 2
+        if room < 0:
+            break
+        listed.append(row)
+    return listed
 
 
 class PendingDiff:

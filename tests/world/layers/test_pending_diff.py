@@ -50,7 +50,8 @@ def test_it_is_told_once_for_frozen_layers(world: Any) -> None:
 
     pending = PendingDiff(frozen)
     kind, first = asked(pending, Asker())
-    assert (kind, first["counts"]["added"], len(first["changes"])) == (b"J", 700, 500)
+    assert (kind, first["counts"]["added"], first["cut"]) == (b"J", 700, True)
+    assert 100 < len(first["changes"]) <= 500  # as long as their paths let there be room
     # of the same layers nobody walks again: the answer is there at once
     again = Asker()
     pending.ask(again.client)
