@@ -142,6 +142,7 @@ int join_run(const struct caller *caller, int socket, const char *file, const ch
     struct trouble trouble;
     struct packet packet;
     sigset_t signals;
+    int status;
     int arriving = hear(&signals, flags, sizeof flags, caller, text);
     if (arriving < 0) {
         trouble_errno(&trouble, "raise the limit: ulimit -n", "signalfd");
@@ -178,7 +179,8 @@ int join_run(const struct caller *caller, int socket, const char *file, const ch
             return end(&packet, text == NULL);
         default:
             restore();
-            return call_refused(&packet);
+            status = call_refused(&packet);
+            return text != NULL && packet.kind == 'F' ? STATUS_FAILED : status; /* as in cli/join.py */
         }
     }
 failed:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from substrate.shim import joining
 
 
-_DENIED = 126
 #: bytes of the text of -c that is told apart from argv, where it stands in any case
 _MOST_TEXT = 2048
 #: settings of a call that a joined command has anyway: its changes are kept until somebody decides
@@ -92,8 +91,8 @@ def join(
     if ending.kind == packets.ENDED:
         return Joined(exit_status=ending.status, outcome=ending.outcome, said=ending.text)
     text = ending.text.removeprefix("substrate: ")
-    if ending.kind == packets.DENIED or ending.status == _DENIED:
-        raise PolicyDenied(text, hint=ending.hint)
+    if ending.kind == packets.DENIED:
+        raise PolicyDenied(text)
     raise StateError(text, hint=ending.hint)
 
 

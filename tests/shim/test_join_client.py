@@ -108,10 +108,10 @@ def test_a_failure_is_125_with_its_hint(run, supervisor):
 
 
 @pytest.mark.parametrize("program", [SUBSTRATE, f"{SUBSTRATE}-python"])
-def test_what_is_not_for_the_caller_is_126_by_either_program(run, supervisor, program):
+def test_what_failed_is_125_by_either_program(run, supervisor, program):
     supervisor.answers["bash"] = [encode(b"F", b"126", b"this is not for you", b"go elsewhere")]
     done = run("-c", "true", program=program)
-    assert done.returncode == 126
+    assert done.returncode == 125
     assert done.stderr == b"substrate: this is not for you\nhint: go elsewhere\n"
 
 
