@@ -107,6 +107,7 @@ def test_a_stopped_job_is_gone_on_with(shell):
     there.expect(b" ^Z1")
     there.type(b"echo in-$((3+3))\r")
     there.expect(b"in-6\r\n")
+    there.expect(b"[?2004h")
     there.type(b"fg\r")
     there.expect(b"tee out\r\n")
     there.type(b"two\r\x04")
