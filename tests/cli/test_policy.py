@@ -225,9 +225,7 @@ def test_trust_where_there_is_nothing(place):
 
 
 def test_test_runs_the_tests_beside_the_rules(place):
-    passed, rest = place.run("policy", "test").stderr.split(b" passed, ")
-    assert int(passed.removeprefix(b"substrate: ")) >= 266  # those of the built-in profile
-    assert rest == b"0 failed\n"
+    assert b"266 passed, 0 failed" in place.run("policy", "test").stderr
     path = user_file(
         place, '[[command]]\nmatch = ["rm", "-rf"]\naction = "deny"\ntest = { match = ["rm x"] }\n'
     )
